@@ -1,0 +1,59 @@
+# Every target sets itself up: make, a Python of 3.11 or later and a package index are enough.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEPS   := pyproject.toml Makefile
+export JAX_PLATFORMS ?= cpu
+export KERAS_BACKEND := jax
+export TF_CPP_MIN_LOG_LEVEL := 3
+
+.PHONY: run test lint docs bench conformance test-newest clean
+
+run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
+	$(BIN)/python examples/digits.py train
+	$(BIN)/python examples/digits.py predict
+
+test: $(VENV)/.test  ## all tests, docs' and docstrings' examples included
+	$(BIN)/python -m pytest -n auto --dist worksteal -q $(ARGS)
+
+lint: $(VENV)/.lint  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs  ## the site, under site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.test  ## ratios against hand-written JAX; ROW=name for one
+	$(BIN)/python -m bench $(ROW)
+
+conformance: $(VENV)/.conformance  ## the same weights in PyTorch
+	$(BIN)/python -m pytest -n auto -q tests/conformance
+
+# The newest JAX may want a newer Python: tested where one is on the machine.
+test-newest:
+	@newer=$$(sh tools/newer_python.sh) || { echo "no Python of 3.12 or later: skipped"; exit 0; }; \
+	$(MAKE) test PYTHON=$$newer VENV=.venv-newest
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+$(VENV)/.examples: $(BIN)/python $(DEPS)
+	$(BIN)/python -m pip install -q -e '.[examples]' && touch $@
+
+$(VENV)/.test: $(BIN)/python $(DEPS)
+	$(BIN)/python -m pip install -q -e '.[test]' && touch $@
+
+$(VENV)/.lint: $(BIN)/python $(DEPS)
+	$(BIN)/python -m pip install -q -e '.[lint]' && touch $@
+
+$(VENV)/.docs: $(BIN)/python $(DEPS)
+	$(BIN)/python -m pip install -q -e '.[docs]' && touch $@
+
+# The exact version: a plain "torch" may bring gigabytes for a GPU that is not there.
+$(VENV)/.conformance: $(VENV)/.test
+	$(BIN)/python -m pip install -q torch==2.13.0 && touch $@
+
+clean:
+	rm -rf $(VENV) .venv-newest site runs

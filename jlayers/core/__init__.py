@@ -1,0 +1,20 @@
+"""Numerics: functions on arrays that know nothing of ``Layer``."""
+
+from .conv import conv, conv_transpose
+from .dense import dense
+from .norm import batch_statistics, normalize
+from .pool import avg_pool, max_pool
+from .recurrent import gru, lstm, simple_rnn
+
+__all__ = [
+    "avg_pool",
+    "batch_statistics",
+    "conv",
+    "conv_transpose",
+    "dense",
+    "gru",
+    "lstm",
+    "max_pool",
+    "normalize",
+    "simple_rnn",
+]

@@ -1,0 +1,77 @@
+"""Pooling windows of any rank, channels last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Pads = str | Sequence[tuple[int, int]]
+
+
+def max_pool(
+    x: jax.Array, *, window: Sequence[int], strides: Sequence[int], padding: Pads
+) -> jax.Array:
+    """The largest value in each window; padding never wins.
+
+    Args:
+      x: (batch, *spatial, channels), floating or integer.
+      window, strides: one int for each spatial axis.
+      padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
+
+    Returns:
+      (batch, *spatial', channels), of the dtype of ``x``.
+    """
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        lowest = np.array(-np.inf, x.dtype)
+    else:
+        lowest = np.array(np.iinfo(x.dtype).min, x.dtype)
+    return _windows(x, lowest, lax.max, window, strides, padding)
+
+
+def avg_pool(
+    x: jax.Array,
+    *,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Pads,
+    count_include_pad: bool = False,
+) -> jax.Array:
+    """The mean of each window.
+
+    Args:
+      x: (batch, *spatial, channels), floating.
+      window, strides: one int for each spatial axis.
+      padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
+      count_include_pad: divide by the window's size also where it reaches into the padding.
+
+    Returns:
+      (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    zero = np.array(0, wide.dtype)
+    total = _windows(wide, zero, lax.add, window, strides, padding)
+    if count_include_pad or padding == "VALID":
+        return (total / math.prod(window)).astype(x.dtype)
+    ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
+    count = _windows(ones, zero, lax.add, window, strides, padding)
+    return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)
+
+
+def _windows(
+    x: jax.Array,
+    start: np.ndarray,
+    combine: Callable[..., jax.Array],
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Pads,
+) -> jax.Array:
+    if not isinstance(padding, str):
+        padding = ((0, 0), *padding, (0, 0))
+    return lax.reduce_window(  # type: ignore[no-any-return]
+        x, start, combine, (1, *window, 1), (1, *strides, 1), padding
+    )

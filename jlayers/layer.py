@@ -1,0 +1,482 @@
+"""The layer: a pair of pure functions over parameter pytrees, and its description."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, ParamSpec
+
+import jax
+import jax.numpy as jnp
+
+from .errors import LayerError, boundary, caller_site, located
+from .fit import check_fit
+from .naming import check_name, snake_case
+from .representation import call_text, function_name, function_text
+from .specs import Params, PyTree, State, placeholders, specs_of
+from .trace import Trace, run_pair, trace
+
+P = ParamSpec("P")
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+_REQUIRED: Any = _Required()
+
+
+class Layer:
+    """A pair of pure functions, and a small description of itself.
+
+    ::
+
+        init, apply = layer
+
+        params, state = layer.init(key, x)
+        y, state      = layer.apply(params, state, x, key=None, train=False)
+
+    ``params`` and ``state`` are nested dicts of arrays with string keys, always both; a layer
+    that has none of the one has ``{}``. ``x`` is one pytree: several inputs are a tuple or a dict.
+
+    A layer is immutable and compared by identity. It is closed over by ``jax.jit``, never passed
+    through it: ``jax.jit(layer.apply, static_argnames="train")``.
+
+    Args:
+      init: ``init(key, x) -> (params, state)``; ``x`` holds ``jax.ShapeDtypeStruct``s.
+      apply: ``apply(params, state, x, *, key, train) -> (y, state)``.
+      name: the kind, after which a parent names its positional children.
+      children: layers inside this one by name; the name ``""`` says that the child goes by the
+        layer's own name and that its parameters are the layer's own.
+      rebuild: the same layer around other children of the same names.
+
+    Attributes:
+      kind: what a parent names the layer after: ``dense``, ``dense_1``, ...
+      children: read-only mapping of names to layers, in order.
+      site: ``file:line`` that built it.
+      copies: how many layers stand in this one's place: n for ``repeat`` and ``ensemble``.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> count = jl.Layer(
+    ...     init=lambda key, x: ({}, {"calls": jnp.zeros((), jnp.int32)}),
+    ...     apply=lambda params, state, x, *, key, train: (
+    ...         x, {"calls": state["calls"] + 1} if train else state),
+    ...     name="count")
+    >>> params, state = count.init(jax.random.key(0), jl.spec((4,)))
+    >>> count.apply(params, state, jnp.ones(4), train=True)[1]
+    {'calls': Array(1, dtype=int32)}
+    """
+
+    __slots__ = (
+        "_abstract",
+        "_apply",
+        "_init",
+        "_named",
+        "_rebuild",
+        "_text",
+        "_traces",
+        "children",
+        "copies",
+        "kind",
+        "maker",
+        "site",
+    )
+
+    kind: str
+    children: Mapping[str, Layer]
+    copies: int
+    site: str
+    maker: str
+    _init: Callable[..., tuple[Params, State]]
+    _apply: Callable[..., tuple[PyTree, State]]
+    _rebuild: Callable[[dict[str, Layer]], Layer] | None
+    _abstract: Callable[..., tuple[Trace, PyTree]]
+    _named: bool
+    _text: Callable[[], str]
+    _traces: dict[Any, Trace]
+
+    def __init__(
+        self,
+        init: Callable[..., tuple[Params, State]],
+        apply: Callable[..., tuple[PyTree, State]],
+        *,
+        name: str | None = None,
+        children: Mapping[str, Layer] | None = None,
+        rebuild: Callable[[dict[str, Layer]], Layer] | None = None,
+        copies: int = 1,
+        abstract: Callable[..., tuple[Trace, PyTree]] = run_pair,
+    ):
+        for what, function in (("init", init), ("apply", apply)):
+            if not callable(function):
+                raise LayerError(f"{what} is no function", got=repr(function)[:80])
+        if name is not None:
+            check_name(name)
+        kind = name or "layer"
+        self._set(
+            kind=kind,
+            maker=kind,
+            children=MappingProxyType(dict(children or {})),
+            copies=copies,
+            site=caller_site(),
+            _named=name is not None,
+            _text=lambda: f"Layer({function_text(init)}, {function_text(apply)}, name={kind!r})",
+            _init=init,
+            _apply=apply,
+            _rebuild=rebuild,
+            _abstract=abstract,
+            _traces={},
+        )
+
+    @boundary
+    def init(self, key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        """New parameters and state for inputs shaped like ``x``.
+
+        The whole model is checked before the first parameter is made.
+
+        Args:
+          key: a typed key, ``jax.random.key(0)``.
+          x: arrays or ``jax.ShapeDtypeStruct``s; only shapes and dtypes are used.
+
+        Returns:
+          ``(params, state)``, nested dicts of arrays.
+
+        Raises:
+          LayerError: where ``x`` does not fit the layer or a layer inside it.
+        """
+        with located(self):
+            _check_key(key, self)
+            trace(self, x)
+            return self._init(key, specs_of(x))
+
+    @boundary
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: PyTree = _REQUIRED,
+        key: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[PyTree, State]:
+        """The output of the layer, and its next state.
+
+        Args:
+          params, state: as ``init`` returned them, or later versions of these.
+          x: arrays, one pytree.
+          key: a typed key, for layers that draw random numbers.
+          train: whether this is a training step; a Python bool.
+
+        Returns:
+          ``(y, state)``; with ``train=False`` the state is the one that came in.
+
+        Raises:
+          LayerError: where the input does not fit, where parameters or state are not the layer's
+            own (all differences by path), and where a key is needed and missing.
+        """
+        with located(self):
+            if x is _REQUIRED:
+                raise LayerError(
+                    "apply got two arguments",
+                    expected="apply(params, state, x)",
+                    mend="the state that init returned goes between params and x; "
+                    "jl.without_state(layer) for a pair that has none",
+                )
+            if key is not None:
+                _check_key(key, self)
+            _check_train(train)
+            x = jax.tree.map(_as_array, x)
+            found = trace(self, x)
+            check_fit(params, found.params, "params", x)
+            check_fit(state, found.state, "state", x)
+            return self._apply(params, state, x, key=key, train=train)
+
+    def rebuild(self, children: Mapping[str, Layer]) -> Layer:
+        """The same layer around other children of the same names.
+
+        Raises:
+          LayerError: if the names are not those of ``children``.
+        """
+        if self._rebuild is None or set(children) != set(self.children):
+            raise LayerError(
+                f"{self.short()} cannot be rebuilt around these children",
+                expected=", ".join(self.children) or "no children",
+                got=", ".join(children) or "no children",
+            )
+        rebuilt = self._rebuild({name: children[name] for name in self.children})
+        return rebuilt._copy(kind=self.kind, site=self.site)
+
+    def short(self) -> str:
+        """The ``repr`` cut to one line."""
+        text = " ".join(repr(self).split())
+        return text if len(text) <= 72 else text[:68] + " ..."
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        yield self.init
+        yield self.apply
+
+    def __repr__(self) -> str:
+        return self._text()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise LayerError(
+            f"{self.short()} is called like a function",
+            mend="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not set")
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def _copy(self, **changes: Any) -> Layer:
+        copy = object.__new__(type(self))
+        copy._set(**({name: getattr(self, name) for name in self.__slots__} | changes))
+        return copy
+
+    def _stand_in(self, calls: list[PyTree]) -> Layer:
+        """A layer of the same shapes that computes nothing and notes the input of each call."""
+
+        def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+            found = trace(self, x)
+            return placeholders(found.params), placeholders(found.state)
+
+        def apply(
+            params: Params, state: State, x: PyTree, *, key: Any, train: bool
+        ) -> tuple[PyTree, State]:
+            calls.append(specs_of(x))
+            return placeholders(trace(self, x).out), state
+
+        return Layer(init, apply, name=self.kind)._copy(maker=self.maker)
+
+
+def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
+    """Makes layers built by ``function`` describe themselves by its name and arguments.
+
+    ``repr`` of the layer is the call that built it, its kind is the function's name in snake_case,
+    and its errors name the line of the call.
+
+    >>> import jlayers as jl
+    >>> @jl.factory
+    ... def MLP(width: int, depth: int = 2):
+    ...     return jl.serial(*[jl.Dense(width) for _ in range(depth)])
+    >>> MLP(64)
+    MLP(64)
+    >>> list(jl.serial(MLP(64), MLP(32, depth=3)).children)
+    ['mlp', 'mlp_1']
+
+    A ``name`` given to ``Layer``, ``stateless`` or ``compose`` inside ``function`` goes before
+    the function's own.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    @boundary
+    def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
+        try:
+            layer = function(*args, **kwargs)
+        except LayerError as error:
+            error.blame(function.__name__)
+            raise
+        if not isinstance(layer, Layer):
+            raise LayerError(f"the factory {function.__name__} gave a {type(layer).__name__}")
+        name = function.__name__
+        arguments = signature.bind(*args, **kwargs)
+        return layer._copy(
+            kind=layer.kind if layer._named else snake_case(name),
+            maker=name,
+            site=caller_site(),
+            _named=False,
+            _text=lambda: call_text(name, arguments),
+        )
+
+    make.__jlayers_factory__ = True  # type: ignore[attr-defined]
+    return make
+
+
+@factory
+def stateless(
+    init: Callable[[jax.Array, PyTree], Params],
+    apply: Callable[[Params, PyTree], PyTree],
+    *,
+    name: str | None = None,
+) -> Layer:
+    """A layer without state or randomness from ``params = init(key, x)``, ``y = apply(params, x)``.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> scale = jl.stateless(
+    ...     lambda key, x: {"scale": jnp.full(x.shape[-1:], 2.0)},
+    ...     lambda params, x: x * params["scale"], name="scale")
+    >>> params, state = scale.init(jax.random.key(0), jl.spec((3,)))
+    >>> scale.apply(params, state, jnp.arange(3.0))
+    (Array([0., 2., 4.], dtype=float32), {})
+    """
+
+    def init_pair(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        params = init(key, x)
+        if isinstance(params, tuple):
+            raise LayerError(
+                "init of a stateless layer gives params alone",
+                got=f"a tuple of {len(params)}",
+                mend="jl.Layer(init, apply) for a layer with state",
+            )
+        return params, {}
+
+    def apply_pair(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        return apply(params, x), state
+
+    return Layer(init_pair, apply_pair, name=name)
+
+
+class Pair(NamedTuple):
+    """``params = init(key, x)`` and ``y = apply(params, x, key=None, train=False)``."""
+
+    init: Callable[[jax.Array, PyTree], Params]
+    apply: Callable[..., PyTree]
+
+
+def without_state(layer: Layer) -> Pair:
+    """The pair of a layer that has no state, free of the empty dicts.
+
+    Raises:
+      LayerError: when init or apply finds that a layer inside has state, naming it.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> init, apply = jl.without_state(jl.Dense(2, kernel_init=jax.nn.initializers.ones))
+    >>> params = init(jax.random.key(0), jl.spec((1, 3)))
+    >>> apply(params, jnp.ones((1, 3)))
+    Array([[3., 3.]], dtype=float32)
+    """
+    layer = lift(layer)
+
+    def check(x: PyTree) -> None:
+        with located(layer):
+            state = trace(layer, x).state
+            if state:
+                paths = ", ".join(
+                    jax.tree_util.keystr(path, simple=True, separator="/")
+                    for path, _ in jax.tree.leaves_with_path(state)
+                )
+                raise LayerError(
+                    "without_state of a layer that has state",
+                    got=paths,
+                    mend="params, state = layer.init(key, x)",
+                )
+
+    @boundary
+    def init(key: jax.Array, x: PyTree) -> Params:
+        check(x)
+        return layer.init(key, x)[0]
+
+    @boundary
+    def apply(
+        params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
+    ) -> PyTree:
+        check(x)
+        return layer.apply(params, {}, x, key=key, train=train)[0]
+
+    return Pair(init, apply)
+
+
+def lift(layer: Any) -> Layer:
+    """A ``Layer`` as it is; any other function of one argument as a layer without parameters.
+
+    Raises:
+      LayerError: for what is no function of one argument, and for a factory that was not called.
+    """
+    if isinstance(layer, Layer):
+        return layer
+    if getattr(layer, "__jlayers_factory__", False):
+        raise LayerError(
+            f"the factory {layer.__name__} stands where a layer belongs",
+            mend=f"call it: {layer.__name__}(...)",
+        )
+    if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
+        raise LayerError(
+            "a bare pair of functions stands where a layer belongs",
+            mend="jl.Layer(init, apply), or jl.stateless(init, apply)",
+        )
+    if not callable(layer):
+        raise LayerError(
+            f"a {type(layer).__name__} stands where a layer belongs",
+            expected="a Layer, or a function of one argument",
+            got=repr(layer)[:80],
+        )
+    _check_one_argument(layer)
+
+    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        return layer(x), state
+
+    kind = snake_case(function_name(layer))
+    return Layer(init, apply, name=kind)._copy(_named=False, _text=lambda: function_text(layer))
+
+
+def _check_one_argument(function: Callable[..., Any]) -> None:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return  # a builtin that says nothing of its arguments
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    takes = [p for p in parameters if p.kind in (*positional, inspect.Parameter.VAR_POSITIONAL)]
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind in (*positional, inspect.Parameter.KEYWORD_ONLY)
+    ]
+    if len(needed) > 1 or not takes:
+        raise LayerError(
+            f"{function_text(function)} is no function of one argument",
+            got=f"needs ({', '.join(needed)})",
+            mend="a lambda of one argument, or compose; several inputs come as one tuple",
+        )
+
+
+def _check_key(key: Any, layer: Layer) -> None:
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed and key.shape == ():
+        return
+    if typed:
+        mend = "jax.vmap over the keys"
+    elif isinstance(key, int):
+        mend = f"jax.random.key({key})"
+    elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,):
+        mend = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
+    else:
+        mend = "jax.random.key(0)"
+    got = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else repr(key)[:60]
+    raise LayerError("the key is no single typed key", got=got, mend=mend)
+
+
+def _check_train(train: Any) -> None:
+    if not isinstance(train, bool):
+        raise LayerError(
+            "train is no Python bool",
+            got=f"{type(train).__name__} {train!r}"[:80],
+            mend="train is chosen when a function is traced: "
+            "jax.jit(layer.apply, static_argnames='train')",
+        )
+
+
+def _as_array(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise LayerError(
+            "apply got a spec, and computes with arrays",
+            got=f"{leaf}",
+            mend="jl.out_spec(layer, x) for shapes alone",
+        )
+    return leaf if isinstance(leaf, jax.Array) else _converted(leaf)
+
+
+def _converted(leaf: Any) -> Any:
+    specs_of(leaf)
+    return jnp.asarray(leaf)

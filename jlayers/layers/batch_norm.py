@@ -1,0 +1,96 @@
+"""BatchNorm: each feature normalised by its statistics over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from .. import checks, core
+from ..layer import Layer, factory
+from ..parameters import Initializer, initialize
+from ..specs import Params, State
+
+
+@factory
+def BatchNorm(
+    *,
+    momentum: float = 0.99,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Normalises the last axis by mean and variance over all others (Ioffe & Szegedy, 2015).
+
+    With ``train=True`` the statistics are the batch's, and the running ones in the state move:
+    ``running = momentum * running + (1 - momentum) * batch``, with the biased variance, as in
+    Keras and Flax. With ``train=False`` the running ones are used and stay.
+
+    Args:
+      momentum: how much of the running statistics stays at each step.
+      epsilon: added to the variance.
+      scale, bias: whether the normalised values are scaled and shifted by parameters.
+      scale_init, bias_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (..., features), floating, rank 2 or more. y: of the same shape and dtype; the arithmetic
+      is float32 at least.
+      params: scale (features,), bias (features,).
+      state: mean (features,), var (features,), float32 at least.
+
+    >>> import jax, jlayers as jl
+    >>> params, state = jl.BatchNorm().init(jax.random.key(0), jl.spec((8, 3)))
+    >>> state
+    {'mean': Array([0., 0., 0.], dtype=float32), 'var': Array([1., 1., 1.], dtype=float32)}
+    """
+    momentum = checks.number("momentum", momentum)
+    epsilon = checks.number("epsilon", epsilon)
+    scale, bias = checks.flag("scale", scale), checks.flag("bias", bias)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
+        checks.one_array(x, "(..., features)", least_rank=2)
+        checks.floating(x, "x.astype(jnp.float32)")
+        checks.not_empty(x, "(..., features)")
+        features = x.shape[-1:]
+        params = initialize(
+            key,
+            x,
+            scale=(scale_init, features) if scale else None,
+            bias=(bias_init, features) if bias else None,
+        )
+        running = initialize(
+            key, x, mean=(initializers.zeros, features), var=(initializers.ones, features)
+        )
+        return params, running
+
+    def apply(
+        params: Params, state: State, x: jax.Array, *, key: Any, train: bool
+    ) -> tuple[jax.Array, State]:
+        def on_last_axis(value: jax.Array) -> jax.Array:
+            return value.reshape((1,) * (x.ndim - 1) + value.shape)
+
+        mean, var = on_last_axis(state["mean"]), on_last_axis(state["var"])
+        if train:
+            mean, var = core.batch_statistics(x, range(x.ndim - 1))
+            state = {
+                name: momentum * state[name]
+                + (1 - momentum) * batch.reshape(-1).astype(state[name].dtype)
+                for name, batch in (("mean", mean), ("var", var))
+            }
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        factors = {name: on_last_axis(value) for name, value in params.items()}
+        y = core.normalize(
+            x,
+            mean.astype(wide),
+            var.astype(wide),
+            factors.get("scale"),
+            factors.get("bias"),
+            epsilon,
+        )
+        return y, state
+
+    return Layer(init, apply)

@@ -1,0 +1,53 @@
+"""Dropout: values set to zero at random while training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import checks
+from ..errors import LayerError
+from ..layer import Layer, factory
+from ..specs import Params, State
+
+
+@factory
+def Dropout(rate: float) -> Layer:
+    """In training, each value is zero with probability ``rate`` and else ``x / (1 - rate)``.
+
+    With ``train=False`` it is the identity (Srivastava et al., 2014, JMLR 15).
+
+    Args:
+      rate: the probability of dropping, from 0 up to, not including, 1.
+
+    Shapes:
+      x: one floating array. y: of the same shape and dtype.
+
+    Raises:
+      LayerError: for ``train=True`` without a key, unless the rate is 0.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> y, _ = jl.Dropout(0.5).apply({}, {}, jnp.ones(6), key=jax.random.key(1), train=True)
+    >>> sorted(set(y.tolist()))
+    [0.0, 2.0]
+    """
+    rate = checks.fraction("rate", rate)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
+        checks.one_array(x, "one array")
+        checks.floating(x, "x.astype(jnp.float32)")
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: jax.Array, *, key: Any, train: bool
+    ) -> tuple[jax.Array, State]:
+        if not train or rate == 0:
+            return x, state
+        if key is None:
+            raise LayerError("needs a key to train and got none", mend="apply(..., key=key)")
+        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
+
+    return Layer(init, apply)

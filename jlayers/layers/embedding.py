@@ -1,0 +1,62 @@
+"""Embedding: a row of a table for every integer id."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from .. import checks
+from ..errors import LayerError
+from ..layer import Layer, factory, stateless
+from ..parameters import Initializer, initialize
+from ..specs import Params, show
+
+
+@factory
+def Embedding(
+    vocabulary: int,
+    features: int,
+    *,
+    embedding_init: Initializer = initializers.variance_scaling(
+        1.0, "fan_in", "normal", out_axis=0
+    ),
+) -> Layer:
+    """``y = embedding[x]``: a trainable row for every id.
+
+    An id outside ``[-vocabulary, vocabulary)`` gives a row of NaN rather than somebody else's
+    row; negative ids count from the end, as in NumPy.
+
+    Args:
+      vocabulary: how many ids there are.
+      features: size of a row.
+      embedding_init: as in ``jax.nn.initializers``; by default normal with deviation
+        1 / sqrt(features).
+
+    Shapes:
+      x: (...,), integer. y: (..., features), of the dtype of the table (float32).
+      params: embedding (vocabulary, features).
+
+    Raises:
+      LayerError: for an input that is not one integer array.
+
+    >>> import jlayers as jl
+    >>> import jax.numpy as jnp
+    >>> jl.out_spec(jl.Embedding(1000, 16), jl.spec((8, 20), jnp.int32)).shape
+    (8, 20, 16)
+    """
+    vocabulary = checks.positive("vocabulary", vocabulary)
+    features = checks.positive("features", features)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        checks.one_array(x, "(...,) of integer ids")
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise LayerError(
+                f"takes integer ids, got {x.dtype}", got=show(x), mend="x.astype(jnp.int32)"
+            )
+        return initialize(key, x, embedding=(embedding_init, (vocabulary, features)))
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return jnp.take(params["embedding"], x, axis=0, mode="fill", fill_value=jnp.nan)
+
+    return stateless(init, apply)

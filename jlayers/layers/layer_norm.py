@@ -1,0 +1,60 @@
+"""LayerNorm: each position normalised over its own features."""
+
+from __future__ import annotations
+
+import jax
+from jax.nn import initializers
+
+from .. import checks, core
+from ..layer import Layer, factory, stateless
+from ..parameters import Initializer, initialize
+from ..specs import Params
+
+
+@factory
+def LayerNorm(
+    *,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` over the last axis (Ba et al., 2016).
+
+    Args:
+      epsilon: added to the (biased) variance.
+      scale, bias: whether the normalised values are scaled and shifted by parameters.
+      scale_init, bias_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (..., features), floating. y: of the same shape and dtype; the arithmetic is float32 at
+      least.
+      params: scale (features,), bias (features,).
+
+    >>> import jlayers as jl
+    >>> jl.serial(jl.LayerNorm(), jl.Dense(8))
+    serial(LayerNorm(), Dense(8))
+    """
+    epsilon = checks.number("epsilon", epsilon)
+    scale, bias = checks.flag("scale", scale), checks.flag("bias", bias)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        checks.one_array(x, "(..., features)", least_rank=1)
+        checks.floating(x, "x.astype(jnp.float32)")
+        checks.not_empty(x, "(..., features)")
+        return initialize(
+            key,
+            x,
+            scale=(scale_init, x.shape[-1:]) if scale else None,
+            bias=(bias_init, x.shape[-1:]) if bias else None,
+        )
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        mean, var = core.batch_statistics(x, (x.ndim - 1,))
+        factors = {
+            name: value.reshape((1,) * (x.ndim - 1) + value.shape) for name, value in params.items()
+        }
+        return core.normalize(x, mean, var, factors.get("scale"), factors.get("bias"), epsilon)
+
+    return stateless(init, apply)

@@ -1,0 +1,146 @@
+"""Pooling: windows and whole images reduced to their largest value or their mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import checks, core
+from ..layer import Layer, factory, lift
+
+Sizes = int | tuple[int, ...]
+_IMAGE = "(batch, *spatial, channels)"
+
+
+@factory
+def MaxPool(
+    window: Sizes, *, strides: Sizes | None = None, padding: checks.Padding = "VALID"
+) -> Layer:
+    """The largest value of each window. Padding never wins.
+
+    Args:
+      window: an int for all spatial axes, or one for each.
+      strides: likewise; the window by default, so that windows do not overlap.
+      padding: ``"VALID"``, ``"SAME"``, an int, or a (low, high) for each spatial axis.
+
+    Shapes:
+      x: (batch, *spatial, channels). y: (batch, *spatial', channels), of the dtype of ``x``.
+
+    Raises:
+      LayerError: for an input of another rank, and a window larger than the padded input.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.MaxPool(2), jl.spec((8, 28, 28, 32))).shape
+    (8, 14, 14, 32)
+    """
+    options = _Windows(window, strides, padding)
+
+    def pool(x: jax.Array) -> jax.Array:
+        return core.max_pool(x, **options.on(x))
+
+    return lift(pool)
+
+
+@factory
+def AvgPool(
+    window: Sizes,
+    *,
+    strides: Sizes | None = None,
+    padding: checks.Padding = "VALID",
+    count_include_pad: bool = False,
+) -> Layer:
+    """The mean of each window.
+
+    Args:
+      window: an int for all spatial axes, or one for each.
+      strides: likewise; the window by default, so that windows do not overlap.
+      padding: ``"VALID"``, ``"SAME"``, an int, or a (low, high) for each spatial axis.
+      count_include_pad: whether padding counts in the mean. False, as in Keras: a window at the
+        border is the mean of what it sees. True as in PyTorch and Flax.
+
+    Shapes:
+      x: (batch, *spatial, channels), floating. y: (batch, *spatial', channels), of the dtype of
+      ``x``; sums are taken in float32 at least.
+
+    Raises:
+      LayerError: for an input of another rank, and a window larger than the padded input.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.AvgPool((2, 1)), jl.spec((8, 28, 28, 32))).shape
+    (8, 14, 28, 32)
+    """
+    options = _Windows(window, strides, padding)
+    count_include_pad = checks.flag("count_include_pad", count_include_pad)
+
+    def pool(x: jax.Array) -> jax.Array:
+        windows = options.on(x)
+        checks.floating(x)
+        return core.avg_pool(x, **windows, count_include_pad=count_include_pad)
+
+    return lift(pool)
+
+
+class _Windows:
+    """The arguments of a pool, checked, and spread over the axes of an input."""
+
+    def __init__(self, window: Sizes, strides: Sizes | None, padding: checks.Padding):
+        self.window = checks.positive_sizes("window", window)
+        self.strides = self.window if strides is None else checks.positive_sizes("strides", strides)
+        self.padding = checks.padding_argument(padding)
+
+    def on(self, x: Any) -> dict[str, Any]:
+        rank = len(self.window) + 2 if isinstance(self.window, tuple) else None
+        checks.one_array(x, _IMAGE, rank=rank, least_rank=3)
+        rank = x.ndim - 2
+        window = checks.spread("window", self.window, rank)
+        padding = checks.spread_padding(self.padding, rank)
+        checks.window_fits(x, window, padding, "the window")
+        strides = checks.spread("strides", self.strides, rank)
+        return {"window": window, "strides": strides, "padding": padding}
+
+
+@factory
+def GlobalMaxPool() -> Layer:
+    """The largest value over all spatial axes, for each channel.
+
+    Shapes:
+      x: (batch, *spatial, channels). y: (batch, channels), of the dtype of ``x``.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.GlobalMaxPool(), jl.spec((8, 7, 7, 32))).shape
+    (8, 32)
+    """
+
+    def pool(x: jax.Array) -> jax.Array:
+        return jnp.max(x, _spatial_axes(x))
+
+    return lift(pool)
+
+
+@factory
+def GlobalAvgPool() -> Layer:
+    """The mean over all spatial axes, for each channel.
+
+    Shapes:
+      x: (batch, *spatial, channels), floating. y: (batch, channels), of the dtype of ``x``; sums
+      are taken in float32 at least.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.GlobalAvgPool(), jl.spec((8, 7, 7, 32))).shape
+    (8, 32)
+    """
+
+    def pool(x: jax.Array) -> jax.Array:
+        axes = _spatial_axes(x)
+        checks.floating(x)
+        return jnp.mean(x, axes, dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+
+    return lift(pool)
+
+
+def _spatial_axes(x: Any) -> tuple[int, ...]:
+    checks.one_array(x, _IMAGE, least_rank=3)
+    checks.not_empty(x, _IMAGE)
+    return tuple(range(1, x.ndim - 1))

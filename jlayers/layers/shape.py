@@ -1,0 +1,77 @@
+"""Flatten and Reshape: the same numbers in another shape, row by row of the batch."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import jax
+
+from .. import checks
+from ..errors import LayerError
+from ..layer import Layer, factory, lift
+from ..specs import show
+
+
+@factory
+def Flatten() -> Layer:
+    """All axes but the batch in one.
+
+    Shapes:
+      x: (batch, ...). y: (batch, product of the other axes), of the dtype of ``x``.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.Flatten(), jl.spec((8, 5, 5, 3))).shape
+    (8, 75)
+    """
+
+    def flatten(x: jax.Array) -> jax.Array:
+        checks.one_array(x, "(batch, ...)", least_rank=1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+    return lift(flatten)
+
+
+@factory
+def Reshape(shape: tuple[int, ...]) -> Layer:
+    """Another shape for each row of the batch.
+
+    Args:
+      shape: the new shape without the batch axis; one entry may be -1, and is worked out.
+
+    Shapes:
+      x: (batch, ...). y: (batch, *shape), of the dtype of ``x``.
+
+    Raises:
+      LayerError: where the sizes do not match.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.Reshape((8, -1)), jl.spec((32, 64))).shape
+    (32, 8, 8)
+    """
+    wanted = _shape_argument(shape)
+
+    def reshape(x: jax.Array) -> jax.Array:
+        checks.one_array(x, "(batch, ...)", least_rank=1)
+        size, known = math.prod(x.shape[1:]), math.prod(n for n in wanted if n != -1)
+        fits = known > 0 and size % known == 0 if -1 in wanted else size == known
+        if not fits:
+            raise LayerError(
+                f"{size} values in a row of the batch do not fill {wanted}",
+                got=show(x),
+                mend="the shape leaves out the batch axis, which stays as it is",
+            )
+        return x.reshape(x.shape[0], *(size // known if n == -1 else n for n in wanted))
+
+    return lift(reshape)
+
+
+def _shape_argument(shape: Any) -> tuple[int, ...]:
+    try:
+        wanted = tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise LayerError(f"shape must be a tuple of ints, got {shape!r}"[:120]) from None
+    if any(n < -1 for n in wanted) or wanted.count(-1) > 1:
+        raise LayerError(f"shape must hold sizes and at most one -1, got {wanted}")
+    return wanted

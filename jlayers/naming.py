@@ -1,0 +1,72 @@
+"""Names of children, and the keys that follow from the names."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+
+from .errors import LayerError
+
+if TYPE_CHECKING:
+    from .layer import Layer
+
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def snake_case(name: str) -> str:
+    """``MaxPool`` -> ``max_pool``, ``SimpleRNN`` -> ``simple_rnn``, ``<lambda>`` -> ``lambda``."""
+    return _WORD.sub("_", name.strip("<>")).lower()
+
+
+def name_children(layers: Sequence[Layer], named: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Positional children by kind (``dense``, ``dense_1``, ...), then keyword children."""
+    children: dict[str, Layer] = {}
+    seen: Counter[str] = Counter()
+    for layer in layers:
+        number = seen[layer.kind]
+        seen[layer.kind] += 1
+        _adopt(children, f"{layer.kind}_{number}" if number else layer.kind, layer)
+    for name, layer in named.items():
+        _adopt(children, name, layer)
+    return children
+
+
+def _adopt(children: dict[str, Layer], name: str, layer: Layer) -> None:
+    check_name(name)
+    if name in children:
+        raise LayerError(
+            f"two children are named {name!r}",
+            got=f"{children[name].short()} and {layer.short()}",
+            mend="another keyword; positional children are named after their kind",
+        )
+    children[name] = layer
+
+
+def check_name(name: str) -> None:
+    """A name is one segment of a path: no slash, no wildcard, not empty."""
+    if not isinstance(name, str) or not name or any(c in name for c in "/*?[]"):
+        raise LayerError(
+            f"{name!r} is no name", expected="a string that is not empty, without / * ? [ ]"
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _stable_hash(name: str) -> int:
+    # Python's hash() changes with every process; keys must not.
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
+
+
+def child_key(key: jax.Array | None, name: str) -> jax.Array | None:
+    """``fold_in(key, hash of name)``: adding or removing a sibling changes nobody else's key.
+
+    The empty name, of a transparent wrapper's child, hands the key on.
+    """
+    if key is None or not name:
+        return key
+    return jax.random.fold_in(key, _stable_hash(name))

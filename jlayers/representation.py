@@ -1,0 +1,109 @@
+"""``repr`` of a layer: the code that builds it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_LINE = 88
+# A function is shown under the public name by which people know it.
+_PUBLIC_MODULES = (jax.nn, jnp, jax.lax, jax.nn.initializers, jax.random, jnp.linalg, jnp.fft, jax)
+
+
+def call_text(maker: str, bound: inspect.BoundArguments) -> str:
+    """``maker(argument, keyword=argument)``, over several lines where one is too long."""
+    parts: list[str] = []
+    by_name = False
+    for name, parameter in bound.signature.parameters.items():
+        if name not in bound.arguments:
+            by_name = True
+            continue
+        value = bound.arguments[name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            parts += [value_text(item) for item in value]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            parts += [f"{key}={value_text(item)}" for key, item in value.items()]
+        elif by_name or parameter.kind is parameter.KEYWORD_ONLY:
+            parts.append(f"{name}={value_text(value)}")
+        else:
+            parts.append(value_text(value))
+    return _call(maker, parts)
+
+
+def _call(maker: str, parts: Iterable[str]) -> str:
+    parts = list(parts)
+    one_line = f"{maker}({', '.join(parts)})"
+    if len(one_line) <= _LINE and "\n" not in one_line:
+        return one_line
+    body = textwrap.indent(",\n".join(parts), "    ")
+    return f"{maker}(\n{body},\n)"
+
+
+def value_text(value: Any) -> str:
+    """An argument as code: functions and types under their public names, all else by ``repr``."""
+    if isinstance(value, tuple):
+        inner = ", ".join(value_text(item) for item in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, type) or (callable(value) and not hasattr(value, "children")):
+        return function_text(value)
+    return repr(value)
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """The bare name of a function, or of the type of a callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def function_text(function: Callable[..., Any]) -> str:
+    """A function as code: ``jax.nn.relu``, ``partial(...)``, ``<lambda model.py:12>``."""
+    if isinstance(function, functools.partial):
+        arguments = [value_text(item) for item in function.args]
+        arguments += [f"{key}={value_text(item)}" for key, item in function.keywords.items()]
+        return _call("functools.partial", [function_text(function.func), *arguments])
+    name = function_name(function)
+    for module in _PUBLIC_MODULES:
+        if getattr(module, name, None) is function:
+            return f"{module.__name__}.{name}"
+    made = _closure_text(function)
+    if made is not None:
+        return made
+    code = getattr(function, "__code__", None)
+    if name == "<lambda>" and code is not None:
+        return f"<lambda {os.path.basename(code.co_filename)}:{code.co_firstlineno}>"
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def _closure_text(function: Callable[..., Any]) -> str | None:
+    """``variance_scaling(1.0, ...)`` for the function that ``variance_scaling`` returned."""
+    outer_name, _, inner = getattr(function, "__qualname__", "").rpartition(".<locals>.")
+    if not outer_name or not inspect.isfunction(function) or "<" in inner:
+        return None
+    modules = (*_PUBLIC_MODULES, sys.modules.get(function.__module__))
+    for module in modules:
+        outer = getattr(module, outer_name, None)
+        if inspect.isfunction(outer):
+            break
+    else:
+        return None
+    kept = inspect.getclosurevars(function).nonlocals
+    arguments = [
+        f"{name}={value_text(kept[name])}"
+        for name, parameter in inspect.signature(outer).parameters.items()
+        if name in kept and not _equal(kept[name], parameter.default)
+    ]
+    prefix = f"{module.__name__}." if module in _PUBLIC_MODULES else ""
+    return _call(prefix + outer_name, arguments)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, str | int | float | tuple) and a == b)

@@ -1,0 +1,167 @@
+"""Wrappers of one layer: many copies in sequence or side by side, and rematerialisation.
+
+All are transparent: they go by the layer's own name, and their parameters are the layer's own,
+stacked along a new first axis for ``repeat`` and ``ensemble``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+
+from .errors import LayerError, located
+from .layer import Layer, factory, lift
+from .specs import Params, PyTree, State, show, specs_of
+from .trace import out_spec
+
+Policy = Callable[..., bool]
+
+
+@factory
+def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
+    """``n`` copies in sequence, each with parameters of its own, as one ``lax.scan``.
+
+    Compile time does not grow with ``n``. Parameters and state are the layer's, each leaf with a
+    new first axis of size ``n``. Copy i is initialised with ``fold_in(key, i)``.
+
+    Args:
+      layer: a layer whose output has the shapes and dtypes of its input.
+      n: how many, at least 1.
+      remat: True to keep only each copy's input for the backward pass, or a policy of
+        ``jax.checkpoint_policies``.
+
+    Raises:
+      LayerError: if the output is not shaped like the input.
+
+    >>> import jax, jlayers as jl
+    >>> deep = jl.repeat(jl.residual(jl.Dense(8)), 12)
+    >>> params, state = deep.init(jax.random.key(0), jl.spec((4, 8)))
+    >>> params["body"]["kernel"].shape
+    (12, 8, 8)
+    """
+    inner = lift(layer)
+    _check_count(n)
+    if remat is not None and not isinstance(remat, bool) and not callable(remat):
+        raise LayerError("remat is no bool and no policy", got=repr(remat)[:60])
+
+    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        with located(inner):
+            y = out_spec(inner, x)
+        if y != specs_of(x):
+            raise LayerError(
+                "the output of a repeated layer differs from its input",
+                expected=show(specs_of(x)),
+                got=show(y),
+                mend="a layer that keeps its shape and dtype, or serial",
+            )
+        return _stacked_init(inner, n, key, x)
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        def step(x: PyTree, copy: tuple[Params, State, Any]) -> tuple[PyTree, State]:
+            with located(inner):
+                return inner._apply(copy[0], copy[1], x, key=copy[2], train=train)
+
+        if remat:
+            policy = None if remat is True else remat
+            step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+        y, new_state = lax.scan(step, x, (params, state, _keys(key, n)), length=n)
+        return y, new_state if train else state
+
+    return _wrapper(inner, init, apply, lambda new: repeat(new, n, remat), n)
+
+
+@factory
+def ensemble(layer: Any, n: int) -> Layer:
+    """``n`` independent copies on the one input, side by side under ``vmap``.
+
+    Parameters, state and outputs have a new first axis of size ``n``. Copy i is initialised
+    with ``fold_in(key, i)``.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.ensemble(jl.Dense(3), 5), jl.spec((8, 2))).shape
+    (5, 8, 3)
+    """
+    inner = lift(layer)
+    _check_count(n)
+
+    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        return _stacked_init(inner, n, key, x)
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        def one(params: Params, state: State, key: Any) -> tuple[PyTree, State]:
+            with located(inner):
+                return inner._apply(params, state, x, key=key, train=train)
+
+        y, new_state = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
+        return y, new_state if train else state
+
+    return _wrapper(inner, init, apply, lambda new: ensemble(new, n), n)
+
+
+@factory
+def remat(layer: Any, policy: Policy | None = None) -> Layer:
+    """The same layer, recomputed in the backward pass instead of kept (``jax.checkpoint``).
+
+    Args:
+      layer: any layer.
+      policy: what to keep, from ``jax.checkpoint_policies``; nothing but the input by default.
+
+    >>> import jlayers as jl
+    >>> jl.remat(jl.Dense(3))
+    remat(Dense(3))
+    """
+    inner = lift(layer)
+    if policy is not None and not callable(policy):
+        raise LayerError("policy is no function", got=repr(policy)[:60])
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        def run(params: Params, state: State, x: PyTree, key: Any) -> tuple[PyTree, State]:
+            with located(inner):
+                return inner._apply(params, state, x, key=key, train=train)
+
+        y, new_state = jax.checkpoint(run, policy=policy)(params, state, x, key)
+        return y, new_state if train else state
+
+    return _wrapper(inner, inner._init, apply, lambda new: remat(new, policy), 1)
+
+
+def _wrapper(
+    layer: Layer,
+    init: Callable[..., tuple[Params, State]],
+    apply: Callable[..., tuple[PyTree, State]],
+    again: Callable[[Layer], Layer],
+    copies: int,
+) -> Layer:
+    return Layer(
+        init,
+        apply,
+        name=layer.kind,
+        children={"": layer},
+        rebuild=lambda new: again(new[""]),
+        copies=copies,
+    )
+
+
+def _stacked_init(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Params, State]:
+    with located(layer):
+        return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))
+
+
+def _keys(key: jax.Array | None, n: int) -> jax.Array | None:
+    if key is None:
+        return None
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jax.numpy.arange(n))
+
+
+def _check_count(n: Any) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise LayerError("n is no positive int", got=repr(n)[:60])
