@@ -16,6 +16,7 @@ from .combinators import (
     serial,
 )
 from .compose import Namespace, compose
+from .cost import flops
 from .errors import LayerError
 from .layer import Layer, Pair, factory, lift, stateless, without_state
 from .layers import (
@@ -36,7 +37,9 @@ from .layers import (
     Reshape,
     SimpleRNN,
 )
+from .paths import flatten, rewrite, select, unflatten, walk
 from .specs import spec
+from .summary import Summary, summary
 from .trace import out_spec
 from .wrappers import ensemble, remat, repeat
 
@@ -63,6 +66,7 @@ __all__ = [
     "Pair",
     "Reshape",
     "SimpleRNN",
+    "Summary",
     "add",
     "average",
     "bidirectional",
@@ -73,6 +77,8 @@ __all__ = [
     "each_step",
     "ensemble",
     "factory",
+    "flatten",
+    "flops",
     "lift",
     "maximum",
     "minimum",
@@ -82,8 +88,13 @@ __all__ = [
     "remat",
     "repeat",
     "residual",
+    "rewrite",
+    "select",
     "serial",
     "spec",
     "stateless",
+    "summary",
+    "unflatten",
+    "walk",
     "without_state",
 ]

@@ -23,10 +23,10 @@ def call_text(maker: str, bound: inspect.BoundArguments) -> str:
     parts: list[str] = []
     by_name = False
     for name, parameter in bound.signature.parameters.items():
-        if name not in bound.arguments:
+        value = bound.arguments.get(name, parameter.default)
+        if value is parameter.default:
             by_name = True
             continue
-        value = bound.arguments[name]
         if parameter.kind is parameter.VAR_POSITIONAL:
             parts += [value_text(item) for item in value]
         elif parameter.kind is parameter.VAR_KEYWORD:

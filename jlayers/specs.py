@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .core.dtypes import at_least_float32
 from .errors import LayerError
 
 PyTree = Any
@@ -98,4 +99,4 @@ def storage_dtype(x: PyTree) -> Any:
     Parameters of a bfloat16 model are kept in float32, and used in the dtype of the input.
     """
     dtype = floating_dtype(x)
-    return jnp.float32 if dtype is None else jnp.promote_types(dtype, jnp.float32)
+    return jnp.float32 if dtype is None else at_least_float32(dtype)

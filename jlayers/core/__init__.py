@@ -2,11 +2,13 @@
 
 from .conv import conv, conv_transpose
 from .dense import dense
+from .dtypes import at_least_float32
 from .norm import batch_statistics, normalize
 from .pool import avg_pool, max_pool
 from .recurrent import gru, lstm, simple_rnn
 
 __all__ = [
+    "at_least_float32",
     "avg_pool",
     "batch_statistics",
     "conv",

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .dtypes import at_least_float32
+
 
 def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over ``axes``, kept as axes of size 1.
@@ -22,7 +24,7 @@ def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.
     Returns:
       (mean, variance), of ``x``'s rank, float32 or wider.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(at_least_float32(x.dtype))
     mean = jnp.mean(wide, axes, keepdims=True)
     centred = wide - jnp.broadcast_to(mean, wide.shape)
     return mean, jnp.mean(lax.square(centred), axes, keepdims=True)

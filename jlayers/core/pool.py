@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .dtypes import at_least_float32
+
 Pads = str | Sequence[tuple[int, int]]
 
 
@@ -52,7 +54,7 @@ def avg_pool(
     Returns:
       (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(at_least_float32(x.dtype))
     zero = np.array(0, wide.dtype)
     total = _windows(wide, zero, lax.add, window, strides, padding)
     if count_include_pad or padding == "VALID":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
@@ -81,7 +80,7 @@ def BatchNorm(
                 + (1 - momentum) * batch.reshape(-1).astype(state[name].dtype)
                 for name, batch in (("mean", mean), ("var", var))
             }
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = core.at_least_float32(x.dtype)
         factors = {name: on_last_axis(value) for name, value in params.items()}
         y = core.normalize(
             x,

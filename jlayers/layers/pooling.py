@@ -135,7 +135,7 @@ def GlobalAvgPool() -> Layer:
     def pool(x: jax.Array) -> jax.Array:
         axes = _spatial_axes(x)
         checks.floating(x)
-        return jnp.mean(x, axes, dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+        return jnp.mean(x, axes, dtype=core.at_least_float32(x.dtype)).astype(x.dtype)
 
     return lift(pool)
 
