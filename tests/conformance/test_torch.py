@@ -1,0 +1,303 @@
+"""Every layer against PyTorch, in float64: values and gradients, the same weights."""
+
+import convert
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jlayers as jl
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+pytestmark = pytest.mark.conformance
+F64 = {"dtype": torch.float64}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def check(module, layer, x, conversion=convert.same, around=lambda module, x: module(x)):
+    """``module`` and ``layer`` agree on ``x`` (an array or a shape).
+
+    ``around(module, x)`` is how the module is called, for channels that come first and such.
+    """
+    apply = jl.without_state(layer).apply
+    x = convert.draw_input(x, "float64") if isinstance(x, tuple) else x
+    weights = load_random(module)
+    wanted = reference(module, lambda x: around(module, x), x)
+    got = convert.value_and_gradients(lambda w, x: apply(conversion(w), x), weights, x)
+    convert.agree(wanted, got)
+
+
+def load_random(module):
+    """Random parameters and statistics in the module, and the same ones as arrays by name."""
+    own = {name: value for name, value in module.state_dict().items() if value.dim()}
+    like = {name: np.zeros(value.shape) for name, value in own.items()}
+    weights = convert.draw(like)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(torch.tensor(weights[name]))
+    return weights
+
+
+def reference(module, call, x):
+    """What ``convert.value_and_gradients`` gives, with PyTorch's own differentiation."""
+    x = torch.tensor(x, requires_grad=np.issubdtype(x.dtype, np.floating))
+    y = call(x)
+    (y * torch.tensor(convert.projection(y.shape, "float64"))).sum().backward()
+    gradients = ({name: leaf.grad.numpy() for name, leaf in module.named_parameters()},)
+    if x.requires_grad:
+        gradients += (x.grad.numpy(),)
+    return {"y": y.detach().numpy(), "gradient": gradients}
+
+
+def channels_first(module, x):
+    return module(x.movedim(-1, 1)).movedim(1, -1)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)], ids=str)
+def test_dense(shape, bias):
+    module = nn.Linear(4, 3, bias=bias, **F64)
+    check(module, jl.Dense(3, bias=bias), shape, convert.torch_linear)
+
+
+def test_embedding():
+    ids = convert.draw_ids((2, 3), 5)
+    check(nn.Embedding(5, 3, **F64), jl.Embedding(5, 3), ids, convert.torch_embedding)
+
+
+SIZE, SMALL, KERNEL = (7, 5, 4), (4, 3, 2), (3, 2, 2)
+
+
+def torch_options(options):
+    """Our options by the names that PyTorch has for them."""
+    names = {"strides": "stride"}
+    return {names.get(name, name): value for name, value in options.items()}
+
+
+CONV = [
+    {},
+    {"padding": (1, 2, 1)},
+    {"strides": (2, 1, 3)},
+    {"strides": (3, 2, 2), "padding": 1},
+    {"dilation": (2, 3, 1)},
+    {"dilation": 2, "padding": "same"},
+    {"groups": 2, "strides": 2, "padding": 1, "dilation": (2, 1, 1)},
+    {"bias": False},
+]
+
+
+@pytest.mark.parametrize("options", CONV, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv(rank, options):
+    options = convert.cut(options, rank)
+    module = getattr(nn, f"Conv{rank}d")
+    check(
+        module(4, 6, KERNEL[:rank], **torch_options(options), **F64),
+        jl.Conv(6, KERNEL[:rank], **options),
+        (2, *SIZE[:rank], 4),
+        convert.torch_conv,
+        channels_first,
+    )
+
+
+CONV_TRANSPOSE = [
+    {},
+    {"strides": (2, 3, 1)},
+    {"strides": 2, "padding": 1},
+    {"strides": (3, 2, 2), "padding": (2, 1, 1), "output_padding": (2, 1, 1)},
+    {"dilation": 2, "strides": 2, "padding": 1},
+    {"groups": 2, "strides": 2, "bias": False},
+]
+
+
+@pytest.mark.parametrize("options", CONV_TRANSPOSE, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv_transpose(rank, options):
+    options = convert.cut(options, rank)
+    module = getattr(nn, f"ConvTranspose{rank}d")
+    ours = dict(options)
+    crop = ours.pop("padding", 0), ours.pop("output_padding", 0)
+    ours["padding"] = convert.torch_transposed_padding(
+        KERNEL[:rank], ours.get("dilation", 1), *crop
+    )
+    check(
+        module(4, 6, KERNEL[:rank], **torch_options(options), **F64),
+        jl.ConvTranspose(6, KERNEL[:rank], **ours),
+        (2, *SMALL[:rank], 4),
+        convert.torch_conv_transpose(options.get("groups", 1)),
+        channels_first,
+    )
+
+
+@pytest.mark.parametrize("strides", [1, 2, 4])
+def test_valid_is_no_padding(strides):
+    """``"VALID"`` is PyTorch's default, and the rest of the last stride where that is longer."""
+    check(
+        nn.ConvTranspose1d(4, 6, 3, strides, output_padding=max(strides - 3, 0), **F64),
+        jl.ConvTranspose(6, 3, strides=strides),
+        (2, 5, 4),
+        convert.torch_conv_transpose(),
+        channels_first,
+    )
+
+
+POOL = [
+    {},
+    {"padding": 1},
+    {"strides": (1, 2, 3)},
+    {"strides": 2, "padding": (1, 0, 1)},
+]
+
+
+@pytest.mark.parametrize("options", POOL, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("Max", {}), ("Avg", {"count_include_pad": True}), ("Avg", {"count_include_pad": False})],
+    ids=["max", "avg, padding counts", "avg"],
+)
+def test_pool(name, more, rank, options):
+    options = convert.cut(options, rank) | more
+    check(
+        getattr(nn, f"{name}Pool{rank}d")(KERNEL[:rank], **torch_options(options)),
+        getattr(jl, f"{name}Pool")(KERNEL[:rank], **options),
+        (2, *SIZE[:rank], 2),
+        around=channels_first,
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("name", ["Max", "Avg"])
+def test_global_pool(name, rank):
+    check(
+        nn.Sequential(getattr(nn, f"Adaptive{name}Pool{rank}d")(1), nn.Flatten()),
+        getattr(jl, f"Global{name}Pool")(),
+        (2, *SIZE[:rank], 3),
+        around=lambda module, x: module(x.movedim(-1, 1)),
+    )
+
+
+def test_flatten():
+    check(nn.Flatten(), jl.Flatten(), (2, 3, 4, 2))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, -1, 2)], ids=str)
+def test_reshape(shape):
+    check(nn.Unflatten(1, shape), jl.Reshape(shape), (2, 24))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": False}, {"scale": False, "bias": False}],
+    ids=convert.label,
+)
+def test_layer_norm(shape, options):
+    names = {"scale": "elementwise_affine", "bias": "bias"}
+    theirs = {names[name]: value for name, value in options.items()}
+    module = nn.LayerNorm(5, eps=1e-2, **theirs, **F64)
+    check(module, jl.LayerNorm(epsilon=1e-2, **options), shape, convert.torch_norm)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_batch_norm(rank, affine, train):
+    """Outputs with their gradients, and the new running statistics."""
+    shape = (4, *SMALL[:rank], 3)
+    # PyTorch's momentum is the share of the new.
+    module = getattr(nn, f"BatchNorm{max(rank, 1)}d")
+    module = module(3, eps=1e-2, momentum=0.2, affine=affine, **F64).train(train)
+    layer = jl.BatchNorm(epsilon=1e-2, momentum=0.8, scale=affine, bias=affine)
+    weights, x = load_random(module), convert.draw_input(shape, "float64")
+    old = convert.torch_running(weights)
+    wanted = reference(module, lambda x: channels_first(module, x), x)
+
+    def ours(weights, x):
+        return layer.apply(convert.torch_norm(weights), old, x, train=train)
+
+    parameters = {name: weights[name] for name, _ in module.named_parameters()}
+    got = convert.value_and_gradients(lambda w, x: ours(w, x)[0], parameters, x)
+    convert.agree(wanted, got)
+
+    state = ours(parameters, jnp.asarray(x))[1]
+    new = convert.torch_running({k: v.numpy() for k, v in module.state_dict().items()})
+    if train:
+        # PyTorch runs with the unbiased variance: the rows' number over one less.
+        rows = x.size / 3
+        new["var"] = 0.8 * old["var"] + (new["var"] - 0.8 * old["var"]) * (rows - 1) / rows
+    convert.agree(new, state)
+
+
+RECURRENT = {
+    "LSTM": (nn.LSTM, jl.LSTM, convert.torch_rnn),
+    "GRU": (nn.GRU, jl.GRU, convert.torch_gru),
+    "SimpleRNN": (nn.RNN, jl.SimpleRNN, convert.torch_rnn),
+}
+
+
+def sequence(module, x):
+    return module(x)[0]
+
+
+def last(module, x):
+    """The last hidden states of both directions, side by side."""
+    hidden = module(x)[1]
+    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+    return torch.cat(tuple(hidden), -1)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("around", [sequence, last])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent(name, around, bias):
+    module, layer, conversion = RECURRENT[name]
+    check(
+        module(4, 3, bias=bias, batch_first=True, **F64),
+        layer(3, bias=bias, return_sequences=around is sequence),
+        (2, 5, 4),
+        conversion(),
+        around,
+    )
+
+
+@pytest.mark.parametrize("around", [sequence, last])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_bidirectional(name, around):
+    module, layer, conversion = RECURRENT[name]
+    check(
+        module(4, 3, bidirectional=True, batch_first=True, **F64),
+        jl.bidirectional(layer(3, return_sequences=around is sequence)),
+        (2, 5, 4),
+        convert.torch_bidirectional(conversion),
+        around,
+    )
+
+
+def test_reverse():
+    """PyTorch has no reversed layer: the second direction of one that goes both ways."""
+    check(
+        nn.LSTM(4, 3, bidirectional=True, batch_first=True, **F64),
+        jl.concat(forward=jl.LSTM(3), backward=jl.LSTM(3, reverse=True)),
+        (2, 5, 4),
+        convert.torch_bidirectional(convert.torch_rnn),
+        sequence,
+    )
+
+
+def test_layers_on_layers():
+    convert_layers = [convert.torch_bidirectional(convert.torch_rnn, layer) for layer in (0, 1)]
+    check(
+        nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True, **F64),
+        jl.serial(below=jl.bidirectional(jl.LSTM(3)), above=jl.bidirectional(jl.LSTM(3))),
+        (2, 5, 4),
+        lambda w: {name: f(w) for name, f in zip(("below", "above"), convert_layers, strict=True)},
+        sequence,
+    )
