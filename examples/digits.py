@@ -72,7 +72,7 @@ def show():
     figure, axes = plt.subplots(1, max(len(wrong), 1), figsize=(8, 2), squeeze=False)
     for axis, i in zip(axes[0], wrong, strict=False):
         axis.imshow(x_held[i, :, :, 0], "gray_r")
-        axis.set_title(f"{y_held[i]} read as {guess[i]}")
+        axis.set(title=f"{y_held[i]} read as {guess[i]}", xticks=[], yticks=[])
     figure.savefig(RUNS / "misread.png", dpi=120)
 
 

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from .errors import LayerError
-from .specs import PyTree, show
+from .errors import LayerError, cut
+from .specs import PyTree, brief, show
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 
 
 def positive(name: str, value: Any) -> int:
     """``value`` as an int of at least 1."""
-    return _whole(name, value, 1)
+    return integer(name, value, 1)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def integer(name: str, value: Any, least: int | None = None) -> int:
+    """``value`` as an int, of at least ``least``."""
     if not isinstance(value, bool):
-        try:
+        with contextlib.suppress(TypeError):
             number = operator.index(value)
-        except TypeError:
-            number = least - 1
-        if number >= least:
-            return number
-    kind = "a positive int" if least == 1 else f"an int of at least {least}"
-    raise LayerError(f"{name} must be {kind}, got {value!r}"[:120])
+            if least is None or number >= least:
+                return number
+    kind = {None: "an int", 1: "a positive int"}.get(least, f"an int of at least {least}")
+    raise LayerError(f"{name} must be {kind}, got {brief(value)}")
 
 
 def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
@@ -42,23 +45,61 @@ def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
 
 def fraction(name: str, value: Any) -> float:
     """``value`` as a float from 0 up to, not including, 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise LayerError(f"{name} must be at least 0 and less than 1, got {value!r}"[:120])
+    if not _is_number(value) or not 0 <= value < 1:
+        raise LayerError(f"{name} must be at least 0 and less than 1, got {brief(value)}")
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
     """``value`` as a Python bool."""
     if not isinstance(value, bool):
-        raise LayerError(f"{name} must be True or False, got {value!r}"[:120])
+        raise LayerError(f"{name} must be True or False, got {brief(value)}")
     return value
 
 
-def number(name: str, value: Any, least: float = 0.0) -> float:
-    """``value`` as a float of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise LayerError(f"{name} must be a number of at least {least:g}, got {value!r}"[:120])
+def number(name: str, value: Any, least: float = 0.0, most: float = math.inf) -> float:
+    """``value`` as a float of at least ``least`` and at most ``most``."""
+    if not _is_number(value) or not least <= value <= most:
+        kind = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise LayerError(f"{name} must be a number {kind}, got {brief(value)}")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
+    """``value`` can be called with ``arguments``, and with those that are given ``by_name``.
+
+    Args:
+      name: what a user knows it by.
+      value: what the user gave.
+      arguments: ``"params, state, x"``.
+      by_name: ``"key, train"``.
+    """
+    got = None
+    fits = callable(value)
+    if fits:
+        try:
+            signature = inspect.signature(value)
+        except (ValueError, TypeError):
+            return  # a builtin that says nothing of its arguments
+        try:
+            keywords = by_name.split(", ") if by_name else []
+            signature.bind(*arguments.split(", "), **dict.fromkeys(keywords))
+        except TypeError:
+            fits, got = False, _signature_text(signature)
+    if not fits:
+        wanted = f"{arguments}, *, {by_name}" if by_name else arguments
+        raise LayerError(f"{name} must be a function of ({wanted}), got {brief(value)}", got=got)
+
+
+def _signature_text(signature: inspect.Signature) -> str:
+    parameters = [
+        parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
+    ]
+    return cut(f"a function of {inspect.Signature(parameters)}")
 
 
 def one_array(x: PyTree, shape: str, rank: int | None = None, least_rank: int = 0) -> None:
@@ -72,7 +113,7 @@ def one_array(x: PyTree, shape: str, rank: int | None = None, least_rank: int = 
     """
     if not hasattr(x, "shape"):
         mend = None
-        if isinstance(x, tuple | list | dict):
+        if isinstance(x, tuple | list | dict) and x:
             mend = "parallel for one layer per input, concat() to merge them first"
         raise LayerError("takes one array", expected=shape, got=show(x), mend=mend)
     rank_fits = len(x.shape) == rank if rank is not None else len(x.shape) >= least_rank
@@ -96,20 +137,28 @@ def _rank_mend(got: int, wanted: int | None) -> str | None:
     return None
 
 
-def floating(x: Any, mend: str | None = None) -> None:
+def floating(x: Any, mend: str = "x.astype(jnp.float32)") -> None:
     """``x`` holds floating (or complex) numbers."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise LayerError(
-            f"takes floating numbers, got {x.dtype}",
-            got=show(x),
-            mend=mend or "x.astype(jnp.float32); Embedding for integer ids",
-        )
+        raise LayerError(f"takes floating numbers, got {x.dtype}", got=show(x), mend=mend)
+
+
+def real(x: Any) -> None:
+    """``x`` holds numbers with an order: no complex ones, and no bools."""
+    if not jnp.issubdtype(x.dtype, jnp.integer) and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise LayerError(f"takes real numbers, got {x.dtype}", got=show(x))
 
 
 def not_empty(x: Any, shape: str) -> None:
-    """No axis but the first has size 0, so that a parameter or a mean over it makes sense."""
+    """No axis but the first has size 0, so that a mean over it makes sense."""
     if any(size == 0 for size in x.shape[1:]):
         raise LayerError("takes no empty axis", expected=shape, got=show(x))
+
+
+def has_features(x: Any, shape: str) -> None:
+    """The last axis has not size 0, so that parameters over it make sense."""
+    if x.shape[-1] == 0:
+        raise LayerError("takes no empty last axis", expected=shape, got=show(x))
 
 
 def spread(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
@@ -118,33 +167,37 @@ def spread(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...
         return (value,) * rank
     if len(value) != rank:
         raise LayerError(
-            f"{name} {value} has {len(value)} entries for {rank} spatial axes",
+            f"{name} {value} has {len(value)} entries for {_axes(rank)}",
             expected=f"an int, or {rank} ints; inputs are (batch, *spatial, channels)",
         )
     return value
 
 
+def _axes(rank: int) -> str:
+    return f"{rank} spatial {'axis' if rank == 1 else 'axes'}"
+
+
 def padding_argument(value: Any, causal: bool = False) -> Padding:
     """A padding as given by a user: checked, with the names in upper case."""
     names = ("VALID", "SAME") + (("CAUSAL",) if causal else ())
-    if isinstance(value, str):
-        if value.upper() not in names:
-            raise LayerError(
-                f"unknown padding {value!r}",
-                expected=f"{', '.join(map(repr, names))}, an int, or one (low, high) for each axis",
-            )
+    if isinstance(value, str) and value.upper() in names:
         return value.upper()
     if isinstance(value, tuple | list):
         return tuple(_pad_pair(item) for item in value)
-    return _whole("padding", value, 0)
+    if isinstance(value, int):
+        return integer("padding", value, 0)
+    raise LayerError(
+        f"unknown padding {brief(value)}",
+        expected=f"{', '.join(map(repr, names))}, an int, or one (low, high) for each axis",
+    )
 
 
 def _pad_pair(item: Any) -> tuple[int, int]:
     if isinstance(item, tuple | list):
         if len(item) != 2:
             raise LayerError(f"padding of one axis must be (low, high), got {item!r}")
-        return _whole("padding", item[0], 0), _whole("padding", item[1], 0)
-    both = _whole("padding", item, 0)
+        return integer("padding", item[0], 0), integer("padding", item[1], 0)
+    both = integer("padding", item, 0)
     return both, both
 
 
@@ -156,7 +209,7 @@ def spread_padding(value: Padding, rank: int) -> str | tuple[tuple[int, int], ..
         return ((value, value),) * rank
     if len(value) != rank:
         raise LayerError(
-            f"padding {value} has {len(value)} entries for {rank} spatial axes",
+            f"padding {value} has {len(value)} entries for {_axes(rank)}",
             expected=f"a name, an int, or {rank} pairs (low, high)",
         )
     return tuple(value)  # type: ignore[arg-type]
@@ -164,12 +217,12 @@ def spread_padding(value: Padding, rank: int) -> str | tuple[tuple[int, int], ..
 
 def window_fits(
     x: Any,
+    sizes: Sequence[int],
     window: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     what: str,
 ) -> None:
-    """The window (a dilated kernel, say) is no larger than the padded input."""
-    sizes = x.shape[1:-1]
+    """The window (a dilated kernel, say) is no larger than the padded ``sizes`` of ``x``."""
     if isinstance(padding, str):
         if padding != "VALID":
             return
@@ -177,7 +230,7 @@ def window_fits(
     room = [size + low + high for size, (low, high) in zip(sizes, padding, strict=True)]
     if any(have < want for have, want in zip(room, window, strict=True)):
         raise LayerError(
-            f"{what} {tuple(window)} is larger than the {'padded ' if room != list(sizes) else ''}"
+            f"{what} {tuple(window)} is larger than the {'padded ' if room != [*sizes] else ''}"
             f"input {tuple(room)}",
             got=show(x),
             mend=f"padding='SAME', or a smaller {what.split()[-1]}",

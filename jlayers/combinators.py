@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from . import checks
 from .compose import Body, Namespace, composite
 from .compose import lift_child as _lift_child
 from .errors import LayerError
@@ -85,21 +87,23 @@ def parallel(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(two, (jl.spec((8, 3)), jl.spec((8, 5))))[1].shape
     (8, 2)
     """
-    _one_way("parallel", layers, named)
+    _one_way(layers, named)
     children = list(_adopt(layers, named))
 
     def body(f: Namespace, x: PyTree) -> PyTree:
         if named:
             if not isinstance(x, dict) or set(x) != set(children):
                 raise LayerError(
-                    "parallel of named layers takes a dict with their names",
+                    "takes a dict with an input for each layer",
                     expected=f"keys {', '.join(children)}",
-                    got=f"keys {', '.join(map(str, x))}" if isinstance(x, dict) else show(x),
+                    got=f"keys {', '.join(map(str, x))}"
+                    if isinstance(x, dict)
+                    else show(specs_of(x)),
                 )
             return {name: f[name](x[name]) for name in children}
         if not isinstance(x, tuple | list) or len(x) != len(children):
             raise LayerError(
-                "parallel takes a tuple with one input for each layer",
+                "takes a tuple with one input for each layer",
                 expected=f"{len(children)} inputs",
                 got=f"{len(x)} inputs" if isinstance(x, tuple | list) else show(specs_of(x)),
                 mend="branch gives one input to every layer",
@@ -121,7 +125,7 @@ def branch(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(fork, jl.spec((8, 5)))["mean"].shape
     (8, 3)
     """
-    _one_way("branch", layers, named)
+    _one_way(layers, named)
 
     def body(f: Namespace, x: PyTree) -> PyTree:
         if named:
@@ -131,38 +135,46 @@ def branch(*layers: Any, **named: Any) -> Layer:
     return _composite(body, layers, named, branch)
 
 
-def _one_way(maker: str, layers: Sequence[Any], named: Mapping[str, Any]) -> None:
+def _one_way(layers: Sequence[Any], named: Mapping[str, Any]) -> None:
     if not layers and not named:
-        raise LayerError(f"{maker} of no layers", expected="at least one")
+        raise LayerError("got no layers", expected="at least one")
     if layers and named:
         raise LayerError(
-            f"{maker} got positional and named layers at once",
+            "got positional and named layers at once",
             expected="all positional (tuples) or all named (dicts)",
         )
 
 
-def _outputs(f: Namespace, x: PyTree, merge: str) -> list[Any]:
-    """The outputs of all children for ``x``; ``x`` itself, as a tuple, where there are none."""
-    names = list(f.children)
-    outputs = [f[name](x) for name in names]
-    if not names:
+def _outputs(f: Namespace, x: PyTree) -> dict[str, jax.Array]:
+    """The output of each child for ``x``; the entries of ``x`` itself where there are none."""
+    outputs = {name: f[name](x) for name in f.children}
+    if not outputs:
         if not isinstance(x, tuple | list | dict) or not x:
             raise LayerError(
-                f"{merge} without layers merges a tuple or a dict of arrays", got=show(x)
+                "without layers takes a tuple or a dict of arrays", got=show(specs_of(x))
             )
-        outputs = list(x.values()) if isinstance(x, dict) else list(x)
-        names = [f"input {name}" for name in (x if isinstance(x, dict) else range(len(x)))]
-    for name, output in zip(names, outputs, strict=True):
-        if not hasattr(output, "shape"):
-            raise LayerError(f"{merge} merges arrays", got=f"{name} gave {show(output)}")
+        # In the order of the keys, the only one that a dict keeps through jit, remat and vmap.
+        entries = {key: x[key] for key in sorted(x)} if isinstance(x, dict) else dict(enumerate(x))
+        outputs = {f"input {name}": entry for name, entry in entries.items()}
+    _arrays(outputs)
     return outputs
+
+
+def _arrays(terms: Mapping[str, Any]) -> None:
+    for term in terms.values():
+        if not hasattr(term, "shape"):
+            raise LayerError("merges arrays", got=_shown(terms))
+
+
+def _shown(terms: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {show(term)}" for name, term in terms.items())
 
 
 @factory
 def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
     """Every layer on the one input, the outputs concatenated along ``axis``.
 
-    Without layers it merges a tuple (or dict) of arrays that comes in.
+    Without layers it merges a tuple of arrays that comes in, or a dict in the order of its keys.
 
     Raises:
       LayerError: where the outputs differ in rank, dtype or in a size off the axis.
@@ -173,21 +185,21 @@ def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
     >>> jl.out_spec(jl.concat(), (jl.spec((8, 2)), jl.spec((8, 3)))).shape
     (8, 5)
     """
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        raise LayerError("axis is no int", got=repr(axis)[:60])
+    axis = checks.integer("axis", axis)
 
     def body(f: Namespace, x: PyTree) -> jax.Array:
-        outputs = _outputs(f, x, "concat")
+        named_outputs = _outputs(f, x)
+        outputs = list(named_outputs.values())
         rank = outputs[0].ndim
         at = axis + rank if axis < 0 else axis
         if not 0 <= at < rank:
-            raise LayerError(f"concat along axis {axis} of arrays of rank {rank}")
+            raise LayerError(f"no axis {axis} in arrays of rank {rank}", got=_shown(named_outputs))
         sides = {(*o.shape[:at], None, *o.shape[at + 1 :]) for o in outputs}
         if len({(o.ndim, o.dtype) for o in outputs}) > 1 or len(sides) > 1:
             raise LayerError(
-                f"the outputs do not fit side by side along axis {axis}",
+                f"arrays that do not fit side by side along axis {axis}",
                 expected="one dtype, and equal sizes on all other axes",
-                got=", ".join(map(show, outputs)),
+                got=_shown(named_outputs),
             )
         return jnp.concatenate(outputs, axis)
 
@@ -198,28 +210,24 @@ def _merge(
     layers: Sequence[Any],
     named: Mapping[str, Any],
     again: Callable[..., Layer],
-    maker: str,
     pair: Callable[[jax.Array, jax.Array], jax.Array],
     finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
 ) -> Layer:
     def body(f: Namespace, x: PyTree) -> jax.Array:
-        outputs = _outputs(f, x, maker)
-        _same("the outputs differ", outputs)
-        total = outputs[0]
-        for output in outputs[1:]:
-            total = pair(total, output)
+        outputs = _outputs(f, x)
+        _same(outputs)
+        total = functools.reduce(pair, outputs.values())
         return finish(total, len(outputs))
 
     return _composite(body, layers, named, again)
 
 
-def _same(problem: str, arrays: Sequence[jax.Array], mend: str | None = None) -> None:
+def _same(terms: Mapping[str, jax.Array], mend: str | None = None) -> None:
     """No silent broadcast: elementwise merges want one shape and one dtype."""
-    if len({(a.shape, a.dtype) for a in arrays}) > 1:
+    if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
         raise LayerError(
-            f"{problem} in shape or dtype",
-            expected="one shape and dtype",
-            got=", ".join(map(show, arrays)),
+            "merges arrays of one shape and dtype",
+            got=_shown(terms),
             mend=mend,
         )
 
@@ -235,7 +243,7 @@ def add(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(jl.add(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
     (8, 3)
     """
-    return _merge(layers, named, add, "add", jnp.add)
+    return _merge(layers, named, add, jnp.add)
 
 
 @factory
@@ -247,7 +255,7 @@ def multiply(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(gated, jl.spec((8, 5))).shape
     (8, 3)
     """
-    return _merge(layers, named, multiply, "multiply", jnp.multiply)
+    return _merge(layers, named, multiply, jnp.multiply)
 
 
 @factory
@@ -258,7 +266,7 @@ def average(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(jl.average(), (jl.spec((8, 3)), jl.spec((8, 3)))).shape
     (8, 3)
     """
-    return _merge(layers, named, average, "average", jnp.add, lambda total, count: total / count)
+    return _merge(layers, named, average, jnp.add, lambda total, count: total / count)
 
 
 @factory
@@ -269,7 +277,7 @@ def maximum(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(jl.maximum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
     (8, 3)
     """
-    return _merge(layers, named, maximum, "maximum", jnp.maximum)
+    return _merge(layers, named, maximum, jnp.maximum)
 
 
 @factory
@@ -280,7 +288,7 @@ def minimum(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(jl.minimum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
     (8, 3)
     """
-    return _merge(layers, named, minimum, "minimum", jnp.minimum)
+    return _merge(layers, named, minimum, jnp.minimum)
 
 
 @factory
@@ -302,12 +310,14 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
 
     def body(f: Namespace, x: PyTree) -> jax.Array:
         y = f["body"](x)
-        x = f["shortcut"](x) if "shortcut" in children else x
-        if not hasattr(x, "shape") or not hasattr(y, "shape"):
-            raise LayerError("residual adds arrays", got=f"{show(x)} and {show(y)}")
-        features = y.shape[-1] if y.ndim else 1
-        _same("the two terms differ", (x, y), f"residual(..., shortcut=Dense({features}))")
-        total: jax.Array = x + y
+        shortcut = f["shortcut"](x) if "shortcut" in children else x
+        terms = {"shortcut": shortcut, "body": y}
+        _arrays(terms)
+        mend = "a shortcut to the shape of the body's output"
+        if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
+            mend = f"residual(..., shortcut=Dense({y.shape[-1]}))"
+        _same(terms, mend)
+        total: jax.Array = shortcut + y
         return total
 
     return composite(body, children, rebuild=lambda new: residual(new["body"], new.get("shortcut")))
@@ -341,9 +351,9 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
 
     def body(f: Namespace, x: PyTree) -> PyTree:
         for leaf in jax.tree.leaves(x):
-            if leaf.ndim < 2:
+            if jnp.ndim(leaf) < 2:
                 raise LayerError(
-                    "bidirectional reads sequences", expected="(batch, time, ...)", got=show(x)
+                    "takes sequences", expected="(batch, time, ...)", got=show(specs_of(x))
                 )
         ahead = f["forward"](x)
         behind = f["backward"](jax.tree.map(_reverse_time, x))
@@ -376,10 +386,10 @@ def each_step(layer: Any) -> Layer:
     layer = lift(layer)
 
     def body(f: Namespace, x: PyTree) -> PyTree:
-        leads = {leaf.shape[:2] for leaf in jax.tree.leaves(x)}
+        leads = {jnp.shape(leaf)[:2] for leaf in jax.tree.leaves(x)}
         if len(leads) != 1 or len(next(iter(leads))) != 2:
             raise LayerError(
-                "each_step takes sequences",
+                "takes sequences",
                 expected="(batch, time, ...) with one batch and time for all inputs",
                 got=show(specs_of(x)),
             )
@@ -387,7 +397,7 @@ def each_step(layer: Any) -> Layer:
         folded = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x)
         y = f[""](folded)
         for leaf in jax.tree.leaves(y):
-            if leaf.ndim < 1 or leaf.shape[0] != lead[0] * lead[1]:
+            if jnp.shape(leaf)[:1] != (lead[0] * lead[1],):
                 raise LayerError(
                     "the layer under each_step does not keep its batch axis",
                     expected=f"{lead[0] * lead[1]} rows",

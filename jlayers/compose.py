@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from . import checks
 from .errors import LayerError, located
 from .layer import Layer, factory, lift
 from .naming import check_name, child_key
 from .parameters import Initializer, cast_like, make
-from .specs import Params, PyTree, State, show, specs_of, storage_dtype
+from .specs import Params, PyTree, State, checked_spec, show, specs_of, storage_dtype
 from .trace import Declaration, Trace, run, trace
 
 Body = Callable[["Namespace", PyTree], PyTree]
@@ -45,7 +46,10 @@ class Variable:
                 mend=f"if f.train: {self._name}.value = ...",
             )
         old = self.value
-        if jnp.shape(new) != old.shape or getattr(new, "dtype", old.dtype) != old.dtype:
+        wide = jnp.issubdtype(old.dtype, jnp.inexact)
+        if isinstance(new, int) or (isinstance(new, float) and wide):
+            new = jnp.asarray(new, old.dtype)  # a Python number has no dtype of its own
+        if specs_of(new, f"the variable {self._name!r}") != specs_of(old):
             raise LayerError(
                 f"the variable {self._name!r} would change its shape or dtype",
                 expected=show(old),
@@ -106,8 +110,8 @@ class Namespace:
           dtype: of storage and use; by default stored in float32 (float64 for float64 inputs)
             and given in the floating dtype of the body's input.
         """
-        wanted = Declaration(init, self._shape(name, shape), dtype or storage_dtype(self._x))
-        value = self._param(name, wanted)
+        stored = storage_dtype(self._x) if dtype is None else dtype
+        value = self._param(name, self._declare(name, init, shape, stored))
         return value if dtype is not None else cast_like(value, self._x)  # type: ignore[no-any-return]
 
     def variable(
@@ -121,8 +125,7 @@ class Namespace:
           shape: its shape.
           dtype: its dtype.
         """
-        wanted = Declaration(init, self._shape(name, shape), dtype)
-        self._variables[name] = self._variable(name, wanted)
+        self._variables[name] = self._variable(name, self._declare(name, init, shape, dtype))
         return Variable(self, name)
 
     def key(self) -> jax.Array:
@@ -136,7 +139,7 @@ class Namespace:
         self._keys_drawn += 1
         return jax.random.fold_in(self._key, self._keys_drawn)
 
-    def _shape(self, name: str, shape: Any) -> tuple[int, ...]:
+    def _declare(self, name: str, init: Initializer, shape: Any, dtype: Any) -> Declaration:
         check_name(name)
         if name in self._children or name in self._asked:
             raise LayerError(
@@ -144,16 +147,15 @@ class Namespace:
                 mend="ask for a parameter once and keep it; another name for another one",
             )
         self._asked.add(name)
-        if not isinstance(shape, tuple | list):
-            raise LayerError(f"the shape of {name!r} is no tuple", got=repr(shape)[:60])
-        return tuple(shape)
+        wanted = checked_spec(f"the shape of {name!r}", shape, dtype)
+        return Declaration(init, wanted.shape, wanted.dtype)
 
-    def _call(self, name: str, *xs: PyTree) -> PyTree:
-        if len(xs) != 1:
+    def _call(self, name: str, /, *xs: PyTree, **named: PyTree) -> PyTree:
+        if len(xs) != 1 or named:
             raise LayerError(
-                f"the child {name!r} was called with {len(xs)} inputs",
-                expected="one pytree",
-                mend=f"several inputs are a tuple: f.{name}((a, b))",
+                f"the child {name!r} takes one input",
+                got=f"{len(xs)} inputs" + "".join(f", and one named {own!r}" for own in named),
+                mend=f"f.{name}(x); several inputs are a tuple: f.{name}((a, b))",
             )
         child = self._children[name]
         scope = jax.named_scope(name) if name else contextlib.nullcontext()
@@ -255,11 +257,11 @@ class _Applying(Namespace):
         self._times: dict[str, int] = {}
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
-        key = child_key(self._key, name)
         again = self._times.get(name, 0)
         self._times[name] = again + 1
-        if key is not None and again:
-            key = jax.random.fold_in(key, again)
+        # From the parent's key: a key folded with 1 is a part of split(key), which the first call
+        # may have drawn from. No child's name holds a slash.
+        key = child_key(self._key, f"{name}/{again}" if again else name)
         params = _entry(self._params, name)
         state = self._state_of_children.get(name, _entry(self._old_state, name))
         y, new_state = child._apply(params, state, x, key=key, train=self.train)
@@ -368,17 +370,18 @@ def compose(body: Body, /, *, name: str | None = None, **children: Any) -> Layer
     >>> import jax, jlayers as jl
     >>> def body(f, x):
     ...     hidden = jax.nn.relu(f.encode(x))
-    ...     gain = f.param("gain", jax.nn.initializers.ones, (3,))
+    ...     gain = f.param("gain", jax.nn.initializers.ones, ())
     ...     return x + gain * f.decode(hidden)
     >>> layer = jl.compose(body, encode=jl.Dense(8), decode=jl.Dense(3))
     >>> params, state = layer.init(jax.random.key(0), jl.spec((5, 3)))
     >>> sorted(params)
     ['decode', 'encode', 'gain']
     """
-    if not callable(body) or isinstance(body, Layer):
-        raise LayerError("the body is no function", expected="body(f, x)", got=repr(body)[:60])
+    if isinstance(body, Layer):
+        raise LayerError(f"the body must be a function of (f, x), got {body.short()}")
+    checks.function("the body", body, "f, x")
     for child in children:
-        if child in _RESERVED:
+        if child in _RESERVED or child.startswith("_"):
             raise LayerError(f"no child can be named {child!r}: f.{child} is the namespace's own")
         check_name(child)
     layers = {child: lift_child(child, layer) for child, layer in children.items()}

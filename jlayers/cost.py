@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .specs import PyTree
 
-# Moving, shaping, comparing or making numbers is no floating-point arithmetic.
-_FREE = set(
-    # moving and shaping
+# Moving and shaping numbers is no arithmetic; nor is what gives integers or truth values.
+_FREE = frozenset(
     "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice "  # noqa: SIM905
-    "dynamic_update_slice gather concatenate split pad rev copy copy_p device_put name "
+    "dynamic_update_slice gather concatenate split pad rev copy copy_p device_put name select_n "
     "convert_element_type bitcast_convert_type stop_gradient optimization_barrier pvary "
-    "sharding_constraint scatter sort iota empty "
-    # comparing and choosing
-    "select_n eq ne lt le gt ge and or not xor is_finite argmax argmin reduce_and reduce_or "
-    # random bits
-    "shift_left shift_right_logical shift_right_arithmetic population_count clz threefry2x32 "
-    "random_bits random_fold_in random_split random_wrap random_unwrap random_seed random_clone "
-    "random_gamma".split()
+    "sharding_constraint scatter sort iota empty".split()
 )
 # One operation for each number that goes in.
 _REDUCTIONS = ("reduce_", "cum", "scatter", "select_and_scatter")
@@ -33,7 +27,7 @@ def flops(function: Callable[..., Any], *specs: PyTree) -> int:
 
     The count is of the program as written, before XLA's optimisations: a scan counts its body
     once for each step, a ``while`` loop of unknown length once, a ``cond`` its dearest branch.
-    Data movement, comparisons and integer arithmetic of random bits are free.
+    Data movement, comparisons and integer arithmetic are free.
 
     Args:
       function: a function of arrays.
@@ -58,23 +52,26 @@ def _of_equation(equation: Any) -> int:
     if name == "scan":
         return int(params["length"]) * sum(map(_of_jaxpr, inner))
     if name == "pallas_call":
-        return math.prod(params["grid_mapping"].grid) * sum(map(_of_jaxpr, inner))
+        grid: tuple[int, ...] = params["grid_mapping"].grid
+        return _product(grid) * sum(map(_of_jaxpr, inner))
     if inner and not name.startswith(("scatter", "reduce_window", "select_and_scatter")):
         return sum(map(_of_jaxpr, inner))
-    if name in _FREE:
+    out: int = sum(_size(v.aval) for v in equation.outvars)
+    if name in _FREE or not out:
         return 0
-    out = sum(_size(v) for v in equation.outvars)
     if name == "dot_general":
         (contract, _), _ = params["dimension_numbers"]
-        return 2 * out * math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
+        shape: tuple[int, ...] = equation.invars[0].aval.shape
+        return 2 * out * _product(shape[axis] for axis in contract)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
+        kernel: tuple[int, ...] = equation.invars[1].aval.shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * out * math.prod(kernel) // features // params["batch_group_count"]
+        return 2 * out * _product(kernel) // features // int(params["batch_group_count"])
     if name.startswith("reduce_window"):
-        return out * math.prod(params["window_dimensions"])
+        window: tuple[int, ...] = params["window_dimensions"]
+        return out * _product(window)
     if name.startswith(_REDUCTIONS):
-        return max(_size(v) for v in equation.invars)
+        return max(_size(v.aval) for v in equation.invars)
     return out
 
 
@@ -88,5 +85,12 @@ def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
                 yield item
 
 
-def _size(variable: Any) -> int:
-    return math.prod(variable.aval.shape) if hasattr(variable.aval, "shape") else 0
+def _product(sizes: Iterable[int]) -> int:
+    return int(math.prod(sizes))
+
+
+def _size(aval: Any) -> int:
+    """How many floating numbers."""
+    if not jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact):
+        return 0
+    return _product(aval.shape)

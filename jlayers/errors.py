@@ -25,7 +25,26 @@ R = TypeVar("R")
 
 _OWN_FRAMES = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _JAX_FRAMES = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
-_TRANSLATED = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
+_TRANSLATED = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    NameError,
+    OverflowError,
+    ZeroDivisionError,
+)
+_MENDS = (
+    (jax.errors.TracerBoolConversionError, "jnp.where or jax.lax.cond in the place of Python's if"),
+    (jax.errors.TracerArrayConversionError, "jnp in the place of np"),
+    (jax.errors.TracerIntegerConversionError, "index an array, not a list, with an array"),
+    (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) in the place of x[mask]"),
+    (jax.errors.ConcretizationTypeError, "Python numbers and shapes cannot depend on them"),
+)
+# Of a deep model's layers before the one that failed, the last ones matter.
+_SHOWN = 12
+_WIDTH = 72
 
 
 class LayerError(ValueError):
@@ -71,12 +90,13 @@ class LayerError(ValueError):
         if self.expected is not None:
             lines.append(f"  expected: {self.expected}")
         if self.got is not None:
-            lines.append(f"  got:      {self.got}")
-        if self.before:
-            width = max(len(path) for path, _, _ in self.before)
-            for i, (path, x, y) in enumerate(self.before):
-                label = "before:" if i == 0 else ""
-                lines.append(f"  {label:<10}{path:<{width}}  {x} -> {y}")
+            space = "" if self.got.startswith("\n") else " " * 6
+            lines.append(f"  got:{space}{self.got}")
+        before = self.before[-_SHOWN:]
+        width = max((len(path) for path, _, _ in before), default=0)
+        for i, (path, x, y) in enumerate(before):
+            label = "" if i else "before:"
+            lines.append(f"  {label:<10}{path:<{width}}  {x} -> {y}")
         if self.mend is not None:
             lines.append(f"  try:      {self.mend}")
         return "\n".join(lines)
@@ -100,54 +120,85 @@ def located(
 ) -> Iterator[None]:
     """Blames ``layer`` for what fails inside, seen from a parent that calls it ``name``.
 
-    Built-in and JAX exceptions become a ``LayerError`` with the original as its cause. A user's
-    own exception class stays what it is, so that ``except`` clauses keep working, and gets a note.
+    Mistakes that Python or JAX report become a ``LayerError`` with the original as its cause. All
+    other exceptions, a user's own classes among them, stay what they are, so that ``except``
+    clauses keep working, and get a note that says where.
     """
     try:
         yield
-    except LayerError as error:
-        error.blame(layer.maker, layer.short(), layer.site)
-        error.climb(name, before())
-        raise
-    except _TRANSLATED as error:
-        if type(error).__module__.split(".")[0] not in ("builtins", "jax"):
-            error.add_note(f"in {layer.short()} {name!r} ({layer.site})")
-            raise
-        failure = _translate(error)
+    except Exception as error:
+        failure = _failure(error)
+        old_note = str(failure)
         failure.blame(layer.maker, layer.short(), layer.site)
         failure.climb(name, before())
+        if failure is error:
+            raise
+        if _is_translated(error):
+            raise failure from error
+        notes = [note for note in getattr(error, "__notes__", []) if note != old_note]
+        error.__notes__ = [*notes, str(failure)]
+        raise
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Says that it was ``what`` that raised, where something that a user gave is called."""
+    try:
+        yield
+    except Exception as error:
+        failure = _failure(error, what)
+        if failure is error or not _is_translated(error):
+            raise
         raise failure from error
 
 
-def _translate(error: Exception) -> LayerError:
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    mend = None
-    if isinstance(error, jax.errors.ConcretizationTypeError):
-        mend = "a layer is traced: jnp.where or jax.lax.cond in the place of Python's if on values"
-    return LayerError(f"its function raised {type(error).__name__}: {first}", mend=mend)
+def _is_translated(error: Exception) -> bool:
+    named = type(error).__module__.split(".")[0] in ("builtins", "jax")
+    return named and isinstance(error, _TRANSLATED)
+
+
+def _failure(error: Any, subject: str = "") -> LayerError:
+    """The ``LayerError`` that says where ``error`` came from; the same one all the way up."""
+    if isinstance(error, LayerError):
+        return error
+    if not hasattr(error, "_jlayers_failure"):
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        problem = f"{subject} raised {type(error).__name__}" + (f": {first}" if first else "")
+        mends = [mend for kind, mend in _MENDS if isinstance(error, kind)]
+        error._jlayers_failure = LayerError(
+            problem.strip(),
+            mend=f"a layer is traced, its values are not known: {mends[0]}" if mends else None,
+        )
+    return error._jlayers_failure  # type: ignore[no-any-return]
 
 
 def boundary(function: Callable[P, R]) -> Callable[P, R]:
-    """Keeps JAX's and jlayers' own frames out of the traceback of a ``LayerError``.
+    """Keeps JAX's and jlayers' own frames out of the traceback of an error.
 
-    ``jax.config.update("jax_traceback_filtering", "off")`` brings them back.
+    ``jax.config.update("jax_traceback_filtering", "off")`` brings them back. A ``LayerError`` that
+    names no layer names the function.
     """
+    special = function.__name__.startswith("__")
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         __tracebackhide__ = True
         try:
             return function(*args, **kwargs)
-        except LayerError as error:
+        except Exception as caught:
+            if isinstance(caught, LayerError) and not special:
+                caught.blame(function.__name__)
             if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
                 raise
-            failure, cause = error, error.__cause__
-        _drop_jax_notes(failure)
+            error, cause = caught, caught.__cause__
+        # Raised outside the handler, so that the frames below are not its context either.
+        if not isinstance(error, LayerError):
+            raise error.with_traceback(_users_frames(error.__traceback__))
+        _drop_jax_notes(error)
         if cause is not None:
             _drop_jax_notes(cause)
             cause.__traceback__ = _users_frames(cause.__traceback__)
-        # Raised outside the handler, so that the frames below are not its context either.
-        raise failure.with_traceback(None) from cause
+        raise error.with_traceback(None) from cause
 
     return call
 
@@ -176,3 +227,9 @@ def caller_site() -> str:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def cut(text: str) -> str:
+    """The text on one line, and no longer than fits beside other text."""
+    text = " ".join(text.split()).replace("( ", "(").replace(", )", ")")
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 4] + " ..."

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .errors import LayerError
-from .specs import PyTree, show
+from .specs import PyTree, brief, show
 
 _SHOWN = 20
+_MISFITS = {
+    "params": "params do not fit the model",
+    "state": "state does not fit the model",
+    "new state": "the new state does not fit the model",
+}
 
 
-def check_fit(tree: Any, expected: Mapping[str, Any], what: str, x: PyTree) -> None:
+def check_tree(tree: Any, what: str) -> None:
+    """Raises unless what a user passed for ``what`` is a dict, as a tree of parameters is."""
+    if type(tree) is dict:
+        return
+    mend = "params, state = layer.init(key, x); layer.apply(params, state, x)"
+    if isinstance(tree, tuple) and len(tree) == 2 and all(type(part) is dict for part in tree):
+        mend = f"init returns a pair, unpack it: {mend}"
+    plain = tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float)
+    raise LayerError(
+        f"{what} is no tree of arrays",
+        expected="nested dicts of arrays",
+        got=brief(tree) if plain else f"a {type(tree).__name__}, {brief(tree)}",
+        mend=mend,
+    )
+
+
+def check_fit(
+    tree: Any, expected: Mapping[str, Any], what: str, x: PyTree, beside: Any = None
+) -> None:
     """Raises unless ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``.
 
     A float may be any float: parameters cast to bfloat16 are still the model's own.
@@ -22,80 +45,85 @@ def check_fit(tree: Any, expected: Mapping[str, Any], what: str, x: PyTree) -> N
     Args:
       tree: the ``params`` or ``state`` that a user passed.
       expected: the tree of specs that ``init`` would give for ``x``.
-      what: ``"params"`` or ``"state"``.
+      what: ``"params"``, ``"state"`` or ``"new state"``.
       x: the input, for the text.
+      beside: the tree that was passed beside, for the text.
 
     Raises:
       LayerError: with all differences.
     """
-    if not isinstance(tree, Mapping):
-        raise _not_a_tree(tree, what)
-    same_structure = jax.tree.structure(tree) == jax.tree.structure(expected)  # type: ignore[operator]
-    if same_structure and all(map(_fits, jax.tree.leaves(tree), jax.tree.leaves(expected))):
+    if _same(tree, expected):
         return
-    have, want = _by_path(tree), _by_path(expected)
+    check_tree(tree, what)
+    have, want = dict(_by_path(tree)), dict(_by_path(expected))
     rows = [("missing", path, show(want[path])) for path in want if path not in have]
-    rows += [("extra", path, _show(have[path])) for path in have if path not in want]
+    rows += [("extra", path, brief(have[path])) for path in have if path not in want]
     rows += [
-        ("differs", path, f"expected {show(want[path])}, got {_show(have[path])}")
+        ("different", path, f"expected {show(want[path])}, got {_kind(have[path])}")
         for path in want
         if path in have and not _fits(have[path], want[path])
     ]
     counts = [
         f"{sum(kind == wanted for kind, _, _ in rows)} {wanted}"
-        for wanted in ("missing", "extra", "differs")
+        for wanted in ("missing", "extra", "different")
         if any(kind == wanted for kind, _, _ in rows)
     ]
-    width = max((len(path) for _, path, _ in rows), default=0)
-    lines = [f"\n    {kind:<8} {path:<{width}}  {text}" for kind, path, text in rows[:_SHOWN]]
+    width = max(len(path) for _, path, _ in rows)
+    lines = [f"\n    {kind:<9}  {path:<{width}}  {text}" for kind, path, text in rows[:_SHOWN]]
     if len(rows) > _SHOWN:
         lines.append(f"\n    and {len(rows) - _SHOWN} more")
-    summary = ", ".join(counts) or "empty entries or other containers than dicts"
     raise LayerError(
-        f"{what} do not fit the model: {summary}"
-        if what == "params"
-        else f"{what} does not fit the model: {summary}",
-        expected=f"the {what} that init gives for x {show(x)}",
-        got="".join(lines) or f"{jax.tree.structure(tree)}",
-        mend=_mend(what, have, want),
+        f"{_MISFITS[what]}: {', '.join(counts)}",
+        expected=f"the {what.split()[-1]} that init gives for x {show(x)}",
+        got="".join(lines),
+        mend=_mend(tree, expected, what, beside),
     )
 
 
-def _mend(what: str, have: Mapping[str, Any], want: Mapping[str, Any]) -> str | None:
-    if what == "state" and not have:
+def _mend(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: Any) -> str | None:
+    if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
+    if beside is not None and _same(beside, expected):
+        return "params and state have changed places: layer.apply(params, state, x)"
+    for name, value in tree.items():
+        if _same(value, expected):
+            return f"its entry {name!r} fits: {what}[{name!r}]"
     return None
 
 
-def _not_a_tree(tree: Any, what: str) -> LayerError:
-    mend = "params, state = layer.init(key, x); layer.apply(params, state, x)"
-    if isinstance(tree, tuple) and len(tree) == 2:
-        mend = f"init returns a pair, unpack it: {mend}"
-    if hasattr(tree, "apply") and hasattr(tree, "children"):
-        got = f"the layer {tree.short()}"
-    else:
-        got = show(tree) if tree is not None else "None"
-    return LayerError(
-        f"{what} is no tree of arrays", expected="nested dicts of arrays", got=got, mend=mend
+def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The path of every entry that is no dict with entries of its own."""
+    for name, value in tree.items():
+        here = path + (name if isinstance(name, str) else f"[{name!r}]")
+        if type(value) is dict and value:
+            yield from _by_path(value, f"{here}/")
+        else:
+            yield here, value
+
+
+def _same(tree: Any, expected: Mapping[str, Any]) -> bool:
+    return (
+        type(tree) is dict
+        and tree.keys() == expected.keys()
+        and all(
+            _same(tree[name], wanted) if isinstance(wanted, dict) else _fits(tree[name], wanted)
+            for name, wanted in expected.items()
+        )
     )
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-
-
-def _fits(leaf: Any, spec: jax.ShapeDtypeStruct) -> bool:
+def _fits(leaf: Any, spec: Any) -> bool:
+    if not isinstance(spec, jax.ShapeDtypeStruct) or isinstance(leaf, jax.ShapeDtypeStruct):
+        return False
     if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
         return False
     if tuple(leaf.shape) != tuple(spec.shape):
         return False
-    if jnp.issubdtype(spec.dtype, jnp.inexact):
-        return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+    for kind in (jnp.floating, jnp.complexfloating):
+        if jnp.issubdtype(spec.dtype, kind):
+            return bool(jnp.issubdtype(leaf.dtype, kind))
     return bool(leaf.dtype == spec.dtype)
 
 
-def _show(leaf: Any) -> str:
-    return show(leaf) if hasattr(leaf, "dtype") else f"{type(leaf).__name__} {leaf!r}"[:60]
+def _kind(leaf: Any) -> str:
+    return f"the spec {show(leaf)}" if isinstance(leaf, jax.ShapeDtypeStruct) else brief(leaf)

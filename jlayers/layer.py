@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, ParamSpec
 import jax
 import jax.numpy as jnp
 
-from .errors import LayerError, boundary, caller_site, located
-from .fit import check_fit
+from . import checks
+from .errors import LayerError, boundary, caller_site, cut, located
+from .fit import check_fit, check_tree
 from .naming import check_name, snake_case
 from .representation import call_text, function_name, function_text
-from .specs import Params, PyTree, State, placeholders, specs_of
-from .trace import Trace, run_pair, trace
+from .specs import Params, PyTree, State, brief, placeholders, show, specs_of
+from .trace import Trace, checked_result, run_pair, trace
 
 P = ParamSpec("P")
 
@@ -98,6 +99,7 @@ class Layer:
     _text: Callable[[], str]
     _traces: dict[Any, Trace]
 
+    @boundary
     def __init__(
         self,
         init: Callable[..., tuple[Params, State]],
@@ -109,11 +111,12 @@ class Layer:
         copies: int = 1,
         abstract: Callable[..., tuple[Trace, PyTree]] = run_pair,
     ):
-        for what, function in (("init", init), ("apply", apply)):
-            if not callable(function):
-                raise LayerError(f"{what} is no function", got=repr(function)[:80])
+        checks.function("Layer's init", init, "key, x")
+        checks.function("Layer's apply", apply, "params, state, x", by_name="key, train")
         if name is not None:
             check_name(name)
+        if children and rebuild is None:
+            raise LayerError("a layer with children needs rebuild", mend="rebuild=lambda new: ...")
         kind = name or "layer"
         self._set(
             kind=kind,
@@ -147,7 +150,7 @@ class Layer:
           LayerError: where ``x`` does not fit the layer or a layer inside it.
         """
         with located(self):
-            _check_key(key, self)
+            _check_key(key)
             trace(self, x)
             return self._init(key, specs_of(x))
 
@@ -176,6 +179,7 @@ class Layer:
             own (all differences by path), and where a key is needed and missing.
         """
         with located(self):
+            check_tree(params, "params")
             if x is _REQUIRED:
                 raise LayerError(
                     "apply got two arguments",
@@ -183,34 +187,40 @@ class Layer:
                     mend="the state that init returned goes between params and x; "
                     "jl.without_state(layer) for a pair that has none",
                 )
+            check_tree(state, "state")
             if key is not None:
-                _check_key(key, self)
+                _check_key(key)
             _check_train(train)
-            x = jax.tree.map(_as_array, x)
             found = trace(self, x)
-            check_fit(params, found.params, "params", x)
+            x = jax.tree.map(_as_array, x)
+            check_fit(params, found.params, "params", x, beside=state)
             check_fit(state, found.state, "state", x)
-            return self._apply(params, state, x, key=key, train=train)
+            y, new_state = checked_result(self._apply(params, state, x, key=key, train=train))
+            if train:
+                check_fit(new_state, found.state, "new state", x)
+            return y, new_state
 
+    @boundary
     def rebuild(self, children: Mapping[str, Layer]) -> Layer:
         """The same layer around other children of the same names.
 
         Raises:
           LayerError: if the names are not those of ``children``.
         """
-        if self._rebuild is None or set(children) != set(self.children):
-            raise LayerError(
-                f"{self.short()} cannot be rebuilt around these children",
-                expected=", ".join(self.children) or "no children",
-                got=", ".join(children) or "no children",
-            )
-        rebuilt = self._rebuild({name: children[name] for name in self.children})
-        return rebuilt._copy(kind=self.kind, site=self.site)
+        with located(self):
+            names = list(children) if isinstance(children, Mapping) else None
+            if self._rebuild is None or names is None or set(names) != set(self.children):
+                raise LayerError(
+                    "cannot be rebuilt around these children",
+                    expected=", ".join(self.children) or "no children",
+                    got=brief(children) if names is None else ", ".join(names) or "no children",
+                )
+            rebuilt = self._rebuild({name: children[name] for name in self.children})
+            return rebuilt._copy(kind=self.kind, site=self.site)
 
     def short(self) -> str:
         """The ``repr`` cut to one line."""
-        text = " ".join(repr(self).split())
-        return text if len(text) <= 72 else text[:68] + " ..."
+        return cut(repr(self))
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         yield self.init
@@ -219,14 +229,19 @@ class Layer:
     def __repr__(self) -> str:
         return self._text()
 
+    @boundary
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise LayerError(
-            f"{self.short()} is called like a function",
-            mend="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
-        )
+        with located(self):
+            raise LayerError(
+                "a layer is called like a function",
+                mend="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not deleted")
 
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -278,11 +293,11 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
         try:
             layer = function(*args, **kwargs)
+            if not isinstance(layer, Layer):
+                raise LayerError("the factory gave no Layer", got=brief(layer))
         except LayerError as error:
             error.blame(function.__name__)
             raise
-        if not isinstance(layer, Layer):
-            raise LayerError(f"the factory {function.__name__} gave a {type(layer).__name__}")
         name = function.__name__
         arguments = signature.bind(*args, **kwargs)
         return layer._copy(
@@ -315,12 +330,15 @@ def stateless(
     (Array([0., 2., 4.], dtype=float32), {})
     """
 
+    checks.function("init", init, "key, x")
+    checks.function("apply", apply, "params, x")
+
     def init_pair(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         params = init(key, x)
         if isinstance(params, tuple):
             raise LayerError(
                 "init of a stateless layer gives params alone",
-                got=f"a tuple of {len(params)}",
+                got=brief(params),
                 mend="jl.Layer(init, apply) for a layer with state",
             )
         return params, {}
@@ -340,6 +358,7 @@ class Pair(NamedTuple):
     apply: Callable[..., PyTree]
 
 
+@boundary
 def without_state(layer: Layer) -> Pair:
     """The pair of a layer that has no state, free of the empty dicts.
 
@@ -377,7 +396,8 @@ def without_state(layer: Layer) -> Pair:
     def apply(
         params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
     ) -> PyTree:
-        check(x)
+        if key is None or _is_key(key):
+            check(x)
         return layer.apply(params, {}, x, key=key, train=train)[0]
 
     return Pair(init, apply)
@@ -391,10 +411,13 @@ def lift(layer: Any) -> Layer:
     """
     if isinstance(layer, Layer):
         return layer
-    if getattr(layer, "__jlayers_factory__", False):
+    function = layer
+    while isinstance(function, functools.partial):
+        function = function.func
+    if getattr(function, "__jlayers_factory__", False):
         raise LayerError(
-            f"the factory {layer.__name__} stands where a layer belongs",
-            mend=f"call it: {layer.__name__}(...)",
+            f"the factory {function.__name__} stands where a layer belongs",
+            mend=f"call it: {function.__name__}(...)",
         )
     if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
         raise LayerError(
@@ -402,10 +425,15 @@ def lift(layer: Any) -> Layer:
             mend="jl.Layer(init, apply), or jl.stateless(init, apply)",
         )
     if not callable(layer):
+        mend = None
+        if isinstance(layer, tuple | list):
+            mend = "unpack it: serial(*layers)"
+        elif isinstance(layer, str) and callable(getattr(jax.nn, layer, None)):
+            mend = f"jax.nn.{layer}"
         raise LayerError(
-            f"a {type(layer).__name__} stands where a layer belongs",
+            f"{brief(layer)} stands where a layer belongs",
             expected="a Layer, or a function of one argument",
-            got=repr(layer)[:80],
+            mend=mend,
         )
     _check_one_argument(layer)
 
@@ -423,60 +451,52 @@ def lift(layer: Any) -> Layer:
 
 def _check_one_argument(function: Callable[..., Any]) -> None:
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (ValueError, TypeError):
-        return  # a builtin that says nothing of its arguments
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    takes = [p for p in parameters if p.kind in (*positional, inspect.Parameter.VAR_POSITIONAL)]
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind in (*positional, inspect.Parameter.KEYWORD_ONLY)
-    ]
-    if len(needed) > 1 or not takes:
+        checks.function("a child", function, "x")
+        fits = getattr(function, "nin", 1) == 1  # a ufunc hides its arguments behind *args
+    except LayerError:
+        fits = False
+    if not fits:
         raise LayerError(
             f"{function_text(function)} is no function of one argument",
-            got=f"needs ({', '.join(needed)})",
             mend="a lambda of one argument, or compose; several inputs come as one tuple",
         )
 
 
-def _check_key(key: Any, layer: Layer) -> None:
+def _is_key(key: Any) -> bool:
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if typed and key.shape == ():
+    return typed and key.shape == ()
+
+
+def _check_key(key: Any) -> None:
+    if _is_key(key):
         return
-    if typed:
-        mend = "jax.vmap over the keys"
+    mend = "jax.random.key(0)"
+    if isinstance(key, bool):
+        mend = f"train={key}, by name"
     elif isinstance(key, int):
         mend = f"jax.random.key({key})"
-    elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,):
+    elif hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        mend = "jax.vmap over the keys"
+    elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
         mend = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
-    else:
-        mend = "jax.random.key(0)"
-    got = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else repr(key)[:60]
-    raise LayerError("the key is no single typed key", got=got, mend=mend)
+    raise LayerError("the key is no single typed key", got=brief(key), mend=mend)
 
 
 def _check_train(train: Any) -> None:
-    if not isinstance(train, bool):
-        raise LayerError(
-            "train is no Python bool",
-            got=f"{type(train).__name__} {train!r}"[:80],
-            mend="train is chosen when a function is traced: "
-            "jax.jit(layer.apply, static_argnames='train')",
-        )
+    if isinstance(train, bool):
+        return
+    got, mend = cut(repr(train)), "train=True or train=False"
+    if isinstance(train, jax.core.Tracer):
+        got = f"a traced {show(train)}"
+        mend = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
+    raise LayerError("train is no Python bool", got=got, mend=mend)
 
 
 def _as_array(leaf: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise LayerError(
             "apply got a spec, and computes with arrays",
-            got=f"{leaf}",
+            got=show(leaf),
             mend="jl.out_spec(layer, x) for shapes alone",
         )
-    return leaf if isinstance(leaf, jax.Array) else _converted(leaf)
-
-
-def _converted(leaf: Any) -> Any:
-    specs_of(leaf)
-    return jnp.asarray(leaf)
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)

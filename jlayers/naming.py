@@ -49,11 +49,16 @@ def _adopt(children: dict[str, Layer], name: str, layer: Layer) -> None:
 
 
 def check_name(name: str) -> None:
-    """A name is one segment of a path: no slash, no wildcard, not empty."""
-    if not isinstance(name, str) or not name or any(c in name for c in "/*?[]"):
+    """Raises unless ``name`` is one."""
+    if not is_name(name):
         raise LayerError(
             f"{name!r} is no name", expected="a string that is not empty, without / * ? [ ]"
         )
+
+
+def is_name(name: object) -> bool:
+    """A name is one segment of a path: no slash, no wildcard, not empty."""
+    return isinstance(name, str) and bool(name) and not any(c in name for c in "/*?[]")
 
 
 @functools.lru_cache(maxsize=4096)

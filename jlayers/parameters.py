@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from .errors import LayerError
+from . import checks
+from .errors import LayerError, doing
 from .naming import child_key
-from .specs import Params, PyTree, floating_dtype, show, storage_dtype
+from .representation import function_text
+from .specs import Params, PyTree, floating_dtype, show, specs_of, storage_dtype
 
 Initializer = Callable[..., jax.Array]
 
@@ -25,25 +28,18 @@ def make(
 
     The key is folded with the parameter's name, as a child's is.
     """
-    if not callable(init):
-        raise LayerError(
-            f"the initialiser of {name!r} is no function",
-            expected="a function of (key, shape, dtype), as in jax.nn.initializers",
-            got=repr(init)[:60],
-            mend=f"jax.nn.initializers.constant({init!r})" if isinstance(init, float) else None,
-        )
-    value = init(child_key(key, name), tuple(shape), dtype)
+    what = f"the initialiser of {name!r}"
+    checks.function(what, init, "key, shape, dtype")
+    with doing(what):
+        value = init(child_key(key, name), tuple(shape), dtype)
     if callable(value):
+        raise LayerError(f"{what} gave a function", mend=f"call it: {function_text(init)}()")
+    wanted = specs_of(jax.ShapeDtypeStruct(tuple(shape), dtype))
+    if specs_of(value, what) != wanted:
         raise LayerError(
-            f"the initialiser of {name!r} gave a function", mend="call it: glorot_uniform()"
+            f"{what} gave another shape or dtype", expected=show(wanted), got=show(value)
         )
-    if getattr(value, "shape", None) != tuple(shape):
-        raise LayerError(
-            f"the initialiser of {name!r} gave another shape",
-            expected=f"{list(shape)}",
-            got=show(value),
-        )
-    return value
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
 def initialize(

@@ -13,7 +13,7 @@ from .layer import Layer, lift
 from .specs import PyTree
 
 
-def walk(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+def walk(layer: Any, path: str = "") -> Iterator[tuple[str, Layer]]:
     """Every layer of a model with its path, parents first, in the order of the description.
 
     A transparent wrapper has the path of the layer inside it.
@@ -26,6 +26,7 @@ def walk(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
     'head' repeat(Dense(8), 3)
     'head' Dense(8)
     """
+    layer = lift(layer)
     yield path, layer
     for name, child in layer.children.items():
         yield from walk(child, join(path, name))
@@ -167,4 +168,4 @@ def _each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
     for pattern in patterns:
         if not any(matches(path, pattern) for path in paths):
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
-            raise LayerError(f"the pattern {pattern!r} fits no path", got=shown or "no paths")
+            raise LayerError(f"the pattern {pattern!r} fits no path", got=shown or "nothing inside")

@@ -95,7 +95,10 @@ def _closure_text(function: Callable[..., Any]) -> str | None:
             break
     else:
         return None
-    kept = inspect.getclosurevars(function).nonlocals
+    try:
+        kept = inspect.getclosurevars(function).nonlocals
+    except ValueError:  # a variable that is not bound yet
+        return None
     arguments = [
         f"{name}={value_text(kept[name])}"
         for name, parameter in inspect.signature(outer).parameters.items()

@@ -10,25 +10,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from .core.dtypes import at_least_float32
-from .errors import LayerError
+from .errors import LayerError, boundary, cut
+from .representation import value_text
 
 PyTree = Any
 Params = dict[str, Any]
 State = dict[str, Any]
 Spec = jax.ShapeDtypeStruct
+# Sizes may be symbolic, as in jax.export: what is surely none is refused, all else let through.
+_NO_SIZE = (type(None), bool, float, np.floating, str, tuple, list, dict, jax.Array, np.ndarray)
 
 
+@boundary
 def spec(shape: Sequence[int], dtype: Any = jnp.float32) -> Spec:
     """Short for a ``jax.ShapeDtypeStruct``, float32 unless said otherwise.
 
     >>> spec((32, 784))
     ShapeDtypeStruct(shape=(32, 784), dtype=float32)
     """
-    if isinstance(shape, int):
-        raise LayerError(
-            "a shape is a tuple of ints", got=f"{shape!r}", mend=f"jl.spec(({shape},))"
-        )
-    return Spec(tuple(shape), dtype)
+    return checked_spec("a shape", shape, dtype)
+
+
+def checked_spec(what: str, shape: Any, dtype: Any) -> Spec:
+    """``Spec(shape, dtype)`` from a user's arguments; ``what`` is the shape, for the message."""
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (None,)
+    if any(isinstance(n, _NO_SIZE) or (isinstance(n, int) and n < 0) for n in sizes):
+        mend = None
+        if isinstance(shape, int):
+            mend = f"({shape},)"
+        elif isinstance(shape, jax.Array | np.ndarray):
+            mend = "x.shape"
+        raise LayerError(f"{what} must be a tuple of sizes, got {brief(shape)}", mend=mend)
+    try:
+        return Spec(sizes, dtype)
+    except TypeError:
+        raise LayerError(f"no dtype: {brief(dtype)}") from None
 
 
 def specs_of(tree: PyTree, what: str = "x") -> PyTree:
@@ -49,8 +65,31 @@ def _spec_of(leaf: Any, what: str) -> Spec:
     raise LayerError(
         f"{what} holds a {type(leaf).__name__}",
         expected="arrays or jax.ShapeDtypeStructs",
-        got=f"{leaf!r}"[:80],
+        got=brief(leaf),
     )
+
+
+def refuse_numbers(x: PyTree) -> None:
+    """Raises where an input holds a tuple of Python numbers, which most likely is a shape."""
+    for node in jax.tree.leaves(x, is_leaf=_is_numbers):
+        if _is_numbers(node):
+            mend = "jnp.asarray(x)"
+            if all(n is None or type(n) is int for n in node):
+                sizes = tuple(1 if n is None or n < 0 else n for n in node)
+                mend = f"jl.spec({sizes}) for an input of this shape; jnp.asarray for numbers"
+            raise LayerError(
+                "x holds Python numbers",
+                expected="arrays or jax.ShapeDtypeStructs",
+                got=brief(node),
+                mend=mend,
+            )
+
+
+def _is_numbers(node: Any) -> bool:
+    if not isinstance(node, tuple | list):
+        return False
+    numbers = [n for n in node if n is not None]
+    return bool(numbers) and all(isinstance(n, int | float | complex) for n in numbers)
 
 
 def spec_key(specs: PyTree) -> Hashable:
@@ -72,17 +111,21 @@ def _placeholder(leaf: Spec) -> jax.Array:
 
 
 def show(tree: PyTree) -> str:
-    """``float32[32, 784]``; tuples and dicts of these; ``no arrays`` for an empty tree."""
+    """``float32[32, 784]``; tuples and dicts of these; all else as code, on one line."""
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}[{', '.join(map(str, tree.shape))}]"
     if isinstance(tree, dict):
         return "{" + ", ".join(f"{name}: {show(value)}" for name, value in tree.items()) + "}"
-    if isinstance(tree, tuple | list):
-        inner = ", ".join(show(value) for value in tree)
-        return f"[{inner}]" if isinstance(tree, list) else f"({inner})"
-    if tree is None:
-        return "None"
-    return type(tree).__name__
+    if isinstance(tree, list):
+        return f"[{', '.join(map(show, tree))}]"
+    if isinstance(tree, tuple):
+        return f"({', '.join(map(show, tree))}{',' if len(tree) == 1 else ''})"
+    return cut(value_text(tree))
+
+
+def brief(tree: PyTree) -> str:
+    """``show``, cut to fit on a line beside other text."""
+    return cut(show(tree))
 
 
 def floating_dtype(x: PyTree) -> Any:

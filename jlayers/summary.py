@@ -63,7 +63,10 @@ class Summary(NamedTuple):
         text = io.StringIO()
         # Wide enough for any row: a pipe or a log file has no width of its own.
         rich.console.Console(file=text, width=200).print(self.__rich__())
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        lines = [line.rstrip() for line in text.getvalue().splitlines()]
+        return "\n".join(line for line in lines if line)
+
+    __repr__ = __str__
 
     def __rich__(self) -> rich.table.Table:
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=True, pad_edge=False)

@@ -11,9 +11,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import numpy as np
 
 from .errors import LayerError, boundary, located
-from .specs import Params, PyTree, State, placeholders, spec_key, specs_of
+from .naming import is_name
+from .specs import (
+    Params,
+    PyTree,
+    State,
+    brief,
+    placeholders,
+    refuse_numbers,
+    show,
+    spec_key,
+    specs_of,
+)
 
 if TYPE_CHECKING:
     from .layer import Layer
@@ -53,7 +65,7 @@ def out_spec(layer: Layer, x: PyTree) -> PyTree:
     """Shapes and dtypes of ``layer``'s output for the input ``x``, without computing anything.
 
     Args:
-      layer: a ``Layer``.
+      layer: a ``Layer``, or a function of one argument.
       x: arrays or ``jax.ShapeDtypeStruct``s.
 
     Returns:
@@ -66,12 +78,15 @@ def out_spec(layer: Layer, x: PyTree) -> PyTree:
     >>> jl.out_spec(jl.Dense(10), jl.spec((32, 784)))
     ShapeDtypeStruct(shape=(32, 10), dtype=float32)
     """
-    return trace(layer, x).out
+    from .layer import lift  # layer.py imports this module
+
+    return trace(lift(layer), x).out
 
 
 def trace(layer: Layer, x: PyTree) -> Trace:
     """The remembered abstract run of ``layer`` on ``x`` (arrays or specs)."""
     with located(layer):
+        refuse_numbers(x)
         x = specs_of(x)
         found = layer._traces.get(spec_key(x))
         if found is None:
@@ -88,6 +103,8 @@ def run(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
     if found is not None:
         return found, placeholders(found.out)
     found, y = layer._abstract(layer, key, x)
+    if y is None and x is not None:
+        raise LayerError("its output is None", mend="return at the end of its function")
     found = found._replace(out=specs_of(y, "the output"))
     if len(layer._traces) >= _REMEMBERED:
         layer._traces.pop(next(iter(layer._traces)))
@@ -111,41 +128,55 @@ def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         raise LayerError(
             "init returned no pair of trees",
             expected="(params, state)",
-            got=type(made).__name__,
+            got=brief(made),
             mend="jl.stateless(init, apply) where init gives params alone",
         )
     params, state = made
-    check_tree(params, "params")
-    check_tree(state, "state")
+    _check_made(params, "params")
+    _check_made(state, "state")
     for calls in inputs.values():
         calls.clear()
-    result = pair._apply(params, state, x, key=key, train=False)
+    y, new_state = checked_result(pair._apply(params, state, x, key=key, train=False))
+    if specs_of(new_state) != specs_of(state):
+        raise LayerError(
+            "apply changed the state's entries, shapes or dtypes",
+            expected=show(state),
+            got=show(new_state),
+        )
+    calls_seen = {name: tuple(calls) for name, calls in inputs.items()}
+    return Trace(specs_of(params), specs_of(state), None, calls_seen), y
+
+
+def checked_result(result: Any) -> tuple[PyTree, State]:
+    """What a user's ``apply`` returned, if it is a pair of output and state."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise LayerError(
             "apply returned no pair of output and state",
             expected="(y, state) with a dict for state",
-            got=type(result).__name__,
+            got=brief(result),
             mend="jl.stateless(init, apply) where apply gives y alone",
         )
-    calls_seen = {name: tuple(calls) for name, calls in inputs.items()}
-    return Trace(specs_of(params), specs_of(state), None, calls_seen), result[0]
+    return result
 
 
-def check_tree(tree: PyTree, what: str) -> None:
-    """Parameters and state are nested dicts of arrays with string keys."""
+def _check_made(tree: PyTree, what: str) -> None:
+    """Parameters and state are nested dicts of arrays with names for keys."""
     if not isinstance(tree, dict):
         raise LayerError(
-            f"init gave {what} that are no dict",
+            f"init gave no dict for {what}",
             expected="nested dicts of arrays with string keys",
-            got=type(tree).__name__,
+            got=brief(tree),
         )
     for name, value in tree.items():
-        if not isinstance(name, str):
-            raise LayerError(f"init gave {what} with the key {name!r}", expected="string keys")
+        if not is_name(name):
+            raise LayerError(
+                f"init gave {what} with the key {name!r}",
+                expected="a string that is not empty, without / * ? [ ]",
+            )
         if isinstance(value, dict):
-            check_tree(value, what)
-        elif not hasattr(value, "shape") or not hasattr(value, "dtype"):
-            raise LayerError(f"init gave no array for {name!r} in {what}", got=type(value).__name__)
+            _check_made(value, what)
+        elif not isinstance(value, jax.Array | np.ndarray | np.generic):
+            raise LayerError(f"init gave no array for {name!r} in {what}", got=brief(value))
 
 
 def _key_spec() -> jax.ShapeDtypeStruct:

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 from jax import lax
 
+from . import checks
 from .errors import LayerError, located
 from .layer import Layer, factory, lift
-from .specs import Params, PyTree, State, show, specs_of
+from .specs import Params, PyTree, State, brief, show, specs_of
 from .trace import out_spec
 
 Policy = Callable[..., bool]
@@ -43,9 +44,9 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     (12, 8, 8)
     """
     inner = lift(layer)
-    _check_count(n)
+    n = checks.positive("n", n)
     if remat is not None and not isinstance(remat, bool) and not callable(remat):
-        raise LayerError("remat is no bool and no policy", got=repr(remat)[:60])
+        raise LayerError(f"remat must be True, False or a policy, got {brief(remat)}")
 
     def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         with located(inner):
@@ -87,7 +88,7 @@ def ensemble(layer: Any, n: int) -> Layer:
     (5, 8, 3)
     """
     inner = lift(layer)
-    _check_count(n)
+    n = checks.positive("n", n)
 
     def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         return _stacked_init(inner, n, key, x)
@@ -119,7 +120,7 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
     """
     inner = lift(layer)
     if policy is not None and not callable(policy):
-        raise LayerError("policy is no function", got=repr(policy)[:60])
+        raise LayerError(f"policy must be one of jax.checkpoint_policies, got {brief(policy)}")
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
@@ -160,8 +161,3 @@ def _keys(key: jax.Array | None, n: int) -> jax.Array | None:
     if key is None:
         return None
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jax.numpy.arange(n))
-
-
-def _check_count(n: Any) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise LayerError("n is no positive int", got=repr(n)[:60])

@@ -33,7 +33,7 @@ def simple_rnn(
     hidden: jax.Array,
     kernel: jax.Array,
     recurrent_kernel: jax.Array,
-    bias: jax.Array | None,
+    bias: jax.Array | None = None,
     *,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     reverse: bool = False,
@@ -63,7 +63,7 @@ def lstm(
     carry: tuple[jax.Array, jax.Array],
     kernel: jax.Array,
     recurrent_kernel: jax.Array,
-    bias: jax.Array | None,
+    bias: jax.Array | None = None,
     *,
     reverse: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -99,8 +99,8 @@ def gru(
     hidden: jax.Array,
     kernel: jax.Array,
     recurrent_kernel: jax.Array,
-    bias: jax.Array | None,
-    recurrent_bias: jax.Array | None,
+    bias: jax.Array | None = None,
+    recurrent_bias: jax.Array | None = None,
     *,
     reverse: bool = False,
 ) -> tuple[jax.Array, jax.Array]:

@@ -46,13 +46,14 @@ def BatchNorm(
     >>> state
     {'mean': Array([0., 0., 0.], dtype=float32), 'var': Array([1., 1., 1.], dtype=float32)}
     """
-    momentum = checks.number("momentum", momentum)
+    momentum = checks.number("momentum", momentum, most=1.0)
     epsilon = checks.number("epsilon", epsilon)
     scale, bias = checks.flag("scale", scale), checks.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
         checks.one_array(x, "(..., features)", least_rank=2)
-        checks.floating(x, "x.astype(jnp.float32)")
+        checks.floating(x)
+        checks.real(x)
         checks.not_empty(x, "(..., features)")
         features = x.shape[-1:]
         params = initialize(

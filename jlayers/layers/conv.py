@@ -69,7 +69,8 @@ def Conv(
         check_groups(groups, x.shape[-1], "channels of the input")
         dilated = [d * (k - 1) + 1 for k, d in zip(size, spread_dilation(rank), strict=True)]
         checks.spread("strides", strides, rank)
-        checks.window_fits(x, dilated, checks.spread_padding(padding, rank), "the dilated kernel")
+        pads = checks.spread_padding(padding, rank)
+        checks.window_fits(x, x.shape[1:-1], dilated, pads, "the dilated kernel")
         return initialize(
             key,
             x,
@@ -100,8 +101,7 @@ def check_image(x: jax.ShapeDtypeStruct, kernel_size: Sizes) -> tuple[int, ...]:
     rank = len(kernel_size) + 2 if isinstance(kernel_size, tuple) else None
     checks.one_array(x, shape, rank=rank, least_rank=3)
     checks.floating(x)
-    if x.shape[-1] == 0:
-        raise LayerError("takes at least one channel", expected=shape, got=show(x))
+    checks.has_features(x, shape)
     return checks.spread("kernel_size", kernel_size, len(x.shape) - 2)
 
 

@@ -47,7 +47,8 @@ def ConvTranspose(
       params: kernel (*kernel_size, in / groups, features), bias (features,).
 
     Raises:
-      LayerError: for an input of another rank, and channels that the groups do not divide.
+      LayerError: for an input of another rank, channels that the groups do not divide, and a
+        kernel larger than the padded input.
 
     >>> import jlayers as jl
     >>> up = jl.ConvTranspose(16, 4, strides=2, padding="SAME")
@@ -72,7 +73,11 @@ def ConvTranspose(
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         size = check_image(x, kernel_size)
-        options(len(size))
+        how = options(len(size))
+        if not isinstance(padding, str):
+            spread = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], how["strides"], strict=True)]
+            dilated = [d * (k - 1) + 1 for k, d in zip(size, how["dilation"], strict=True)]
+            checks.window_fits(x, spread, dilated, how["padding"], "the dilated kernel")
         check_groups(groups, x.shape[-1], "channels of the input")
         return initialize(
             key,

@@ -44,7 +44,8 @@ def Dense(
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         checks.one_array(x, "(..., features)", least_rank=1)
-        checks.floating(x)
+        checks.floating(x, "x.astype(jnp.float32); Embedding for integer ids")
+        checks.has_features(x, "(..., features)")
         return initialize(
             key,
             x,

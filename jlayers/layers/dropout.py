@@ -37,7 +37,7 @@ def Dropout(rate: float) -> Layer:
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
         checks.one_array(x, "one array")
-        checks.floating(x, "x.astype(jnp.float32)")
+        checks.floating(x)
         return {}, {}
 
     def apply(

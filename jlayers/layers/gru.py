@@ -70,9 +70,8 @@ def GRU(
         )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        biases = {"bias": None, "recurrent_bias": None}
         outputs, last = core.gru(
-            x, start(x, features), **{**biases, **cast_like(params, x)}, reverse=reverse
+            x, start(x, features), **cast_like(params, x), reverse=reverse
         )
         return outputs if return_sequences else last
 

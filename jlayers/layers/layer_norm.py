@@ -41,8 +41,9 @@ def LayerNorm(
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         checks.one_array(x, "(..., features)", least_rank=1)
-        checks.floating(x, "x.astype(jnp.float32)")
-        checks.not_empty(x, "(..., features)")
+        checks.floating(x)
+        checks.real(x)
+        checks.has_features(x, "(..., features)")
         return initialize(
             key,
             x,

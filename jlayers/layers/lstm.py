@@ -76,7 +76,7 @@ def LSTM(
     def apply(params: Params, x: jax.Array) -> jax.Array:
         zeros = start(x, features)
         outputs, (last, _) = core.lstm(
-            x, (zeros, zeros), **{"bias": None, **cast_like(params, x)}, reverse=reverse
+            x, (zeros, zeros), **cast_like(params, x), reverse=reverse
         )
         return outputs if return_sequences else last
 

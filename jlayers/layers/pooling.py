@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks, core
+from ..errors import LayerError
 from ..layer import Layer, factory, lift
 
 Sizes = int | tuple[int, ...]
@@ -29,7 +30,8 @@ def MaxPool(
       x: (batch, *spatial, channels). y: (batch, *spatial', channels), of the dtype of ``x``.
 
     Raises:
-      LayerError: for an input of another rank, and a window larger than the padded input.
+      LayerError: for an input of another rank, a window larger than the padded input, and padding
+        as large as the window.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.MaxPool(2), jl.spec((8, 28, 28, 32))).shape
@@ -65,7 +67,8 @@ def AvgPool(
       ``x``; sums are taken in float32 at least.
 
     Raises:
-      LayerError: for an input of another rank, and a window larger than the padded input.
+      LayerError: for an input of another rank, a window larger than the padded input, and padding
+        as large as the window.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.AvgPool((2, 1)), jl.spec((8, 28, 28, 32))).shape
@@ -93,10 +96,19 @@ class _Windows:
     def on(self, x: Any) -> dict[str, Any]:
         rank = len(self.window) + 2 if isinstance(self.window, tuple) else None
         checks.one_array(x, _IMAGE, rank=rank, least_rank=3)
+        checks.real(x)
+        checks.not_empty(x, _IMAGE)
         rank = x.ndim - 2
         window = checks.spread("window", self.window, rank)
         padding = checks.spread_padding(self.padding, rank)
-        checks.window_fits(x, window, padding, "the window")
+        checks.window_fits(x, x.shape[1:-1], window, padding, "the window")
+        if not isinstance(padding, str) and any(
+            max(pads) >= size for pads, size in zip(padding, window, strict=True)
+        ):
+            raise LayerError(
+                f"padding {padding} leaves windows {window} with nothing else in them",
+                mend="padding smaller than the window",
+            )
         strides = checks.spread("strides", self.strides, rank)
         return {"window": window, "strides": strides, "padding": padding}
 
@@ -142,5 +154,6 @@ def GlobalAvgPool() -> Layer:
 
 def _spatial_axes(x: Any) -> tuple[int, ...]:
     checks.one_array(x, _IMAGE, least_rank=3)
+    checks.real(x)
     checks.not_empty(x, _IMAGE)
     return tuple(range(1, x.ndim - 1))

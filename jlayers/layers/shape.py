@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax
 from .. import checks
 from ..errors import LayerError
 from ..layer import Layer, factory, lift
-from ..specs import show
+from ..specs import brief, show
 
 
 @factory
@@ -68,10 +67,9 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
 
 
 def _shape_argument(shape: Any) -> tuple[int, ...]:
-    try:
-        wanted = tuple(operator.index(n) for n in shape)
-    except TypeError:
-        raise LayerError(f"shape must be a tuple of ints, got {shape!r}"[:120]) from None
+    if not isinstance(shape, tuple | list):
+        raise LayerError(f"shape must be a tuple of ints, got {brief(shape)}")
+    wanted = tuple(checks.integer("a size in shape", n) for n in shape)
     if any(n < -1 for n in wanted) or wanted.count(-1) > 1:
         raise LayerError(f"shape must hold sizes and at most one -1, got {wanted}")
     return wanted

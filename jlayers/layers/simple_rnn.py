@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
+from ..errors import LayerError, doing
 from ..layer import Layer, factory, stateless
 from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params
+from ..specs import Params, show, specs_of
 
 
 @factory
@@ -49,9 +50,15 @@ def SimpleRNN(
     return_sequences = checks.flag("return_sequences", return_sequences)
     reverse = checks.flag("reverse", reverse)
     bias = checks.flag("bias", bias)
+    checks.function("activation", activation, "x")
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         check_steps(x)
+        hidden = jax.ShapeDtypeStruct((x.shape[0], features), x.dtype)
+        with doing("activation"):
+            y = jax.eval_shape(activation, hidden)
+        if specs_of(y) != hidden:
+            raise LayerError("activation is not elementwise", expected=show(hidden), got=show(y))
         return initialize(
             key,
             x,
@@ -64,7 +71,7 @@ def SimpleRNN(
         outputs, last = core.simple_rnn(
             x,
             start(x, features),
-            **{"bias": None, **cast_like(params, x)},
+            **cast_like(params, x),
             activation=activation,
             reverse=reverse,
         )
