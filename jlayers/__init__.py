@@ -1,24 +1,12 @@
 """jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them."""
 
 from . import core
-from .combinators import (
-    add,
-    average,
-    bidirectional,
-    branch,
-    concat,
-    each_step,
-    maximum,
-    minimum,
-    multiply,
-    parallel,
-    residual,
-    serial,
-)
-from .compose import Namespace, compose
+from .combinators import branch, parallel, serial
+from .compose import compose
 from .cost import flops
 from .errors import LayerError
-from .layer import Layer, Pair, factory, lift, stateless, without_state
+from .factory import factory
+from .layer import Layer
 from .layers import (
     GRU,
     LSTM,
@@ -37,10 +25,13 @@ from .layers import (
     Reshape,
     SimpleRNN,
 )
+from .lifting import Pair, lift, out_spec, stateless, without_state
+from .merges import add, average, concat, maximum, minimum, multiply, residual
+from .namespace import Namespace
+from .over_time import bidirectional, each_step
 from .paths import flatten, rewrite, select, unflatten, walk
 from .specs import spec
 from .summary import Summary, summary
-from .trace import out_spec
 from .wrappers import ensemble, remat, repeat
 
 __version__ = "0.1.0"

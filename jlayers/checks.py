@@ -102,7 +102,13 @@ def _signature_text(signature: inspect.Signature) -> str:
     return cut(f"a function of {inspect.Signature(parameters)}")
 
 
-def one_array(x: PyTree, shape: str, rank: int | None = None, least_rank: int = 0) -> None:
+def one_array(
+    x: PyTree,
+    shape: str,
+    rank: int | None = None,
+    least_rank: int = 0,
+    lower: str | None = None,
+) -> None:
     """``x`` is one array of the wanted rank.
 
     Args:
@@ -110,6 +116,7 @@ def one_array(x: PyTree, shape: str, rank: int | None = None, least_rank: int = 
       shape: the wanted shape in words, for the message: ``"(batch, time, features)"``.
       rank: the only rank allowed, if there is only one.
       least_rank: the lowest rank allowed.
+      lower: the mend for an input whose rank is too low by one.
     """
     if not hasattr(x, "shape"):
         mend = None
@@ -119,22 +126,13 @@ def one_array(x: PyTree, shape: str, rank: int | None = None, least_rank: int = 
     rank_fits = len(x.shape) == rank if rank is not None else len(x.shape) >= least_rank
     if not rank_fits:
         wanted = f"rank {rank}" if rank is not None else f"rank {least_rank} or more"
+        excess = len(x.shape) - (rank or least_rank)
         raise LayerError(
             f"takes an array of {wanted}, got rank {len(x.shape)}",
             expected=shape,
             got=show(x),
-            mend=_rank_mend(len(x.shape), rank),
+            mend={-1: lower, 1: "each_step(layer) for a sequence of such inputs"}.get(excess),
         )
-
-
-def _rank_mend(got: int, wanted: int | None) -> str | None:
-    if wanted is None:
-        return None
-    if got == wanted - 1:
-        return "a batch axis in front: x[None], or a channel axis behind: x[..., None]"
-    if got == wanted + 1:
-        return "each_step(layer) for a sequence of such inputs"
-    return None
 
 
 def floating(x: Any, mend: str = "x.astype(jnp.float32)") -> None:

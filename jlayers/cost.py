@@ -66,7 +66,7 @@ def _of_equation(equation: Any) -> int:
     if name == "conv_general_dilated":
         kernel: tuple[int, ...] = equation.invars[1].aval.shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * out * _product(kernel) // features // int(params["batch_group_count"])
+        return int(2 * out * _product(kernel) // features // params["batch_group_count"])
     if name.startswith("reduce_window"):
         window: tuple[int, ...] = params["window_dimensions"]
         return out * _product(window)

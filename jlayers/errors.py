@@ -60,6 +60,9 @@ class LayerError(ValueError):
       before: (path, input shapes, output shapes) of the layers that ran before.
     """
 
+    # As users know it, in tracebacks too.
+    __module__ = "jlayers"
+
     def __init__(
         self,
         problem: str,

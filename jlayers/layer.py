@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +12,8 @@ import jax.numpy as jnp
 from . import checks
 from .errors import LayerError, boundary, caller_site, cut, located
 from .fit import check_fit, check_tree
-from .naming import check_name, snake_case
-from .representation import call_text, function_name, function_text
+from .naming import check_name
+from .representation import function_text
 from .specs import Params, PyTree, State, brief, placeholders, show, specs_of
 from .trace import Trace, checked_result, run_pair, trace
 
@@ -72,6 +70,7 @@ class Layer:
     """
 
     __slots__ = (
+        "__weakref__",
         "_abstract",
         "_apply",
         "_init",
@@ -134,7 +133,7 @@ class Layer:
         )
 
     @boundary
-    def init(self, key: jax.Array, x: PyTree) -> tuple[Params, State]:
+    def init(self, key: jax.Array, x: PyTree = _REQUIRED) -> tuple[Params, State]:
         """New parameters and state for inputs shaped like ``x``.
 
         The whole model is checked before the first parameter is made.
@@ -150,6 +149,12 @@ class Layer:
           LayerError: where ``x`` does not fit the layer or a layer inside it.
         """
         with located(self):
+            if x is _REQUIRED:
+                raise LayerError(
+                    "init got one argument",
+                    expected="init(key, x)",
+                    mend="x may be a spec: jl.spec((32, 784))",
+                )
             _check_key(key)
             trace(self, x)
             return self._init(key, specs_of(x))
@@ -249,7 +254,8 @@ class Layer:
 
     def _copy(self, **changes: Any) -> Layer:
         copy = object.__new__(type(self))
-        copy._set(**({name: getattr(self, name) for name in self.__slots__} | changes))
+        fields = (name for name in self.__slots__ if name != "__weakref__")
+        copy._set(**({name: getattr(self, name) for name in fields} | changes))
         return copy
 
     def _stand_in(self, calls: list[PyTree]) -> Layer:
@@ -268,207 +274,13 @@ class Layer:
         return Layer(init, apply, name=self.kind)._copy(maker=self.maker)
 
 
-def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
-    """Makes layers built by ``function`` describe themselves by its name and arguments.
-
-    ``repr`` of the layer is the call that built it, its kind is the function's name in snake_case,
-    and its errors name the line of the call.
-
-    >>> import jlayers as jl
-    >>> @jl.factory
-    ... def MLP(width: int, depth: int = 2):
-    ...     return jl.serial(*[jl.Dense(width) for _ in range(depth)])
-    >>> MLP(64)
-    MLP(64)
-    >>> list(jl.serial(MLP(64), MLP(32, depth=3)).children)
-    ['mlp', 'mlp_1']
-
-    A ``name`` given to ``Layer``, ``stateless`` or ``compose`` inside ``function`` goes before
-    the function's own.
-    """
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    @boundary
-    def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
-        try:
-            layer = function(*args, **kwargs)
-            if not isinstance(layer, Layer):
-                raise LayerError("the factory gave no Layer", got=brief(layer))
-        except LayerError as error:
-            error.blame(function.__name__)
-            raise
-        name = function.__name__
-        arguments = signature.bind(*args, **kwargs)
-        return layer._copy(
-            kind=layer.kind if layer._named else snake_case(name),
-            maker=name,
-            site=caller_site(),
-            _named=False,
-            _text=lambda: call_text(name, arguments),
-        )
-
-    make.__jlayers_factory__ = True  # type: ignore[attr-defined]
-    return make
-
-
-@factory
-def stateless(
-    init: Callable[[jax.Array, PyTree], Params],
-    apply: Callable[[Params, PyTree], PyTree],
-    *,
-    name: str | None = None,
-) -> Layer:
-    """A layer without state or randomness from ``params = init(key, x)``, ``y = apply(params, x)``.
-
-    >>> import jax, jax.numpy as jnp, jlayers as jl
-    >>> scale = jl.stateless(
-    ...     lambda key, x: {"scale": jnp.full(x.shape[-1:], 2.0)},
-    ...     lambda params, x: x * params["scale"], name="scale")
-    >>> params, state = scale.init(jax.random.key(0), jl.spec((3,)))
-    >>> scale.apply(params, state, jnp.arange(3.0))
-    (Array([0., 2., 4.], dtype=float32), {})
-    """
-
-    checks.function("init", init, "key, x")
-    checks.function("apply", apply, "params, x")
-
-    def init_pair(key: jax.Array, x: PyTree) -> tuple[Params, State]:
-        params = init(key, x)
-        if isinstance(params, tuple):
-            raise LayerError(
-                "init of a stateless layer gives params alone",
-                got=brief(params),
-                mend="jl.Layer(init, apply) for a layer with state",
-            )
-        return params, {}
-
-    def apply_pair(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
-    ) -> tuple[PyTree, State]:
-        return apply(params, x), state
-
-    return Layer(init_pair, apply_pair, name=name)
-
-
-class Pair(NamedTuple):
-    """``params = init(key, x)`` and ``y = apply(params, x, key=None, train=False)``."""
-
-    init: Callable[[jax.Array, PyTree], Params]
-    apply: Callable[..., PyTree]
-
-
-@boundary
-def without_state(layer: Layer) -> Pair:
-    """The pair of a layer that has no state, free of the empty dicts.
-
-    Raises:
-      LayerError: when init or apply finds that a layer inside has state, naming it.
-
-    >>> import jax, jax.numpy as jnp, jlayers as jl
-    >>> init, apply = jl.without_state(jl.Dense(2, kernel_init=jax.nn.initializers.ones))
-    >>> params = init(jax.random.key(0), jl.spec((1, 3)))
-    >>> apply(params, jnp.ones((1, 3)))
-    Array([[3., 3.]], dtype=float32)
-    """
-    layer = lift(layer)
-
-    def check(x: PyTree) -> None:
-        with located(layer):
-            state = trace(layer, x).state
-            if state:
-                paths = ", ".join(
-                    jax.tree_util.keystr(path, simple=True, separator="/")
-                    for path, _ in jax.tree.leaves_with_path(state)
-                )
-                raise LayerError(
-                    "without_state of a layer that has state",
-                    got=paths,
-                    mend="params, state = layer.init(key, x)",
-                )
-
-    @boundary
-    def init(key: jax.Array, x: PyTree) -> Params:
-        check(x)
-        return layer.init(key, x)[0]
-
-    @boundary
-    def apply(
-        params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
-    ) -> PyTree:
-        if key is None or _is_key(key):
-            check(x)
-        return layer.apply(params, {}, x, key=key, train=train)[0]
-
-    return Pair(init, apply)
-
-
-def lift(layer: Any) -> Layer:
-    """A ``Layer`` as it is; any other function of one argument as a layer without parameters.
-
-    Raises:
-      LayerError: for what is no function of one argument, and for a factory that was not called.
-    """
-    if isinstance(layer, Layer):
-        return layer
-    function = layer
-    while isinstance(function, functools.partial):
-        function = function.func
-    if getattr(function, "__jlayers_factory__", False):
-        raise LayerError(
-            f"the factory {function.__name__} stands where a layer belongs",
-            mend=f"call it: {function.__name__}(...)",
-        )
-    if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
-        raise LayerError(
-            "a bare pair of functions stands where a layer belongs",
-            mend="jl.Layer(init, apply), or jl.stateless(init, apply)",
-        )
-    if not callable(layer):
-        mend = None
-        if isinstance(layer, tuple | list):
-            mend = "unpack it: serial(*layers)"
-        elif isinstance(layer, str) and callable(getattr(jax.nn, layer, None)):
-            mend = f"jax.nn.{layer}"
-        raise LayerError(
-            f"{brief(layer)} stands where a layer belongs",
-            expected="a Layer, or a function of one argument",
-            mend=mend,
-        )
-    _check_one_argument(layer)
-
-    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
-        return {}, {}
-
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
-    ) -> tuple[PyTree, State]:
-        return layer(x), state
-
-    kind = snake_case(function_name(layer))
-    return Layer(init, apply, name=kind)._copy(_named=False, _text=lambda: function_text(layer))
-
-
-def _check_one_argument(function: Callable[..., Any]) -> None:
-    try:
-        checks.function("a child", function, "x")
-        fits = getattr(function, "nin", 1) == 1  # a ufunc hides its arguments behind *args
-    except LayerError:
-        fits = False
-    if not fits:
-        raise LayerError(
-            f"{function_text(function)} is no function of one argument",
-            mend="a lambda of one argument, or compose; several inputs come as one tuple",
-        )
-
-
-def _is_key(key: Any) -> bool:
+def is_key(key: Any) -> bool:
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return typed and key.shape == ()
 
 
 def _check_key(key: Any) -> None:
-    if _is_key(key):
+    if is_key(key):
         return
     mend = "jax.random.key(0)"
     if isinstance(key, bool):

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from .errors import LayerError, boundary
-from .layer import Layer, lift
+from .layer import Layer
+from .lifting import lift
 from .specs import PyTree
 
 

@@ -13,7 +13,8 @@ import rich.table
 
 from .cost import flops
 from .errors import LayerError, boundary
-from .layer import Layer, lift
+from .layer import Layer
+from .lifting import lift
 from .paths import join
 from .specs import PyTree, show, specs_of
 from .trace import Trace, trace
@@ -66,7 +67,8 @@ class Summary(NamedTuple):
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         return "\n".join(line for line in lines if line)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
     def __rich__(self) -> rich.table.Table:
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=True, pad_edge=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from .errors import LayerError, boundary, located
+from .errors import LayerError, located
 from .naming import is_name
 from .specs import (
     Params,
@@ -58,29 +58,6 @@ class Trace(NamedTuple):
     inputs: Mapping[str, tuple[PyTree, ...]]
     params_declared: Mapping[str, Declaration] = {}
     state_declared: Mapping[str, Declaration] = {}
-
-
-@boundary
-def out_spec(layer: Layer, x: PyTree) -> PyTree:
-    """Shapes and dtypes of ``layer``'s output for the input ``x``, without computing anything.
-
-    Args:
-      layer: a ``Layer``, or a function of one argument.
-      x: arrays or ``jax.ShapeDtypeStruct``s.
-
-    Returns:
-      The output tree with a ``jax.ShapeDtypeStruct`` for every leaf.
-
-    Raises:
-      LayerError: where ``x`` does not fit the layer or a layer inside it.
-
-    >>> import jlayers as jl
-    >>> jl.out_spec(jl.Dense(10), jl.spec((32, 784)))
-    ShapeDtypeStruct(shape=(32, 10), dtype=float32)
-    """
-    from .layer import lift  # layer.py imports this module
-
-    return trace(lift(layer), x).out
 
 
 def trace(layer: Layer, x: PyTree) -> Trace:

@@ -14,9 +14,10 @@ from jax import lax
 
 from . import checks
 from .errors import LayerError, located
-from .layer import Layer, factory, lift
+from .factory import factory
+from .layer import Layer
+from .lifting import lift, out_spec
 from .specs import Params, PyTree, State, brief, show, specs_of
-from .trace import out_spec
 
 Policy = Callable[..., bool]
 

@@ -18,16 +18,11 @@ FUNCTIONS = {
     "tanh": jnp.tanh,
     "sin": jnp.sin,
     "softplus": jax.nn.softplus,
-    **dict.fromkeys(("lambda", "wavy"), lambda x: 0.5 * x + jnp.sin(x)),
+    "lambda": lambda x: 0.5 * x + jnp.sin(x),
     "members_mean": lambda y: sum(y[i] for i in range(y.shape[0])) / y.shape[0],
 }
-MERGES = {
-    "add": jnp.add,
-    "multiply": jnp.multiply,
-    "average": jnp.add,
-    "maximum": jnp.maximum,
-    "minimum": jnp.minimum,
-}
+MERGES = {name: getattr(jnp, name) for name in ("add", "multiply", "maximum", "minimum")}
+MERGES["average"] = jnp.add
 
 
 def run(node, params, state, x, key=None, train=False):

@@ -216,7 +216,7 @@ CALLS = [
         lambda: run(PARAMS, x=np.ones((8, 5), int)),
         "Dense at 'dense': takes floating numbers, got int32",
     ),
-    (lambda: MODEL.init(KEY), "Layer.init() missing 1 required positional argument: 'x'"),
+    (lambda: MODEL.init(KEY), "serial: init got one argument", "expected: init(key, x)"),
     (lambda: MODEL.apply(PARAMS), "Layer.apply() missing 1 required positional argument: 'state'"),
     (lambda: run(PARAMS, rng=KEY), "Layer.apply() got an unexpected keyword argument 'rng'"),
 ]

@@ -22,12 +22,12 @@ INPUTS = [
         lambda: init(jl.serial(jl.Flatten(), jl.LSTM(3)), IMAGE),
         "LSTM at 'lstm': takes an array of rank 3, got rank 2",
         "before:   flatten  float32[2, 8, 8, 3] -> float32[2, 192]",
-        "x[None]",
+        "try:      Reshape((time, features)) before it; Embedding for ids",
     ),
     (
         lambda: init(Conv(4, (3, 3)), jl.spec((28, 28, 1))),
         "Conv: takes an array of rank 4, got rank 3",
-        "try:      a batch axis in front: x[None], or a channel axis behind: x[..., None]",
+        "try:      x[..., None] for images without a channel axis, x[None] for a single image",
     ),
     (
         lambda: init(jl.GRU(4), jl.spec((2, 3, 4, 5))),

@@ -1,10 +1,8 @@
 """Models nobody wrote: random trees of layers against the same models by hand (reference.py).
 
-Twelve seeds run by default; ``JLAYERS_SEEDS=200`` runs that many, ``JLAYERS_SEEDS=40:80`` those.
-The arithmetic is float64, so that a difference is a bug.
+Twelve seeds by default; ``JLAYERS_SEEDS=200`` runs that many, ``JLAYERS_SEEDS=40:80`` those.
 """
 
-import functools
 import importlib.util
 import math
 import os
@@ -19,11 +17,8 @@ from jax import export, lax
 import jlayers as jl
 
 FIRST, _, LAST = os.environ.get("JLAYERS_SEEDS", "12").rpartition(":")
-# The programs are large and run once, so what counts is the time to compile them.
-FAST = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 12):
-    FAST["xla_cpu_use_fusion_emitters"] = False
-FUNCTIONS = ("tanh", "sin", "softplus", "wavy", "lambda")
+FAST = {"xla_backend_optimization_level": 0}  # the programs are large, and run once
+FAST |= {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 12) else {}
 
 
 def rich(f, x):
@@ -33,8 +28,8 @@ def rich(f, x):
     y = f.one(jnp.tanh(f.one(x))) * jnp.broadcast_to(gain, x.shape)
     if f.train:
         level.value = 0.5 * level.value + 0.5 * jnp.mean(y)
-        y = y * jax.random.normal(f.key(), y.shape, y.dtype)
-        y = y + jax.random.normal(f.key(), y.shape, y.dtype)
+        factor, term = (jax.random.normal(f.key(), y.shape, y.dtype) for _ in range(2))
+        y = y * factor + term
     return x + y
 
 
@@ -42,24 +37,18 @@ def wired(program):
     def body(f, x):
         values = [x]
         for step, i, which in program:
-            if step == "call":
-                values.append(f[which](values[i]))
-            else:
-                values.append(getattr(jnp, step)(values[i], values[which]))
+            merge = reference.MERGES.get(step)
+            values.append(merge(values[i], values[which]) if merge else f[which](values[i]))
         return values[-1]
 
     return body
-
-
-def wavy(x):
-    return 0.5 * x + jnp.sin(x)
 
 
 def members_mean(y):
     return jnp.mean(y, 0)
 
 
-NAMES = vars(jl) | {f.__name__: f for f in (rich, wired, wavy, members_mean)} | {"jax": jax}
+NAMES = {**vars(jl), "jax": jax, "rich": rich, "wired": wired, "members_mean": members_mean}
 
 
 def build(node, made):
@@ -72,7 +61,7 @@ def build(node, made):
         if rest:
             options = {option: build(value, made) for option, value in dict(*rest[1:]).items()}
             make = make(*(build(argument, made) for argument in rest[0]), **options)
-        made[node] = make or (lambda x: wavy(x))
+        made[node] = make or (lambda x: 0.5 * x + jnp.sin(x))
     return made[node]
 
 
@@ -81,7 +70,7 @@ def chain(*nodes):
 
 
 class Grower:
-    """Grows descriptions in which every layer fits the shape that reaches it."""
+    """Grows trees of layers, each fit for the ``shape`` that reaches it, and their output shapes."""
 
     def __init__(self, seed):
         self.rng = np.random.default_rng((seed, 5))  # of which twelve cover all
@@ -103,13 +92,12 @@ class Grower:
         return chain(("Embedding", (5, 3)), node) if ids else node, shape, ids
 
     def grow(self, shape, depth):
-        """A tree for inputs of ``shape``, and the shape of its output."""
         if depth == 0 or self.room <= 0 or (depth < 4 and self.rng.random() < 0.15):
             self.room -= 1
             return self.leaf(shape, self.one(2, 3))
-        kinds = [self.serial, self.merge, self.fan, self.residual, self.copies, self.wrap]
-        kinds += [self.serial, self.compose] + [self.bidirectional] * 2 * (len(shape) == 3)
-        return self.one(*kinds)(shape, depth - 1)
+        kinds = ["serial", "serial", "merge", "fan", "residual", "copies", "wrap", "compose"]
+        kinds += ["bidirectional"] * 2 * (len(shape) == 3)
+        return getattr(self, self.one(*kinds))(shape, depth - 1)
 
     def to(self, shape, target, depth, dense=False):
         """A tree to the shape ``target``; two that end in a dense layer never tie."""
@@ -117,8 +105,7 @@ class Grower:
         if got[:-1] == target[:-1]:
             return chain(node, *[("Dense", target[-1:])] * (dense or got != target))
         size = math.prod(target[1:])
-        reshape = [("Reshape", (target[1:],))] * (len(target) > 2)
-        return chain(node, ("Flatten", ()), ("Dense", (size,)), *reshape)
+        return chain(node, ("Flatten", ()), ("Dense", (size,)), ("Reshape", (target[1:],)))
 
     def named(self, nodes, cut):
         """Children by position up to ``cut``, and by keyword from there."""
@@ -133,127 +120,113 @@ class Grower:
         return ("serial", *self.named(nodes, len(nodes) - self.one(0, 1, 2))), shape
 
     def merging(self, shape):
-        """A kind of merge, its options, how many it merges, and the shape of the result."""
-        kind = self.one("concat", "concat", *reference.MERGES)
-        count, axis, y = self.one(2, 2, 3), self.one(-1, 1), list(shape)
+        """A kind of merge, its options, the shapes that it merges, and that of the result."""
+        kind, axis = self.one("concat", "concat", *reference.MERGES), self.one(-1, 1)
+        y = [*shape[:-1], self.one(2, 3)]
+        shapes = [tuple(y)] * self.one(2, 2, 3)
         if kind != "concat":
-            return kind, (), count, shape
-        y[axis] *= count
-        return kind, (("axis", axis),), count, tuple(y)
+            return kind, (), shapes, tuple(y)
+        y[axis] *= len(shapes)
+        return kind, (("axis", axis),), shapes, tuple(y)
 
     def merge(self, shape, depth):
-        target = (*shape[:-1], self.one(2, 3))
-        kind, options, count, y = self.merging(target)
-        nodes = [self.to(shape, target, depth, dense=True) for _ in range(count)]
+        kind, options, shapes, y = self.merging(shape)
+        nodes = [self.to(shape, target, depth, dense=True) for target in shapes]
         nodes, named = self.named(nodes, self.one(0, 1, 2))
         return (kind, nodes, named + options), y
 
     def fan(self, shape, depth):
-        target = (*shape[:-1], self.one(2, 3))
-        kind, options, count, y = self.merging(target)
-        fork = [self.grow(shape, depth) for _ in range(count)]
-        join = [self.to(middle, target, 0, dense=True) for _, middle in fork]
-        cut = self.one(0, count)
+        kind, options, shapes, y = self.merging(shape)
+        fork = [self.grow(shape, depth) for _ in shapes]
+        join = [self.to(fork[i][1], target, 0, dense=True) for i, target in enumerate(shapes)]
+        cut = self.one(0, len(shapes))
         fork = ("branch", *self.named([node for node, _ in fork], cut))
         join = ("parallel", *self.named(join, cut))
         return chain(fork, self.one(join, ("remat", (join,))), (kind, (), options)), y
 
     def residual(self, shape, depth):
-        if self.one(True, False):
-            return ("residual", (self.to(shape, shape, depth),)), shape
         node, y = self.grow(shape, depth)
-        return ("residual", (node, self.to(shape, y, 0))), y
+        shortcut = () if y == shape and self.one(True, False) else (self.to(shape, y, 0),)
+        return ("residual", (node, *shortcut)), y
 
     def copies(self, shape, depth):
-        n = self.one(2, 3)
         if self.one(True, False):
-            return ("repeat", (self.to(shape, shape, depth), n), self.some(remat=True)), shape
+            inner = self.to(shape, shape, depth), self.one(2, 3)
+            return ("repeat", inner, self.some(remat=True)), shape
         node, y = self.grow(shape, depth)
-        return chain(("ensemble", (node, n)), ("members_mean",)), y
+        return chain(("ensemble", (node, self.one(2, 3))), ("members_mean",)), y
 
     def wrap(self, shape, depth):
-        if len(shape) == 2 or self.one(True, False, False):
-            node, y = self.grow(shape, depth)
-            return ("remat", (node,)), y
-        node, y = self.grow((shape[0] * shape[1], *shape[2:]), depth)
-        return ("each_step", (node,)), (*shape[:2], *y[1:])
+        if len(shape) > 2 and self.one(True, True, False):
+            node, y = self.grow((shape[0] * shape[1], *shape[2:]), depth)
+            return ("each_step", (node,)), (*shape[:2], *y[1:])
+        node, y = self.grow(shape, depth)
+        return ("remat", (node,)), y
 
     def bidirectional(self, shape, depth):
         node, y = self.grow(shape, depth)
-        options = self.some(backward=self.to(shape, y, 0))
-        merge = self.one(None, ("add", ()), ("serial", ()))
-        if merge is None:
-            return ("bidirectional", (node,), options), (*y[:-1], 2 * y[-1])
-        both = ("bidirectional", (node, merge), options)
-        return (both if merge == ("add", ()) else chain(both, ("average", ()))), y
+        options = self.some(backward=self.to(shape, y, 0), merge=("add", ()))
+        width = y[-1] if "merge" in dict(options) else 2 * y[-1]
+        return ("bidirectional", (node,), options), (*y[:-1], width)
 
     def compose(self, shape, depth):
-        name = self.some(name="own")
+        inner = self.to(shape, shape, depth)
         if self.one(True, False):
-            layers = (("one", self.to(shape, shape, depth)), *name)
-            return ("compose", (("rich",),), layers), shape
-        names, program = ("b", "c", "a")[: self.one(1, 2)], []
-        for child in (*names, self.one(*names)):
-            program.append(("call", self.one(*range(len(program) + 1)), child))
-        for i in range(len(program)):
-            program.append((self.one("add", "multiply"), i, len(program)))
-        layers = tuple((child, self.to(shape, shape, depth)) for child in names)
-        return ("compose", (("wired", (tuple(program),)),), (*layers, *name)), shape
+            return ("compose", (("rich",),), (("one", inner), *self.some(name="own"))), shape
+        program = [("call", 0, "b"), ("call", self.one(0, 1), "a"), ("call", self.one(0, 2), "b")]
+        program += [(self.one("add", "multiply"), i, i + 2) for i in (1, 2, 3)]
+        layers = (("b", inner), ("a", self.to(shape, shape, depth)))
+        return ("compose", (("wired", (tuple(program),)),), layers), shape
 
     def leaf(self, shape, features):
-        size, sequence, image = math.prod(shape[1:]), len(shape) == 3, len(shape) > 2
+        size, conv = math.prod(shape[1:]), ("Conv", "Conv", "MaxPool", "AvgPool")
         name = self.one(
             *("Dense", "Dense", "LayerNorm", "BatchNorm", "Dropout", "Flatten", "Reshape", ""),
-            *("LSTM", "GRU", "SimpleRNN", "LSTM", "GRU", "SimpleRNN") * sequence,
-            *("Conv", "Conv", "MaxPool", "AvgPool", "GlobalMaxPool", "GlobalAvgPool") * image,
+            *("LSTM", "GRU", "SimpleRNN") * 2 * (len(shape) == 3),
+            *(*conv, "GlobalMaxPool", "GlobalAvgPool") * (len(shape) > 2),
         )
-        if name in ("Conv", "MaxPool", "AvgPool"):
+        if name in conv:
             return self.window(name, shape, features)
         if name == "Dense":
             return (name, (features,), self.some(bias=False)), (*shape[:-1], features)
         if name in ("LSTM", "GRU", "SimpleRNN"):
             options = self.some(return_sequences=False, reverse=True, bias=False)
-            y = shape[:1] if "return_sequences" in dict(options) else shape[:2]
+            y = shape[: 2 - ("return_sequences" in dict(options))]
             return (name, (features,), options), (*y, features)
-        if name == "Reshape" and size % 2 == 0 and size > 2:
+        if name == "Reshape" and size in range(4, 99, 2):
             return (name, ((2, -1),)), (shape[0], 2, size // 2)
         if name in ("Flatten", "Reshape"):
             return ("Flatten", ()), (shape[0], size)
         if name.startswith("Global"):
             return (name, ()), (shape[0], shape[-1])
-        if name == "LayerNorm":
+        if name in ("LayerNorm", "BatchNorm"):
             return (name, (), self.some(scale=False, bias=False)), shape
-        others = {"Dropout": ("Dropout", (0.5,)), "BatchNorm": ("BatchNorm", ())}
-        return others.get(name, (self.one(*FUNCTIONS),)), shape
+        function = (self.one("tanh", "sin", "softplus", "lambda"),)
+        return ("Dropout", (0.5,)) if name == "Dropout" else function, shape
 
     def window(self, name, shape, features):
         sizes, conv = shape[1:-1], name == "Conv"
-        padding = self.one("VALID", "SAME", *["CAUSAL"] * (conv and len(shape) == 3))
+        padding = self.one("VALID", "SAME", *["CAUSAL"] * (conv and len(sizes) == 1))
         window = tuple(self.one(1, min(2, n), min(3, n)) for n in sizes)
         strides = tuple(self.one(1, 2) for _ in sizes)
-        lost = [k - 1 if padding == "VALID" else 0 for k in window]
-        y = [(n - k - 1) // s + 1 for n, k, s in zip(sizes, lost, strides, strict=True)]
+        lost = window if padding == "VALID" else (1,) * len(sizes)
+        y = [(n - k) // s + 1 for n, k, s in zip(sizes, lost, strides, strict=True)]
         options = (("padding", padding), ("strides", strides))
         if not conv:
             options += self.some(count_include_pad=True) if name == "AvgPool" else ()
             return (name, (window,), options), (shape[0], *y, shape[-1])
-        dilated = all(2 * k < n for k, n in zip(window, sizes, strict=True)) and padding == "SAME"
-        options += self.some(bias=False) + self.some(dilation=2) * dilated
+        options += self.some(bias=False) + self.some(dilation=2) * (padding != "VALID")
         options += self.some(groups=2) if shape[-1] % 2 == features % 2 == 0 else ()
         return (name, (features, window), options), (shape[0], *y, features)
 
 
-def take(tree, i):
-    return jax.tree.map(lambda leaf: leaf[i], tree)
+def stack(a, b):
+    return jax.tree.map(lambda a, b: jnp.stack([a, b]), a, b)
 
 
-def stack(*trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def loop_scan(step, carry, xs):
-    carry, first = step(carry, take(xs, 0))
-    carry, second = step(carry, take(xs, 1))
+def loop(step, carry, xs):
+    carry, first = step(carry, [x[0] for x in xs])
+    carry, second = step(carry, [x[1] for x in xs])
     return carry, stack(first, second)
 
 
@@ -272,17 +245,12 @@ def transformed(apply, by_hand, params, others, state, xs, keys, direction):
         return moving, (y, run(params, inputs[0]))
 
     gradient, curvature = jax.jvp(jax.grad(loss), (weights,), (direction,))
-    y = run(params)
-    return {
-        "jit": y,
-        "grad": gradient,
-        "forward over reverse": curvature,
-        "vmap": stack(y, run(others))
-        if by_hand
-        else jax.vmap(run, axis_size=2)(stack(params, others)),
-        "checkpoint": gradient if by_hand else jax.grad(jax.checkpoint(loss))(weights),
-        "scan": (loop_scan if by_hand else lax.scan)(step, state, (xs, keys)),
-    }
+    made = {"jit": run(params), "grad": gradient, "forward over reverse": curvature}
+    made["checkpoint"] = gradient if by_hand else jax.grad(jax.checkpoint(loss))(weights)
+    made["scan"] = (loop if by_hand else lax.scan)(step, state, (xs, keys))
+    many = jax.vmap(run, axis_size=2)
+    made["vmap"] = stack(made["jit"], run(others)) if by_hand else many(stack(params, others))
+    return made
 
 
 def close(what, got, wanted, tolerance=1e-10):
@@ -298,41 +266,30 @@ def check(node, shape, ids, seed):
     rng, key, model = np.random.default_rng(seed), jax.random.key(seed), jl.lift(build(node, {}))
     xs = jnp.asarray(rng.integers(0, 5, (2, *shape)) if ids else rng.normal(size=(2, *shape)))
     made = model.init(key, xs[0])
-    init = jax.jit(model.init, compiler_options=FAST)
-    close("init", init(key, xs[0]), made, 1e-6 if ids else 1e-14)
+    jitted = jax.jit(model.init, compiler_options=FAST)
+    close("init", jitted(key, xs[0]), made, 1e-6 if ids else 1e-14)
 
-    def stir(leaf):  # float64, and not as its initialiser made it; variances stay positive
+    def stir(leaf):  # all float64, so that a difference is a bug; variances stay positive
         return jnp.asarray(np.asarray(leaf, float) + rng.uniform(0.1, 0.5, leaf.shape))
 
     (params, state), (others, _) = jax.tree.map(stir, made), jax.tree.map(stir, made)
     direction = jax.tree.map(stir, (params, xs[0])[: 2 - ids])
     arguments = (params, others, state, xs, jax.random.split(key), direction)
-    by_hand = functools.partial(reference.run, node)
-    jit = functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=FAST)
-    wanted = jit(transformed)(by_hand, True, *arguments)
-    got = jit(transformed)(model.apply, False, *arguments)
+    jitted = jax.jit(transformed, static_argnums=(0, 1), compiler_options=FAST)
+    wanted = jitted(lambda *of: reference.run(node, *of), True, *arguments)
+    got = jitted(model.apply, False, *arguments)
     for what in wanted:
         close(what, got[what], wanted[what])
-    y, same = model.apply(params, state, xs[0])
-    close("apply", y, wanted["jit"])
-    assert same is state
-    assert ids or jl.out_spec(model, xs[0]) == jax.eval_shape(lambda: y)
+    close("apply", model.apply(params, state, xs[0]), (wanted["jit"], state))
+    assert ids or jl.out_spec(model, xs[0]) == jax.eval_shape(lambda: wanted["jit"])
     exported = export.export(jax.jit(model.apply))(params, state, xs[0])
-    if importlib.util.find_spec("flatbuffers"):
+    if importlib.util.find_spec("flatbuffers"):  # which serialising needs
         exported = export.deserialize(exported.serialize())
     close("export", exported.call(params, state, xs[0])[0], wanted["jit"])
-    if "lambda" not in names(node):
+    if "lambda" not in repr(node):
         again = eval(repr(model), dict(NAMES))
         assert repr(again) == repr(model)
         close("repr", again.init(key, xs[0]), made, 0)
-
-
-def names(node):
-    """The names of all layers in a description."""
-    if not isinstance(node, tuple) or not node:
-        return set()
-    own = {node[0]} if isinstance(node[0], str) else set()
-    return own.union(*map(names, node))
 
 
 @pytest.mark.parametrize("seed", range(int(FIRST or 0), int(LAST)))
@@ -342,5 +299,5 @@ def test_a_random_model(seed):
 
 
 def test_the_seeds_cover_all():
-    grown = set().union(*(names(Grower(seed).model()[0]) for seed in range(12)))
-    assert set(reference.RULES) <= grown
+    grown = repr([Grower(seed).model() for seed in range(12)])
+    assert not [name for name in reference.RULES if f"('{name}'" not in grown]

@@ -8,7 +8,8 @@ import jax
 from jax.nn import initializers
 
 from .. import checks, core
-from ..layer import Layer, factory
+from ..factory import factory
+from ..layer import Layer
 from ..parameters import Initializer, initialize
 from ..specs import Params, State
 

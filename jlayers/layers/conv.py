@@ -7,11 +7,14 @@ from jax.nn import initializers
 
 from .. import checks, core
 from ..errors import LayerError
-from ..layer import Layer, factory, stateless
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
 from ..parameters import Initializer, cast_like, initialize
 from ..specs import Params, show
 
 Sizes = int | tuple[int, ...]
+NO_CHANNELS = "x[..., None] for images without a channel axis, x[None] for a single image"
 
 
 @factory
@@ -99,7 +102,7 @@ def check_image(x: jax.ShapeDtypeStruct, kernel_size: Sizes) -> tuple[int, ...]:
     """The input is one image batch of the kernel's rank; gives the kernel's size on each axis."""
     shape = "(batch, *spatial, channels)"
     rank = len(kernel_size) + 2 if isinstance(kernel_size, tuple) else None
-    checks.one_array(x, shape, rank=rank, least_rank=3)
+    checks.one_array(x, shape, rank=rank, least_rank=3, lower=NO_CHANNELS)
     checks.floating(x)
     checks.has_features(x, shape)
     return checks.spread("kernel_size", kernel_size, len(x.shape) - 2)

@@ -6,7 +6,9 @@ import jax
 from jax.nn import initializers
 
 from .. import checks, core
-from ..layer import Layer, factory, stateless
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
 from ..parameters import Initializer, cast_like, initialize
 from ..specs import Params
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..errors import LayerError
-from ..layer import Layer, factory
+from ..factory import factory
+from ..layer import Layer
 from ..specs import Params, State
 
 

@@ -8,7 +8,9 @@ from jax.nn import initializers
 
 from .. import checks
 from ..errors import LayerError
-from ..layer import Layer, factory, stateless
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
 from ..parameters import Initializer, initialize
 from ..specs import Params, show
 

@@ -6,7 +6,9 @@ import jax
 from jax.nn import initializers
 
 from .. import checks, core
-from ..layer import Layer, factory, stateless
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
 from ..parameters import Initializer, cast_like, initialize
 from ..specs import Params
 from .simple_rnn import check_steps, start
@@ -70,9 +72,7 @@ def GRU(
         )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        outputs, last = core.gru(
-            x, start(x, features), **cast_like(params, x), reverse=reverse
-        )
+        outputs, last = core.gru(x, start(x, features), **cast_like(params, x), reverse=reverse)
         return outputs if return_sequences else last
 
     return stateless(init, apply)

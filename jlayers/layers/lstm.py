@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
-from ..layer import Layer, factory, stateless
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
 from ..parameters import Initializer, cast_like, initialize
 from ..specs import Params
 from .simple_rnn import check_steps, start
@@ -75,9 +77,7 @@ def LSTM(
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         zeros = start(x, features)
-        outputs, (last, _) = core.lstm(
-            x, (zeros, zeros), **cast_like(params, x), reverse=reverse
-        )
+        outputs, (last, _) = core.lstm(x, (zeros, zeros), **cast_like(params, x), reverse=reverse)
         return outputs if return_sequences else last
 
     return stateless(init, apply)

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 
 from .. import checks, core
 from ..errors import LayerError
-from ..layer import Layer, factory, lift
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import lift
+from .conv import NO_CHANNELS, Sizes
 
-Sizes = int | tuple[int, ...]
 _IMAGE = "(batch, *spatial, channels)"
 
 
@@ -95,7 +97,7 @@ class _Windows:
 
     def on(self, x: Any) -> dict[str, Any]:
         rank = len(self.window) + 2 if isinstance(self.window, tuple) else None
-        checks.one_array(x, _IMAGE, rank=rank, least_rank=3)
+        checks.one_array(x, _IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
         checks.real(x)
         checks.not_empty(x, _IMAGE)
         rank = x.ndim - 2
@@ -153,7 +155,7 @@ def GlobalAvgPool() -> Layer:
 
 
 def _spatial_axes(x: Any) -> tuple[int, ...]:
-    checks.one_array(x, _IMAGE, least_rank=3)
+    checks.one_array(x, _IMAGE, least_rank=3, lower=NO_CHANNELS)
     checks.real(x)
     checks.not_empty(x, _IMAGE)
     return tuple(range(1, x.ndim - 1))

@@ -9,7 +9,9 @@ import jax
 
 from .. import checks
 from ..errors import LayerError
-from ..layer import Layer, factory, lift
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import lift
 from ..specs import brief, show
 
 

@@ -10,7 +10,9 @@ from jax.nn import initializers
 
 from .. import checks, core
 from ..errors import LayerError, doing
-from ..layer import Layer, factory, stateless
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
 from ..parameters import Initializer, cast_like, initialize
 from ..specs import Params, show, specs_of
 
@@ -82,7 +84,12 @@ def SimpleRNN(
 
 def check_steps(x: jax.ShapeDtypeStruct) -> None:
     """The input of a recurrent layer: (batch, time, features), floating."""
-    checks.one_array(x, "(batch, time, features)", rank=3)
+    checks.one_array(
+        x,
+        "(batch, time, features)",
+        rank=3,
+        lower="Reshape((time, features)) before it; Embedding for ids",
+    )
     checks.floating(x)
     checks.not_empty(x, "(batch, time, features)")
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..errors import LayerError
-from ..layer import lift
+from ..lifting import lift, out_spec
 from ..naming import child_key
 from ..specs import PyTree, placeholders, show, specs_of
-from ..trace import out_spec, trace
+from ..trace import trace
 from .case import (
     Case,
     as_float,

@@ -1,0 +1,206 @@
+"""The edges of the contract: layers from simpler functions, and simpler functions from layers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from . import checks
+from .errors import LayerError, boundary, located
+from .factory import factory
+from .layer import Layer, is_key
+from .naming import snake_case
+from .representation import function_name, function_text
+from .specs import Params, PyTree, State, brief
+from .trace import trace
+
+
+@factory
+def stateless(
+    init: Callable[[jax.Array, PyTree], Params],
+    apply: Callable[[Params, PyTree], PyTree],
+    *,
+    name: str | None = None,
+) -> Layer:
+    """A layer without state or randomness from ``params = init(key, x)``, ``y = apply(params, x)``.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> scale = jl.stateless(
+    ...     lambda key, x: {"scale": jnp.full(x.shape[-1:], 2.0)},
+    ...     lambda params, x: x * params["scale"], name="scale")
+    >>> params, state = scale.init(jax.random.key(0), jl.spec((3,)))
+    >>> scale.apply(params, state, jnp.arange(3.0))
+    (Array([0., 2., 4.], dtype=float32), {})
+    """
+
+    checks.function("init", init, "key, x")
+    checks.function("apply", apply, "params, x")
+
+    def init_pair(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        params = init(key, x)
+        if isinstance(params, tuple):
+            raise LayerError(
+                "init of a stateless layer gives params alone",
+                got=brief(params),
+                mend="jl.Layer(init, apply) for a layer with state",
+            )
+        return params, {}
+
+    def apply_pair(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        return apply(params, x), state
+
+    return Layer(init_pair, apply_pair, name=name)
+
+
+def lift(layer: Any) -> Layer:
+    """A ``Layer`` as it is; any other function of one argument as a layer without parameters.
+
+    Raises:
+      LayerError: for what is no function of one argument, and for a factory that was not called.
+    """
+    if isinstance(layer, Layer):
+        return layer
+    function = layer
+    while isinstance(function, functools.partial):
+        function = function.func
+    if getattr(function, "__jlayers_factory__", False):
+        raise LayerError(
+            f"the factory {function.__name__} stands where a layer belongs",
+            mend=f"call it: {function.__name__}(...)",
+        )
+    if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
+        raise LayerError(
+            "a bare pair of functions stands where a layer belongs",
+            mend="jl.Layer(init, apply), or jl.stateless(init, apply)",
+        )
+    if not callable(layer):
+        mend = None
+        if isinstance(layer, tuple | list):
+            mend = "unpack it: serial(*layers)"
+        elif isinstance(layer, str) and callable(getattr(jax.nn, layer, None)):
+            mend = f"jax.nn.{layer}"
+        elif isinstance(layer, str):
+            mend = "a layer's name is its keyword in the parent: serial(head=Dense(10))"
+        raise LayerError(
+            f"{brief(layer)} stands where a layer belongs",
+            expected="a Layer, or a function of one argument",
+            mend=mend,
+        )
+    _check_one_argument(layer)
+
+    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        return layer(x), state
+
+    kind = snake_case(function_name(layer))
+    return Layer(init, apply, name=kind)._copy(_named=False, _text=lambda: function_text(layer))
+
+
+def lift_child(name: str, layer: Any) -> Layer:
+    """``lift`` with the child's name in the error."""
+    try:
+        return lift(layer)
+    except LayerError as error:
+        error.climb(name, [])
+        raise
+
+
+def _check_one_argument(function: Callable[..., Any]) -> None:
+    try:
+        checks.function("a child", function, "x")
+        fits = getattr(function, "nin", 1) == 1  # a ufunc hides its arguments behind *args
+    except LayerError:
+        fits = False
+    if not fits:
+        raise LayerError(
+            f"{function_text(function)} is no function of one argument",
+            mend="a lambda of one argument, or compose; several inputs come as one tuple",
+        )
+
+
+class Pair(NamedTuple):
+    """``params = init(key, x)`` and ``y = apply(params, x, key=None, train=False)``."""
+
+    init: Callable[[jax.Array, PyTree], Params]
+    apply: Callable[..., PyTree]
+
+
+@boundary
+def without_state(layer: Layer) -> Pair:
+    """The pair of a layer that has no state, free of the empty dicts.
+
+    Raises:
+      LayerError: when init or apply finds that a layer inside has state, naming it.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> init, apply = jl.without_state(jl.Dense(2, kernel_init=jax.nn.initializers.ones))
+    >>> params = init(jax.random.key(0), jl.spec((1, 3)))
+    >>> apply(params, jnp.ones((1, 3)))
+    Array([[3., 3.]], dtype=float32)
+    """
+    layer = lift(layer)
+
+    def check(x: PyTree) -> None:
+        with located(layer):
+            state = trace(layer, x).state
+            if state:
+                paths = ", ".join(
+                    jax.tree_util.keystr(path, simple=True, separator="/")
+                    for path, _ in jax.tree.leaves_with_path(state)
+                )
+                raise LayerError(
+                    "without_state of a layer that has state",
+                    got=paths,
+                    mend="params, state = layer.init(key, x)",
+                )
+
+    @boundary
+    def init(key: jax.Array, x: PyTree) -> Params:
+        check(x)
+        return layer.init(key, x)[0]
+
+    @boundary
+    def apply(
+        params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
+    ) -> PyTree:
+        if key is not None and not is_key(key):
+            with located(layer):
+                raise LayerError(
+                    "the key is no single typed key",
+                    got=brief(key),
+                    mend="apply(params, x, key): without_state left the state out",
+                )
+        check(x)
+        return layer.apply(params, {}, x, key=key, train=train)[0]
+
+    return Pair(init, apply)
+
+
+@boundary
+def out_spec(layer: Layer, x: PyTree) -> PyTree:
+    """Shapes and dtypes of ``layer``'s output for the input ``x``, without computing anything.
+
+    Args:
+      layer: a ``Layer``, or a function of one argument.
+      x: arrays or ``jax.ShapeDtypeStruct``s.
+
+    Returns:
+      The output tree with a ``jax.ShapeDtypeStruct`` for every leaf.
+
+    Raises:
+      LayerError: where ``x`` does not fit the layer or a layer inside it.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.Dense(10), jl.spec((32, 784)))
+    ShapeDtypeStruct(shape=(32, 10), dtype=float32)
+    """
+    return trace(lift(layer), x).out

@@ -1,0 +1,198 @@
+"""Merges: combinators that join several outputs into one array."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import checks
+from .combinators import of_layers
+from .compose import composite
+from .errors import LayerError
+from .factory import factory
+from .layer import Layer
+from .lifting import lift_child
+from .namespace import Namespace
+from .specs import PyTree, show, specs_of
+
+
+@factory
+def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
+    """Every layer on the one input, the outputs concatenated along ``axis``.
+
+    Without layers it merges a tuple of arrays that comes in, or a dict in the order of its keys.
+
+    Raises:
+      LayerError: where the outputs differ in rank, dtype or in a size off the axis.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.concat(jl.Dense(3), jl.Dense(4)), jl.spec((8, 5))).shape
+    (8, 7)
+    >>> jl.out_spec(jl.concat(), (jl.spec((8, 2)), jl.spec((8, 3)))).shape
+    (8, 5)
+    """
+    axis = checks.integer("axis", axis)
+
+    def body(f: Namespace, x: PyTree) -> jax.Array:
+        named_outputs = _outputs(f, x)
+        outputs = list(named_outputs.values())
+        rank = outputs[0].ndim
+        at = axis + rank if axis < 0 else axis
+        if not 0 <= at < rank:
+            raise LayerError(f"no axis {axis} in arrays of rank {rank}", got=_shown(named_outputs))
+        sides = {(*o.shape[:at], None, *o.shape[at + 1 :]) for o in outputs}
+        if len({(o.ndim, o.dtype) for o in outputs}) > 1 or len(sides) > 1:
+            raise LayerError(
+                f"arrays that do not fit side by side along axis {axis}",
+                expected="one dtype, and equal sizes on all other axes",
+                got=_shown(named_outputs),
+            )
+        return jnp.concatenate(outputs, axis)
+
+    return of_layers(body, layers, named, lambda *a, **k: concat(*a, axis=axis, **k))
+
+
+@factory
+def add(*layers: Any, **named: Any) -> Layer:
+    """The sum of every layer's output for the one input; without layers, of a tuple coming in.
+
+    Raises:
+      LayerError: where the outputs differ in shape or dtype.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.add(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
+    (8, 3)
+    """
+    return _merge(layers, named, add, jnp.add)
+
+
+@factory
+def multiply(*layers: Any, **named: Any) -> Layer:
+    """The product of every layer's output, as ``add`` is the sum: gates, for instance.
+
+    >>> import jax, jlayers as jl
+    >>> gated = jl.multiply(jl.Dense(3), gate=jl.serial(jl.Dense(3), jax.nn.sigmoid))
+    >>> jl.out_spec(gated, jl.spec((8, 5))).shape
+    (8, 3)
+    """
+    return _merge(layers, named, multiply, jnp.multiply)
+
+
+@factory
+def average(*layers: Any, **named: Any) -> Layer:
+    """The mean of every layer's output, as ``add`` is the sum.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.average(), (jl.spec((8, 3)), jl.spec((8, 3)))).shape
+    (8, 3)
+    """
+    return _merge(layers, named, average, jnp.add, lambda total, count: total / count)
+
+
+@factory
+def maximum(*layers: Any, **named: Any) -> Layer:
+    """The elementwise maximum of every layer's output (maxout), as ``add`` is the sum.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.maximum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
+    (8, 3)
+    """
+    return _merge(layers, named, maximum, jnp.maximum)
+
+
+@factory
+def minimum(*layers: Any, **named: Any) -> Layer:
+    """The elementwise minimum of every layer's output, as ``add`` is the sum.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.minimum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
+    (8, 3)
+    """
+    return _merge(layers, named, minimum, jnp.minimum)
+
+
+@factory
+def residual(layer: Any, shortcut: Any = None) -> Layer:
+    """``x + layer(x)``, or ``shortcut(x) + layer(x)`` (He et al., 2015, arXiv:1512.03385).
+
+    The children are named ``body`` and ``shortcut``.
+
+    Raises:
+      LayerError: where the two terms differ in shape or dtype.
+
+    >>> import jlayers as jl
+    >>> jl.residual(jl.serial(jl.LayerNorm(), jl.Dense(8)))
+    residual(serial(LayerNorm(), Dense(8)))
+    """
+    children = {"body": lift_child("body", layer)}
+    if shortcut is not None:
+        children["shortcut"] = lift_child("shortcut", shortcut)
+
+    def body(f: Namespace, x: PyTree) -> jax.Array:
+        y = f["body"](x)
+        shortcut = f["shortcut"](x) if "shortcut" in children else x
+        terms = {"shortcut": shortcut, "body": y}
+        _arrays(terms)
+        mend = "a shortcut to the shape of the body's output"
+        if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
+            mend = f"residual(..., shortcut=Dense({y.shape[-1]}))"
+        _same(terms, mend)
+        total: jax.Array = shortcut + y
+        return total
+
+    return composite(body, children, rebuild=lambda new: residual(new["body"], new.get("shortcut")))
+
+
+def _merge(
+    layers: Sequence[Any],
+    named: Mapping[str, Any],
+    again: Callable[..., Layer],
+    pair: Callable[[jax.Array, jax.Array], jax.Array],
+    finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
+) -> Layer:
+    def body(f: Namespace, x: PyTree) -> jax.Array:
+        outputs = _outputs(f, x)
+        _same(outputs)
+        total = functools.reduce(pair, outputs.values())
+        return finish(total, len(outputs))
+
+    return of_layers(body, layers, named, again)
+
+
+def _outputs(f: Namespace, x: PyTree) -> dict[str, jax.Array]:
+    """The output of each child for ``x``; the entries of ``x`` itself where there are none."""
+    outputs = {name: f[name](x) for name in f.children}
+    if not outputs:
+        if not isinstance(x, tuple | list | dict) or not x:
+            raise LayerError(
+                "without layers takes a tuple or a dict of arrays", got=show(specs_of(x))
+            )
+        # In the order of the keys, the only one that a dict keeps through jit, remat and vmap.
+        entries = {key: x[key] for key in sorted(x)} if isinstance(x, dict) else dict(enumerate(x))
+        outputs = {f"input {name}": entry for name, entry in entries.items()}
+    _arrays(outputs)
+    return outputs
+
+
+def _arrays(terms: Mapping[str, Any]) -> None:
+    for term in terms.values():
+        if not hasattr(term, "shape"):
+            raise LayerError("merges arrays", got=_shown(terms))
+
+
+def _same(terms: Mapping[str, jax.Array], mend: str | None = None) -> None:
+    """No silent broadcast: elementwise merges want one shape and one dtype."""
+    if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
+        raise LayerError(
+            "merges arrays of one shape and dtype",
+            got=_shown(terms),
+            mend=mend,
+        )
+
+
+def _shown(terms: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {show(term)}" for name, term in terms.items())
