@@ -19,7 +19,7 @@ FUNCTIONS = {
     "sin": jnp.sin,
     "softplus": jax.nn.softplus,
     "lambda": lambda x: 0.5 * x + jnp.sin(x),
-    "members_mean": lambda y: sum(y[i] for i in range(y.shape[0])) / y.shape[0],
+    "sum": lambda y: jnp.sum(y, 0),
 }
 MERGES = {name: getattr(jnp, name) for name in ("add", "multiply", "maximum", "minimum")}
 MERGES["average"] = jnp.add

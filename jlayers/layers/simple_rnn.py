@@ -96,4 +96,6 @@ def check_steps(x: jax.ShapeDtypeStruct) -> None:
 
 def start(x: jax.Array, features: int) -> jax.Array:
     """The hidden state before the first step: zeros (batch, features)."""
-    return jnp.zeros((x.shape[0], features), x.dtype)
+    # Made of a slice, so that they are spread over devices as the batch is: a scan insists on it.
+    zeros = jnp.zeros_like(x[:, 0, :1])
+    return jnp.broadcast_to(zeros, (x.shape[0], features))

@@ -1,0 +1,42 @@
+"""A batch over two devices, by sharded arrays and by shard_map, gives what one device gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jlayers as jl
+
+MODEL = jl.serial(
+    jl.bidirectional(jl.LSTM(3)),
+    jl.repeat(jl.residual(jl.GRU(6)), 2),
+    jl.each_step(jl.Dense(4)),
+    jl.LayerNorm(),
+    jl.SimpleRNN(5, return_sequences=False),
+    jl.BatchNorm(),
+)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_sharded_batch(axis_type):
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(axis_type,))
+    everywhere, split = PartitionSpec(), PartitionSpec("batch")
+    x = jax.random.normal(jax.random.key(1), (4, 7, 3))
+    params, state = MODEL.init(jax.random.key(0), x)
+    expected, _ = MODEL.apply(params, state, x)
+
+    def apply(params, state, x):
+        return MODEL.apply(params, state, x)[0]
+
+    whole = jax.device_put((params, state), NamedSharding(mesh, everywhere))
+    parts = jax.device_put(x, NamedSharding(mesh, split))
+    mapped = jax.shard_map(
+        apply, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=split
+    )
+    np.testing.assert_allclose(jax.jit(mapped)(*whole, parts), expected, atol=1e-6)
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(jax.jit(apply)(*whole, parts), expected, atol=1e-6)
+        gradient = jax.jit(jax.grad(lambda p: jnp.sum(apply(p, whole[1], parts) ** 2)))(whole[0])
+    single = jax.grad(lambda p: jnp.sum(apply(p, state, x) ** 2))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, single)
