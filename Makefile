@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEPS   := pyproject.toml Makefile
-export JAX_PLATFORMS ?= cpu
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
@@ -12,6 +11,8 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
 	$(BIN)/python examples/digits.py predict
+
+test conformance: export JAX_PLATFORMS = cpu
 
 test: $(VENV)/.test  ## all tests, docs' and docstrings' examples included
 	$(BIN)/python -m pytest -n auto --dist worksteal -q $(ARGS)

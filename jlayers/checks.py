@@ -10,6 +10,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .errors import LayerError, cut
@@ -100,6 +101,39 @@ def _signature_text(signature: inspect.Signature) -> str:
         parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
     ]
     return cut(f"a function of {inspect.Signature(parameters)}")
+
+
+def is_key(key: Any) -> bool:
+    """Whether ``key`` is one typed key."""
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return typed and key.shape == ()
+
+
+def typed_key(key: Any) -> None:
+    """``key`` is one typed key, as ``jax.random.key`` makes them."""
+    if is_key(key):
+        return
+    mend = "jax.random.key(0)"
+    if isinstance(key, bool):
+        mend = f"train={key}, by name"
+    elif isinstance(key, int):
+        mend = f"jax.random.key({key})"
+    elif hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        mend = "jax.vmap over the keys"
+    elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
+        mend = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
+    raise LayerError("the key is no single typed key", got=brief(key), mend=mend)
+
+
+def train_flag(train: Any) -> None:
+    """``train`` is a Python bool."""
+    if isinstance(train, bool):
+        return
+    got, mend = cut(repr(train)), "train=True or train=False"
+    if isinstance(train, jax.core.Tracer):
+        got = f"a traced {show(train)}"
+        mend = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
+    raise LayerError("train is no Python bool", got=got, mend=mend)
 
 
 def one_array(

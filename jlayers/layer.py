@@ -155,7 +155,7 @@ class Layer:
                     expected="init(key, x)",
                     mend="x may be a spec: jl.spec((32, 784))",
                 )
-            _check_key(key)
+            checks.typed_key(key)
             trace(self, x)
             return self._init(key, specs_of(x))
 
@@ -194,8 +194,8 @@ class Layer:
                 )
             check_tree(state, "state")
             if key is not None:
-                _check_key(key)
-            _check_train(train)
+                checks.typed_key(key)
+            checks.train_flag(train)
             found = trace(self, x)
             x = jax.tree.map(_as_array, x)
             check_fit(params, found.params, "params", x, beside=state)
@@ -272,36 +272,6 @@ class Layer:
             return placeholders(trace(self, x).out), state
 
         return Layer(init, apply, name=self.kind)._copy(maker=self.maker)
-
-
-def is_key(key: Any) -> bool:
-    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return typed and key.shape == ()
-
-
-def _check_key(key: Any) -> None:
-    if is_key(key):
-        return
-    mend = "jax.random.key(0)"
-    if isinstance(key, bool):
-        mend = f"train={key}, by name"
-    elif isinstance(key, int):
-        mend = f"jax.random.key({key})"
-    elif hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        mend = "jax.vmap over the keys"
-    elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
-        mend = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
-    raise LayerError("the key is no single typed key", got=brief(key), mend=mend)
-
-
-def _check_train(train: Any) -> None:
-    if isinstance(train, bool):
-        return
-    got, mend = cut(repr(train)), "train=True or train=False"
-    if isinstance(train, jax.core.Tracer):
-        got = f"a traced {show(train)}"
-        mend = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
-    raise LayerError("train is no Python bool", got=got, mend=mend)
 
 
 def _as_array(leaf: Any) -> Any:

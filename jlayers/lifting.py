@@ -11,7 +11,7 @@ import jax
 from . import checks
 from .errors import LayerError, boundary, located
 from .factory import factory
-from .layer import Layer, is_key
+from .layer import Layer
 from .naming import snake_case
 from .representation import function_name, function_text
 from .specs import Params, PyTree, State, brief
@@ -172,7 +172,7 @@ def without_state(layer: Layer) -> Pair:
     def apply(
         params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
     ) -> PyTree:
-        if key is not None and not is_key(key):
+        if key is not None and not checks.is_key(key):
             with located(layer):
                 raise LayerError(
                     "the key is no single typed key",
