@@ -13,12 +13,9 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import jax
-
-if TYPE_CHECKING:
-    from .layer import Layer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +42,21 @@ _MENDS = (
 # Of a deep model's layers before the one that failed, the last ones matter.
 _SHOWN = 12
 _WIDTH = 72
+
+
+class Described(Protocol):
+    """What an error says of a layer: what made it, its ``repr`` on one line, and where."""
+
+    @property
+    def maker(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def site(self) -> str: ...
+
+    def short(self) -> str: ...
 
 
 class LayerError(ValueError):
@@ -119,7 +131,7 @@ class LayerError(ValueError):
 
 @contextlib.contextmanager
 def located(
-    layer: Layer, name: str = "", before: Callable[[], list[tuple[str, str, str]]] = list
+    layer: Described, name: str = "", before: Callable[[], list[tuple[str, str, str]]] = list
 ) -> Iterator[None]:
     """Blames ``layer`` for what fails inside, seen from a parent that calls it ``name``.
 

@@ -7,14 +7,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import jax
 
-from .errors import LayerError
+from .errors import Described, LayerError
 
-if TYPE_CHECKING:
-    from .layer import Layer
+L = TypeVar("L", bound=Described)
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -24,9 +23,9 @@ def snake_case(name: str) -> str:
     return _WORD.sub("_", name.strip("<>")).lower()
 
 
-def name_children(layers: Sequence[Layer], named: Mapping[str, Layer]) -> dict[str, Layer]:
+def name_children(layers: Sequence[L], named: Mapping[str, L]) -> dict[str, L]:
     """Positional children by kind (``dense``, ``dense_1``, ...), then keyword children."""
-    children: dict[str, Layer] = {}
+    children: dict[str, L] = {}
     seen: Counter[str] = Counter()
     for layer in layers:
         number = seen[layer.kind]
@@ -37,7 +36,7 @@ def name_children(layers: Sequence[Layer], named: Mapping[str, Layer]) -> dict[s
     return children
 
 
-def _adopt(children: dict[str, Layer], name: str, layer: Layer) -> None:
+def _adopt(children: dict[str, L], name: str, layer: L) -> None:
     check_name(name)
     if name in children:
         raise LayerError(
