@@ -150,8 +150,8 @@ def _compose(f, x, body, name=None, **layers):
         return x + y
     values = [x]  # ("wired", program): each step makes a value from those before
     for step, i, which in body[1][0]:
-        new = call(which, values[i]) if step == "call" else MERGES[step](values[i], values[which])
-        values.append(new)
+        y = call(which, values[i]) if step == "call" else MERGES[step](values[i], values[which])
+        values.append(y / (1 + jnp.abs(y)))
     return values[-1]
 
 

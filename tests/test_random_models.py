@@ -3,7 +3,6 @@
 Twelve seeds by default; ``JLAYERS_SEEDS=200`` runs that many, ``JLAYERS_SEEDS=40:80`` those.
 """
 
-import importlib.util
 import math
 import os
 
@@ -38,7 +37,8 @@ def wired(program):
         values = [x]
         for step, i, which in program:
             merge = reference.MERGES.get(step)
-            values.append(merge(values[i], values[which]) if merge else f[which](values[i]))
+            y = merge(values[i], values[which]) if merge else f[which](values[i])
+            values.append(jax.nn.soft_sign(y))  # or powers of powers make huge numbers
         return values[-1]
 
     return body
@@ -69,7 +69,7 @@ class Grower:
     """Grows trees of layers that fit inputs of ``shape``, and says the shape of their output."""
 
     def __init__(self, seed):
-        self.rng = np.random.default_rng((seed, 262))  # twelve of which cover all
+        self.rng = np.random.default_rng((seed, 30627))  # seeds 0 to 11 grow every kind
 
     def one(self, *options):
         return options[int(self.rng.integers(len(options)))]
@@ -234,7 +234,7 @@ def transformed(apply, by_hand, params, others, state, xs, keys, direction):
         return apply(params, state, x)[0]
 
     def loss(weights):
-        return sum(jnp.mean(jnp.sin(y) + y**2) for y in jax.tree.leaves(run(*weights)))
+        return sum(jnp.mean(y + y**2) for y in jax.tree.leaves(run(*weights)))
 
     def step(moving, inputs):
         y, moving = apply(params, moving, *inputs, True)
@@ -262,8 +262,8 @@ def check(node, shape, ids, seed):
     rng, key, model = np.random.default_rng(seed), jax.random.key(seed), jl.lift(build(node, {}))
     xs = jnp.asarray(rng.integers(0, 5, (2, *shape)) if ids else rng.normal(size=(2, *shape)))
     made = model.init(key, xs[0])
-    jitted = jax.jit(model.init, compiler_options=FAST)
-    close("init", jitted(key, xs[0]), made, 1e-6 if ids else 1e-14)
+    init = jax.jit(model.init, compiler_options=FAST)(key, xs[0])
+    close("init", init, made, 1e-6 if ids else 1e-14)
 
     def stir(leaf):  # all float64, so that a difference is a bug; variances stay positive
         return jnp.asarray(np.asarray(leaf, float) + rng.uniform(0.1, 0.5, leaf.shape))
@@ -279,9 +279,9 @@ def check(node, shape, ids, seed):
     close("apply", model.apply(params, state, xs[0]), (wanted["jit"], state))
     assert ids or jl.out_spec(model, xs[0]) == jax.eval_shape(lambda: wanted["jit"])
     exported = export.export(jax.jit(model.apply))(params, state, xs[0])
-    if importlib.util.find_spec("flatbuffers"):  # which serialising needs
-        exported = export.deserialize(exported.serialize())
-    close("export", exported.call(params, state, xs[0])[0], wanted["jit"])
+    exported = export.deserialize(exported.serialize())
+    call = jax.jit(exported.call, compiler_options=FAST)
+    close("export", call(params, state, xs[0])[0], wanted["jit"])
     if "lambda" not in repr(node):
         again = eval(repr(model), dict(NAMES))
         assert repr(again) == repr(model)
