@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 from jax.nn import initializers
 
 from .. import checks, core
-from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params, show
-
-Sizes = int | tuple[int, ...]
-NO_CHANNELS = "x[..., None] for images without a channel axis, x[None] for a single image"
+from ..parameters import Initializer
+from .convolution import Pads, Sizes, convolution
 
 
 @factory
@@ -55,60 +52,23 @@ def Conv(
     >>> jl.out_spec(jl.Conv(32, 3, strides=2, padding="SAME"), jl.spec((8, 28, 28, 1))).shape
     (8, 14, 14, 32)
     """
-    features = checks.positive("features", features)
-    kernel_size = checks.positive_sizes("kernel_size", kernel_size)
-    strides = checks.positive_sizes("strides", strides)
-    dilation = checks.positive_sizes("dilation", dilation)
-    padding = checks.padding_argument(padding, causal=True)
-    groups = checks.positive("groups", groups)
-    bias = checks.flag("bias", bias)
-    check_groups(groups, features, "features")
-
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        size = check_image(x, kernel_size)
-        rank = len(size)
-        if padding == "CAUSAL" and rank != 1:
-            raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=show(x))
-        check_groups(groups, x.shape[-1], "channels of the input")
-        dilated = [d * (k - 1) + 1 for k, d in zip(size, spread_dilation(rank), strict=True)]
-        checks.spread("strides", strides, rank)
-        pads = checks.spread_padding(padding, rank)
-        checks.window_fits(x, x.shape[1:-1], dilated, pads, "the dilated kernel")
-        return initialize(
-            key,
-            x,
-            kernel=(kernel_init, (*size, x.shape[-1] // groups, features)),
-            bias=(bias_init, (features,)) if bias else None,
-        )
-
-    def spread_dilation(rank: int) -> tuple[int, ...]:
-        return checks.spread("dilation", dilation, rank)
-
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        rank = x.ndim - 2
-        return core.conv(
-            x,
-            **cast_like(params, x),
-            strides=checks.spread("strides", strides, rank),
-            padding=checks.spread_padding(padding, rank),
-            dilation=spread_dilation(rank),
-            groups=groups,
-        )
-
-    return stateless(init, apply)
+    return convolution(
+        core.conv,
+        _fits,
+        features,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        causal=True,
+    )
 
 
-def check_image(x: jax.ShapeDtypeStruct, kernel_size: Sizes) -> tuple[int, ...]:
-    """The input is one image batch of the kernel's rank; gives the kernel's size on each axis."""
-    shape = "(batch, *spatial, channels)"
-    rank = len(kernel_size) + 2 if isinstance(kernel_size, tuple) else None
-    checks.one_array(x, shape, rank=rank, least_rank=3, lower=NO_CHANNELS)
-    checks.floating(x)
-    checks.has_features(x, shape)
-    return checks.spread("kernel_size", kernel_size, len(x.shape) - 2)
-
-
-def check_groups(groups: int, channels: int, what: str) -> None:
-    """``groups`` divides ``channels``."""
-    if channels % groups:
-        raise LayerError(f"groups {groups} do not divide the {channels} {what}")
+def _fits(
+    x: jax.ShapeDtypeStruct, dilated: Sequence[int], strides: Sequence[int], padding: Pads
+) -> None:
+    checks.window_fits(x, x.shape[1:-1], dilated, padding, "the dilated kernel")

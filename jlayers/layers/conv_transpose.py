@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from jax.nn import initializers
@@ -10,10 +10,8 @@ from jax.nn import initializers
 from .. import checks, core
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params
-from .conv import Sizes, check_groups, check_image
+from ..parameters import Initializer
+from .convolution import Pads, Sizes, convolution
 
 
 @factory
@@ -57,38 +55,24 @@ def ConvTranspose(
     >>> jl.out_spec(up, jl.spec((8, 7, 7, 32))).shape
     (8, 14, 14, 16)
     """
-    features = checks.positive("features", features)
-    kernel_size = checks.positive_sizes("kernel_size", kernel_size)
-    strides = checks.positive_sizes("strides", strides)
-    dilation = checks.positive_sizes("dilation", dilation)
-    padding = checks.padding_argument(padding)
-    groups = checks.positive("groups", groups)
-    bias = checks.flag("bias", bias)
-    check_groups(groups, features, "features")
+    return convolution(
+        core.conv_transpose,
+        _fits,
+        features,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+    )
 
-    def options(rank: int) -> dict[str, Any]:
-        return {
-            "strides": checks.spread("strides", strides, rank),
-            "padding": checks.spread_padding(padding, rank),
-            "dilation": checks.spread("dilation", dilation, rank),
-        }
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        size = check_image(x, kernel_size)
-        how = options(len(size))
-        if not isinstance(padding, str):
-            spread = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], how["strides"], strict=True)]
-            dilated = [d * (k - 1) + 1 for k, d in zip(size, how["dilation"], strict=True)]
-            checks.window_fits(x, spread, dilated, how["padding"], "the dilated kernel")
-        check_groups(groups, x.shape[-1], "channels of the input")
-        return initialize(
-            key,
-            x,
-            kernel=(kernel_init, (*size, x.shape[-1] // groups, features)),
-            bias=(bias_init, (features,)) if bias else None,
-        )
-
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        return core.conv_transpose(x, **cast_like(params, x), **options(x.ndim - 2), groups=groups)
-
-    return stateless(init, apply)
+def _fits(
+    x: jax.ShapeDtypeStruct, dilated: Sequence[int], strides: Sequence[int], padding: Pads
+) -> None:
+    if not isinstance(padding, str):  # the named ones pad as much as the kernel needs
+        spread = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]
+        checks.window_fits(x, spread, dilated, padding, "the dilated kernel")

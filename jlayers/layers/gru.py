@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import jax
 from jax.nn import initializers
 
-from .. import checks, core
+from .. import core
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params
-from .simple_rnn import check_steps, start
+from ..parameters import Initializer
+from .recurrent import recurrent
 
 
 @factory
@@ -55,24 +52,15 @@ def GRU(
     >>> jl.out_spec(jl.GRU(32, return_sequences=False), jl.spec((4, 10, 8))).shape
     (4, 32)
     """
-    features = checks.positive("features", features)
-    return_sequences = checks.flag("return_sequences", return_sequences)
-    reverse = checks.flag("reverse", reverse)
-    bias = checks.flag("bias", bias)
-
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        check_steps(x)
-        return initialize(
-            key,
-            x,
-            kernel=(kernel_init, (x.shape[-1], 3 * features)),
-            recurrent_kernel=(recurrent_init, (features, 3 * features)),
-            bias=(bias_init, (3 * features,)) if bias else None,
-            recurrent_bias=(bias_init, (features,)) if bias else None,
-        )
-
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        outputs, last = core.gru(x, start(x, features), **cast_like(params, x), reverse=reverse)
-        return outputs if return_sequences else last
-
-    return stateless(init, apply)
+    return recurrent(
+        core.gru,
+        3,
+        features,
+        return_sequences=return_sequences,
+        reverse=reverse,
+        bias=bias,
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        recurrent_bias=True,
+    )

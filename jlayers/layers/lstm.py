@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks, core
+from .. import core
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params
-from .simple_rnn import check_steps, start
+from ..parameters import Initializer
+from .recurrent import recurrent
 
 
 def _forget_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -60,24 +58,19 @@ def LSTM(
     >>> jl.out_spec(jl.LSTM(32), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = checks.positive("features", features)
-    return_sequences = checks.flag("return_sequences", return_sequences)
-    reverse = checks.flag("reverse", reverse)
-    bias = checks.flag("bias", bias)
+    return recurrent(
+        _run,
+        4,
+        features,
+        return_sequences=return_sequences,
+        reverse=reverse,
+        bias=bias,
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+    )
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        check_steps(x)
-        return initialize(
-            key,
-            x,
-            kernel=(kernel_init, (x.shape[-1], 4 * features)),
-            recurrent_kernel=(recurrent_init, (features, 4 * features)),
-            bias=(bias_init, (4 * features,)) if bias else None,
-        )
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        zeros = start(x, features)
-        outputs, (last, _) = core.lstm(x, (zeros, zeros), **cast_like(params, x), reverse=reverse)
-        return outputs if return_sequences else last
-
-    return stateless(init, apply)
+def _run(x: jax.Array, zeros: jax.Array, **arguments: Any) -> tuple[jax.Array, jax.Array]:
+    outputs, (hidden, _) = core.lstm(x, (zeros, zeros), **arguments)
+    return outputs, hidden

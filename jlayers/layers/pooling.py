@@ -12,9 +12,7 @@ from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
 from ..lifting import lift
-from .conv import NO_CHANNELS, Sizes
-
-_IMAGE = "(batch, *spatial, channels)"
+from .convolution import IMAGE, NO_CHANNELS, Sizes
 
 
 @factory
@@ -97,9 +95,9 @@ class _Windows:
 
     def on(self, x: Any) -> dict[str, Any]:
         rank = len(self.window) + 2 if isinstance(self.window, tuple) else None
-        checks.one_array(x, _IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
+        checks.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
         checks.real(x)
-        checks.not_empty(x, _IMAGE)
+        checks.not_empty(x, IMAGE)
         rank = x.ndim - 2
         window = checks.spread("window", self.window, rank)
         padding = checks.spread_padding(self.padding, rank)
@@ -155,7 +153,7 @@ def GlobalAvgPool() -> Layer:
 
 
 def _spatial_axes(x: Any) -> tuple[int, ...]:
-    checks.one_array(x, _IMAGE, least_rank=3, lower=NO_CHANNELS)
+    checks.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
     checks.real(x)
-    checks.not_empty(x, _IMAGE)
+    checks.not_empty(x, IMAGE)
     return tuple(range(1, x.ndim - 1))

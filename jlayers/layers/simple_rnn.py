@@ -1,7 +1,8 @@
-"""SimpleRNN: the plain recurrence, and what all recurrent layers share."""
+"""SimpleRNN: the plain recurrence."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,9 +13,9 @@ from .. import checks, core
 from ..errors import LayerError, doing
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params, show, specs_of
+from ..parameters import Initializer
+from ..specs import show, specs_of
+from .recurrent import recurrent
 
 
 @factory
@@ -48,54 +49,23 @@ def SimpleRNN(
     >>> jl.out_spec(jl.SimpleRNN(32, return_sequences=False), jl.spec((4, 10, 8))).shape
     (4, 32)
     """
-    features = checks.positive("features", features)
-    return_sequences = checks.flag("return_sequences", return_sequences)
-    reverse = checks.flag("reverse", reverse)
-    bias = checks.flag("bias", bias)
     checks.function("activation", activation, "x")
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        check_steps(x)
-        hidden = jax.ShapeDtypeStruct((x.shape[0], features), x.dtype)
+    def elementwise(hidden: jax.ShapeDtypeStruct) -> None:
         with doing("activation"):
             y = jax.eval_shape(activation, hidden)
         if specs_of(y) != hidden:
             raise LayerError("activation is not elementwise", expected=show(hidden), got=show(y))
-        return initialize(
-            key,
-            x,
-            kernel=(kernel_init, (x.shape[-1], features)),
-            recurrent_kernel=(recurrent_init, (features, features)),
-            bias=(bias_init, (features,)) if bias else None,
-        )
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        outputs, last = core.simple_rnn(
-            x,
-            start(x, features),
-            **cast_like(params, x),
-            activation=activation,
-            reverse=reverse,
-        )
-        return outputs if return_sequences else last
-
-    return stateless(init, apply)
-
-
-def check_steps(x: jax.ShapeDtypeStruct) -> None:
-    """The input of a recurrent layer: (batch, time, features), floating."""
-    checks.one_array(
-        x,
-        "(batch, time, features)",
-        rank=3,
-        lower="Reshape((time, features)) before it; Embedding for ids",
+    return recurrent(
+        functools.partial(core.simple_rnn, activation=activation),
+        1,
+        features,
+        return_sequences=return_sequences,
+        reverse=reverse,
+        bias=bias,
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        check=elementwise,
     )
-    checks.floating(x)
-    checks.not_empty(x, "(batch, time, features)")
-
-
-def start(x: jax.Array, features: int) -> jax.Array:
-    """The hidden state before the first step: zeros (batch, features)."""
-    # Made of a slice, so that they are spread over devices as the batch is: a scan insists on it.
-    zeros = jnp.zeros_like(x[:, 0, :1])
-    return jnp.broadcast_to(zeros, (x.shape[0], features))
