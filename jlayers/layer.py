@@ -248,6 +248,12 @@ class Layer:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not deleted")
 
+    def __copy__(self) -> Layer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+        return self
+
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)

@@ -1,5 +1,6 @@
 """repr, summary, FLOPs, paths, and rewriting by path."""
 
+import copy
 import functools
 
 import jax
@@ -33,6 +34,14 @@ def test_repr_is_the_code_that_builds_it(model):
     again = eval(text, NAMESPACE)
     assert repr(again) == text
     assert [path for path, _ in jl.walk(again)] == [path for path, _ in jl.walk(model)]
+
+
+def test_a_layer_is_a_value():
+    model = MODELS[0]
+    assert copy.copy(model) is copy.deepcopy(model) is model
+    assert {model: 1}[model] == 1
+    init, apply = model
+    assert (init, apply) == (model.init, model.apply)
 
 
 def test_repr_breaks_long_calls_into_lines():
