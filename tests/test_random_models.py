@@ -288,7 +288,8 @@ def check(node, shape, ids, seed):
         close("repr", again.init(key, xs[0]), made, 0)
 
 
-@pytest.mark.parametrize("seed", range(int(FIRST or 0), int(LAST)))
+# 49: a gradient that was NaN where XLA rounds the two sides of a comparison differently.
+@pytest.mark.parametrize("seed", sorted({49, *range(int(FIRST or 0), int(LAST))}))
 def test_a_random_model(seed):
     with jax.enable_x64(True):
         check(*Grower(seed).model(), seed)

@@ -4,7 +4,7 @@ from .conv import conv, conv_transpose
 from .dense import dense
 from .dtypes import at_least_float32
 from .norm import batch_statistics, normalize
-from .pool import avg_pool, max_pool
+from .pool import avg_pool, global_max_pool, max_pool
 from .recurrent import gru, lstm, simple_rnn
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "dense",
+    "global_max_pool",
     "gru",
     "lstm",
     "max_pool",

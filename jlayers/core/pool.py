@@ -35,6 +35,43 @@ def max_pool(
     return _windows(x, lowest, lax.max, window, strides, padding)
 
 
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """The largest value over all spatial axes; of equal values the first has the gradient.
+
+    Args:
+      x: (batch, *spatial, channels), floating or integer.
+
+    Returns:
+      (batch, channels), of the dtype of ``x``.
+    """
+    for _ in range(x.ndim - 2):
+        x = _largest(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.max(x, 1)
+    return x
+
+
+# The gradient of jnp.max looks for the largest value with ==. A compiled program may compute ``x``
+# twice, with different roundings: then nothing is found, and the gradient is wrong or NaN.
+@jax.custom_jvp
+def _largest(x: jax.Array) -> jax.Array:
+    return jnp.max(x, 1)
+
+
+@_largest.defjvp
+def _largest_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    at = jnp.argmax(x, 1, keepdims=True)
+    # Zeros like x, so that the positions are spread over devices as x is.
+    places = lax.broadcasted_iota(at.dtype, x.shape, 1) + jnp.zeros_like(x, at.dtype)
+    first = places == at
+
+    def pick(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(first, values, jnp.zeros_like(values)), 1)
+
+    return pick(x), pick(tangent)
+
+
 def avg_pool(
     x: jax.Array,
     *,

@@ -126,7 +126,8 @@ def GlobalMaxPool() -> Layer:
     """
 
     def pool(x: jax.Array) -> jax.Array:
-        return jnp.max(x, _spatial_axes(x))
+        _spatial_axes(x)
+        return core.global_max_pool(x)
 
     return lift(pool)
 
