@@ -74,6 +74,9 @@ def function_text(function: Callable[..., Any]) -> str:
     for module in _PUBLIC_MODULES:
         if getattr(module, name, None) is function:
             return f"{module.__name__}.{name}"
+    for name_of_policy, policy in vars(jax.checkpoint_policies).items():
+        if policy is function:
+            return f"jax.checkpoint_policies.{name_of_policy}"
     made = _closure_text(function)
     if made is not None:
         return made
@@ -99,9 +102,12 @@ def _closure_text(function: Callable[..., Any]) -> str | None:
         kept = inspect.getclosurevars(function).nonlocals
     except ValueError:  # a variable that is not bound yet
         return None
+    parameters = inspect.signature(outer).parameters
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
+        return None
     arguments = [
         f"{name}={value_text(kept[name])}"
-        for name, parameter in inspect.signature(outer).parameters.items()
+        for name, parameter in parameters.items()
         if name in kept and not _equal(kept[name], parameter.default)
     ]
     prefix = f"{module.__name__}." if module in _PUBLIC_MODULES else ""

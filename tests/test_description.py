@@ -20,6 +20,8 @@ MODELS = [
     jl.LSTM(4, recurrent_init=jax.nn.initializers.normal(stddev=0.02)),
     jl.Dense(3, kernel_init=jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")),
     jl.repeat(jl.residual(jl.Dense(4)), 3, remat=True),
+    jl.repeat(jl.Dense(4), 2, remat=jax.checkpoint_policies.dots_saveable),
+    jl.remat(jl.Dense(4), jax.checkpoint_policies.nothing_saveable),
     jl.residual(jl.Dense(3), jl.Dense(3)),
     jl.bidirectional(jl.GRU(3), jl.add()),
     jl.concat(jl.Dense(3), jnp.tanh, axis=1),
@@ -50,7 +52,15 @@ def test_repr_breaks_long_calls_into_lines():
     assert eval(repr(model), NAMESPACE).children.keys() == model.children.keys()
 
 
+def _scaled(*factors):
+    def scale(x):
+        return factors[0] * x
+
+    return scale
+
+
 def test_repr_of_what_has_no_code():
+    assert repr(jl.serial(_scaled(2.0))) == "serial(_scaled.<locals>.scale)"
     assert repr(jl.serial(lambda x: x)).startswith("serial(<lambda test_description.py:")
 
 
