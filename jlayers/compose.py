@@ -37,7 +37,7 @@ def composite(
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         f = Declaring(children, x, key)
         y = body(f, x)
-        return f.found(layer.maker), y
+        return f.found(), y
 
     def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         found = trace(layer, x)

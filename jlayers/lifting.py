@@ -14,7 +14,7 @@ from .factory import factory
 from .layer import Layer
 from .naming import snake_case
 from .representation import function_name, function_text
-from .specs import Params, PyTree, State, brief
+from .specs import Params, PyTree, State, brief, path_text
 from .trace import trace
 
 
@@ -153,10 +153,7 @@ def without_state(layer: Layer) -> Pair:
         with located(layer):
             state = trace(layer, x).state
             if state:
-                paths = ", ".join(
-                    jax.tree_util.keystr(path, simple=True, separator="/")
-                    for path, _ in jax.tree.leaves_with_path(state)
-                )
+                paths = ", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state))
                 raise LayerError(
                     "without_state of a layer that has state",
                     got=paths,

@@ -161,7 +161,7 @@ class Namespace:
         return y
 
     def _before(self) -> list[tuple[str, str, str]]:
-        return [(name, _shapes(x), _shapes(y)) for name, x, y in self._calls if name]
+        return [(name, show(specs_of(x)), show(specs_of(y))) for name, x, y in self._calls if name]
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         raise NotImplementedError
@@ -171,10 +171,6 @@ class Namespace:
 
     def _variable(self, name: str, wanted: Declaration) -> Any:
         raise NotImplementedError
-
-
-def _shapes(tree: PyTree) -> str:
-    return show(jax.tree.map(lambda leaf: specs_of(leaf), tree))
 
 
 class Declaring(Namespace):
@@ -217,7 +213,7 @@ class Declaring(Namespace):
         self.state[name] = specs_of(value)
         return value
 
-    def found(self, maker: str) -> Trace:
+    def found(self) -> Trace:
         idle = [name for name, calls in self.inputs.items() if not calls]
         if idle:
             raise LayerError(

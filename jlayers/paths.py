@@ -11,7 +11,7 @@ import jax
 from .errors import LayerError, boundary
 from .layer import Layer
 from .lifting import lift
-from .specs import PyTree
+from .specs import PyTree, path_text
 
 
 def walk(layer: Any, path: str = "") -> Iterator[tuple[str, Layer]]:
@@ -68,10 +68,7 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     >>> flatten({"dense": {"kernel": 1, "bias": 2}})
     {'dense/bias': 2, 'dense/kernel': 1}
     """
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,10 +115,7 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
     """
     _each_fits(patterns, list(flatten(tree)))
     return jax.tree.map_with_path(
-        lambda path, leaf: any(
-            matches(jax.tree_util.keystr(path, simple=True, separator="/"), pattern)
-            for pattern in patterns
-        ),
+        lambda path, leaf: any(matches(path_text(path), pattern) for pattern in patterns),
         tree,
     )
 

@@ -92,6 +92,11 @@ def _is_numbers(node: Any) -> bool:
     return bool(numbers) and all(isinstance(n, int | float | complex) for n in numbers)
 
 
+def path_text(path: tuple[Any, ...]) -> str:
+    """A path of ``jax.tree_util`` as ``encoder/conv_1/kernel``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def spec_key(specs: PyTree) -> Hashable:
     """A key under which all that depends on ``specs`` alone can be remembered."""
     leaves, treedef = jax.tree.flatten(specs)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import rich.box
 import rich.console
+import rich.markup
 import rich.table
 
 from .cost import flops

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..layer import Layer
-from ..specs import PyTree, placeholders, show, specs_of
+from ..specs import PyTree, path_text, placeholders, show, specs_of
 
 
 class Case:
@@ -42,7 +42,7 @@ class Case:
         for (path, a), b in zip(
             jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True
         ):
-            where = f"{text} {jax.tree_util.keystr(path, simple=True, separator='/')}".strip()
+            where = f"{text} {path_text(path)}".strip()
             if a.dtype != b.dtype or a.shape != b.shape:
                 self.fail(law, f"{where}: {show(specs_of(a))}, not {show(specs_of(b))}")
             try:

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..errors import LayerError
 from ..lifting import lift, out_spec
 from ..naming import child_key
-from ..specs import PyTree, placeholders, show, specs_of
+from ..specs import PyTree, show, specs_of
 from ..trace import trace
 from .case import (
     Case,
@@ -96,7 +96,7 @@ def _law_1_init(case: Case) -> None:
         if not isinstance(leaf, jax.Array):
             case.fail(1, f"init gives a {type(leaf).__name__}, not arrays alone")
     case.same(1, "init of specs", layer.init(key, specs_of(x)), made, rtol=0)
-    case.same(1, "init of other values", layer.init(key, placeholders(specs_of(x))), made, rtol=0)
+    case.same(1, "init of other values", layer.init(key, zeros_of(x)), made, rtol=0)
     jaxpr = jax.make_jaxpr(layer.init)(key, x).jaxpr
     inputs = set(map(id, jaxpr.invars[1:]))
     if any(id(v) in inputs for e in jaxpr.eqns for v in e.invars):
