@@ -1,6 +1,7 @@
 """Numerics: functions on arrays that know nothing of ``Layer``."""
 
-from .conv import conv, conv_transpose
+from .conv import conv
+from .conv_transpose import conv_transpose
 from .dense import dense
 from .dtypes import at_least_float32
 from .norm import batch_statistics, normalize

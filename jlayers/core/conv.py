@@ -1,4 +1,4 @@
-"""Convolutions of any rank, channels last."""
+"""Convolutions of any rank, channels last, by the algorithm that is fastest where they run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
+from .choice import Choice, check_method, record
+from .conv_algorithms import Geometry, algorithm, direct
 from .dense import add_bias
+from .derive import product
 
 Pads = str | Sequence[tuple[int, int]]
-
-
-def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
-    spatial = tuple(range(1, rank + 1))
-    image = (0, rank + 1, *spatial)
-    kernel = (rank + 1, rank, *range(rank))
-    return lax.ConvDimensionNumbers(image, kernel, image)
 
 
 def conv(
@@ -28,6 +24,7 @@ def conv(
     padding: Pads,
     dilation: Sequence[int],
     groups: int = 1,
+    method: str | None = None,
 ) -> jax.Array:
     """Cross-correlation: ``y[p] = sum_k x[strides * p + dilation * k] kernel[k] + bias``.
 
@@ -39,78 +36,77 @@ def conv(
       padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (on the first spatial axis alone, the others
         VALID), or a (low, high) for each spatial axis.
       groups: how many groups the channels are split into.
+      method: ``"direct"`` (XLA's own), ``"matmul"`` (one tap), ``"shifted"`` (one channel a group),
+        ``"blocks"`` (groups), ``"planes"`` (3-D); by default what ``choose_conv`` says for the
+        platform that the program is compiled for.
 
     Returns:
       (batch, *spatial', out).
+
+    Raises:
+      ValueError: for a method that cannot compute this convolution.
     """
+    how = Geometry(
+        tuple(strides), explicit_padding(x, kernel, strides, padding, dilation), tuple(dilation)
+    )._replace(groups=groups)
+    y = convolve(x, kernel, how, method)
+    return y if bias is None else add_bias(y, bias)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, how: Geometry, method: str | None) -> jax.Array:
+    """``conv`` for explicit padding, without bias."""
+    check_method(method, _possible(x, kernel, how), "conv")
+    on_cpu, elsewhere = (choose_conv(x.shape, kernel.shape, how, p) for p in ("cpu", "gpu"))
+    record("conv", on_cpu, elsewhere, method)
+    if method is not None:
+        return (
+            direct(x, kernel, how)
+            if method == "direct"
+            else product(algorithm(method, how))(x, kernel)
+        )
+    if on_cpu.method == "direct":
+        return direct(x, kernel, how)
+    return product(algorithm(on_cpu.method, how), algorithm("direct", how))(x, kernel)
+
+
+def choose_conv(x: Sequence[int], kernel: Sequence[int], how: Geometry, platform: str) -> Choice:
+    """The algorithm for shapes ``x`` and ``kernel``, with the reason."""
+    rank = len(x) - 2
+    if platform != "cpu":
+        return Choice("direct", f"XLA's own convolution on {platform}")
+    if 0 in x or 0 in kernel:
+        return Choice("direct", "nothing to compute")
+    if how.groups == 1 and all(k == 1 for k in kernel[:rank]):
+        return Choice("matmul", "a kernel of one tap is a matrix product")
+    if how.groups > 1 and kernel[-2] == 1:
+        return Choice("shifted", "one channel a group: a sum of shifted images")
+    if how.groups > 1:
+        return Choice("blocks", f"{how.groups} groups, put together into dense convolutions")
+    if rank == 3:
+        return Choice("planes", "3-D: taps along the first axis as channels of a 2-D convolution")
+    return Choice("direct", f"dense {rank}-D: XLA's own runs near the matrix product's speed")
+
+
+def _possible(x: jax.Array, kernel: jax.Array, how: Geometry) -> list[str]:
+    """The methods that can compute this convolution."""
+    conditions = {
+        "direct": True,
+        "matmul": how.groups == 1 and all(k == 1 for k in kernel.shape[:-2]),
+        "shifted": how.groups > 1 and kernel.shape[-2] == 1,
+        "blocks": how.groups > 1,
+        "planes": how.groups == 1 and x.ndim == 5,
+    }
+    return [method for method, possible in conditions.items() if possible]
+
+
+def explicit_padding(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Pads, dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """(low, high) for each spatial axis."""
     rank = x.ndim - 2
     if padding == "CAUSAL":
-        left = dilation[0] * (kernel.shape[0] - 1)
-        padding = ((left, 0), *(((0, 0),) * (rank - 1)))
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=tuple(strides),
-        padding=padding,
-        rhs_dilation=tuple(dilation),
-        dimension_numbers=_channels_last(rank),
-        feature_group_count=groups,
-    )
-    return y if bias is None else add_bias(y, bias)
-
-
-def conv_transpose(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None = None,
-    *,
-    strides: Sequence[int],
-    padding: Pads,
-    dilation: Sequence[int],
-    groups: int = 1,
-) -> jax.Array:
-    """Fractionally strided convolution, as ``lax.conv_transpose``, with groups.
-
-    ``x`` is spread out with ``strides - 1`` zeros between its steps and then cross-correlated
-    with the kernel at stride 1 (Dumoulin & Visin, 2016, arXiv:1603.07285).
-
-    Args:
-      x: (batch, *spatial, in).
-      kernel: (*kernel_size, in / groups, out).
-      bias: (out,), or None.
-      strides, dilation: one int for each spatial axis.
-      padding: ``"SAME"`` for spatial * strides; ``"VALID"`` for
-        spatial * strides + max(kernel_size - strides, 0), with the dilated kernel's size;
-        or the (low, high) padding of the spread-out input, for each spatial axis.
-      groups: how many groups the channels are split into.
-
-    Returns:
-      (batch, *spatial', out).
-    """
+        return ((dilation[0] * (kernel.shape[0] - 1), 0), *(((0, 0),) * (rank - 1)))
     if isinstance(padding, str):
-        padding = [
-            _transposed_padding(dilate * (size - 1) + 1, stride, padding)
-            for size, stride, dilate in zip(kernel.shape, strides, dilation, strict=False)
-        ]
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1,) * len(strides),
-        padding=padding,
-        lhs_dilation=tuple(strides),
-        rhs_dilation=tuple(dilation),
-        dimension_numbers=_channels_last(x.ndim - 2),
-        feature_group_count=groups,
-    )
-    return y if bias is None else add_bias(y, bias)
-
-
-def _transposed_padding(size: int, stride: int, padding: str) -> tuple[int, int]:
-    """(low, high) for a kernel of ``size``, dilation counted in, as in ``lax.conv_transpose``."""
-    if padding == "SAME":
-        total = size + stride - 2
-        low = size - 1 if stride > size - 1 else -(-total // 2)
-    else:
-        total = size + stride - 2 + max(size - stride, 0)
-        low = size - 1
-    return low, total - low
+        reach = [d * (k - 1) + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
+        padding = lax.padtype_to_pads(x.shape[1:-1], reach, strides, padding)
+    return tuple((int(low), int(high)) for low, high in padding)

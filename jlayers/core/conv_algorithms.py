@@ -1,0 +1,249 @@
+"""Ways to compute a convolution, equal up to rounding. ``conv.py`` chooses among them.
+
+All take x (batch, *spatial, in), kernel (*size, in / groups, out) and a ``Geometry``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .derive import Bilinear, bilinear, pullback
+from .dtypes import at_least_float32
+
+# Fewer taps than this: sums of padded arrays, fused in one loop, beat slices of a padded copy.
+_FEW_TAPS = 16
+# Channels of the small dense convolutions that groups are put together into.
+_BLOCK = 16
+
+
+class Geometry(NamedTuple):
+    """How a kernel moves over an image: one entry for each spatial axis."""
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+
+def channels_last(rank: int) -> lax.ConvDimensionNumbers:
+    """Dimension numbers of images and kernels with ``rank`` spatial axes."""
+    spatial = tuple(range(1, rank + 1))
+    image = (0, rank + 1, *spatial)
+    kernel = (rank + 1, rank, *range(rank))
+    return lax.ConvDimensionNumbers(image, kernel, image)
+
+
+def direct(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    """XLA's own convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=how.strides,
+        padding=how.padding,
+        rhs_dilation=how.dilation,
+        dimension_numbers=channels_last(x.ndim - 2),
+        feature_group_count=how.groups,
+    )
+
+
+def matmul(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    """A kernel of one tap: a matrix product of all pixels."""
+    x = _padded(x, how)
+    x = _tap(x, (0,) * len(how.strides), _out_size(x, kernel, how), how)
+    # Two axes: the kernel's gradient contracts over one, where over three XLA copies first.
+    y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def shifted(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    """One channel a group: the sum over taps of shifted images times a number for each channel."""
+    wide = at_least_float32(x.dtype)
+    weights = kernel.astype(wide)
+    total = None
+    for at, part in _taps(x, kernel, how):
+        term = _scale_channels(part.astype(wide), weights[at][0])
+        total = term if total is None else total + term
+    assert total is not None
+    return total.astype(x.dtype)
+
+
+def _scale_channels(part: jax.Array, weights: jax.Array) -> jax.Array:
+    """(..., C) times (C * m,): m numbers for each channel."""
+    times = weights.shape[0] // part.shape[-1]
+    if times > 1:
+        shape = (*part.shape, times)
+        part = lax.broadcast_in_dim(part, shape, range(part.ndim))
+        part = part.reshape(*shape[:-2], weights.shape[0])
+    return part * jnp.broadcast_to(weights, part.shape)
+
+
+def _shifted_input_gradient(
+    x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry
+) -> jax.Array:
+    taps = math.prod(kernel.shape[:-2])
+    one_each = kernel.shape[-1] == x.shape[-1]
+    if taps < _FEW_TAPS or any(s > 1 for s in how.strides) or not one_each:
+        return pullback(lambda x: shifted(x, kernel, how), x, ct)
+    # Stride 1: a convolution again, of the cotangent with the flipped kernel.
+    axes = tuple(range(len(how.strides)))
+    reach = [d * (k - 1) for k, d in zip(kernel.shape, how.dilation, strict=False)]
+    padding = tuple((r - low, r - high) for r, (low, high) in zip(reach, how.padding, strict=True))
+    return shifted(ct, lax.rev(kernel, axes), how._replace(padding=padding))
+
+
+def _shifted_kernel_gradient(
+    x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry
+) -> jax.Array:
+    """Image by image, so that the products of all taps stay in the cache."""
+    wide = at_least_float32(x.dtype)
+    axes = tuple(range(x.ndim - 2))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        one, grad = image
+        grad = grad.astype(wide)
+        terms = []
+        for _, part in _taps(one[None], kernel, how):
+            same = _repeat_channels(part[0].astype(wide), grad.shape[-1])
+            terms.append(jnp.sum(same * grad, axes))
+        return total + jnp.stack(terms), None
+
+    taps = math.prod(kernel.shape[:-2])
+    # Made of the cotangent, so that it is spread over devices as the batch is: scan insists on it.
+    zeros = jnp.zeros_like(ct[(0,) * (ct.ndim - 1)], wide)
+    total, _ = lax.scan(add_image, jnp.stack([zeros] * taps), (x, ct))
+    return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _repeat_channels(part: jax.Array, channels: int) -> jax.Array:
+    times = channels // part.shape[-1]
+    return part if times == 1 else jnp.repeat(part, times, -1)
+
+
+def blocks(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    """Groups put together into dense convolutions of some 16 channels, zero between groups.
+
+    The zeros cost arithmetic, and less than a narrow convolution loses.
+    """
+    inputs, features = kernel.shape[-2], kernel.shape[-1] // how.groups
+    together = next(
+        m
+        for m in range(1, how.groups + 1)
+        if how.groups % m == 0 and (m * min(inputs, features) >= _BLOCK or m == how.groups)
+    )
+    size, count = kernel.shape[:-2], how.groups // together
+    # (*size, in, block, group, out) to (*size, block, group, in, group, out), zero off the diagonal
+    parts = kernel.reshape(*size, inputs, count, together, features)
+    parts = jnp.moveaxis(parts, -4, -2)
+    parts = jnp.expand_dims(parts, -3) if together > 1 else parts
+    if together > 1:
+        eye = jnp.eye(together, dtype=bool)[:, :, None, None]
+        shape = (*size, count, together, together, inputs, features)
+        parts = jnp.where(
+            jnp.broadcast_to(eye, shape), jnp.broadcast_to(parts, shape), jnp.zeros((), x.dtype)
+        )
+        parts = jnp.swapaxes(parts, -3, -2)
+    parts = parts.reshape(*size, count, together * inputs, together * features)
+    dense = planes if len(size) == 3 else direct
+    width = together * inputs
+    return lax.concatenate(
+        [
+            dense(
+                lax.slice_in_dim(x, i * width, (i + 1) * width, axis=x.ndim - 1),
+                parts[..., i, :, :],
+                how._replace(groups=1),
+            )
+            for i in range(count)
+        ],
+        x.ndim - 1,
+    )
+
+
+def planes(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    """3-D as 2-D: the taps along the first spatial axis become channels, its steps batch."""
+    first = Geometry(how.strides[:1], how.padding[:1], how.dilation[:1])
+    rest = Geometry(how.strides[1:], how.padding[1:], how.dilation[1:])
+    padded = _padded(x, how._replace(padding=(*first.padding, (0, 0), (0, 0))))
+    taps = kernel.shape[0]
+    reach = first.dilation[0] * (taps - 1) + 1
+    depth = (padded.shape[1] - reach) // first.strides[0] + 1
+    stacked = lax.concatenate(
+        [
+            lax.slice_in_dim(
+                padded,
+                tap * first.dilation[0],
+                tap * first.dilation[0] + (depth - 1) * first.strides[0] + 1,
+                first.strides[0],
+                axis=1,
+            )
+            for tap in range(taps)
+        ],
+        x.ndim - 1,
+    )
+    images = stacked.reshape(-1, *stacked.shape[2:])
+    kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+    y = direct(images, kernel, rest)
+    return y.reshape(x.shape[0], depth, *y.shape[1:])
+
+
+def algorithm(method: str, how: Geometry) -> Bilinear:
+    """The three programs of a method."""
+    value = {
+        "direct": direct,
+        "matmul": matmul,
+        "shifted": shifted,
+        "blocks": blocks,
+        "planes": planes,
+    }[method]
+    same = bilinear(lambda x, kernel: value(x, kernel, how))
+    if method == "shifted":
+        return same._replace(
+            left=lambda x, kernel, ct: _shifted_input_gradient(x, kernel, ct, how),
+            right=lambda x, kernel, ct: _shifted_kernel_gradient(x, kernel, ct, how),
+        )
+    if method == "matmul" and any(stride > 1 for stride in how.strides):
+        # Alone, the product loses to XLA by the copy that the strides make; the gradients do not.
+        return same._replace(value=lambda x, kernel: direct(x, kernel, how))
+    return same
+
+
+def _padded(x: jax.Array, how: Geometry) -> jax.Array:
+    if not any(any(pads) for pads in how.padding):
+        return x
+    zero = jnp.zeros((), x.dtype)
+    return lax.pad(x, zero, [(0, 0, 0), *((*pads, 0) for pads in how.padding), (0, 0, 0)])
+
+
+def _out_size(padded: jax.Array, kernel: jax.Array, how: Geometry) -> tuple[int, ...]:
+    axes = zip(padded.shape[1:-1], kernel.shape, how.strides, how.dilation, strict=False)
+    return tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in axes)
+
+
+def _tap(padded: jax.Array, at: tuple[int, ...], size: tuple[int, ...], how: Geometry) -> jax.Array:
+    """What the tap ``at`` of the kernel sees: (batch, *size, in)."""
+    start = [i * d for i, d in zip(at, how.dilation, strict=True)]
+    stop = [i + (n - 1) * s + 1 for i, n, s in zip(start, size, how.strides, strict=True)]
+    return lax.slice(
+        padded,
+        (0, *start, 0),
+        (padded.shape[0], *stop, padded.shape[-1]),
+        (1, *how.strides, 1),
+    )
+
+
+def _taps(
+    x: jax.Array, kernel: jax.Array, how: Geometry
+) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
+    """All taps of the kernel with what each sees."""
+    padded = _padded(x, how)
+    size = _out_size(padded, kernel, how)
+    for at in itertools.product(*map(range, kernel.shape[:-2])):
+        yield at, _tap(padded, at, size, how)
