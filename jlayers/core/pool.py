@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,29 +11,59 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .choice import Choice, check_method, record
+from .derive import pullback, with_gradient
 from .dtypes import at_least_float32
+from .windows import Pads, Windows, explicit_padding
 
-Pads = str | Sequence[tuple[int, int]]
+METHODS = ("direct", "axes")
+
+# From this many taps on, the gradient of a sum goes axis by axis as the sum itself does.
+_MANY_TAPS = 16
 
 
 def max_pool(
-    x: jax.Array, *, window: Sequence[int], strides: Sequence[int], padding: Pads
+    x: jax.Array,
+    *,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Pads,
+    method: str | None = None,
 ) -> jax.Array:
     """The largest value in each window; padding never wins.
+
+    Of equal values the first has the gradient.
 
     Args:
       x: (batch, *spatial, channels), floating or integer.
       window, strides: one int for each spatial axis.
       padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
+      method: ``"direct"`` (``lax.reduce_window``) or ``"axes"`` (one axis after the other); by
+        default what ``choose_pool`` says for the platform that the program is compiled for.
 
     Returns:
       (batch, *spatial', channels), of the dtype of ``x``.
+
+    Raises:
+      ValueError: for another method.
     """
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        lowest = np.array(-np.inf, x.dtype)
-    else:
-        lowest = np.array(np.iinfo(x.dtype).min, x.dtype)
-    return _windows(x, lowest, lax.max, window, strides, padding)
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    lowest = np.array(-np.inf if floating else np.iinfo(x.dtype).min, x.dtype)
+    how = Windows(tuple(window), tuple(strides), explicit_padding(x, window, strides, padding))
+
+    def direct(x: jax.Array) -> jax.Array:
+        return how.reduce(x, lowest, lax.max)
+
+    def axes(x: jax.Array) -> jax.Array:
+        return how.by_axes(x, lowest, jnp.maximum)
+
+    def gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
+        return _max_gradient(x, ct, how, lowest)
+
+    by_axes = _chosen("max_pool", x, method)
+    if not floating:
+        return axes(x) if method == "axes" else direct(x)
+    return _select(x, by_axes, method, (axes, gradient), direct)
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
@@ -79,6 +110,7 @@ def avg_pool(
     strides: Sequence[int],
     padding: Pads,
     count_include_pad: bool = False,
+    method: str | None = None,
 ) -> jax.Array:
     """The mean of each window.
 
@@ -87,30 +119,122 @@ def avg_pool(
       window, strides: one int for each spatial axis.
       padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
       count_include_pad: divide by the window's size also where it reaches into the padding.
+      method: as for ``max_pool``.
 
     Returns:
       (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least.
+
+    Raises:
+      ValueError: for another method.
     """
+    pads = explicit_padding(x, window, strides, padding)
+    how = Windows(tuple(window), tuple(strides), pads)
     wide = x.astype(at_least_float32(x.dtype))
     zero = np.array(0, wide.dtype)
-    total = _windows(wide, zero, lax.add, window, strides, padding)
-    if count_include_pad or padding == "VALID":
+    total = _sum_pool(wide, how, _chosen("avg_pool", x, method), method)
+    if count_include_pad or not any(map(any, pads)):
         return (total / math.prod(window)).astype(x.dtype)
     ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
-    count = _windows(ones, zero, lax.add, window, strides, padding)
+    count = how.reduce(ones, zero, lax.add)
     return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)
 
 
-def _windows(
+def _sum_pool(x: jax.Array, how: Windows, by_axes: bool, method: str | None) -> jax.Array:
+    zero = np.array(0, x.dtype)
+
+    def direct(x: jax.Array) -> jax.Array:
+        return how.reduce(x, zero, lax.add)
+
+    def axes(x: jax.Array) -> jax.Array:
+        return how.by_axes(x, zero, lax.add)
+
+    def gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
+        if all(stride == 1 for stride in how.strides):
+            # A sum over windows again, of those that reach a pixel.
+            pads = [
+                (k - 1 - a, k - 1 - b) for k, (a, b) in zip(how.window, how.padding, strict=True)
+            ]
+            return how._replace(padding=tuple(pads)).by_axes(ct, zero, lax.add)
+        few = math.prod(how.window) < _MANY_TAPS
+        return pullback(how.by_taps if few else axes, x, ct)
+
+    return _select(x, by_axes, method, (axes, gradient), direct)
+
+
+def choose_pool(platform: str) -> Choice:
+    """The algorithm of ``max_pool`` and ``avg_pool``, with the reason."""
+    if platform != "cpu":
+        return Choice("direct", f"XLA's own windows on {platform}")
+    return Choice("axes", "one axis after the other; the gradient gathers, where XLA's scatters")
+
+
+def _chosen(operation: str, x: jax.Array, method: str | None) -> bool:
+    """Whether to go by axes, at least on CPU."""
+    check_method(method, METHODS, operation)
+    record(operation, choose_pool("cpu"), choose_pool("gpu"), method)
+    return (method or choose_pool("cpu").method) == "axes" and 0 not in x.shape
+
+
+def _select(
     x: jax.Array,
-    start: np.ndarray,
-    combine: Callable[..., jax.Array],
-    window: Sequence[int],
-    strides: Sequence[int],
-    padding: Pads,
+    by_axes: bool,
+    method: str | None,
+    ours: tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array, jax.Array], jax.Array]],
+    direct: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    if not isinstance(padding, str):
-        padding = ((0, 0), *padding, (0, 0))
-    return lax.reduce_window(  # type: ignore[no-any-return]
-        x, start, combine, (1, *window, 1), (1, *strides, 1), padding
-    )
+    """``ours``, a value and its gradient; ``direct`` where it was named, or on another platform."""
+    value, gradient = ours
+    if not by_axes:
+        return direct(x)
+    if method is not None:
+        return with_gradient(  # type: ignore[no-any-return]
+            lambda x: (value(x), ()),
+            lambda args, _, ct: (gradient(*args, ct),),  # type: ignore[call-arg]
+        )(x)
+
+    def direct_gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
+        _, pull = jax.vjp(direct, x)
+        (gradient,) = pull(ct)
+        return gradient  # type: ignore[no-any-return]
+
+    return with_gradient(  # type: ignore[no-any-return]
+        lambda x: (lax.platform_dependent(x, cpu=value, default=direct), ()),
+        lambda args, _, ct: (
+            lax.platform_dependent(args[0], ct, cpu=gradient, default=direct_gradient),
+        ),
+    )(x)
+
+
+def _max_gradient(x: jax.Array, ct: jax.Array, how: Windows, lowest: np.ndarray) -> jax.Array:
+    """Each pixel gathers from the windows in which it was the first of the largest."""
+    parts = [part for _, part in how.taps(x, lowest)]
+    best, at = parts[0], jnp.zeros(parts[0].shape, jnp.int32)
+    for number, part in enumerate(parts[1:], 1):
+        won = part > best
+        best, at = jnp.where(won, part, best), jnp.where(won, number, at)
+    # Computed once: without it, XLA goes through all windows again for every tap.
+    at = lax.optimization_barrier(at)
+    numbers = {tap: n for n, tap in enumerate(itertools.product(*map(range, how.window)))}
+    rank = len(how.window)
+    padded = [n + low + high for n, (low, high) in zip(x.shape[1:-1], how.padding, strict=True)]
+    steps = [-(-n // s) for n, s in zip(padded, how.strides, strict=True)]
+    phases = []
+    for phase in itertools.product(*map(range, how.strides)):
+        total = jnp.zeros((x.shape[0], *steps, x.shape[-1]), x.dtype)
+        for tap in itertools.product(
+            *(range(p, k, s) for p, k, s in zip(phase, how.window, how.strides, strict=True))
+        ):
+            mine = jnp.where(at == numbers[tap], ct, jnp.zeros_like(ct))
+            edges = [
+                (t // s, n - t // s - m, 0)
+                for t, s, n, m in zip(tap, how.strides, steps, ct.shape[1:-1], strict=True)
+            ]
+            total = total + lax.pad(mine, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        phases.append(total)
+    y = jnp.stack(phases, -2).reshape(x.shape[0], *steps, *how.strides, x.shape[-1])
+    # (batch, *steps, *strides, channels): each stride beside its axis
+    order = [0, *(i for a in range(rank) for i in (1 + a, 1 + rank + a)), 2 * rank + 1]
+    wide = [n * s for n, s in zip(steps, how.strides, strict=True)]
+    y = jnp.transpose(y, order).reshape(x.shape[0], *wide, x.shape[-1])
+    inside = (slice(low, low + n) for n, (low, _) in zip(x.shape[1:-1], how.padding, strict=True))
+    return y[(slice(None), *inside)]
