@@ -1,31 +1,15 @@
-"""Recurrences over time: one scan, in which only the recurrent product stays.
-
-The products with the input of all steps are one matrix product before the scan.
-"""
+"""Simple, long short-term and gated recurrences: their steps, over ``recurrence``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from .dense import dense
-
-Carry = Any
-
-
-def _scan(
-    step: Callable[[Carry, jax.Array], tuple[Carry, jax.Array]],
-    carry: Carry,
-    projected: jax.Array,
-    reverse: bool,
-) -> tuple[jax.Array, Carry]:
-    """Runs ``step`` over the time axis of ``projected``, (batch, time, ...)."""
-    carry, outputs = lax.scan(step, carry, jnp.swapaxes(projected, 0, 1), reverse=reverse)
-    return jnp.swapaxes(outputs, 0, 1), carry
+from .recurrence import Carry, Cell, Weights, recurrence
 
 
 def simple_rnn(
@@ -37,6 +21,7 @@ def simple_rnn(
     *,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     reverse: bool = False,
+    method: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """``h' = activation(x W + h U + b)`` (Elman, 1990).
 
@@ -46,16 +31,25 @@ def simple_rnn(
       kernel: (in, H). recurrent_kernel: (H, H). bias: (H,), or None.
       activation: elementwise.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
+      method: ``"chunks"`` of time steps, ``"whole"`` sequences, or what is best where it runs.
 
     Returns:
       (outputs (batch, time, H), hidden (batch, H) after the last step taken).
     """
 
-    def step(h: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        h = activation(z + dense(h, recurrent_kernel))
-        return h, h
+    def step(gates: jax.Array, carry: Carry) -> Carry:
+        return (activation(gates),)
 
-    return _scan(step, hidden, dense(x, kernel, bias), reverse)
+    outputs, (hidden,) = recurrence(
+        Cell(step, summed=True),
+        x,
+        (hidden,),
+        Weights(kernel, recurrent_kernel, bias, None),
+        reverse=reverse,
+        method=method,
+        name="simple_rnn",
+    )
+    return outputs, hidden
 
 
 def lstm(
@@ -66,6 +60,7 @@ def lstm(
     bias: jax.Array | None = None,
     *,
     reverse: bool = False,
+    method: str | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Long short-term memory (Hochreiter & Schmidhuber, 1997; forget gate of Gers et al., 2000).
 
@@ -79,19 +74,41 @@ def lstm(
       carry: (h, c), each (batch, H), before the first step.
       kernel: (in, 4 H). recurrent_kernel: (H, 4 H). bias: (4 H,), or None. Gate order i, f, g, o.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
+      method: ``"chunks"`` of time steps, ``"whole"`` sequences, or what is best where it runs.
 
     Returns:
       (outputs (batch, time, H), (h, c) after the last step taken).
     """
 
-    def step(carry: Carry, z: jax.Array) -> tuple[Carry, jax.Array]:
-        h, c = carry
-        i, f, g, o = jnp.split(z + dense(h, recurrent_kernel), 4, axis=-1)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return (h, c), h
+    weights = Weights(kernel, recurrent_kernel, bias, None)
+    outputs, (h, c) = recurrence(
+        Cell(_lstm_step, summed=True),
+        x,
+        carry,
+        weights,
+        reverse=reverse,
+        method=method,
+        name="lstm",
+    )
+    return outputs, (h, c)
 
-    return _scan(step, carry, dense(x, kernel, bias), reverse)
+
+def _lstm_step(gates: jax.Array, carry: Carry) -> Carry:
+    _, c = carry
+    i, f, g, o = jnp.split(_squash(gates, 4, tanh_at=2), 4, axis=-1)
+    c = 0.5 * ((f + 1) * c + (i + 1) * g)
+    return 0.5 * (o + 1) * jnp.tanh(c), c
+
+
+def _squash(gates: jax.Array, count: int, tanh_at: int | None = None) -> jax.Array:
+    """tanh(v / 2) of all gates, which is 2 sigmoid(v) - 1, but tanh(v) of that at ``tanh_at``."""
+    half = np.full((count, gates.shape[-1] // count), 0.5)
+    if tanh_at is not None:
+        half[tanh_at] = 1
+    scaled = gates * jnp.broadcast_to(jnp.asarray(half.ravel(), gates.dtype), gates.shape)
+    # Without the barrier XLA computes the tanh again in each fusion that uses it.
+    squashed: jax.Array = lax.optimization_barrier(jnp.tanh(scaled))
+    return squashed
 
 
 def gru(
@@ -103,6 +120,7 @@ def gru(
     recurrent_bias: jax.Array | None = None,
     *,
     reverse: bool = False,
+    method: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Gated recurrent unit, reset gate after the product (Cho et al., 2014, as cuDNN has it).
 
@@ -120,20 +138,32 @@ def gru(
       recurrent_bias: (H,), of the candidate alone (those of r and z would only add to ``bias``),
         or None.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
+      method: ``"chunks"`` of time steps, ``"whole"`` sequences, or what is best where it runs.
 
     Returns:
       (outputs (batch, time, H), hidden (batch, H) after the last step taken).
     """
 
-    def step(h: jax.Array, projected: jax.Array) -> tuple[jax.Array, jax.Array]:
-        xr, xz, xn = jnp.split(projected, 3, axis=-1)
-        hr, hz, hn = jnp.split(dense(h, recurrent_kernel), 3, axis=-1)
-        if recurrent_bias is not None:
-            hn = hn + jnp.broadcast_to(recurrent_bias, hn.shape)
-        r = jax.nn.sigmoid(xr + hr)
-        z = jax.nn.sigmoid(xz + hz)
-        n = jnp.tanh(xn + r * hn)
-        h = (1 - z) * n + z * h
-        return h, h
+    if recurrent_bias is not None:
+        others = jnp.zeros_like(recurrent_bias, shape=(2 * recurrent_bias.shape[0],))
+        recurrent_bias = jnp.concatenate([others, recurrent_bias])
+    outputs, (hidden,) = recurrence(
+        Cell(_gru_step, summed=False),
+        x,
+        (hidden,),
+        Weights(kernel, recurrent_kernel, bias, recurrent_bias),
+        reverse=reverse,
+        method=method,
+        name="gru",
+    )
+    return outputs, hidden
 
-    return _scan(step, hidden, dense(x, kernel, bias), reverse)
+
+def _gru_step(gates: tuple[jax.Array, jax.Array], carry: Carry) -> Carry:
+    (h,) = carry
+    projected, recurrent = gates
+    split = 2 * h.shape[-1]
+    r, z = jnp.split(_squash(projected[..., :split] + recurrent[..., :split], 2), 2, axis=-1)
+    n = jnp.tanh(projected[..., split:] + 0.5 * (r + 1) * recurrent[..., split:])
+    z = 0.5 * (z + 1)
+    return (n + z * (h - n),)

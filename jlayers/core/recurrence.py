@@ -1,0 +1,291 @@
+"""The recurrence under SimpleRNN, LSTM and GRU: one scan, one gradient, for any cell.
+
+A step is ``carry' = cell(gates, carry)``, elementwise, with ``gates = x W + b`` and ``h U`` (``h``
+is the first entry of the carry). So the only products that have to wait for the step before are
+``h U`` and, backwards, ``dgates U^T``. All others are taken for many steps at once: a chunk of
+them, small enough to stay in cache. What the gradient keeps is the carry of each step; the gates
+are made again from it, a chunk at a time, because writing them out costs more than one more
+product.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .choice import Choice, check_method, record
+from .dense import dense
+from .derive import pullback, with_gradient
+from .dtypes import at_least_float32
+
+Carry = tuple[jax.Array, ...]
+METHODS = ("chunks", "whole")
+
+# What the chunk's gates may take: about the second-level cache of a core.
+_CHUNK_BYTES = 1 << 20
+_SMALLEST_CHUNK = 8
+_UNROLLED = 8
+
+
+class Cell(NamedTuple):
+    """What a step does beside its two products.
+
+    Attributes:
+      step: ``step(gates, carry) -> carry``, elementwise in the batch axis. ``gates`` is one array,
+        ``x W + b + h U``, for a summed cell, and otherwise the two terms.
+      summed: whether the cell needs the sum alone.
+    """
+
+    step: Callable[[Any, Carry], Carry]
+    summed: bool
+
+
+class Weights(NamedTuple):
+    """kernel (in, G), recurrent_kernel (H, G), and two biases (G,), each of which may be None."""
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array | None
+    recurrent_bias: jax.Array | None
+
+
+def recurrence(
+    cell: Cell,
+    x: jax.Array,
+    carry: Carry,
+    weights: Weights,
+    *,
+    reverse: bool,
+    method: str | None,
+    name: str,
+) -> tuple[jax.Array, Carry]:
+    """Runs a cell over (batch, time, in).
+
+    Args:
+      carry: before the first step, arrays (batch, H); the first is the output of a step.
+      reverse: from the last step to the first; outputs stay in the order of ``x``.
+      method: ``"chunks"``, ``"whole"`` (one chunk), or what ``choose_recurrence`` says.
+      name: of the operation, for errors and ``explain``.
+
+    Returns:
+      (outputs (batch, time, H), the carry after the last step taken).
+
+    Raises:
+      ValueError: for an unknown method.
+    """
+    check_method(method, METHODS, name)
+    width = weights.kernel.shape[1]
+    on_cpu, elsewhere = (choose_recurrence(x.shape, width, x.dtype, p) for p in ("cpu", "gpu"))
+    record(name, on_cpu, elsewhere, method)
+    present = [i for i, w in enumerate(weights) if w is not None]
+    arguments = (x, *carry, *(weights[i] for i in present))
+
+    def unpack(arguments: Sequence[jax.Array]) -> tuple[jax.Array, Carry, Weights]:
+        x, *rest = arguments
+        given = dict(zip(present, rest[len(carry) :], strict=True))
+        unpacked = Weights(given[0], given[1], given.get(2), given.get(3))
+        return x, tuple(rest[: len(carry)]), unpacked
+
+    def pack(gradients: tuple[Any, Any, Weights]) -> tuple[Any, ...]:
+        dx, dcarry, dweights = gradients
+        return dx, *dcarry, *(dweights[i] for i in present)
+
+    def pick(run: Callable[..., Any]) -> Callable[..., Any]:
+        runs = {m: functools.partial(run, _Plan(cell, reverse, m)) for m in METHODS}
+        if method is not None or on_cpu.method == elsewhere.method:
+            return runs[method or on_cpu.method]
+        return functools.partial(
+            lax.platform_dependent, cpu=runs[on_cpu.method], default=runs[elsewhere.method]
+        )
+
+    run = with_gradient(
+        pick(lambda plan, *arguments: _forward(plan, *unpack(arguments))),
+        lambda arguments, residuals, ct: pick(
+            lambda plan, arguments, residuals, ct: pack(
+                _backward(plan, *unpack(arguments), residuals, ct)
+            )
+        )(arguments, residuals, ct),
+    )
+    return run(*arguments)  # type: ignore[no-any-return]
+
+
+def choose_recurrence(x: Sequence[int], width: int, dtype: Any, platform: str) -> Choice:
+    """The algorithm for an ``x`` of that shape and ``width`` gates, with the reason."""
+    if platform != "cpu":
+        return Choice("whole", f"on {platform} the products of all steps at once")
+    size = _chunk(x[1], x[0] * width * jnp.dtype(dtype).itemsize)
+    if size >= x[1]:
+        return Choice("whole", "the gates of all steps fit the cache")
+    return Choice("chunks", f"{size} steps at a time, so that their gates stay in cache")
+
+
+def _chunk(steps: int, step_bytes: int) -> int:
+    """How many steps make a chunk: if possible, a divisor of all of them."""
+    size = max(_SMALLEST_CHUNK, _CHUNK_BYTES // max(step_bytes, 1))
+    if size >= steps:
+        return steps
+    divisors = [k for k in range(max(size // 2, _SMALLEST_CHUNK // 2), 2 * size) if steps % k == 0]
+    return min(divisors, key=lambda k: abs(k - size), default=size)
+
+
+class _Plan(NamedTuple):
+    cell: Cell
+    reverse: bool
+    method: str
+
+    def chunks(self, x: jax.Array, width: int) -> tuple[int, int, int]:
+        """How many chunks there are, of how many steps, and how many steps are left over."""
+        steps = x.shape[1]
+        size = steps
+        if self.method == "chunks":
+            size = _chunk(steps, x.shape[0] * width * x.dtype.itemsize)
+        return steps // size, size, steps % size
+
+    def place(self, steps: int, start: Any, size: int) -> Any:
+        """Where in time the ``size`` steps lie that come after ``start`` others."""
+        return steps - start - size if self.reverse else start
+
+    def ordered(self, values: jax.Array, axis: int) -> jax.Array:
+        return jnp.flip(values, axis) if self.reverse else values
+
+    def take(self, values: jax.Array, start: Any, size: int) -> jax.Array:
+        """(size, batch, ...) of (batch, time, ...), in the order in which they are run."""
+        place = self.place(values.shape[1], start, size)
+        part = lax.dynamic_slice_in_dim(values, place, size, axis=1)
+        return self.ordered(jnp.swapaxes(part, 0, 1), 0)
+
+    def put(self, all_values: jax.Array, values: jax.Array, start: Any) -> jax.Array:
+        """``take``, the other way."""
+        place = self.place(all_values.shape[1], start, values.shape[0])
+        part = jnp.swapaxes(self.ordered(values, 0), 0, 1)
+        return lax.dynamic_update_slice_in_dim(all_values, part, place, axis=1)
+
+    def gates(self, projected: jax.Array, recurrent: jax.Array) -> Any:
+        return projected + recurrent if self.cell.summed else (projected, recurrent)
+
+
+def _forward(
+    plan: _Plan, x: jax.Array, carry: Carry, weights: Weights
+) -> tuple[tuple[jax.Array, Carry], Any]:
+    """(outputs, last carry), and for the gradient the carries after all steps."""
+    count, size, left = plan.chunks(x, weights.kernel.shape[1])
+
+    def chunk(state: Any, start: Any, size: int) -> Any:
+        carry, stacked = state
+        projected = dense(plan.take(x, start, size), weights.kernel, weights.bias)
+
+        def step(carry: Carry, projected: jax.Array) -> tuple[Carry, Carry]:
+            recurrent = dense(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
+            carry = plan.cell.step(plan.gates(projected, recurrent), carry)
+            return carry, carry
+
+        carry, after = lax.scan(step, carry, projected, unroll=min(size, _UNROLLED))
+        return carry, tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
+
+    # Broadcast, so that they are spread over devices as the carry is.
+    stacked = tuple(_repeated(jnp.zeros_like(c), x.shape[1]) for c in carry)
+    state = _over_chunks(chunk, (carry, stacked), count, size)
+    if left:
+        state = chunk(state, count * size, left)
+    carry, stacked = state
+    return (stacked[0], carry), stacked
+
+
+def _over_chunks(chunk: Callable[..., Any], state: Any, count: int, size: int) -> Any:
+    if count == 1:
+        return chunk(state, 0, size)
+    starts = jnp.arange(count) * size
+    return lax.scan(lambda state, start: (chunk(state, start, size), None), state, starts)[0]
+
+
+def _backward(
+    plan: _Plan, x: jax.Array, carry: Carry, weights: Weights, stacked: Carry, ct: Any
+) -> tuple[jax.Array, Carry, Weights]:
+    """The cotangents of x, the first carry and the weights."""
+    steps, (doutputs, dcarry) = x.shape[1], ct
+    count, size, left = plan.chunks(x, weights.kernel.shape[1])
+    transposed = weights.recurrent_kernel.T
+    doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
+
+    def before(start: Any, size: int) -> Carry:
+        """The carries before each step of a chunk, (size, batch, ...)."""
+
+        def of(first: jax.Array, values: jax.Array) -> jax.Array:
+            place = plan.place(steps, jnp.maximum(start - 1, 0), 1)
+            last = lax.dynamic_index_in_dim(values, place, axis=1, keepdims=False)
+            last = jnp.where(start == 0, first, last)
+            return jnp.concatenate([last[None], plan.take(values, start, size)[:-1]])
+
+        return tuple(of(first, values) for first, values in zip(carry, stacked, strict=True))
+
+    # Rematerialised: see derive.py on loops in a gradient.
+    @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+    def chunk(state: Any, start: Any, size: int, doutputs: jax.Array) -> Any:
+        dcarry, dweights = state
+        inputs, carries = plan.take(x, start, size), before(start, size)
+        projected = dense(inputs, weights.kernel, weights.bias)
+        recurrent = dense(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
+        gates = plan.gates(projected, recurrent)
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def step(dcarry: Carry, at: Any) -> tuple[Carry, Any]:
+            doutput, gates, carry = at
+            _, pull = jax.vjp(plan.cell.step, gates, carry)
+            dgates, (dh, *rest) = pull((dcarry[0] + doutput, *dcarry[1:]))
+            last = dgates if plan.cell.summed else dgates[1]
+            return (dh + dense(last, transposed), *rest), dgates
+
+        dcarry, dgates = lax.scan(step, dcarry, (doutputs, gates, carries), reverse=True)
+        dprojected, drecurrent = (dgates, dgates) if plan.cell.summed else dgates
+        more = Weights(
+            _outer(inputs, dprojected, weights.kernel),
+            _outer(carries[0], drecurrent, weights.recurrent_kernel),
+            None if weights.bias is None else _total(dprojected),
+            None if weights.recurrent_bias is None else _total(drecurrent),
+        )
+        dweights = jax.tree.map(jnp.add, dweights, more)
+        dx = lax.dot_general(dprojected, weights.kernel, (((2,), (1,)), ((), ())))
+        return (dcarry, dweights), dx
+
+    dweights = jax.tree.map(lambda w: jnp.zeros(w.shape, at_least_float32(w.dtype)), weights)
+    state, parts = (dcarry, dweights), []
+    if left:
+        state, dx = chunk(state, count * size, left, doutputs[count * size :])
+        parts = [dx]
+    main = doutputs[: count * size].reshape(count, size, *doutputs.shape[1:])
+    if count == 1:
+        state, dx = chunk(state, 0, size, main[0])
+    else:
+        state, dx = lax.scan(
+            lambda state, at: chunk(state, at[0], size, at[1]),
+            state,
+            (jnp.arange(count) * size, main),
+            reverse=True,
+        )
+    dx = dx.reshape(count * size, *dx.shape[-2:])
+    dx = jnp.concatenate([dx, *parts]) if parts else dx
+    dcarry, dweights = state
+    dweights = jax.tree.map(lambda w, d: d.astype(w.dtype), weights, dweights)
+    return jnp.swapaxes(plan.ordered(dx, 0), 0, 1), dcarry, dweights
+
+
+def _repeated(values: jax.Array, times: int) -> jax.Array:
+    """(batch, times, ...) of (batch, ...)."""
+    return jnp.broadcast_to(values[:, None], (values.shape[0], times, *values.shape[1:]))
+
+
+def _outer(left: jax.Array, right: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The sum over time and batch of the outer products, the gradient of ``left @ kernel``."""
+    # Transposed rather than written: JAX then knows how it is spread over devices.
+    return pullback(lambda kernel: dense(left, kernel), kernel, right).astype(
+        at_least_float32(left.dtype)
+    )
+
+
+def _total(values: jax.Array) -> jax.Array:
+    return values.astype(at_least_float32(values.dtype)).sum((0, 1))
