@@ -116,7 +116,7 @@ def _close(ours, theirs, tolerance=1e-9):
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("method", ["chunks", "whole"])
+@pytest.mark.parametrize("method", recurrence.METHODS)
 @pytest.mark.parametrize("name", CELLS)
 def test_values_and_first_derivatives(name, method, seed):
     args = _some_case(name, seed)
@@ -129,7 +129,7 @@ def test_values_and_first_derivatives(name, method, seed):
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("method", ["chunks", "whole"])
+@pytest.mark.parametrize("method", recurrence.METHODS)
 @pytest.mark.parametrize("name", CELLS)
 def test_transformations(name, method):
     x, carry, w = _some_case(name, 3)
@@ -190,16 +190,26 @@ def test_the_gradient_keeps_the_carries_alone(name):
 
 
 @pytest.mark.parametrize(
-    ("shape", "width", "method"), [((1, 256, 64), 512, "whole"), ((64, 64, 256), 2048, "chunks")]
+    ("shape", "hidden", "summed", "method"),
+    [
+        ((1, 256, 64), 128, True, "whole"),
+        ((128, 100, 64), 128, True, "chunks"),
+        ((64, 64, 256), 512, True, "kept"),
+        ((32, 128, 128), 256, True, "kept"),
+        ((32, 128, 128), 256, False, "chunks"),
+    ],
 )
-def test_the_rule(shape, width, method):
-    choice = recurrence.choose_recurrence(shape, width, jnp.float32, "cpu")
+def test_the_rule(shape, hidden, summed, method):
+    how = (shape, hidden, 4 * hidden, summed, jnp.float32)
+    choice = recurrence.choose_recurrence(*how, "cpu")
     assert choice.method == method
     assert choice.reason
-    assert recurrence.choose_recurrence(shape, width, jnp.float32, "gpu").method == "whole"
+    assert recurrence.choose_recurrence(*how, "gpu").method == "whole"
 
 
 def test_an_unknown_method():
     x, carry, w = _some_case("lstm", 0)
-    with pytest.raises(ValueError, match=r"lstm has no method 'fast'.*\n.*'chunks', 'whole'"):
+    with pytest.raises(
+        ValueError, match=r"lstm has no method 'fast'.*\n.*'chunks', 'whole', 'kept'"
+    ):
         core.lstm(x, carry, **w, method="fast")

@@ -3,9 +3,8 @@
 A step is ``carry' = cell(gates, carry)``, elementwise, with ``gates = x W + b`` and ``h U`` (``h``
 is the first entry of the carry). So the only products that have to wait for the step before are
 ``h U`` and, backwards, ``dgates U^T``. All others are taken for many steps at once: a chunk of
-them, small enough to stay in cache. What the gradient keeps is the carry of each step; the gates
-are made again from it, a chunk at a time, because writing them out costs more than one more
-product.
+them, small enough to stay in cache. What the gradient keeps is the carry of each step. The gates
+are made again from it, a chunk at a time, or kept as well where the products are the dearer.
 """
 
 from __future__ import annotations
@@ -20,15 +19,17 @@ from jax import lax
 
 from .choice import Choice, check_method, record
 from .dense import dense
-from .derive import pullback, with_gradient
+from .derive import with_gradient
 from .dtypes import at_least_float32
 
 Carry = tuple[jax.Array, ...]
-METHODS = ("chunks", "whole")
+METHODS = ("chunks", "whole", "kept")
 
 # What the chunk's gates may take: about the second-level cache of a core.
 _CHUNK_BYTES = 1 << 20
 _SMALLEST_CHUNK = 8
+# Measured on two cores; half or twice that changes little.
+_KEPT_FROM = 256
 _UNROLLED = 8
 
 
@@ -69,7 +70,8 @@ def recurrence(
     Args:
       carry: before the first step, arrays (batch, H); the first is the output of a step.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: ``"chunks"``, ``"whole"`` (one chunk), or what ``choose_recurrence`` says.
+      method: ``"chunks"``, ``"kept"`` (chunks, and the gates kept for the gradient), ``"whole"``
+        (one chunk), or what ``choose_recurrence`` says.
       name: of the operation, for errors and ``explain``.
 
     Returns:
@@ -79,8 +81,10 @@ def recurrence(
       ValueError: for an unknown method.
     """
     check_method(method, METHODS, name)
-    width = weights.kernel.shape[1]
-    on_cpu, elsewhere = (choose_recurrence(x.shape, width, x.dtype, p) for p in ("cpu", "gpu"))
+    on_cpu, elsewhere = (
+        choose_recurrence(x.shape, *weights.recurrent_kernel.shape, cell.summed, x.dtype, platform)
+        for platform in ("cpu", "gpu")
+    )
     record(name, on_cpu, elsewhere, method)
     present = [i for i, w in enumerate(weights) if w is not None]
     arguments = (x, *carry, *(weights[i] for i in present))
@@ -114,10 +118,15 @@ def recurrence(
     return run(*arguments)  # type: ignore[no-any-return]
 
 
-def choose_recurrence(x: Sequence[int], width: int, dtype: Any, platform: str) -> Choice:
+def choose_recurrence(
+    x: Sequence[int], hidden: int, width: int, summed: bool, dtype: Any, platform: str
+) -> Choice:
     """The algorithm for an ``x`` of that shape and ``width`` gates, with the reason."""
     if platform != "cpu":
         return Choice("whole", f"on {platform} the products of all steps at once")
+    # An element of the gates costs x.shape[2] + hidden multiplications to make again.
+    if x[2] + hidden >= _KEPT_FROM * (1 if summed else 2):
+        return Choice("kept", f"gates of {x[2]} + {hidden} products are cheaper kept than remade")
     size = _chunk(x[1], x[0] * width * jnp.dtype(dtype).itemsize)
     if size >= x[1]:
         return Choice("whole", "the gates of all steps fit the cache")
@@ -138,11 +147,15 @@ class _Plan(NamedTuple):
     reverse: bool
     method: str
 
+    @property
+    def keeps(self) -> bool:
+        return self.method == "kept"
+
     def chunks(self, x: jax.Array, width: int) -> tuple[int, int, int]:
         """How many chunks there are, of how many steps, and how many steps are left over."""
         steps = x.shape[1]
         size = steps
-        if self.method == "chunks":
+        if self.method != "whole":
             size = _chunk(steps, x.shape[0] * width * x.dtype.itemsize)
         return steps // size, size, steps % size
 
@@ -172,45 +185,35 @@ class _Plan(NamedTuple):
 def _forward(
     plan: _Plan, x: jax.Array, carry: Carry, weights: Weights
 ) -> tuple[tuple[jax.Array, Carry], Any]:
-    """(outputs, last carry), and for the gradient the carries after all steps."""
-    count, size, left = plan.chunks(x, weights.kernel.shape[1])
+    """(outputs, last carry), and for the gradient the carries after all steps and kept gates."""
 
-    def chunk(state: Any, start: Any, size: int) -> Any:
+    def chunk(state: Any, start: Any, size: int, _: None) -> Any:
         carry, stacked = state
         projected = dense(plan.take(x, start, size), weights.kernel, weights.bias)
 
-        def step(carry: Carry, projected: jax.Array) -> tuple[Carry, Carry]:
+        def step(carry: Carry, projected: jax.Array) -> tuple[Carry, Any]:
             recurrent = dense(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
-            carry = plan.cell.step(plan.gates(projected, recurrent), carry)
-            return carry, carry
+            gates = plan.gates(projected, recurrent)
+            carry = plan.cell.step(gates, carry)
+            return carry, (carry, gates if plan.keeps else None)
 
-        carry, after = lax.scan(step, carry, projected, unroll=min(size, _UNROLLED))
-        return carry, tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
+        carry, (after, gates) = lax.scan(step, carry, projected, unroll=min(size, _UNROLLED))
+        stacked = tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
+        return (carry, stacked), gates
 
     # Broadcast, so that they are spread over devices as the carry is.
     stacked = tuple(_repeated(jnp.zeros_like(c), x.shape[1]) for c in carry)
-    state = _over_chunks(chunk, (carry, stacked), count, size)
-    if left:
-        state = chunk(state, count * size, left)
-    carry, stacked = state
-    return (stacked[0], carry), stacked
-
-
-def _over_chunks(chunk: Callable[..., Any], state: Any, count: int, size: int) -> Any:
-    if count == 1:
-        return chunk(state, 0, size)
-    starts = jnp.arange(count) * size
-    return lax.scan(lambda state, start: (chunk(state, start, size), None), state, starts)[0]
+    chunks = plan.chunks(x, weights.kernel.shape[1])
+    (carry, stacked), gates = _over_chunks(chunk, (carry, stacked), None, chunks)
+    return (stacked[0], carry), (stacked, gates)
 
 
 def _backward(
-    plan: _Plan, x: jax.Array, carry: Carry, weights: Weights, stacked: Carry, ct: Any
+    plan: _Plan, x: jax.Array, carry: Carry, weights: Weights, residuals: Any, ct: Any
 ) -> tuple[jax.Array, Carry, Weights]:
     """The cotangents of x, the first carry and the weights."""
-    steps, (doutputs, dcarry) = x.shape[1], ct
-    count, size, left = plan.chunks(x, weights.kernel.shape[1])
+    steps, (doutputs, dcarry), (stacked, kept) = x.shape[1], ct, residuals
     transposed = weights.recurrent_kernel.T
-    doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
 
     def before(start: Any, size: int) -> Carry:
         """The carries before each step of a chunk, (size, batch, ...)."""
@@ -225,12 +228,13 @@ def _backward(
 
     # Rematerialised: see derive.py on loops in a gradient.
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
-    def chunk(state: Any, start: Any, size: int, doutputs: jax.Array) -> Any:
-        dcarry, dweights = state
+    def chunk(state: Any, start: Any, size: int, at: Any) -> Any:
+        (dcarry, dweights), (doutputs, gates) = state, at
         inputs, carries = plan.take(x, start, size), before(start, size)
-        projected = dense(inputs, weights.kernel, weights.bias)
-        recurrent = dense(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
-        gates = plan.gates(projected, recurrent)
+        if gates is None:
+            projected = dense(inputs, weights.kernel, weights.bias)
+            recurrent = dense(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
+            gates = plan.gates(projected, recurrent)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def step(dcarry: Carry, at: Any) -> tuple[Carry, Any]:
@@ -253,25 +257,47 @@ def _backward(
         return (dcarry, dweights), dx
 
     dweights = jax.tree.map(lambda w: jnp.zeros(w.shape, at_least_float32(w.dtype)), weights)
-    state, parts = (dcarry, dweights), []
-    if left:
-        state, dx = chunk(state, count * size, left, doutputs[count * size :])
-        parts = [dx]
-    main = doutputs[: count * size].reshape(count, size, *doutputs.shape[1:])
-    if count == 1:
-        state, dx = chunk(state, 0, size, main[0])
-    else:
-        state, dx = lax.scan(
-            lambda state, at: chunk(state, at[0], size, at[1]),
-            state,
-            (jnp.arange(count) * size, main),
-            reverse=True,
-        )
-    dx = dx.reshape(count * size, *dx.shape[-2:])
-    dx = jnp.concatenate([dx, *parts]) if parts else dx
+    doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
+    chunks = plan.chunks(x, weights.kernel.shape[1])
+    state, dx = _over_chunks(chunk, (dcarry, dweights), (doutputs, kept), chunks, reverse=True)
     dcarry, dweights = state
     dweights = jax.tree.map(lambda w, d: d.astype(w.dtype), weights, dweights)
     return jnp.swapaxes(plan.ordered(dx, 0), 0, 1), dcarry, dweights
+
+
+def _over_chunks(
+    chunk: Callable[..., Any],
+    state: Any,
+    values: Any,
+    chunks: tuple[int, int, int],
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """``state, made = chunk(state, start, size, values)`` for each chunk of (time, ...) values."""
+    count, size, left = chunks
+    main = jax.tree.map(lambda v: v[: count * size].reshape(count, size, *v.shape[1:]), values)
+    rest = jax.tree.map(lambda v: v[count * size :], values)
+
+    def run_main(state: Any) -> tuple[Any, Any]:
+        if count == 1:
+            return chunk(state, 0, size, jax.tree.map(lambda v: v[0], main))  # type: ignore[no-any-return]
+        starts = jnp.arange(count) * size
+        state, made = lax.scan(
+            lambda state, at: chunk(state, at[0], size, at[1]),
+            state,
+            (starts, main),
+            reverse=reverse,
+        )
+        return state, jax.tree.map(lambda m: m.reshape(count * size, *m.shape[2:]), made)
+
+    if not left:
+        return run_main(state)
+    if reverse:
+        state, last = chunk(state, count * size, left, rest)
+        state, made = run_main(state)
+    else:
+        state, made = run_main(state)
+        state, last = chunk(state, count * size, left, rest)
+    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), made, last)
 
 
 def _repeated(values: jax.Array, times: int) -> jax.Array:
@@ -281,10 +307,26 @@ def _repeated(values: jax.Array, times: int) -> jax.Array:
 
 def _outer(left: jax.Array, right: jax.Array, kernel: jax.Array) -> jax.Array:
     """The sum over time and batch of the outer products, the gradient of ``left @ kernel``."""
-    # Transposed rather than written: JAX then knows how it is spread over devices.
-    return pullback(lambda kernel: dense(left, kernel), kernel, right).astype(
-        at_least_float32(left.dtype)
-    )
+    dtype = at_least_float32(left.dtype)
+
+    def general(left: jax.Array, right: jax.Array) -> jax.Array:
+        axes = tuple(range(left.ndim - 1))
+        return lax.dot_general(
+            left,
+            right,
+            ((axes, axes), ((), ())),
+            preferred_element_type=dtype,
+            out_sharding=jax.typeof(kernel).sharding,
+        )
+
+    def flat(left: jax.Array, right: jax.Array) -> jax.Array:
+        return general(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]))
+
+    if any(jax.typeof(left).sharding.spec):
+        return general(left, right)
+    # XLA for CPU copies both to transpose them, unless there is one axis to sum over.
+    result: jax.Array = lax.platform_dependent(left, right, cpu=flat, default=general)
+    return result
 
 
 def _total(values: jax.Array) -> jax.Array:
