@@ -4,7 +4,7 @@ A step is ``carry' = cell(gates, carry)``, elementwise, with ``gates = x W + b``
 is the first entry of the carry). So the only products that have to wait for the step before are
 ``h U`` and, backwards, ``dgates U^T``. All others are taken for many steps at once: a chunk of
 them, small enough to stay in cache. What the gradient keeps is the carry of each step. The gates
-are made again from it, a chunk at a time, or kept as well where the products are the dearer.
+are made again from it, a chunk at a time, or stored as well where that is the cheaper.
 """
 
 from __future__ import annotations
@@ -17,33 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .choice import Choice, check_method, record
+from .choice import check_method, record
 from .dense import dense
 from .derive import with_gradient
 from .dtypes import at_least_float32
+from .recurrence_plan import METHODS, Carry, Cell, Plan, choose_recurrence, over_chunks
 
-Carry = tuple[jax.Array, ...]
-METHODS = ("chunks", "whole", "kept")
-
-# What the chunk's gates may take: about the second-level cache of a core.
-_CHUNK_BYTES = 1 << 20
-_SMALLEST_CHUNK = 8
-# Measured on two cores; half or twice that changes little.
-_KEPT_FROM = 256
 _UNROLLED = 8
-
-
-class Cell(NamedTuple):
-    """What a step does beside its two products.
-
-    Attributes:
-      step: ``step(gates, carry) -> carry``, elementwise in the batch axis. ``gates`` is one array,
-        ``x W + b + h U``, for a summed cell, and otherwise the two terms.
-      summed: whether the cell needs the sum alone.
-    """
-
-    step: Callable[[Any, Carry], Carry]
-    summed: bool
 
 
 class Weights(NamedTuple):
@@ -70,8 +50,8 @@ def recurrence(
     Args:
       carry: before the first step, arrays (batch, H); the first is the output of a step.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: ``"chunks"``, ``"kept"`` (chunks, and the gates kept for the gradient), ``"whole"``
-        (one chunk), or what ``choose_recurrence`` says.
+      method: whether the gradient keeps the gates: ``"store"``, ``"recompute"``, or what
+        ``choose_recurrence`` says.
       name: of the operation, for errors and ``explain``.
 
     Returns:
@@ -81,11 +61,10 @@ def recurrence(
       ValueError: for an unknown method.
     """
     check_method(method, METHODS, name)
-    on_cpu, elsewhere = (
-        choose_recurrence(x.shape, *weights.recurrent_kernel.shape, cell.summed, x.dtype, platform)
-        for platform in ("cpu", "gpu")
-    )
-    record(name, on_cpu, elsewhere, method)
+    hidden, width = weights.recurrent_kernel.shape
+    choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
+    record(name, choice, choice, method)
+    stores = (method or choice.method) == "store"
     present = [i for i, w in enumerate(weights) if w is not None]
     arguments = (x, *carry, *(weights[i] for i in present))
 
@@ -100,11 +79,14 @@ def recurrence(
         return dx, *dcarry, *(dweights[i] for i in present)
 
     def pick(run: Callable[..., Any]) -> Callable[..., Any]:
-        runs = {m: functools.partial(run, _Plan(cell, reverse, m)) for m in METHODS}
-        if method is not None or on_cpu.method == elsewhere.method:
-            return runs[method or on_cpu.method]
+        chunked, whole = (Plan(cell, reverse, stores, chunked) for chunked in (True, False))
+        if chunked.chunks(x, width) == whole.chunks(x, width):
+            return functools.partial(run, whole)
+        # Caches are a processor's; accelerators are best given the products of all steps at once.
         return functools.partial(
-            lax.platform_dependent, cpu=runs[on_cpu.method], default=runs[elsewhere.method]
+            lax.platform_dependent,
+            cpu=functools.partial(run, chunked),
+            default=functools.partial(run, whole),
         )
 
     run = with_gradient(
@@ -118,74 +100,10 @@ def recurrence(
     return run(*arguments)  # type: ignore[no-any-return]
 
 
-def choose_recurrence(
-    x: Sequence[int], hidden: int, width: int, summed: bool, dtype: Any, platform: str
-) -> Choice:
-    """The algorithm for an ``x`` of that shape and ``width`` gates, with the reason."""
-    if platform != "cpu":
-        return Choice("whole", f"on {platform} the products of all steps at once")
-    # An element of the gates costs x.shape[2] + hidden multiplications to make again.
-    if x[2] + hidden >= _KEPT_FROM * (1 if summed else 2):
-        return Choice("kept", f"gates of {x[2]} + {hidden} products are cheaper kept than remade")
-    size = _chunk(x[1], x[0] * width * jnp.dtype(dtype).itemsize)
-    if size >= x[1]:
-        return Choice("whole", "the gates of all steps fit the cache")
-    return Choice("chunks", f"{size} steps at a time, so that their gates stay in cache")
-
-
-def _chunk(steps: int, step_bytes: int) -> int:
-    """How many steps make a chunk: if possible, a divisor of all of them."""
-    size = max(_SMALLEST_CHUNK, _CHUNK_BYTES // max(step_bytes, 1))
-    if size >= steps:
-        return steps
-    divisors = [k for k in range(max(size // 2, _SMALLEST_CHUNK // 2), 2 * size) if steps % k == 0]
-    return min(divisors, key=lambda k: abs(k - size), default=size)
-
-
-class _Plan(NamedTuple):
-    cell: Cell
-    reverse: bool
-    method: str
-
-    @property
-    def keeps(self) -> bool:
-        return self.method == "kept"
-
-    def chunks(self, x: jax.Array, width: int) -> tuple[int, int, int]:
-        """How many chunks there are, of how many steps, and how many steps are left over."""
-        steps = x.shape[1]
-        size = steps
-        if self.method != "whole":
-            size = _chunk(steps, x.shape[0] * width * x.dtype.itemsize)
-        return steps // size, size, steps % size
-
-    def place(self, steps: int, start: Any, size: int) -> Any:
-        """Where in time the ``size`` steps lie that come after ``start`` others."""
-        return steps - start - size if self.reverse else start
-
-    def ordered(self, values: jax.Array, axis: int) -> jax.Array:
-        return jnp.flip(values, axis) if self.reverse else values
-
-    def take(self, values: jax.Array, start: Any, size: int) -> jax.Array:
-        """(size, batch, ...) of (batch, time, ...), in the order in which they are run."""
-        place = self.place(values.shape[1], start, size)
-        part = lax.dynamic_slice_in_dim(values, place, size, axis=1)
-        return self.ordered(jnp.swapaxes(part, 0, 1), 0)
-
-    def put(self, all_values: jax.Array, values: jax.Array, start: Any) -> jax.Array:
-        """``take``, the other way."""
-        place = self.place(all_values.shape[1], start, values.shape[0])
-        part = jnp.swapaxes(self.ordered(values, 0), 0, 1)
-        return lax.dynamic_update_slice_in_dim(all_values, part, place, axis=1)
-
-    def gates(self, projected: jax.Array, recurrent: jax.Array) -> Any:
-        return projected + recurrent if self.cell.summed else (projected, recurrent)
-
-
 def _forward(
-    plan: _Plan, x: jax.Array, carry: Carry, weights: Weights
+    plan: Plan, x: jax.Array, carry: Carry, weights: Weights
 ) -> tuple[tuple[jax.Array, Carry], Any]:
-    """(outputs, last carry), and for the gradient the carries after all steps and kept gates."""
+    """(outputs, last carry), and for the gradient the carries after all steps and stored gates."""
 
     def chunk(state: Any, start: Any, size: int, _: None) -> Any:
         carry, stacked = state
@@ -195,7 +113,7 @@ def _forward(
             recurrent = dense(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
             gates = plan.gates(projected, recurrent)
             carry = plan.cell.step(gates, carry)
-            return carry, (carry, gates if plan.keeps else None)
+            return carry, (carry, gates if plan.stores else None)
 
         carry, (after, gates) = lax.scan(step, carry, projected, unroll=min(size, _UNROLLED))
         stacked = tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
@@ -204,15 +122,15 @@ def _forward(
     # Broadcast, so that they are spread over devices as the carry is.
     stacked = tuple(_repeated(jnp.zeros_like(c), x.shape[1]) for c in carry)
     chunks = plan.chunks(x, weights.kernel.shape[1])
-    (carry, stacked), gates = _over_chunks(chunk, (carry, stacked), None, chunks)
+    (carry, stacked), gates = over_chunks(chunk, (carry, stacked), None, chunks)
     return (stacked[0], carry), (stacked, gates)
 
 
 def _backward(
-    plan: _Plan, x: jax.Array, carry: Carry, weights: Weights, residuals: Any, ct: Any
+    plan: Plan, x: jax.Array, carry: Carry, weights: Weights, residuals: Any, ct: Any
 ) -> tuple[jax.Array, Carry, Weights]:
     """The cotangents of x, the first carry and the weights."""
-    steps, (doutputs, dcarry), (stacked, kept) = x.shape[1], ct, residuals
+    steps, (doutputs, dcarry), (stacked, stored) = x.shape[1], ct, residuals
     transposed = weights.recurrent_kernel.T
 
     def before(start: Any, size: int) -> Carry:
@@ -259,45 +177,10 @@ def _backward(
     dweights = jax.tree.map(lambda w: jnp.zeros(w.shape, at_least_float32(w.dtype)), weights)
     doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
     chunks = plan.chunks(x, weights.kernel.shape[1])
-    state, dx = _over_chunks(chunk, (dcarry, dweights), (doutputs, kept), chunks, reverse=True)
+    state, dx = over_chunks(chunk, (dcarry, dweights), (doutputs, stored), chunks, reverse=True)
     dcarry, dweights = state
     dweights = jax.tree.map(lambda w, d: d.astype(w.dtype), weights, dweights)
     return jnp.swapaxes(plan.ordered(dx, 0), 0, 1), dcarry, dweights
-
-
-def _over_chunks(
-    chunk: Callable[..., Any],
-    state: Any,
-    values: Any,
-    chunks: tuple[int, int, int],
-    reverse: bool = False,
-) -> tuple[Any, Any]:
-    """``state, made = chunk(state, start, size, values)`` for each chunk of (time, ...) values."""
-    count, size, left = chunks
-    main = jax.tree.map(lambda v: v[: count * size].reshape(count, size, *v.shape[1:]), values)
-    rest = jax.tree.map(lambda v: v[count * size :], values)
-
-    def run_main(state: Any) -> tuple[Any, Any]:
-        if count == 1:
-            return chunk(state, 0, size, jax.tree.map(lambda v: v[0], main))  # type: ignore[no-any-return]
-        starts = jnp.arange(count) * size
-        state, made = lax.scan(
-            lambda state, at: chunk(state, at[0], size, at[1]),
-            state,
-            (starts, main),
-            reverse=reverse,
-        )
-        return state, jax.tree.map(lambda m: m.reshape(count * size, *m.shape[2:]), made)
-
-    if not left:
-        return run_main(state)
-    if reverse:
-        state, last = chunk(state, count * size, left, rest)
-        state, made = run_main(state)
-    else:
-        state, made = run_main(state)
-        state, last = chunk(state, count * size, left, rest)
-    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), made, last)
 
 
 def _repeated(values: jax.Array, times: int) -> jax.Array:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .recurrence import Carry, Cell, Weights, recurrence
+from .recurrence import Weights, recurrence
+from .recurrence_plan import Carry, Cell
 
 
 def simple_rnn(
@@ -31,7 +32,8 @@ def simple_rnn(
       kernel: (in, H). recurrent_kernel: (H, H). bias: (H,), or None.
       activation: elementwise.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: ``"chunks"`` of time steps, ``"whole"`` sequences, or what is best where it runs.
+      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
+        default, whichever is expected to be faster.
 
     Returns:
       (outputs (batch, time, H), hidden (batch, H) after the last step taken).
@@ -74,7 +76,8 @@ def lstm(
       carry: (h, c), each (batch, H), before the first step.
       kernel: (in, 4 H). recurrent_kernel: (H, 4 H). bias: (4 H,), or None. Gate order i, f, g, o.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: ``"chunks"`` of time steps, ``"whole"`` sequences, or what is best where it runs.
+      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
+        default, whichever is expected to be faster.
 
     Returns:
       (outputs (batch, time, H), (h, c) after the last step taken).
@@ -138,7 +141,8 @@ def gru(
       recurrent_bias: (H,), of the candidate alone (those of r and z would only add to ``bias``),
         or None.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: ``"chunks"`` of time steps, ``"whole"`` sequences, or what is best where it runs.
+      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
+        default, whichever is expected to be faster.
 
     Returns:
       (outputs (batch, time, H), hidden (batch, H) after the last step taken).
