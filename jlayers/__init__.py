@@ -5,6 +5,7 @@ from .combinators import branch, parallel, serial
 from .compose import compose
 from .cost import flops
 from .errors import LayerError
+from .explain import Decision, Explanation, explain
 from .factory import factory
 from .layer import Layer
 from .layers import (
@@ -43,9 +44,11 @@ __all__ = [
     "BatchNorm",
     "Conv",
     "ConvTranspose",
+    "Decision",
     "Dense",
     "Dropout",
     "Embedding",
+    "Explanation",
     "Flatten",
     "GlobalAvgPool",
     "GlobalMaxPool",
@@ -67,6 +70,7 @@ __all__ = [
     "core",
     "each_step",
     "ensemble",
+    "explain",
     "factory",
     "flatten",
     "flops",

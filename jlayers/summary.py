@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import rich.box
-import rich.console
 import rich.markup
 import rich.table
 
@@ -19,6 +17,7 @@ from .layer import Layer
 from .lifting import lift
 from .paths import join
 from .specs import PyTree, show, specs_of
+from .tables import table_text
 from .trace import Trace, trace
 
 
@@ -63,11 +62,7 @@ class Summary(NamedTuple):
     flops: int
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        # Wide enough for any row: a pipe or a log file has no width of its own.
-        rich.console.Console(file=text, width=200).print(self.__rich__())
-        lines = [line.rstrip() for line in text.getvalue().splitlines()]
-        return "\n".join(line for line in lines if line)
+        return table_text(self.__rich__())
 
     def __repr__(self) -> str:
         return str(self)

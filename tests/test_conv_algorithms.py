@@ -166,9 +166,8 @@ def test_methods_of_conv_transpose(method):
 
 def test_a_method_that_cannot_compute_it_is_refused():
     x, kernel, how = _method_case("direct")
-    with pytest.raises(ValueError, match="conv has no method 'shifted' for these arguments") as e:
+    with pytest.raises(ValueError, match="no method 'shifted' for these arguments, but 'direct'"):
         core.conv(x, kernel, **how, method="shifted")
-    assert str(e.value).splitlines()[1] == "  expected: 'direct', or None to let it choose"
 
 
 def test_gradients_keep_no_patches_for_the_backward_pass():

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each room, and the first segments of the modules in jlayers that it must not import.
 COMBINATORS = {"compose", "combinators", "merges", "over_time", "wrappers", "namespace"}
-INSPECTION = {"paths", "summary", "cost", "testing"}
+INSPECTION = {"paths", "summary", "explain", "cost", "testing"}
 FORBIDDEN = {
     "core": lambda module: module != "core",
     "layers": lambda module: module in COMBINATORS | INSPECTION,

@@ -60,7 +60,5 @@ def record(operation: str, on_cpu: Choice, elsewhere: Choice, given: str | None)
 def check_method(method: str | None, methods: Sequence[str], operation: str) -> None:
     """Raises a ``ValueError`` unless ``method`` is None or one of ``methods``."""
     if method is not None and method not in methods:
-        raise ValueError(
-            f"{operation} has no method {method!r} for these arguments\n"
-            f"  expected: {', '.join(map(repr, methods))}, or None to let it choose"
-        )
+        names = ", ".join(map(repr, methods))
+        raise ValueError(f"{operation} has no method {method!r} for these arguments, but {names}")

@@ -164,7 +164,7 @@ def _sum_pool(x: jax.Array, how: Windows, by_axes: bool, method: str | None) -> 
 def choose_pool(platform: str) -> Choice:
     """The algorithm of ``max_pool`` and ``avg_pool``, with the reason."""
     if platform != "cpu":
-        return Choice("direct", f"XLA's own windows on {platform}")
+        return Choice("direct", "XLA's own windows on accelerators")
     return Choice("axes", "one axis after the other; the gradient gathers, where XLA's scatters")
 
 

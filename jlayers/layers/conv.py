@@ -26,6 +26,7 @@ def Conv(
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
+    method: str | None = None,
 ) -> Layer:
     """Convolution (cross-correlation, as everywhere in the field) in 1-D, 2-D, 3-D and up.
 
@@ -39,6 +40,8 @@ def Conv(
       groups: both channel counts are split into as many groups, each convolved on its own.
       bias: whether there is one.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
+      method: the algorithm, for ``core.conv``; by default the fastest known where it runs.
+        ``jl.explain`` shows which.
 
     Shapes:
       x: (batch, *spatial, in), floating. y: (batch, *spatial', features), of the dtype of ``x``.
@@ -64,6 +67,7 @@ def Conv(
         bias=bias,
         kernel_init=kernel_init,
         bias_init=bias_init,
+        method=method,
         causal=True,
     )
 

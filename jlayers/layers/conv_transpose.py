@@ -26,6 +26,7 @@ def ConvTranspose(
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
+    method: str | None = None,
 ) -> Layer:
     """``lax.conv_transpose`` in 1-D, 2-D, 3-D and up (Dumoulin & Visin, 2016, arXiv:1603.07285).
 
@@ -41,6 +42,8 @@ def ConvTranspose(
       groups: both channel counts are split into as many groups, each convolved on its own.
       bias: whether there is one.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
+      method: the algorithm, for ``core.conv_transpose``; by default the fastest known where it
+        runs. ``jl.explain`` shows which.
 
     Shapes:
       x: (batch, *spatial, in), floating. y: (batch, *spatial', features), of the dtype of ``x``.
@@ -67,6 +70,7 @@ def ConvTranspose(
         bias=bias,
         kernel_init=kernel_init,
         bias_init=bias_init,
+        method=method,
     )
 
 

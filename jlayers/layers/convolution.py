@@ -35,6 +35,7 @@ def convolution(
     bias: bool,
     kernel_init: Initializer,
     bias_init: Initializer,
+    method: str | None,
     causal: bool = False,
 ) -> Layer:
     """The pair of a convolution, of which ``Conv`` and ``ConvTranspose`` are the two kinds.
@@ -80,7 +81,8 @@ def convolution(
         )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        return run(x, **cast_like(params, x), **options(x.ndim - 2), groups=groups)
+        how = options(x.ndim - 2)
+        return run(x, **cast_like(params, x), **how, groups=groups, method=method)
 
     return stateless(init, apply)
 

@@ -21,6 +21,7 @@ def GRU(
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,
+    method: str | None = None,
 ) -> Layer:
     """Gated recurrent unit over a whole sequence, from ``h = 0`` (Cho et al., 2014).
 
@@ -42,6 +43,8 @@ def GRU(
       reverse: from the last step to the first; a sequence of outputs stays in the input's order.
       bias: whether there are biases.
       kernel_init, recurrent_init, bias_init: as in ``jax.nn.initializers``.
+      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them; by default
+        whichever is expected to be faster. ``jl.explain`` shows which.
 
     Shapes:
       x: (batch, time, in), floating. y: (batch, time, H), or (batch, H) without
@@ -62,5 +65,6 @@ def GRU(
         kernel_init=kernel_init,
         recurrent_init=recurrent_init,
         bias_init=bias_init,
+        method=method,
         recurrent_bias=True,
     )

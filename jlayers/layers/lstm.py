@@ -31,6 +31,7 @@ def LSTM(
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = _forget_one,
+    method: str | None = None,
 ) -> Layer:
     """Long short-term memory over a whole sequence, from ``h = c = 0``.
 
@@ -48,6 +49,8 @@ def LSTM(
       reverse: from the last step to the first; a sequence of outputs stays in the input's order.
       bias: whether there is one.
       kernel_init, recurrent_init, bias_init: as in ``jax.nn.initializers``.
+      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them; by default
+        whichever is expected to be faster. ``jl.explain`` shows which.
 
     Shapes:
       x: (batch, time, in), floating. y: (batch, time, H), or (batch, H) without
@@ -68,6 +71,7 @@ def LSTM(
         kernel_init=kernel_init,
         recurrent_init=recurrent_init,
         bias_init=bias_init,
+        method=method,
     )
 
 

@@ -17,7 +17,11 @@ from .convolution import IMAGE, NO_CHANNELS, Sizes
 
 @factory
 def MaxPool(
-    window: Sizes, *, strides: Sizes | None = None, padding: checks.Padding = "VALID"
+    window: Sizes,
+    *,
+    strides: Sizes | None = None,
+    padding: checks.Padding = "VALID",
+    method: str | None = None,
 ) -> Layer:
     """The largest value of each window. Padding never wins.
 
@@ -25,6 +29,7 @@ def MaxPool(
       window: an int for all spatial axes, or one for each.
       strides: likewise; the window by default, so that windows do not overlap.
       padding: ``"VALID"``, ``"SAME"``, an int, or a (low, high) for each spatial axis.
+      method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
 
     Shapes:
       x: (batch, *spatial, channels). y: (batch, *spatial', channels), of the dtype of ``x``.
@@ -40,7 +45,7 @@ def MaxPool(
     options = _Windows(window, strides, padding)
 
     def pool(x: jax.Array) -> jax.Array:
-        return core.max_pool(x, **options.on(x))
+        return core.max_pool(x, **options.on(x), method=method)
 
     return lift(pool)
 
@@ -52,6 +57,7 @@ def AvgPool(
     strides: Sizes | None = None,
     padding: checks.Padding = "VALID",
     count_include_pad: bool = False,
+    method: str | None = None,
 ) -> Layer:
     """The mean of each window.
 
@@ -61,6 +67,7 @@ def AvgPool(
       padding: ``"VALID"``, ``"SAME"``, an int, or a (low, high) for each spatial axis.
       count_include_pad: whether padding counts in the mean. False, as in Keras: a window at the
         border is the mean of what it sees. True as in PyTorch and Flax.
+      method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
 
     Shapes:
       x: (batch, *spatial, channels), floating. y: (batch, *spatial', channels), of the dtype of
@@ -80,7 +87,7 @@ def AvgPool(
     def pool(x: jax.Array) -> jax.Array:
         windows = options.on(x)
         checks.floating(x)
-        return core.avg_pool(x, **windows, count_include_pad=count_include_pad)
+        return core.avg_pool(x, **windows, count_include_pad=count_include_pad, method=method)
 
     return lift(pool)
 

@@ -29,14 +29,15 @@ def recurrent(
     kernel_init: Initializer,
     recurrent_init: Initializer,
     bias_init: Initializer,
+    method: str | None,
     recurrent_bias: bool = False,
     check: Callable[[jax.ShapeDtypeStruct], None] = lambda hidden: None,
 ) -> Layer:
     """The pair of a recurrent layer.
 
     Args:
-      run: ``run(x, zeros, **params, reverse=reverse)`` to (outputs, last hidden state), with
-        ``zeros`` (batch, features) for what is before the first step.
+      run: ``run(x, zeros, **params, reverse=reverse, method=method)`` to (outputs, last hidden
+        state), with ``zeros`` (batch, features) for what is before the first step.
       gates: how many products of width ``features`` each kernel holds.
       recurrent_bias: whether there is one, (features,), where there are biases.
       check: raises where the hidden state, given as a spec, does not suit the layer; the rest are
@@ -66,7 +67,7 @@ def recurrent(
         # Made of a slice, so that they are spread over devices as the batch is: a scan insists
         # on it.
         zeros = jnp.broadcast_to(jnp.zeros_like(x[:, 0, :1]), (x.shape[0], features))
-        outputs, last = run(x, zeros, **cast_like(params, x), reverse=reverse)
+        outputs, last = run(x, zeros, **cast_like(params, x), reverse=reverse, method=method)
         return outputs if return_sequences else last
 
     return stateless(init, apply)

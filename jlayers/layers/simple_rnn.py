@@ -29,6 +29,7 @@ def SimpleRNN(
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,
+    method: str | None = None,
 ) -> Layer:
     """``h' = activation(x @ kernel + h @ recurrent_kernel + bias)``, from ``h = 0`` (Elman, 1990).
 
@@ -39,6 +40,8 @@ def SimpleRNN(
       bias: whether there is one.
       activation: elementwise.
       kernel_init, recurrent_init, bias_init: as in ``jax.nn.initializers``.
+      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them; by default
+        whichever is expected to be faster. ``jl.explain`` shows which.
 
     Shapes:
       x: (batch, time, in), floating. y: (batch, time, H), or (batch, H) without
@@ -67,5 +70,6 @@ def SimpleRNN(
         kernel_init=kernel_init,
         recurrent_init=recurrent_init,
         bias_init=bias_init,
+        method=method,
         check=elementwise,
     )
