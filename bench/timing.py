@@ -1,5 +1,7 @@
 """Timing that holds on a shared machine: candidates interleaved in one run, medians, ratios."""
 
+import gc
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ class Timing(NamedTuple):
     median: float
     low: float
     high: float
+    calls: int
 
 
 def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
@@ -34,6 +37,44 @@ def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[s
     return {name: _timing(values) for name, values in seconds.items()}
 
 
+def time_boxed(
+    candidates: dict[str, Callable[[], Any]], budget: float, rounds: int, least: int = 3
+) -> dict[str, Timing]:
+    """Times the candidates in turns until the time is spent, each with its share of it.
+
+    The order is drawn anew in each round: the threads of one framework may still spin when the next
+    candidate starts, and that must strike all alike. A candidate whose share is spent leaves
+    once it has had ``least`` calls, so that a slow one costs little and a fast one is still
+    measured well.
+
+    Args:
+      candidates: functions of no arguments that wait for their results, called before.
+      budget: seconds for all of them together.
+      rounds: the most calls of each.
+      least: the fewest.
+    """
+    order, left = random.Random(0), list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    share = budget / max(len(candidates), 1)
+    gc.collect()
+    gc.disable()
+    try:
+        while left:
+            order.shuffle(left)
+            for name in list(left):
+                start = time.perf_counter()
+                candidates[name]()
+                seconds[name].append(time.perf_counter() - start)
+                calls = len(seconds[name])
+                if calls >= rounds or (calls >= least and sum(seconds[name]) >= share):
+                    left.remove(name)
+    finally:
+        gc.enable()
+    return {name: _timing(values) for name, values in seconds.items()}
+
+
 def _timing(values: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(values, n=4)
-    return Timing(median, low, high)
+    if len(values) == 1:
+        return Timing(values[0], values[0], values[0], 1)
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Timing(median, low, high, len(values))

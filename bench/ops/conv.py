@@ -1,0 +1,188 @@
+"""Convolution, depthwise and grouped included, its transpose, and the separable pair."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..row import Row
+from .op import Op, Weights, normal, spread
+
+
+class Geometry(NamedTuple):
+    """A convolution with a number for each spatial axis."""
+
+    rank: int
+    channels: int
+    features: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding: tuple[int, ...]  # on both sides
+    bias: bool
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        return tuple((pad, pad) for pad in self.padding)
+
+    @property
+    def same(self) -> bool:
+        """Whether this is what ``"SAME"`` means everywhere."""
+        reach = zip(self.kernel, self.dilation, self.padding, strict=True)
+        return set(self.strides) == {1} and all(d * (k - 1) == 2 * p for k, d, p in reach)
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups == self.channels and self.groups > 1
+
+
+def geometry(row: Row) -> Geometry:
+    rank, options = len(row.x) - 2, row.options
+    return Geometry(
+        rank,
+        row.x[-1],
+        row["features"],
+        spread(row["kernel"], rank),
+        spread(options.get("strides", 1), rank),
+        spread(options.get("dilation", 1), rank),
+        options.get("groups", 1),
+        spread(options.get("padding", 0), rank),
+        options.get("bias", True),
+    )
+
+
+def _weights(row: Row, rng: np.random.Generator) -> Weights:
+    g = geometry(row)
+    shape = (*g.kernel, g.channels // g.groups, g.features)
+    weights = {"kernel": normal(rng, shape, math.prod(shape[:-1]))}
+    return {**weights, "bias": normal(rng, (g.features,))} if g.bias else weights
+
+
+def shifted_products(
+    x: Any, kernel: Any, strides: tuple[int, ...], dilation: tuple[int, ...], groups: int
+) -> Any:
+    """The convolution of a padded ``x`` as a sum over the places of the kernel."""
+    spans = zip(x.shape[1:-1], kernel.shape, dilation, strides, strict=False)
+    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, d, s in spans]
+    kernel = kernel.reshape(*kernel.shape[:-1], groups, -1)
+    y = 0
+    for place in np.ndindex(*kernel.shape[: len(sizes)]):
+        start = [d * at for d, at in zip(dilation, place, strict=True)]
+        stop = [at + s * (n - 1) + 1 for at, s, n in zip(start, strides, sizes, strict=True)]
+        patch = lax.slice(
+            x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)
+        ).reshape(x.shape[0], *sizes, groups, -1)
+        y = y + jnp.einsum("b...gi,igo->b...go", patch, kernel[place])
+    return y.reshape(*y.shape[:-2], -1)
+
+
+def _reference(row: Row, weights: Weights, x: Any) -> Any:
+    g = geometry(row)
+    x = jnp.pad(x, ((0, 0), *g.pairs, (0, 0)))
+    y = shifted_products(x, weights["kernel"], g.strides, g.dilation, g.groups)
+    return y + weights["bias"] if g.bias else y
+
+
+def _flops(row: Row) -> float:
+    g = geometry(row)
+    axes = zip(row.x[1:-1], g.kernel, g.strides, g.dilation, g.padding, strict=True)
+    places = math.prod((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in axes)
+    return 2 * row.x[0] * places * math.prod(g.kernel) * g.channels // g.groups * g.features
+
+
+def _small(row: Row) -> Row:
+    g = geometry(row)
+    groups = min(g.groups, 4)
+    channels = groups * min(g.channels // g.groups, 3)
+    features = groups * min(g.features // g.groups, 2)
+    kernel = tuple(min(k, 7) for k in g.kernel)
+    padding = tuple(p if k <= 7 else min(p, 3) for k, p in zip(g.kernel, g.padding, strict=True))
+    reach = zip(kernel, g.dilation, padding, g.strides, strict=True)
+    # The remainder of a stride stays: it is where paddings are got wrong.
+    sizes = [d * (k - 1) + 1 + s * 2 - 2 * p + 1 for k, d, p, s in reach]
+    return row.replace(
+        (2, *[max(size, 3) for size in sizes], channels),
+        features=features,
+        groups=groups,
+        kernel=kernel,
+        padding=padding,
+    )
+
+
+CONV = Op(_weights, _reference, _flops, _small)
+
+
+# Transposed: padding is "SAME" or "VALID" as in ``lax.conv_transpose``.
+
+
+def _transposed_padding(row: Row) -> list[tuple[int, int]]:
+    g = transposed_geometry(row)
+    pairs = []
+    for k, s in zip(g.kernel, g.strides, strict=True):
+        total = k + s - 2 + (max(k - s, 0) if row["padding"] == "VALID" else 0)
+        low = k - 1 if row["padding"] == "VALID" or s > k - 1 else -(-total // 2)
+        pairs.append((low, total - low))
+    return pairs
+
+
+def transposed_geometry(row: Row) -> Geometry:
+    return geometry(Row(row.name, row.group, row.op, row.x, {**row.options, "padding": 0}))
+
+
+def _transposed_weights(row: Row, rng: np.random.Generator) -> Weights:
+    return _weights(Row(row.name, row.group, row.op, row.x, {**row.options, "padding": 0}), rng)
+
+
+def _transposed_reference(row: Row, weights: Weights, x: Any) -> Any:
+    g = transposed_geometry(row)
+    pairs = zip(_transposed_padding(row), g.strides, strict=True)
+    spread_out = [(low, high, s - 1) for (low, high), s in pairs]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *spread_out, (0, 0, 0)))
+    ones = (1,) * g.rank
+    return shifted_products(x, weights["kernel"], ones, ones, g.groups) + weights["bias"]
+
+
+def _transposed_flops(row: Row) -> float:
+    return 2 * math.prod(row.x) * math.prod(transposed_geometry(row).kernel) * row["features"]
+
+
+def _transposed_small(row: Row) -> Row:
+    return row.replace((2, *[4] * (len(row.x) - 2), 3), features=2)
+
+
+CONV_TRANSPOSE = Op(
+    _transposed_weights, _transposed_reference, _transposed_flops, _transposed_small
+)
+
+
+# Separable: one depthwise convolution, then one over the channels.
+
+
+def separable_parts(row: Row) -> tuple[Row, Row]:
+    """The two convolutions that the pair is made of."""
+    channels = row.x[-1]
+    first = {**row.options, "features": channels, "groups": channels, "bias": False}
+    depthwise = Row(row.name, row.group, "conv", row.x, first, row.dtype)
+    g = geometry(depthwise)
+    axes = zip(row.x[1:-1], g.kernel, g.strides, g.padding, strict=True)
+    sizes = [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
+    between = (row.x[0], *sizes, channels)
+    second = {"features": row["features"], "kernel": 1}
+    return depthwise, Row(row.name, row.group, "conv", between, second, row.dtype)
+
+
+def _separable_reference(row: Row, weights: Weights, x: Any) -> Any:
+    for part, own in zip(separable_parts(row), weights, strict=True):
+        x = _reference(part, own, x)
+    return x
+
+
+SEPARABLE = Op(
+    lambda row, rng: tuple(_weights(part, rng) for part in separable_parts(row)),
+    _separable_reference,
+    lambda row: sum(map(_flops, separable_parts(row))),
+    lambda row: row.replace((2, *[5] * (len(row.x) - 2), 4), features=3),
+)

@@ -1,0 +1,51 @@
+"""What an operation tells the benchmark about itself."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..row import Row
+
+Weights = Any  # a pytree of arrays, in jlayers' layout
+
+
+class Op(NamedTuple):
+    """An operation.
+
+    Args:
+      weights: (row, generator) to the parameters, float64, in jlayers' layout. Parameters that only
+        some frameworks have (a second bias) are among them, and zero.
+      reference: (row, weights, x) to y, in plain JAX by another way than ``lax`` has for it.
+      flops: of one forward pass, by row; one multiplication and one addition are two.
+      small: the row shrunk, for tests.
+      inputs: (row, generator) to x.
+      traffic: bytes that must move, (forward, forward and gradient), where they are not those of
+        ``x``, the weights and ``y``, each read or written once a pass.
+      judge: (row, x, cotangent, y) to the wanted (y, gradient of x), where what is right depends on
+        what came out, as for dropout.
+    """
+
+    weights: Callable[[Row, np.random.Generator], Weights]
+    reference: Callable[[Row, Weights, Any], Any]
+    flops: Callable[[Row], float]
+    small: Callable[[Row], Row]
+    inputs: Callable[[Row, np.random.Generator], Any] = lambda row, rng: rng.standard_normal(row.x)
+    traffic: Callable[[Row], tuple[float, float]] | None = None
+    judge: Callable[[Row, Any, Any, Any], tuple[Any, Any]] | None = None
+
+
+def nothing(row: Row, rng: np.random.Generator) -> Weights:
+    """The weights of an operation that has none."""
+    return {}
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int = 1) -> np.ndarray:
+    """Normal values that keep a layer's output near the size of its input."""
+    return rng.standard_normal(shape) / math.sqrt(fan_in)
+
+
+def spread(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """One number for each spatial axis."""
+    return value if isinstance(value, tuple) else (value,) * rank
