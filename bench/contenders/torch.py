@@ -12,8 +12,11 @@ from torch import nn
 from ..agreement import disagreement
 from ..data import floating
 from ..ops.conv import geometry, separable_parts, transposed_geometry
+from ..ops.norm import EPSILON
+from ..ops.pool import window
 from ..programs import Asked, Program, wanted
 from ..row import Row
+from .contender import no_weights
 
 LACKS: dict[str, str] = {}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -82,8 +85,9 @@ def program(contender: TorchContender, asked: Asked) -> Program:
     data, module, layout = asked.data, contender.module, contender.layout
     weights = contender.convert(data.weights)
     some = next(iter(weights.values()), None)
+    module.to(device())
     if some is not None:
-        module.to(device(), getattr(torch, some.dtype.name))
+        module.to(getattr(torch, some.dtype.name))
     own = dict(module.named_parameters())
     if own.keys() != weights.keys():
         raise ValueError(f"torch has parameters {sorted(own)}, not {sorted(weights)}")
@@ -190,8 +194,92 @@ def chain(*parts: TorchContender) -> TorchContender:
     )
 
 
+def pool(*make: Any, **options: Any) -> Callable[[Row], TorchContender]:
+    def build(row: Row) -> TorchContender:
+        w = window(row)
+        module = make[len(w.window) - 1](w.window, w.strides, w.padding, **options)
+        return TorchContender(module, no_weights, layout="first")
+
+    return build
+
+
+def affine(weights: Any) -> dict[str, Any]:
+    names = {"scale": "weight", "bias": "bias"}
+    return {theirs: weights[ours] for ours, theirs in names.items() if ours in weights}
+
+
+def batch_norm(row: Row) -> TorchContender:
+    make = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+    module = make[len(row.x)](row.x[-1], EPSILON, momentum=0.01)
+    return TorchContender(module, affine, layout="first" if len(row.x) > 2 else "last")
+
+
+def recurrent(make: Any, convert: Callable[[Any], tuple[Any, Any]]) -> Any:
+    """``convert`` gives the biases of the input's side and of the hidden state's."""
+
+    def build(row: Row) -> TorchContender:
+        ways = row["bidirectional"]
+        module = make(
+            row.x[-1], row["features"], row["layers"], batch_first=True, bidirectional=ways
+        )
+
+        def weights_of(weights: Any) -> dict[str, Any]:
+            named = {}
+            for layer, cells in enumerate(weights):
+                for cell, side in zip(cells, ("", "_reverse"), strict=False):
+                    end = f"l{layer}{side}"
+                    named[f"weight_ih_{end}"] = cell["kernel"].T
+                    named[f"weight_hh_{end}"] = cell["recurrent_kernel"].T
+                    named[f"bias_ih_{end}"], named[f"bias_hh_{end}"] = convert(cell)
+            return named
+
+        return TorchContender(module, weights_of, lambda module, x: module(x)[0])
+
+    return build
+
+
+def two_biases(w: Any) -> tuple[Any, Any]:
+    return w["bias"], w["second_bias"]
+
+
+def gru_biases(w: Any) -> tuple[Any, Any]:
+    return w["bias"], np.concatenate([w["second_bias"], w["recurrent_bias"]])
+
+
+def dense(row: Row) -> TorchContender:
+    return TorchContender(
+        nn.Linear(row.x[-1], row["features"]),
+        lambda weights: {"weight": weights["kernel"].T, "bias": weights["bias"]},
+    )
+
+
+def attention(row: Row) -> TorchContender:
+    def call(module: nn.Module, x: Any) -> Any:
+        return nn.functional.scaled_dot_product_attention(*x, is_causal=row["causal"])
+
+    return TorchContender(nn.Identity(), no_weights, call, layout="heads")
+
+
 OPS = {
+    "dense": dense,
     "conv": conv,
     "conv_transpose": conv_transpose,
     "separable": lambda row: chain(*map(conv, separable_parts(row))),
+    "max_pool": pool(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    "avg_pool": pool(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, count_include_pad=False),
+    "batch_norm": batch_norm,
+    "layer_norm": lambda row: TorchContender(nn.LayerNorm(row.x[-1], EPSILON), affine),
+    "group_norm": lambda row: TorchContender(
+        nn.GroupNorm(row["groups"], row.x[-1], EPSILON), affine, layout="first"
+    ),
+    "rms_norm": lambda row: TorchContender(nn.RMSNorm(row.x[-1], EPSILON), affine),
+    "lstm": recurrent(nn.LSTM, two_biases),
+    "gru": recurrent(nn.GRU, gru_biases),
+    "simple_rnn": recurrent(nn.RNN, two_biases),
+    "attention": attention,
+    "embedding": lambda row: TorchContender(
+        nn.Embedding(row["vocabulary"], row["features"]),
+        lambda weights: {"weight": weights["embedding"]},
+    ),
+    "dropout": lambda row: TorchContender(nn.Dropout(row["rate"]), no_weights),
 }

@@ -1,0 +1,69 @@
+"""Maximum and mean over windows."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..row import Row
+from .op import Op, Weights, nothing, spread
+
+
+class Window(NamedTuple):
+    """A window with a number for each spatial axis; padding on both sides never counts."""
+
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        return tuple((pad, pad) for pad in self.padding)
+
+
+def window(row: Row) -> Window:
+    rank = len(row.x) - 2
+    size = spread(row["window"], rank)
+    strides = spread(row.options.get("strides", size), rank)
+    return Window(size, strides, spread(row.options.get("padding", 0), rank))
+
+
+def _patches(row: Row, x: Any, fill: float) -> Any:
+    """All places of a window, stacked: (places, batch, *spatial', channels)."""
+    w = window(row)
+    x = jnp.pad(x, ((0, 0), *w.pairs, (0, 0)), constant_values=fill)
+    spans = zip(x.shape[1:-1], w.window, w.strides, strict=True)
+    sizes = [(n - k) // s + 1 for n, k, s in spans]
+    patches = []
+    for place in np.ndindex(*w.window):
+        stop = [at + s * (n - 1) + 1 for at, s, n in zip(place, w.strides, sizes, strict=True)]
+        limits = (x.shape[0], *stop, x.shape[-1])
+        patches.append(lax.slice(x, (0, *place, 0), limits, (1, *w.strides, 1)))
+    return jnp.stack(patches)
+
+
+def _max(row: Row, weights: Weights, x: Any) -> Any:
+    patches = _patches(row, x, -jnp.inf)
+    # Of equal values the first has the gradient, as with all who are measured.
+    first = jnp.argmax(patches, 0, keepdims=True)
+    return jnp.take_along_axis(patches, first, 0)[0]
+
+
+def _average(row: Row, weights: Weights, x: Any) -> Any:
+    return _patches(row, x, 0.0).sum(0) / _patches(row, jnp.ones_like(x), 0.0).sum(0)
+
+
+def _small(row: Row) -> Row:
+    w = window(row)
+    sizes = [k + 2 * s + 1 for k, s in zip(w.window, w.strides, strict=True)]
+    return row.replace((2, *sizes, 3))
+
+
+def _flops(row: Row) -> float:
+    """None that a matrix unit could do: the floor is the traffic."""
+    return 0
+
+
+MAX_POOL = Op(nothing, _max, _flops, _small)
+AVG_POOL = Op(nothing, _average, _flops, _small)

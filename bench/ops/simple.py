@@ -1,0 +1,71 @@
+"""Dense, embedding and dropout."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..row import Row
+from .op import Op, Weights, normal, nothing
+
+# Dense
+
+
+def _dense_weights(row: Row, rng: np.random.Generator) -> Weights:
+    channels, features = row.x[-1], row["features"]
+    return {"kernel": normal(rng, (channels, features), channels), "bias": normal(rng, (features,))}
+
+
+def _dense(row: Row, weights: Weights, x: Any) -> Any:
+    return x @ weights["kernel"] + weights["bias"]
+
+
+DENSE = Op(
+    _dense_weights,
+    _dense,
+    lambda row: 2 * math.prod(row.x) * row["features"],
+    lambda row: row.replace((3,) * (len(row.x) - 1) + (4,), features=5),
+)
+
+
+# Embedding
+
+
+def _embedding_traffic(row: Row) -> tuple[float, float]:
+    """The rows that are looked up; with the gradient, a whole table of it besides."""
+    size = jnp.dtype(row.dtype).itemsize * row["features"]
+    looked_up = 2 * size * math.prod(row.x)
+    return looked_up, 2 * looked_up + size * row["vocabulary"]
+
+
+EMBEDDING = Op(
+    lambda row, rng: {"embedding": normal(rng, (row["vocabulary"], row["features"]))},
+    lambda row, weights, x: weights["embedding"][x],
+    lambda row: 0,
+    lambda row: row.replace((2, 7), vocabulary=5, features=4),
+    inputs=lambda row, rng: rng.integers(0, row["vocabulary"], row.x, np.int32),
+    traffic=_embedding_traffic,
+)
+
+
+# Dropout: which values are dropped is the contender's choice, all else follows from it.
+
+
+def _judge(row: Row, x: Any, cotangent: Any, y: Any) -> tuple[Any, Any]:
+    """What must come out with the zeros of ``y``; NaN where there are too many or too few."""
+    kept = np.asarray(y, np.float64) != 0
+    rate, count = row["rate"], kept.size
+    spread = math.sqrt(rate * (1 - rate) / count)
+    fair = abs(kept.mean() - (1 - rate)) <= 6 * spread
+    factor = kept / (1 - rate) if fair else np.full(kept.shape, np.nan)
+    return np.asarray(x, np.float64) * factor, np.asarray(cotangent, np.float64) * factor
+
+
+DROPOUT = Op(
+    nothing,
+    lambda row, weights, x: x,
+    lambda row: 0,
+    lambda row: row.replace((8, 16)),
+    judge=_judge,
+)
