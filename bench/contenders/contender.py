@@ -1,6 +1,5 @@
 """What a framework's adapter gives the benchmark for one row."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -83,4 +82,4 @@ def stacked(one: Callable[[Row, int, bool], Contender], row: Row) -> Contender:
         side_by_side(*(one(row, channels, reverse) for reverse in ways))
         for channels in layer_inputs(row)
     ]
-    return functools.reduce(chain, layers) if len(layers) == 1 else chain(*layers)
+    return chain(*layers)

@@ -110,13 +110,20 @@ def pool(*make: Any) -> Callable[[Row], Contender]:
 def recurrent(make: Any, convert: Callable[[Any], list[Any]]) -> Callable[[Row], Contender]:
     def one(row: Row, channels: int, reverse: bool) -> Contender:
         built = make(
-            row["features"], return_sequences=True, go_backwards=reverse, dtype=row.dtype
+            row["features"],
+            return_sequences=True,
+            go_backwards=reverse,
+            recurrent_initializer="zeros",  # orthogonal knows no bfloat16; replaced anyway
+            dtype=row.dtype,
         )
-        inner = module(built, row.replace((*row.x[:-1], channels)), convert)
-        if not reverse:
-            return inner
-        # Going backwards, Keras gives the outputs in the order in which they were computed.
-        return inner._replace(apply=lambda params, x: inner.apply(params, x)[:, ::-1])
+        seed = module(built, row.replace((*row.x[:-1], channels)), convert).extra
+
+        def apply(params: Any, x: Any) -> Any:
+            y = built.stateless_call(params, *seed, x)[0]
+            # Going backwards, Keras gives the outputs in the order in which they were computed.
+            return y[:, ::-1] if reverse else y
+
+        return Contender(apply, convert)
 
     return functools.partial(stacked, one)
 

@@ -21,7 +21,11 @@ def options(row: Row) -> dict[str, Any]:
     return {**dtypes(row), "rngs": nnx.Rngs(0)}
 
 
-def module(built: Any, convert: Callable[[Any], Any] = pick("kernel", "bias")) -> Contender:
+def module(
+    built: Any,
+    convert: Callable[[Any], Any] = pick("kernel", "bias"),
+    run: Callable[[Any, Any], Any] = lambda module, x: module(x),
+) -> Contender:
     """``convert`` gives nested dicts with the names of the module's attributes."""
     graphdef, params, rest = nnx.split(built, nnx.Param, ...)
 
@@ -31,10 +35,11 @@ def module(built: Any, convert: Callable[[Any], Any] = pick("kernel", "bias")) -
         return state
 
     if not jax.tree.leaves(rest):
-        return Contender(lambda params, x: nnx.merge(graphdef, params, rest)(x), state_of)
+        return Contender(lambda params, x: run(nnx.merge(graphdef, params, rest), x), state_of)
 
     def apply(params: Any, x: Any, rest: Any) -> Any:
-        merged = nnx.merge(graphdef, params, rest)
+        # A copy: what comes from outside of the differentiated function cannot be changed in it.
+        merged = nnx.merge(graphdef, params, rest, copy=True)
         y = merged(x)
         return y, nnx.state(merged, nnx.Not(nnx.Param))
 
@@ -78,9 +83,15 @@ def norm(make: Callable[..., Any], *names: str, **own: Any) -> Callable[[Row], C
 
 def recurrent(cell: Callable[..., Any], convert: Callable[[Any], Any]) -> Callable[[Row], Contender]:
     def one(row: Row, channels: int, reverse: bool) -> Contender:
-        built = cell(channels, row["features"], **options(row))
+        # The default, orthogonal, knows no bfloat16; the values are replaced anyway.
+        zeros = {"recurrent_kernel_init": jax.nn.initializers.zeros}
+        built = cell(channels, row["features"], **zeros, **options(row))
         rnn = nnx.RNN(built, reverse=reverse, keep_order=True, rngs=False)
-        return module(rnn, lambda weights: {"cell": convert(weights)})
+        return module(
+            rnn,
+            lambda weights: {"cell": convert(weights)},
+            lambda rnn, x: rnn(x, rngs=nnx.Rngs(0)),
+        )
 
     return functools.partial(stacked, one)
 

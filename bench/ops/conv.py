@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -65,17 +66,23 @@ def shifted_products(
     x: Any, kernel: Any, strides: tuple[int, ...], dilation: tuple[int, ...], groups: int
 ) -> Any:
     """The convolution of a padded ``x`` as a sum over the places of the kernel."""
-    spans = zip(x.shape[1:-1], kernel.shape, dilation, strides, strict=False)
-    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, d, s in spans]
-    kernel = kernel.reshape(*kernel.shape[:-1], groups, -1)
-    y = 0
-    for place in np.ndindex(*kernel.shape[: len(sizes)]):
-        start = [d * at for d, at in zip(dilation, place, strict=True)]
-        stop = [at + s * (n - 1) + 1 for at, s, n in zip(start, strides, sizes, strict=True)]
-        patch = lax.slice(
-            x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)
-        ).reshape(x.shape[0], *sizes, groups, -1)
-        y = y + jnp.einsum("b...gi,igo->b...go", patch, kernel[place])
+    axes = list(zip(x.shape[1:-1], kernel.shape, dilation, strides, strict=False))
+    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, d, s in axes]
+    spans = [s * (size - 1) + 1 for size, (_, _, _, s) in zip(sizes, axes, strict=True)]
+    places = np.array(list(np.ndindex(*kernel.shape[:-2])), np.int32) * np.array(dilation, np.int32)
+    starts = np.pad(places, ((0, 0), (1, 1)))
+    kernels = kernel.reshape(len(places), kernel.shape[-2], groups, -1)
+
+    @jax.checkpoint  # or every patch would be kept for the gradient
+    def add(y: Any, at: Any) -> Any:
+        start, kernel = at
+        patch = lax.dynamic_slice(x, tuple(start), (x.shape[0], *spans, x.shape[-1]))
+        patch = patch[(slice(None), *(slice(None, None, s) for s in strides))]
+        patch = patch.reshape(*patch.shape[:-1], groups, -1)
+        return y + jnp.einsum("b...gi,igo->b...go", patch, kernel), None
+
+    zeros = jnp.zeros((x.shape[0], *sizes, groups, kernels.shape[-1]), x.dtype)
+    y, _ = lax.scan(add, zeros, (starts, kernels))
     return y.reshape(*y.shape[:-2], -1)
 
 
