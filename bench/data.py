@@ -32,14 +32,17 @@ def draw(row: Row) -> Data:
         lambda value: value.astype(dtype) if np.issubdtype(value.dtype, np.floating) else value,
         (op.weights(row, rng), op.inputs(row, rng)),
     )
-    with jax.enable_x64(True), jax.default_device(cpu):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            # From the rounded numbers: a narrow dtype is judged by its arithmetic alone.
-            wide = jax.tree.map(_widen, (weights, x))
-            like = jax.eval_shape(lambda w, x: op.reference(row, w, x), *wide)
-            cotangent = rng.standard_normal(like.shape).astype(dtype)
-            gradients = jax.jit(functools.partial(_value_and_gradients, row))
-            results = gradients(*wide, _widen(cotangent))
+    with (
+        jax.enable_x64(True),
+        jax.default_device(cpu),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        # From the rounded numbers: a narrow dtype is judged by its arithmetic alone.
+        wide = jax.tree.map(_widen, (weights, x))
+        like = jax.eval_shape(lambda w, x: op.reference(row, w, x), *wide)
+        cotangent = rng.standard_normal(like.shape).astype(dtype)
+        results = jax.jit(functools.partial(_value_and_gradients, row))(*wide, _widen(cotangent))
     y, weight_gradients, x_gradient = jax.tree.map(np.asarray, results)
     return Data(weights, x, cotangent, y, weight_gradients, x_gradient)
 

@@ -103,7 +103,9 @@ def _grouped() -> Iterator[Row]:
     ]:
         label = f"grouped-{groups}-3x3"
         yield _conv("grouped", label, x, x[-1], 3, dtype, groups=groups, padding=1)
-    yield _conv("grouped", "grouped-32-3x3-s2", (8, 28, 28, 256), 256, 3, groups=32, strides=2, padding=1)
+    yield _conv(
+        "grouped", "grouped-32-3x3-s2", (8, 28, 28, 256), 256, 3, groups=32, strides=2, padding=1
+    )
 
 
 def _transposed() -> Iterator[Row]:
@@ -116,7 +118,11 @@ def _transposed() -> Iterator[Row]:
         (4, (8, 32, 32, 64), 3),
         (2, (1, 64, 64, 64), 32),
     ]:
-        how = {"op": "conv_transpose", "strides": 2, "padding": "SAME" if kernel % 2 == 0 else "VALID"}
+        how = {
+            "op": "conv_transpose",
+            "strides": 2,
+            "padding": "SAME" if kernel % 2 == 0 else "VALID",
+        }
         yield _conv("transposed", f"transposed-{kernel}x{kernel}-s2", x, features, kernel, **how)
     how = {"op": "conv_transpose", "strides": 2, "padding": "SAME"}
     yield _conv("transposed", "transposed-k4-s2", (8, 256, 64), 64, 4, **how)
@@ -144,7 +150,13 @@ def _conv_3d() -> Iterator[Row]:
         ("conv-3x3x3-s2", (2, 16, 32, 32, 32), 64, 3, {"strides": 2, "padding": 1}),
         ("conv-1x3x3", (2, 8, 28, 28, 64), 64, (1, 3, 3), {"padding": (0, 1, 1)}),
         ("conv-3x1x1", (2, 8, 28, 28, 64), 64, (3, 1, 1), {"padding": (1, 0, 0)}),
-        ("conv-3x7x7-s122", (1, 8, 112, 112, 3), 64, (3, 7, 7), {"strides": (1, 2, 2), "padding": (1, 3, 3)}),
+        (
+            "conv-3x7x7-s122",
+            (1, 8, 112, 112, 3),
+            64,
+            (3, 7, 7),
+            {"strides": (1, 2, 2), "padding": (1, 3, 3)},
+        ),
     ]:
         yield _conv("conv3d", label, x, features, kernel, **options)
 
@@ -166,7 +178,10 @@ def _pool() -> Iterator[Row]:
     ]:
         name = f"{kind}-pool-{label}-{_shape(*x)}"
         yield Row(name, "pool", f"{kind}_pool", x, {"window": window, **options})
-    for kind, options in [("max", {"window": 2}), ("max", {"window": 3, "strides": 2, "padding": 1})]:
+    for kind, options in [
+        ("max", {"window": 2}),
+        ("max", {"window": 3, "strides": 2, "padding": 1}),
+    ]:
         x, label = (8, 56, 56, 64), "2x2" if options["window"] == 2 else "3x3-s2"
         name = f"{kind}-pool-{label}-{_shape(*x)}-bf16"
         yield Row(name, "pool", f"{kind}_pool", x, options, "bfloat16")
@@ -224,7 +239,9 @@ def _attention() -> Iterator[Row]:
 def _embedding() -> Iterator[Row]:
     for x, vocabulary, features in [((64, 256), 30_000, 256), ((32, 64), 1_000, 64)]:
         name = f"embedding-{vocabulary}x{features}-{_shape(*x)}"
-        yield Row(name, "embedding", "embedding", x, {"vocabulary": vocabulary, "features": features})
+        yield Row(
+            name, "embedding", "embedding", x, {"vocabulary": vocabulary, "features": features}
+        )
 
 
 def _dropout() -> Iterator[Row]:

@@ -20,9 +20,7 @@ LACKS = {
 }
 
 
-def module(
-    function: Callable[[Any], Any], name: str, convert: Callable[[Any], Any]
-) -> Contender:
+def module(function: Callable[[Any], Any], name: str, convert: Callable[[Any], Any]) -> Contender:
     """A function of x with one module in it, whose path is ``name``."""
     pure = hk.without_apply_rng(hk.transform(function))
     return Contender(pure.apply, lambda weights: {name: convert(weights)})
@@ -103,7 +101,9 @@ def batch_norm(row: Row) -> Contender:
     def convert(weights: Any) -> Any:
         rank = len(row.x)
         own = {"scale": weights["scale"], "offset": weights["bias"]}
-        return {"norm": {name: value.reshape((1,) * (rank - 1) + (-1,)) for name, value in own.items()}}
+        return {
+            "norm": {name: value.reshape((1,) * (rank - 1) + (-1,)) for name, value in own.items()}
+        }
 
     return Contender(apply, convert, extra=(state,), aux=True)
 

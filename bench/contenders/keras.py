@@ -7,7 +7,6 @@ from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
 
-import jax
 import keras
 import numpy as np
 from keras import layers

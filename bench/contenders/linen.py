@@ -144,9 +144,7 @@ OPS = {
     "max_pool": pool(nn.max_pool),
     "avg_pool": pool(nn.avg_pool, count_include_pad=False),
     "batch_norm": batch_norm,
-    "layer_norm": lambda row: module(
-        nn.LayerNorm(epsilon=EPSILON, **dtypes(row)), "scale", "bias"
-    ),
+    "layer_norm": lambda row: module(nn.LayerNorm(epsilon=EPSILON, **dtypes(row)), "scale", "bias"),
     "group_norm": lambda row: module(
         nn.GroupNorm(row["groups"], epsilon=EPSILON, **dtypes(row)), "scale", "bias"
     ),

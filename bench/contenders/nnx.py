@@ -9,7 +9,6 @@ from flax import nnx
 
 from ..ops.conv import geometry, separable_parts, transposed_geometry
 from ..ops.norm import EPSILON
-from ..ops.pool import window
 from ..row import Row
 from .contender import Contender, chain, no_weights, pick, stacked
 from .linen import dtypes, pool
@@ -81,7 +80,9 @@ def norm(make: Callable[..., Any], *names: str, **own: Any) -> Callable[[Row], C
     return build
 
 
-def recurrent(cell: Callable[..., Any], convert: Callable[[Any], Any]) -> Callable[[Row], Contender]:
+def recurrent(
+    cell: Callable[..., Any], convert: Callable[[Any], Any]
+) -> Callable[[Row], Contender]:
     def one(row: Row, channels: int, reverse: bool) -> Contender:
         # The default, orthogonal, knows no bfloat16; the values are replaced anyway.
         zeros = {"recurrent_kernel_init": jax.nn.initializers.zeros}

@@ -162,7 +162,9 @@ def conv_transpose(row: Row) -> TorchContender:
     g = transposed_geometry(row)
     make = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[g.rank - 1]
     # "SAME" crops kernel - stride steps; an odd number of them leaves no way to say where.
-    crop = [k - s if row["padding"] == "SAME" else 0 for k, s in zip(g.kernel, g.strides, strict=True)]
+    crop = [
+        k - s if row["padding"] == "SAME" else 0 for k, s in zip(g.kernel, g.strides, strict=True)
+    ]
     if any(amount % 2 for amount in crop):
         raise ValueError(f"{row.name}: torch has no such crop; give VALID")
     module = make(
