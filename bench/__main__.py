@@ -1,31 +1,107 @@
-"""``make bench``, or ``python -m bench [row ...]``: the rows as a table."""
+"""``make bench``, or ``python -m bench [row or group ...]``; ``python -m bench report``."""
 
+import argparse
+import pathlib
 import sys
+from typing import Any
 
-import jax
 import rich
-import rich.table
+import rich.console
 
-from .foundation import ROWS
+from .results import FOLDER
+
+BUDGET, ROUNDS = 3.0, 200
 
 
-def main(names: list[str]) -> None:
-    unknown = set(names) - set(ROWS)
-    if unknown:
-        sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    device = jax.devices()[0]
-    table = rich.table.Table(
-        "row",
-        "question",
-        "figure",
-        "bound",
-        "",
-        title=f"jax {jax.__version__}, {device.device_kind}",
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "python -m bench",
+        description="jlayers against every JAX layer library and torch, interleaved in one run.",
+        epilog="python -m bench report: docs/benchmarks.md and its picture, from what is stored.",
     )
-    for name in names or ROWS:
-        row = ROWS[name]()
-        table.add_row(name, row.question, row.figure, row.bound, "" if row.holds else "MISSED")
-    rich.print(table)
+    add = made.add_argument
+    add("names", nargs="*", help="rows, groups, patterns; all where there is none")
+    add("--list", action="store_true", help="show groups and rows")
+    add("--platform", choices=("cpu", "gpu"), default="cpu")
+    add(
+        "--budget", type=float, default=BUDGET, help="seconds to time a row's mode in (%(default)s)"
+    )
+    add("--rounds", type=int, default=ROUNDS, help="most calls of a contender (%(default)s)")
+    add(
+        "--resume", action="store_true", help="keep rows stored with this device and these versions"
+    )
+    add("--results", type=pathlib.Path, default=FOLDER, help="folder of the JSON files")
+    return made
 
 
-main(sys.argv[1:])
+def main(arguments: list[str]) -> None:
+    options = parser().parse_args(arguments)
+    if options.names == ["report"]:
+        from .report import write
+
+        print(*write(options.results), sep="\n")
+        return
+    if not options.budget > 0 or options.rounds < 1:
+        sys.exit("--budget is more than 0 seconds and --rounds at least 1")
+    from .device import choose_platform
+
+    choose_platform(options.platform)
+    from .groups import choose, entries, groups
+
+    found = entries()
+    names = choose(options.names, found)
+    if options.list:
+        shown = groups({name: found[name] for name in names})
+        print("\n".join("\n  ".join([group, *own]) for group, own in shown.items()))
+        return
+    run(names, found, options)
+
+
+def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) -> None:
+    """Measures, stores after every row, and shows."""
+    from . import results, show
+    from .device import device, environment, now
+    from .groups import groups
+
+    here, around, stamp = device(), environment(), now()
+    around |= {"budget": options.budget, "rounds": options.rounds}
+    console = rich.console.Console()
+    console.print(f"{here['name']}, {around['versions']}")
+    shown: dict[str, dict[str, Any]] = {}
+    for count, name in enumerate(names, 1):
+        entry = found[name]
+        stored = results.read(options.results, here, entry.group)
+        rows = shown.setdefault(entry.group, {})
+        what = results.as_stored(entry.what)
+        kept = _kept(stored, name, what, around) if options.resume else {}
+        if kept:
+            rows |= kept
+            console.print(f"{count}/{len(names)} {name}: kept")
+            continue
+        console.print(f"{count}/{len(names)} {name}")
+        measured = entry.measure(options.budget, options.rounds)
+        for own, result in measured.items():
+            stored["rows"][own] = {**result, "what": what, "from": name, "run": stamp}
+            rows[own] = stored["rows"][own]
+            console.print(show.row_table(own, result))
+        stored["runs"][stamp] = around
+        order = groups(found)[entry.group] if list(measured) == [name] else []
+        results.write(options.results, stored, order)
+    for group, rows in shown.items():
+        console.print(show.group_table(group, rows))
+    console.print(show.means([row for rows in shown.values() for row in rows.values()]))
+
+
+def _kept(stored: dict[str, Any], name: str, what: Any, around: dict[str, Any]) -> dict[str, Any]:
+    """What is stored under the name, if it was measured on the same with the same."""
+    return {
+        row: result
+        for row, result in stored["rows"].items()
+        if result["from"] == name
+        and result["what"] == what
+        and stored["runs"][result["run"]] == around
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .contenders import Unavailable
+
 
 def floor_seconds(flops: float, traffic: float, dtype: str) -> float:
     """The least time for so much arithmetic and so many bytes, one behind the other's back."""
@@ -57,11 +59,13 @@ def _best(call: Callable[[], Any], seconds: float = 0.4, least: int = 5) -> floa
 def _torch_product(size: int, dtype: str) -> float:
     try:
         import torch
-    except ModuleNotFoundError:
-        return math.inf
-    from .contenders.torch import device, wait
 
-    a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device())
+        from .contenders.torch import device, settle, wait
+
+        settle()
+        a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device())
+    except (ModuleNotFoundError, Unavailable):
+        return math.inf
 
     def once() -> None:
         a @ a

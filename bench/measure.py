@@ -1,8 +1,6 @@
 """One row from start to end: contenders built, judged against float64, and timed in turns."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,6 +10,7 @@ from .agreement import TENSOR_FLOAT_32, TOLERANCE
 from .contenders import FRAMEWORKS, Unavailable, build
 from .data import draw
 from .floors import floor_seconds
+from .leniency import lenient
 from .ops import OPS
 from .programs import MODES, Asked, Program, prepare
 from .row import Row
@@ -34,7 +33,9 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
     programs, contenders = programs_of(row)
     for mode in MODES:
         ready = {name: own[mode].run for name, own in programs.items()}
-        for name, timing in time_boxed(ready, budget, rounds).items():
+        with lenient():
+            timings = time_boxed(ready, budget, rounds)
+        for name, timing in timings.items():
             program = programs[name][mode]
             contenders[name][mode] = {
                 **timing._asdict(),
@@ -42,14 +43,12 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
                 "compile": program.compile,
                 "temp_bytes": program.temp_bytes,
             }
-    return {
-        "op": row.op,
-        "x": list(row.x),
-        "options": dict(row.options),
-        "dtype": row.dtype,
-        "floor": floors(row),
-        "contenders": contenders,
-    }
+    return {**description(row), "floor": floors(row), "contenders": contenders}
+
+
+def description(row: Row) -> Result:
+    """What a row is, as far as figures depend on it."""
+    return {"op": row.op, "x": row.x, "options": dict(row.options), "dtype": row.dtype}
 
 
 def programs_of(row: Row) -> tuple[dict[str, dict[str, Program]], dict[str, Result]]:
@@ -60,15 +59,17 @@ def programs_of(row: Row) -> tuple[dict[str, dict[str, Program]], dict[str, Resu
     programs, contenders = {}, {}
     for name in FRAMEWORKS:
         try:
-            with _lenient():
+            with lenient():
                 contender = build(name, row)
                 own = {mode: prepare(contender, Asked(mode, data, judge)) for mode in MODES}
                 wrong = [own[mode].disagrees(tolerance(row)) for mode in MODES]
         except Unavailable as reason:
             contenders[name] = {"status": "missing", "reason": str(reason)}
         except Exception as error:  # one framework's trouble is no other's
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines() or ['']}"
-            contenders[name] = {"status": "failed", "reason": reason[:300]}
+            contenders[name] = {
+                "status": "failed",
+                "reason": f"{type(error).__name__}: {error}"[:300],
+            }
         else:
             reasons = [f"{mode}: {why}" for mode, why in zip(MODES, wrong, strict=True) if why]
             if reasons:
@@ -110,10 +111,3 @@ def traffic(row: Row) -> tuple[float, float]:
 def _as_arrays(op: Any, row: Row, rng: np.random.Generator) -> Any:
     weights, x = jax.tree.map(jax.numpy.asarray, (op.weights(row, rng), op.inputs(row, rng)))
     return weights, x, op.reference(row, weights, x)
-
-
-@contextlib.contextmanager
-def _lenient() -> Iterator[None]:
-    """For other libraries' code, which promotes dtypes and ranks as it pleases."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield

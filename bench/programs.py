@@ -66,12 +66,13 @@ def _jax(contender: Contender, asked: Asked) -> Program:
     outer = _channels_last if contender.channels_first else _as_they_are
     params = jax.tree.map(jnp.asarray, contender.convert(data.weights))
     x = jax.tree.map(lambda value: jnp.asarray(inner(value)), data.x)
+    extra = jax.device_put(contender.extra)
     forward = asked.mode == "forward"
     if forward:
-        function, arguments = _forward(contender), (params, x, *contender.extra)
+        function, arguments = _forward(contender), (params, x, *extra)
     else:
         pulled = jnp.asarray(inner(data.cotangent))
-        function, arguments = _gradient(contender, x), (params, x, pulled, *contender.extra)
+        function, arguments = _gradient(contender, x), (params, x, pulled, *extra)
     program = jax.jit(function)
     start = time.perf_counter()
     lowered = program.lower(*arguments)

@@ -99,7 +99,7 @@ def pool(name: str) -> Callable[[Row], Contender]:
 
 def attention(row: Row) -> Contender:
     function = getattr(jl.core, "attention", None)
-    if function is None:
+    if not callable(function):
         raise Unavailable("jlayers has no core.attention yet")
     return Contender(lambda params, x: function(*x, causal=row["causal"]), no_weights)
 

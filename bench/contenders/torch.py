@@ -1,6 +1,5 @@
 """PyTorch, eager, with channels last in memory where that is its fast path."""
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,12 +10,13 @@ from torch import nn
 
 from ..agreement import disagreement
 from ..data import floating
+from ..device import cores
 from ..ops.conv import geometry, separable_parts, transposed_geometry
 from ..ops.norm import EPSILON
 from ..ops.pool import window
 from ..programs import Asked, Program, wanted
 from ..row import Row
-from .contender import no_weights
+from .contender import Unavailable, no_weights
 
 LACKS: dict[str, str] = {}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -39,8 +39,16 @@ class TorchContender(NamedTuple):
 
 
 def device() -> str:
-    """Where the rows run: as JAX's."""
-    return "cpu" if jax.default_backend() == "cpu" else "cuda"
+    """Where the rows run: as JAX's.
+
+    Raises:
+      Unavailable: where JAX runs on an accelerator and torch has none.
+    """
+    if jax.default_backend() == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise Unavailable("torch is installed without CUDA")
+    return "cuda"
 
 
 def wait() -> None:
@@ -50,7 +58,7 @@ def wait() -> None:
 
 def settle() -> None:
     """All cores, and on an accelerator the precision that JAX has by default."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     torch.set_float32_matmul_precision("high")
 
 
