@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> None:
 
 def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measures, stores after every row, and shows."""
-    from . import results, show
-    from .device import device, environment, now
+    from . import neighbours, results, show
+    from .device import cores, device, environment, now
     from .groups import groups
 
     here, around, stamp = device(), environment(), now()
@@ -68,6 +68,7 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
     console = rich.console.Console()
     console.print(f"{here['name']}, {around['versions']}")
     shown: dict[str, dict[str, Any]] = {}
+    found_groups = groups(found)
     for count, name in enumerate(names, 1):
         entry = found[name]
         stored = results.read(options.results, here, entry.group)
@@ -79,13 +80,17 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
             console.print(f"{count}/{len(names)} {name}: kept")
             continue
         console.print(f"{count}/{len(names)} {name}")
+        start = neighbours.mark()
         measured = entry.measure(options.budget, options.rounds)
+        others = neighbours.share_of_others(start, cores())
         for own, result in measured.items():
-            stored["rows"][own] = {**result, "what": what, "from": name, "run": stamp}
-            rows[own] = stored["rows"][own]
+            kept = {"what": what, "from": name, "run": stamp, "others": others}
+            stored["rows"][own] = rows[own] = {**result, **kept}
             console.print(show.row_table(own, result))
+        if others is not None and others > neighbours.NOISY:
+            console.print(f"other processes took {others:.0%} of the processor", style="red")
         stored["runs"][stamp] = around
-        order = groups(found)[entry.group] if list(measured) == [name] else []
+        order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)
     for group, rows in shown.items():
         console.print(show.group_table(group, rows))
