@@ -25,8 +25,8 @@ lint: $(VENV)/.lint  ## format, lint, types
 docs: $(VENV)/.docs  ## the site, under site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.test  ## ratios against hand-written JAX; ROW=name for one
-	$(BIN)/python -m bench $(ROW)
+bench: $(VENV)/.bench  ## against JAX libraries and torch; ROW="lstm conv", ARGS=--resume
+	$(BIN)/python -m bench $(ROW) $(ARGS)
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
 	$(BIN)/python -m pytest -n auto -q tests/conformance
@@ -51,6 +51,10 @@ $(VENV)/.lint: $(BIN)/python $(DEPS)
 
 $(VENV)/.docs: $(BIN)/python $(DEPS)
 	$(BIN)/python -m pip install -q -e '.[docs]' && touch $@
+
+# Every framework that is measured; torch as for conformance.
+$(VENV)/.bench: $(BIN)/python $(DEPS)
+	$(BIN)/python -m pip install -q -e '.[bench]' torch==2.13.0 && touch $@
 
 # The exact version: a plain "torch" may bring gigabytes for a GPU that is not there.
 $(VENV)/.conformance: $(VENV)/.test

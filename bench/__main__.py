@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> None:
 
 def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measures, stores after every row, and shows."""
-    from . import neighbours, results, show
-    from .device import cores, device, environment, now
+    from . import results, show
+    from .device import device, environment, now
     from .groups import groups
 
     here, around, stamp = device(), environment(), now()
@@ -80,15 +80,10 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
             console.print(f"{count}/{len(names)} {name}: kept")
             continue
         console.print(f"{count}/{len(names)} {name}")
-        start = neighbours.mark()
         measured = entry.measure(options.budget, options.rounds)
-        others = neighbours.share_of_others(start, cores())
         for own, result in measured.items():
-            kept = {"what": what, "from": name, "run": stamp, "others": others}
-            stored["rows"][own] = rows[own] = {**result, **kept}
+            stored["rows"][own] = rows[own] = {**result, "what": what, "from": name, "run": stamp}
             console.print(show.row_table(own, result))
-        if others is not None and others > neighbours.NOISY:
-            console.print(f"other processes took {others:.0%} of the processor", style="red")
         stored["runs"][stamp] = around
         order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)

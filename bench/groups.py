@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from .row import Row
 from .rows import ROWS
 
 HERE = pathlib.Path(__file__).parent
@@ -70,15 +71,13 @@ def _unknown(word: str, found: dict[str, Entry]) -> list[str]:
     sys.exit(f"no such row or group: {word}; {instead}\npython -m bench --list shows all")
 
 
-def _operation(row: Any) -> tuple[Any, Measure]:
-    what = {"op": row.op, "x": row.x, "options": dict(row.options), "dtype": row.dtype}
-
+def _operation(row: Row) -> tuple[Any, Measure]:
     def measure(budget: float, rounds: int) -> dict[str, Any]:
         from .measure import measure
 
         return {row.name: measure(row, budget, rounds)}
 
-    return what, measure
+    return row.described(), measure
 
 
 def _steps() -> dict[str, Entry]:

@@ -11,6 +11,7 @@ from .contenders import FRAMEWORKS, Unavailable, build
 from .data import draw
 from .floors import floor_seconds
 from .leniency import lenient
+from .neighbours import mark, share_of_others
 from .ops import OPS
 from .programs import MODES, Asked, Program, prepare
 from .row import Row
@@ -27,10 +28,12 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
       rounds: the most calls of a contender.
 
     Returns:
-      The row itself, the floors, and for each framework ``status`` ("ok", "missing", "wrong" or
-      "failed"), ``reason`` where that is not "ok", and where it is, a dict for each mode.
+      The row itself, the floors, other processes' share of the processor, and for each framework
+      ``status`` ("ok", "missing", "wrong" or "failed"), ``reason`` where that is not "ok", and
+      where it is, a dict for each mode.
     """
     programs, contenders = programs_of(row)
+    start = mark()
     for mode in MODES:
         ready = {name: own[mode].run for name, own in programs.items()}
         with lenient():
@@ -43,12 +46,8 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
                 "compile": program.compile,
                 "temp_bytes": program.temp_bytes,
             }
-    return {**description(row), "floor": floors(row), "contenders": contenders}
-
-
-def description(row: Row) -> Result:
-    """What a row is, as far as figures depend on it."""
-    return {"op": row.op, "x": row.x, "options": dict(row.options), "dtype": row.dtype}
+    others = share_of_others(start)
+    return {**row.described(), "floor": floors(row), "contenders": contenders, "others": others}
 
 
 def programs_of(row: Row) -> tuple[dict[str, dict[str, Program]], dict[str, Result]]:

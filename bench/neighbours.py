@@ -1,11 +1,15 @@
-"""How much of the processor others took while a row was measured: whether its figures can be
-trusted. A spinning thread that waits for one that was put aside costs whole time slices, and some
-frameworks wait so and others do not: neighbours do not strike all alike."""
+"""How much of the processor others took while a row was timed: whether its figures can be trusted.
+
+A thread that spins for one that was put aside loses whole time slices, and some frameworks wait so
+and others do not: neighbours do not strike all alike.
+"""
 
 import os
 import pathlib
 import time
 from typing import NamedTuple
+
+from .device import cores
 
 # Of all cores' time; above this a row is marked.
 NOISY = 0.05
@@ -30,10 +34,10 @@ def mark() -> Mark | None:
     return Mark(time.perf_counter(), busy, sum(os.times()[:4]))
 
 
-def share_of_others(start: Mark | None, cores: int) -> float | None:
+def share_of_others(start: Mark | None) -> float | None:
     """Of the cores' time since ``start``, what other processes took: 0 to 1."""
     end = mark()
     if start is None or end is None:
         return None
     others = (end.everybody - start.everybody) - (end.own - start.own)
-    return min(max(others / (cores * max(end.clock - start.clock, 1e-9)), 0.0), 1.0)
+    return min(max(others / (cores() * max(end.clock - start.clock, 1e-9)), 0.0), 1.0)

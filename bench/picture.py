@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 from .ratios import geometric_mean, modes, ratios
+from .show import times
 
 COLORS = {"forward": "#4477aa", "gradient": "#ee6677", "step": "#228833", "start": "#aa8833"}
 AGAINST = {"to_peer": "the best JAX peer", "to_torch": "torch"}
@@ -65,8 +66,8 @@ def _panel(axes: Any, bars: list[tuple[str, str, dict[str, list[float]]]], which
         dots = [math.log2(value) for value in values[which]]
         axes.plot(dots, [at] * len(dots), "o", color="#222222", markersize=2.5, alpha=0.6)
         axes.annotate(
-            f" {mean:.2g}x" if mean < 100 else f" {mean:.0f}x",
-            (max(*dots, 0.0, 0.0), at),
+            f" {times(mean)}",
+            (max(*dots, 0.0), at),
             va="center",
             fontsize=7,
         )

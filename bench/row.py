@@ -28,6 +28,10 @@ class Row:
     def __getitem__(self, option: str) -> Any:
         return self.options[option]
 
+    def described(self) -> dict[str, Any]:
+        """All that its figures depend on."""
+        return {"op": self.op, "x": self.x, "options": dict(self.options), "dtype": self.dtype}
+
     def replace(self, x: tuple[int, ...], **options: Any) -> "Row":
         """The same operation on another shape."""
         return dataclasses.replace(self, x=x, options={**self.options, **options})

@@ -4,6 +4,7 @@ from typing import Any
 
 import rich.table
 
+from .neighbours import NOISY
 from .ratios import BEHIND, MODES, geometric_mean, modes, ratios
 
 Result = dict[str, Any]
@@ -17,8 +18,12 @@ def row_table(name: str, result: Result) -> rich.table.Table:
     floors = [
         f"{mode} {milliseconds(seconds)} ms" for mode, seconds in result.get("floor", {}).items()
     ]
+    notes = [f"floor: {', '.join(floors)}"] if floors else []
+    if (result.get("others") or 0) > NOISY:
+        share = f"{result['others']:.0%}"
+        notes.append(f"[red]other processes took {share} of the processor meanwhile[/]")
     table = rich.table.Table(
-        title=name, caption=f"floor: {', '.join(floors)}" if floors else None, title_justify="left"
+        title=name, caption="\n".join(notes), title_justify="left", caption_justify="left"
     )
     table.add_column("")
     for mode in shown:

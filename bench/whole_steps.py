@@ -16,6 +16,7 @@ import numpy as np
 
 from .contenders import Unavailable
 from .leniency import lenient
+from .neighbours import mark, share_of_others
 from .timing import time_boxed
 
 # Losses after a few steps: rounding grows with each. Accelerators multiply in TensorFloat-32.
@@ -53,8 +54,10 @@ def measure_step(module: Any, budget: float, rounds: int) -> dict[str, Any]:
     ).items():
         results[name] = {"status": "wrong", "reason": reason}
     ready = {name: step.run for name, step in steps.items() if results[name]["status"] == "ok"}
+    start = mark()
     with lenient():
         timings = time_boxed(ready, budget, rounds)
+    share = share_of_others(start)
     for name, timing in timings.items():
         results[name]["step"] = {
             **timing._asdict(),
@@ -62,7 +65,7 @@ def measure_step(module: Any, budget: float, rounds: int) -> dict[str, Any]:
             "compile": steps[name].compile_seconds,
             "temp_bytes": steps[name].temp_bytes,
         }
-    return {"op": "step", "contenders": results}
+    return {"op": "step", "contenders": results, "others": share}
 
 
 def strangers(losses: dict[str, Any]) -> dict[str, str]:
