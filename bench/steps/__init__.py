@@ -1,0 +1,1 @@
+"""Whole training steps, in every framework, from the same weights."""

@@ -1,0 +1,45 @@
+"""The steps of a model in all frameworks."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from .optimizers import Optimizer
+from .step import Step, Training, Unavailable, prepare
+
+FRAMEWORKS = ("jlayers", "linen", "nnx", "equinox", "haiku", "keras", "torch")
+# Further ways to write a model: one compiled block for all, or the blocks one after the other.
+VARIANTS = {
+    "transformer": ("jlayers loop", "linen scan", "nnx scan", "equinox scan", "haiku scan"),
+}
+
+
+def contenders(model: str, size: Any, optimizer: Optimizer) -> dict[str, Callable[[], Step]]:
+    """Name of a framework, or of a framework and a variant, to what builds its step."""
+
+    def build(name: str) -> Step:
+        from .weights import draw
+
+        return prepare(training(name, model, size, optimizer, draw(model, size)))
+
+    return {
+        name: functools.partial(build, name) for name in (*FRAMEWORKS, *VARIANTS.get(model, ()))
+    }
+
+
+def training(name: str, model: str, size: Any, optimizer: Optimizer, weights: Any) -> Training:
+    """The step as the framework has it, not yet compiled.
+
+    Raises:
+      Unavailable: where the framework is not installed.
+    """
+    framework, _, variant = name.partition(" ")
+    try:
+        module = importlib.import_module(f".training.{framework}", __package__)
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"{error.name} is not installed") from None
+    made: Training = module.training(
+        f"{model}_{variant}" if variant else model, size, optimizer, weights
+    )
+    return made

@@ -1,0 +1,58 @@
+"""Training where a model is a pair of pure functions: jlayers, linen, Haiku."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from ..optimizers import Optimizer
+from ..step import Training
+from ..weights import Layout, Weights, batch, tree_weights
+
+
+class Model(NamedTuple):
+    """``init(key, x)`` to (params, state), ``apply(params, state, x)`` to (logits, state)."""
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def optax_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
+    make = {"sgd": optax.sgd, "adam": optax.adam, "adamw": optax.adamw}[optimizer.name]
+    return make(optimizer.learning_rate, **optimizer.options)
+
+
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def train(
+    model: Model, size: Any, optimizer: Optimizer, weights: Weights | None, layout: Layout
+) -> Training:
+    x, labels = map(jax.numpy.asarray, batch(size))
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
+    if weights is not None:
+        params = tree_weights(params, weights, layout)
+    tx = optax_optimizer(optimizer)
+
+    def step(params: Any, state: Any, moments: Any, x: Any, labels: Any) -> Any:
+        def loss_of(params: Any) -> Any:
+            logits, new_state = model.apply(params, state, x)
+            return cross_entropy(logits, labels), new_state
+
+        (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, moments = tx.update(grads, moments, params)
+        return optax.apply_updates(params, updates), state, moments, loss
+
+    return Training(
+        jax.jit(step, donate_argnums=(0, 1, 2)),
+        (params, state, jax.jit(tx.init)(params)),
+        (x, labels),
+        count(params),
+        jax.block_until_ready,
+    )
