@@ -28,9 +28,7 @@ class ConvNorm(eqx.Module):
         self.conv = nn.Conv2d(
             channels, features, size, stride, size // 2, groups=groups, use_bias=False, key=key
         )
-        self.norm = nn.BatchNorm(
-            features, "batch", eps=EPSILON, momentum=MOMENTUM, mode="batch"
-        )
+        self.norm = nn.BatchNorm(features, "batch", eps=EPSILON, momentum=MOMENTUM, mode="batch")
 
     def __call__(self, x: Any, state: Any) -> Any:
         return self.norm(self.conv(x), state)

@@ -90,7 +90,9 @@ def attention(heads: int, width: int) -> jl.Layer:
         y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return f.out(y.reshape(x.shape))
 
-    return jl.compose(body, **{name: jl.Dense(width) for name in ("query", "keys", "values", "out")})
+    return jl.compose(
+        body, **{name: jl.Dense(width) for name in ("query", "keys", "values", "out")}
+    )
 
 
 def block(size: Transformer) -> jl.Layer:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class ResNet(NamedTuple):
-    """``blocks`` bottlenecks a stage; the first stage is ``width`` wide, each next twice as wide."""
+    """``blocks`` bottlenecks a stage, of ``width`` in the first and twice as wide in each next."""
 
     batch: int = 8
     image: int = 64

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
 
@@ -30,8 +30,8 @@ class Bottleneck(nn.Module):
         self.shortcut = ConvNorm(channels, 4 * width, 1, stride) if project else nn.Identity()
 
     def forward(self, x: Any) -> Any:
-        y = self.c(F.relu(self.b(F.relu(self.a(x)))))
-        return F.relu(self.shortcut(x) + y)
+        y = self.c(functional.relu(self.b(functional.relu(self.a(x)))))
+        return functional.relu(self.shortcut(x) + y)
 
 
 class ResNet50(nn.Module):
@@ -45,7 +45,7 @@ class ResNet50(nn.Module):
         self.head = nn.Linear(channels, size.classes)
 
     def forward(self, x: Any) -> Any:
-        x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
+        x = functional.max_pool2d(functional.relu(self.stem(x)), 3, 2, 1)
         for block in self.blocks:
             x = block(x)
         return self.head(x.mean((2, 3)))
@@ -60,8 +60,8 @@ class Inverted(nn.Module):
         self.residual = stride == 1 and channels == features
 
     def forward(self, x: Any) -> Any:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x if self.expand is None else functional.relu6(self.expand(x))
+        y = self.project(functional.relu6(self.depthwise(y)))
         return x + y if self.residual else y
 
 
@@ -75,10 +75,10 @@ class MobileNetV2(nn.Module):
         self.head = nn.Linear(size.last, size.classes)
 
     def forward(self, x: Any) -> Any:
-        x = F.relu6(self.stem(x))
+        x = functional.relu6(self.stem(x))
         for block in self.blocks:
             x = block(x)
-        return self.head(F.relu6(self.last(x)).mean((2, 3)))
+        return self.head(functional.relu6(self.last(x)).mean((2, 3)))
 
 
 class LstmLm(nn.Module):
@@ -106,7 +106,7 @@ class Attention(nn.Module):
     def forward(self, x: Any) -> Any:
         batch, steps, width = x.shape
         q, k, v = self.qkv(x).view(batch, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(1, 2).reshape(batch, steps, width))
 
 
@@ -121,7 +121,7 @@ class Block(nn.Module):
 
     def forward(self, x: Any) -> Any:
         x = x + self.attend(self.attend_norm(x))
-        return x + self.down(F.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
+        return x + self.down(functional.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
 
 
 class Gpt(nn.Module):

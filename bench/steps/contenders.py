@@ -28,6 +28,17 @@ def contenders(model: str, size: Any, optimizer: Optimizer) -> dict[str, Callabl
     }
 
 
+def first_step(name: str, model: str, size: Any, optimizer: Optimizer) -> float:
+    """The loss of one step from the framework's own initialisers.
+
+    Nothing but this framework is imported, so that a fresh process shows what starting costs.
+    """
+    made = training(name, model, size, optimizer, None)
+    *carry, loss = made.step(*made.carry, *made.data)
+    made.wait((carry, loss))
+    return float(loss)
+
+
 def training(name: str, model: str, size: Any, optimizer: Optimizer, weights: Any) -> Training:
     """The step as the framework has it, not yet compiled.
 

@@ -48,13 +48,13 @@ class Step(NamedTuple):
 
 def prepare(training: Training) -> Step:
     """Traces and compiles a step where that is possible, and takes the first three."""
-    trace = compile = temp = None
+    trace = compiling = temp = None
     if hasattr(training.step, "lower"):
         start = time.perf_counter()
         lowered = training.step.lower(*training.carry, *training.data)
         traced = time.perf_counter()
         compiled = lowered.compile()
-        trace, compile = traced - start, time.perf_counter() - traced
+        trace, compiling = traced - start, time.perf_counter() - traced
         memory = getattr(compiled, "compiled", compiled).memory_analysis()
         temp = None if memory is None else int(memory.temp_size_in_bytes)
     carry = training.carry
@@ -67,4 +67,4 @@ def prepare(training: Training) -> Step:
         return loss
 
     losses = tuple(float(run()) for _ in range(3))
-    return Step(run, losses, trace, compile, temp, training.parameters)
+    return Step(run, losses, trace, compiling, temp, training.parameters)

@@ -1,8 +1,8 @@
 """One set of weights for all frameworks.
 
 The parts of a model go by the same names everywhere, up to separators: ``blocks_0/up`` here,
-``blocks.0.up`` there. What differs is how the arrays of a part are called and laid out, which is the
-``layout`` that each framework gives.
+``blocks.0.up`` there. What differs is how the arrays of a part are called and laid out, which is
+the ``layout`` that each framework gives.
 """
 
 import functools
@@ -18,6 +18,7 @@ WRAPPERS = ("residual", "body", "embed")  # around parts, in some frameworks
 Layout = Callable[[str, Arrays], Mapping[str, np.ndarray]]
 
 
+@functools.cache
 def draw(model: str, size: Any) -> Weights:
     """Random weights, the same in every run: name of the part to its arrays, laid out as jlayers'.
 
@@ -151,6 +152,3 @@ def by_name(**names: str) -> Layout:
         return {f"{part}/{names.get(name, name)}": value for name, value in arrays.items()}
 
     return layout
-
-
-draw = functools.cache(draw)

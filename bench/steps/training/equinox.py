@@ -16,7 +16,12 @@ from .functional import count, cross_entropy, optax_optimizer
 
 NAMES = {
     f"attend_{ours}": f"attend_{theirs}_proj"
-    for ours, theirs in {"query": "query", "keys": "key", "values": "value", "out": "output"}.items()
+    for ours, theirs in {
+        "query": "query",
+        "keys": "key",
+        "values": "value",
+        "out": "output",
+    }.items()
 }
 
 

@@ -34,7 +34,11 @@ def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | Non
 
 def layout(part: str, arrays: Arrays) -> Mapping[str, np.ndarray]:
     if "recurrent_kernel" in arrays:
-        gates = {("i", "kernel"): "kernel", ("h", "kernel"): "recurrent_kernel", ("h", "bias"): "bias"}
+        gates = {
+            ("i", "kernel"): "kernel",
+            ("h", "kernel"): "recurrent_kernel",
+            ("h", "bias"): "bias",
+        }
         return {
             f"{part}/{side}{gate}/{name}": piece
             for (side, name), ours in gates.items()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from ...models.torch import MODELS
 from ..optimizers import Optimizer
@@ -33,14 +33,12 @@ def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | Non
         x = x.long()
     labels = labels.long().flatten()
     make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    optim = make[optimizer.name](
-        trained.values(), lr=optimizer.learning_rate, **optimizer.options
-    )
+    optim = make[optimizer.name](trained.values(), lr=optimizer.learning_rate, **optimizer.options)
 
     def step(x: Any, labels: Any) -> Any:
         optim.zero_grad()
         logits = module(x)
-        loss = F.cross_entropy(logits.flatten(0, -2), labels)
+        loss = functional.cross_entropy(logits.flatten(0, -2), labels)
         loss.backward()
         optim.step()
         return (loss.detach(),)
