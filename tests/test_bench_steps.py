@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from bench.models.sizes import LanguageModel, MobileNet, ResNet, Transformer
 from bench.steps import deep_transformer, depthwise, lstm_lm, resnet50, transformer
 from bench.steps.step import Step, Unavailable
-from bench.steps.weights import draw, fill, plain
+from bench.steps.weights import by_name, draw, fill, plain
 
 TINY = {
     resnet50: ResNet(4, 32, 5, 4, (2, 1)),
@@ -65,6 +66,12 @@ def test_weights_that_do_not_fit_are_reported():
             lambda part, arrays: {f"{part}/kernel": arrays["kernel"]},
             {"tail/kernel": (5, 11)},
         )
+
+
+def test_blocks_are_stacked_in_the_order_of_their_numbers():
+    weights = {f"blocks_{i}_up": {"bias": np.full(2, i)} for i in reversed(range(11))}
+    stacked = fill(weights, by_name(), {"blocks/up/bias": (11, 2)})["blocks/up/bias"]
+    np.testing.assert_array_equal(stacked[:, 0], range(11))
 
 
 def test_names_of_parts_are_the_same_up_to_separators():

@@ -97,12 +97,14 @@ def fill(weights: Weights, layout: Layout, own: Mapping[str, tuple[int, ...]]) -
 
 
 def _stacked(named: Arrays) -> Arrays:
-    groups: dict[str, list[np.ndarray]] = {}
+    whole = {name: value for name, value in named.items() if not name.startswith("blocks_")}
+    groups: dict[str, dict[int, np.ndarray]] = {}
     for name, value in named.items():
-        groups.setdefault(re.sub(r"^blocks_\d+", "blocks", name), []).append(value)
-    return {
-        name: np.stack(values) if name.startswith("blocks") else values[0]
-        for name, values in groups.items()
+        if name not in whole:
+            _, i, rest = name.split("_", 2)
+            groups.setdefault(f"blocks_{rest}", {})[int(i)] = value
+    return whole | {
+        name: np.stack([blocks[i] for i in range(len(blocks))]) for name, blocks in groups.items()
     }
 
 
