@@ -84,6 +84,8 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
         for own, result in measured.items():
             stored["rows"][own] = rows[own] = {**result, "what": what, "from": name, "run": stamp}
             console.print(show.row_table(own, result))
+        if not measured:
+            continue
         stored["runs"][stamp] = around
         order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)

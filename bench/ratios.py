@@ -1,10 +1,10 @@
-"""What the seconds of a row say: ratios to the best JAX peer, to torch and to the floor."""
+"""What the seconds of a row say: ratios to the best JAX library, ``lax``, torch and the floor."""
 
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-OURS, TORCH = "jlayers", "torch"
+OURS, LAX, TORCH = "jlayers", "lax", "torch"
 MODES = ("forward", "gradient", "step", "start")
 # Below this a row counts as behind; what is nearer to one is noise.
 BEHIND = 0.97
@@ -16,9 +16,9 @@ class Ratios(NamedTuple):
     Args:
       mode: "forward", "gradient" (forward and all gradients), "step" or "start".
       ours: seconds and the rest of jlayers' own timing, None where it has none.
-      peer: the fastest JAX contender, hand-written ``lax`` among them.
+      peer: the fastest of the JAX libraries; hand-written ``lax`` is none.
       theirs: its timing.
-      to_peer, to_torch: their time over ours; above one we are ahead.
+      to_peer, to_lax, to_torch: their time over ours; above one we are ahead.
       to_floor: our time over what the machine could do; one is the best there is.
     """
 
@@ -27,6 +27,7 @@ class Ratios(NamedTuple):
     peer: str | None
     theirs: dict[str, Any] | None
     to_peer: float | None
+    to_lax: float | None
     to_torch: float | None
     to_floor: float | None
 
@@ -41,9 +42,8 @@ def ratios(result: dict[str, Any], mode: str) -> Ratios:
     """The ratios of a stored row."""
     timed = {name: own[mode] for name, own in result["contenders"].items() if mode in own}
     ours = timed.get(OURS)
-    torch = timed.get(TORCH)
-    # "jlayers k=32" is jlayers, "torch.compile" is torch: neither is a peer.
-    peers = {name: own for name, own in timed.items() if not name.startswith((OURS, TORCH))}
+    # "jlayers loop" is jlayers too, "linen scan" a peer.
+    peers = {name: own for name, own in timed.items() if not name.startswith((OURS, LAX, TORCH))}
     peer = min(peers, key=lambda name: peers[name]["median"], default=None)
     theirs = peers[peer] if peer is not None else None
     floor = result.get("floor", {}).get(mode)
@@ -53,7 +53,8 @@ def ratios(result: dict[str, Any], mode: str) -> Ratios:
         peer,
         theirs,
         _over(theirs, ours),
-        _over(torch, ours),
+        _over(timed.get(LAX), ours),
+        _over(timed.get(TORCH), ours),
         ours["median"] / floor if ours and floor else None,
     )
 

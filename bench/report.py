@@ -22,21 +22,26 @@ How fast are jlayers' layers against the same layer in every other JAX library, 
 the measurements under `bench/results/`, and by nobody else.
 """
 
+NOTHING = "Here nothing has been measured yet.\n"
+ALL = "all operations"
+
 METHOD = """\
 ## How it is measured
 
 * All contenders of a row run **in one process and in turns**, in an order drawn anew each round, so
-  that what slows the machine slows all of them. Times are medians; the JSON has the middle half of
-  the calls, and the time to trace and to compile, apart.
+  that what slows the machine slows all of them. A turn lasts some hundredths of a second, and its
+  first call does not count unless it fills the turn: nobody pays for the threads and the cache of
+  another. Times are medians; the JSON has the middle half of the calls, and the time to trace and
+  to compile, apart.
 * Each framework is written as its users write it, and fed the same numbers: jitted pure functions
   in JAX (Equinox under `vmap`, NNX split and merged, Keras by `stateless_call`), eager PyTorch with
   channels last. *Forward* gives the output; *gradient* gives the output and the gradients of all
   parameters and of the input.
 * A contender counts only if its output and gradients agree with a **float64 reference** that is
   computed another way. One that does not is reported as wrong, and has no time.
-* **Best peer** is the fastest right one of Flax linen, Flax NNX, Equinox, Haiku, Keras 3 (on JAX)
-  and hand-written `jax.lax`, by row and mode. Picked after the fact from up to six, it profits
-  from the noise.
+* **Best peer** is the fastest right one of Flax linen, Flax NNX, Equinox, Haiku and Keras 3 (on
+  JAX), by row and mode. Picked after the fact from up to five, it profits from the noise.
+  Hand-written `jax.lax` stands in a column of its own.
 * **Floor** is the greater of the arithmetic at the speed of the best square matrix product (three
   times as much with the gradients) and the bytes that must move at the bandwidth of a scaling in
   place, both measured in the same run. It is no bound for those who need less arithmetic.
@@ -60,18 +65,25 @@ neighbour, PyTorch's more than XLA's.
 
 
 def write(folder: pathlib.Path = FOLDER, docs: pathlib.Path = DOCS) -> list[pathlib.Path]:
-    """Writes the page and its picture; the paths of both."""
+    """Writes the page and, where something is stored, its picture; the paths of what it wrote."""
     found = devices(folder)
     page, picture = docs / "benchmarks.md", docs / "benchmarks.png"
+    if not found:
+        page.write_text("\n".join([INTRODUCTION, NOTHING, METHOD]))
+        return [page]
     figures = {slug: in_order(stored) for slug, stored in found.items()}
-    draw({title(found[slug]): groups for slug, groups in figures.items()}, picture)
-    parts = [INTRODUCTION]
-    if found:
-        parts += [f"![Speed-ups by group and device]({picture.name})\n"]
+    draw({title(found[slug]): with_all(groups) for slug, groups in figures.items()}, picture)
+    parts = [INTRODUCTION, f"![Speed-ups by group and device]({picture.name})\n"]
     for slug, groups in figures.items():
         parts += device_part(found[slug], groups)
     page.write_text("\n".join([*parts, METHOD]))
     return [page, picture]
+
+
+def with_all(groups: dict[str, dict[str, Result]]) -> dict[str, dict[str, Result]]:
+    """The groups, and after them all rows of operations as one; not whole steps, not start-up."""
+    rows = {name: row for rows in groups.values() for name, row in rows.items() if "floor" in row}
+    return {**groups, ALL: rows} if rows else groups
 
 
 def title(stored: list[dict[str, Any]]) -> str:
@@ -127,24 +139,32 @@ def table(headings: list[str], lines: list[list[str]], left: int = 1) -> str:
 def means_table(groups: dict[str, dict[str, Result]]) -> str:
     """Geometric means of each group in each mode, and of all rows of operations."""
     lines = []
-    operations = {
-        name: row for rows in groups.values() for name, row in rows.items() if "floor" in row
-    }
-    for group, rows in {**groups, "**all operations**": operations}.items():
+    for group, rows in with_all(groups).items():
         for mode in dict.fromkeys(mode for row in rows.values() for mode in modes(row)):
             all_ = [ratios(row, mode) for row in rows.values() if mode in modes(row)]
             counted = sum(r.ours is not None for r in all_)
             means = [geometric_mean(getattr(r, name) for r in all_) for name in _RATIOS]
             rows_text = str(counted) if counted == len(all_) else f"{counted} of {len(all_)}"
-            lines.append([group, mode, rows_text, *map(times, means)])
+            shown = f"**{group}**" if group == ALL else group
+            lines.append([shown, mode, rows_text, *map(times, means)])
     if not lines:
         return ""
     return "Geometric means over the rows; above 1x jlayers is faster.\n\n" + table(
-        ["group", "", "rows", "than the best peer", "than torch", "time over the floor"], lines, 2
+        [
+            "group",
+            "",
+            "rows",
+            "than the best peer",
+            "than lax",
+            "than torch",
+            "time over the floor",
+        ],
+        lines,
+        2,
     )
 
 
-_RATIOS = ("to_peer", "to_torch", "to_floor")
+_RATIOS = ("to_peer", "to_lax", "to_torch", "to_floor")
 
 
 def remarks(rows: dict[str, Result]) -> str:
@@ -176,7 +196,7 @@ def _line(reason: str) -> str:
 
 
 def ratio_table(rows: dict[str, Result]) -> str:
-    headings = ["row", "", "ms", "than the best peer", "than torch", "over the floor"]
+    headings = ["row", "", "ms", "than the best peer", "than lax", "than torch", "over the floor"]
     lines = []
     for name, row in rows.items():
         for mode in modes(row):
@@ -187,13 +207,14 @@ def ratio_table(rows: dict[str, Result]) -> str:
 
 def _ratio_cells(r: Ratios) -> list[str]:
     if r.ours is None:
-        return ["missing", "", "", "", ""]
+        return ["missing", "", "", "", "", ""]
     peer = f"{times(r.to_peer)} {r.peer}" if r.peer else "-"
     theirs = megabytes(r.theirs.get("temp_bytes")) if r.theirs else "-"
     temporaries = f"{megabytes(r.ours.get('temp_bytes'))} ({theirs})"
     return [
         milliseconds(r.ours["median"]),
         peer,
+        times(r.to_lax),
         times(r.to_torch),
         times(r.to_floor),
         temporaries,

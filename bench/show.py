@@ -57,7 +57,7 @@ def group_table(group: str, rows: dict[str, Result]) -> rich.table.Table:
     if any("contenders" not in row for row in rows.values()):
         return foundation_table(rows)
     table = rich.table.Table(title=group, title_justify="left")
-    headings = ("row", "", "ms", "middle half", "best peer", "ms", "faster", "than torch")
+    headings = ("row", "", "ms", "middle half", "best peer", "ms", "faster", "than lax", "torch")
     for heading in (*headings, "x floor", "temp MB", "peer's"):
         left = heading in ("row", "", "best peer")
         table.add_column(heading, justify="left" if left else "right")
@@ -76,6 +76,7 @@ def group_table(group: str, rows: dict[str, Result]) -> rich.table.Table:
                 r.peer or "-",
                 milliseconds(r.theirs["median"] if r.theirs else None),
                 times(r.to_peer),
+                times(r.to_lax),
                 times(r.to_torch),
                 times(r.to_floor),
                 megabytes(r.ours.get("temp_bytes")),

@@ -1,6 +1,7 @@
 """Timing that holds on a shared machine: candidates interleaved in one run, medians, ratios."""
 
 import gc
+import itertools
 import random
 import statistics
 import time
@@ -37,16 +38,21 @@ def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[s
     return {name: _timing(values) for name, values in seconds.items()}
 
 
+# Seconds after which a call has forgotten whose threads and whose data it found.
+TURN = 0.03
+
+
 def time_boxed(
     candidates: dict[str, Callable[[], Any]], budget: float, rounds: int, least: int = 3
 ) -> dict[str, Timing]:
     """Times the candidates in turns until the time is spent, each with its share of it.
 
-    The order is drawn anew in each round: the threads of one framework may still spin when the next
-    candidate starts, and that must strike all alike. A candidate whose share is spent leaves
-    once it has had ``least`` calls, so that a slow one costs little and a fast one is still
-    measured well. The last one leaves with the last but one: alone it would run in a warm cache
-    that the others never had.
+    A turn lasts ``TURN`` seconds or one call, and the first call of a turn does not count unless it
+    fills it: the threads of one framework still spin when the next candidate starts, the caches
+    hold what the last one read, and nobody should pay for that. The order is drawn anew in each
+    round. A candidate whose share is spent leaves once it has had ``least`` calls, so that a slow
+    one costs little and a fast one is still measured well. The last one leaves with the last but
+    one: alone it would run on a machine that the others never had.
 
     Args:
       candidates: functions of no arguments that wait for their results, called before.
@@ -56,22 +62,37 @@ def time_boxed(
     """
     order, left = random.Random(0), list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    share = budget / max(len(candidates), 1)
+    spent = dict.fromkeys(candidates, 0.0)
+    share, company = budget / max(len(candidates), 1), min(len(candidates), 2)
     gc.collect()
     gc.disable()
     try:
-        while len(left) > 1 or left == list(candidates):
+        while left and len(left) >= company:
             order.shuffle(left)
             for name in list(left):
-                start = time.perf_counter()
-                candidates[name]()
-                seconds[name].append(time.perf_counter() - start)
+                counted, lasted = _turn(candidates[name], rounds - len(seconds[name]))
+                seconds[name] += counted
+                spent[name] += lasted
                 calls = len(seconds[name])
-                if calls >= rounds or (calls >= least and sum(seconds[name]) >= share):
+                if calls >= rounds or (calls >= least and spent[name] >= share):
                     left.remove(name)
     finally:
         gc.enable()
     return {name: _timing(values) for name, values in seconds.items()}
+
+
+def _turn(call: Callable[[], Any], most: int) -> tuple[list[float], float]:
+    """The seconds of the calls that count, at most so many, and of all."""
+    start = time.perf_counter()
+    call()
+    moments = [time.perf_counter()]
+    if moments[0] - start >= TURN:
+        return [moments[0] - start], moments[0] - start
+    while len(moments) <= most and (len(moments) < 2 or moments[-1] - start < TURN):
+        call()
+        moments.append(time.perf_counter())
+    counted = [after - before for before, after in itertools.pairwise(moments)]
+    return counted, moments[-1] - start
 
 
 def _timing(values: list[float]) -> Timing:
