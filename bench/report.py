@@ -29,10 +29,10 @@ METHOD = """\
 ## How it is measured
 
 * All contenders of a row run **in one process and in turns**, in an order drawn anew each round, so
-  that what slows the machine slows all of them. A turn lasts some hundredths of a second, and its
-  first call does not count unless it fills the turn: nobody pays for the threads and the cache of
-  another. Times are medians; the JSON has the middle half of the calls, and the time to trace and
-  to compile, apart.
+  that what slows the machine slows all of them. The first call of a
+  turn does not count unless it is a long one: nobody pays for threads of another that still spin.
+  Times are medians; the JSON has the middle half of the calls, and the time to trace and to
+  compile, apart.
 * Each framework is written as its users write it, and fed the same numbers: jitted pure functions
   in JAX (Equinox under `vmap`, NNX split and merged, Keras by `stateless_call`), eager PyTorch with
   channels last. *Forward* gives the output; *gradient* gives the output and the gradients of all

@@ -38,8 +38,9 @@ def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[s
     return {name: _timing(values) for name, values in seconds.items()}
 
 
-# Seconds after which a call has forgotten whose threads and whose data it found.
-TURN = 0.03
+# Seconds of a turn, and of a call that hardly notices whose threads and whose data it found:
+# OpenMP's threads spin for some milliseconds after torch has returned.
+TURN, LONG = 0.03, 0.1
 
 
 def time_boxed(
@@ -47,9 +48,9 @@ def time_boxed(
 ) -> dict[str, Timing]:
     """Times the candidates in turns until the time is spent, each with its share of it.
 
-    A turn lasts ``TURN`` seconds or one call, and the first call of a turn does not count unless it
-    fills it: the threads of one framework still spin when the next candidate starts, the caches
-    hold what the last one read, and nobody should pay for that. The order is drawn anew in each
+    The first call of a turn does not count unless it is ``LONG``: the threads of one framework
+    still spin when the next candidate starts, the caches hold what the last one read, and nobody
+    should pay for that. Calls that count follow for ``TURN`` seconds. The order is drawn anew in each
     round. A candidate whose share is spent leaves once it has had ``least`` calls, so that a slow
     one costs little and a fast one is still measured well. The last one leaves with the last but
     one: alone it would run on a machine that the others never had.
@@ -86,9 +87,10 @@ def _turn(call: Callable[[], Any], most: int) -> tuple[list[float], float]:
     start = time.perf_counter()
     call()
     moments = [time.perf_counter()]
-    if moments[0] - start >= TURN:
-        return [moments[0] - start], moments[0] - start
-    while len(moments) <= most and (len(moments) < 2 or moments[-1] - start < TURN):
+    first = moments[0] - start
+    if first >= LONG:
+        return [first], first
+    while len(moments) <= most and (len(moments) < 2 or moments[-1] - moments[0] < TURN):
         call()
         moments.append(time.perf_counter())
     counted = [after - before for before, after in itertools.pairwise(moments)]

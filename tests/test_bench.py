@@ -104,7 +104,7 @@ def test_rows_cover_what_they_must():
 
 
 def test_time_boxed_calls_in_turns_and_lets_the_slow_leave(monkeypatch):
-    monkeypatch.setattr(timing, "TURN", 0.0)
+    monkeypatch.setattr(timing, "LONG", 0.0)
     calls = []
 
     def slow():
@@ -293,7 +293,9 @@ def test_whole_steps_must_lose_alike():
         "keras": step([2.0, 1.5]),
         "haiku": missing,
     }
-    row = whole_steps.measure_step(types.SimpleNamespace(contenders=lambda: contenders), 0.01, 3)
+    row = whole_steps.measure_step(
+        types.SimpleNamespace(NAME="MLP", contenders=lambda: contenders), 0.01, 3
+    )
     status = {name: entry["status"] for name, entry in row["contenders"].items()}
     assert status == {"jlayers": "ok", "linen": "ok", "keras": "wrong", "haiku": "missing"}
     assert "off by 5.0e-01" in row["contenders"]["keras"]["reason"]
