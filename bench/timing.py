@@ -50,10 +50,10 @@ def time_boxed(
 
     The first call of a turn does not count unless it is ``LONG``: the threads of one framework
     still spin when the next candidate starts, the caches hold what the last one read, and nobody
-    should pay for that. Calls that count follow for ``TURN`` seconds. The order is drawn anew in each
-    round. A candidate whose share is spent leaves once it has had ``least`` calls, so that a slow
-    one costs little and a fast one is still measured well. The last one leaves with the last but
-    one: alone it would run on a machine that the others never had.
+    should pay for that. Calls that count follow for ``TURN`` seconds. The order is drawn anew in
+    each round. A candidate whose share is spent leaves once it has had ``least`` calls, so that a
+    slow one costs little and a fast one is still measured well. The last one leaves with the last
+    but one: alone it would run on a machine that the others never had.
 
     Args:
       candidates: functions of no arguments that wait for their results, called before.

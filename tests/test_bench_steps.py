@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from bench.models.sizes import LanguageModel, MobileNet, ResNet, Transformer
-from bench.steps import deep_transformer, depthwise, lstm_lm, resnet50, transformer
+from bench.models.sizes import LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from bench.steps import deep_transformer, depthwise, lstm_lm, mlp, resnet50, transformer
 from bench.steps.step import Step, Unavailable
 from bench.steps.weights import by_name, draw, fill, plain
 
 TINY = {
+    mlp: Perceptron(4, 6, (5, 7), 3),
     resnet50: ResNet(4, 32, 5, 4, (2, 1)),
     depthwise: MobileNet(4, 16, 5, 4, ((1, 4, 1, 1), (2, 6, 2, 2)), 8),
     lstm_lm: LanguageModel(2, 4, 11, 6, 5, 2),

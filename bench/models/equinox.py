@@ -3,6 +3,7 @@
 Every model is ``model(x, state)`` to (logits, state), where batch norm's statistics are the state.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from equinox import nn
 
-from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
+from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
 
 
 def keys(key: Any) -> Iterator[Any]:
@@ -128,6 +129,22 @@ class MobileNetV2(eqx.Module):
         return self.head(jnp.mean(jax.nn.relu6(x), (1, 2))), state
 
 
+class Mlp(eqx.Module):
+    dense: list[nn.Linear]
+    head: nn.Linear
+
+    def __init__(self, size: Perceptron, *, key: Any):
+        make = keys(key)
+        pairs = itertools.pairwise((size.inputs, *size.features))
+        self.dense = [nn.Linear(*pair, key=next(make)) for pair in pairs]
+        self.head = nn.Linear(size.features[-1], size.classes, key=next(make))
+
+    def __call__(self, x: Any, state: Any) -> Any:
+        for layer in self.dense:
+            x = jax.nn.relu(layer(x))
+        return self.head(x), state
+
+
 class Lstm(eqx.Module):
     cell: nn.LSTMCell
 
@@ -227,6 +244,7 @@ class Gpt(eqx.Module):
 
 
 MODELS = {
+    "mlp": Mlp,
     "resnet50": ResNet50,
     "mobilenet": MobileNetV2,
     "lstm_lm": LstmLm,

@@ -7,7 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
+from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
 
 Forward = Callable[[Any], Any]
 
@@ -81,6 +81,15 @@ def mobilenet(size: MobileNet) -> Forward:
     return forward
 
 
+def mlp(size: Perceptron) -> Forward:
+    def forward(x: Any) -> Any:
+        for i, features in enumerate(size.features):
+            x = jax.nn.relu(hk.Linear(features, name=f"dense_{i}")(x))
+        return hk.Linear(size.classes, name="head")(x)
+
+    return forward
+
+
 def lstm_lm(size: LanguageModel) -> Forward:
     def forward(ids: Any) -> Any:
         x = hk.Embed(size.vocabulary, size.width, name="tokens")(ids)
@@ -132,6 +141,7 @@ def transformer(size: Transformer, scan: bool = False) -> Forward:
 
 
 MODELS = {
+    "mlp": mlp,
     "resnet50": resnet50,
     "mobilenet": mobilenet,
     "lstm_lm": lstm_lm,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import jlayers as jl
 
-from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
+from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
 
 
 def conv_norm(features: int, size: int, stride: int = 1, groups: int = 1) -> jl.Layer:
@@ -67,6 +67,13 @@ def mobilenet(size: MobileNet) -> jl.Layer:
         mean=jl.GlobalAvgPool(),
         head=jl.Dense(size.classes),
     )
+
+
+def mlp(size: Perceptron) -> jl.Layer:
+    parts: dict[str, Any] = {}
+    for i, features in enumerate(size.features):
+        parts |= {f"dense_{i}": jl.Dense(features), f"relu_{i}": jax.nn.relu}
+    return jl.serial(**parts, head=jl.Dense(size.classes))
 
 
 def lstm_lm(size: LanguageModel) -> jl.Layer:
@@ -141,6 +148,7 @@ def transformer_loop(size: Transformer) -> jl.Layer:
 
 
 MODELS = {
+    "mlp": mlp,
     "resnet50": resnet50,
     "mobilenet": mobilenet,
     "lstm_lm": lstm_lm,

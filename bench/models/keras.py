@@ -8,7 +8,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 from keras import layers
 
-from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
+from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
 
 
 def conv_norm(
@@ -60,6 +60,13 @@ def mobilenet(size: MobileNet) -> Any:
     return keras.Model(inputs, layers.Dense(size.classes, name="head")(x))
 
 
+def mlp(size: Perceptron) -> Any:
+    x = inputs = keras.Input((size.inputs,))
+    for i, features in enumerate(size.features):
+        x = layers.Dense(features, "relu", name=f"dense_{i}")(x)
+    return keras.Model(inputs, layers.Dense(size.classes, name="head")(x))
+
+
 def lstm_lm(size: LanguageModel) -> Any:
     ids = keras.Input((size.steps,), dtype="int32")
     x = layers.Embedding(size.vocabulary, size.width, name="tokens")(ids)
@@ -99,6 +106,7 @@ def transformer(size: Transformer) -> Any:
 
 
 MODELS = {
+    "mlp": mlp,
     "resnet50": resnet50,
     "mobilenet": mobilenet,
     "lstm_lm": lstm_lm,

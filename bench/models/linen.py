@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
+from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
 
 
 class ConvNorm(nn.Module):
@@ -85,6 +85,16 @@ class MobileNetV2(nn.Module):
         return nn.Dense(self.size.classes, name="head")(jnp.mean(x, (1, 2)))
 
 
+class Mlp(nn.Module):
+    size: Perceptron
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        for i, features in enumerate(self.size.features):
+            x = nn.relu(nn.Dense(features, name=f"dense_{i}")(x))
+        return nn.Dense(self.size.classes, name="head")(x)
+
+
 class LstmLm(nn.Module):
     size: LanguageModel
 
@@ -139,6 +149,7 @@ class Gpt(nn.Module):
 
 
 MODELS = {
+    "mlp": Mlp,
     "resnet50": ResNet50,
     "mobilenet": MobileNetV2,
     "lstm_lm": LstmLm,

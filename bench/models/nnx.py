@@ -1,11 +1,12 @@
 """In Flax NNX."""
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
-from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
+from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
 
 
 class ConvNorm(nnx.Module):
@@ -92,6 +93,18 @@ class MobileNetV2(nnx.Module):
         return self.head(jnp.mean(nnx.relu6(self.last(x)), (1, 2)))
 
 
+class Mlp(nnx.Module):
+    def __init__(self, size: Perceptron, *, rngs: nnx.Rngs):
+        pairs = itertools.pairwise((size.inputs, *size.features))
+        self.dense = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in pairs])
+        self.head = nnx.Linear(size.features[-1], size.classes, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        for layer in self.dense:
+            x = nnx.relu(layer(x))
+        return self.head(x)
+
+
 class LstmLm(nnx.Module):
     def __init__(self, size: LanguageModel, *, rngs: nnx.Rngs):
         self.tokens = nnx.Embed(size.vocabulary, size.width, rngs=rngs)
@@ -158,6 +171,7 @@ class Gpt(nnx.Module):
 
 
 MODELS = {
+    "mlp": Mlp,
     "resnet50": ResNet50,
     "mobilenet": MobileNetV2,
     "lstm_lm": LstmLm,

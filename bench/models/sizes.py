@@ -3,6 +3,15 @@
 from typing import NamedTuple
 
 
+class Perceptron(NamedTuple):
+    """Dense layers with ReLU between them."""
+
+    batch: int = 32
+    inputs: int = 784
+    features: tuple[int, ...] = (128, 128)
+    classes: int = 10
+
+
 class ResNet(NamedTuple):
     """``blocks`` bottlenecks a stage, of ``width`` in the first and twice as wide in each next."""
 

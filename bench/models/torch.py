@@ -1,12 +1,13 @@
 """In PyTorch."""
 
+import itertools
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, ResNet, Transformer
+from .sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
 
 
 class ConvNorm(nn.Module):
@@ -81,6 +82,19 @@ class MobileNetV2(nn.Module):
         return self.head(functional.relu6(self.last(x)).mean((2, 3)))
 
 
+class Mlp(nn.Module):
+    def __init__(self, size: Perceptron):
+        super().__init__()
+        pairs = itertools.pairwise((size.inputs, *size.features))
+        self.dense = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+        self.head = nn.Linear(size.features[-1], size.classes)
+
+    def forward(self, x: Any) -> Any:
+        for layer in self.dense:
+            x = functional.relu(layer(x))
+        return self.head(x)
+
+
 class LstmLm(nn.Module):
     def __init__(self, size: LanguageModel):
         super().__init__()
@@ -141,6 +155,7 @@ class Gpt(nn.Module):
 
 
 MODELS = {
+    "mlp": Mlp,
     "resnet50": ResNet50,
     "mobilenet": MobileNetV2,
     "lstm_lm": LstmLm,

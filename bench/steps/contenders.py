@@ -9,8 +9,10 @@ from .optimizers import Optimizer
 from .step import Step, Training, Unavailable, prepare
 
 FRAMEWORKS = ("jlayers", "linen", "nnx", "equinox", "haiku", "keras", "torch")
-# Further ways to write a model: one compiled block for all, or the blocks one after the other.
+# Further ways to write a model: without a library; with one compiled block for all, or with the
+# blocks one after the other.
 VARIANTS = {
+    "mlp": ("lax",),
     "transformer": ("jlayers loop", "linen scan", "nnx scan", "equinox scan", "haiku scan"),
 }
 

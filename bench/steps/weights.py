@@ -48,8 +48,11 @@ def _values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.n
 
 
 def batch(size: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Images and their classes, or ids and the next ones: the same in every run."""
+    """Values or images and their classes, or ids and the next ones: the same in every run."""
     rng = np.random.default_rng(1)
+    if hasattr(size, "inputs"):
+        x = rng.standard_normal((size.batch, size.inputs)).astype(np.float32)
+        return x, rng.integers(0, size.classes, size.batch, np.int32)
     if hasattr(size, "image"):
         x = rng.standard_normal((size.batch, size.image, size.image, 3)).astype(np.float32)
         return x, rng.integers(0, size.classes, size.batch, np.int32)

@@ -29,7 +29,7 @@ def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | Non
     if x.ndim == 4:
         module = module.to(memory_format=torch.channels_last)
         x = x.permute(0, 3, 1, 2)
-    else:
+    elif not x.is_floating_point():
         x = x.long()
     labels = labels.long().flatten()
     make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
