@@ -29,7 +29,7 @@ bench: $(VENV)/.bench  ## against JAX libraries and torch; ROW="lstm conv", ARGS
 	$(BIN)/python -m bench $(ROW) $(ARGS)
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
-	$(BIN)/python -m pytest -n auto -q tests/conformance
+	$(BIN)/python -m pytest -n auto -q -m conformance tests/conformance tests/test_bench_steps.py
 
 # The newest JAX may want a newer Python: tested where one is on the machine.
 test-newest:
