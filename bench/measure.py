@@ -101,7 +101,8 @@ def traffic(row: Row) -> tuple[float, float]:
     op, rng = OPS[row.op], np.random.default_rng(0)
     if op.traffic is not None:
         return op.traffic(row)
-    arrays = jax.eval_shape(lambda: _as_arrays(op, row, rng))
+    with lenient():
+        arrays = jax.eval_shape(lambda: _as_arrays(op, row, rng))
     size = jax.numpy.dtype(row.dtype).itemsize
     forward = float(size * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(arrays)))
     return forward, 2 * forward

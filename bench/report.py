@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from .contenders import FRAMEWORKS
 from .neighbours import NOISY
 from .picture import draw
 from .ratios import BEHIND, Ratios, geometric_mean, modes, ratios
@@ -223,7 +224,8 @@ def _ratio_cells(r: Ratios) -> list[str]:
 
 def milliseconds_table(rows: dict[str, Result]) -> str:
     """Everybody's medians, all modes in one cell."""
-    everyone = list(dict.fromkeys(who for row in rows.values() for who in row["contenders"]))
+    there = dict.fromkeys(who for row in rows.values() for who in row["contenders"])
+    everyone = sorted(there, key=lambda who: list(FRAMEWORKS).index(who.split()[0]))
     lines = []
     for name, row in rows.items():
         cells = []

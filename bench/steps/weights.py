@@ -36,9 +36,21 @@ def draw(model: str, size: Any) -> Weights:
     rng = np.random.default_rng(0)
     weights: Weights = {}
     for path, like in jl.flatten(params).items():
-        part, _, name = path.rpartition("/")
+        part, name = _part_of(path)
         weights.setdefault(plain(part), {})[name] = _values(rng, name, like.shape)
     return weights
+
+
+def _part_of(path: str) -> tuple[str, str]:
+    """Part and array; the maps of an attention are parts, also where one layer holds them all.
+
+    >>> _part_of("blocks_0/attend/key_bias"), _part_of("head/kernel")
+    (('blocks_0/attend/keys', 'bias'), ('head', 'kernel'))
+    """
+    part, _, name = path.rpartition("/")
+    maps = {"query": "query", "key": "keys", "value": "values", "out": "out"}
+    which, _, array = name.partition("_")
+    return (f"{part}/{maps[which]}", array) if which in maps else (part, name)
 
 
 def _values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
