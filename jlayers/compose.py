@@ -16,7 +16,7 @@ from .namespace import Applying, Declaring, Namespace, merge_entry
 from .naming import check_name, child_key
 from .parameters import make
 from .specs import Params, PyTree, State
-from .trace import Trace, trace
+from .trace import Trace, init_child, trace
 
 Body = Callable[[Namespace, PyTree], PyTree]
 _RESERVED = ("children", "key", "param", "train", "variable")
@@ -39,13 +39,15 @@ def composite(
         y = body(f, x)
         return f.found(), y
 
-    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+    def init(key: Any, x: PyTree) -> tuple[Params, State]:
         found = trace(layer, x)
         params: Params = {}
         state: State = {}
         for child_name, child in children.items():
             with located(child, child_name):
-                made = child._init(child_key(key, child_name), found.inputs[child_name][0])
+                made = init_child(
+                    child, child_key(key, child_name), found.inputs[child_name][0]
+                )
             for tree, entry in zip((params, state), made, strict=True):
                 if entry:
                     merge_entry(tree, child_name, entry)
@@ -61,7 +63,15 @@ def composite(
         y = body(f, x)
         return y, f.next_state() if train else state
 
-    layer = Layer(init, apply, name=name, children=children, rebuild=rebuild, abstract=abstract)
+    layer = Layer(
+        init,
+        apply,
+        name=name,
+        children=children,
+        rebuild=rebuild,
+        abstract=abstract,
+        by_path=True,
+    )
     return layer
 
 

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from . import checks
 from .errors import LayerError, boundary, caller_site, cut, located
 from .fit import check_fit, check_tree
+from .initializing import make_all, path_of
 from .naming import check_name
 from .representation import function_text
 from .specs import Params, PyTree, State, brief, placeholders, show, specs_of
-from .trace import Trace, checked_result, run_pair, trace
+from .trace import Trace, checked_result, init_child, run_pair, trace
 
 P = ParamSpec("P")
 
@@ -73,6 +74,7 @@ class Layer:
         "__weakref__",
         "_abstract",
         "_apply",
+        "_by_path",
         "_init",
         "_named",
         "_rebuild",
@@ -94,6 +96,7 @@ class Layer:
     _apply: Callable[..., tuple[PyTree, State]]
     _rebuild: Callable[[dict[str, Layer]], Layer] | None
     _abstract: Callable[..., tuple[Trace, PyTree]]
+    _by_path: bool
     _named: bool
     _text: Callable[[], str]
     _traces: dict[Any, Trace]
@@ -109,6 +112,7 @@ class Layer:
         rebuild: Callable[[dict[str, Layer]], Layer] | None = None,
         copies: int = 1,
         abstract: Callable[..., tuple[Trace, PyTree]] = run_pair,
+        by_path: bool = False,
     ):
         checks.function("Layer's init", init, "key, x")
         checks.function("Layer's apply", apply, "params, state, x", by_name="key, train")
@@ -129,6 +133,7 @@ class Layer:
             _apply=apply,
             _rebuild=rebuild,
             _abstract=abstract,
+            _by_path=by_path,
             _traces={},
         )
 
@@ -157,7 +162,10 @@ class Layer:
                 )
             checks.typed_key(key)
             trace(self, x)
-            return self._init(key, specs_of(x))
+            path = path_of(key)
+            if path is None:
+                return self._init(key, specs_of(x))
+            return make_all(init_child(self, path, specs_of(x)))  # type: ignore[no-any-return]
 
     @boundary
     def apply(

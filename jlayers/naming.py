@@ -7,11 +7,12 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
 from .errors import Described, LayerError
+from .initializing import Path
 
 L = TypeVar("L", bound=Described)
 
@@ -66,11 +67,14 @@ def _stable_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
 
 
-def child_key(key: jax.Array | None, name: str) -> jax.Array | None:
+def child_key(key: Any, name: str) -> Any:
     """``fold_in(key, hash of name)``: adding or removing a sibling changes nobody else's key.
 
-    The empty name, of a transparent wrapper's child, hands the key on.
+    The empty name, of a transparent wrapper's child, hands the key on. ``key`` may be a ``Path``
+    that stands for one, and None.
     """
     if key is None or not name:
         return key
+    if isinstance(key, Path):
+        return key.fold_in(_stable_hash(name))
     return jax.random.fold_in(key, _stable_hash(name))

@@ -6,7 +6,9 @@ so that a bfloat16 input gives a bfloat16 output from parameters that keep their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,20 +16,27 @@ import jax.numpy as jnp
 
 from . import checks
 from .errors import LayerError, doing
+from .initializing import Path, Wanted
 from .naming import child_key
 from .representation import function_text
 from .specs import Params, PyTree, floating_dtype, show, specs_of, storage_dtype
 
 Initializer = Callable[..., jax.Array]
+_made: contextvars.ContextVar[list[tuple[Any, Any]] | None] = contextvars.ContextVar(
+    "_made", default=None
+)
 
 
 def make(
-    key: jax.Array, name: str, init: Initializer, shape: Sequence[int], dtype: Any
-) -> jax.Array:
+    key: Any, name: str, init: Initializer, shape: Sequence[int], dtype: Any
+) -> Any:
     """One parameter from an initialiser, ``init(key, shape, dtype)``, checked.
 
-    The key is folded with the parameter's name, as a child's is.
+    The key is folded with the parameter's name, as a child's is. For a ``Path`` in the place of a
+    key, a ``Wanted`` in the place of a parameter.
     """
+    if isinstance(key, Path):  # checked by the abstract pass, and made with all others
+        return Wanted(child_key(key, name), init, tuple(shape), dtype)
     what = f"the initialiser of {name!r}"
     checks.function(what, init, "key, shape, dtype")
     with doing(what):
@@ -39,7 +48,21 @@ def make(
         raise LayerError(
             f"{what} gave another shape or dtype", expected=show(wanted), got=show(value)
         )
-    return value if isinstance(value, jax.Array) else jnp.asarray(value)
+    value = value if isinstance(value, jax.Array) else jnp.asarray(value)
+    made = _made.get()
+    if made is not None:
+        made.append((key, value))
+    return value
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[tuple[Any, Any]]]:
+    """Collects the (key, value) of every parameter that ``make`` makes inside."""
+    before = _made.set([])
+    try:
+        yield _made.get()  # type: ignore[misc]
+    finally:
+        _made.reset(before)
 
 
 def initialize(

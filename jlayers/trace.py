@@ -7,6 +7,7 @@ spec, however deep it is nested, and every mistake of shape shows before anythin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,9 @@ import jax
 import numpy as np
 
 from .errors import LayerError, located
+from .initializing import Path
 from .naming import is_name
+from .parameters import watched
 from .specs import (
     Params,
     PyTree,
@@ -50,6 +53,8 @@ class Trace(NamedTuple):
       out: the output of ``apply``.
       inputs: for each child by name, the input of each of its calls, in order.
       params_declared, state_declared: own parameters and variables of a ``compose`` body.
+      by_path: whether ``init`` does no more with its key than hand it to ``parameters.make``, so
+        that a ``Path`` may stand in its place.
     """
 
     params: Params
@@ -58,6 +63,7 @@ class Trace(NamedTuple):
     inputs: Mapping[str, tuple[PyTree, ...]]
     params_declared: Mapping[str, Declaration] = {}
     state_declared: Mapping[str, Declaration] = {}
+    by_path: bool = False
 
 
 def trace(layer: Layer, x: PyTree) -> Trace:
@@ -89,6 +95,25 @@ def run(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
     return found, y
 
 
+def init_child(layer: Layer, key: Any, x: PyTree) -> tuple[Params, State]:
+    """``layer``'s own ``init``, for a key or for a ``Path`` that stands for one."""
+    if not isinstance(key, Path):
+        return layer._init(key, x)
+    found = trace(layer, x)
+    if not found.params and not found.state:
+        return {}, {}
+    if layer._by_path or found.by_path:
+        return layer._init(key, x)  # type: ignore[arg-type]
+    init = functools.partial(_init_of, layer, x)
+    for _ in key.copies:
+        init = jax.vmap(init)  # type: ignore[assignment]
+    return init(key.keys())
+
+
+def _init_of(layer: Layer, x: PyTree, key: jax.Array) -> tuple[Params, State]:
+    return layer._init(key, x)
+
+
 def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
     """Abstract run of a layer that was given as a pair of functions.
 
@@ -100,7 +125,8 @@ def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         pair = layer.rebuild(
             {name: child._stand_in(inputs[name]) for name, child in layer.children.items()}
         )
-    made = pair._init(key, specs_of(x))
+    with watched() as made_of_key:
+        made = pair._init(key, specs_of(x))
     if not (isinstance(made, tuple) and len(made) == 2):
         raise LayerError(
             "init returned no pair of trees",
@@ -121,7 +147,13 @@ def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
             got=show(new_state),
         )
     calls_seen = {name: tuple(calls) for name, calls in inputs.items()}
-    return Trace(specs_of(params), specs_of(state), None, calls_seen), y
+    return Trace(
+        specs_of(params),
+        specs_of(state),
+        None,
+        calls_seen,
+        by_path=_all_made(made, key, made_of_key),
+    ), y
 
 
 def checked_result(result: Any) -> tuple[PyTree, State]:
@@ -134,6 +166,11 @@ def checked_result(result: Any) -> tuple[PyTree, State]:
             mend="jl.stateless(init, apply) where apply gives y alone",
         )
     return result
+
+
+def _all_made(trees: PyTree, key: Any, made: list[tuple[Any, Any]]) -> bool:
+    ours = {id(value) for with_key, value in made if with_key is key}
+    return all(id(leaf) in ours for leaf in jax.tree.leaves(trees))
 
 
 def _check_made(tree: PyTree, what: str) -> None:

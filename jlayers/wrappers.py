@@ -16,7 +16,9 @@ from . import checks
 from .errors import LayerError, located
 from .factory import factory
 from .layer import Layer
+from .initializing import Path
 from .lifting import lift, out_spec
+from .trace import init_child
 from .specs import Params, PyTree, State, brief, show, specs_of
 
 Policy = Callable[..., bool]
@@ -49,7 +51,7 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     if remat is not None and not isinstance(remat, bool) and not callable(remat):
         raise LayerError(f"remat must be True, False or a policy, got {brief(remat)}")
 
-    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+    def init(key: Any, x: PyTree) -> tuple[Params, State]:
         with located(inner):
             y = out_spec(inner, x)
         if y != specs_of(x):
@@ -91,7 +93,7 @@ def ensemble(layer: Any, n: int) -> Layer:
     inner = lift(layer)
     n = checks.positive("n", n)
 
-    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+    def init(key: Any, x: PyTree) -> tuple[Params, State]:
         return _stacked_init(inner, n, key, x)
 
     def apply(
@@ -133,7 +135,10 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
         y, new_state = jax.checkpoint(run, policy=policy)(params, state, x, key)
         return y, new_state if train else state
 
-    return _wrapper(inner, inner._init, apply, lambda new: remat(new, policy), 1)
+    def init(key: Any, x: PyTree) -> tuple[Params, State]:
+        return init_child(inner, key, x)
+
+    return _wrapper(inner, init, apply, lambda new: remat(new, policy), 1)
 
 
 def _wrapper(
@@ -150,12 +155,15 @@ def _wrapper(
         children={"": layer},
         rebuild=lambda new: again(new[""]),
         copies=copies,
+        by_path=True,
     )
 
 
-def _stacked_init(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Params, State]:
+def _stacked_init(layer: Layer, n: int, key: Any, x: PyTree) -> tuple[Params, State]:
     with located(layer):
-        return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))
+        if isinstance(key, Path):
+            return init_child(layer, key.stack(n), x)
+        return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))  # type: ignore[no-any-return]
 
 
 def _keys(key: jax.Array | None, n: int) -> jax.Array | None:

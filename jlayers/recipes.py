@@ -1,0 +1,227 @@
+"""What an initialiser computes, read from its jaxpr: one draw, and arithmetic on each element.
+
+``initializers.glorot_uniform()`` of any shape is the same short list of operations on the bits of
+the key, with other numbers in it. Parameters with the same list are drawn by one compiled program,
+whatever their shapes and however many they are. An initialiser that does more (a decomposition, a
+second draw, a gather) has no recipe, and is called as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .core.threefry import threefry2x32
+
+# Words per row of a drawn block. A parameter takes whole rows: little is wasted on small ones, and
+# the rows of one start at a multiple of 64 bytes, so that XLA can use them where they lie.
+ROW = 4096
+
+# Operations that treat each element alone, whatever the shape.
+_ELEMENTWISE = frozenset(
+    "abs add and bitcast_convert_type ceil clamp convert_element_type copy cos div eq erf erf_inv "
+    "erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne "
+    "neg nextafter not or pow rem round rsqrt select_n shift_left shift_right_arithmetic "
+    "shift_right_logical sign sin sqrt square stop_gradient sub tan tanh xor".split()
+)
+_ONE_PROGRAM = frozenset(("jit", "pjit"))
+_INLINED = frozenset(("custom_jvp_call",))
+
+
+class Step(NamedTuple):
+    """One operation: on what came out of earlier steps, by their place in the list.
+
+    Attributes:
+      primitive: the operation; a string for what is none: "bits", "number", "constant".
+      operands: places of earlier steps.
+      params: of the primitive, sorted by name; (value, dtype) of a constant.
+      full: whether there is a value for each element, or one for all of them.
+      program: where the operation stands in the programs that JAX compiles for the initialiser.
+    """
+
+    primitive: Any
+    operands: tuple[int, ...]
+    params: tuple[tuple[str, Hashable], ...]
+    full: bool
+    program: int
+
+
+class Recipe(NamedTuple):
+    """Steps that many shapes have in common, and the numbers that are this shape's own."""
+
+    steps: tuple[Step, ...]
+    numbers: tuple[np.generic, ...]
+
+    @property
+    def constant(self) -> np.generic | None:
+        """The value of all elements, where nothing is drawn or computed."""
+        return self.numbers[0] if len(self.steps) == 1 and self.numbers else None
+
+
+@functools.cache
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+
+
+class _Unsuited(Exception):
+    """The initialiser does what has no place in a recipe."""
+
+
+def recipe_of(init: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any) -> Recipe | None:
+    """The recipe of ``init(key, shape, dtype)``, or None where it has none."""
+    closed = jax.make_jaxpr(lambda key: init(key, shape, dtype))(_key())
+    try:
+        return _Reader(closed, int(np.prod(shape))).recipe()
+    except _Unsuited:
+        return None
+
+
+class _Reader:
+    """Writes the steps of one jaxpr."""
+
+    def __init__(self, closed: Any, size: int):
+        self._closed = closed
+        self._size = size
+        self._steps: list[Step] = []
+        self._numbers: list[np.generic] = []
+        self._programs = 0
+
+    def recipe(self) -> Recipe:
+        (key,) = self._closed.jaxpr.invars
+        places = self._read(self._closed, [key], {key: "key"}, top=True)
+        if len(places) != 1 or places[0] == "key":
+            raise _Unsuited
+        steps = self._steps
+        if places[0] != len(steps) - 1 or sum(s.primitive == "bits" for s in steps) > 1:
+            raise _Unsuited
+        return Recipe(tuple(steps), tuple(self._numbers))
+
+    def _read(self, closed: Any, invars: Sequence[Any], env: dict[Any, Any], top: bool) -> Any:
+        jaxpr = closed.jaxpr
+        for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
+            if np.size(value) != 1:
+                raise _Unsuited
+            env[var] = self._literal(np.asarray(value), top)
+
+        def place(atom: Any) -> Any:
+            return self._literal(atom.val, top) if hasattr(atom, "val") else env[atom]
+
+        for eqn in jaxpr.eqns:
+            self._programs += top
+            name = eqn.primitive.name
+            if name in _ONE_PROGRAM or name in _INLINED:
+                inner = eqn.params["jaxpr" if name in _ONE_PROGRAM else "call_jaxpr"]
+                places = [place(atom) for atom in eqn.invars]
+                known = dict(zip(inner.jaxpr.invars, places, strict=True))
+                made = self._read(inner, inner.jaxpr.invars, known, top=False)
+            else:
+                made = [self._step(eqn, name, place)]
+            for var, there in zip(eqn.outvars, made, strict=True):
+                env[var] = there
+        return [place(atom) for atom in jaxpr.outvars]
+
+    def _step(self, eqn: Any, name: str, place: Callable[[Any], Any]) -> int:
+        if len(eqn.outvars) != 1:
+            raise _Unsuited
+        size = int(np.prod(eqn.outvars[0].aval.shape))
+        if name == "random_bits":
+            if place(eqn.invars[0]) != "key" or eqn.params["bit_width"] != 32 or size != self._size:
+                raise _Unsuited
+            return self._add("bits", (), (), True)
+        operands = tuple(place(atom) for atom in eqn.invars)
+        if "key" in operands:
+            raise _Unsuited
+        full = any(self._steps[operand].full for operand in operands)
+        if name in ("broadcast_in_dim", "reshape", "squeeze") and len(operands) == 1:
+            # The order of the elements stays; a number for all of them is not spread out.
+            if full and size != self._size:
+                raise _Unsuited
+            return operands[0]  # type: ignore[no-any-return]
+        if name not in _ELEMENTWISE or (full and size != self._size):
+            raise _Unsuited
+        params = tuple(sorted(eqn.params.items()))
+        try:
+            hash(params)
+        except TypeError:
+            raise _Unsuited from None
+        return self._add(eqn.primitive, operands, params, full)
+
+    def _literal(self, value: Any, top: bool) -> int:
+        if not isinstance(value, np.generic | np.ndarray | bool | int | float | jax.Array):
+            raise _Unsuited
+        number = np.asarray(value)
+        if number.size != 1 or number.dtype.kind not in "biuf":
+            raise _Unsuited
+        if top:
+            self._numbers.append(number.reshape(())[()])
+            return self._add("number", (), (("dtype", number.dtype),), False)
+        # Inside a program of JAX's own it is part of what XLA optimises, and stays so.
+        kept = (("value", number.item()), ("dtype", number.dtype))
+        return self._add("constant", (), kept, False)
+
+    def _add(self, primitive: Any, operands: Any, params: Any, full: bool) -> int:
+        self._steps.append(Step(primitive, operands, params, full, self._programs))
+        return len(self._steps) - 1
+
+
+@functools.lru_cache(maxsize=256)
+def program(steps: tuple[Step, ...]) -> Callable[..., jax.Array]:
+    """The compiled steps: ``(keys, starts, numbers) -> block``.
+
+    Args of the result:
+      keys: uint32 (rows, 2). starts: uint32 (rows,), the place of a row's first element in its
+      parameter. numbers: one array (rows,) for each step "number".
+
+    Returns of the result:
+      (rows, ROW): what the initialiser gives for elements ``start .. start + ROW`` of each row.
+    """
+    return jax.jit(functools.partial(_run, steps))
+
+
+def _run(
+    steps: tuple[Step, ...], keys: jax.Array, starts: jax.Array, numbers: tuple[jax.Array, ...]
+) -> jax.Array:
+    rows = keys.shape[0]
+    numbers_left = iter(numbers)
+
+    def spread(value: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(value, (rows, ROW))
+
+    values: list[jax.Array] = []
+    for step in steps:
+        if step.primitive == "bits":
+            low = starts[:, None] + lax.broadcasted_iota(jnp.uint32, (1, ROW), 1)
+            first, second = threefry2x32((keys[:, :1], keys[:, 1:]), jnp.zeros_like(low), low)
+            values.append(first ^ second)
+        elif step.primitive == "number":
+            values.append(next(numbers_left)[:, None])
+        elif step.primitive == "constant":
+            made = dict(step.params)
+            values.append(jnp.full((rows, 1), made["value"], made["dtype"]))
+        else:
+            operands = [
+                _apart(values[i], steps[i], step) if steps[i].program else values[i]
+                for i in step.operands
+            ]
+            if step.full:
+                operands = [spread(operand) for operand in operands]
+            values.append(step.primitive.bind(*operands, **dict(step.params)))
+    return spread(values[-1])
+
+
+def _apart(value: jax.Array, made_in: Step, used_in: Step) -> jax.Array:
+    """Keeps XLA from rounding once where the initialiser, called alone, rounds twice.
+
+    Called alone, an initialiser is several programs, one after another. In one program a product
+    that is then added to would become a fused multiply-add; a product that is multiplied cannot.
+    """
+    one_program = made_in.program == used_in.program or made_in.primitive in ("number", "bits")
+    if one_program or (used_in.full and used_in.primitive.name == "mul"):
+        return value
+    return lax.optimization_barrier(value)
