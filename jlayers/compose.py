@@ -45,9 +45,7 @@ def composite(
         state: State = {}
         for child_name, child in children.items():
             with located(child, child_name):
-                made = init_child(
-                    child, child_key(key, child_name), found.inputs[child_name][0]
-                )
+                made = init_child(child, child_key(key, child_name), found.inputs[child_name][0])
             for tree, entry in zip((params, state), made, strict=True):
                 if entry:
                     merge_entry(tree, child_name, entry)

@@ -67,7 +67,8 @@ class Path:
 
     def keys(self) -> jax.Array:
         """The typed keys, of the shape ``copies``."""
-        return jax.random.wrap_key_data(jnp.asarray(self.data()), impl="threefry2x32")
+        keys: jax.Array = jax.random.wrap_key_data(jnp.asarray(self.data()), impl="threefry2x32")
+        return keys
 
 
 def _numbers(n: int) -> np.ndarray[Any, Any]:
@@ -138,7 +139,9 @@ def make_all(tree: PyTree) -> PyTree:
 
 
 def _called(wanted: Wanted) -> jax.Array:
-    make = lambda key: wanted.init(key, wanted.shape, wanted.dtype)  # noqa: E731
+    def make(key: jax.Array) -> Any:
+        return wanted.init(key, wanted.shape, wanted.dtype)
+
     for _ in wanted.path.copies:
         make = jax.vmap(make)
     return jnp.asarray(make(wanted.path.keys()))

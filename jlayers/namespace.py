@@ -203,13 +203,13 @@ class Declaring(Namespace):
 
     def _param(self, name: str, wanted: Declaration) -> jax.Array:
         self.params_declared[name] = wanted
-        value = make(self._key, name, *wanted)
+        value: jax.Array = make(self._key, name, *wanted)
         self.params[name] = specs_of(value)
         return value
 
     def _variable(self, name: str, wanted: Declaration) -> jax.Array:
         self.state_declared[name] = wanted
-        value = make(self._key, name, *wanted)
+        value: jax.Array = make(self._key, name, *wanted)
         self.state[name] = specs_of(value)
         return value
 

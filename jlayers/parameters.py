@@ -27,9 +27,7 @@ _made: contextvars.ContextVar[list[tuple[Any, Any]] | None] = contextvars.Contex
 )
 
 
-def make(
-    key: Any, name: str, init: Initializer, shape: Sequence[int], dtype: Any
-) -> Any:
+def make(key: Any, name: str, init: Initializer, shape: Sequence[int], dtype: Any) -> Any:
     """One parameter from an initialiser, ``init(key, shape, dtype)``, checked.
 
     The key is folded with the parameter's name, as a child's is. For a ``Path`` in the place of a

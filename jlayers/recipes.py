@@ -9,7 +9,8 @@ second draw, a gather) has no recipe, and is called as it is.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +26,17 @@ ROW = 4096
 
 # Operations that treat each element alone, whatever the shape.
 _ELEMENTWISE = frozenset(
-    "abs add and bitcast_convert_type ceil clamp convert_element_type copy cos div eq erf erf_inv "
-    "erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne "
-    "neg nextafter not or pow rem round rsqrt select_n shift_left shift_right_arithmetic "
-    "shift_right_logical sign sin sqrt square stop_gradient sub tan tanh xor".split()
+    re.findall(
+        r"\w+",
+        "abs add and bitcast_convert_type ceil clamp convert_element_type copy cos div eq erf "
+        "erf_inv  erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic "
+        "lt max min mul ne  neg nextafter not or pow rem round rsqrt select_n shift_left "
+        "shift_right_arithmetic  shift_right_logical sign sin sqrt square stop_gradient sub "
+        "tan tanh xor",
+    )
 )
+_NUMBERS = frozenset(map(np.dtype, ("bool", "int32", "uint32", "float32")))
+_PRODUCTS = frozenset(("mul", "integer_pow", "square"))
 _ONE_PROGRAM = frozenset(("jit", "pjit"))
 _INLINED = frozenset(("custom_jvp_call",))
 
@@ -47,7 +54,7 @@ class Step(NamedTuple):
 
     primitive: Any
     operands: tuple[int, ...]
-    params: tuple[tuple[str, Hashable], ...]
+    params: tuple[tuple[str, Any], ...]
     full: bool
     program: int
 
@@ -69,7 +76,7 @@ def _key() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
 
 
-class _Unsuited(Exception):
+class _NoRecipeError(Exception):
     """The initialiser does what has no place in a recipe."""
 
 
@@ -78,7 +85,7 @@ def recipe_of(init: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any
     closed = jax.make_jaxpr(lambda key: init(key, shape, dtype))(_key())
     try:
         return _Reader(closed, int(np.prod(shape))).recipe()
-    except _Unsuited:
+    except _NoRecipeError:
         return None
 
 
@@ -96,21 +103,23 @@ class _Reader:
         (key,) = self._closed.jaxpr.invars
         places = self._read(self._closed, [key], {key: "key"}, top=True)
         if len(places) != 1 or places[0] == "key":
-            raise _Unsuited
+            raise _NoRecipeError
         steps = self._steps
         if places[0] != len(steps) - 1 or sum(s.primitive == "bits" for s in steps) > 1:
-            raise _Unsuited
+            raise _NoRecipeError
         return Recipe(tuple(steps), tuple(self._numbers))
 
     def _read(self, closed: Any, invars: Sequence[Any], env: dict[Any, Any], top: bool) -> Any:
         jaxpr = closed.jaxpr
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             if np.size(value) != 1:
-                raise _Unsuited
-            env[var] = self._literal(np.asarray(value), top)
+                raise _NoRecipeError
+            env[var] = self._literal(value, var.aval.dtype, top)
 
         def place(atom: Any) -> Any:
-            return self._literal(atom.val, top) if hasattr(atom, "val") else env[atom]
+            if hasattr(atom, "val"):
+                return self._literal(atom.val, atom.aval.dtype, top)
+            return env[atom]
 
         for eqn in jaxpr.eqns:
             self._programs += top
@@ -128,38 +137,44 @@ class _Reader:
 
     def _step(self, eqn: Any, name: str, place: Callable[[Any], Any]) -> int:
         if len(eqn.outvars) != 1:
-            raise _Unsuited
+            raise _NoRecipeError
         size = int(np.prod(eqn.outvars[0].aval.shape))
         if name == "random_bits":
             if place(eqn.invars[0]) != "key" or eqn.params["bit_width"] != 32 or size != self._size:
-                raise _Unsuited
+                raise _NoRecipeError
             return self._add("bits", (), (), True)
         operands = tuple(place(atom) for atom in eqn.invars)
         if "key" in operands:
-            raise _Unsuited
+            raise _NoRecipeError
         full = any(self._steps[operand].full for operand in operands)
         if name in ("broadcast_in_dim", "reshape", "squeeze") and len(operands) == 1:
             # The order of the elements stays; a number for all of them is not spread out.
             if full and size != self._size:
-                raise _Unsuited
+                raise _NoRecipeError
             return operands[0]  # type: ignore[no-any-return]
         if name not in _ELEMENTWISE or (full and size != self._size):
-            raise _Unsuited
+            raise _NoRecipeError
+        if name in ("add", "sub") and any(map(self._rounded_before, operands)):
+            raise _NoRecipeError
         params = tuple(sorted(eqn.params.items()))
         try:
             hash(params)
         except TypeError:
-            raise _Unsuited from None
+            raise _NoRecipeError from None
         return self._add(eqn.primitive, operands, params, full)
 
-    def _literal(self, value: Any, top: bool) -> int:
-        if not isinstance(value, np.generic | np.ndarray | bool | int | float | jax.Array):
-            raise _Unsuited
-        number = np.asarray(value)
-        if number.size != 1 or number.dtype.kind not in "biuf":
-            raise _Unsuited
+    def _rounded_before(self, operand: int) -> bool:
+        """A product of an earlier program: in one with the sum, it would be rounded with it."""
+        step = self._steps[operand]
+        is_product = getattr(step.primitive, "name", None) in _PRODUCTS
+        return is_product and step.program != self._programs
+
+    def _literal(self, value: Any, dtype: Any, top: bool) -> int:
+        if dtype not in _NUMBERS:
+            raise _NoRecipeError
+        number = np.asarray(value, dtype)
         if top:
-            self._numbers.append(number.reshape(())[()])
+            self._numbers.append(number.reshape(())[()])  # type: ignore[arg-type]
             return self._add("number", (), (("dtype", number.dtype),), False)
         # Inside a program of JAX's own it is part of what XLA optimises, and stays so.
         kept = (("value", number.item()), ("dtype", number.dtype))
@@ -205,10 +220,7 @@ def _run(
             made = dict(step.params)
             values.append(jnp.full((rows, 1), made["value"], made["dtype"]))
         else:
-            operands = [
-                _apart(values[i], steps[i], step) if steps[i].program else values[i]
-                for i in step.operands
-            ]
+            operands = [_apart(values[i], steps[i], step) for i in step.operands]
             if step.full:
                 operands = [spread(operand) for operand in operands]
             values.append(step.primitive.bind(*operands, **dict(step.params)))
@@ -216,12 +228,10 @@ def _run(
 
 
 def _apart(value: jax.Array, made_in: Step, used_in: Step) -> jax.Array:
-    """Keeps XLA from rounding once where the initialiser, called alone, rounds twice.
+    """Keeps XLA from joining what are several programs where the initialiser is called alone.
 
-    Called alone, an initialiser is several programs, one after another. In one program a product
-    that is then added to would become a fused multiply-add; a product that is multiplied cannot.
+    In one program XLA would turn ``(2 ** 0.5 * x) * s`` into ``x * (2 ** 0.5 * s)``.
     """
-    one_program = made_in.program == used_in.program or made_in.primitive in ("number", "bits")
-    if one_program or (used_in.full and used_in.primitive.name == "mul"):
+    if made_in.program == used_in.program or made_in.primitive == "number":
         return value
     return lax.optimization_barrier(value)

@@ -8,7 +8,7 @@ spec, however deep it is nested, and every mistake of shape shows before anythin
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -103,11 +103,11 @@ def init_child(layer: Layer, key: Any, x: PyTree) -> tuple[Params, State]:
     if not found.params and not found.state:
         return {}, {}
     if layer._by_path or found.by_path:
-        return layer._init(key, x)  # type: ignore[arg-type]
-    init = functools.partial(_init_of, layer, x)
+        return layer._init(key, x)
+    init: Callable[..., Any] = functools.partial(_init_of, layer, x)
     for _ in key.copies:
-        init = jax.vmap(init)  # type: ignore[assignment]
-    return init(key.keys())
+        init = jax.vmap(init)
+    return init(key.keys())  # type: ignore[no-any-return]
 
 
 def _init_of(layer: Layer, x: PyTree, key: jax.Array) -> tuple[Params, State]:

@@ -15,11 +15,11 @@ from jax import lax
 from . import checks
 from .errors import LayerError, located
 from .factory import factory
-from .layer import Layer
 from .initializing import Path
+from .layer import Layer
 from .lifting import lift, out_spec
-from .trace import init_child
 from .specs import Params, PyTree, State, brief, show, specs_of
+from .trace import init_child
 
 Policy = Callable[..., bool]
 
@@ -163,7 +163,7 @@ def _stacked_init(layer: Layer, n: int, key: Any, x: PyTree) -> tuple[Params, St
     with located(layer):
         if isinstance(key, Path):
             return init_child(layer, key.stack(n), x)
-        return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))  # type: ignore[no-any-return]
+        return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))
 
 
 def _keys(key: jax.Array | None, n: int) -> jax.Array | None:

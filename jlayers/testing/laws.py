@@ -244,7 +244,7 @@ def _law_8_child_keys(case: Case) -> None:
     for name, child in case.layer.children.items():
         if not name:
             continue  # a wrapper's child goes by the wrapper's own key
-        alone = child.init(child_key(case.key, name), found.inputs[name][0])  # type: ignore[arg-type]
+        alone = child.init(child_key(case.key, name), found.inputs[name][0])
         made = (case.params.get(name, {}), case.state.get(name, {}))
         case.same(8, f"child {name!r}", made, alone, **_FLOAT32)
 
