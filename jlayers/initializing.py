@@ -8,15 +8,15 @@ called as it is. The values are, bit for bit, those of the initialisers called o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .core.threefry import threefry2x32
-from .recipes import ROW, Recipe, program, recipe_of
+from .recipes import CHUNK, ROW, Recipe, program, recipe_of
 from .specs import PyTree
 
 # Rows that are drawn at once, 256 MB; a parameter that is larger is drawn alone.
@@ -24,55 +24,34 @@ _MOST_ROWS = 1 << 14
 
 
 class Path:
-    """The key of a layer or a parameter, told by the way from the model's: what was folded in.
+    """Stands in the place of a key where parameters are asked for and not drawn.
 
     Attributes:
-      copies: the sizes of the stacks around it, as ``repeat`` makes them, outermost first.
+      keys: the key; below ``repeat`` and ``ensemble`` those of all copies.
     """
 
-    __slots__ = ("_fold", "_parent", "_words", "copies")
+    __slots__ = ("keys",)
 
-    def __init__(self, parent: Path | None, fold: Any, words: Any, copies: tuple[int, ...]):
-        self._parent = parent
-        self._fold = fold
-        self._words = words
-        self.copies = copies
+    def __init__(self, keys: jax.Array):
+        self.keys = keys
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """The sizes of the stacks around it, outermost first."""
+        return self.keys.shape
 
     def fold_in(self, number: int) -> Path:
-        return Path(self, number, None, self.copies)
+        return Path(_fold_in()(self.keys, np.uint32(number)))
 
     def stack(self, n: int) -> Path:
         """The keys of n copies, each with its number folded in."""
-        return Path(self, None, None, (*self.copies, n))
-
-    def words(self) -> tuple[Any, Any]:
-        """The two words of the key: Python integers, or uint32 arrays of the shape ``copies``."""
-        if self._words is None:
-            assert self._parent is not None
-            high, low = self._parent.words()
-            if self._fold is None:
-                zero = np.zeros(self.copies, np.uint32)
-                high, low = (np.asarray(word, np.uint32)[..., None] + zero for word in (high, low))
-                self._words = threefry2x32((high, low), zero, zero + _numbers(self.copies[-1]))
-            elif self.copies:
-                zero = np.zeros((1,), np.uint32)
-                self._words = threefry2x32((high, low), zero, zero + np.uint32(self._fold))
-            else:
-                self._words = threefry2x32((high, low), 0, self._fold)
-        return self._words  # type: ignore[no-any-return]
-
-    def data(self) -> np.ndarray[Any, Any]:
-        """The key as ``jax.random.key_data`` gives it, uint32 (*copies, 2)."""
-        return np.stack([np.asarray(word, np.uint32) for word in self.words()], axis=-1)
-
-    def keys(self) -> jax.Array:
-        """The typed keys, of the shape ``copies``."""
-        keys: jax.Array = jax.random.wrap_key_data(jnp.asarray(self.data()), impl="threefry2x32")
-        return keys
+        numbers = np.arange(n, dtype=np.uint32).reshape((1,) * len(self.copies) + (n,))
+        return Path(_fold_in()(self.keys[..., None], numbers))
 
 
-def _numbers(n: int) -> np.ndarray[Any, Any]:
-    return np.arange(n, dtype=np.uint32)
+@functools.cache
+def _fold_in() -> Callable[[jax.Array, Any], jax.Array]:
+    return jax.jit(jnp.vectorize(jax.random.fold_in))
 
 
 class Wanted:
@@ -94,15 +73,13 @@ def path_of(key: jax.Array) -> Path | None:
     a model that is initialised on many devices must never lie in one block on one of them.
     """
     plain = (
-        not isinstance(key, jax.core.Tracer)
-        and jax.random.key_impl(key) == "threefry2x32"
+        jax.random.key_impl(key) == "threefry2x32"
         and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+        # Inside a transformation a key from outside turns into a tracer in its first operation.
+        and not isinstance(jax.random.key_data(key), jax.core.Tracer)
         and not key.committed
     )
-    if not plain:
-        return None
-    high, low = np.asarray(jax.random.key_data(key)).tolist()
-    return Path(None, None, (high, low), ())
+    return Path(key) if plain else None
 
 
 def make_all(tree: PyTree) -> PyTree:
@@ -144,7 +121,7 @@ def _called(wanted: Wanted) -> jax.Array:
 
     for _ in wanted.path.copies:
         make = jax.vmap(make)
-    return jnp.asarray(make(wanted.path.keys()))
+    return jnp.asarray(make(wanted.path.keys))
 
 
 def _rows_each(wanted: Wanted) -> int:
@@ -171,14 +148,14 @@ def _drawn(steps: Any, group: Sequence[tuple[Wanted, Recipe]]) -> list[np.ndarra
     """The values of parameters with the same steps, as views into one block."""
     keys, starts, numbers = [], [], []
     for wanted, recipe in group:
-        data = wanted.path.data().reshape(-1, 2)
+        data = np.asarray(jax.random.key_data(wanted.path.keys)).reshape(-1, 2)
         each = _rows_each(wanted)
         keys.append(np.repeat(data, each, axis=0))
-        starts.append(np.tile(_numbers(each) * np.uint32(ROW), len(data)))
+        starts.append(np.tile(np.arange(each, dtype=np.uint32) * np.uint32(ROW), len(data)))
         numbers.append((recipe.numbers, each * len(data)))
     used = sum(map(len, keys))
     # Few sizes of programs: another model in this process will find its own compiled already.
-    step = max(1, 1 << max(0, used.bit_length() - 3))
+    step = max(CHUNK, 1 << max(0, used.bit_length() - 3))
     spare = -used % step
     columns = [
         np.pad(np.concatenate([np.repeat(of[i], rows) for of, rows in numbers]), (0, spare))

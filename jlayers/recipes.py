@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .core.threefry import threefry2x32
-
 # Words per row of a drawn block. A parameter takes whole rows: little is wasted on small ones, and
 # the rows of one start at a multiple of 64 bytes, so that XLA can use them where they lie.
 ROW = 4096
+# Rows that are drawn at a time: what is computed on the way to them stays in the cache.
+CHUNK = 16
 
 # Operations that treat each element alone, whatever the shape.
 _ELEMENTWISE = frozenset(
@@ -190,41 +190,54 @@ def program(steps: tuple[Step, ...]) -> Callable[..., jax.Array]:
     """The compiled steps: ``(keys, starts, numbers) -> block``.
 
     Args of the result:
-      keys: uint32 (rows, 2). starts: uint32 (rows,), the place of a row's first element in its
-      parameter. numbers: one array (rows,) for each step "number".
+      keys: uint32 (rows, 2), the data of keys; rows are a multiple of CHUNK.
+      starts: uint32 (rows,), the place of a row's first element in its parameter.
+      numbers: one array (rows,) for each step "number".
 
     Returns of the result:
       (rows, ROW): what the initialiser gives for elements ``start .. start + ROW`` of each row.
     """
-    return jax.jit(functools.partial(_run, steps))
+
+    def block(keys: jax.Array, starts: jax.Array, numbers: tuple[jax.Array, ...]) -> jax.Array:
+        rows = (jax.random.wrap_key_data(keys, impl="threefry2x32"), starts, numbers)
+        drawn: jax.Array = lax.map(lambda row: _run(steps, *row), rows, batch_size=CHUNK)
+        return drawn
+
+    return jax.jit(block)
 
 
 def _run(
-    steps: tuple[Step, ...], keys: jax.Array, starts: jax.Array, numbers: tuple[jax.Array, ...]
+    steps: tuple[Step, ...], key: jax.Array, start: jax.Array, numbers: tuple[jax.Array, ...]
 ) -> jax.Array:
-    rows = keys.shape[0]
+    """One row."""
     numbers_left = iter(numbers)
-
-    def spread(value: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(value, (rows, ROW))
-
     values: list[jax.Array] = []
     for step in steps:
         if step.primitive == "bits":
-            low = starts[:, None] + lax.broadcasted_iota(jnp.uint32, (1, ROW), 1)
-            first, second = threefry2x32((keys[:, :1], keys[:, 1:]), jnp.zeros_like(low), low)
-            values.append(first ^ second)
+            values.append(_bits(key, start))
         elif step.primitive == "number":
-            values.append(next(numbers_left)[:, None])
+            values.append(next(numbers_left))
         elif step.primitive == "constant":
             made = dict(step.params)
-            values.append(jnp.full((rows, 1), made["value"], made["dtype"]))
+            values.append(jnp.asarray(made["value"], made["dtype"]))
         else:
             operands = [_apart(values[i], steps[i], step) for i in step.operands]
             if step.full:
-                operands = [spread(operand) for operand in operands]
+                operands = [jnp.broadcast_to(operand, (ROW,)) for operand in operands]
             values.append(step.primitive.bind(*operands, **dict(step.params)))
-    return spread(values[-1])
+    return jnp.broadcast_to(values[-1], (ROW,))
+
+
+def _bits(key: jax.Array, start: jax.Array) -> jax.Array:
+    """``jax.random.bits(key, (start + ROW,))[start:]``.
+
+    Both hash the number of the element with the key, to two words: ``fold_in`` makes a key of
+    them, ``bits`` joins them.
+    """
+    elements = start + lax.iota(jnp.uint32, ROW)
+    words = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, elements))
+    bits: jax.Array = words[:, 0] ^ words[:, 1]
+    return bits
 
 
 def _apart(value: jax.Array, made_in: Step, used_in: Step) -> jax.Array:

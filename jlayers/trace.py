@@ -107,7 +107,7 @@ def init_child(layer: Layer, key: Any, x: PyTree) -> tuple[Params, State]:
     init: Callable[..., Any] = functools.partial(_init_of, layer, x)
     for _ in key.copies:
         init = jax.vmap(init)
-    return init(key.keys())  # type: ignore[no-any-return]
+    return init(key.keys)  # type: ignore[no-any-return]
 
 
 def _init_of(layer: Layer, x: PyTree, key: jax.Array) -> tuple[Params, State]:

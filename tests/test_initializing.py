@@ -7,10 +7,9 @@ import pytest
 from jax.nn import initializers
 
 import jlayers as jl
-from jlayers.core.threefry import threefry2x32
 from jlayers.initializing import path_of
 from jlayers.naming import child_key
-from jlayers.recipes import recipe_of
+from jlayers.recipes import ROW, _bits, recipe_of
 
 
 def scaled(key, shape, dtype):
@@ -198,11 +197,19 @@ def test_parameters_of_no_elements(key):
     assert params["empty"].shape == (0, 3)
 
 
-def test_threefry_is_jaxs_own(key):
-    words = [int(word) for word in jax.random.key_data(key)]
-    for number in (0, 1, 2**32 - 1):
-        folded = jax.random.key_data(jax.random.fold_in(key, np.uint32(number)))
-        assert threefry2x32(tuple(words), 0, number) == tuple(map(int, folded))
-    zero, counter = np.zeros(5, np.uint32), np.arange(5, dtype=np.uint32)
-    first, second = threefry2x32(tuple(np.uint32(word) + zero for word in words), zero, counter)
-    np.testing.assert_array_equal(first ^ second, jax.random.bits(key, (5,)))
+def test_bits_of_a_row_are_those_of_the_whole(key):
+    whole = jax.random.bits(key, (3 * ROW,))
+    np.testing.assert_array_equal(_bits(key, jnp.uint32(ROW)), whole[ROW : 2 * ROW])
+
+
+def test_a_key_from_outside_of_a_transformation(key):
+    model = jl.serial(jl.Dense(4), jl.repeat(jl.Dense(4), 2))
+    x = jl.spec((2, 3))
+    made = model.init(key, x)
+    np.testing.assert_allclose(
+        *(tree[0]["dense"]["kernel"] for tree in (jax.jit(lambda: model.init(key, x))(), made)),
+        rtol=1e-6,
+    )
+    assert jax.eval_shape(lambda: model.init(key, x)) == jax.eval_shape(lambda: made)
+    _, copies = jax.lax.scan(lambda carry, _: (carry, model.init(key, x)), 0, None, 3)
+    assert copies[0]["dense"]["kernel"].shape == (3, 3, 4)
