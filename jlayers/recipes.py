@@ -247,4 +247,5 @@ def _apart(value: jax.Array, made_in: Step, used_in: Step) -> jax.Array:
     """
     if made_in.program == used_in.program or made_in.primitive == "number":
         return value
-    return lax.optimization_barrier(value)
+    kept: jax.Array = lax.optimization_barrier(value)
+    return kept

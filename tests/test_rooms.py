@@ -12,10 +12,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each room, and the first segments of the modules in jlayers that it must not import.
 COMBINATORS = {"compose", "combinators", "merges", "over_time", "wrappers", "namespace"}
-INSPECTION = {"paths", "summary", "explain", "cost", "testing"}
+INSPECTION = {"paths", "summary", "explain", "cost", "testing", "training"}
 FORBIDDEN = {
     "core": lambda module: module != "core",
     "layers": lambda module: module in COMBINATORS | INSPECTION,
+    "training": lambda module: module not in {"checks", "errors", "layer", "specs", "training"},
     "layer.py": lambda module: module in COMBINATORS | INSPECTION | {"layers", "core"},
     **{
         f"{name}.py": lambda module: module in INSPECTION | {"layers"}
