@@ -35,7 +35,9 @@ def train(
     model: Model, size: Any, optimizer: Optimizer, weights: Weights | None, layout: Layout
 ) -> Training:
     x, labels = map(jax.numpy.asarray, batch(size))
-    params, state = jax.jit(model.init)(jax.random.key(0), x)
+    # Where starting is timed: compiled as one program, the initialisers take everybody longer.
+    init = model.init if weights is None else jax.jit(model.init)
+    params, state = init(jax.random.key(0), x)
     if weights is not None:
         params = tree_weights(params, weights, layout)
     tx = optax_optimizer(optimizer)
