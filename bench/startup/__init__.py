@@ -19,10 +19,8 @@ FRAMEWORKS = ("jlayers", "linen", "nnx", "equinox", "haiku", "keras", "torch")
 LONGEST = 300.0  # seconds, of one process
 
 
-def measure(
-    names: tuple[str, ...] = FRAMEWORKS, rounds: int = 3
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """``{"rows": {row: {framework: {"seconds", "low", "high", "runs"}}}}``, one run after the other.
+def measure(names: tuple[str, ...] = FRAMEWORKS, rounds: int = 3) -> dict[str, dict[str, Any]]:
+    """``{"rows": {row: {framework: {"seconds", "low", "high", "calls"}}}}``, in turns.
 
     A framework that fails has ``{"seconds": None, "status", "reason"}``.
     """
