@@ -5,6 +5,7 @@ blocks; and the parameters of a ResNet-50, imports not counted.
 """
 
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ ROWS = {
     "init of a ResNet-50": "init",
 }
 FRAMEWORKS = ("jlayers", "linen", "nnx", "equinox", "haiku", "keras", "torch")
+ROOT = pathlib.Path(__file__).parents[2]
 LONGEST = 300.0  # seconds, of one process
 
 
@@ -49,7 +51,9 @@ def one(what: str, name: str) -> float:
     around = {**os.environ, "KERAS_BACKEND": "jax"}
     start = time.time()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=around, timeout=LONGEST)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=around, cwd=ROOT, timeout=LONGEST
+        )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"more than {LONGEST:.0f} seconds") from None
     lines = done.stdout.splitlines()
