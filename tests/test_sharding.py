@@ -16,18 +16,31 @@ MODEL = jl.serial(
     jl.SimpleRNN(5, return_sequences=False),
     jl.BatchNorm(),
 )
+IMAGES = jl.serial(
+    jl.Conv(4, 1),
+    jl.Conv(8, 3, groups=4, padding="SAME"),
+    jl.MaxPool(3, strides=2, padding="SAME"),
+    jl.ConvTranspose(4, 4, strides=2, padding="SAME"),
+    jl.Conv(4, 3, groups=2, padding="SAME"),
+    jl.AvgPool(2),
+    jl.LayerNorm(),
+)
+# A batch for each model.
+CASES = {"sequences": (MODEL, (4, 7, 3)), "images": (IMAGES, (4, 6, 6, 3))}
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_a_sharded_batch(axis_type):
+@pytest.mark.parametrize("case", CASES)
+def test_a_sharded_batch(case, axis_type):
+    model, shape = CASES[case]
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(axis_type,))
     everywhere, split = PartitionSpec(), PartitionSpec("batch")
-    x = jax.random.normal(jax.random.key(1), (4, 7, 3))
-    params, state = MODEL.init(jax.random.key(0), x)
-    expected, _ = MODEL.apply(params, state, x)
+    x = jax.random.normal(jax.random.key(1), shape)
+    params, state = model.init(jax.random.key(0), x)
+    expected, _ = model.apply(params, state, x)
 
     def apply(params, state, x):
-        return MODEL.apply(params, state, x)[0]
+        return model.apply(params, state, x)[0]
 
     whole = jax.device_put((params, state), NamedSharding(mesh, everywhere))
     parts = jax.device_put(x, NamedSharding(mesh, split))
