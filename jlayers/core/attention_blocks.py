@@ -1,0 +1,210 @@
+"""Blockwise attention: the scores of one block of rows at a time, and never all of them.
+
+One head after another (``lax.map``), its rows in blocks small enough for the cache, each against
+the keys that it may see and no others. The gradient recomputes the scores block by block from the
+log of the softmax's denominator, as in FlashAttention (Dao et al., 2022, arXiv:2205.14135), with
+blocks of keys: two of its three sums are then whole products, and only the queries' accumulates.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .attention_mask import Sight
+from .dtypes import at_least_float32
+
+# More blocks than this run in loops, so that the program does not grow with the sequence.
+_SEGMENTS = 16
+
+
+class Blocks(NamedTuple):
+    """Steps of one block of scores: queries in the forward pass, keys in the backward pass."""
+
+    queries: int
+    keys: int
+
+
+def forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, sight: Sight, scale: float, blocks: Blocks
+) -> tuple[jax.Array, jax.Array]:
+    """Attention, and the log of the softmax's denominator of every row.
+
+    Args:
+      q: (B, T, N, H). k, v: (B, S, K, H), N a multiple of K.
+      sight: which keys a query sees; one that sees none gives zeros.
+      scale: of the scores.
+      blocks: steps of a block.
+
+    Returns:
+      (out (B, T, N, H), (B * K, T * N / K) in float32 at least).
+    """
+    batch, _, heads, _ = q.shape
+    groups = sight.groups
+
+    def one_head(operands: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        head, q, k, v = operands[0], *map(_wide, operands[1:])
+        q = q * np.array(scale, q.dtype)
+
+        def block(start: Any, steps: int, seen: int) -> tuple[jax.Array, jax.Array]:
+            queries = lax.dynamic_slice_in_dim(q, start * groups, steps * groups, 0)
+            scores = _dot(queries, k[:seen], 1, 1)
+            scores = _hide(scores, sight.block(head, start, steps, 0, seen))
+            largest = lax.stop_gradient(jnp.max(scores, 1, keepdims=True))
+            if sight.of_none:
+                largest = jnp.where(jnp.isneginf(largest), jnp.zeros_like(largest), largest)
+            # The barrier keeps XLA from computing the exponential once for each of its two uses.
+            weights = lax.optimization_barrier(jnp.exp(scores - largest))
+            total = jnp.sum(weights, 1, keepdims=True)
+            if sight.of_none:
+                total = jnp.where(total == 0, jnp.ones_like(total), total)
+            return _dot(weights, v[:seen], 1, 0) / total, (largest + jnp.log(total))[:, 0]
+
+        def segment(start: int, steps: int, count: int) -> tuple[jax.Array, jax.Array]:
+            seen = k.shape[0]
+            if sight.causal:
+                seen = min(max(start + steps * count + sight.offset, 0), seen)
+            if seen == 0:
+                rows = steps * count * groups
+                return jnp.zeros((rows, v.shape[1]), v.dtype), jnp.zeros(rows, v.dtype)
+            if count == 1:
+                return block(start, steps, seen)
+            starts = start + steps * jnp.arange(count)
+            out, total = lax.map(lambda at: block(at, steps, seen), starts)
+            return out.reshape(-1, out.shape[-1]), total.reshape(-1)
+
+        parts = [segment(*part) for part in _segments(q.shape[0] // groups, blocks.queries)]
+        out, totals = (jnp.concatenate(part) for part in zip(*parts, strict=True))
+        return out.astype(operands[1].dtype), totals
+
+    every = jnp.arange(batch * sight.kv_heads)
+    folded = (_fold(q, sight.kv_heads), _fold(k), _fold(v))
+    out, totals = lax.map(one_head, (every, *folded))
+    return _unfold(out, batch, heads), totals
+
+
+def backward(
+    args: tuple[jax.Array, jax.Array, jax.Array],
+    residuals: tuple[jax.Array, jax.Array],
+    ct: jax.Array,
+    *,
+    sight: Sight,
+    scale: float,
+    blocks: Blocks,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The cotangents of q, k and v, linear in ``ct``.
+
+    Args:
+      args: q, k, v of ``forward``. residuals: what it gave. ct: (B, T, N, H).
+      sight, scale, blocks: as given to ``forward``.
+    """
+    q, k, v = args
+    out, totals = residuals
+    batch, _, heads, _ = q.shape
+    groups, kv_heads = sight.groups, sight.kv_heads
+
+    # Nothing of a head is stored for another transformation: its blocks are computed again.
+    @_recomputed
+    def one_head(operands: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        head, totals = operands[:2]
+        q, k, v, out, ct = map(_wide, operands[2:])
+        q = q * np.array(scale, q.dtype)
+        rows_in_all = q.shape[0]
+        inner = jnp.sum(out * ct, 1)
+
+        def block(start: Any, size: int, first: int) -> tuple[jax.Array, ...]:
+            """Keys ``start`` up to ``start + size``, and the queries from step ``first`` on."""
+            row = first * groups
+            keys = lax.dynamic_slice_in_dim(k, start, size, 0)
+            values = lax.dynamic_slice_in_dim(v, start, size, 0)
+            scores = _dot(keys, q[row:], 1, 1)
+            visible = sight.block(head, first, rows_in_all // groups - first, start, size)
+            scores = _hide(scores, None if visible is None else visible.T)
+            weights = lax.optimization_barrier(jnp.exp(scores - _row(totals[row:], scores)))
+            of_weights = _dot(values, ct[row:], 1, 1)
+            of_scores = weights * (of_weights - _row(inner[row:], of_weights))
+            of_values = _dot(weights, ct[row:], 1, 0)
+            of_keys = _dot(of_scores, q[row:], 1, 0)
+            return _dot(keys, of_scores, 0, 0), of_keys, of_values
+
+        def segment(start: int, size: int, count: int) -> tuple[jax.Array, ...]:
+            first = max(start - sight.offset, 0) if sight.causal else 0
+            before = first * groups
+            if count == 1:
+                of_queries, of_keys, of_values = block(start, size, first)
+            else:
+
+                @_recomputed
+                def step(total: jax.Array, at: jax.Array) -> tuple[jax.Array, Any]:
+                    of_queries, *rest = block(at, size, first)
+                    return total + of_queries, rest
+
+                zeros = jnp.zeros((q.shape[1], rows_in_all - before), q.dtype)
+                starts = start + size * jnp.arange(count)
+                of_queries, (of_keys, of_values) = lax.scan(step, zeros, starts)
+                of_keys = of_keys.reshape(-1, k.shape[1])
+                of_values = of_values.reshape(-1, v.shape[1])
+            edges = ((0, 0, 0), (before, 0, 0))
+            return lax.pad(of_queries, np.array(0, q.dtype), edges), of_keys, of_values
+
+        parts = [segment(*part) for part in _segments(k.shape[0], blocks.keys)]
+        of_queries, of_keys, of_values = zip(*parts, strict=True)
+        total = sum(of_queries[1:], of_queries[0]) * np.array(scale, q.dtype)
+        grads = (total.T, jnp.concatenate(of_keys), jnp.concatenate(of_values))
+        return tuple(g.astype(a.dtype) for g, a in zip(grads, operands[2:], strict=False))
+
+    every = jnp.arange(batch * kv_heads)
+    folded = (_fold(q, kv_heads), _fold(k), _fold(v), _fold(out, kv_heads), _fold(ct, kv_heads))
+    dq, dk, dv = lax.map(one_head, (every, totals, *folded))
+    return _unfold(dq, batch, heads), _unfold(dk, batch, kv_heads), _unfold(dv, batch, kv_heads)
+
+
+def _segments(size: int, block: int) -> list[tuple[int, int, int]]:
+    """(start, steps of a block, number of blocks) of at most ``_SEGMENTS`` parts, and a rest."""
+    whole, rest = divmod(size, block)
+    parts = min(whole, _SEGMENTS)
+    ends = [whole * i // parts for i in range(parts + 1)] if parts else [0]
+    segments = [(a * block, block, b - a) for a, b in itertools.pairwise(ends)]
+    return segments + ([(whole * block, rest, 1)] if rest else [])
+
+
+def _fold(x: jax.Array, kv_heads: int | None = None) -> jax.Array:
+    """(B, T, N, H) to (B * K, T * N / K, H): the heads that share keys as neighbouring rows."""
+    batch, steps, heads, size = x.shape
+    kv_heads = kv_heads or heads
+    x = x.reshape(batch, steps, kv_heads, heads // kv_heads, size)
+    return x.transpose(0, 2, 1, 3, 4).reshape(batch * kv_heads, -1, size)
+
+
+def _unfold(x: jax.Array, batch: int, heads: int) -> jax.Array:
+    """Back to (B, T, N, H)."""
+    folded, rows, size = x.shape
+    groups = heads * batch // folded
+    x = x.reshape(batch, folded // batch, rows // groups, groups, size)
+    return x.transpose(0, 2, 1, 3, 4).reshape(batch, rows // groups, heads, size)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(at_least_float32(x.dtype))
+
+
+def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())))
+
+
+def _hide(scores: jax.Array, visible: jax.Array | None) -> jax.Array:
+    return scores if visible is None else jnp.where(visible, scores, -jnp.inf)
+
+
+def _row(x: jax.Array, like: jax.Array) -> jax.Array:
+    return lax.broadcast_in_dim(x, like.shape, (1,))
+
+
+def _recomputed(f: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.checkpoint(f, prevent_cse=False)
