@@ -1,5 +1,6 @@
 """Numerics: functions on arrays that know nothing of ``Layer``."""
 
+from .attention import attention
 from .conv import conv
 from .conv_transpose import conv_transpose
 from .dense import dense
@@ -10,6 +11,7 @@ from .recurrent import gru, lstm, simple_rnn
 
 __all__ = [
     "at_least_float32",
+    "attention",
     "avg_pool",
     "batch_statistics",
     "conv",

@@ -125,9 +125,7 @@ def _direct(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float
 def _blocks(q: Sequence[int], k: Sequence[int], causal: bool) -> Blocks:
     """Steps of a block: few enough for the cache and the diagonal, enough for the product."""
     groups = q[2] // k[2]
-    queries = min(max(q[1] // 8, 64), 128) if causal else 128
-    keys = min(max(k[1] // 4, 128), 256) if causal else 256
-    return Blocks(max(queries // groups, 16), keys)
+    return Blocks(max((128 if causal else 256) // groups, 16), 256)
 
 
 @functools.cache

@@ -75,7 +75,7 @@ def forward(
                 return jnp.zeros((rows, v.shape[1]), v.dtype), jnp.zeros(rows, v.dtype)
             if count == 1:
                 return block(start, steps, seen)
-            starts = start + steps * jnp.arange(count)
+            starts = start + steps * jnp.arange(count, dtype=jnp.int32)
             out, total = lax.map(lambda at: block(at, steps, seen), starts)
             return out.reshape(-1, out.shape[-1]), total.reshape(-1)
 
@@ -83,7 +83,7 @@ def forward(
         out, totals = (jnp.concatenate(part) for part in zip(*parts, strict=True))
         return out.astype(operands[1].dtype), totals
 
-    every = jnp.arange(batch * sight.kv_heads)
+    every = jnp.arange(batch * sight.kv_heads, dtype=jnp.int32)
     folded = (_fold(q, sight.kv_heads), _fold(k), _fold(v))
     out, totals = lax.map(one_head, (every, *folded))
     return _unfold(out, batch, heads), totals
@@ -146,7 +146,7 @@ def backward(
                     return total + of_queries, rest
 
                 zeros = jnp.zeros((q.shape[1], rows_in_all - before), q.dtype)
-                starts = start + size * jnp.arange(count)
+                starts = start + size * jnp.arange(count, dtype=jnp.int32)
                 of_queries, (of_keys, of_values) = lax.scan(step, zeros, starts)
                 of_keys = of_keys.reshape(-1, k.shape[1])
                 of_values = of_values.reshape(-1, v.shape[1])
@@ -159,7 +159,7 @@ def backward(
         grads = (total.T, jnp.concatenate(of_keys), jnp.concatenate(of_values))
         return tuple(g.astype(a.dtype) for g, a in zip(grads, operands[2:], strict=False))
 
-    every = jnp.arange(batch * kv_heads)
+    every = jnp.arange(batch * kv_heads, dtype=jnp.int32)
     folded = (_fold(q, kv_heads), _fold(k), _fold(v), _fold(out, kv_heads), _fold(ct, kv_heads))
     dq, dk, dv = lax.map(one_head, (every, totals, *folded))
     return _unfold(dq, batch, heads), _unfold(dk, batch, kv_heads), _unfold(dv, batch, kv_heads)
