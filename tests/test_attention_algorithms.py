@@ -66,7 +66,7 @@ def _some_case(seed):
 
 def _compare(ours, theirs, arrays, tolerance=1e-9):
     close = {"rtol": tolerance, "atol": tolerance}
-    out = theirs(*arrays)
+    out = jax.jit(theirs)(*arrays)
     np.testing.assert_allclose(jax.jit(ours)(*arrays), out, **close)
     weights = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
 
@@ -77,7 +77,8 @@ def _compare(ours, theirs, arrays, tolerance=1e-9):
         return jax.jit(jax.grad(loss, (0, 1, 2)))(*arrays)
 
     def tangent(f):
-        return jax.jvp(f, arrays, tuple(jnp.sin(a) + 1 for a in arrays))[1]
+        moved = tuple(jnp.sin(a) + 1 for a in arrays)
+        return jax.jit(lambda a, t: jax.jvp(f, a, t)[1])(arrays, moved)
 
     for transform in (gradients, tangent):
         jax.tree.map(
@@ -87,7 +88,7 @@ def _compare(ours, theirs, arrays, tolerance=1e-9):
 
 @float64
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_every_method_is_the_softmax(seed, method):
     arrays, how = _some_case(seed)
     _compare(
@@ -128,13 +129,13 @@ def test_every_method_passes_every_transformation(method, masked):
         def loss(t):
             return jnp.sum(jnp.sin(f(q * t, k + t, v * t)))
 
-        return jax.hessian(loss)(jnp.asarray(0.7))
+        return jax.jit(jax.hessian(loss))(jnp.asarray(0.7))
 
     def reverse_twice(f):
         def loss(t):
             return jnp.sum(jnp.sin(f(q * t, k + t, v * t)))
 
-        return jax.grad(jax.grad(loss))(jnp.asarray(0.7))
+        return jax.jit(jax.grad(jax.grad(loss)))(jnp.asarray(0.7))
 
     def each(f):
         def loss(q, mask):
@@ -149,7 +150,7 @@ def test_every_method_passes_every_transformation(method, masked):
             return total + jax.checkpoint(lambda q: jnp.sum(jnp.sin(f(q, k, v))))(q), None
 
         start = jnp.zeros((), q.dtype)
-        return jax.grad(lambda q: lax.scan(step, start, jnp.stack([q, q + 1]))[0])(q)
+        return jax.jit(jax.grad(lambda q: lax.scan(step, start, jnp.stack([q, q + 1]))[0]))(q)
 
     for transform in (curvature, reverse_twice, each, scanned):
         np.testing.assert_allclose(transform(ours), transform(theirs), rtol=1e-8, atol=1e-8)
@@ -165,8 +166,9 @@ def test_narrow_floats_keep_their_dtype_and_a_wide_softmax(dtype, method):
 
     wide = [a.astype("float32") for a in arrays]
     out = core.attention(*arrays, causal=True, method=method)
-    grads, expected = (jax.grad(loss, (0, 1, 2))(*a) for a in (arrays, wide))
-    assert out.dtype == dtype and [g.dtype for g in grads] == [jnp.dtype(dtype)] * 3
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    grads, expected = gradient(*arrays), gradient(*wide)
+    assert {a.dtype for a in (out, *grads)} == {jnp.dtype(dtype)}
     step = float(jnp.finfo(dtype).eps)
     reference = _softmax(*wide, causal=True)
     np.testing.assert_allclose(out.astype("float32"), reference, atol=8 * step)
@@ -184,7 +186,8 @@ def test_a_query_that_sees_no_key_gives_zeros(method):
 
     out, pull = jax.vjp(run, q, k, v)
     grads = pull(jnp.ones_like(out))
-    assert not out[:, 7].any() and not grads[0][:, 7].any()
+    assert not out[:, 7].any()
+    assert not grads[0][:, 7].any()
     assert all(jnp.isfinite(a).all() for a in (out, *grads))
 
 
@@ -196,7 +199,8 @@ def test_causal_queries_are_the_last_steps(method):
     end = core.attention(q[:, -70:], k, v, causal=True, method=method)
     np.testing.assert_allclose(end, whole[:, -70:], rtol=1e-5, atol=1e-6)
     early = core.attention(q, k[:, :70], v[:, :70], causal=True, method=method)
-    assert not early[:, :20].any() and early[:, 20].all()
+    assert not early[:, :20].any()
+    assert early[:, 20].all()
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4), (2, 0, 2, 4), (2, 3, 2, 0)], ids=str)

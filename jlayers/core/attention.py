@@ -90,9 +90,7 @@ def choose_attention(q: Sequence[int], k: Sequence[int], platform: str) -> Choic
 _FEW_SCORES = 64 * 64
 
 
-def _possible(
-    q: jax.Array, k: jax.Array, causal: bool, mask: jax.Array | None
-) -> list[str]:
+def _possible(q: jax.Array, k: jax.Array, causal: bool, mask: jax.Array | None) -> list[str]:
     """The methods that can compute this attention."""
     half = jnp.dtype(q.dtype).itemsize == 2
     square = not causal or q.shape[1] == k.shape[1]
@@ -105,7 +103,9 @@ def _direct(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float
     keys = k.shape[1]
     visible = sight.whole(steps, keys)
     if jnp.dtype(q.dtype).itemsize <= 4:
-        out = jax.nn.dot_product_attention(q, k, v, mask=visible, scale=scale)
+        # It mixes dtypes of its own accord, which a user's strict promotion would forbid.
+        with jax.numpy_dtype_promotion("standard"):
+            out = jax.nn.dot_product_attention(q, k, v, mask=visible, scale=scale)
     else:
         # JAX's own takes the softmax in float32.
         grouped = q.reshape(batch, steps, sight.kv_heads, sight.groups, size)

@@ -57,3 +57,22 @@ def normalize(
     if bias is not None:
         y = y + jnp.broadcast_to(bias.astype(y.dtype), x.shape)
     return y.astype(x.dtype)
+
+
+def rms_normalize(x: jax.Array, scale: jax.Array | None, epsilon: float) -> jax.Array:
+    """``x / sqrt(mean(x ** 2) + epsilon) * scale`` over the last axis, in float32 at least.
+
+    Args:
+      x: (..., features).
+      scale: (features,), or None.
+      epsilon: keeps the root from zero.
+
+    Returns:
+      An array like ``x``.
+    """
+    wide = x.astype(at_least_float32(x.dtype))
+    factor = lax.rsqrt(jnp.mean(lax.square(wide), -1, keepdims=True) + epsilon)
+    y = wide * jnp.broadcast_to(factor, x.shape)
+    if scale is not None:
+        y = y * lax.broadcast_in_dim(scale.astype(y.dtype), x.shape, (x.ndim - 1,))
+    return y.astype(x.dtype)

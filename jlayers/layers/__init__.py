@@ -6,10 +6,13 @@ from .conv_transpose import ConvTranspose
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
+from .group_norm import GroupNorm
 from .gru import GRU
 from .layer_norm import LayerNorm
 from .lstm import LSTM
 from .pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from .rms_norm import RMSNorm
+from .self_attention import SelfAttention
 from .shape import Flatten, Reshape
 from .simple_rnn import SimpleRNN
 
@@ -26,8 +29,11 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "GroupNorm",
     "LayerNorm",
     "MaxPool",
+    "RMSNorm",
     "Reshape",
+    "SelfAttention",
     "SimpleRNN",
 ]

@@ -1,0 +1,80 @@
+"""GroupNorm: each example normalised over its positions and a group of its features."""
+
+from __future__ import annotations
+
+import jax
+from jax.nn import initializers
+
+from .. import checks, core
+from ..errors import LayerError
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
+from ..parameters import Initializer, initialize
+from ..specs import Params, show
+
+
+@factory
+def GroupNorm(
+    groups: int,
+    *,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, over all axes but the batch.
+
+    The statistics are those of one example and of one group of neighbouring features (Wu & He,
+    2018, arXiv:1803.08494). One group is a layer norm over the whole example; as many as there are
+    features is the instance norm.
+
+    Args:
+      groups: how many; they divide the features.
+      epsilon: added to the (biased) variance.
+      scale, bias: whether the normalised values are scaled and shifted by parameters.
+      scale_init, bias_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (batch, ..., features), floating. y: of the same shape and dtype; the arithmetic is float32
+      at least.
+      params: scale (features,), bias (features,).
+
+    Raises:
+      LayerError: for features that ``groups`` does not divide.
+
+    >>> import jlayers as jl
+    >>> jl.serial(jl.Conv(32, 3), jl.GroupNorm(8))
+    serial(Conv(32, 3), GroupNorm(8))
+    """
+    groups = checks.positive("groups", groups)
+    epsilon = checks.number("epsilon", epsilon)
+    scale, bias = checks.flag("scale", scale), checks.flag("bias", bias)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        checks.one_array(x, "(batch, ..., features)", least_rank=2)
+        checks.floating(x)
+        checks.real(x)
+        checks.not_empty(x, "(batch, ..., features)")
+        if x.shape[-1] % groups:
+            raise LayerError(
+                f"groups {groups} do not divide the {x.shape[-1]} features of the input",
+                got=show(x),
+            )
+        return initialize(
+            key,
+            x,
+            scale=(scale_init, x.shape[-1:]) if scale else None,
+            bias=(bias_init, x.shape[-1:]) if bias else None,
+        )
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        split = (groups, x.shape[-1] // groups)
+        grouped = x.reshape(x.shape[0], -1, *split)
+        mean, var = core.batch_statistics(grouped, (1, 3))
+        factors = {name: value.reshape(1, 1, *split) for name, value in params.items()}
+        y = core.normalize(grouped, mean, var, factors.get("scale"), factors.get("bias"), epsilon)
+        return y.reshape(x.shape)
+
+    return stateless(init, apply)

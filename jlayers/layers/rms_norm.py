@@ -1,0 +1,54 @@
+"""RMSNorm: each position divided by the root of its mean square."""
+
+from __future__ import annotations
+
+import jax
+from jax.nn import initializers
+
+from .. import checks, core
+from ..factory import factory
+from ..layer import Layer
+from ..lifting import stateless
+from ..parameters import Initializer, initialize
+from ..specs import Params
+
+
+@factory
+def RMSNorm(
+    *,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    scale_init: Initializer = initializers.ones,
+) -> Layer:
+    """``x / sqrt(mean(x ** 2) + epsilon) * scale`` over the last axis.
+
+    (Zhang & Sennrich, 2019, arXiv:1910.07467)
+
+    Args:
+      epsilon: added to the mean square.
+      scale: whether the normalised values are scaled by a parameter.
+      scale_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (..., features), floating. y: of the same shape and dtype; the arithmetic is float32 at
+      least.
+      params: scale (features,).
+
+    >>> import jlayers as jl
+    >>> jl.serial(jl.RMSNorm(), jl.Dense(8))
+    serial(RMSNorm(), Dense(8))
+    """
+    epsilon = checks.number("epsilon", epsilon)
+    scale = checks.flag("scale", scale)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        checks.one_array(x, "(..., features)", least_rank=1)
+        checks.floating(x)
+        checks.real(x)
+        checks.has_features(x, "(..., features)")
+        return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return core.rms_normalize(x, params.get("scale"), epsilon)
+
+    return stateless(init, apply)
