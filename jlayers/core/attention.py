@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import attention_blocks
@@ -102,20 +103,17 @@ def _direct(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float
     batch, steps, heads, size = q.shape
     keys = k.shape[1]
     visible = sight.whole(steps, keys)
-    if jnp.dtype(q.dtype).itemsize <= 4:
-        # It mixes dtypes of its own accord, which a user's strict promotion would forbid.
-        with jax.numpy_dtype_promotion("standard"):
-            out = jax.nn.dot_product_attention(q, k, v, mask=visible, scale=scale)
-    else:
-        # JAX's own takes the softmax in float32.
-        grouped = q.reshape(batch, steps, sight.kv_heads, sight.groups, size)
-        scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k) * scale
-        scores = scores.reshape(batch, heads, steps, keys)
-        if visible is not None:
-            lowest = 0.5 * jnp.finfo(scores.dtype).min
-            scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, lowest)
-        weights = jax.nn.softmax(scores).reshape(batch, sight.kv_heads, sight.groups, steps, keys)
-        out = jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+    wide = at_least_float32(q.dtype)
+    grouped = q.reshape(batch, steps, sight.kv_heads, sight.groups, size)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide) * scale
+    if visible is not None:
+        # Not minus infinity, whose softmax is NaN where nothing is seen.
+        lowest = np.array(0.5 * jnp.finfo(wide).min, wide)
+        heads_first = scores.reshape(batch, heads, steps, keys)
+        hidden = jnp.where(jnp.broadcast_to(visible, heads_first.shape), heads_first, lowest)
+        scores = hidden.reshape(scores.shape)
+    weights = jax.nn.softmax(scores).astype(q.dtype)
+    out = jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
     if visible is None or not sight.of_none:
         return out
     some = jnp.any(visible, -1).swapaxes(1, 2)[..., None]

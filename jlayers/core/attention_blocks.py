@@ -20,8 +20,9 @@ from jax import lax
 from .attention_mask import Sight
 from .dtypes import at_least_float32
 
-# More blocks than this run in loops, so that the program does not grow with the sequence.
-_SEGMENTS = 16
+# More blocks than this run in loops, so that neither the program nor its memory grows with their
+# number: XLA gives each block outside a loop memory of its own.
+_SEGMENTS = 8
 
 
 class Blocks(NamedTuple):
@@ -47,6 +48,7 @@ def forward(
     """
     batch, _, heads, _ = q.shape
     groups = sight.groups
+    loops = _SEGMENTS if sight.causal else 1
 
     def one_head(operands: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         head, q, k, v = operands[0], *map(_wide, operands[1:])
@@ -76,10 +78,12 @@ def forward(
             if count == 1:
                 return block(start, steps, seen)
             starts = start + steps * jnp.arange(count, dtype=jnp.int32)
-            out, total = lax.map(lambda at: block(at, steps, seen), starts)
+            # Else JAX takes out of the loop, and stores, what depends on the position alone.
+            turn = _recomputed(lambda at: block(at, steps, seen))
+            out, total = lax.map(turn, starts)
             return out.reshape(-1, out.shape[-1]), total.reshape(-1)
 
-        parts = [segment(*part) for part in _segments(q.shape[0] // groups, blocks.queries)]
+        parts = [segment(*part) for part in _segments(q.shape[0] // groups, blocks.queries, loops)]
         out, totals = (jnp.concatenate(part) for part in zip(*parts, strict=True))
         return out.astype(operands[1].dtype), totals
 
@@ -108,6 +112,7 @@ def backward(
     out, totals = residuals
     batch, _, heads, _ = q.shape
     groups, kv_heads = sight.groups, sight.kv_heads
+    loops = _SEGMENTS if sight.causal else 1
 
     # Nothing of a head is stored for another transformation: its blocks are computed again.
     @_recomputed
@@ -153,7 +158,7 @@ def backward(
             edges = ((0, 0, 0), (before, 0, 0))
             return lax.pad(of_queries, np.array(0, q.dtype), edges), of_keys, of_values
 
-        parts = [segment(*part) for part in _segments(k.shape[0], blocks.keys)]
+        parts = [segment(*part) for part in _segments(k.shape[0], blocks.keys, loops)]
         of_queries, of_keys, of_values = zip(*parts, strict=True)
         total = sum(of_queries[1:], of_queries[0]) * np.array(scale, q.dtype)
         grads = (total.T, jnp.concatenate(of_keys), jnp.concatenate(of_values))
@@ -165,10 +170,11 @@ def backward(
     return _unfold(dq, batch, heads), _unfold(dk, batch, kv_heads), _unfold(dv, batch, kv_heads)
 
 
-def _segments(size: int, block: int) -> list[tuple[int, int, int]]:
-    """(start, steps of a block, number of blocks) of at most ``_SEGMENTS`` parts, and a rest."""
+def _segments(size: int, block: int, loops: int) -> list[tuple[int, int, int]]:
+    """(start, steps of a block, number of blocks) of at most ``loops`` parts, and a rest."""
     whole, rest = divmod(size, block)
-    parts = min(whole, _SEGMENTS)
+    # A loop of one turn would be no loop.
+    parts = whole if whole <= loops else min(whole // 2, loops)
     ends = [whole * i // parts for i in range(parts + 1)] if parts else [0]
     segments = [(a * block, block, b - a) for a, b in itertools.pairwise(ends)]
     return segments + ([(whole * block, rest, 1)] if rest else [])

@@ -75,7 +75,7 @@ class Sight(NamedTuple):
         varies = [axis != 1 for axis in self.mask.shape]
         part = lax.dynamic_slice(
             self.mask,
-            [at if v else 0 for at, v in zip(start, varies, strict=True)],
+            [jnp.int32(at if v else 0) for at, v in zip(start, varies, strict=True)],
             [n if v else 1 for n, v in zip(size, varies, strict=True)],
         )
         return jnp.broadcast_to(part[0].swapaxes(0, 1), (steps, self.groups, keys))
