@@ -77,10 +77,8 @@ def forward(
                 return jnp.zeros((rows, v.shape[1]), v.dtype), jnp.zeros(rows, v.dtype)
             if count == 1:
                 return block(start, steps, seen)
-            starts = start + steps * jnp.arange(count, dtype=jnp.int32)
-            # Else JAX takes out of the loop, and stores, what depends on the position alone.
-            turn = _recomputed(lambda at: block(at, steps, seen))
-            out, total = lax.map(turn, starts)
+            starts = _starts(head, start, steps, count)
+            out, total = lax.map(lambda at: block(at, steps, seen), starts)
             return out.reshape(-1, out.shape[-1]), total.reshape(-1)
 
         parts = [segment(*part) for part in _segments(q.shape[0] // groups, blocks.queries, loops)]
@@ -151,7 +149,7 @@ def backward(
                     return total + of_queries, rest
 
                 zeros = jnp.zeros((q.shape[1], rows_in_all - before), q.dtype)
-                starts = start + size * jnp.arange(count, dtype=jnp.int32)
+                starts = _starts(head, start, size, count)
                 of_queries, (of_keys, of_values) = lax.scan(step, zeros, starts)
                 of_keys = of_keys.reshape(-1, k.shape[1])
                 of_values = of_values.reshape(-1, v.shape[1])
@@ -178,6 +176,12 @@ def _segments(size: int, block: int, loops: int) -> list[tuple[int, int, int]]:
     ends = [whole * i // parts for i in range(parts + 1)] if parts else [0]
     segments = [(a * block, block, b - a) for a, b in itertools.pairwise(ends)]
     return segments + ([(whole * block, rest, 1)] if rest else [])
+
+
+def _starts(head: jax.Array, start: int, steps: int, count: int) -> jax.Array:
+    # Were they the same for every head, as they are, JAX would take out of the loop over heads
+    # what follows from them alone: the triangles of all blocks, stored.
+    return start + steps * jnp.arange(count, dtype=jnp.int32) + jnp.minimum(head, 0)
 
 
 def _fold(x: jax.Array, kv_heads: int | None = None) -> jax.Array:
