@@ -88,7 +88,7 @@ def choose_attention(q: Sequence[int], k: Sequence[int], platform: str) -> Choic
 
 
 # Scores of one head below which a turn of the loop over heads costs more than it saves.
-_FEW_SCORES = 64 * 64
+_FEW_SCORES = 96 * 96
 
 
 def _possible(q: jax.Array, k: jax.Array, causal: bool, mask: jax.Array | None) -> list[str]:
