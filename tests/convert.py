@@ -181,6 +181,18 @@ def flax_gru(weights):
     }
 
 
+def flax_attention(weights):
+    """Theirs have an axis of heads, the queries' last but one and the output's first."""
+    ours = {}
+    for name, weight in weights.items():
+        kernel = weight["kernel"]
+        rows = kernel.shape[:-1] if name == "out" else kernel.shape[:1]
+        ours[f"{name}_kernel"] = kernel.reshape(np.prod(rows), -1)
+        if "bias" in weight:
+            ours[f"{name}_bias"] = weight["bias"].reshape(-1)
+    return ours
+
+
 def flax_simple_rnn(weights):
     cell = weights["cell"]
     return {**cell["i"], "recurrent_kernel": cell["h"]["kernel"]}

@@ -60,6 +60,17 @@ INSTANCES = {
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
     "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR),
+    "group norm": Instance(jl.GroupNorm(2), IMAGE),
+    "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS),
+    "rms norm": Instance(jl.RMSNorm(), STEPS),
+    "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR),
+    "self-attention": Instance(jl.SelfAttention(2), STEPS),
+    "self-attention in blocks, heads that share": Instance(
+        jl.SelfAttention(
+            4, causal=True, kv_heads=2, head_size=3, features=6, bias=False, method="blocks"
+        ),
+        STEPS,
+    ),
     "lstm": Instance(jl.LSTM(3), STEPS),
     "lstm, last step, reversed": Instance(
         jl.LSTM(3, return_sequences=False, reverse=True, bias=False), STEPS

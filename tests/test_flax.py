@@ -2,6 +2,7 @@
 
 import convert
 import jax
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -158,6 +159,39 @@ def norm_options(options):
 def test_layer_norm(shape, options):
     oracle = nn.LayerNorm(epsilon=1e-2, **norm_options(options), **F64)
     check(oracle, jl.LayerNorm(epsilon=1e-2, **options), shape)
+
+
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm(groups, options):
+    oracle = nn.GroupNorm(groups, epsilon=1e-2, **norm_options(options), **F64)
+    check(oracle, jl.GroupNorm(groups, epsilon=1e-2, **options), (2, 3, 2, 6))
+
+
+@pytest.mark.parametrize("scale", [True, False], ids=["scale", "plain"])
+def test_rms_norm(scale):
+    oracle = nn.RMSNorm(epsilon=1e-2, use_scale=scale, **F64)
+    check(oracle, jl.RMSNorm(epsilon=1e-2, scale=scale), (2, 3, 5))
+
+
+@pytest.mark.parametrize("method", ["direct", "blocks"])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"head_size": 3, "features": 5}], ids=convert.label
+)
+def test_self_attention(options, causal, method):
+    shape, names = (2, 7, 4), {"features": "out_features", "bias": "use_bias"}
+    theirs = {names.get(name, name): value for name, value in options.items()}
+    if size := theirs.pop("head_size", None):
+        theirs["qkv_features"] = 2 * size
+    mask = np.tril(np.ones((1, 1, shape[1], shape[1]), bool)) if causal else None
+
+    class Masked(nn.MultiHeadDotProductAttention):
+        def __call__(self, x):
+            return super().__call__(x, mask=mask)
+
+    layer = jl.SelfAttention(2, causal=causal, method=method, **options)
+    check(Masked(2, **theirs, **F64), layer, shape, convert.flax_attention)
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])

@@ -181,6 +181,16 @@ def test_layer_norm(shape, options):
     check(oracle, jl.LayerNorm(epsilon=1e-2, **options), shape, convert.keras_norm)
 
 
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+def test_group_norm(options):
+    oracle = k.GroupNormalization(3, epsilon=1e-2, **norm_options(options))
+    check(oracle, jl.GroupNorm(3, epsilon=1e-2, **options), (2, 4, 3, 6), convert.keras_norm)
+
+
+def test_rms_norm():
+    check(k.RMSNormalization(epsilon=1e-2), jl.RMSNorm(epsilon=1e-2), (2, 3, 5), convert.keras_norm)
+
+
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("options", NORM, ids=convert.label)
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 2, 3)], ids=str)

@@ -1,0 +1,76 @@
+"""What attention and the norms refuse, and in which words."""
+
+import jax.numpy as jnp
+from error_text import F32, IMAGE, SEQUENCE, each, init, read
+
+import jlayers as jl
+
+# (what goes wrong, the first line, parts of later lines)
+CALLS = [
+    (lambda: jl.SelfAttention(0), "SelfAttention: heads must be a positive int, got 0"),
+    (
+        lambda: jl.SelfAttention(4, kv_heads=3),
+        "SelfAttention: kv_heads 3 do not divide the 4 heads",
+    ),
+    (
+        lambda: jl.SelfAttention(4, causal=1),
+        "SelfAttention: causal must be True or False, got 1",
+    ),
+    (
+        lambda: jl.SelfAttention(4, method="flash"),
+        "SelfAttention: method must be 'direct', 'blocks', 'cudnn' or None, got 'flash'",
+    ),
+    (lambda: jl.GroupNorm(0), "GroupNorm: groups must be a positive int, got 0"),
+    (
+        lambda: jl.RMSNorm(epsilon=-1.0),
+        "RMSNorm: epsilon must be a number of at least 0, got -1.0",
+    ),
+]
+INPUTS = [
+    (
+        lambda: init(jl.serial(jl.SelfAttention(4)), SEQUENCE),
+        "SelfAttention at 'self_attention': 4 heads do not divide the 6 features of the input",
+        "got:      float32[4, 10, 6]",
+        "try:      head_size=..., the features of one head",
+    ),
+    (
+        lambda: init(jl.SelfAttention(4)),
+        "SelfAttention: takes an array of rank 3, got rank 2",
+        "expected: (batch, time, features)",
+        "try:      Reshape((time, features)) before it; Embedding for ids",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2), jl.spec((2, 3, 4), jnp.int32)),
+        "SelfAttention: takes floating point numbers, got int32",
+        "try:      x.astype(jnp.float32); Embedding for integer ids",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2, method="cudnn"), jl.spec((2, 3, 4))),
+        "SelfAttention: attention has no method 'cudnn' for these arguments",
+        "expected: 'direct', 'blocks', or None to let it choose",
+    ),
+    (
+        lambda: init(jl.serial(jl.GroupNorm(2)), IMAGE),
+        "GroupNorm at 'group_norm': groups 2 do not divide the 3 features of the input",
+        "got:      float32[2, 8, 8, 3]",
+    ),
+    (
+        lambda: init(jl.GroupNorm(1), jl.spec((4,))),
+        "GroupNorm: takes an array of rank 2 or more, got rank 1",
+    ),
+    (
+        lambda: init(jl.RMSNorm(), jl.spec((8, 5), jnp.int32)),
+        "RMSNorm: takes floating point numbers, got int32",
+    ),
+    (lambda: init(jl.RMSNorm(), jl.spec(())), "RMSNorm: takes an array of rank 1 or more*"),
+]
+
+
+@each(CALLS, INPUTS)
+def test_the_text(case):
+    read(case)
+
+
+def test_features_of_a_head_may_be_given():
+    assert jl.out_spec(jl.SelfAttention(4, head_size=3), jl.spec((2, 3, 5))).shape == (2, 3, 5)
+    assert jl.out_spec(jl.GroupNorm(5), F32) == F32
