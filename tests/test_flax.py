@@ -17,7 +17,7 @@ def float64():
         yield
 
 
-def check(oracle, layer, x, conversion=convert.same):
+def check(oracle, layer, x, conversion=convert.same, vanishing=frozenset()):
     """``oracle``, a module or a function, and ``layer`` agree on ``x`` (an array or a shape)."""
     apply = jl.without_state(layer).apply
     x = convert.draw_input(x, "float64") if isinstance(x, tuple) else x
@@ -28,7 +28,7 @@ def check(oracle, layer, x, conversion=convert.same):
             return oracle.apply({"params": weights}, x)
     else:
         weights, theirs = {}, lambda weights, x: oracle(x)
-    convert.compare(theirs, lambda w, x: apply(conversion(w), x), weights, x)
+    convert.compare(theirs, lambda w, x: apply(conversion(w), x), weights, x, vanishing)
 
 
 def draw(module, x):
@@ -191,7 +191,8 @@ def test_self_attention(options, causal, method):
             return super().__call__(x, mask=mask)
 
     layer = jl.SelfAttention(2, causal=causal, method=method, **options)
-    check(Masked(2, **theirs, **F64), layer, shape, convert.flax_attention)
+    # A bias of the keys moves all scores of a query alike: its gradient is zero but for rounding.
+    check(Masked(2, **theirs, **F64), layer, shape, convert.flax_attention, {"['key']['bias']"})
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])

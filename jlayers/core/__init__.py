@@ -5,7 +5,7 @@ from .conv import conv
 from .conv_transpose import conv_transpose
 from .dense import dense
 from .dtypes import at_least_float32
-from .norm import batch_statistics, normalize, rms_normalize
+from .norm import batch_statistics, normalize, standardize
 from .pool import avg_pool, global_max_pool, max_pool
 from .recurrent import gru, lstm, simple_rnn
 
@@ -22,6 +22,6 @@ __all__ = [
     "lstm",
     "max_pool",
     "normalize",
-    "rms_normalize",
     "simple_rnn",
+    "standardize",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .derive import with_gradient
 from .dtypes import at_least_float32
 
 
@@ -59,20 +61,69 @@ def normalize(
     return y.astype(x.dtype)
 
 
-def rms_normalize(x: jax.Array, scale: jax.Array | None, epsilon: float) -> jax.Array:
-    """``x / sqrt(mean(x ** 2) + epsilon) * scale`` over the last axis, in float32 at least.
+def standardize(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: float,
+    axes: Sequence[int],
+    centre: bool = True,
+) -> jax.Array:
+    """``normalize`` with the statistics of ``x`` itself, and a gradient program of its own.
+
+    XLA on CPU makes of the derivative of the statistics a program that computes the same sums
+    several times. Here each is computed once.
 
     Args:
-      x: (..., features).
-      scale: (features,), or None.
+      x: an array.
+      scale, bias: of ``x``'s rank and broadcast over the axes of size 1, or None.
       epsilon: keeps the root from zero.
+      axes: those that the statistics are taken over.
+      centre: whether the mean is taken off; without, the variance is the mean square.
 
     Returns:
-      An array like ``x``.
+      An array like ``x``; the arithmetic is done in float32 at least.
     """
-    wide = x.astype(at_least_float32(x.dtype))
-    factor = lax.rsqrt(jnp.mean(lax.square(wide), -1, keepdims=True) + epsilon)
-    y = wide * jnp.broadcast_to(factor, x.shape)
-    if scale is not None:
-        y = y * lax.broadcast_in_dim(scale.astype(y.dtype), x.shape, (x.ndim - 1,))
-    return y.astype(x.dtype)
+    wide = at_least_float32(x.dtype)
+    axes = tuple(axes)
+    given = [x, *(a.astype(wide) for a in (scale, bias) if a is not None)]
+
+    def unpack(args: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        rest = list(args[1:])
+        factor = None if scale is None else rest.pop(0)
+        return args[0], factor, rest[0] if rest else None
+
+    def statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if centre:
+            return batch_statistics(x, axes)
+        square = jnp.mean(lax.square(x.astype(wide)), axes, keepdims=True)
+        return jnp.zeros_like(square), square
+
+    def forward(*args: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        x, scale, bias = unpack(args)
+        mean, variance = statistics(x)
+        return normalize(x, mean, variance, scale, bias, epsilon), (mean, variance)
+
+    def backward(args: Any, residuals: Any, ct: jax.Array) -> Any:
+        x, scale, bias = unpack(args)
+        mean, variance = residuals
+        factor = jnp.broadcast_to(lax.rsqrt(variance + epsilon), x.shape)
+        y = (x.astype(wide) - jnp.broadcast_to(mean, x.shape)) * factor
+        ct = ct.astype(wide)
+        grads = [] if scale is None else [_sum_like(ct * y, scale)]
+        grads += [] if bias is None else [_sum_like(ct, bias)]
+        if scale is not None:
+            ct = ct * jnp.broadcast_to(scale, x.shape)
+        along = jnp.mean(ct * y, axes, keepdims=True)
+        of_x = ct - y * jnp.broadcast_to(along, x.shape)
+        if centre:
+            of_x = of_x - jnp.broadcast_to(jnp.mean(ct, axes, keepdims=True), x.shape)
+        return ((of_x * factor).astype(x.dtype), *grads)
+
+    return with_gradient(forward, backward)(*given)  # type: ignore[no-any-return]
+
+
+def _sum_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    """``x`` summed over the axes along which ``like`` is broadcast."""
+    axes = [i for i, (m, n) in enumerate(zip(x.shape, like.shape, strict=True)) if n == 1 != m]
+    return jnp.sum(x, axes, keepdims=True)

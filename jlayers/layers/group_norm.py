@@ -72,9 +72,8 @@ def GroupNorm(
     def apply(params: Params, x: jax.Array) -> jax.Array:
         split = (groups, x.shape[-1] // groups)
         grouped = x.reshape(x.shape[0], -1, *split)
-        mean, var = core.batch_statistics(grouped, (1, 3))
         factors = {name: value.reshape(1, 1, *split) for name, value in params.items()}
-        y = core.normalize(grouped, mean, var, factors.get("scale"), factors.get("bias"), epsilon)
+        y = core.standardize(grouped, factors.get("scale"), factors.get("bias"), epsilon, (1, 3))
         return y.reshape(x.shape)
 
     return stateless(init, apply)

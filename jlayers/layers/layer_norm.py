@@ -54,10 +54,10 @@ def LayerNorm(
         )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        mean, var = core.batch_statistics(x, (x.ndim - 1,))
         factors = {
             name: value.reshape((1,) * (x.ndim - 1) + value.shape) for name, value in params.items()
         }
-        return core.normalize(x, mean, var, factors.get("scale"), factors.get("bias"), epsilon)
+        scale, bias = factors.get("scale"), factors.get("bias")
+        return core.standardize(x, scale, bias, epsilon, (x.ndim - 1,))
 
     return stateless(init, apply)

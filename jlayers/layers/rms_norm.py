@@ -49,6 +49,7 @@ def RMSNorm(
         return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        return core.rms_normalize(x, params.get("scale"), epsilon)
+        factors = [value.reshape((1,) * (x.ndim - 1) + value.shape) for value in params.values()]
+        return core.standardize(x, *(factors or [None]), None, epsilon, (x.ndim - 1,), centre=False)
 
     return stateless(init, apply)
