@@ -159,9 +159,9 @@ def _blockwise(sight: Sight, masked: bool, scale: float, elsewhere: bool) -> Cal
             seen, _ = seen_by(args)
             return jax.vjp(lambda q, k, v: _direct(q, k, v, seen, scale), *args[:3])[1](ct)
 
-        recomputed = [jax.checkpoint(f, prevent_cse=False) for f in (blockwise, direct)]
+        ours, theirs = (jax.checkpoint(f, prevent_cse=False) for f in (blockwise, direct))
         # The mask has no gradient, and nobody asks for it.
-        return (*_where_it_runs(*recomputed, elsewhere)(args, residuals, ct), None)
+        return (*_where_it_runs(ours, theirs, elsewhere)(args, residuals, ct), None)
 
     return with_gradient(forward, backward)
 

@@ -49,7 +49,9 @@ def RMSNorm(
         return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        factors = [value.reshape((1,) * (x.ndim - 1) + value.shape) for value in params.values()]
-        return core.standardize(x, *(factors or [None]), None, epsilon, (x.ndim - 1,), centre=False)
+        factor = params.get("scale")
+        if factor is not None:
+            factor = factor.reshape((1,) * (x.ndim - 1) + factor.shape)
+        return core.standardize(x, factor, None, epsilon, (x.ndim - 1,), centre=False)
 
     return stateless(init, apply)
