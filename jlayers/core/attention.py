@@ -108,7 +108,7 @@ def _direct(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide) * scale
     if visible is not None:
         # Not minus infinity, whose softmax is NaN where nothing is seen.
-        lowest = np.array(0.5 * jnp.finfo(wide).min, wide)
+        lowest = np.array(0.5 * float(jnp.finfo(wide).min), wide)  # type: ignore[no-untyped-call]
         heads_first = scores.reshape(batch, heads, steps, keys)
         hidden = jnp.where(jnp.broadcast_to(visible, heads_first.shape), heads_first, lowest)
         scores = hidden.reshape(scores.shape)
@@ -140,10 +140,10 @@ def _blockwise(sight: Sight, masked: bool, scale: float, elsewhere: bool) -> Cal
             return attention_blocks.forward(*args[:3], sight=seen, scale=scale, blocks=blocks)
 
         def direct(*args: jax.Array) -> tuple[jax.Array, jax.Array]:
-            q, k = args[:2]
+            q, k, v = args[:3]
             shape = (k.shape[0] * sight.kv_heads, q.shape[1] * sight.groups)
             unused = jnp.zeros(shape, at_least_float32(q.dtype))
-            return _direct(*args[:3], seen_by(args)[0], scale), unused
+            return _direct(q, k, v, seen_by(args)[0], scale), unused
 
         out, totals = _where_it_runs(blockwise, direct, elsewhere)(*args)
         return out, (out, totals)
