@@ -60,12 +60,12 @@ class Sight(NamedTuple):
             parts.append(self._triangle(shape, step, key, self.groups))
         if self.mask is not None:
             parts.append(self._part(head, step, steps, key, keys).reshape(shape))
-        return parts[0] & parts[-1] if parts else None  # type: ignore[no-any-return]
+        return parts[0] & parts[-1] if parts else None
 
     def _triangle(self, shape: tuple[int, int], step: Any, key: Any, groups: int) -> jax.Array:
         rows = lax.broadcasted_iota(jnp.int32, shape, 0) + (step + self.offset) * groups
         keys = lax.broadcasted_iota(jnp.int32, shape, 1) + key
-        return rows >= keys * groups
+        return rows >= keys * groups  # type: ignore[no-any-return]
 
     def _part(self, head: Any, step: Any, steps: int, key: Any, keys: int) -> jax.Array:
         """(steps, groups, keys) of the mask, cut out before it is broadcast."""
