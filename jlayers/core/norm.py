@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from jax import lax
 
 from .derive import with_gradient
 from .dtypes import at_least_float32
+
+# Up to this square of mean / deviation, the difference of two means has a variance to 5 digits.
+_NEAR = 64.0
 
 
 def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
@@ -34,7 +38,7 @@ def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.
 
 def normalize(
     x: jax.Array,
-    mean: jax.Array,
+    mean: jax.Array | None,
     variance: jax.Array,
     scale: jax.Array | None,
     bias: jax.Array | None,
@@ -44,7 +48,8 @@ def normalize(
 
     Args:
       x: an array.
-      mean, variance: of ``x``'s rank, with size 1 on the axes that they were taken over.
+      mean, variance: of ``x``'s rank, with size 1 on the axes that they were taken over. Without
+        a mean, ``x`` is not centred and the variance is its mean square.
       scale, bias: of ``x``'s rank and broadcast over the axes of size 1, or None.
       epsilon: keeps the root from zero.
 
@@ -52,7 +57,9 @@ def normalize(
       An array like ``x``; the arithmetic is done in the dtype of the statistics.
     """
     factor = lax.rsqrt(variance + epsilon)
-    y = x.astype(mean.dtype) - jnp.broadcast_to(mean, x.shape)
+    y = x.astype(variance.dtype)
+    if mean is not None:
+        y = y - jnp.broadcast_to(mean, x.shape)
     y = y * jnp.broadcast_to(factor, x.shape)
     if scale is not None:
         y = y * jnp.broadcast_to(scale.astype(y.dtype), x.shape)
@@ -63,67 +70,81 @@ def normalize(
 
 def standardize(
     x: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
+    scale: jax.Array,
+    bias: jax.Array,
     epsilon: float,
     axes: Sequence[int],
-    centre: bool = True,
-) -> jax.Array:
-    """``normalize`` with the statistics of ``x`` itself, and a gradient program of its own.
+    groups: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``normalize`` by the statistics of ``x``, each channel's or each group of channels' own.
 
-    XLA on CPU makes of the derivative of the statistics a program that computes the same sums
-    several times. Here each is computed once.
+    The gradient is a program of its own, of two sums over ``axes`` and one pass over ``x``: what
+    autodiff makes of the statistics goes over ``x`` more often.
 
     Args:
-      x: an array.
-      scale, bias: of ``x``'s rank and broadcast over the axes of size 1, or None.
+      x: (..., channels).
+      scale, bias: (channels,).
       epsilon: keeps the root from zero.
-      axes: those that the statistics are taken over.
-      centre: whether the mean is taken off; without, the variance is the mean square.
+      axes: those that the statistics are taken over, without the last.
+      groups: how many groups of neighbouring channels share theirs; as many as channels, if None.
 
     Returns:
-      An array like ``x``; the arithmetic is done in float32 at least.
+      (an array like ``x``, mean, biased variance). The last two are of ``x``'s rank with size 1 on
+      ``axes``, repeated for the channels of a group. The arithmetic is float32 at least.
     """
     wide = at_least_float32(x.dtype)
-    axes = tuple(axes)
-    given = [x, *(a.astype(wide) for a in (scale, bias) if a is not None)]
+    axes, channels = tuple(axes), x.shape[-1]
+    count = math.prod(x.shape[axis] for axis in axes)
+    others = tuple(axis for axis in range(x.ndim - 1) if axis not in axes)
 
-    def unpack(args: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-        rest = list(args[1:])
-        factor = None if scale is None else rest.pop(0)
-        return args[0], factor, rest[0] if rest else None
+    def mean_of(values: jax.Array) -> jax.Array:
+        return of_group(jnp.mean(values, axes, keepdims=True))
 
-    def statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if centre:
-            return batch_statistics(x, axes)
-        square = jnp.mean(lax.square(x.astype(wide)), axes, keepdims=True)
-        return jnp.zeros_like(square), square
+    def of_group(values: jax.Array) -> jax.Array:
+        """The mean over each group of channels, once for each of them."""
+        if groups in (None, channels):
+            return values
+        parts = values.reshape(*values.shape[:-1], groups, -1)
+        means = jnp.mean(parts, -1, keepdims=True)
+        return jnp.broadcast_to(means, parts.shape).reshape(values.shape)
 
-    def forward(*args: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        x, scale, bias = unpack(args)
-        mean, variance = statistics(x)
-        return normalize(x, mean, variance, scale, bias, epsilon), (mean, variance)
+    def of_channels(value: jax.Array) -> jax.Array:
+        return value.astype(wide).reshape((1,) * (x.ndim - 1) + (channels,))
 
-    def backward(args: Any, residuals: Any, ct: jax.Array) -> Any:
-        x, scale, bias = unpack(args)
-        mean, variance = residuals
-        factor = jnp.broadcast_to(lax.rsqrt(variance + epsilon), x.shape)
-        y = (x.astype(wide) - jnp.broadcast_to(mean, x.shape)) * factor
-        ct = ct.astype(wide)
-        grads = [] if scale is None else [_sum_like(ct * y, scale)]
-        grads += [] if bias is None else [_sum_like(ct, bias)]
-        if scale is not None:
-            ct = ct * jnp.broadcast_to(scale, x.shape)
-        along = jnp.mean(ct * y, axes, keepdims=True)
-        of_x = ct - y * jnp.broadcast_to(along, x.shape)
-        if centre:
-            of_x = of_x - jnp.broadcast_to(jnp.mean(ct, axes, keepdims=True), x.shape)
-        return ((of_x * factor).astype(x.dtype), *grads)
+    def centred(x: jax.Array, mean: jax.Array) -> jax.Array:
+        return x.astype(wide) - jnp.broadcast_to(mean, x.shape)
 
-    return with_gradient(forward, backward)(*given)  # type: ignore[no-any-return]
+    def exact(x: jax.Array, mean: jax.Array) -> jax.Array:
+        return mean_of(lax.square(centred(x, mean)))
 
+    def quick(x: jax.Array, mean: jax.Array) -> jax.Array:
+        # On CPU sums of values and of squares are one pass, and those of centred values another.
+        variance = mean_of(lax.square(x.astype(wide))) - lax.square(mean)
+        sure = jnp.all(lax.square(mean) <= _NEAR * variance)
+        chosen: jax.Array = lax.cond(sure, lambda: variance, lambda: exact(x, mean))
+        return chosen
 
-def _sum_like(x: jax.Array, like: jax.Array) -> jax.Array:
-    """``x`` summed over the axes along which ``like`` is broadcast."""
-    axes = [i for i, (m, n) in enumerate(zip(x.shape, like.shape, strict=True)) if n == 1 != m]
-    return jnp.sum(x, axes, keepdims=True)
+    def forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
+        mean = mean_of(x.astype(wide))
+        variance = lax.platform_dependent(x, mean, cpu=quick, default=exact)
+        root = lax.rsqrt(variance + epsilon)
+        factor = jnp.broadcast_to(root * of_channels(scale), x.shape)
+        y = centred(x, mean) * factor + jnp.broadcast_to(of_channels(bias), x.shape)
+        return (y.astype(x.dtype), mean, variance), (mean, root)
+
+    def backward(args: Any, residuals: Any, ct: Any) -> Any:
+        (x, scale, _), (mean, root), (dy, dmean, dvariance) = args, residuals, ct
+        dy, factor = dy.astype(wide), of_channels(scale)
+        total = jnp.sum(dy, axes, keepdims=True)
+        along = jnp.sum(dy * centred(x, mean), axes, keepdims=True)
+        # dx = dy * first - (x - mean) * second + third, all three the channels' own.
+        first = root * factor
+        second = root * root * root * of_group(factor * along) - 2 * of_group(dvariance)
+        third = of_group(dmean) - root * of_group(factor * total)
+        dx = dy * jnp.broadcast_to(first, x.shape)
+        dx = dx - centred(x, mean) * jnp.broadcast_to(second / count, x.shape)
+        dx = dx + jnp.broadcast_to(third / count, x.shape)
+        dscale, dbias = (jnp.sum(d, others).reshape(-1) for d in (along * root, total))
+        return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
+
+    return with_gradient(forward, backward)(x, scale, bias)  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
@@ -71,27 +72,27 @@ def BatchNorm(
     def apply(
         params: Params, state: State, x: jax.Array, *, key: Any, train: bool
     ) -> tuple[jax.Array, State]:
-        def on_last_axis(value: jax.Array) -> jax.Array:
-            return value.reshape((1,) * (x.ndim - 1) + value.shape)
-
-        mean, var = on_last_axis(state["mean"]), on_last_axis(state["var"])
-        if train:
-            mean, var = core.batch_statistics(x, range(x.ndim - 1))
-            state = {
-                name: momentum * state[name]
-                + (1 - momentum) * batch.reshape(-1).astype(state[name].dtype)
-                for name, batch in (("mean", mean), ("var", var))
-            }
-        wide = core.at_least_float32(x.dtype)
-        factors = {name: on_last_axis(value) for name, value in params.items()}
-        y = core.normalize(
-            x,
-            mean.astype(wide),
-            var.astype(wide),
-            factors.get("scale"),
-            factors.get("bias"),
-            epsilon,
+        if not train:
+            return _by_running(params, state, x, epsilon), state
+        one, zero = jnp.ones(x.shape[-1:], x.dtype), jnp.zeros(x.shape[-1:], x.dtype)
+        y, *batch = core.standardize(
+            x, params.get("scale", one), params.get("bias", zero), epsilon, range(x.ndim - 1)
         )
+        state = {
+            name: momentum * state[name]
+            + (1 - momentum) * value.reshape(-1).astype(state[name].dtype)
+            for name, value in zip(("mean", "var"), batch, strict=True)
+        }
         return y, state
 
     return Layer(init, apply)
+
+
+def _by_running(params: Params, state: State, x: jax.Array, epsilon: float) -> jax.Array:
+    wide = core.at_least_float32(x.dtype)
+    rows = {
+        name: value.reshape((1,) * (x.ndim - 1) + value.shape)
+        for name, value in {**params, **state}.items()
+    }
+    mean, variance = rows["mean"].astype(wide), rows["var"].astype(wide)
+    return core.normalize(x, mean, variance, rows.get("scale"), rows.get("bias"), epsilon)

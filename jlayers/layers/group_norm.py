@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
@@ -70,10 +71,10 @@ def GroupNorm(
         )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        split = (groups, x.shape[-1] // groups)
-        grouped = x.reshape(x.shape[0], -1, *split)
-        factors = {name: value.reshape(1, 1, *split) for name, value in params.items()}
-        y = core.standardize(grouped, factors.get("scale"), factors.get("bias"), epsilon, (1, 3))
-        return y.reshape(x.shape)
+        channels = x.shape[-1:]
+        one, zero = jnp.ones(channels, x.dtype), jnp.zeros(channels, x.dtype)
+        scale, bias = params.get("scale", one), params.get("bias", zero)
+        y, _, _ = core.standardize(x, scale, bias, epsilon, range(1, x.ndim - 1), groups)
+        return y
 
     return stateless(init, apply)

@@ -57,7 +57,8 @@ def LayerNorm(
         factors = {
             name: value.reshape((1,) * (x.ndim - 1) + value.shape) for name, value in params.items()
         }
+        mean, variance = core.batch_statistics(x, (x.ndim - 1,))
         scale, bias = factors.get("scale"), factors.get("bias")
-        return core.standardize(x, scale, bias, epsilon, (x.ndim - 1,))
+        return core.normalize(x, mean, variance, scale, bias, epsilon)
 
     return stateless(init, apply)

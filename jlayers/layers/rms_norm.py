@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.nn import initializers
 
 from .. import checks, core
@@ -52,6 +54,8 @@ def RMSNorm(
         factor = params.get("scale")
         if factor is not None:
             factor = factor.reshape((1,) * (x.ndim - 1) + factor.shape)
-        return core.standardize(x, factor, None, epsilon, (x.ndim - 1,), centre=False)
+        wide = x.astype(core.at_least_float32(x.dtype))
+        square = jnp.mean(lax.square(wide), -1, keepdims=True)
+        return core.normalize(x, None, square, factor, None, epsilon)
 
     return stateless(init, apply)

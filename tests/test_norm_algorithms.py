@@ -1,0 +1,113 @@
+"""``standardize`` gives the numbers of its definition, and so do its derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jlayers import core
+
+EPSILON = 1e-3
+# axes, groups
+CASES = {"batch": ((0, 1, 2), None), "group": ((1, 2), 2), "instance": ((1, 2), 4)}
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def _defined(x, scale, bias, axes, groups):
+    groups = groups or x.shape[-1]
+    parts = x.reshape(*x.shape[:-1], groups, -1)
+    mean = jnp.mean(parts, (*axes, x.ndim), keepdims=True)
+    variance = jnp.var(parts, (*axes, x.ndim), keepdims=True)
+    y = (parts - mean) / jnp.sqrt(variance + EPSILON)
+    repeated = (
+        jnp.broadcast_to(s, (*s.shape[:-1], parts.shape[-1])).reshape(*s.shape[:-2], -1)
+        for s in (mean, variance)
+    )
+    row = (1,) * (x.ndim - 1) + (-1,)
+    return y.reshape(x.shape) * scale.reshape(row) + bias.reshape(row), *repeated
+
+
+def _functions(case):
+    axes, groups = CASES[case]
+
+    def ours(*args):
+        return core.standardize(*args, EPSILON, axes, groups)
+
+    def theirs(*args):
+        return _defined(*args, axes, groups)
+
+    return ours, theirs
+
+
+def _arguments(mean=0.5):
+    draw = np.random.default_rng(0).normal
+    sizes = ((2, 3, 4, 4), (4,), (4,))
+    x, scale, bias = (jnp.asarray(draw(size=size)) for size in sizes)
+    return x + mean, scale, bias
+
+
+def _loss(f):
+    def loss(*args):
+        parts = f(*args)
+        weights = [jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape) for p in parts]
+        return sum(jnp.sum(jnp.sin(p) * w) for p, w in zip(parts, weights, strict=True))
+
+    return loss
+
+
+def _close(ours, theirs, tolerance=1e-8):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs
+    )
+
+
+# The second mean is large against the deviation: the variance is taken of centred values.
+@pytest.mark.parametrize("mean", [0.5, 300.0])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_derivatives(case, mean):
+    ours, theirs = _functions(case)
+    args = _arguments(mean)
+    _close(ours(*args), theirs(*args))
+    _close(*(jax.jit(jax.grad(_loss(f), (0, 1, 2)))(*args) for f in (ours, theirs)), 1e-7)
+    moved = jax.tree.map(lambda a: jnp.sin(a) + 1, args)
+    _close(*(jax.jvp(f, args, moved)[1] for f in (ours, theirs)), 1e-7)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_transformations(case):
+    ours, theirs = _functions(case)
+    x, scale, bias = _arguments()
+
+    def curvature(f):
+        return jax.hessian(lambda t: _loss(f)(x * jnp.cos(t), scale * t, bias))(jnp.asarray(0.7))
+
+    def each(f):
+        xs = jnp.stack([x, jnp.sin(x) + 300])
+        return jax.jit(jax.vmap(jax.grad(_loss(f)), (0, None, None)))(xs, scale, bias)
+
+    def scanned(f):
+        def step(total, x):
+            return total + jax.checkpoint(_loss(f))(x, scale, bias), None
+
+        start = jnp.zeros((), x.dtype)
+        return jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])(x)
+
+    for transform in (curvature, each, scanned):
+        _close(transform(ours), transform(theirs), 1e-7)
+
+
+@pytest.mark.parametrize("mean", [7.0, 9.0, 1e3, 3e4])
+def test_float32_keeps_the_variance_of_values_far_from_zero(mean):
+    """Where E[x^2] - E[x]^2 alone would have lost it."""
+    x = (np.random.default_rng(0).normal(size=(4096, 2)) + mean).astype(np.float32)
+    one, zero = jnp.ones(2, jnp.float32), jnp.zeros(2, jnp.float32)
+    y, _, variance = core.standardize(jnp.asarray(x), one, zero, 0.0, (0,))
+    exact = x.astype(np.float64).var(0, keepdims=True)
+    np.testing.assert_allclose(variance, exact, rtol=3e-5)
+    np.testing.assert_allclose(np.std(np.asarray(y, np.float64), 0), 1.0, rtol=3e-5)
