@@ -84,7 +84,8 @@ def path_of(key: jax.Array) -> Path | None:
 
 def make_all(tree: PyTree) -> PyTree:
     """The tree with a parameter in the place of each ``Wanted``."""
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves = jax.tree.leaves(tree)
+    asked = {id(leaf): i for i, leaf in enumerate(leaves)}
     wanted = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Wanted)]
     constants: list[tuple[int, Any]] = []
     drawn: dict[Any, list[tuple[int, Recipe]]] = {}
@@ -112,7 +113,14 @@ def make_all(tree: PyTree) -> PyTree:
     arrays = jax.device_put([value for _, value in ready])
     for (i, _), array in zip(ready, arrays, strict=True):
         leaves[i] = array
-    return jax.tree.unflatten(treedef, leaves)
+
+    def filled(tree: PyTree) -> PyTree:
+        # Not by jax.tree, which sorts: entries stay in the order in which they were declared.
+        if isinstance(tree, dict):
+            return {name: filled(entry) for name, entry in tree.items()}
+        return leaves[asked[id(tree)]]
+
+    return tuple(map(filled, tree))
 
 
 def _called(wanted: Wanted) -> jax.Array:
