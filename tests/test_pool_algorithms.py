@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from jlayers import core
-from jlayers.core.pool import METHODS
+from jlayers.core.pool import METHODS, choose_pool
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +93,30 @@ def test_every_method_passes_every_transformation(operation, method):
     for transform in (curvature, each, scanned):
         got = transform(_ours(operation, how, method))
         np.testing.assert_allclose(got, transform(_xla(operation, how)), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("window", [(150,), (40, 2)])
+def test_long_windows(operation, window):
+    how = {"window": window, "strides": (7, 1)[: len(window)], "padding": [(3, 0), (0, 1)]}
+    how["padding"] = how["padding"][: len(window)]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *(k + 9 for k in window), 2)))
+    ours, theirs = _ours(operation, how, None), _xla(operation, how)
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+    gradients = [jax.jit(jax.grad(_loss(f)))(x) for f in (ours, theirs)]
+    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
+
+    def curvature(f):
+        return jax.hessian(lambda t: _loss(f)(x * t))(jnp.ones(()))
+
+    seconds = map(curvature, (ours, theirs))
+    np.testing.assert_allclose(*seconds, rtol=1e-8, atol=1e-8)
+
+
+def test_the_rule():
+    assert choose_pool(128, "cpu").method == "axes"
+    assert choose_pool(129, "cpu").method == "direct"
+    assert choose_pool(4, "gpu").method == "direct"
 
 
 def test_bfloat16_sums_in_float32():

@@ -11,6 +11,7 @@ from .choice import Choice, check_method, record
 from .conv_algorithms import Geometry, algorithm, direct
 from .dense import add_bias
 from .derive import product
+from .sharding import is_spread
 
 Pads = str | Sequence[tuple[int, int]]
 
@@ -57,6 +58,8 @@ def convolve(x: jax.Array, kernel: jax.Array, how: Geometry, method: str | None)
     """``conv`` for explicit padding, without bias."""
     check_method(method, _possible(x, kernel, how), "conv")
     on_cpu, elsewhere = (choose_conv(x.shape, kernel.shape, how, p) for p in ("cpu", "gpu"))
+    if is_spread(x):
+        on_cpu = Choice("direct", "spread over devices: XLA's own convolution")
     record("conv", on_cpu, elsewhere, method)
     if method is not None:
         return (

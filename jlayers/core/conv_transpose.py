@@ -16,6 +16,8 @@ from .conv import Pads, convolve
 from .conv_algorithms import Geometry, channels_last, direct
 from .dense import add_bias
 from .derive import Bilinear, bilinear, product, pullback
+from .sharding import is_spread
+from .windows import interleave
 
 
 def conv_transpose(
@@ -63,6 +65,8 @@ def conv_transpose(
     on_cpu, elsewhere = (
         choose_conv_transpose(x.shape, kernel.shape, how, p) for p in ("cpu", "gpu")
     )
+    if is_spread(x):
+        on_cpu = Choice("direct", "spread over devices: XLA's own convolution")
     record("conv_transpose", on_cpu, elsewhere, method)
     y = _run(x, kernel, how, method, on_cpu.method)
     return y if bias is None else add_bias(y, bias)
@@ -73,6 +77,8 @@ def _run(
 ) -> jax.Array:
     if all(stride == 1 for stride in how.strides) and method is None:
         return convolve(x, kernel, how, None)
+    if is_spread(x) and method is None:
+        return _direct(x, kernel, how)
     xla = bilinear(lambda x, kernel: _direct(x, kernel, how))
     phases = bilinear(lambda x, kernel: _phases(x, kernel, how))
     if method is not None:
@@ -182,11 +188,7 @@ def _phases(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
         )
         short = [(0, m - axis.size, 0) for m, axis in zip(most, found, strict=True)]
         parts.append(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *short, (0, 0, 0)]))
-    y = jnp.stack(parts, -2).reshape(x.shape[0], *most, *how.strides, kernel.shape[-1])
-    # (batch, *most, *strides, out): each stride beside its axis
-    order = [0, *(i for a in range(rank) for i in (1 + a, 1 + rank + a)), 2 * rank + 1]
-    wide = [m * s for m, s in zip(most, how.strides, strict=True)]
-    y = jnp.transpose(y, order).reshape(x.shape[0], *wide, kernel.shape[-1])
+    y = interleave(parts, how.strides)
     return y[(slice(None), *(slice(n) for n in out))]
 
 

@@ -14,12 +14,14 @@ from jax import lax
 from .choice import Choice, check_method, record
 from .derive import pullback, with_gradient
 from .dtypes import at_least_float32
-from .windows import Pads, Windows, explicit_padding
+from .windows import Pads, Windows, explicit_padding, interleave
 
 METHODS = ("direct", "axes")
 
 # From this many taps on, the gradient of a sum goes axis by axis as the sum itself does.
 _MANY_TAPS = 16
+# The gradient of a maximum names each tap: with more, its program is too long.
+_MOST_TAPS = 128
 
 
 def max_pool(
@@ -55,12 +57,12 @@ def max_pool(
         return how.reduce(x, lowest, lax.max)
 
     def axes(x: jax.Array) -> jax.Array:
-        return how.by_axes(x, lowest, jnp.maximum)
+        return how.by_axes(x, lowest, lax.max)
 
     def gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
         return _max_gradient(x, ct, how, lowest)
 
-    by_axes = _chosen("max_pool", x, method)
+    by_axes = _chosen("max_pool", x, math.prod(window), method)
     if not floating:
         return axes(x) if method == "axes" else direct(x)
     return _select(x, by_axes, method, (axes, gradient), direct)
@@ -131,7 +133,7 @@ def avg_pool(
     how = Windows(tuple(window), tuple(strides), pads)
     wide = x.astype(at_least_float32(x.dtype))
     zero = np.array(0, wide.dtype)
-    total = _sum_pool(wide, how, _chosen("avg_pool", x, method), method)
+    total = _sum_pool(wide, how, _chosen("avg_pool", x, 1, method), method)
     if count_include_pad or not any(map(any, pads)):
         return (total / math.prod(window)).astype(x.dtype)
     ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
@@ -161,18 +163,21 @@ def _sum_pool(x: jax.Array, how: Windows, by_axes: bool, method: str | None) -> 
     return _select(x, by_axes, method, (axes, gradient), direct)
 
 
-def choose_pool(platform: str) -> Choice:
-    """The algorithm of ``max_pool`` and ``avg_pool``, with the reason."""
+def choose_pool(taps: int, platform: str) -> Choice:
+    """The algorithm of a pool whose gradient names so many taps, with the reason."""
     if platform != "cpu":
         return Choice("direct", "XLA's own windows on accelerators")
+    if taps > _MOST_TAPS:
+        return Choice("direct", f"{taps} taps: too many for a gradient that gathers")
     return Choice("axes", "one axis after the other; the gradient gathers, where XLA's scatters")
 
 
-def _chosen(operation: str, x: jax.Array, method: str | None) -> bool:
+def _chosen(operation: str, x: jax.Array, taps: int, method: str | None) -> bool:
     """Whether to go by axes, at least on CPU."""
     check_method(method, METHODS, operation)
-    record(operation, choose_pool("cpu"), choose_pool("gpu"), method)
-    return (method or choose_pool("cpu").method) == "axes" and 0 not in x.shape
+    on_cpu, elsewhere = (choose_pool(taps, platform) for platform in ("cpu", "gpu"))
+    record(operation, on_cpu, elsewhere, method)
+    return (method or on_cpu.method) == "axes" and 0 not in x.shape
 
 
 def _select(
@@ -215,7 +220,6 @@ def _max_gradient(x: jax.Array, ct: jax.Array, how: Windows, lowest: np.ndarray)
     # Computed once: without it, XLA goes through all windows again for every tap.
     at = lax.optimization_barrier(at)
     numbers = {tap: n for n, tap in enumerate(itertools.product(*map(range, how.window)))}
-    rank = len(how.window)
     padded = [n + low + high for n, (low, high) in zip(x.shape[1:-1], how.padding, strict=True)]
     steps = [-(-n // s) for n, s in zip(padded, how.strides, strict=True)]
     phases = []
@@ -231,10 +235,6 @@ def _max_gradient(x: jax.Array, ct: jax.Array, how: Windows, lowest: np.ndarray)
             ]
             total = total + lax.pad(mine, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
         phases.append(total)
-    y = jnp.stack(phases, -2).reshape(x.shape[0], *steps, *how.strides, x.shape[-1])
-    # (batch, *steps, *strides, channels): each stride beside its axis
-    order = [0, *(i for a in range(rank) for i in (1 + a, 1 + rank + a)), 2 * rank + 1]
-    wide = [n * s for n, s in zip(steps, how.strides, strict=True)]
-    y = jnp.transpose(y, order).reshape(x.shape[0], *wide, x.shape[-1])
+    y = interleave(phases, how.strides)
     inside = (slice(low, low + n) for n, (low, _) in zip(x.shape[1:-1], how.padding, strict=True))
     return y[(slice(None), *inside)]

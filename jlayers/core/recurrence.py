@@ -22,6 +22,7 @@ from .dense import dense
 from .derive import with_gradient
 from .dtypes import at_least_float32
 from .recurrence_plan import METHODS, Carry, Cell, Plan, choose_recurrence, over_chunks
+from .sharding import is_spread
 
 _UNROLLED = 8
 
@@ -205,7 +206,7 @@ def _outer(left: jax.Array, right: jax.Array, kernel: jax.Array) -> jax.Array:
     def flat(left: jax.Array, right: jax.Array) -> jax.Array:
         return general(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]))
 
-    if any(jax.typeof(left).sharding.spec):
+    if is_spread(left):
         return general(left, right)
     # XLA for CPU copies both to transpose them, unless there is one axis to sum over.
     result: jax.Array = lax.platform_dependent(left, right, cpu=flat, default=general)

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 Pads = str | Sequence[tuple[int, int]]
+# A side of a window that is longer is reduced by XLA: taken apart, the program would be as long.
+_LONG = 32
+
 Combine = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -52,6 +56,9 @@ class Windows(NamedTuple):
                 (1,) * axis + self.strides[axis:here] + (1,) * (rank - here),
                 ((0, 0),) * axis + self.padding[axis:here] + ((0, 0),) * (rank - here),
             )
+            if self.window[axis] > _LONG:
+                x = alone.reduce(x, start, combine)
+                continue
             total = None
             for _, part in alone.taps(x, start):
                 total = part if total is None else combine(total, part)
@@ -85,3 +92,24 @@ class Windows(NamedTuple):
                     (1, *self.strides, 1),
                 ),
             )
+
+
+def interleave(phases: Sequence[jax.Array], strides: Sequence[int]) -> jax.Array:
+    """The image of which each of the ``phases`` is every ``strides``-th step, first to last.
+
+    Args:
+      phases: (batch, *steps, channels), one for each position in ``strides``, last axis fastest.
+
+    Returns:
+      (batch, *(steps * strides), channels).
+    """
+    batch, *steps, channels = phases[0].shape
+    rank = len(steps)
+    y = jnp.stack(phases, -2).reshape(batch, *steps, *strides, channels)
+    # (batch, *steps, *strides, channels): each stride beside its axis
+    order = [0, *(i for a in range(rank) for i in (1 + a, 1 + rank + a)), 2 * rank + 1]
+    y = jnp.transpose(y, order)
+    # One axis at a time: all at once is not defined for arrays that are spread over devices.
+    for a in range(rank):
+        y = y.reshape(*y.shape[: 1 + a], -1, *y.shape[3 + a :])
+    return y
