@@ -65,7 +65,8 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
 
     here, around, stamp = device(), environment(), now()
     around |= {"budget": options.budget, "rounds": options.rounds}
-    console = rich.console.Console()
+    # In a file or a pipe there is no width to fit into.
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
     console.print(f"{here['name']}, {around['versions']}")
     shown: dict[str, dict[str, Any]] = {}
     found_groups = groups(found)

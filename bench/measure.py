@@ -45,6 +45,7 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
                 "trace": program.trace,
                 "compile": program.compile,
                 "temp_bytes": program.temp_bytes,
+                "digest": program.digest,
             }
     others = share_of_others(start)
     return {**row.described(), "floor": floors(row), "contenders": contenders, "others": others}

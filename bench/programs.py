@@ -1,5 +1,6 @@
 """A contender as two compiled programs: forward, and forward with all gradients."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from .agreement import disagreement
 from .contenders import Contender
 from .data import Data, floating
+from .hlo import hlo_text
 
 MODES = ("forward", "gradient")
 
@@ -23,6 +25,7 @@ class Program(NamedTuple):
       disagrees: runs it and says where its results are wrong; None where they are right.
       trace, compile: seconds that these took, None where there is no such thing.
       temp_bytes: what the executable allocates for a call beside its arguments and results.
+      digest: of the compiled program without its names; those with the same one run the same.
     """
 
     run: Callable[[], Any]
@@ -30,6 +33,7 @@ class Program(NamedTuple):
     trace: float | None
     compile: float | None
     temp_bytes: int | None
+    digest: str | None = None
 
 
 class Asked(NamedTuple):
@@ -93,7 +97,8 @@ def _jax(contender: Contender, asked: Asked) -> Program:
         return disagreement(got, wanted(asked, got[0], contender.convert), tolerance)
 
     temp_bytes = None if memory is None else int(memory.temp_size_in_bytes)
-    return Program(run, disagrees, traced - start, done - traced, temp_bytes)
+    digest = hashlib.sha256(hlo_text(compiled).encode()).hexdigest()[:16]
+    return Program(run, disagrees, traced - start, done - traced, temp_bytes, digest)
 
 
 def _forward(contender: Contender) -> Callable[..., Any]:

@@ -31,6 +31,12 @@ class Ratios(NamedTuple):
     to_torch: float | None
     to_floor: float | None
 
+    @property
+    def same(self) -> bool:
+        """Whether the peer's compiled program is ours, so that the difference is noise."""
+        digests = [side.get("digest") for side in (self.ours, self.theirs) if side]
+        return len(digests) == 2 and digests[0] is not None and digests[0] == digests[1]
+
 
 def modes(result: dict[str, Any]) -> list[str]:
     """The modes that anybody was timed in."""

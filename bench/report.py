@@ -170,12 +170,13 @@ _RATIOS = ("to_peer", "to_lax", "to_torch", "to_floor")
 
 def remarks(rows: dict[str, Result]) -> str:
     """What stands against us or against the figures, by name."""
-    behind, wrong, noisy = [], [], []
+    behind, same, wrong, noisy = [], [], [], []
     for name, row in rows.items():
         for mode in modes(row):
             r = ratios(row, mode)
             if r.to_peer is not None and r.to_peer < BEHIND:
-                behind.append(f"{name} ({mode}, {times(r.to_peer)} of {r.peer})")
+                text = f"{name} ({mode}, {times(r.to_peer)} of {r.peer})"
+                (same if r.same else behind).append(text)
         for who, entry in row.get("contenders", {}).items():
             if entry["status"] in ("wrong", "failed"):
                 wrong.append(f"{name}: {who} ({_line(entry['reason'])})")
@@ -183,6 +184,7 @@ def remarks(rows: dict[str, Result]) -> str:
             noisy.append(f"{name} ({row['others']:.0%})")
     texts = [
         (f"Behind the best peer (below {BEHIND}x)", behind),
+        ("Below that, but by noise: the peer's compiled program is the same as ours", same),
         ("Without a time, for being wrong or failing", wrong),
         (
             "Measured while other processes used the processor (their share), not to be trusted",
@@ -209,7 +211,7 @@ def ratio_table(rows: dict[str, Result]) -> str:
 def _ratio_cells(r: Ratios) -> list[str]:
     if r.ours is None:
         return ["missing", "", "", "", "", ""]
-    peer = f"{times(r.to_peer)} {r.peer}" if r.peer else "-"
+    peer = f"{times(r.to_peer)} {r.peer}{' (same program)' * r.same}" if r.peer else "-"
     theirs = megabytes(r.theirs.get("temp_bytes")) if r.theirs else "-"
     temporaries = f"{megabytes(r.ours.get('temp_bytes'))} ({theirs})"
     return [

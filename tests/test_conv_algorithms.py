@@ -95,6 +95,8 @@ def test_the_chosen_algorithm_gives_the_numbers_of_xla(seed, transposed):
 METHODS = {
     # method: (spatial, kernel's shape, strides, groups)
     "matmul": ((5, 4), (1, 1, 3, 4), (2, 1), 1),
+    "patches": ((6, 5), (3, 3, 2, 4), (2, 2), 1),
+    "patches, side by side": ((7, 6), (3, 2, 2, 4), (3, 2), 1),
     "shifted": ((6, 5), (3, 3, 1, 8), (1, 2), 4),
     "shifted, many taps": ((9, 8), (5, 4, 1, 3), (1, 1), 3),
     "blocks": ((6, 5), (3, 2, 2, 12), (2, 1), 6),
@@ -166,7 +168,9 @@ def test_methods_of_conv_transpose(method):
 
 def test_a_method_that_cannot_compute_it_is_refused():
     x, kernel, how = _method_case("direct")
-    with pytest.raises(ValueError, match="no method 'shifted' for these arguments, but 'direct'"):
+    with pytest.raises(
+        ValueError, match="no method 'shifted' for these arguments, but 'direct', 'patches'"
+    ):
         core.conv(x, kernel, **how, method="shifted")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -12,6 +13,9 @@ from .conv_algorithms import Geometry, algorithm, direct
 from .dense import add_bias
 from .derive import product
 from .sharding import is_spread
+
+# How often a pixel may be laid out: more of that costs more than the product gains.
+_SEEN_AGAIN = 3
 
 Pads = str | Sequence[tuple[int, int]]
 
@@ -37,9 +41,10 @@ def conv(
       padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (on the first spatial axis alone, the others
         VALID), or a (low, high) for each spatial axis.
       groups: how many groups the channels are split into.
-      method: ``"direct"`` (XLA's own), ``"matmul"`` (one tap), ``"shifted"`` (one channel a group),
-        ``"blocks"`` (groups), ``"planes"`` (3-D); by default what ``choose_conv`` says for the
-        platform that the program is compiled for.
+      method: ``"direct"`` (XLA's own), ``"matmul"`` (one tap), ``"patches"`` (what each output
+        sees, laid out), ``"shifted"`` (one channel a group), ``"blocks"`` (groups), ``"planes"``
+        (3-D); by default what ``choose_conv`` says for the platform that the program is compiled
+        for.
 
     Returns:
       (batch, *spatial', out).
@@ -85,6 +90,9 @@ def choose_conv(x: Sequence[int], kernel: Sequence[int], how: Geometry, platform
         return Choice("shifted", "one channel a group: a sum of shifted images")
     if how.groups > 1:
         return Choice("blocks", f"{how.groups} groups, put together into dense convolutions")
+    strided = rank == 2 and max(how.strides) > 1 and max(how.dilation) == 1
+    if strided and math.prod(kernel[:rank]) <= _SEEN_AGAIN * math.prod(how.strides):
+        return Choice("patches", "strides: pixels are seen few times, so windows are laid out")
     if rank == 3:
         return Choice("planes", "3-D: taps along the first axis as channels of a 2-D convolution")
     return Choice("direct", f"dense {rank}-D: XLA's own runs near the matrix product's speed")
@@ -95,6 +103,7 @@ def _possible(x: jax.Array, kernel: jax.Array, how: Geometry) -> list[str]:
     conditions = {
         "direct": True,
         "matmul": how.groups == 1 and all(k == 1 for k in kernel.shape[:-2]),
+        "patches": how.groups == 1,
         "shifted": how.groups > 1 and kernel.shape[-2] == 1,
         "blocks": how.groups > 1,
         "planes": how.groups == 1 and x.ndim == 5,

@@ -20,6 +20,8 @@ from .dtypes import at_least_float32
 
 # Fewer taps than this: sums of padded arrays, fused in one loop, beat slices of a padded copy.
 _FEW_TAPS = 16
+# Windows of so many taps, side by side, leave nothing to gain in the gradient of the image.
+_FEW_TOUCHING = 4
 # Channels of the small dense convolutions that groups are put together into.
 _BLOCK = 16
 
@@ -61,6 +63,44 @@ def matmul(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
     # Two axes: the kernel's gradient contracts over one, where over three XLA copies first.
     y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def patches(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    """What each output sees, laid out beside each other, and one product with the kernel."""
+    x = _padded(x, how)
+    size, out = kernel.shape[:-2], _out_size(x, kernel, how)
+    if _touch(kernel, how):
+        seen = _tiles(x, size, out)
+    else:
+        taps = itertools.product(*map(range, size))
+        seen = jnp.concatenate([_tap(x, tap, out, how) for tap in taps], -1)
+    y = seen.reshape(-1, seen.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(x.shape[0], *out, kernel.shape[-1])
+
+
+def _touch(kernel: jax.Array, how: Geometry) -> bool:
+    """Whether the windows touch and do not overlap."""
+    return kernel.shape[:-2] == how.strides and all(d == 1 for d in how.dilation)
+
+
+def _patches_input_gradient(
+    x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry
+) -> jax.Array:
+    # XLA adds up what overlaps faster; small windows that do not are as good.
+    many = math.prod(kernel.shape[:-2]) > _FEW_TOUCHING
+    run = patches if _touch(kernel, how) and many else direct
+    return pullback(lambda x: run(x, kernel, how), x, ct)
+
+
+def _tiles(x: jax.Array, size: tuple[int, ...], out: tuple[int, ...]) -> jax.Array:
+    """The windows of an image that touch and do not overlap: (batch, *out, taps * in)."""
+    rank = len(size)
+    inside = (slice(n * k) for n, k in zip(out, size, strict=True))
+    both = (n for pair in zip(out, size, strict=True) for n in pair)
+    x = x[(slice(None), *inside)].reshape(x.shape[0], *both, x.shape[-1])
+    outer, inner = range(1, 2 * rank, 2), range(2, 2 * rank + 1, 2)
+    x = jnp.transpose(x, (0, *outer, *inner, 2 * rank + 1))
+    return x.reshape(x.shape[0], *out, -1)
 
 
 def shifted(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
@@ -199,6 +239,7 @@ def algorithm(method: str, how: Geometry) -> Bilinear:
     value = {
         "direct": direct,
         "matmul": matmul,
+        "patches": patches,
         "shifted": shifted,
         "blocks": blocks,
         "planes": planes,
@@ -208,6 +249,11 @@ def algorithm(method: str, how: Geometry) -> Bilinear:
         return same._replace(
             left=lambda x, kernel, ct: _shifted_input_gradient(x, kernel, ct, how),
             right=lambda x, kernel, ct: _shifted_kernel_gradient(x, kernel, ct, how),
+        )
+    if method == "patches":
+        return same._replace(
+            value=lambda x, kernel: (direct if _touch(kernel, how) else patches)(x, kernel, how),
+            left=lambda x, kernel, ct: _patches_input_gradient(x, kernel, ct, how),
         )
     if method == "matmul" and any(stride > 1 for stride in how.strides):
         # Alone, the product loses to XLA by the copy that the strides make; the gradients do not.

@@ -18,11 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from .choice import check_method, record
-from .dense import dense
+from .dense import affine, outer_product
 from .derive import with_gradient
 from .dtypes import at_least_float32
 from .recurrence_plan import METHODS, Carry, Cell, Plan, choose_recurrence, over_chunks
-from .sharding import is_spread
 
 _UNROLLED = 8
 
@@ -108,10 +107,10 @@ def _forward(
 
     def chunk(state: Any, start: Any, size: int, _: None) -> Any:
         carry, stacked = state
-        projected = dense(plan.take(x, start, size), weights.kernel, weights.bias)
+        projected = affine(plan.take(x, start, size), weights.kernel, weights.bias)
 
         def step(carry: Carry, projected: jax.Array) -> tuple[Carry, Any]:
-            recurrent = dense(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
+            recurrent = affine(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
             gates = plan.gates(projected, recurrent)
             carry = plan.cell.step(gates, carry)
             return carry, (carry, gates if plan.stores else None)
@@ -151,8 +150,8 @@ def _backward(
         (dcarry, dweights), (doutputs, gates) = state, at
         inputs, carries = plan.take(x, start, size), before(start, size)
         if gates is None:
-            projected = dense(inputs, weights.kernel, weights.bias)
-            recurrent = dense(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
+            projected = affine(inputs, weights.kernel, weights.bias)
+            recurrent = affine(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
             gates = plan.gates(projected, recurrent)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -161,13 +160,13 @@ def _backward(
             _, pull = jax.vjp(plan.cell.step, gates, carry)
             dgates, (dh, *rest) = pull((dcarry[0] + doutput, *dcarry[1:]))
             last = dgates if plan.cell.summed else dgates[1]
-            return (dh + dense(last, transposed), *rest), dgates
+            return (dh + affine(last, transposed, None), *rest), dgates
 
         dcarry, dgates = lax.scan(step, dcarry, (doutputs, gates, carries), reverse=True)
         dprojected, drecurrent = (dgates, dgates) if plan.cell.summed else dgates
         more = Weights(
-            _outer(inputs, dprojected, weights.kernel),
-            _outer(carries[0], drecurrent, weights.recurrent_kernel),
+            outer_product(inputs, dprojected, weights.kernel),
+            outer_product(carries[0], drecurrent, weights.recurrent_kernel),
             None if weights.bias is None else _total(dprojected),
             None if weights.recurrent_bias is None else _total(drecurrent),
         )
@@ -187,30 +186,6 @@ def _backward(
 def _repeated(values: jax.Array, times: int) -> jax.Array:
     """(batch, times, ...) of (batch, ...)."""
     return jnp.broadcast_to(values[:, None], (values.shape[0], times, *values.shape[1:]))
-
-
-def _outer(left: jax.Array, right: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The sum over time and batch of the outer products, the gradient of ``left @ kernel``."""
-    dtype = at_least_float32(left.dtype)
-
-    def general(left: jax.Array, right: jax.Array) -> jax.Array:
-        axes = tuple(range(left.ndim - 1))
-        return lax.dot_general(
-            left,
-            right,
-            ((axes, axes), ((), ())),
-            preferred_element_type=dtype,
-            out_sharding=jax.typeof(kernel).sharding,
-        )
-
-    def flat(left: jax.Array, right: jax.Array) -> jax.Array:
-        return general(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]))
-
-    if is_spread(left):
-        return general(left, right)
-    # XLA for CPU copies both to transpose them, unless there is one axis to sum over.
-    result: jax.Array = lax.platform_dependent(left, right, cpu=flat, default=general)
-    return result
 
 
 def _total(values: jax.Array) -> jax.Array:
