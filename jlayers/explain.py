@@ -88,8 +88,8 @@ def explain(layer: Any, x: PyTree, *, platform: str | None = None) -> Explanatio
     >>> model = jl.serial(jl.Conv(8, 1), jax.nn.relu, jl.Conv(8, 3, groups=8), jl.MaxPool(2))
     >>> for row in jl.explain(model, jl.spec((4, 16, 16, 3)), platform="cpu").decisions:
     ...     print(row.path, row.operation, row.method)
-    conv_1 conv matmul
-    conv_2 conv shifted
+    conv conv matmul
+    conv_1 conv shifted
     max_pool max_pool axes
     """
     layer = lift(layer)
