@@ -16,6 +16,8 @@ from .sharding import is_spread
 
 # How often a pixel may be laid out: more of that costs more than the product gains.
 _SEEN_AGAIN = 3
+# Numbers in what is laid out: more of them leave the cache, and come from fresh pages at each call.
+_LAID_OUT = 3 << 20
 
 Pads = str | Sequence[tuple[int, int]]
 
@@ -91,7 +93,8 @@ def choose_conv(x: Sequence[int], kernel: Sequence[int], how: Geometry, platform
     if how.groups > 1:
         return Choice("blocks", f"{how.groups} groups, put together into dense convolutions")
     strided = rank == 2 and max(how.strides) > 1 and max(how.dilation) == 1
-    if strided and math.prod(kernel[:rank]) <= _SEEN_AGAIN * math.prod(how.strides):
+    again = math.prod(kernel[:rank]) / math.prod(how.strides)
+    if strided and again <= _SEEN_AGAIN and again * math.prod(x) <= _LAID_OUT:
         return Choice("patches", "strides: pixels are seen few times, so windows are laid out")
     if rank == 3:
         return Choice("planes", "3-D: taps along the first axis as channels of a 2-D convolution")
