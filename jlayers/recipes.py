@@ -24,12 +24,13 @@ ROW = 4096
 CHUNK = 16
 
 # Operations that treat each element alone, whatever the shape.
-_ELEMENTWISE = """
+_NAMES = """
     abs add and bitcast_convert_type ceil clamp convert_element_type copy cos div eq erf erf_inv
     erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne
     neg nextafter not or pow rem round rsqrt select_n shift_left shift_right_arithmetic
     shift_right_logical sign sin sqrt square stop_gradient sub tan tanh xor
 """
+_ELEMENTWISE = frozenset(_NAMES.split())
 _NUMBERS = frozenset(map(np.dtype, ("bool", "int32", "uint32", "float32")))
 _PRODUCTS = frozenset(("mul", "integer_pow", "square"))
 _ONE_PROGRAM = frozenset(("jit", "pjit"))
@@ -147,7 +148,7 @@ class _Reader:
             if full and size != self._size:
                 raise _NoRecipeError
             return operands[0]  # type: ignore[no-any-return]
-        if name not in _ELEMENTWISE.split() or (full and size != self._size):
+        if name not in _ELEMENTWISE or (full and size != self._size):
             raise _NoRecipeError
         if name in ("add", "sub") and any(map(self._rounded_before, operands)):
             raise _NoRecipeError

@@ -70,8 +70,8 @@ def normalize(
 
 def standardize(
     x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
     epsilon: float,
     axes: Sequence[int],
     groups: int | None = None,
@@ -83,7 +83,7 @@ def standardize(
 
     Args:
       x: (..., channels).
-      scale, bias: (channels,).
+      scale, bias: (channels,), or None.
       epsilon: keeps the root from zero.
       axes: those that the statistics are taken over, without the last.
       groups: how many groups of neighbouring channels share theirs; as many as channels, if None.
@@ -95,6 +95,8 @@ def standardize(
     wide = at_least_float32(x.dtype)
     axes, channels = tuple(axes), x.shape[-1]
     count = math.prod(x.shape[axis] for axis in axes)
+    scale = jnp.ones(channels, x.dtype) if scale is None else scale
+    bias = jnp.zeros(channels, x.dtype) if bias is None else bias
     others = tuple(axis for axis in range(x.ndim - 1) if axis not in axes)
 
     def mean_of(values: jax.Array) -> jax.Array:

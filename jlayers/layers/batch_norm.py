@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
@@ -74,9 +73,8 @@ def BatchNorm(
     ) -> tuple[jax.Array, State]:
         if not train:
             return _by_running(params, state, x, epsilon), state
-        one, zero = jnp.ones(x.shape[-1:], x.dtype), jnp.zeros(x.shape[-1:], x.dtype)
         y, *batch = core.standardize(
-            x, params.get("scale", one), params.get("bias", zero), epsilon, range(x.ndim - 1)
+            x, params.get("scale"), params.get("bias"), epsilon, range(x.ndim - 1)
         )
         state = {
             name: momentum * state[name]

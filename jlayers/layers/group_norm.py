@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
@@ -71,9 +70,7 @@ def GroupNorm(
         )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1:]
-        one, zero = jnp.ones(channels, x.dtype), jnp.zeros(channels, x.dtype)
-        scale, bias = params.get("scale", one), params.get("bias", zero)
+        scale, bias = params.get("scale"), params.get("bias")
         y, _, _ = core.standardize(x, scale, bias, epsilon, range(1, x.ndim - 1), groups)
         return y
 

@@ -1,0 +1,93 @@
+"""What the benchmark says of stored results: ratios, the page and the picture."""
+
+import json
+
+import pytest
+
+from bench import ratios, report, results, show
+
+
+def timed(seconds, **rest):
+    return {"status": "ok", "forward": {"median": seconds, "low": seconds, "high": seconds, **rest}}
+
+
+STORED = {
+    "x-1": {
+        "op": "conv",
+        "floor": {"forward": 0.001},
+        "others": 0.5,
+        "run": "2026-01-02T00:00:00Z",
+        "contenders": {
+            "jlayers": timed(0.002, temp_bytes=2e6),
+            "lax": timed(0.006, temp_bytes=8e6),
+            "nnx": timed(0.004, temp_bytes=9e6),
+            "haiku": {"status": "wrong", "reason": "forward: off | by far"},
+            "torch": timed(0.001),
+        },
+    },
+    "x-2": {
+        "op": "conv",
+        "floor": {"forward": 0.001},
+        "run": "2026-01-03T00:00:00Z",
+        "contenders": {"jlayers": timed(0.002), "linen": timed(0.001)},
+    },
+    "x-3": {
+        "op": "conv",
+        "run": "2026-01-03T00:00:00Z",
+        "contenders": {"jlayers": {"status": "missing", "reason": "none yet"}, "nnx": timed(1.0)},
+    },
+}
+
+
+def test_ratios_are_to_the_fastest_peer():
+    r = ratios.ratios(STORED["x-1"], "forward")
+    assert (r.peer, r.to_peer, r.to_lax, r.to_torch, r.to_floor) == ("nnx", 2.0, 3.0, 0.5, 2.0)
+    assert ratios.ratios(STORED["x-3"], "forward").to_peer is None
+    assert ratios.geometric_mean([2.0, None, 8.0]) == pytest.approx(4.0)
+    assert ratios.geometric_mean([None]) is None
+    assert "1.00x as fast as the best JAX peer" in show.means(list(STORED.values()))
+
+
+def test_the_page_and_the_picture_come_from_what_is_stored(tmp_path):
+    versions = {"versions": {"lax": "0.10.2"}, "variables": {"XLA_FLAGS": "--x"}}
+    for device, platform in [("AMD Something", "cpu"), ("NVIDIA Other", "gpu")]:
+        stored = {
+            "group": "conv",
+            "device": {"slug": platform, "name": device, "platform": platform, "count": 2},
+            "runs": {f"2026-01-0{day}T00:00:00Z": versions for day in (1, 2, 3)},
+            "rows": STORED,
+        }
+        results.write(tmp_path, stored, ["x-2", "x-1", "x-3", "gone"])
+    kept = json.loads((tmp_path / "cpu" / "conv.json").read_text())["rows"]
+    assert list(kept) == ["x-2", "x-1", "x-3"]
+    page, picture = report.write(tmp_path, tmp_path)
+    text = page.read_text()
+    assert text.index("## AMD Something, 2 cores (CPU)") < text.index("## NVIDIA Other (GPU)")
+    assert "Measured 2026-01-02 to 2026-01-03 with jax 0.10.2. Set: `XLA_FLAGS=--x`." in text
+    assert "| conv | forward | 2 of 3 | 1.00x | 3.00x | 0.50x | 2.00x |" in text
+    assert "| `x-1` | forward | 2 | 2.00x nnx | 3.00x | 0.50x | 2.00x | 2.0 (9.0) |" in text
+    assert "| `x-1` | 2 | 6 | - | 4 | wrong | 1 |" in text
+    assert "Behind the best peer (below 0.97x): x-2 (forward, 0.50x of linen)." in text
+    assert "x-1: haiku (forward: off \\| by far)" in text
+    assert "not to be trusted: x-1 (50%)" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_of_nothing_is_still_a_page(tmp_path):
+    (page,) = report.write(tmp_path / "none", tmp_path)
+    assert "How it is measured" in page.read_text()
+    assert "nothing has been measured yet" in page.read_text()
+
+
+def test_a_peer_that_runs_the_same_program_is_behind_by_noise(tmp_path):
+    def row(digest):
+        contenders = {"jlayers": timed(0.002, digest="a"), "nnx": timed(0.001, digest=digest)}
+        return {"op": "conv", "run": "2026-01-02T00:00:00Z", "contenders": contenders}
+
+    rows = {"x-same": row("a"), "x-other": row("b"), "x-unknown": row(None)}
+    assert [ratios.ratios(r, "forward").same for r in rows.values()] == [True, False, False]
+    text = report.remarks(rows)
+    assert "Behind the best peer (below 0.97x): x-other (forward, 0.50x of nnx); x-unknown" in text
+    assert (
+        "the peer's compiled program is the same as ours: x-same (forward, 0.50x of nnx)." in text
+    )
