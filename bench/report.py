@@ -179,7 +179,7 @@ def remarks(rows: dict[str, Result]) -> str:
                 (same if r.same else behind).append(text)
         for who, entry in row.get("contenders", {}).items():
             if entry["status"] in ("wrong", "failed"):
-                wrong.append(f"{name}: {who} ({_line(entry['reason'])})")
+                wrong.append(f"{name}: {who} (`{_line(entry['reason'])}`)")
         if (row.get("others") or 0) > NOISY:
             noisy.append(f"{name} ({row['others']:.0%})")
     texts = [
@@ -195,7 +195,8 @@ def remarks(rows: dict[str, Result]) -> str:
 
 
 def _line(reason: str) -> str:
-    return " ".join(reason.split())[:160].replace("|", "\\|")
+    """One line of an error, to stand as code: ``[1]['bias']`` would be a link in plain text."""
+    return " ".join(reason.split())[:160].replace("`", "'")
 
 
 def ratio_table(rows: dict[str, Result]) -> str:

@@ -21,7 +21,7 @@ STORED = {
             "jlayers": timed(0.002, temp_bytes=2e6),
             "lax": timed(0.006, temp_bytes=8e6),
             "nnx": timed(0.004, temp_bytes=9e6),
-            "haiku": {"status": "wrong", "reason": "forward: off | by far"},
+            "haiku": {"status": "wrong", "reason": "forward: `y`[1][0] off | by far"},
             "torch": timed(0.001),
         },
     },
@@ -68,7 +68,7 @@ def test_the_page_and_the_picture_come_from_what_is_stored(tmp_path):
     assert "| `x-1` | forward | 2 | 2.00x nnx | 3.00x | 0.50x | 2.00x | 2.0 (9.0) |" in text
     assert "| `x-1` | 2 | 6 | - | 4 | wrong | 1 |" in text
     assert "Behind the best peer (below 0.97x): x-2 (forward, 0.50x of linen)." in text
-    assert "x-1: haiku (forward: off \\| by far)" in text
+    assert "x-1: haiku (`forward: 'y'[1][0] off | by far`)" in text
     assert "not to be trusted: x-1 (50%)" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
 
