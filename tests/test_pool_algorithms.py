@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from jlayers import core
+from jlayers.core import pool
 from jlayers.core.pool import METHODS, choose_pool
 
 
@@ -111,6 +112,26 @@ def test_long_windows(operation, window):
 
     seconds = map(curvature, (ours, theirs))
     np.testing.assert_allclose(*seconds, rtol=1e-8, atol=1e-8)
+
+
+def test_a_few_images_at_a_time(monkeypatch):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 4, 2)))
+    monkeypatch.setattr(pool, "_IN_CACHE", 3 * x[0].size)
+    how = {"window": (3, 2), "strides": (2, 2), "padding": [(1, 1), (0, 0)]}
+    ours, theirs = _loss(_ours("max_pool", how, None)), _loss(_xla("max_pool", how))
+    assert " scan[" in str(jax.make_jaxpr(jax.grad(ours))(x))
+    for transform in (jax.grad, lambda f: jax.hessian(lambda x: f(jnp.sin(x)))):
+        np.testing.assert_allclose(transform(ours)(x), transform(theirs)(x), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
+def test_one_window_over_everything(operation):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 2)).round(1))
+    how = {"window": (5, 4), "strides": (5, 4), "padding": [(0, 0), (0, 0)]}
+    ours, theirs = _ours(operation, how, None), _xla(operation, how)
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+    gradients = [jax.grad(_loss(f))(x) for f in (ours, theirs)]
+    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
 
 
 def test_the_rule():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -12,16 +12,17 @@ import numpy as np
 from jax import lax
 
 from .choice import Choice, check_method, record
-from .derive import pullback, with_gradient
+from .derive import with_gradient
 from .dtypes import at_least_float32
-from .windows import Pads, Windows, explicit_padding, interleave
+from .sharding import is_spread
+from .windows import Pads, Windows, explicit_padding
 
 METHODS = ("direct", "axes")
 
-# From this many taps on, the gradient of a sum goes axis by axis as the sum itself does.
-_MANY_TAPS = 16
-# The gradient of a maximum names each tap: with more, its program is too long.
+# The gradient of a maximum names each tap of an axis: with more, its program is too long.
 _MOST_TAPS = 128
+# Numbers of images whose gradient is taken at once, where windows overlap.
+_IN_CACHE = 1 << 19
 
 
 def max_pool(
@@ -57,12 +58,14 @@ def max_pool(
         return how.reduce(x, lowest, lax.max)
 
     def axes(x: jax.Array) -> jax.Array:
-        return how.by_axes(x, lowest, lax.max)
+        # Comparisons of bfloat16 are those of float32 between two conversions each.
+        wide = x.astype(at_least_float32(x.dtype)) if floating else x
+        return how.by_axes(wide, lowest.astype(wide.dtype), lax.max).astype(x.dtype)
 
     def gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
-        return _max_gradient(x, ct, how, lowest)
+        return _max_gradient(x, ct, how)
 
-    by_axes = _chosen("max_pool", x, math.prod(window), method)
+    by_axes = _chosen("max_pool", x, max(window), method)
     if not floating:
         return axes(x) if method == "axes" else direct(x)
     return _select(x, by_axes, method, (axes, gradient), direct)
@@ -157,14 +160,15 @@ def _sum_pool(x: jax.Array, how: Windows, by_axes: bool, method: str | None) -> 
                 (k - 1 - a, k - 1 - b) for k, (a, b) in zip(how.window, how.padding, strict=True)
             ]
             return how._replace(padding=tuple(pads)).by_axes(ct, zero, lax.add)
-        few = math.prod(how.window) < _MANY_TAPS
-        return pullback(how.by_taps if few else axes, x, ct)
+        for axis in reversed(range(len(how.window))):
+            ct = how.along(axis).gather(axis, ct, x.shape[axis + 1])
+        return ct
 
     return _select(x, by_axes, method, (axes, gradient), direct)
 
 
 def choose_pool(taps: int, platform: str) -> Choice:
-    """The algorithm of a pool whose gradient names so many taps, with the reason."""
+    """The algorithm of a pool whose gradient names so many taps of an axis, with the reason."""
     if platform != "cpu":
         return Choice("direct", "XLA's own windows on accelerators")
     if taps > _MOST_TAPS:
@@ -210,31 +214,41 @@ def _select(
     )(x)
 
 
-def _max_gradient(x: jax.Array, ct: jax.Array, how: Windows, lowest: np.ndarray) -> jax.Array:
+def _max_gradient(x: jax.Array, ct: jax.Array, how: Windows) -> jax.Array:
     """Each pixel gathers from the windows in which it was the first of the largest."""
-    parts = [part for _, part in how.taps(x, lowest)]
-    best, at = parts[0], jnp.zeros(parts[0].shape, jnp.int32)
-    for number, part in enumerate(parts[1:], 1):
-        won = part > best
-        best, at = jnp.where(won, part, best), jnp.where(won, number, at)
-    # Computed once: without it, XLA goes through all windows again for every tap.
-    at = lax.optimization_barrier(at)
-    numbers = {tap: n for n, tap in enumerate(itertools.product(*map(range, how.window)))}
-    padded = [n + low + high for n, (low, high) in zip(x.shape[1:-1], how.padding, strict=True)]
-    steps = [-(-n // s) for n, s in zip(padded, how.strides, strict=True)]
-    phases = []
-    for phase in itertools.product(*map(range, how.strides)):
-        total = jnp.zeros((x.shape[0], *steps, x.shape[-1]), x.dtype)
-        for tap in itertools.product(
-            *(range(p, k, s) for p, k, s in zip(phase, how.window, how.strides, strict=True))
-        ):
-            mine = jnp.where(at == numbers[tap], ct, jnp.zeros_like(ct))
-            edges = [
-                (t // s, n - t // s - m, 0)
-                for t, s, n, m in zip(tap, how.strides, steps, ct.shape[1:-1], strict=True)
-            ]
-            total = total + lax.pad(mine, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-        phases.append(total)
-    y = interleave(phases, how.strides)
-    inside = (slice(low, low + n) for n, (low, _) in zip(x.shape[1:-1], how.padding, strict=True))
-    return y[(slice(None), *inside)]
+    batch, size = x.shape[0], math.prod(x.shape[1:])
+    several = [n for n in range(2, batch) if batch % n == 0 and n * size <= _IN_CACHE]
+    overlap = any(k > s for k, s in zip(how.window, how.strides, strict=True))
+    if x.size <= _IN_CACHE or not overlap or not several or is_spread(x):
+        return _gathered(x, ct, how)
+    # A few images at a time: what stands between two axes stays in cache.
+    images, cts = (a.reshape(-1, several[-1], *a.shape[1:]) for a in (x, ct))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def some(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _gathered(*pair, how)
+
+    gathered: jax.Array = lax.map(some, (images, cts))
+    return gathered.reshape(x.shape)
+
+
+def _gathered(x: jax.Array, ct: jax.Array, how: Windows) -> jax.Array:
+    """``_max_gradient``, one axis after the other.
+
+    The last axis is reduced first, so that the first of equal values is found in the order of rows.
+    """
+    axes, dtype = range(len(how.window)), x.dtype
+    x, ct = (a.astype(at_least_float32(dtype)) for a in (x, ct))
+    lowest, images = np.array(-np.inf, x.dtype), {}
+    for axis in reversed(axes):
+        images[axis] = x
+        x = how.along(axis).by_axis(axis, x, lowest, lax.max)
+    for axis in axes:
+        alone, image = how.along(axis), images[axis]
+        parts = [part for _, part in alone.taps(image, lowest)]
+        best, at = parts[0], jnp.zeros_like(ct, jnp.int32)
+        for number, part in enumerate(parts[1:], 1):
+            won = part > best
+            best, at = jnp.where(won, part, best), jnp.where(won, number, at)
+        ct = alone.gather(axis, ct, image.shape[axis + 1], at)
+    return ct.astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -50,29 +51,77 @@ class Windows(NamedTuple):
     def by_axes(self, x: jax.Array, start: np.ndarray, combine: Combine) -> jax.Array:
         """One axis after the other: the sum of the window's sides in place of their product."""
         for axis in range(len(self.window)):
-            rank, here = len(self.window), axis + 1
-            alone = Windows(
-                (1,) * axis + self.window[axis:here] + (1,) * (rank - here),
-                (1,) * axis + self.strides[axis:here] + (1,) * (rank - here),
-                ((0, 0),) * axis + self.padding[axis:here] + ((0, 0),) * (rank - here),
-            )
-            if self.window[axis] > _LONG:
-                x = alone.reduce(x, start, combine)
-                continue
-            total = None
-            for _, part in alone.taps(x, start):
-                total = part if total is None else combine(total, part)
-            assert total is not None
-            x = total
+            x = self.along(axis).by_axis(axis, x, start, combine)
         return x
 
-    def by_taps(self, x: jax.Array) -> jax.Array:
-        """The sum over the taps of the window, each a part of the image."""
-        total = None
-        for _, part in self.taps(x, np.array(0, x.dtype)):
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+    def along(self, axis: int) -> Windows:
+        """These windows on one axis alone, a single element on the others."""
+        before, after = axis, len(self.window) - axis - 1
+        return Windows(
+            (1,) * before + (self.window[axis],) + (1,) * after,
+            (1,) * before + (self.strides[axis],) + (1,) * after,
+            ((0, 0),) * before + (self.padding[axis],) + ((0, 0),) * after,
+        )
+
+    def by_axis(self, axis: int, x: jax.Array, start: np.ndarray, combine: Combine) -> jax.Array:
+        """The reduction of windows that lie along one ``axis``."""
+        if self.window[axis] == x.shape[axis + 1] and not any(self.padding[axis]):
+            return lax.expand_dims(lax.reduce(x, start, combine, (axis + 1,)), (axis + 1,))
+        # Taps of a padded image are parts of a padded copy, which costs more than it saves.
+        if any(self.padding[axis]) or self.window[axis] > _LONG:
+            return self.reduce(x, start, combine)
+        parts = (part for _, part in self.taps(x, start))
+        return functools.reduce(combine, parts)
+
+    def gather(self, axis: int, ct: jax.Array, size: int, at: jax.Array | None = None) -> jax.Array:
+        """For each pixel along ``axis`` the sum over the windows that it lies in, as ``ct`` has it.
+
+        Args:
+          axis: that along which the windows lie.
+          ct: a number for each window.
+          size: the number of pixels along the axis.
+          at: of ``ct``'s shape; the tap that alone has the number, if not all of them have.
+
+        Returns:
+          An array like ``ct`` but for the ``size`` of the axis.
+        """
+        window, stride, (low, _) = self.window[axis], self.strides[axis], self.padding[axis]
+        here, many = axis + 1, ct.shape[axis + 1]
+        before, after = ct.shape[:here], ct.shape[here + 1 :]
+        steps, reach = -(-(low + size) // stride), (window - 1) // stride
+
+        def of_tap(parts: Sequence[jax.Array], tap: jax.Array | int) -> jax.Array:
+            numbers, *won = parts
+            return jnp.where(won[0] == tap, numbers, jnp.zeros_like(numbers)) if won else numbers
+
+        parts = [ct] if at is None else [ct, at]
+        if window == stride and steps == many:
+            # A window's taps lie side by side, and no pixel has two windows.
+            shape = (*before, many, stride, *after)
+            kept = [i for i in range(len(shape)) if i != here + 1]
+            parts = [lax.broadcast_in_dim(part, shape, kept) for part in parts]
+            y = of_tap(parts, lax.broadcasted_iota(jnp.int32, shape, here + 1))
+        else:
+            edges = [(0, 0, 0)] * ct.ndim
+            edges[here] = (reach, steps - many, 0)
+            # Computed once: without barriers, XLA goes through all windows again for every tap.
+            fills = (np.array(0, ct.dtype), np.array(-1, np.int32))
+            parts = [
+                lax.optimization_barrier(lax.pad(part, fill, edges))
+                for part, fill in zip(parts, fills, strict=False)
+            ]
+            phases: list[jax.Array] = []
+            for phase in range(stride):
+                total = None
+                for tap in range(phase, window, stride):
+                    start = reach - tap // stride
+                    mine = [lax.slice_in_dim(a, start, start + steps, axis=here) for a in parts]
+                    part = of_tap(mine, tap)
+                    total = part if total is None else total + part
+                phases.append(jnp.zeros_like(phases[0]) if total is None else total)
+            y = jnp.stack(phases, here + 1)
+        y = y.reshape(*before, steps * stride, *after)
+        return lax.slice_in_dim(y, low, low + size, axis=here)
 
     def taps(self, x: jax.Array, start: np.ndarray) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
         """Every position in the window with what stands there, for all windows at once."""
