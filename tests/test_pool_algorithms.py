@@ -116,7 +116,8 @@ def test_long_windows(operation, window):
 
 def test_a_few_images_at_a_time(monkeypatch):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 4, 2)))
-    monkeypatch.setattr(pool, "_IN_CACHE", 3 * x[0].size)
+    monkeypatch.setattr(pool, "_SOME", 3 * x[0].size)
+    monkeypatch.setattr(pool, "_MOST_BETWEEN", 2 * x.size)
     how = {"window": (3, 2), "strides": (2, 2), "padding": [(1, 1), (0, 0)]}
     ours, theirs = _loss(_ours("max_pool", how, None)), _loss(_xla("max_pool", how))
     assert " scan[" in str(jax.make_jaxpr(jax.grad(ours))(x))

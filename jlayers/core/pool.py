@@ -21,8 +21,10 @@ METHODS = ("direct", "axes")
 
 # The gradient of a maximum names each tap of an axis: with more, its program is too long.
 _MOST_TAPS = 128
-# Numbers of images whose gradient is taken at once, where windows overlap.
-_IN_CACHE = 1 << 19
+# The gradient of windows that overlap keeps numbers between its axes. Many of them (24 MB) come as
+# fresh pages at each call, which costs more than the arithmetic: then images go in turns.
+_MOST_BETWEEN = 6 << 20
+_SOME = 1 << 20
 
 
 def max_pool(
@@ -217,18 +219,19 @@ def _select(
 def _max_gradient(x: jax.Array, ct: jax.Array, how: Windows) -> jax.Array:
     """Each pixel gathers from the windows in which it was the first of the largest."""
     batch, size = x.shape[0], math.prod(x.shape[1:])
-    several = [n for n in range(2, batch) if batch % n == 0 and n * size <= _IN_CACHE]
     overlap = any(k > s for k, s in zip(how.window, how.strides, strict=True))
-    if x.size <= _IN_CACHE or not overlap or not several or is_spread(x):
+    turns = [n for n in range(2, batch) if batch % n == 0]
+    between = 6 * x.size // how.strides[-1]
+    if between <= _MOST_BETWEEN or not overlap or not turns or is_spread(x):
         return _gathered(x, ct, how)
-    # A few images at a time: what stands between two axes stays in cache.
-    images, cts = (a.reshape(-1, several[-1], *a.shape[1:]) for a in (x, ct))
+    some = max([n for n in turns if n * size <= _SOME] or turns[:1])
+    images, cts = (a.reshape(-1, some, *a.shape[1:]) for a in (x, ct))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def some(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def gradient(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         return _gathered(*pair, how)
 
-    gathered: jax.Array = lax.map(some, (images, cts))
+    gathered: jax.Array = lax.map(gradient, (images, cts))
     return gathered.reshape(x.shape)
 
 
