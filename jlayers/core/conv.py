@@ -9,7 +9,8 @@ import jax
 from jax import lax
 
 from .choice import Choice, check_method, record
-from .conv_algorithms import Geometry, algorithm, direct
+from .conv_algorithms import algorithm
+from .conv_geometry import Geometry, direct
 from .dense import add_bias
 from .derive import product
 from .sharding import is_spread

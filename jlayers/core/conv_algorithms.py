@@ -8,13 +8,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .conv_geometry import Geometry, direct, out_size, padded_image, tap_sees, taps_see
 from .derive import Bilinear, bilinear, pullback
 from .dtypes import at_least_float32
 
@@ -26,40 +25,10 @@ _FEW_TOUCHING = 4
 _BLOCK = 16
 
 
-class Geometry(NamedTuple):
-    """How a kernel moves over an image: one entry for each spatial axis."""
-
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-
-
-def channels_last(rank: int) -> lax.ConvDimensionNumbers:
-    """Dimension numbers of images and kernels with ``rank`` spatial axes."""
-    spatial = tuple(range(1, rank + 1))
-    image = (0, rank + 1, *spatial)
-    kernel = (rank + 1, rank, *range(rank))
-    return lax.ConvDimensionNumbers(image, kernel, image)
-
-
-def direct(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    """XLA's own convolution."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=how.strides,
-        padding=how.padding,
-        rhs_dilation=how.dilation,
-        dimension_numbers=channels_last(x.ndim - 2),
-        feature_group_count=how.groups,
-    )
-
-
 def matmul(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
     """A kernel of one tap: a matrix product of all pixels."""
-    x = _padded(x, how)
-    x = _tap(x, (0,) * len(how.strides), _out_size(x, kernel, how), how)
+    x = padded_image(x, how)
+    x = tap_sees(x, (0,) * len(how.strides), out_size(x, kernel, how), how)
     # Two axes: the kernel's gradient contracts over one, where over three XLA copies first.
     y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -67,13 +36,13 @@ def matmul(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
 
 def patches(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
     """What each output sees, laid out beside each other, and one product with the kernel."""
-    x = _padded(x, how)
-    size, out = kernel.shape[:-2], _out_size(x, kernel, how)
+    x = padded_image(x, how)
+    size, out = kernel.shape[:-2], out_size(x, kernel, how)
     if _touch(kernel, how):
         seen = _tiles(x, size, out)
     else:
         taps = itertools.product(*map(range, size))
-        seen = jnp.concatenate([_tap(x, tap, out, how) for tap in taps], -1)
+        seen = jnp.concatenate([tap_sees(x, tap, out, how) for tap in taps], -1)
     y = seen.reshape(-1, seen.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return y.reshape(x.shape[0], *out, kernel.shape[-1])
 
@@ -108,7 +77,7 @@ def shifted(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
     wide = at_least_float32(x.dtype)
     weights = kernel.astype(wide)
     total = None
-    for at, part in _taps(x, kernel, how):
+    for at, part in taps_see(x, kernel, how):
         term = _scale_channels(part.astype(wide), weights[at][0])
         total = term if total is None else total + term
     assert total is not None
@@ -151,7 +120,7 @@ def _shifted_kernel_gradient(
         one, grad = image
         grad = grad.astype(wide)
         terms = []
-        for _, part in _taps(one[None], kernel, how):
+        for _, part in taps_see(one[None], kernel, how):
             same = _repeat_channels(part[0].astype(wide), grad.shape[-1])
             terms.append(jnp.sum(same * grad, axes))
         return total + jnp.stack(terms), None
@@ -211,7 +180,7 @@ def planes(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
     """3-D as 2-D: the taps along the first spatial axis become channels, its steps batch."""
     first = Geometry(how.strides[:1], how.padding[:1], how.dilation[:1])
     rest = Geometry(how.strides[1:], how.padding[1:], how.dilation[1:])
-    padded = _padded(x, how._replace(padding=(*first.padding, (0, 0), (0, 0))))
+    padded = padded_image(x, how._replace(padding=(*first.padding, (0, 0), (0, 0))))
     taps = kernel.shape[0]
     reach = first.dilation[0] * (taps - 1) + 1
     depth = (padded.shape[1] - reach) // first.strides[0] + 1
@@ -230,8 +199,23 @@ def planes(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
     )
     images = stacked.reshape(-1, *stacked.shape[2:])
     kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
-    y = direct(images, kernel, rest)
+    run = matmul if kernel.shape[:2] == (1, 1) else direct
+    y = run(images, kernel, rest)
     return y.reshape(x.shape[0], depth, *y.shape[1:])
+
+
+def _lines(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    """``planes`` for a kernel that lies along the first axis: the others are one axis of images."""
+    batch, depth, *plane, channels = x.shape
+    rest = Geometry((how.strides[0], 1), (how.padding[0], (0, 0)), (how.dilation[0], 1))
+    images = x.reshape(batch, depth, -1, channels)
+    y = direct(images, kernel.reshape(kernel.shape[0], 1, *kernel.shape[-2:]), rest)
+    return y.reshape(batch, y.shape[1], *plane, -1)
+
+
+def _by_planes(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+    still = set(how.strides[1:]) == {1} and not any(map(any, how.padding[1:]))
+    return (_lines if kernel.shape[1:3] == (1, 1) and still else planes)(x, kernel, how)
 
 
 def algorithm(method: str, how: Geometry) -> Bilinear:
@@ -255,41 +239,9 @@ def algorithm(method: str, how: Geometry) -> Bilinear:
             value=lambda x, kernel: (direct if _touch(kernel, how) else patches)(x, kernel, how),
             left=lambda x, kernel, ct: _patches_input_gradient(x, kernel, ct, how),
         )
+    if method == "planes":
+        return bilinear(lambda x, kernel: _by_planes(x, kernel, how))._replace(right=same.right)
     if method == "matmul" and any(stride > 1 for stride in how.strides):
         # Alone, the product loses to XLA by the copy that the strides make; the gradients do not.
         return same._replace(value=lambda x, kernel: direct(x, kernel, how))
     return same
-
-
-def _padded(x: jax.Array, how: Geometry) -> jax.Array:
-    if not any(any(pads) for pads in how.padding):
-        return x
-    zero = jnp.zeros((), x.dtype)
-    return lax.pad(x, zero, [(0, 0, 0), *((*pads, 0) for pads in how.padding), (0, 0, 0)])
-
-
-def _out_size(padded: jax.Array, kernel: jax.Array, how: Geometry) -> tuple[int, ...]:
-    axes = zip(padded.shape[1:-1], kernel.shape, how.strides, how.dilation, strict=False)
-    return tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in axes)
-
-
-def _tap(padded: jax.Array, at: tuple[int, ...], size: tuple[int, ...], how: Geometry) -> jax.Array:
-    """What the tap ``at`` of the kernel sees: (batch, *size, in)."""
-    start = [i * d for i, d in zip(at, how.dilation, strict=True)]
-    stop = [i + (n - 1) * s + 1 for i, n, s in zip(start, size, how.strides, strict=True)]
-    return lax.slice(
-        padded,
-        (0, *start, 0),
-        (padded.shape[0], *stop, padded.shape[-1]),
-        (1, *how.strides, 1),
-    )
-
-
-def _taps(
-    x: jax.Array, kernel: jax.Array, how: Geometry
-) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """All taps of the kernel with what each sees."""
-    padded = _padded(x, how)
-    size = _out_size(padded, kernel, how)
-    for at in itertools.product(*map(range, kernel.shape[:-2])):
-        yield at, _tap(padded, at, size, how)

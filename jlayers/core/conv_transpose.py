@@ -12,12 +12,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from .choice import Choice, check_method, record
-from .conv import Pads, convolve
-from .conv_algorithms import Geometry, channels_last, direct
+from .conv import Pads, choose_conv, convolve
+from .conv_algorithms import algorithm
+from .conv_geometry import Geometry, channels_last
 from .dense import add_bias
-from .derive import Bilinear, bilinear, product, pullback
+from .derive import Bilinear, bilinear, product
 from .sharding import is_spread
 from .windows import interleave
+
+# Fewer channels out: putting the phases together costs more than the product with zeros.
+_WIDE = 8
+# More channels in: the product of one phase loses as much as the zeros cost.
+_DEEP = 128
 
 
 def conv_transpose(
@@ -83,7 +89,7 @@ def _run(
     phases = bilinear(lambda x, kernel: _phases(x, kernel, how))
     if method is not None:
         return product({"direct": xla, "phases": phases}[method])(x, kernel)
-    if how.groups > 1:
+    if how.groups > 1 or x.ndim == 5:
         # Each phase chooses for itself, gradients included.
         return product(phases, xla)(x, kernel)
     value = xla.value if on_cpu == "direct" else phases.value
@@ -101,10 +107,13 @@ def choose_conv_transpose(
         return Choice("direct", "stride 1: an ordinary convolution")
     if how.groups > 1:
         return Choice("phases", "groups: every phase is a grouped convolution of its own")
-    if all(k >= 2 * s for k, s in zip(kernel, how.strides, strict=False)):
-        return Choice("phases", "two taps and more in each phase: no product with the zeros")
+    if len(x) == 5:
+        return Choice("phases", "3-D: every phase is a convolution by planes")
+    overlap = any(k > s for k, s in zip(kernel, how.strides, strict=False))
+    if overlap and kernel[-1] >= _WIDE and x[-1] <= _DEEP:
+        return Choice("phases", "windows overlap: no product with the zeros between the inputs")
     return Choice(
-        "direct", "few taps in a phase; the kernel's gradient is that of a strided convolution"
+        "direct", "little to gain by phases; the kernel's gradient is that of a strided convolution"
     )
 
 
@@ -204,7 +213,8 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geomet
     )
     strided = Geometry(how.strides, padding, how.dilation)
     turned = jax.ShapeDtypeStruct((*kernel.shape[:-2], kernel.shape[-1], x.shape[-1]), kernel.dtype)
-    found = pullback(lambda k: direct(ct, k, strided), turned, x)  # type: ignore[arg-type]
+    chosen = choose_conv(ct.shape, turned.shape, strided, "cpu").method
+    found = algorithm(chosen, strided).right(ct, turned, x)  # type: ignore[arg-type]
     return jnp.swapaxes(lax.rev(found, tuple(range(x.ndim - 2))), -1, -2)
 
 
