@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,8 +20,8 @@ _NEAR = 64.0
 def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over ``axes``, kept as axes of size 1.
 
-    Computed in float32 at least, the variance from the centred values: the difference of two
-    large means would lose it.
+    Computed in float32 at least, the variance from the centred values wherever the difference of
+    two large means would lose it.
 
     Args:
       x: an array.
@@ -30,10 +30,43 @@ def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.
     Returns:
       (mean, variance), of ``x``'s rank, float32 or wider.
     """
-    wide = x.astype(at_least_float32(x.dtype))
-    mean = jnp.mean(wide, axes, keepdims=True)
-    centred = wide - jnp.broadcast_to(mean, wide.shape)
-    return mean, jnp.mean(lax.square(centred), axes, keepdims=True)
+    dtype, count = at_least_float32(x.dtype), math.prod(x.shape[axis] for axis in axes)
+
+    def mean_of(values: jax.Array) -> jax.Array:
+        return jnp.mean(values, axes, keepdims=True)
+
+    def backward(args: Any, _: Any, ct: jax.Array) -> Any:
+        # The values about their mean add up to nothing: so does the gradient of the mean.
+        x, mean = args
+        dx = _centred(x, mean) * jnp.broadcast_to(2 * ct / count, x.shape)
+        return dx.astype(x.dtype), jnp.zeros_like(mean)
+
+    mean = mean_of(x.astype(dtype))
+    variance = with_gradient(lambda x, mean: (_variance(x, mean, mean_of), ()), backward)
+    return mean, variance(x, mean)
+
+
+def _variance(
+    x: jax.Array, mean: jax.Array, mean_of: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """The mean square of ``x`` about its ``mean``."""
+
+    def exact(x: jax.Array, mean: jax.Array) -> jax.Array:
+        return mean_of(lax.square(_centred(x, mean)))
+
+    def quick(x: jax.Array, mean: jax.Array) -> jax.Array:
+        # On CPU sums of values and of squares are one pass, and those of centred values another.
+        variance = mean_of(lax.square(x.astype(mean.dtype))) - lax.square(mean)
+        sure = jnp.all(lax.square(mean) <= _NEAR * variance)
+        chosen: jax.Array = lax.cond(sure, lambda: variance, lambda: exact(x, mean))
+        return chosen
+
+    result: jax.Array = lax.platform_dependent(x, mean, cpu=quick, default=exact)
+    return result
+
+
+def _centred(x: jax.Array, mean: jax.Array) -> jax.Array:
+    return x.astype(mean.dtype) - jnp.broadcast_to(mean, x.shape)
 
 
 def normalize(
@@ -113,38 +146,25 @@ def standardize(
     def of_channels(value: jax.Array) -> jax.Array:
         return value.astype(wide).reshape((1,) * (x.ndim - 1) + (channels,))
 
-    def centred(x: jax.Array, mean: jax.Array) -> jax.Array:
-        return x.astype(wide) - jnp.broadcast_to(mean, x.shape)
-
-    def exact(x: jax.Array, mean: jax.Array) -> jax.Array:
-        return mean_of(lax.square(centred(x, mean)))
-
-    def quick(x: jax.Array, mean: jax.Array) -> jax.Array:
-        # On CPU sums of values and of squares are one pass, and those of centred values another.
-        variance = mean_of(lax.square(x.astype(wide))) - lax.square(mean)
-        sure = jnp.all(lax.square(mean) <= _NEAR * variance)
-        chosen: jax.Array = lax.cond(sure, lambda: variance, lambda: exact(x, mean))
-        return chosen
-
     def forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
         mean = mean_of(x.astype(wide))
-        variance = lax.platform_dependent(x, mean, cpu=quick, default=exact)
+        variance = _variance(x, mean, mean_of)
         root = lax.rsqrt(variance + epsilon)
         factor = jnp.broadcast_to(root * of_channels(scale), x.shape)
-        y = centred(x, mean) * factor + jnp.broadcast_to(of_channels(bias), x.shape)
+        y = _centred(x, mean) * factor + jnp.broadcast_to(of_channels(bias), x.shape)
         return (y.astype(x.dtype), mean, variance), (mean, root)
 
     def backward(args: Any, residuals: Any, ct: Any) -> Any:
         (x, scale, _), (mean, root), (dy, dmean, dvariance) = args, residuals, ct
         dy, factor = dy.astype(wide), of_channels(scale)
         total = jnp.sum(dy, axes, keepdims=True)
-        along = jnp.sum(dy * centred(x, mean), axes, keepdims=True)
+        along = jnp.sum(dy * _centred(x, mean), axes, keepdims=True)
         # dx = dy * first - (x - mean) * second + third, all three the channels' own.
         first = root * factor
         second = root * root * root * of_group(factor * along) - 2 * of_group(dvariance)
         third = of_group(dmean) - root * of_group(factor * total)
         dx = dy * jnp.broadcast_to(first, x.shape)
-        dx = dx - centred(x, mean) * jnp.broadcast_to(second / count, x.shape)
+        dx = dx - _centred(x, mean) * jnp.broadcast_to(second / count, x.shape)
         dx = dx + jnp.broadcast_to(third / count, x.shape)
         dscale, dbias = (jnp.sum(d, others).reshape(-1) for d in (along * root, total))
         return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
