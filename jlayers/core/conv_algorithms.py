@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .conv_geometry import Geometry, direct, out_size, padded_image, tap_sees, taps_see
@@ -111,24 +112,31 @@ def _shifted_input_gradient(
 def _shifted_kernel_gradient(
     x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry
 ) -> jax.Array:
-    """Image by image, so that the products of all taps stay in the cache."""
-    wide = at_least_float32(x.dtype)
-    axes = tuple(range(x.ndim - 2))
+    """Image by image and tap by tap, so that what is multiplied and added up stays in the cache."""
+    wide, channels = at_least_float32(x.dtype), ct.shape[-1]
+    size, pixels = kernel.shape[:-2], math.prod(ct.shape[1:-1])
+    places = np.array(list(itertools.product(*map(range, size), (0,)))) * (*how.dilation, 1)
+    spans = [(n - 1) * s + 1 for n, s in zip(ct.shape[1:-1], how.strides, strict=True)]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        one, grad = image
-        grad = grad.astype(wide)
-        terms = []
-        for _, part in taps_see(one[None], kernel, how):
-            same = _repeat_channels(part[0].astype(wide), grad.shape[-1])
-            terms.append(jnp.sum(same * grad, axes))
-        return total + jnp.stack(terms), None
+        one, grad = (a.astype(wide) for a in image)
+        one = padded_image(one[None], how)[0]
 
-    taps = math.prod(kernel.shape[:-2])
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def of_tap(at: jax.Array) -> jax.Array:
+            part = lax.dynamic_slice(one, at, (*spans, one.shape[-1]))
+            part = lax.slice(part, (0,) * part.ndim, part.shape, (*how.strides, 1))
+            both = (_repeat_channels(part, channels) * grad).reshape(pixels, channels)
+            # The sum as a product with ones: XLA for CPU would first copy each part it sums. By two
+            # rows of them, for a single row is no matrix, and its product a loop of its own.
+            return (jnp.ones((2, pixels), wide) @ both)[0]
+
+        return total + lax.map(of_tap, jnp.asarray(places, jnp.int32)), None
+
     # Made of the cotangent, so that it is spread over devices as the batch is: scan insists on it.
     zeros = jnp.zeros_like(ct[(0,) * (ct.ndim - 1)], wide)
-    total, _ = lax.scan(add_image, jnp.stack([zeros] * taps), (x, ct))
+    total, _ = lax.scan(add_image, jnp.stack([zeros] * len(places)), (x, ct))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
