@@ -68,9 +68,6 @@ def SelfAttention(
         head_size = checks.positive("head_size", head_size)
     if features is not None:
         features = checks.positive("features", features)
-    methods = ("direct", "blocks", "cudnn")
-    if method is not None and method not in methods:
-        raise LayerError(f"method must be {', '.join(map(repr, methods))} or None, got {method!r}")
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         checks.one_array(
