@@ -11,4 +11,4 @@ NAME = "MobileNetV2 (64x64 images)"
 
 
 def contenders(size: MobileNet = MobileNet()) -> dict[str, Callable[[], Step]]:
-    return all_contenders("mobilenet", size, SGD)
+    return all_contenders("mobilenet", size, SGD._replace(learning_rate=size.learning_rate))

@@ -11,4 +11,4 @@ NAME = "ResNet-50 (v1.5, 64x64 images)"
 
 
 def contenders(size: ResNet = ResNet()) -> dict[str, Callable[[], Step]]:
-    return all_contenders("resnet50", size, SGD)
+    return all_contenders("resnet50", size, SGD._replace(learning_rate=size.learning_rate))
