@@ -2,7 +2,8 @@
 
 A module has ``NAME`` and ``contenders()``, a dict of functions by framework. Each builds a
 ``Step``: ``run()`` does one step and waits for it, ``first_losses`` are those of the first steps
-from the weights and batches that all share.
+from the weights and batches that all share. ``JUDGED`` says how many of them are compared, if not
+all.
 """
 
 import importlib
@@ -51,9 +52,9 @@ def measure_step(module: Any, budget: float, rounds: int) -> dict[str, Any]:
             results[name] = {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
         else:
             results[name] = {"status": "ok"}
-    for name, reason in strangers(
-        {name: step.first_losses for name, step in steps.items()}
-    ).items():
+    judged = getattr(module, "JUDGED", None)
+    losses = {name: step.first_losses[:judged] for name, step in steps.items()}
+    for name, reason in strangers(losses).items():
         results[name] = {"status": "wrong", "reason": reason}
     ready = {name: step.run for name, step in steps.items() if results[name]["status"] == "ok"}
     start = mark()

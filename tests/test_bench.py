@@ -241,6 +241,9 @@ def test_whole_steps_must_lose_alike():
     assert row["contenders"]["jlayers"]["step"]["compile"] == 0.2
     assert ratios.modes(row) == ["step"]
     assert math.isfinite(ratios.ratios(row, "step").to_peer)
+    first = types.SimpleNamespace(NAME="MLP", contenders=lambda: contenders, JUDGED=1)
+    row = whole_steps.measure_step(first, 0.01, 3)
+    assert row["contenders"]["keras"]["status"] == "ok"
     assert whole_steps.strangers({"a": [], "b": [1.0]}) == {"a": "gives no losses to compare"}
 
 

@@ -16,7 +16,7 @@ from bench.steps.weights import by_name, draw, fill, plain
 
 TINY = {
     mlp: Perceptron(4, 6, (5, 7), 3),
-    resnet50: ResNet(4, 32, 5, 4, (2, 1), 0.01),
+    resnet50: ResNet(4, 32, 5, 4, (2, 1)),
     depthwise: MobileNet(4, 16, 5, 4, ((1, 4, 1, 1), (2, 6, 2, 2)), 8, 0.01),
     lstm_lm: LanguageModel(2, 4, 11, 6, 5, 2),
     transformer: Transformer(2, 8, 11, 8, 2, 2),

@@ -13,18 +13,13 @@ class Perceptron(NamedTuple):
 
 
 class ResNet(NamedTuple):
-    """``blocks`` bottlenecks a stage, of ``width`` in the first and twice as wide in each next.
-
-    Batch norm over few numbers makes the first steps of a deep network chaotic: at a rate of 0.01
-    rounding alone moves the second loss by 5%. At a small ``learning_rate`` losses can be compared.
-    """
+    """``blocks`` bottlenecks a stage, of ``width`` in the first and twice as wide in each next."""
 
     batch: int = 8
     image: int = 64
     classes: int = 1000
     width: int = 64
     blocks: tuple[int, ...] = (3, 4, 6, 3)
-    learning_rate: float = 3e-5
 
     def bottlenecks(self) -> list[tuple[int, int, bool]]:
         """Width, stride and whether the shortcut has a convolution, of each."""
@@ -36,7 +31,11 @@ class ResNet(NamedTuple):
 
 
 class MobileNet(NamedTuple):
-    """``stages``: expansion, features, number of blocks and stride of the first, as published."""
+    """``stages``: expansion, features, number of blocks and stride of the first, as published.
+
+    Batch norm over few numbers makes the first steps chaotic: at a rate of 0.01 rounding alone moves
+    the losses by 1%. At a small ``learning_rate`` they can be compared.
+    """
 
     batch: int = 16
     image: int = 64

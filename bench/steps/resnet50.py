@@ -8,7 +8,10 @@ from .optimizers import SGD
 from .step import Step
 
 NAME = "ResNet-50 (v1.5, 64x64 images)"
+# Of this size only the first loss is everybody's: in 50 layers with batch norm rounding grows until it
+# moves the second by 5%, whatever the rate. The gradients are judged in the tests, on a small one.
+JUDGED = 1
 
 
 def contenders(size: ResNet = ResNet()) -> dict[str, Callable[[], Step]]:
-    return all_contenders("resnet50", size, SGD._replace(learning_rate=size.learning_rate))
+    return all_contenders("resnet50", size, SGD)
