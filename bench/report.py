@@ -228,7 +228,7 @@ def _ratio_cells(r: Ratios) -> list[str]:
 def milliseconds_table(rows: dict[str, Result]) -> str:
     """Everybody's medians, all modes in one cell."""
     there = dict.fromkeys(who for row in rows.values() for who in row["contenders"])
-    everyone = sorted(there, key=lambda who: list(FRAMEWORKS).index(who.split()[0]))
+    everyone = sorted(there, key=_place)
     lines = []
     for name, row in rows.items():
         cells = []
@@ -239,6 +239,13 @@ def milliseconds_table(rows: dict[str, Result]) -> str:
         lines.append([f"`{name}`", *cells])
     shown = dict.fromkeys(mode for row in rows.values() for mode in modes(row))
     return f"\nMilliseconds, {' / '.join(shown)}:\n\n" + table(["row", *everyone], lines)
+
+
+def _place(who: str) -> int:
+    """Where a contender stands: variants ("jlayers loop") beside their framework, others last."""
+    order = list(FRAMEWORKS)
+    framework = who.replace(",", "").split()[0]
+    return order.index(framework) if framework in order else len(order)
 
 
 def questions_table(rows: dict[str, Result]) -> str:

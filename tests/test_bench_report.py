@@ -31,6 +31,15 @@ STORED = {
         "run": "2026-01-03T00:00:00Z",
         "contenders": {"jlayers": timed(0.002), "linen": timed(0.001)},
     },
+    "x-4": {
+        "op": "step",
+        "run": "2026-01-03T00:00:00Z",
+        "contenders": {
+            "by hand": timed(2.0),
+            "jlayers, 32 steps a call": timed(1.0),
+            "jlayers": timed(2.0),
+        },
+    },
     "x-3": {
         "op": "conv",
         "run": "2026-01-03T00:00:00Z",
@@ -57,16 +66,20 @@ def test_the_page_and_the_picture_come_from_what_is_stored(tmp_path):
             "runs": {f"2026-01-0{day}T00:00:00Z": versions for day in (1, 2, 3)},
             "rows": STORED,
         }
-        results.write(tmp_path, stored, ["x-2", "x-1", "x-3", "gone"])
+        results.write(tmp_path, stored, ["x-2", "x-1", "x-3", "x-4", "gone"])
     kept = json.loads((tmp_path / "cpu" / "conv.json").read_text())["rows"]
-    assert list(kept) == ["x-2", "x-1", "x-3"]
+    assert list(kept) == ["x-2", "x-1", "x-3", "x-4"]
     page, picture = report.write(tmp_path, tmp_path)
     text = page.read_text()
     assert text.index("## AMD Something, 2 cores (CPU)") < text.index("## NVIDIA Other (GPU)")
     assert "Measured 2026-01-02 to 2026-01-03 with jax 0.10.2. Set: `XLA_FLAGS=--x`." in text
-    assert "| conv | forward | 2 of 3 | 1.00x | 3.00x | 0.50x | 2.00x |" in text
+    assert "| conv | forward | 3 of 4 | 1.00x | 3.00x | 0.50x | 2.00x |" in text
     assert "| `x-1` | forward | 2 | 2.00x nnx | 3.00x | 0.50x | 2.00x | 2.0 (9.0) |" in text
-    assert "| `x-1` | 2 | 6 | - | 4 | wrong | 1 |" in text
+    assert (
+        "| row | jlayers | jlayers, 32 steps a call | lax | linen | nnx | haiku | torch | by hand |"
+        in text
+    )
+    assert "| `x-1` | 2 | - | 6 | - | 4 | wrong | 1 | - |" in text
     assert "Behind the best peer (below 0.97x): x-2 (forward, 0.50x of linen)." in text
     assert "x-1: haiku (`forward: 'y'[1][0] off | by far`)" in text
     assert "not to be trusted: x-1 (50%)" in text

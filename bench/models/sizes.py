@@ -33,8 +33,8 @@ class ResNet(NamedTuple):
 class MobileNet(NamedTuple):
     """``stages``: expansion, features, number of blocks and stride of the first, as published.
 
-    Batch norm over few numbers makes the first steps chaotic: at a rate of 0.01 rounding alone moves
-    the losses by 1%. At a small ``learning_rate`` they can be compared.
+    Batch norm over few numbers makes the first steps chaotic: at a rate of 0.01 rounding alone
+    moves the losses by 1%. At a small ``learning_rate`` they can be compared.
     """
 
     batch: int = 16
