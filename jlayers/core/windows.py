@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .derive import pullback
+
 Pads = str | Sequence[tuple[int, int]]
 # A side of a window that is longer is reduced by XLA: taken apart, the program would be as long.
 _LONG = 32
@@ -88,6 +90,11 @@ class Windows(NamedTuple):
         window, stride, (low, _) = self.window[axis], self.strides[axis], self.padding[axis]
         here, many = axis + 1, ct.shape[axis + 1]
         before, after = ct.shape[:here], ct.shape[here + 1 :]
+        if at is None and window > max(_LONG, stride):
+            # One part of the program for each tap would be too many.
+            zero = np.array(0, ct.dtype)
+            image = jax.ShapeDtypeStruct((*before, size, *after), ct.dtype)
+            return pullback(lambda x: self.reduce(x, zero, lax.add), image, ct)  # type: ignore[arg-type]
         steps, reach = -(-(low + size) // stride), (window - 1) // stride
 
         def of_tap(parts: Sequence[jax.Array], tap: jax.Array | int) -> jax.Array:
