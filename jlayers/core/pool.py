@@ -248,9 +248,9 @@ def _gathered(x: jax.Array, ct: jax.Array, how: Windows) -> jax.Array:
         x = how.along(axis).by_axis(axis, x, lowest, lax.max)
     for axis in axes:
         alone, image = how.along(axis), images[axis]
-        parts = [part for _, part in alone.taps(image, lowest)]
-        best, at = parts[0], jnp.zeros_like(ct, jnp.int32)
-        for number, part in enumerate(parts[1:], 1):
+        best, *others = alone.taps(image, lowest)
+        at = jnp.zeros_like(ct, jnp.int32)
+        for number, part in enumerate(others, 1):
             won = part > best
             best, at = jnp.where(won, part, best), jnp.where(won, number, at)
         ct = alone.gather(axis, ct, image.shape[axis + 1], at)

@@ -72,8 +72,7 @@ class Windows(NamedTuple):
         # Taps of a padded image are parts of a padded copy, which costs more than it saves.
         if any(self.padding[axis]) or self.window[axis] > _LONG:
             return self.reduce(x, start, combine)
-        parts = (part for _, part in self.taps(x, start))
-        return functools.reduce(combine, parts)
+        return functools.reduce(combine, self.taps(x, start))
 
     def gather(self, axis: int, ct: jax.Array, size: int, at: jax.Array | None = None) -> jax.Array:
         """For each pixel along ``axis`` the sum over the windows that it lies in, as ``ct`` has it.
@@ -130,8 +129,8 @@ class Windows(NamedTuple):
         y = y.reshape(*before, steps * stride, *after)
         return lax.slice_in_dim(y, low, low + size, axis=here)
 
-    def taps(self, x: jax.Array, start: np.ndarray) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-        """Every position in the window with what stands there, for all windows at once."""
+    def taps(self, x: jax.Array, start: np.ndarray) -> Iterator[jax.Array]:
+        """What stands at each position in the window, for all windows at once."""
         if any(map(any, self.padding)):
             edges = [(0, 0, 0), *((*pads, 0) for pads in self.padding), (0, 0, 0)]
             x = lax.pad(x, start, edges)
@@ -139,15 +138,8 @@ class Windows(NamedTuple):
         size = [(n - k) // s + 1 for n, k, s in axes]
         for tap in itertools.product(*map(range, self.window)):
             stop = [t + (m - 1) * s + 1 for t, m, s in zip(tap, size, self.strides, strict=True)]
-            yield (
-                tap,
-                lax.slice(
-                    x,
-                    (0, *tap, 0),
-                    (x.shape[0], *stop, x.shape[-1]),
-                    (1, *self.strides, 1),
-                ),
-            )
+            limits = (x.shape[0], *stop, x.shape[-1])
+            yield lax.slice(x, (0, *tap, 0), limits, (1, *self.strides, 1))
 
 
 def interleave(phases: Sequence[jax.Array], strides: Sequence[int]) -> jax.Array:
