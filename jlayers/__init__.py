@@ -29,12 +29,17 @@ from .layers import (
     SelfAttention,
     SimpleRNN,
 )
-from .lifting import Pair, lift, out_spec, stateless, without_state
+from .lifting import Pair, lift, on_sequence, out_spec, stateless, without_state
+from .masking import Takes
 from .merges import add, average, concat, maximum, minimum, multiply, residual
 from .namespace import Namespace
 from .over_time import bidirectional, each_step
 from .paths import flatten, rewrite, select, unflatten, walk
+from .reach import Reach
+from .sequence import Sequence
 from .specs import spec
+from .streaming import Streamed, reach, stream
+from .streams import Stream
 from .summary import Summary, summary
 from .wrappers import ensemble, remat, repeat
 
@@ -63,10 +68,15 @@ __all__ = [
     "Namespace",
     "Pair",
     "RMSNorm",
+    "Reach",
     "Reshape",
     "SelfAttention",
+    "Sequence",
     "SimpleRNN",
+    "Stream",
+    "Streamed",
     "Summary",
+    "Takes",
     "add",
     "average",
     "bidirectional",
@@ -84,8 +94,10 @@ __all__ = [
     "maximum",
     "minimum",
     "multiply",
+    "on_sequence",
     "out_spec",
     "parallel",
+    "reach",
     "remat",
     "repeat",
     "residual",
@@ -94,6 +106,7 @@ __all__ = [
     "serial",
     "spec",
     "stateless",
+    "stream",
     "summary",
     "unflatten",
     "walk",

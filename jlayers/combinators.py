@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .compose import Body, composite
+from .compose import composite
 from .errors import LayerError
 from .factory import factory
 from .layer import Layer
@@ -13,6 +13,7 @@ from .lifting import lift_child
 from .namespace import Namespace
 from .naming import name_children
 from .specs import PyTree, show, specs_of
+from .streaming import Body
 
 
 def _adopt(layers: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Layer]:

@@ -12,13 +12,15 @@ from .errors import LayerError, located
 from .factory import factory
 from .layer import Layer
 from .lifting import lift_child
-from .namespace import Applying, Declaring, Namespace, merge_entry
-from .naming import check_name, child_key
+from .masking import THROUGH
+from .namespace import Applying, Declaring
+from .naming import check_name, child_key, merge_entry
 from .parameters import make
 from .specs import Params, PyTree, State
+from .streaming import Body, stream_of_body
+from .streams import Stream
 from .trace import Trace, init_child, trace
 
-Body = Callable[[Namespace, PyTree], PyTree]
 _RESERVED = ("children", "key", "param", "train", "variable")
 
 
@@ -28,11 +30,24 @@ def composite(
     *,
     name: str | None = None,
     rebuild: Callable[[dict[str, Layer]], Layer],
+    each_step: bool = False,
+    unstreamed: str | None = None,
 ) -> Layer:
     """A layer from a body and its named children: what ``compose`` and the combinators are.
 
     A single child named ``""`` is transparent: its parameters are the layer's own.
+
+    Args:
+      body: a function of the namespace and the input.
+      children: by name.
+      name: the kind.
+      rebuild: the same around other children.
+      each_step: whether the steps of a sequence do not meet in it, whatever the children do.
+      unstreamed: why it cannot be streamed, if not for its children.
     """
+    stream: Stream | str | None = unstreamed
+    if unstreamed is None and not each_step:
+        stream = stream_of_body(body, children, lambda: layer)
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         f = Declaring(children, x, key)
@@ -69,6 +84,8 @@ def composite(
         rebuild=rebuild,
         abstract=abstract,
         by_path=True,
+        takes=THROUGH,
+        stream=stream,
     )
     return layer
 

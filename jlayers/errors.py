@@ -39,6 +39,9 @@ _MENDS = (
     (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) in the place of x[mask]"),
     (jax.errors.ConcretizationTypeError, "Python numbers and shapes cannot depend on them"),
 )
+# JAX refuses whatever is no array in many words, with the class among them.
+_NO_ARRAY = "jlayers.Sequence'>"
+_MAP = "x.map(function), or the function as a child of its own; arithmetic works as it is"
 # Of a deep model's layers before the one that failed, the last ones matter.
 _SHOWN = 12
 _WIDTH = 72
@@ -180,10 +183,13 @@ def _failure(error: Any, subject: str = "") -> LayerError:
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         problem = f"{subject} raised {type(error).__name__}" + (f": {first}" if first else "")
         mends = [mend for kind, mend in _MENDS if isinstance(error, kind)]
-        error._jlayers_failure = LayerError(
-            problem.strip(),
-            mend=f"a layer is traced, its values are not known: {mends[0]}" if mends else None,
-        )
+        mend = f"a layer is traced, its values are not known: {mends[0]}" if mends else None
+        if _NO_ARRAY in str(error):
+            problem, mend = (
+                "a Sequence stands where an array belongs, and would lose its mask",
+                _MAP,
+            )
+        error._jlayers_failure = LayerError(problem.strip(), mend=mend)
     return error._jlayers_failure  # type: ignore[no-any-return]
 
 

@@ -7,15 +7,17 @@ from types import MappingProxyType
 from typing import Any, ParamSpec
 
 import jax
-import jax.numpy as jnp
 
 from . import checks
 from .errors import LayerError, boundary, caller_site, cut, located
 from .fit import check_fit, check_tree
+from .frozen import Frozen
 from .initializing import make_all, path_of
+from .masking import STEPS, THROUGH, Takes, taking_sequences
 from .naming import check_name
 from .representation import function_text
-from .specs import Params, PyTree, State, brief, placeholders, show, specs_of
+from .specs import Params, PyTree, State, as_array, brief, placeholders, specs_of
+from .streams import Stream, filling
 from .trace import Trace, checked_result, init_child, run_pair, trace
 
 P = ParamSpec("P")
@@ -29,7 +31,7 @@ class _Required:
 _REQUIRED: Any = _Required()
 
 
-class Layer:
+class Layer(Frozen):
     """A pair of pure functions, and a small description of itself.
 
     ::
@@ -52,6 +54,8 @@ class Layer:
       children: layers inside this one by name; the name ``""`` says that the child goes by the
         layer's own name and that its parameters are the layer's own.
       rebuild: the same layer around other children of the same names.
+      takes: how it takes a ``Sequence``: by default step by step.
+      stream: its ``Stream`` if it is causal in time and mixes steps; or why it has none.
 
     Attributes:
       kind: what a parent names the layer after: ``dense``, ``dense_1``, ...
@@ -71,13 +75,14 @@ class Layer:
     """
 
     __slots__ = (
-        "__weakref__",
         "_abstract",
         "_apply",
         "_by_path",
         "_init",
         "_named",
         "_rebuild",
+        "_stream",
+        "_takes",
         "_text",
         "_traces",
         "children",
@@ -98,6 +103,8 @@ class Layer:
     _abstract: Callable[..., tuple[Trace, PyTree]]
     _by_path: bool
     _named: bool
+    _stream: Stream | str | None
+    _takes: Takes
     _text: Callable[[], str]
     _traces: dict[Any, Trace]
 
@@ -113,6 +120,8 @@ class Layer:
         copies: int = 1,
         abstract: Callable[..., tuple[Trace, PyTree]] = run_pair,
         by_path: bool = False,
+        takes: Takes = STEPS,
+        stream: Stream | str | None = None,
     ):
         checks.function("Layer's init", init, "key, x")
         checks.function("Layer's apply", apply, "params, state, x", by_name="key, train")
@@ -121,6 +130,10 @@ class Layer:
         if children and rebuild is None:
             raise LayerError("a layer with children needs rebuild", mend="rebuild=lambda new: ...")
         kind = name or "layer"
+        given = (init, apply)
+        init, apply = taking_sequences(init, apply, takes)
+        if isinstance(stream, Stream) and takes.kind == "own":
+            stream = filling(stream)
         self._set(
             kind=kind,
             maker=kind,
@@ -128,12 +141,14 @@ class Layer:
             copies=copies,
             site=caller_site(),
             _named=name is not None,
-            _text=lambda: f"Layer({function_text(init)}, {function_text(apply)}, name={kind!r})",
+            _text=lambda: f"Layer({', '.join(map(function_text, given))}, name={kind!r})",
             _init=init,
             _apply=apply,
             _rebuild=rebuild,
             _abstract=abstract,
             _by_path=by_path,
+            _takes=takes,
+            _stream=stream,
             _traces={},
         )
 
@@ -205,7 +220,7 @@ class Layer:
                 checks.typed_key(key)
             checks.train_flag(train)
             found = trace(self, x)
-            x = jax.tree.map(_as_array, x)
+            x = jax.tree.map(as_array, x)
             check_fit(params, found.params, "params", x, beside=state)
             check_fit(state, found.state, "state", x)
             y, new_state = checked_result(self._apply(params, state, x, key=key, train=train))
@@ -250,28 +265,6 @@ class Layer:
                 mend="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
             )
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not set")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not deleted")
-
-    def __copy__(self) -> Layer:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
-        return self
-
-    def _set(self, **fields: Any) -> None:
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def _copy(self, **changes: Any) -> Layer:
-        copy = object.__new__(type(self))
-        fields = (name for name in self.__slots__ if name != "__weakref__")
-        copy._set(**({name: getattr(self, name) for name in fields} | changes))
-        return copy
-
     def _stand_in(self, calls: list[PyTree]) -> Layer:
         """A layer of the same shapes that computes nothing and notes the input of each call."""
 
@@ -285,14 +278,4 @@ class Layer:
             calls.append(specs_of(x))
             return placeholders(trace(self, x).out), state
 
-        return Layer(init, apply, name=self.kind)._copy(maker=self.maker)
-
-
-def _as_array(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        raise LayerError(
-            "apply got a spec, and computes with arrays",
-            got=show(leaf),
-            mend="jl.out_spec(layer, x) for shapes alone",
-        )
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+        return Layer(init, apply, name=self.kind, takes=THROUGH)._copy(maker=self.maker)

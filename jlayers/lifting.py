@@ -12,6 +12,7 @@ from . import checks
 from .errors import LayerError, boundary, located
 from .factory import factory
 from .layer import Layer
+from .masking import Takes
 from .naming import snake_case
 from .representation import function_name, function_text
 from .specs import Params, PyTree, State, brief, path_text
@@ -103,6 +104,31 @@ def lift(layer: Any) -> Layer:
 
     kind = snake_case(function_name(layer))
     return Layer(init, apply, name=kind)._copy(_named=False, _text=lambda: function_text(layer))
+
+
+@factory
+def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
+    """A function of a whole ``Sequence`` as a layer, mask and all; of an array as it is.
+
+    Functions are layers that act on each step alone: of a ``Sequence`` they see the values. One
+    that mixes steps has to say so, and to mind the mask.
+
+    Args:
+      function: of the input, to a Sequence, an array, or a tree of these.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> last = jl.on_sequence(jl.Sequence.last)
+    >>> x = jl.Sequence.from_lengths(jnp.arange(6.0).reshape(2, 3), [2, 3])
+    >>> last.apply({}, {}, x)[0].tolist()
+    [1.0, 5.0]
+    """
+    _check_one_argument(function)
+    return Layer(
+        lambda key, x: ({}, {}),
+        lambda params, state, x, *, key, train: (function(x), state),
+        takes=Takes("own"),
+        stream="it is a function of the whole sequence",
+    )
 
 
 def lift_child(name: str, layer: Any) -> Layer:

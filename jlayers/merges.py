@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from .factory import factory
 from .layer import Layer
 from .lifting import lift_child
 from .namespace import Namespace
+from .sequence import Sequence, is_sequence, join, mapped
 from .specs import PyTree, show, specs_of
 
 
@@ -37,7 +38,7 @@ def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
     """
     axis = checks.integer("axis", axis)
 
-    def body(f: Namespace, x: PyTree) -> jax.Array:
+    def body(f: Namespace, x: PyTree) -> Any:
         named_outputs = _outputs(f, x)
         outputs = list(named_outputs.values())
         rank = outputs[0].ndim
@@ -51,7 +52,9 @@ def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
                 expected="one dtype, and equal sizes on all other axes",
                 got=_shown(named_outputs),
             )
-        return jnp.concatenate(outputs, axis)
+        if at == 1 and f.streaming:
+            raise LayerError("cannot be streamed: it puts sequences one after the other")
+        return concatenate(outputs, at)
 
     return of_layers(body, layers, named, lambda *a, **k: concat(*a, axis=axis, **k))
 
@@ -132,7 +135,7 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
     if shortcut is not None:
         children["shortcut"] = lift_child("shortcut", shortcut)
 
-    def body(f: Namespace, x: PyTree) -> jax.Array:
+    def body(f: Namespace, x: PyTree) -> Any:
         y = f["body"](x)
         shortcut = f["shortcut"](x) if "shortcut" in children else x
         terms = {"shortcut": shortcut, "body": y}
@@ -141,24 +144,23 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
         if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
             mend = f"residual(..., shortcut=Dense({y.shape[-1]}))"
         _same(terms, mend)
-        total: jax.Array = shortcut + y
-        return total
+        return _together(jnp.add, shortcut, y)
 
     return composite(body, children, rebuild=lambda new: residual(new["body"], new.get("shortcut")))
 
 
 def _merge(
-    layers: Sequence[Any],
+    layers: tuple[Any, ...],
     named: Mapping[str, Any],
     again: Callable[..., Layer],
     pair: Callable[[jax.Array, jax.Array], jax.Array],
     finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
 ) -> Layer:
-    def body(f: Namespace, x: PyTree) -> jax.Array:
+    def body(f: Namespace, x: PyTree) -> Any:
         outputs = _outputs(f, x)
         _same(outputs)
-        total = functools.reduce(pair, outputs.values())
-        return finish(total, len(outputs))
+        total = functools.reduce(functools.partial(_together, pair), outputs.values())
+        return _together(lambda total: finish(total, len(outputs)), total)
 
     return of_layers(body, layers, named, again)
 
@@ -176,6 +178,29 @@ def _outputs(f: Namespace, x: PyTree) -> dict[str, jax.Array]:
         outputs = {f"input {name}": entry for name, entry in entries.items()}
     _arrays(outputs)
     return outputs
+
+
+def concatenate(parts: Any, axis: int) -> Any:
+    """Arrays, or Sequences, put together along ``axis``; along the steps, their masks too.
+
+    Raises:
+      LayerError: for Sequences and arrays along rows or steps.
+    """
+    if not any(map(is_sequence, parts)):
+        return jnp.concatenate(parts, axis)
+    if axis > 1:
+        return mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
+    if not all(map(is_sequence, parts)):
+        raise LayerError("puts Sequences and arrays one after the other", mend="jl.Sequence(x)")
+    values = jnp.concatenate([part.fill() for part in parts], axis)
+    return join(values, jnp.concatenate([part.mask for part in parts], axis))
+
+
+def _together(function: Callable[..., jax.Array], *terms: Any) -> Any:
+    """A function of arrays, elementwise, on arrays or Sequences."""
+    if any(isinstance(term, Sequence) for term in terms):
+        return mapped(function, terms)
+    return function(*terms)
 
 
 def _arrays(terms: Mapping[str, Any]) -> None:

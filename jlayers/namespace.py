@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .errors import LayerError, located
 from .layer import Layer
-from .naming import check_name, child_key
+from .naming import check_name, child_key, entry_of, merge_entry
 from .parameters import Initializer, cast_like, make
 from .specs import Params, PyTree, State, checked_spec, show, specs_of, storage_dtype
 from .trace import Declaration, Trace, run
@@ -62,9 +62,11 @@ class Namespace:
     Attributes:
       train: whether this is a training step, a Python bool.
       children: the names of the children, in order.
+      streaming: whether ``x`` is a block of a sequence, of which others may come.
     """
 
     train: bool
+    streaming = False
 
     def __init__(self, children: Mapping[str, Layer], x: PyTree, key: Any, train: bool):
         self.train = train
@@ -254,11 +256,16 @@ class Applying(Namespace):
         # From the parent's key: a key folded with 1 is a part of split(key), which the first call
         # may have drawn from. No child's name holds a slash.
         key = child_key(self._key, f"{name}/{again}" if again else name)
-        params = _entry(self._params, name)
-        state = self._state_of_children.get(name, _entry(self._old_state, name))
-        y, new_state = child._apply(params, state, x, key=key, train=self.train)
-        self._state_of_children[name] = new_state
+        params = entry_of(self._params, name)
+        state = self._state_of_children.get(name, entry_of(self._old_state, name))
+        call = f"{name}/{again}" if again else name
+        y, self._state_of_children[name] = self._run_call(call, child, params, state, x, key)
         return y
+
+    def _run_call(
+        self, call: str, child: Layer, params: Params, state: State, x: PyTree, key: Any
+    ) -> tuple[PyTree, State]:
+        return child._apply(params, state, x, key=key, train=self.train)
 
     def _param(self, name: str, wanted: Declaration) -> Any:
         return self._declared(self._params, name)
@@ -282,14 +289,3 @@ class Applying(Namespace):
             if state:
                 merge_entry(new, name, state)
         return new
-
-
-def _entry(tree: Mapping[str, Any], name: str) -> Any:
-    return tree.get(name, {}) if name else tree
-
-
-def merge_entry(tree: dict[str, Any], name: str, entry: Mapping[str, Any]) -> None:
-    if name:
-        tree[name] = entry
-    else:
-        tree.update(entry)

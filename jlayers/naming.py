@@ -78,3 +78,16 @@ def child_key(key: Any, name: str) -> Any:
     if isinstance(key, Path):
         return key.fold_in(_stable_hash(name))
     return jax.random.fold_in(key, _stable_hash(name))
+
+
+def entry_of(tree: Mapping[str, Any], name: str) -> Any:
+    """What a tree holds for the child ``name``; the tree itself for the empty name."""
+    return tree.get(name, {}) if name else tree
+
+
+def merge_entry(tree: dict[str, Any], name: str, entry: Mapping[str, Any]) -> None:
+    """Puts a child's ``entry`` into its parent's tree."""
+    if name:
+        tree[name] = entry
+    else:
+        tree.update(entry)

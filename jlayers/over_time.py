@@ -14,6 +14,7 @@ from .layer import Layer
 from .lifting import lift, lift_child
 from .merges import concat
 from .namespace import Namespace
+from .sequence import Sequence, is_sequence
 from .specs import PyTree, show, specs_of
 
 
@@ -50,19 +51,30 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
                     "takes sequences", expected="(batch, time, ...)", got=show(specs_of(x))
                 )
         ahead = f["forward"](x)
-        behind = f["backward"](jax.tree.map(_reverse_time, x))
-        behind = jax.tree.map(lambda y: _reverse_time(y) if y.ndim > 2 else y, behind)
+        behind = f["backward"](_reversed(x))
+        behind = _reversed(behind, of_rank=3)
         return f["merge"]((ahead, behind))
 
     return composite(
         body,
         children,
         rebuild=lambda new: bidirectional(new["forward"], new["merge"], backward=new["backward"]),
+        unstreamed="it reads the sequence from both ends",
     )
 
 
-def _reverse_time(x: jax.Array) -> jax.Array:
-    return jnp.flip(x, 1)
+def _reversed(x: PyTree, of_rank: int = 2) -> PyTree:
+    """The tree backwards in time, where it has sequences: arrays of that rank, and Sequences.
+
+    The padding of a Sequence comes first then, which is the same to a layer: padding is no step.
+    """
+
+    def flip(node: Any) -> Any:
+        if isinstance(node, Sequence):
+            return node._reversed()
+        return jnp.flip(node, 1) if node.ndim >= of_rank else node
+
+    return jax.tree.map(flip, x, is_leaf=is_sequence)
 
 
 @factory
@@ -99,4 +111,10 @@ def each_step(layer: Any) -> Layer:
                 )
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), y)
 
-    return composite(body, {"": layer}, name=layer.kind, rebuild=lambda new: each_step(new[""]))
+    return composite(
+        body,
+        {"": layer},
+        name=layer.kind,
+        rebuild=lambda new: each_step(new[""]),
+        each_step=True,
+    )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import sequence
 from .core.dtypes import at_least_float32
 from .errors import LayerError, boundary, cut
 from .representation import value_text
@@ -69,6 +70,21 @@ def _spec_of(leaf: Any, what: str) -> Spec:
     )
 
 
+def as_array(leaf: Any) -> jax.Array:
+    """What a user passed for an input's array.
+
+    Raises:
+      LayerError: for a spec.
+    """
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise LayerError(
+            "apply got a spec, and computes with arrays",
+            got=show(leaf),
+            mend="jl.out_spec(layer, x) for shapes alone",
+        )
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+
+
 def refuse_numbers(x: PyTree) -> None:
     """Raises where an input holds a tuple of Python numbers, which most likely is a shape."""
     for node in jax.tree.leaves(x, is_leaf=_is_numbers):
@@ -117,6 +133,8 @@ def _placeholder(leaf: Spec) -> jax.Array:
 
 def show(tree: PyTree) -> str:
     """``float32[32, 784]``; tuples and dicts of these; all else as code, on one line."""
+    if sequence.is_sequence(tree):
+        return f"Sequence {show(tree.values)}"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}[{', '.join(map(str, tree.shape))}]"
     if isinstance(tree, dict):

@@ -18,8 +18,12 @@ from .factory import factory
 from .initializing import Path
 from .layer import Layer
 from .lifting import lift, out_spec
-from .specs import Params, PyTree, State, brief, show, specs_of
-from .trace import init_child
+from .masking import THROUGH, with_reach
+from .reach import Reach
+from .sequence import sequences_in
+from .specs import Params, PyTree, State, brief, show, spec_key, specs_of
+from .streams import Carry, Stream, stream_of
+from .trace import init_child, trace
 
 Policy = Callable[..., bool]
 
@@ -54,7 +58,7 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     def init(key: Any, x: PyTree) -> tuple[Params, State]:
         with located(inner):
             y = out_spec(inner, x)
-        if y != specs_of(x):
+        if spec_key(with_reach(y, None)) != spec_key(with_reach(specs_of(x), None)):
             raise LayerError(
                 "the output of a repeated layer differs from its input",
                 expected=show(specs_of(x)),
@@ -73,10 +77,25 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
         if remat:
             policy = None if remat is True else remat
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
-        y, new_state = lax.scan(step, x, (params, state, _keys(key, n)), length=n)
-        return y, new_state if train else state
+        # What is noted of the reach is no part of the loop's carry, which must not change.
+        plain = with_reach(x, None)
+        y, new_state = lax.scan(step, plain, (params, state, _keys(key, n)), length=n)
+        return _seen_through(inner, n, x, y), new_state if train else state
 
-    return _wrapper(inner, init, apply, lambda new: repeat(new, n, remat), n)
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        return _stacked_start(inner, n, params, state, x, capacity)
+
+    def block(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
+    ) -> tuple[PyTree, Carry]:
+        def step(x: PyTree, copy: Any) -> tuple[PyTree, Carry]:
+            params, state, carry, key = copy
+            with located(inner):
+                return stream_of(inner).step(params, state, carry, x, key=key, train=train)
+
+        return lax.scan(step, x, (params, state, carry, _keys(key, n)), length=n)
+
+    return _wrapper(inner, init, apply, lambda new: repeat(new, n, remat), n, Stream(start, block))
 
 
 @factory
@@ -106,7 +125,8 @@ def ensemble(layer: Any, n: int) -> Layer:
         y, new_state = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
         return y, new_state if train else state
 
-    return _wrapper(inner, init, apply, lambda new: ensemble(new, n), n)
+    unstreamed = "the copies' outputs do not begin with (batch, time)"
+    return _wrapper(inner, init, apply, lambda new: ensemble(new, n), n, unstreamed)
 
 
 @factory
@@ -138,7 +158,20 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
     def init(key: Any, x: PyTree) -> tuple[Params, State]:
         return init_child(inner, key, x)
 
-    return _wrapper(inner, init, apply, lambda new: remat(new, policy), 1)
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        with located(inner):
+            return stream_of(inner).start(params, state, x, capacity=capacity)
+
+    def step(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
+    ) -> tuple[PyTree, Carry]:
+        def run(params: Params, state: State, carry: Carry, x: PyTree, key: Any) -> Any:
+            with located(inner):
+                return stream_of(inner).step(params, state, carry, x, key=key, train=train)
+
+        return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
+
+    return _wrapper(inner, init, apply, lambda new: remat(new, policy), 1, Stream(start, step))
 
 
 def _wrapper(
@@ -147,6 +180,7 @@ def _wrapper(
     apply: Callable[..., tuple[PyTree, State]],
     again: Callable[[Layer], Layer],
     copies: int,
+    stream: Stream | str,
 ) -> Layer:
     return Layer(
         init,
@@ -156,7 +190,31 @@ def _wrapper(
         rebuild=lambda new: again(new[""]),
         copies=copies,
         by_path=True,
+        takes=THROUGH,
+        stream=stream,
     )
+
+
+def _stacked_start(
+    layer: Layer, n: int, params: Params, state: State, x: PyTree, capacity: int | None
+) -> Carry:
+    def one(params: Params, state: State) -> Carry:
+        with located(layer):
+            return stream_of(layer).start(params, state, x, capacity=capacity)
+
+    return jax.vmap(one, axis_size=n)(params, state)
+
+
+def _seen_through(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
+    """``y`` with what n copies on ``x`` see, where what ``x`` sees is noted."""
+    reaches = [sequence._reach for sequence in sequences_in(x)]
+    if not reaches or reaches[0] is None:
+        return y
+    (once,) = (s._reach for s in sequences_in(trace(layer, with_reach(x, Reach())).out))
+    reach = reaches[0]
+    for _ in range(n):
+        reach = reach.then(once or Reach())
+    return with_reach(y, reach)
 
 
 def _stacked_init(layer: Layer, n: int, key: Any, x: PyTree) -> tuple[Params, State]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import jax
-from jax import lax
 
 from .choice import Choice, check_method, record
 from .conv_algorithms import algorithm
@@ -14,13 +13,12 @@ from .conv_geometry import Geometry, direct
 from .dense import add_bias
 from .derive import product
 from .sharding import is_spread
+from .windows import Pads, explicit_padding
 
 # How often a pixel may be laid out: more of that costs more than the product gains.
 _SEEN_AGAIN = 3
 # Numbers in what is laid out: more of them leave the cache, and come from fresh pages at each call.
 _LAID_OUT = 3 << 20
-
-Pads = str | Sequence[tuple[int, int]]
 
 
 def conv(
@@ -55,9 +53,9 @@ def conv(
     Raises:
       ValueError: for a method that cannot compute this convolution.
     """
-    how = Geometry(
-        tuple(strides), explicit_padding(x, kernel, strides, padding, dilation), tuple(dilation)
-    )._replace(groups=groups)
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
+    pads = explicit_padding(x, extents, strides, padding)
+    how = Geometry(tuple(strides), pads, tuple(dilation), groups)
     y = convolve(x, kernel, how, method)
     return y if bias is None else add_bias(y, bias)
 
@@ -113,16 +111,3 @@ def _possible(x: jax.Array, kernel: jax.Array, how: Geometry) -> list[str]:
         "planes": how.groups == 1 and x.ndim == 5,
     }
     return [method for method, possible in conditions.items() if possible]
-
-
-def explicit_padding(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Pads, dilation: Sequence[int]
-) -> tuple[tuple[int, int], ...]:
-    """(low, high) for each spatial axis."""
-    rank = x.ndim - 2
-    if padding == "CAUSAL":
-        return ((dilation[0] * (kernel.shape[0] - 1), 0), *(((0, 0),) * (rank - 1)))
-    if isinstance(padding, str):
-        reach = [d * (k - 1) + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
-        padding = lax.padtype_to_pads(x.shape[1:-1], reach, strides, padding)
-    return tuple((int(low), int(high)) for low, high in padding)

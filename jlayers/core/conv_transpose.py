@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from .choice import Choice, check_method, record
-from .conv import Pads, choose_conv, convolve
+from .conv import choose_conv, convolve
 from .conv_algorithms import algorithm
 from .conv_geometry import Geometry, channels_last
 from .dense import add_bias
 from .derive import Bilinear, bilinear, product
 from .sharding import is_spread
-from .windows import interleave
+from .windows import Pads, interleave
 
 # Fewer channels out: putting the phases together costs more than the product with zeros.
 _WIDE = 8
@@ -63,7 +63,7 @@ def conv_transpose(
     """
     if isinstance(padding, str):
         padding = [
-            _transposed_padding(dilate * (size - 1) + 1, stride, padding)
+            transposed_padding(dilate * (size - 1) + 1, stride, padding)
             for size, stride, dilate in zip(kernel.shape, strides, dilation, strict=False)
         ]
     how = Geometry(tuple(strides), tuple(map(tuple, padding)), tuple(dilation), groups)  # type: ignore[arg-type]
@@ -218,7 +218,7 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geomet
     return jnp.swapaxes(lax.rev(found, tuple(range(x.ndim - 2))), -1, -2)
 
 
-def _transposed_padding(size: int, stride: int, padding: str) -> tuple[int, int]:
+def transposed_padding(size: int, stride: int, padding: str) -> tuple[int, int]:
     """(low, high) for a kernel of ``size``, dilation counted in, as in ``lax.conv_transpose``."""
     if padding == "SAME":
         total = size + stride - 2

@@ -101,6 +101,54 @@ def normalize(
     return y.astype(x.dtype)
 
 
+def standardize_valid(
+    x: jax.Array,
+    mask: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: float,
+    axes: Sequence[int],
+    groups: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``standardize`` by the statistics of the steps in ``mask`` alone.
+
+    Args:
+      mask: bools, of the first axes of ``x``. The rest are those of ``standardize``; the values
+        outside are finite.
+
+    Returns:
+      As ``standardize``: mean 0 and variance 1 where the mask leaves nothing.
+    """
+    wide, axes, channels = at_least_float32(x.dtype), tuple(axes), x.shape[-1]
+    inside = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
+    groups = channels if groups is None else groups
+    parts = (*x.shape[:-1], groups, channels // groups)
+    # The statistics of groups: their channels are one more axis to sum over.
+    values = x.astype(wide).reshape(parts)
+    inside = jnp.broadcast_to(inside[..., None], parts)
+    over = (*axes, len(parts) - 1)
+    count = jnp.sum(inside, over, keepdims=True, dtype=wide)
+    some = count > 0
+
+    def mean_of(values: jax.Array) -> jax.Array:
+        total = jnp.sum(jnp.where(inside, values, jnp.zeros_like(values)), over, keepdims=True)
+        return total / jnp.maximum(count, jnp.ones_like(count))
+
+    def of_channels(values: jax.Array) -> jax.Array:
+        shape = (*values.shape[:-2], groups, channels // groups)
+        return jnp.broadcast_to(values, shape).reshape(*shape[:-2], channels)
+
+    mean = mean_of(values)
+    variance = mean_of(lax.square(_centred(values, mean)))
+    variance = jnp.where(some, variance, jnp.ones_like(variance))
+    mean, variance = of_channels(mean), of_channels(variance)
+    scale, bias = (
+        None if row is None else row.reshape((1,) * (x.ndim - 1) + (channels,))
+        for row in (scale, bias)
+    )
+    return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
+
+
 def standardize(
     x: jax.Array,
     scale: jax.Array | None,

@@ -13,7 +13,7 @@ from jax import lax
 
 from .choice import Choice, check_method, record
 from .derive import with_gradient
-from .dtypes import at_least_float32
+from .dtypes import at_least_float32, lowest_of
 from .sharding import is_spread
 from .windows import Pads, Windows, explicit_padding
 
@@ -53,7 +53,7 @@ def max_pool(
       ValueError: for another method.
     """
     floating = jnp.issubdtype(x.dtype, jnp.floating)
-    lowest = np.array(-np.inf if floating else np.iinfo(x.dtype).min, x.dtype)
+    lowest = lowest_of(x.dtype)
     how = Windows(tuple(window), tuple(strides), explicit_padding(x, window, strides, padding))
 
     def direct(x: jax.Array) -> jax.Array:

@@ -35,6 +35,13 @@ class Weights(NamedTuple):
     recurrent_bias: jax.Array | None
 
 
+class _Input(NamedTuple):
+    """values (batch, time, in), and bools (batch, time) for the steps that are some, or None."""
+
+    values: jax.Array
+    mask: jax.Array | None
+
+
 def recurrence(
     cell: Cell,
     x: jax.Array,
@@ -44,6 +51,7 @@ def recurrence(
     reverse: bool,
     method: str | None,
     name: str,
+    mask: jax.Array | None = None,
 ) -> tuple[jax.Array, Carry]:
     """Runs a cell over (batch, time, in).
 
@@ -53,6 +61,7 @@ def recurrence(
       method: whether the gradient keeps the gates: ``"store"``, ``"recompute"``, or what
         ``choose_recurrence`` says.
       name: of the operation, for errors and ``explain``.
+      mask: bools (batch, time): False where a step is none, which leaves the carry as it is.
 
     Returns:
       (outputs (batch, time, H), the carry after the last step taken).
@@ -66,17 +75,20 @@ def recurrence(
     record(name, choice, choice, method)
     stores = (method or choice.method) == "store"
     present = [i for i, w in enumerate(weights) if w is not None]
-    arguments = (x, *carry, *(weights[i] for i in present))
+    masks = () if mask is None else (mask,)
+    arguments = (x, *carry, *(weights[i] for i in present), *masks)
 
-    def unpack(arguments: Sequence[jax.Array]) -> tuple[jax.Array, Carry, Weights]:
+    def unpack(arguments: Sequence[jax.Array]) -> tuple[_Input, Carry, Weights]:
         x, *rest = arguments
+        valid = rest.pop() if masks else None
         given = dict(zip(present, rest[len(carry) :], strict=True))
         unpacked = Weights(given[0], given[1], given.get(2), given.get(3))
-        return x, tuple(rest[: len(carry)]), unpacked
+        return _Input(x, valid), tuple(rest[: len(carry)]), unpacked
 
     def pack(gradients: tuple[Any, Any, Weights]) -> tuple[Any, ...]:
         dx, dcarry, dweights = gradients
-        return dx, *dcarry, *(dweights[i] for i in present)
+        # Masks have no gradient.
+        return dx, *dcarry, *(dweights[i] for i in present), *(None for _ in masks)
 
     def pick(run: Callable[..., Any]) -> Callable[..., Any]:
         chunked, whole = (Plan(cell, reverse, stores, chunked) for chunked in (True, False))
@@ -101,36 +113,38 @@ def recurrence(
 
 
 def _forward(
-    plan: Plan, x: jax.Array, carry: Carry, weights: Weights
+    plan: Plan, x: _Input, carry: Carry, weights: Weights
 ) -> tuple[tuple[jax.Array, Carry], Any]:
     """(outputs, last carry), and for the gradient the carries after all steps and stored gates."""
 
     def chunk(state: Any, start: Any, size: int, _: None) -> Any:
         carry, stacked = state
-        projected = affine(plan.take(x, start, size), weights.kernel, weights.bias)
+        projected = affine(plan.take(x.values, start, size), weights.kernel, weights.bias)
 
-        def step(carry: Carry, projected: jax.Array) -> tuple[Carry, Any]:
+        def step(carry: Carry, at: Any) -> tuple[Carry, Any]:
+            projected, valid = at
             recurrent = affine(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
             gates = plan.gates(projected, recurrent)
-            carry = plan.cell.step(gates, carry)
+            carry = _advance(plan, gates, carry, valid)
             return carry, (carry, gates if plan.stores else None)
 
-        carry, (after, gates) = lax.scan(step, carry, projected, unroll=min(size, _UNROLLED))
+        at = (projected, _valid(plan, x, start, size))
+        carry, (after, gates) = lax.scan(step, carry, at, unroll=min(size, _UNROLLED))
         stacked = tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
         return (carry, stacked), gates
 
     # Broadcast, so that they are spread over devices as the carry is.
-    stacked = tuple(_repeated(jnp.zeros_like(c), x.shape[1]) for c in carry)
-    chunks = plan.chunks(x, weights.kernel.shape[1])
+    stacked = tuple(_repeated(jnp.zeros_like(c), x.values.shape[1]) for c in carry)
+    chunks = plan.chunks(x.values, weights.kernel.shape[1])
     (carry, stacked), gates = over_chunks(chunk, (carry, stacked), None, chunks)
     return (stacked[0], carry), (stacked, gates)
 
 
 def _backward(
-    plan: Plan, x: jax.Array, carry: Carry, weights: Weights, residuals: Any, ct: Any
+    plan: Plan, x: _Input, carry: Carry, weights: Weights, residuals: Any, ct: Any
 ) -> tuple[jax.Array, Carry, Weights]:
     """The cotangents of x, the first carry and the weights."""
-    steps, (doutputs, dcarry), (stacked, stored) = x.shape[1], ct, residuals
+    steps, (doutputs, dcarry), (stacked, stored) = x.values.shape[1], ct, residuals
     transposed = weights.recurrent_kernel.T
 
     def before(start: Any, size: int) -> Carry:
@@ -148,7 +162,7 @@ def _backward(
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
     def chunk(state: Any, start: Any, size: int, at: Any) -> Any:
         (dcarry, dweights), (doutputs, gates) = state, at
-        inputs, carries = plan.take(x, start, size), before(start, size)
+        inputs, carries = plan.take(x.values, start, size), before(start, size)
         if gates is None:
             projected = affine(inputs, weights.kernel, weights.bias)
             recurrent = affine(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
@@ -156,13 +170,16 @@ def _backward(
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def step(dcarry: Carry, at: Any) -> tuple[Carry, Any]:
-            doutput, gates, carry = at
-            _, pull = jax.vjp(plan.cell.step, gates, carry)
+            doutput, gates, carry, valid = at
+            _, pull = jax.vjp(
+                lambda gates, carry: _advance(plan, gates, carry, valid), gates, carry
+            )
             dgates, (dh, *rest) = pull((dcarry[0] + doutput, *dcarry[1:]))
             last = dgates if plan.cell.summed else dgates[1]
             return (dh + affine(last, transposed, None), *rest), dgates
 
-        dcarry, dgates = lax.scan(step, dcarry, (doutputs, gates, carries), reverse=True)
+        at = (doutputs, gates, carries, _valid(plan, x, start, size))
+        dcarry, dgates = lax.scan(step, dcarry, at, reverse=True)
         dprojected, drecurrent = (dgates, dgates) if plan.cell.summed else dgates
         more = Weights(
             outer_product(inputs, dprojected, weights.kernel),
@@ -176,11 +193,26 @@ def _backward(
 
     dweights = jax.tree.map(lambda w: jnp.zeros(w.shape, at_least_float32(w.dtype)), weights)
     doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
-    chunks = plan.chunks(x, weights.kernel.shape[1])
+    chunks = plan.chunks(x.values, weights.kernel.shape[1])
     state, dx = over_chunks(chunk, (dcarry, dweights), (doutputs, stored), chunks, reverse=True)
     dcarry, dweights = state
     dweights = jax.tree.map(lambda w, d: d.astype(w.dtype), weights, dweights)
     return jnp.swapaxes(plan.ordered(dx, 0), 0, 1), dcarry, dweights
+
+
+def _advance(plan: Plan, gates: Any, carry: Carry, valid: jax.Array | None) -> Carry:
+    """The carry after a step; where it is not ``valid``, (batch,), the one before."""
+    after = plan.cell.step(gates, carry)
+    if valid is None:
+        return after
+    return tuple(
+        jnp.where(jnp.broadcast_to(valid[:, None], new.shape), new, old)
+        for new, old in zip(after, carry, strict=True)
+    )
+
+
+def _valid(plan: Plan, x: _Input, start: Any, size: int) -> jax.Array | None:
+    return None if x.mask is None else plan.take(x.mask, start, size)
 
 
 def _repeated(values: jax.Array, times: int) -> jax.Array:

@@ -15,7 +15,7 @@ from .recurrence_plan import Carry, Cell
 
 def simple_rnn(
     x: jax.Array,
-    hidden: jax.Array,
+    carry: tuple[jax.Array],
     kernel: jax.Array,
     recurrent_kernel: jax.Array,
     bias: jax.Array | None = None,
@@ -23,35 +23,38 @@ def simple_rnn(
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     reverse: bool = False,
     method: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array]]:
     """``h' = activation(x W + h U + b)`` (Elman, 1990).
 
     Args:
       x: (batch, time, in).
-      hidden: (batch, H), before the first step.
+      carry: (h,), (batch, H), before the first step.
       kernel: (in, H). recurrent_kernel: (H, H). bias: (H,), or None.
       activation: elementwise.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
       method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
         default, whichever is expected to be faster.
+      mask: bools (batch, time): a step where it is False leaves the carry as it is.
 
     Returns:
-      (outputs (batch, time, H), hidden (batch, H) after the last step taken).
+      (outputs (batch, time, H), (h,) after the last step taken).
     """
 
     def step(gates: jax.Array, carry: Carry) -> Carry:
         return (activation(gates),)
 
-    outputs, (hidden,) = recurrence(
+    outputs, (h,) = recurrence(
         Cell(step, summed=True),
         x,
-        (hidden,),
+        carry,
         Weights(kernel, recurrent_kernel, bias, None),
         reverse=reverse,
         method=method,
         name="simple_rnn",
+        mask=mask,
     )
-    return outputs, hidden
+    return outputs, (h,)
 
 
 def lstm(
@@ -63,6 +66,7 @@ def lstm(
     *,
     reverse: bool = False,
     method: str | None = None,
+    mask: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Long short-term memory (Hochreiter & Schmidhuber, 1997; forget gate of Gers et al., 2000).
 
@@ -78,6 +82,7 @@ def lstm(
       reverse: from the last step to the first; outputs stay in the order of ``x``.
       method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
         default, whichever is expected to be faster.
+      mask: bools (batch, time): a step where it is False leaves the carry as it is.
 
     Returns:
       (outputs (batch, time, H), (h, c) after the last step taken).
@@ -92,6 +97,7 @@ def lstm(
         reverse=reverse,
         method=method,
         name="lstm",
+        mask=mask,
     )
     return outputs, (h, c)
 
@@ -116,7 +122,7 @@ def _squash(gates: jax.Array, count: int, tanh_at: int | None = None) -> jax.Arr
 
 def gru(
     x: jax.Array,
-    hidden: jax.Array,
+    carry: tuple[jax.Array],
     kernel: jax.Array,
     recurrent_kernel: jax.Array,
     bias: jax.Array | None = None,
@@ -124,7 +130,8 @@ def gru(
     *,
     reverse: bool = False,
     method: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array]]:
     """Gated recurrent unit, reset gate after the product (Cho et al., 2014, as cuDNN has it).
 
     With ``xr, xz, xn = split(x W + b, 3)`` and ``hr, hz, hn = split(h U, 3)``::
@@ -136,31 +143,33 @@ def gru(
 
     Args:
       x: (batch, time, in).
-      hidden: (batch, H), before the first step.
+      carry: (h,), (batch, H), before the first step.
       kernel: (in, 3 H). recurrent_kernel: (H, 3 H). bias: (3 H,), or None. Gate order r, z, n.
       recurrent_bias: (H,), of the candidate alone (those of r and z would only add to ``bias``),
         or None.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
       method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
         default, whichever is expected to be faster.
+      mask: bools (batch, time): a step where it is False leaves the carry as it is.
 
     Returns:
-      (outputs (batch, time, H), hidden (batch, H) after the last step taken).
+      (outputs (batch, time, H), (h,) after the last step taken).
     """
 
     if recurrent_bias is not None:
         others = jnp.zeros_like(recurrent_bias, shape=(2 * recurrent_bias.shape[0],))
         recurrent_bias = jnp.concatenate([others, recurrent_bias])
-    outputs, (hidden,) = recurrence(
+    outputs, (h,) = recurrence(
         Cell(_gru_step, summed=False),
         x,
-        (hidden,),
+        carry,
         Weights(kernel, recurrent_kernel, bias, recurrent_bias),
         reverse=reverse,
         method=method,
         name="gru",
+        mask=mask,
     )
-    return outputs, hidden
+    return outputs, (h,)
 
 
 def _gru_step(gates: tuple[jax.Array, jax.Array], carry: Carry) -> Carry:

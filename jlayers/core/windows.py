@@ -24,7 +24,9 @@ Combine = Callable[[jax.Array, jax.Array], jax.Array]
 def explicit_padding(
     x: jax.Array, window: Sequence[int], strides: Sequence[int], padding: Pads
 ) -> tuple[tuple[int, int], ...]:
-    """(low, high) for each spatial axis."""
+    """(low, high) for each spatial axis; ``"CAUSAL"`` pads before the first of them alone."""
+    if padding == "CAUSAL":
+        return ((window[0] - 1, 0), *(((0, 0),) * (len(window) - 1)))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:-1], tuple(window), tuple(strides), padding)
     return tuple((int(low), int(high)) for low, high in padding)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
+from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
+from ..masking import Takes
 from ..parameters import Initializer, initialize
+from ..reach import Reach
+from ..sequence import join, split
 from ..specs import Params, State
+from ..streams import Carry, Stream
 
 
 @factory
@@ -28,7 +34,8 @@ def BatchNorm(
 
     With ``train=True`` the statistics are the batch's, and the running ones in the state move:
     ``running = momentum * running + (1 - momentum) * batch``, with the biased variance, as in
-    Keras and Flax. With ``train=False`` the running ones are used and stay.
+    Keras and Flax. With ``train=False`` the running ones are used and stay. Those of a
+    ``Sequence`` are its valid steps'.
 
     Args:
       momentum: how much of the running statistics stays at each step.
@@ -68,22 +75,44 @@ def BatchNorm(
         )
         return params, running
 
-    def apply(
-        params: Params, state: State, x: jax.Array, *, key: Any, train: bool
-    ) -> tuple[jax.Array, State]:
+    def apply(params: Params, state: State, x: Any, *, key: Any, train: bool) -> tuple[Any, State]:
+        values, mask = split(x)
         if not train:
-            return _by_running(params, state, x, epsilon), state
-        y, *batch = core.standardize(
-            x, params.get("scale"), params.get("bias"), epsilon, range(x.ndim - 1)
-        )
-        state = {
+            return join(_by_running(params, state, values, epsilon), mask), state
+        rows = params.get("scale"), params.get("bias")
+        axes = range(values.ndim - 1)
+        if mask is None:
+            y, *batch = core.standardize(values, *rows, epsilon, axes)
+            return y, moved(state, batch)
+        y, *batch = core.standardize_valid(values, mask, *rows, epsilon, axes)
+        # A batch of nothing but padding has no statistics to move to.
+        some = jnp.any(mask)
+        kept = jax.tree.map(lambda new, old: jnp.where(some, new, old), moved(state, batch), state)
+        return join(y, mask), kept
+
+    def moved(state: State, batch: list[jax.Array]) -> State:
+        return {
             name: momentum * state[name]
             + (1 - momentum) * value.reshape(-1).astype(state[name].dtype)
             for name, value in zip(("mean", "var"), batch, strict=True)
         }
-        return y, state
 
-    return Layer(init, apply)
+    def step(
+        params: Params, state: State, carry: Carry, x: Any, *, key: Any, train: bool
+    ) -> tuple[Any, Carry]:
+        if train:
+            raise LayerError(
+                "takes statistics over all steps to train, and a block has only some",
+                mend="train=False: the running statistics",
+            )
+        return apply(params, state, x, key=key, train=False)[0], {}
+
+    return Layer(
+        init,
+        apply,
+        takes=Takes("own", lambda x: Reach(), rows=True),
+        stream=Stream(lambda params, state, x, *, capacity: {}, step),
+    )
 
 
 def _by_running(params: Params, state: State, x: jax.Array, epsilon: float) -> jax.Array:

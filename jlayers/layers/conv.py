@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -58,6 +59,7 @@ def Conv(
     return convolution(
         core.conv,
         _fits,
+        _over_time,
         features,
         kernel_size,
         strides=strides,
@@ -70,6 +72,11 @@ def Conv(
         method=method,
         causal=True,
     )
+
+
+def _over_time(x: Any, extents: Sequence[int], how: dict[str, Any]) -> core.TimeWindow:
+    pads = core.explicit_padding(x, extents, how["strides"], how["padding"])
+    return core.TimeWindow(extents[0], how["strides"][0], *pads[0], how["padding"] == "SAME")
 
 
 def _fits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -61,6 +62,7 @@ def ConvTranspose(
     return convolution(
         core.conv_transpose,
         _fits,
+        _over_time,
         features,
         kernel_size,
         strides=strides,
@@ -72,6 +74,13 @@ def ConvTranspose(
         bias_init=bias_init,
         method=method,
     )
+
+
+def _over_time(x: Any, extents: Sequence[int], how: dict[str, Any]) -> core.SpreadWindow:
+    stride, padding = how["strides"][0], how["padding"]
+    named = isinstance(padding, str)
+    pads = core.transposed_padding(extents[0], stride, padding) if named else padding[0]
+    return core.SpreadWindow(extents[0], stride, *pads)
 
 
 def _fits(

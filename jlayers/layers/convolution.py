@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
-from .. import checks
+from .. import checks, core
 from ..errors import LayerError
 from ..layer import Layer
-from ..lifting import stateless
 from ..parameters import Initializer, cast_like, initialize
 from ..specs import Params, show
+from .windowed import Windowed, windowed
 
 Sizes = int | tuple[int, ...]
 Pads = str | tuple[tuple[int, int], ...]
@@ -25,6 +25,7 @@ NO_CHANNELS = "x[..., None] for images without a channel axis, x[None] for a sin
 def convolution(
     run: Callable[..., jax.Array],
     fits: Fits,
+    over_time: Callable[..., Any],
     features: int,
     kernel_size: Sizes,
     *,
@@ -43,6 +44,8 @@ def convolution(
     Args:
       run: ``core.conv`` or ``core.conv_transpose``.
       fits: raises where the dilated kernel is too large: ``fits(x, dilated, strides, padding)``.
+      over_time: ``over_time(x, extents, options)``, the window along the first spatial axis, for
+        the extents of the dilated kernel.
       causal: whether ``"CAUSAL"`` is a padding; the rest are the layers' own arguments.
     """
     features = checks.positive("features", features)
@@ -61,6 +64,11 @@ def convolution(
             "dilation": checks.spread("dilation", dilation, rank),
         }
 
+    def extents(rank: int) -> list[int]:
+        sizes = checks.spread("kernel_size", kernel_size, rank)
+        dilations = checks.spread("dilation", dilation, rank)
+        return [d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)]
+
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         rank = len(kernel_size) + 2 if isinstance(kernel_size, tuple) else None
         checks.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
@@ -71,8 +79,7 @@ def convolution(
             raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=show(x))
         _divides(groups, x.shape[-1], "channels of the input")
         how = options(len(size))
-        dilated = [d * (k - 1) + 1 for k, d in zip(size, how["dilation"], strict=True)]
-        fits(x, dilated, how["strides"], how["padding"])
+        fits(x, extents(len(size)), how["strides"], how["padding"])
         return initialize(
             key,
             x,
@@ -80,11 +87,18 @@ def convolution(
             bias=(bias_init, (features,)) if bias else None,
         )
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
+    def apply(params: Params, x: jax.Array, mask: Any, within: bool) -> jax.Array:
         how = options(x.ndim - 2)
+        if within:
+            pads = core.explicit_padding(x, extents(x.ndim - 2), how["strides"], how["padding"])
+            how["padding"] = ((0, 0), *pads[1:])
         return run(x, **cast_like(params, x), **how, groups=groups, method=method)
 
-    return stateless(init, apply)
+    def window(x: Any) -> Any:
+        rank = len(x.shape) - 2
+        return over_time(x, extents(rank), options(rank))
+
+    return windowed(init, Windowed(window, apply))
 
 
 def _divides(groups: int, channels: int, what: str) -> None:

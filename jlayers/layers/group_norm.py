@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax.nn import initializers
 
@@ -9,9 +11,10 @@ from .. import checks, core
 from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import stateless
+from ..masking import Takes
 from ..parameters import Initializer, initialize
-from ..specs import Params, show
+from ..sequence import join, split
+from ..specs import Params, State, show
 
 
 @factory
@@ -28,7 +31,7 @@ def GroupNorm(
 
     The statistics are those of one example and of one group of neighbouring features (Wu & He,
     2018, arXiv:1803.08494). One group is a layer norm over the whole example; as many as there are
-    features is the instance norm.
+    features is the instance norm. The padding of a ``Sequence`` does not count.
 
     Args:
       groups: how many; they divide the features.
@@ -69,9 +72,17 @@ def GroupNorm(
             bias=(bias_init, x.shape[-1:]) if bias else None,
         )
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        scale, bias = params.get("scale"), params.get("bias")
-        y, _, _ = core.standardize(x, scale, bias, epsilon, range(1, x.ndim - 1), groups)
-        return y
+    def apply(params: Params, state: State, x: Any, *, key: Any, train: bool) -> tuple[Any, State]:
+        values, mask = split(x)
+        rows, axes = (params.get("scale"), params.get("bias")), range(1, values.ndim - 1)
+        if mask is None:
+            return core.standardize(values, *rows, epsilon, axes, groups)[0], state
+        y, _, _ = core.standardize_valid(values, mask, *rows, epsilon, axes, groups)
+        return join(y, mask), state
 
-    return stateless(init, apply)
+    return Layer(
+        lambda key, x: (init(key, x), {}),
+        apply,
+        takes=Takes("own"),
+        stream="its statistics are those of the whole sequence",
+    )

@@ -62,9 +62,10 @@ def LSTM(
     (4, 10, 32)
     """
     return recurrent(
-        _run,
+        core.lstm,
         4,
         features,
+        carries=("h", "c"),
         return_sequences=return_sequences,
         reverse=reverse,
         bias=bias,
@@ -73,8 +74,3 @@ def LSTM(
         bias_init=bias_init,
         method=method,
     )
-
-
-def _run(x: jax.Array, zeros: jax.Array, **arguments: Any) -> tuple[jax.Array, jax.Array]:
-    outputs, (hidden, _) = core.lstm(x, (zeros, zeros), **arguments)
-    return outputs, hidden

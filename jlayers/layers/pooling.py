@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +13,11 @@ from .. import checks, core
 from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import lift
+from ..masking import Takes
+from ..sequence import Sequence, split
+from ..specs import Params, State
 from .convolution import IMAGE, NO_CHANNELS, Sizes
+from .windowed import Windowed, windowed
 
 
 @factory
@@ -28,7 +33,8 @@ def MaxPool(
     Args:
       window: an int for all spatial axes, or one for each.
       strides: likewise; the window by default, so that windows do not overlap.
-      padding: ``"VALID"``, ``"SAME"``, an int, or a (low, high) for each spatial axis.
+      padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output sees no later step of the first
+        spatial axis), an int, or a (low, high) for each spatial axis.
       method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
 
     Shapes:
@@ -44,10 +50,12 @@ def MaxPool(
     """
     options = _Windows(window, strides, padding)
 
-    def pool(x: jax.Array) -> jax.Array:
-        return core.max_pool(x, **options.on(x), method=method)
+    def run(params: Params, x: jax.Array, mask: Any, within: bool) -> jax.Array:
+        if mask is not None:
+            x = Sequence(x, mask).fill(core.lowest_of(x.dtype))
+        return core.max_pool(x, **options.on(x, within), method=method)
 
-    return lift(pool)
+    return windowed(options.check, Windowed(options.over_time, run, counts=True))
 
 
 @factory
@@ -64,7 +72,8 @@ def AvgPool(
     Args:
       window: an int for all spatial axes, or one for each.
       strides: likewise; the window by default, so that windows do not overlap.
-      padding: ``"VALID"``, ``"SAME"``, an int, or a (low, high) for each spatial axis.
+      padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output sees no later step of the first
+        spatial axis), an int, or a (low, high) for each spatial axis.
       count_include_pad: whether padding counts in the mean. False, as in Keras: a window at the
         border is the mean of what it sees. True as in PyTorch and Flax.
       method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
@@ -84,12 +93,28 @@ def AvgPool(
     options = _Windows(window, strides, padding)
     count_include_pad = checks.flag("count_include_pad", count_include_pad)
 
-    def pool(x: jax.Array) -> jax.Array:
-        windows = options.on(x)
+    def check(key: Any, x: Any) -> Params:
+        options.check(key, x)
         checks.floating(x)
-        return core.avg_pool(x, **windows, count_include_pad=count_include_pad, method=method)
+        return {}
 
-    return lift(pool)
+    def run(params: Params, x: jax.Array, mask: Any, within: bool) -> jax.Array:
+        if mask is None or count_include_pad:
+            return mean(x, within, count_include_pad)
+        share = Sequence(x, mask)
+        some = jnp.ones((*x.shape[:-1], 1), core.at_least_float32(x.dtype))
+        total, count = (
+            mean(part, within, True) for part in (share.fill(), share._with(some).fill())
+        )
+        count = jnp.where(count > 0, count, jnp.ones_like(count))
+        y = total.astype(count.dtype) / jnp.broadcast_to(count, total.shape)
+        return y.astype(x.dtype)
+
+    def mean(x: jax.Array, within: bool, count_all: bool) -> jax.Array:
+        windows = options.on(x, within)
+        return core.avg_pool(x, **windows, count_include_pad=count_all, method=method)
+
+    return windowed(check, Windowed(options.over_time, run, counts=True))
 
 
 class _Windows:
@@ -98,9 +123,21 @@ class _Windows:
     def __init__(self, window: Sizes, strides: Sizes | None, padding: checks.Padding):
         self.window = checks.positive_sizes("window", window)
         self.strides = self.window if strides is None else checks.positive_sizes("strides", strides)
-        self.padding = checks.padding_argument(padding)
+        self.padding = checks.padding_argument(padding, causal=True)
 
-    def on(self, x: Any) -> dict[str, Any]:
+    def check(self, key: Any, x: Any) -> Params:
+        """Raises where they do not fit ``x``."""
+        self.on(x, False)
+        return {}
+
+    def over_time(self, x: Any) -> core.TimeWindow:
+        how = self.on(x, False)
+        pads = core.explicit_padding(x, how["window"], how["strides"], how["padding"])
+        size, stride = how["window"][0], how["strides"][0]
+        return core.TimeWindow(size, stride, *pads[0], self.padding == "SAME")
+
+    def on(self, x: Any, within: bool) -> dict[str, Any]:
+        """For an input; ``within`` one whose first steps are context, without padding in time."""
         rank = len(self.window) + 2 if isinstance(self.window, tuple) else None
         checks.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
         checks.real(x)
@@ -117,6 +154,9 @@ class _Windows:
                 mend="padding smaller than the window",
             )
         strides = checks.spread("strides", self.strides, rank)
+        if within:
+            pads = core.explicit_padding(x, window, strides, padding)
+            padding = ((0, 0), *pads[1:])
         return {"window": window, "strides": strides, "padding": padding}
 
 
@@ -132,11 +172,14 @@ def GlobalMaxPool() -> Layer:
     (8, 32)
     """
 
-    def pool(x: jax.Array) -> jax.Array:
-        _spatial_axes(x)
-        return core.global_max_pool(x)
+    def pool(x: jax.Array, mask: Any) -> jax.Array:
+        if mask is None:
+            return core.global_max_pool(x)
+        y = core.global_max_pool(Sequence(x, mask).fill(core.lowest_of(x.dtype)))
+        some = jnp.broadcast_to(jnp.any(mask, 1)[:, None], y.shape)
+        return jnp.where(some, y, jnp.zeros_like(y))
 
-    return lift(pool)
+    return _over_all(pool, lambda x: None)
 
 
 @factory
@@ -152,16 +195,30 @@ def GlobalAvgPool() -> Layer:
     (8, 32)
     """
 
-    def pool(x: jax.Array) -> jax.Array:
-        axes = _spatial_axes(x)
-        checks.floating(x)
-        return jnp.mean(x, axes, dtype=core.at_least_float32(x.dtype)).astype(x.dtype)
+    def pool(x: jax.Array, mask: Any) -> jax.Array:
+        axes, wide = tuple(range(1, x.ndim - 1)), core.at_least_float32(x.dtype)
+        if mask is None:
+            return jnp.mean(x, axes, dtype=wide).astype(x.dtype)
+        total = jnp.sum(x, axes, dtype=wide)
+        count = jnp.maximum(jnp.sum(mask, 1), 1) * math.prod(x.shape[2:-1])
+        return (total / jnp.broadcast_to(count[:, None], total.shape).astype(wide)).astype(x.dtype)
 
-    return lift(pool)
+    return _over_all(pool, checks.floating)
 
 
-def _spatial_axes(x: Any) -> tuple[int, ...]:
-    checks.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
-    checks.real(x)
-    checks.not_empty(x, IMAGE)
-    return tuple(range(1, x.ndim - 1))
+def _over_all(pool: Callable[[jax.Array, Any], jax.Array], check: Callable[[Any], None]) -> Layer:
+    """The layer of ``pool(x, mask)``; ``x`` has zeros in the padding."""
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        checks.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
+        checks.real(x)
+        checks.not_empty(x, IMAGE)
+        check(x)
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any, train: bool
+    ) -> tuple[jax.Array, State]:
+        return pool(*split(x)), state
+
+    return Layer(init, apply, takes=Takes("own"), stream="it is one value for the whole sequence")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ from .. import checks
 from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import lift
-from ..specs import brief, show
+from ..masking import Takes
+from ..sequence import Sequence
+from ..specs import Params, State, brief, show
 
 
 @factory
@@ -31,7 +33,7 @@ def Flatten() -> Layer:
         checks.one_array(x, "(batch, ...)", least_rank=1)
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
-    return lift(flatten)
+    return _of_rows(flatten)
 
 
 @factory
@@ -65,7 +67,27 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
             )
         return x.reshape(x.shape[0], *(size // known if n == -1 else n for n in wanted))
 
-    return lift(reshape)
+    return _of_rows(reshape)
+
+
+def _of_rows(function: Callable[[jax.Array], jax.Array]) -> Layer:
+    """A layer that puts together what stands in one row of the batch, whatever its step."""
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any, train: bool
+    ) -> tuple[jax.Array, State]:
+        if isinstance(x, Sequence):
+            raise LayerError(
+                "would put padding and steps of a Sequence together",
+                got=show(x),
+                mend="each_step(layer) for what each step holds; GlobalAvgPool() for one row",
+            )
+        return function(x), state
+
+    return Layer(init, apply, takes=Takes("own"), stream="it puts all steps of a row together")
 
 
 def _shape_argument(shape: Any) -> tuple[int, ...]:

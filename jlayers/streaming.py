@@ -1,0 +1,200 @@
+"""stream: a causal model one block of steps at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from . import checks
+from .errors import LayerError, boundary, located
+from .fit import check_fit, check_tree
+from .layer import Layer
+from .lifting import lift
+from .namespace import Applying, Namespace
+from .naming import entry_of, merge_entry
+from .reach import Reach
+from .sequence import Sequence, sequences_in
+from .specs import Params, PyTree, State, as_array, brief, show, specs_of
+from .streams import Carry, Stream, stream_of
+from .trace import trace
+
+Body = Callable[[Namespace, PyTree], PyTree]
+
+
+class Streamed(NamedTuple):
+    """``carry = start(params, state, x)`` and ``y, carry = step(params, state, carry, block)``."""
+
+    start: Callable[..., Carry]
+    step: Callable[..., tuple[PyTree, Carry]]
+
+
+@boundary
+def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
+    """The second pair of a causal layer: what it remembers, and a step of any number of steps.
+
+    ``start(params, state, x)`` gives the carry before the first step, for a block ``x`` or its
+    spec; ``step(params, state, carry, block, key=None, train=False)`` takes the next block,
+    (batch, k, ...), and gives its output and the next carry. Blocks of any sizes put together give
+    what ``apply`` gives for the whole sequence. A carry is a dict of arrays, named like the
+    parameters, whose shapes and dtypes never change: a step compiles once for each size of block,
+    and a carry can be donated, saved and sharded.
+
+    Args:
+      layer: a causal layer.
+      capacity: how many steps attention without a window has room for.
+
+    Returns:
+      ``(start, step)``.
+
+    Raises:
+      LayerError: when a layer inside reads later steps, naming it; from ``step``, for a block that
+        is no multiple of the strides, and for a carry that is not the layer's own.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> model = jl.serial(jl.Conv(4, 3, padding="CAUSAL"), jl.LSTM(5))
+    >>> params, state = model.init(jax.random.key(0), jl.spec((1, 6, 2)))
+    >>> x = jax.random.normal(jax.random.key(1), (1, 6, 2))
+    >>> start, step = jl.stream(model)
+    >>> carry = start(params, state, x)
+    >>> first, carry = step(params, state, carry, x[:, :4])
+    >>> rest, carry = step(params, state, carry, x[:, 4:])
+    >>> whole, _ = model.apply(params, state, x)
+    >>> bool(jnp.allclose(jnp.concatenate([first, rest], 1), whole, atol=1e-6))
+    True
+    """
+    layer = lift(layer)
+    if capacity is not None:
+        capacity = checks.positive("capacity", capacity)
+
+    @boundary
+    def start(params: Params, state: State, x: PyTree) -> Carry:
+        with located(layer):
+            _check_blocks(x)
+            found = trace(layer, x)
+            check_fit(params, found.params, "params", x, beside=state)
+            check_fit(state, found.state, "state", x)
+            return stream_of(layer).start(params, state, specs_of(x), capacity=capacity)
+
+    @boundary
+    def step(
+        params: Params,
+        state: State,
+        carry: Carry,
+        x: PyTree,
+        key: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[PyTree, Carry]:
+        with located(layer):
+            for tree, what in ((params, "params"), (state, "state"), (carry, "carry")):
+                check_tree(tree, what)
+            if key is not None:
+                checks.typed_key(key)
+            checks.train_flag(train)
+            _check_blocks(x)
+            x = jax.tree.map(as_array, x)
+            y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
+            before = specs_of(carry, "the carry")
+            if specs_of(after) != before:
+                raise LayerError(
+                    "the carry does not fit the model, or the block has another batch or dtype",
+                    expected=brief(specs_of(after)),
+                    got=brief(before),
+                    mend="carry = start(params, state, x) for the blocks' batch and dtype",
+                )
+            return y, after
+
+    return Streamed(start, step)
+
+
+def _check_blocks(x: PyTree) -> None:
+    for leaf in jax.tree.leaves(x):
+        if len(getattr(leaf, "shape", ())) < 2:
+            raise LayerError("takes blocks", expected="(batch, steps, ...)", got=show(specs_of(x)))
+
+
+@boundary
+def reach(layer: Any, x: PyTree) -> Reach:
+    """Which steps of its input a step of the layer's output is made of.
+
+    Args:
+      layer: a layer from sequences to sequences.
+      x: arrays or specs, (batch, time, ...).
+
+    Returns:
+      A ``Reach``: stride, past and future, ``math.inf`` for no bound; from these the receptive
+      field and the latency. It is what the layers say of themselves, put together.
+
+    Raises:
+      LayerError: for a layer whose output is no sequence.
+
+    >>> import jlayers as jl
+    >>> block = jl.Conv(4, 3, padding="CAUSAL", strides=2)
+    >>> jl.reach(jl.serial(block, block), jl.spec((1, 16, 4)))
+    Reach(stride=4, past=6, future=0)
+    """
+    layer = lift(layer)
+    with located(layer):
+        _check_blocks(x)
+        leaves, tree = jax.tree.flatten(x, is_leaf=lambda node: isinstance(node, Sequence))
+        seeing = [
+            (leaf if isinstance(leaf, Sequence) else Sequence(leaf))._seeing(Reach())
+            for leaf in leaves
+        ]
+        y = trace(layer, jax.tree.unflatten(tree, seeing)).out
+        found = [sequence._reach for sequence in sequences_in(y)]
+        if len(found) != 1 or found[0] is None:
+            raise LayerError("its output is not one sequence", got=show(y))
+        return found[0]
+
+
+class Streaming(Applying):
+    """Runs a body on a block: its children take their step."""
+
+    streaming = True
+
+    def __init__(
+        self, children: Mapping[str, Layer], params: Params, state: State, carry: Carry, *rest: Any
+    ):
+        super().__init__(children, params, state, *rest)
+        self._carry = carry
+        self.carry: Carry = {}
+
+    def _run_call(
+        self, call: str, child: Layer, params: Params, state: State, x: PyTree, key: Any
+    ) -> tuple[PyTree, State]:
+        y, after = stream_of(child).step(
+            params, state, entry_of(self._carry, call), x, key=key, train=self.train
+        )
+        if after:
+            merge_entry(self.carry, call, after)
+        return y, state
+
+
+def stream_of_body(body: Body, children: Mapping[str, Layer], layer: Callable[[], Layer]) -> Stream:
+    """The stream of a composite: its children's, wired by its body.
+
+    A child that is called twice has two carries, ``name`` and ``name/1``.
+    """
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        carry: Carry = {}
+        for name, inputs in trace(layer(), x).inputs.items():
+            child = children[name]
+            for again, child_x in enumerate(inputs):
+                with located(child, name):
+                    entry = stream_of(child).start(
+                        entry_of(params, name), entry_of(state, name), child_x, capacity=capacity
+                    )
+                if entry:
+                    merge_entry(carry, f"{name}/{again}" if again else name, entry)
+        return carry
+
+    def step(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
+    ) -> tuple[PyTree, Carry]:
+        f = Streaming(children, params, state, carry, x, key, train)
+        return body(f, x), f.carry
+
+    return Stream(start, step)

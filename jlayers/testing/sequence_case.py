@@ -1,0 +1,138 @@
+"""A layer with values, parameters and masks to try it with as a layer of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import LayerError
+from ..lifting import out_spec
+from ..sequence import Sequence, is_sequence, sequences_in
+from ..specs import PyTree, path_text, show, specs_of
+from ..streaming import stream
+from .case import as_float, values_for
+
+
+class SequenceCase:
+    """A layer with values, parameters and masks to try it with."""
+
+    def __init__(self, layer: Any, x: PyTree, tolerance: float, random: np.random.Generator):
+        self.layer, self.tolerance, self.random = layer, tolerance, random
+        arrays = jax.tree.map(
+            lambda node: node.values if is_sequence(node) else node, x, is_leaf=is_sequence
+        )
+        self.x = as_float(values_for(arrays), jnp.float64)
+        leads = {leaf.shape[:2] for leaf in jax.tree.leaves(self.x)}
+        if len(leads) != 1 or len(next(iter(leads))) != 2:
+            raise LayerError("takes an input (batch, time, ...)", got=show(specs_of(x)))
+        (self.lead,) = leads
+        key = jax.random.key(5)
+        params, state = layer.init(key, self.x)
+        self.params, self.state = as_float(params, jnp.float64), as_float(state, jnp.float64)
+        programs = {mode: str(jax.make_jaxpr(self._apply(mode))(self.x)) for mode in (False, True)}
+        # Where training runs the same program, checking it twice costs compilations alone.
+        self.modes = (False, True) if programs[False] != programs[True] else (False,)
+        batch, steps = self.lead
+        lengths = random.integers(0, steps + 1, batch)
+        lengths[0], lengths[-1] = steps, 0 if batch > 2 else steps // 2
+        holes = random.random(self.lead) < 0.6
+        self.masks = [np.arange(steps) < lengths[:, None], holes]
+        y = out_spec(layer, self.masked(self.x, holes))
+        self.gives_steps = len(sequences_in(y)) == len(jax.tree.leaves(y, is_leaf=is_sequence))
+        self.stride = 1
+        self.streams = self.gives_steps and self._streams()
+        if self.streams:
+            found = sequences_in(out_spec(layer, self.masked(self.x, holes)))
+            self.stride = max(steps // max(found[0].shape[1], 1), 1)
+
+    def _apply(self, train: bool) -> Callable[[PyTree], PyTree]:
+        key = jax.random.key(3)
+        return lambda x: self.layer.apply(self.params, self.state, x, key=key, train=train)
+
+    def _streams(self) -> bool:
+        try:
+            stream(self.layer, capacity=self.lead[1]).start(self.params, self.state, self.x)
+        except LayerError as error:
+            if "cannot be streamed" not in error.problem:
+                raise
+            return False
+        return True
+
+    def masked(self, x: PyTree, mask: Any) -> PyTree:
+        """``x`` as Sequences, or as it is without a mask."""
+        if mask is None:
+            return x
+        return jax.tree.map(lambda leaf: Sequence(leaf, jnp.asarray(mask)), x)
+
+    def splits(self) -> list[list[int]]:
+        """Sizes of blocks: the smallest, and random ones."""
+        blocks, found = self.lead[1] // self.stride, []
+        for cuts in (blocks - 1, min(2, blocks - 1)):
+            places = np.sort(self.random.permutation(np.arange(1, blocks))[:cuts])
+            sizes = np.diff([0, *places, blocks]) * self.stride
+            sizes[-1] += self.lead[1] - sizes.sum()
+            found.append([int(size) for size in sizes])
+        return [list(sizes) for sizes in dict.fromkeys(map(tuple, found))]
+
+    def same(self, what: str, got: PyTree, expected: PyTree) -> None:
+        for (path, a), b in zip(
+            jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True
+        ):
+            where = f"{what} {path_text(path)}".strip()
+            a, b = numbers(a), numbers(b)
+            if a.shape != b.shape:
+                self.fail(f"{where}: {a.shape}, not {b.shape}")
+            try:
+                np.testing.assert_allclose(a, b, rtol=self.tolerance, atol=self.tolerance)
+            except AssertionError as error:
+                self.fail(f"{where} differs: {str(error).strip()}")
+
+    def fail(self, text: str) -> None:
+        raise AssertionError(f"{self.layer.short()}: {text}")
+
+    def loss_of(self, run: Callable[..., PyTree]) -> Callable[..., Any]:
+        """Gradients for parameters and floats, and what ``run(params, x)`` gives."""
+
+        def loss(at: PyTree, rest: PyTree) -> Any:
+            y = valid_of(run(at["params"], _merged(at["x"], rest)))
+            outputs = y[0] if isinstance(y, tuple) else y
+            floats = [a for a in jax.tree.leaves(outputs) if jnp.issubdtype(a.dtype, jnp.floating)]
+            weights = [jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in floats]
+            terms = (jnp.sum(jnp.sin(a) * w) for a, w in zip(floats, weights, strict=True))
+            return sum(terms, jnp.zeros(())), y
+
+        def gradients(x: PyTree) -> Any:
+            floats, rest = _parted(x)
+            at = {"params": self.params, "x": floats}
+            return jax.grad(loss, has_aux=True)(at, rest)
+
+        return jax.jit(gradients)
+
+
+def valid_of(y: PyTree) -> PyTree:
+    """The tree with what is valid of each Sequence, zeros elsewhere, and the mask beside."""
+    return jax.tree.map(
+        lambda node: (node.fill(), node.mask) if is_sequence(node) else node,
+        y,
+        is_leaf=is_sequence,
+    )
+
+
+def _parted(x: PyTree) -> tuple[list[Any], Any]:
+    """The floating leaves, and all of it for the rest."""
+    return [a for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)], x
+
+
+def _merged(floats: list[Any], x: PyTree) -> PyTree:
+    remaining = iter(floats)
+    return jax.tree.map(
+        lambda a: next(remaining) if jnp.issubdtype(a.dtype, jnp.floating) else a, x
+    )
+
+
+def numbers(a: Any) -> np.ndarray:
+    return np.asarray(a, np.float64)

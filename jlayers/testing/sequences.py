@@ -1,0 +1,219 @@
+"""check_sequence: masks that do not leak, and steps that make the whole, as code."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import LayerError
+from ..lifting import lift
+from ..merges import concatenate
+from ..sequence import is_sequence, sequences_in
+from ..specs import PyTree, show, specs_of
+from ..streaming import reach as reach_of
+from ..streaming import stream
+from .sequence_case import SequenceCase, numbers, valid_of
+
+_GARBAGE = (np.nan, np.inf, -1e3)
+
+
+def check_sequence(
+    layer: Any,
+    x: PyTree,
+    *,
+    tolerance: float = 1e-9,
+    batch_axis: int | None = 0,
+    seed: int = 0,
+) -> None:
+    """Checks that a layer minds masks and, if it is causal, that its steps make the whole.
+
+    1. NaN and other garbage in the padding changes no valid output, no state and no gradient, in
+       training and out of it; rows of length zero and masks with holes are among those tried.
+    2. Out of training, garbage in one row of the batch changes no other row.
+    3. A causal layer gives for the whole sequence what it gives step by step and for blocks of
+       random sizes: outputs and gradients, with a mask and without one.
+    4. The carry keeps its structure, shapes and dtypes.
+    5. The reach that the layer reports (stride, receptive field, latency) is the measured one,
+       as far as ``x`` is long enough to show it.
+
+    All in float64.
+
+    Args:
+      layer: a ``Layer`` or a function of one argument.
+      x: an input, (batch, time, ...): arrays, or specs for random numbers. A few small sizes will
+        do, with two rows or more, and time a multiple of the layer's stride.
+      tolerance: relative and absolute.
+      batch_axis: of every leaf of the output; None if rows are not independent.
+      seed: of the masks, the blocks and the values.
+
+    Raises:
+      AssertionError: saying what does not hold, and where.
+
+    >>> import jlayers as jl
+    >>> from jlayers.testing import check_sequence
+    >>> check_sequence(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.GRU(2)), jl.spec((2, 4, 3)))
+    """
+    with jax.enable_x64(True):
+        case = SequenceCase(lift(layer), x, tolerance, np.random.default_rng(seed))
+        _padding(case)
+        if batch_axis is not None:
+            _rows(case, batch_axis)
+        if case.gives_steps:
+            _reported(case)
+        if case.streams:
+            _blocks(case)
+
+
+def _padding(case: SequenceCase) -> None:
+    key = jax.random.key(3)
+
+    def spoiled(mask: np.ndarray, garbage: float) -> PyTree:
+        def spoil(leaf: jax.Array) -> jax.Array:
+            inside = jnp.asarray(mask).reshape(*mask.shape, *(1,) * (leaf.ndim - 2))
+            worst = garbage if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
+            inside = jnp.broadcast_to(inside, leaf.shape)
+            return jnp.where(inside, leaf, jnp.asarray(worst, leaf.dtype))
+
+        return case.masked(jax.tree.map(spoil, case.x), mask)
+
+    for train in case.modes:
+
+        def run(params: PyTree, x: PyTree, train: bool = train) -> PyTree:
+            return case.layer.apply(params, case.state, x, key=key, train=train)
+
+        both = case.loss_of(run)
+        for mask in case.masks:
+            clean, (outputs, state) = both(spoiled(mask, 0.0))
+            for leaf in jax.tree.leaves((clean, state)):
+                if not np.isfinite(numbers(leaf)).all():
+                    case.fail("a gradient or a state is not finite with zeros in the padding")
+            for garbage in _GARBAGE:
+                dirty, (outputs_after, state_after) = both(spoiled(mask, garbage))
+                mode = f"with {garbage} in the padding, train={train}"
+                case.same(f"output {mode}:", outputs_after, outputs)
+                case.same(f"state {mode}:", state_after, state)
+                case.same(f"gradient {mode}:", dirty, clean)
+
+
+def _rows(case: SequenceCase, batch_axis: int) -> None:
+    @jax.jit
+    def run(x: PyTree) -> PyTree:
+        return valid_of(case.layer.apply(case.params, case.state, x)[0])
+
+    def spoil(leaf: jax.Array) -> jax.Array:
+        worst = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 1 - leaf[0]
+        return leaf.at[0].set(worst)
+
+    def others(y: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.delete(leaf, 0, batch_axis), y)
+
+    for mask in case.masks:
+        clean = run(case.masked(case.x, mask))
+        spoiled = run(case.masked(jax.tree.map(spoil, case.x), mask))
+        case.same("rows beside a row of garbage:", others(spoiled), others(clean))
+
+
+def _blocks(case: SequenceCase) -> None:
+    start, step = stream(case.layer, capacity=case.lead[1])
+
+    def whole(params: PyTree, x: PyTree) -> PyTree:
+        return case.layer.apply(params, case.state, x)[0]
+
+    def blocks(sizes: list[int], params: PyTree, x: PyTree) -> PyTree:
+        carry = start(params, case.state, x)
+        fixed = specs_of(carry)
+
+        def advance(carry: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
+            y, carry = step(params, case.state, carry, part)
+            if specs_of(carry) != fixed:
+                case.fail(f"the carry changes: {show(fixed)} became {show(specs_of(carry))}")
+            return carry, y
+
+        if len(set(sizes)) == 1:
+            _, made = jax.lax.scan(advance, carry, _in_blocks(x, sizes[0]))
+            return jax.tree.map(_put_together, made)
+        parts, at = [], 0
+        for size in sizes:
+            carry, y = advance(carry, _cut(x, at, at + size))
+            parts.append(y)
+            at += size
+        return jax.tree.map(lambda *ys: concatenate(ys, 1), *parts, is_leaf=is_sequence)
+
+    run_whole = case.loss_of(whole)
+    wholes = [(mask, run_whole(case.masked(case.x, mask))) for mask in (None, *case.masks)]
+    for sizes in case.splits():
+        run_blocks = case.loss_of(functools.partial(blocks, sizes))
+        for mask, (gradient, outputs) in wholes:
+            if mask is None and len(set(sizes)) > 1:
+                continue  # what a split of other sizes shows needs no program of its own for this
+            what = f"blocks of {sizes}{'' if mask is None else ' with a mask'}"
+            in_blocks, made = run_blocks(case.masked(case.x, mask))
+            case.same(f"output of {what}:", made, outputs)
+            case.same(f"gradient of {what}:", in_blocks, gradient)
+
+
+def _reported(case: SequenceCase) -> None:
+    try:
+        reach = reach_of(case.layer, case.x)
+    except LayerError as error:
+        if "not one sequence" not in error.problem:
+            raise
+        return
+    batch, steps = case.lead
+
+    @functools.partial(jax.jit)
+    def run(x: PyTree) -> PyTree:
+        return [
+            s.values
+            for s in sequences_in(
+                case.layer.apply(case.params, case.state, case.masked(x, np.ones(case.lead, bool)))[
+                    0
+                ]
+            )
+        ]
+
+    (base,) = run(case.x)
+    count = base.shape[1]
+    seen = np.zeros((count, steps), bool)
+    for at in range(steps):
+        for push in (10.0, -10.0, 0.1):
+
+            def moved(leaf: jax.Array) -> jax.Array:
+                if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                    return leaf.at[:, at].set(1 - leaf[:, at])  # noqa: B023
+                return leaf.at[:, at].add(push * (1 + jnp.cos(leaf[:, at])))  # noqa: B023
+
+            (y,) = run(jax.tree.map(moved, case.x))
+            apart = np.abs(numbers(y) - numbers(base)) > 1e-12
+            seen[:, at] |= apart.reshape(batch, count, -1).any((0, 2))
+    outputs, inputs = np.nonzero(seen)
+    distance = reach.stride * outputs - inputs
+    for name, measured, most, room in (
+        ("past", distance.max(initial=0), reach.past, reach.stride * (count - 1)),
+        ("future", (-distance).max(initial=0), reach.future, steps - 1),
+    ):
+        if measured > max(most, 0):
+            case.fail(f"an output sees {measured} steps of the {name}, and {most} are reported")
+        if not math.isinf(most) and 0 < most <= room and measured < most:
+            case.fail(f"an output sees {measured} steps of the {name}, not the {most} reported")
+
+
+def _in_blocks(x: PyTree, size: int) -> PyTree:
+    """(blocks, batch, size, ...) of (batch, time, ...)."""
+    return jax.tree.map(
+        lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0], -1, size, *leaf.shape[2:]), 1, 0), x
+    )
+
+
+def _put_together(leaf: jax.Array) -> jax.Array:
+    """(batch, time, ...) of (blocks, batch, size, ...)."""
+    return jnp.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1, *leaf.shape[3:])
+
+
+def _cut(x: PyTree, start: int, stop: int) -> PyTree:
+    return jax.tree.map(lambda node: node[:, start:stop], x, is_leaf=is_sequence)
