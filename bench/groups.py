@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 def entries() -> dict[str, Entry]:
     """Everything by name, in the order in which it is measured and shown."""
     found = {name: Entry(row.group, *_operation(row)) for name, row in ROWS.items()}
-    return {**found, **_steps(), **_startup(), **_foundation()}
+    return {**found, **_steps(), **_sequences(), **_startup(), **_foundation()}
 
 
 def groups(found: dict[str, Entry]) -> dict[str, list[str]]:
@@ -124,6 +124,19 @@ def _foundation() -> dict[str, Entry]:
             return {name: {"op": "foundation", **QUESTIONS[name]()._asdict()}}
 
         return Entry("foundation", _source("foundation.py"), measure)
+
+    return {name: entry(name) for name in QUESTIONS}
+
+
+def _sequences() -> dict[str, Entry]:
+    from .sequences import ROWS as QUESTIONS
+
+    def entry(name: str) -> Entry:
+        def measure(budget: float, rounds: int) -> dict[str, Any]:
+            return {name: {"op": "sequences", **QUESTIONS[name](budget, rounds)._asdict()}}
+
+        what = {**_source("sequences.py"), "by hand": _source("by_hand.py")["source"]}
+        return Entry("sequences", what, measure)
 
     return {name: entry(name) for name in QUESTIONS}
 

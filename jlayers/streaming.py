@@ -16,8 +16,8 @@ from .namespace import Applying, Namespace
 from .naming import entry_of, merge_entry
 from .reach import Reach
 from .sequence import Sequence, sequences_in
-from .specs import Params, PyTree, State, as_array, brief, show, specs_of
-from .streams import Carry, Stream, stream_of
+from .specs import Params, PyTree, State, as_array, show, specs_of
+from .streams import Carry, Stream, check_carry, stream_of
 from .trace import trace
 
 Body = Callable[[Namespace, PyTree], PyTree]
@@ -95,14 +95,7 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
-            before = specs_of(carry, "the carry")
-            if specs_of(after) != before:
-                raise LayerError(
-                    "the carry does not fit the model, or the block has another batch or dtype",
-                    expected=brief(specs_of(after)),
-                    got=brief(before),
-                    mend="carry = start(params, state, x) for the blocks' batch and dtype",
-                )
+            check_carry(carry, after)
             return y, after
 
     return Streamed(start, step)

@@ -89,3 +89,15 @@ def filling(stream: Stream) -> Stream:
         return stream.step(params, state, carry, filled(x), key=key, train=train)
 
     return Stream(stream.start, step)
+
+
+def check_carry(carry: Carry, after: Carry) -> None:
+    """Raises where a step gave another kind of carry than it was given."""
+    before = specs_of(carry, "the carry")
+    if specs_of(after) != before:
+        raise LayerError(
+            "the carry does not fit the model, or the block has another batch or dtype",
+            expected=brief(specs_of(after)),
+            got=brief(before),
+            mend="carry = start(params, state, x) for the blocks' batch and dtype",
+        )

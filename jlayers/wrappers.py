@@ -22,7 +22,7 @@ from .masking import THROUGH, with_reach
 from .reach import Reach
 from .sequence import sequences_in
 from .specs import Params, PyTree, State, brief, show, spec_key, specs_of
-from .streams import Carry, Stream, stream_of
+from .streams import Carry, Stream, check_carry, stream_of
 from .trace import init_child, trace
 
 Policy = Callable[..., bool]
@@ -88,12 +88,20 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     def block(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
     ) -> tuple[PyTree, Carry]:
-        def step(x: PyTree, copy: Any) -> tuple[PyTree, Carry]:
-            params, state, carry, key = copy
+        def step(loop: Any, copy: Any) -> tuple[Any, None]:
+            (x, carries), (params, state, key, i) = loop, copy
+            before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), carries)
             with located(inner):
-                return stream_of(inner).step(params, state, carry, x, key=key, train=train)
+                x, after = stream_of(inner).step(params, state, before, x, key=key, train=train)
+                check_carry(before, after)
+            put = lax.dynamic_update_index_in_dim
+            return (x, jax.tree.map(lambda a, b: put(a, b, i, 0), carries, after)), None
 
-        return lax.scan(step, x, (params, state, carry, _keys(key, n)), length=n)
+        # The carries of all copies stay in one place: as a scan's input and output they would be
+        # copied, and a cache of keys and values is most of what a short step touches.
+        copies = (params, state, _keys(key, n), jax.numpy.arange(n))
+        (y, after), _ = lax.scan(step, (x, carry), copies, length=n)
+        return y, after
 
     return _wrapper(inner, init, apply, lambda new: repeat(new, n, remat), n, Stream(start, block))
 

@@ -133,13 +133,13 @@ def transposed_kernel(kernel):
 
 def keras_gru(weights):
     """Gate order z, r, h; one bias on the input's side and one on the hidden state's."""
-    params = {name: _swap_gates(weights[name]) for name in ("kernel", "recurrent_kernel")}
+    params = {name: swap_gates(weights[name]) for name in ("kernel", "recurrent_kernel")}
     if "bias" in weights:
-        params |= gru_biases(*_swap_gates(weights["bias"]))
+        params |= gru_biases(*swap_gates(weights["bias"]))
     return params
 
 
-def _swap_gates(value):
+def swap_gates(value):
     z, r, h = jnp.split(value, 3, axis=-1)
     return jnp.concatenate([r, z, h], axis=-1)
 

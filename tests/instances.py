@@ -20,6 +20,7 @@ class Instance(NamedTuple):
 
 VECTOR = jl.spec((3, 4))
 STEPS = jl.spec((2, 5, 4))
+EPISODES = (STEPS, jl.spec((2, 5), bool))
 IMAGE = jl.spec((2, 6, 5, 4))
 VOLUME = jl.spec((2, 4, 5, 3, 2))
 IDS = jl.spec((2, 5), jnp.int32)
@@ -56,6 +57,7 @@ INSTANCES = {
     "flatten": Instance(jl.Flatten(), IMAGE),
     "reshape": Instance(jl.Reshape((10, -1)), IMAGE),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
+    "dropout, the same at all steps": Instance(jl.Dropout(0.4, same_over_time=True), STEPS),
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
@@ -71,6 +73,11 @@ INSTANCES = {
         ),
         STEPS,
     ),
+    "self-attention, rotary, in a window": Instance(
+        jl.SelfAttention(2, causal=True, window=3, rope=100.0, soft_cap=2.0), STEPS
+    ),
+    "self-attention, alibi": Instance(jl.SelfAttention(2, causal=True, alibi=True), STEPS),
+    "cross-attention": Instance(jl.CrossAttention(2), (STEPS, jl.spec((2, 3, 6)))),
     "lstm": Instance(jl.LSTM(3), STEPS),
     "lstm, last step, reversed": Instance(
         jl.LSTM(3, return_sequences=False, reverse=True, bias=False), STEPS
@@ -83,6 +90,35 @@ INSTANCES = {
     "simple rnn, last step, reversed": Instance(
         jl.SimpleRNN(3, return_sequences=False, reverse=True, activation=jax.nn.relu), STEPS
     ),
+    "lstm with all options": Instance(
+        jl.LSTM(
+            3,
+            trainable_carry=True,
+            peephole=True,
+            projection=2,
+            layer_norm=True,
+            clip=1.5,
+            cell_clip=0.5,
+            zoneout=0.2,
+            recurrent_dropout=0.3,
+        ),
+        STEPS,
+    ),
+    "lstm, coupled gates, resets": Instance(
+        jl.LSTM(3, coupled=True, peephole=True, trainable_carry=True), EPISODES
+    ),
+    "gru with options": Instance(
+        jl.GRU(3, reset_after=False, layer_norm=True, zoneout=0.2, recurrent_dropout=0.3), STEPS
+    ),
+    "simple rnn with options": Instance(
+        jl.SimpleRNN(3, layer_norm=True, clip=1.0, zoneout=0.2, trainable_carry=True), STEPS
+    ),
+    "min gru": Instance(jl.MinGRU(3, trainable_carry=True), EPISODES),
+    "linear recurrence": Instance(jl.LinearRecurrence(3), STEPS),
+    "linear recurrence, the unit alone": Instance(
+        jl.LinearRecurrence(4, project=False, bias=False, return_sequences=False), STEPS
+    ),
+    "convolutional lstm": Instance(jl.ConvLSTM(2, 3), jl.spec((2, 3, 4, 2))),
     "a function": Instance(jl.lift(jnp.tanh), VECTOR),
     "stateless": Instance(
         jl.stateless(

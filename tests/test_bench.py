@@ -210,6 +210,33 @@ def test_an_unknown_name_is_refused(word, says):
     assert "--list" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["masked-lstm-gradient", "token-2", "token-repeat-2", "cache"])
+def test_the_rows_of_sequences_check_what_they_time(name):
+    from bench import sequences
+    from bench.models.sizes import Transformer
+
+    small = Transformer(batch=1, steps=8, vocabulary=11, width=8, heads=2, blocks=2)
+    make = {
+        "masked-lstm-gradient": lambda: sequences.masked_lstm(True, 1e-9, 3, (2, 5, 3, 4)),
+        "token-2": lambda: sequences.one_token(2, False, 1e-9, 9, small),
+        "token-repeat-2": lambda: sequences.one_token(2, True, 1e-9, 9, small),
+        "cache": lambda: sequences.cached(True, 1e-9, 3, small, 3, 4),
+    }
+    with lenient():
+        row = make[name]()
+    assert row.figure.split("x")[0].replace(".", "").isdigit()
+    assert len(row.seconds) == 2
+    assert show.group_table("sequences", {name: row._asdict()}).row_count == 1
+
+
+def test_sequences_do_not_time_what_differs():
+    from bench import sequences
+
+    with pytest.raises(AssertionError, match="is off by"):
+        sequences.agreed([np.ones(3)], [np.zeros(3)])
+    assert set(groups.choose(["sequences"], groups.entries())) == set(sequences.ROWS)
+
+
 def test_foundation_rows_still_answer():
     entry = groups.entries()["nesting"]
     row = entry.measure(1.0, 1)["nesting"]

@@ -5,6 +5,12 @@ from error_text import F32, IMAGE, SEQUENCE, each, init, read
 
 import jlayers as jl
 
+
+def _start(layer):
+    x = jl.spec((2, 3, 4))
+    return jl.stream(layer).start(*init(layer, x), x)
+
+
 # (what goes wrong, the first line, parts of later lines)
 CALLS = [
     (lambda: jl.SelfAttention(0), "SelfAttention: heads must be a positive int, got 0"),
@@ -15,6 +21,35 @@ CALLS = [
     (
         lambda: jl.SelfAttention(4, causal=1),
         "SelfAttention: causal must be True or False, got 1",
+    ),
+    (
+        lambda: jl.SelfAttention(4, window=3),
+        "SelfAttention: a window looks back alone",
+        "try:      causal=True, window=3",
+    ),
+    (
+        lambda: jl.SelfAttention(4, window=0, causal=True),
+        "SelfAttention: window must be a positive int, got 0",
+    ),
+    (
+        lambda: jl.SelfAttention(4, rope="base"),
+        "SelfAttention: rope must be a number of at least 0, got 'base'",
+    ),
+    (
+        lambda: jl.SelfAttention(4, rope=0.0),
+        "SelfAttention: rope must be a number above 0, got 0.0",
+    ),
+    (
+        lambda: jl.SelfAttention(4, soft_cap=0),
+        "SelfAttention: soft_cap must be a number above 0, got 0",
+    ),
+    (
+        lambda: jl.SelfAttention(4, alibi=1),
+        "SelfAttention: alibi must be True or False, got 1",
+    ),
+    (
+        lambda: jl.CrossAttention(4, kv_heads=3),
+        "CrossAttention: kv_heads 3 do not divide the 4 heads",
     ),
     (lambda: jl.GroupNorm(0), "GroupNorm: groups must be a positive int, got 0"),
     (
@@ -39,6 +74,37 @@ INPUTS = [
         lambda: init(jl.SelfAttention(2), jl.spec((2, 3, 4), jnp.int32)),
         "SelfAttention: takes floating numbers, got int32",
         "try:      x.astype(jnp.float32); Embedding for integer ids",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2, rope=True), jl.spec((2, 3, 6))),
+        "SelfAttention: rope turns pairs of features, and a head has 3",
+        "try:      head_size=..., an even number",
+    ),
+    (
+        lambda: init(jl.CrossAttention(2), jl.spec((2, 3, 4))),
+        "CrossAttention: takes a pair",
+        "expected: (x, memory)",
+        "got:      float32[2, 3, 4]",
+    ),
+    (
+        lambda: init(jl.CrossAttention(2), (jl.spec((2, 3, 4)), jl.spec((3, 3, 4)))),
+        "CrossAttention: x and memory are not of one batch and one dtype",
+        "got:      float32[2, 3, 4] and float32[3, 3, 4]",
+    ),
+    (
+        lambda: init(jl.CrossAttention(2), (jl.spec((2, 3, 4)), jl.spec((2, 4)))),
+        "CrossAttention: takes an array of rank 3, got rank 2",
+    ),
+    (
+        lambda: _start(jl.serial(jl.SelfAttention(2, causal=True))),
+        "SelfAttention at 'self_attention': attention to all steps needs to know for how many it "
+        "keeps room",
+        "try:      jl.stream(model, capacity=...), or window=...",
+    ),
+    (
+        lambda: _start(jl.SelfAttention(2)),
+        "SelfAttention: cannot be streamed: every step sees the later ones",
+        "try:      a causal layer: padding='CAUSAL', causal=True, no reverse",
     ),
     (
         lambda: init(jl.SelfAttention(2, method="flash"), jl.spec((2, 3, 4))),

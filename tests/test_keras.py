@@ -237,6 +237,25 @@ def test_recurrent(name, reverse, sequences, bias):
     )
 
 
+def test_gru_reset_before():
+    def conversion(w):
+        return {name: convert.swap_gates(value) for name, value in w.items()}
+
+    oracle = k.GRU(3, return_sequences=True, reset_after=False)
+    check(oracle, jl.GRU(3, reset_after=False), (2, 5, 4), conversion)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("sequences", [True, False], ids=["sequence", "last"])
+def test_conv_lstm(sequences, rank):
+    oracle = getattr(k, f"ConvLSTM{rank}D")
+    check(
+        oracle(2, (2, 3)[:rank], padding="same", return_sequences=sequences),
+        jl.ConvLSTM(2, (2, 3)[:rank], return_sequences=sequences),
+        (2, 3, *(5, 4)[:rank], 2),
+    )
+
+
 def test_simple_rnn_activation():
     check(
         k.SimpleRNN(3, activation="relu"),

@@ -74,9 +74,7 @@ def _plain(name, reverse):
 
 def _ours(name, reverse, method):
     def run(x, carry, w):
-        carry = carry if name == "lstm" else carry[0]
-        out, last = getattr(core, name)(x, carry, **w, reverse=reverse, method=method)
-        return out, last if name == "lstm" else (last,)
+        return getattr(core, name)(x, carry, **w, reverse=reverse, method=method)
 
     return run
 

@@ -17,6 +17,11 @@ FORBIDDEN = {
     "core": lambda module: module != "core",
     "layers": lambda module: module in COMBINATORS | INSPECTION,
     "training": lambda module: module not in {"checks", "errors", "layer", "specs", "training"},
+    "decoding": lambda module: (
+        module
+        not in {"checks", "core", "errors", "layer", "lifting", "sequence", "specs", "streaming"}
+        | {"decoding"}
+    ),
     "layer.py": lambda module: module in COMBINATORS | INSPECTION | {"layers", "core"},
     **{
         f"{name}.py": lambda module: module in INSPECTION | {"layers"}

@@ -25,8 +25,18 @@ IMAGES = jl.serial(
     jl.AvgPool(2),
     jl.LayerNorm(),
 )
+OPTIONS = jl.serial(
+    jl.LSTM(3, peephole=True, layer_norm=True, trainable_carry=True, zoneout=0.2),
+    jl.MinGRU(4),
+    jl.Reshape((7, 2, 2)),
+    jl.ConvLSTM(2, 2, reverse=True),
+)
 # A batch for each model.
-CASES = {"sequences": (MODEL, (4, 7, 3)), "images": (IMAGES, (4, 6, 6, 3))}
+CASES = {
+    "sequences": (MODEL, (4, 7, 3)),
+    "images": (IMAGES, (4, 6, 6, 3)),
+    "recurrent options": (OPTIONS, (4, 7, 3)),
+}
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])

@@ -84,10 +84,10 @@ def lstm_lm(size: LanguageModel) -> jl.Layer:
     )
 
 
-def attention(heads: int, width: int) -> jl.Layer:
+def attention(heads: int, width: int, **options: Any) -> jl.Layer:
     """The library's own; written by hand while it has none."""
     if hasattr(jl, "SelfAttention"):
-        own: jl.Layer = jl.SelfAttention(heads, causal=True)
+        own: jl.Layer = jl.SelfAttention(heads, causal=True, **options)
         return own
 
     def body(f: Any, x: jax.Array) -> jax.Array:
@@ -102,7 +102,9 @@ def attention(heads: int, width: int) -> jl.Layer:
     )
 
 
-def block(size: Transformer) -> jl.Layer:
+def block(size: Transformer, **options: Any) -> jl.Layer:
+    """``options`` are those of its attention."""
+
     def body(f: Any, x: jax.Array) -> jax.Array:
         x = x + f.attend(f.attend_norm(x))
         return x + f.down(jax.nn.gelu(f.up(f.mlp_norm(x))))
@@ -110,7 +112,7 @@ def block(size: Transformer) -> jl.Layer:
     return jl.compose(
         body,
         attend_norm=jl.LayerNorm(epsilon=EPSILON),
-        attend=attention(size.heads, size.width),
+        attend=attention(size.heads, size.width, **options),
         mlp_norm=jl.LayerNorm(epsilon=EPSILON),
         up=jl.Dense(4 * size.width),
         down=jl.Dense(size.width),

@@ -32,44 +32,72 @@ class Blocks(NamedTuple):
     keys: int
 
 
+class Scores(NamedTuple):
+    """What becomes of the products of queries and keys.
+
+    Attributes:
+      scale: of the products.
+      cap: which no score exceeds: ``cap * tanh(score / cap)``; None for none.
+    """
+
+    scale: float
+    cap: float | None = None
+
+    def capped(self, scores: jax.Array) -> jax.Array:
+        if self.cap is None:
+            return scores
+        cap = np.array(self.cap, scores.dtype)
+        return jnp.tanh(scores / cap) * cap
+
+    def uncapped(self, ct: jax.Array, capped: jax.Array) -> jax.Array:
+        """The cotangent of the scores before ``capped``, of that after it."""
+        if self.cap is None:
+            return ct
+        part = capped / np.array(self.cap, capped.dtype)
+        return ct * (1 - part * part)
+
+
 def forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, sight: Sight, scale: float, blocks: Blocks
+    q: jax.Array, k: jax.Array, v: jax.Array, *, sight: Sight, scores: Scores, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array]:
     """Attention, and the log of the softmax's denominator of every row.
 
     Args:
       q: (B, T, N, H). k, v: (B, S, K, H), N a multiple of K.
       sight: which keys a query sees; one that sees none gives zeros.
-      scale: of the scores.
+      scores: how they are made.
       blocks: steps of a block.
 
     Returns:
       (out (B, T, N, H), (B * K, T * N / K) in float32 at least).
     """
     batch, _, heads, _ = q.shape
-    groups = sight.groups
-    loops = _SEGMENTS if sight.causal else 1
+    groups, all_keys = sight.groups, k.shape[1]
+    loops = _SEGMENTS if sight.causal and sight.span is None else 1
 
     def one_head(operands: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         head, q, k, v = operands[0], *map(_wide, operands[1:])
-        q = q * np.array(scale, q.dtype)
+        q = q * np.array(scores.scale, q.dtype)
 
         def block(start: Any, steps: int, seen: int) -> tuple[jax.Array, jax.Array]:
+            """Queries ``start`` up to ``start + steps``, and the keys up to ``seen``."""
             queries = lax.dynamic_slice_in_dim(q, start * groups, steps * groups, 0)
-            scores = _dot(queries, k[:seen], 1, 1)
-            scores = _hide(scores, sight.block(head, start, steps, 0, seen))
-            largest = lax.stop_gradient(jnp.max(scores, 1, keepdims=True))
+            first, seen = _keys_of(sight, start, steps, seen, all_keys)
+            keys, values = (lax.dynamic_slice_in_dim(a, first, seen, 0) for a in (k, v))
+            made = scores.capped(_dot(queries, keys, 1, 1))
+            made = _seen(made, sight, (head, start, steps, first, seen))
+            largest = lax.stop_gradient(jnp.max(made, 1, keepdims=True))
             if sight.of_none:
                 largest = jnp.where(jnp.isneginf(largest), jnp.zeros_like(largest), largest)
             # The barrier keeps XLA from computing the exponential once for each of its two uses.
-            weights = lax.optimization_barrier(jnp.exp(scores - largest))
+            weights = lax.optimization_barrier(jnp.exp(made - largest))
             total = jnp.sum(weights, 1, keepdims=True)
             if sight.of_none:
                 total = jnp.where(total == 0, jnp.ones_like(total), total)
-            return _dot(weights, v[:seen], 1, 0) / total, (largest + jnp.log(total))[:, 0]
+            return _dot(weights, values, 1, 0) / total, (largest + jnp.log(total))[:, 0]
 
         def segment(start: int, steps: int, count: int) -> tuple[jax.Array, jax.Array]:
-            seen = k.shape[0]
+            seen = all_keys
             if sight.causal:
                 seen = min(max(start + steps * count + sight.offset, 0), seen)
             if seen == 0:
@@ -97,68 +125,75 @@ def backward(
     ct: jax.Array,
     *,
     sight: Sight,
-    scale: float,
+    scores: Scores,
     blocks: Blocks,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The cotangents of q, k and v, linear in ``ct``.
 
     Args:
       args: q, k, v of ``forward``. residuals: what it gave. ct: (B, T, N, H).
-      sight, scale, blocks: as given to ``forward``.
+      sight, scores, blocks: as given to ``forward``.
     """
     q, k, v = args
     out, totals = residuals
-    batch, _, heads, _ = q.shape
+    batch, all_steps, heads, _ = q.shape
     groups, kv_heads = sight.groups, sight.kv_heads
-    loops = _SEGMENTS if sight.causal else 1
+    loops = _SEGMENTS if sight.causal and sight.span is None else 1
 
     # Nothing of a head is stored for another transformation: its blocks are computed again.
     @_recomputed
     def one_head(operands: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         head, totals = operands[:2]
         q, k, v, out, ct = map(_wide, operands[2:])
-        q = q * np.array(scale, q.dtype)
-        rows_in_all = q.shape[0]
+        q = q * np.array(scores.scale, q.dtype)
         inner = jnp.sum(out * ct, 1)
 
-        def block(start: Any, size: int, first: int) -> tuple[jax.Array, ...]:
-            """Keys ``start`` up to ``start + size``, and the queries from step ``first`` on."""
+        def block(start: Any, size: int, low: int) -> tuple[Any, tuple[jax.Array, ...]]:
+            """Keys ``start`` up to ``start + size``, and the queries from step ``low`` on.
+
+            Gives the first of its queries' rows, and the cotangents of these, of keys and values.
+            """
+            first, steps = _queries_of(sight, start, size, low, all_steps)
             row = first * groups
-            keys = lax.dynamic_slice_in_dim(k, start, size, 0)
-            values = lax.dynamic_slice_in_dim(v, start, size, 0)
-            scores = _dot(keys, q[row:], 1, 1)
-            visible = sight.block(head, first, rows_in_all // groups - first, start, size)
-            scores = _hide(scores, None if visible is None else visible.T)
-            weights = lax.optimization_barrier(jnp.exp(scores - _row(totals[row:], scores)))
-            of_weights = _dot(values, ct[row:], 1, 1)
-            of_scores = weights * (of_weights - _row(inner[row:], of_weights))
-            of_values = _dot(weights, ct[row:], 1, 0)
-            of_keys = _dot(of_scores, q[row:], 1, 0)
-            return _dot(keys, of_scores, 0, 0), of_keys, of_values
+            keys, values = (lax.dynamic_slice_in_dim(a, start, size, 0) for a in (k, v))
+            queries, above, log, inward = (
+                lax.dynamic_slice_in_dim(a, row, steps * groups, 0) for a in (q, ct, totals, inner)
+            )
+            capped = scores.capped(_dot(keys, queries, 1, 1))
+            made = _seen(capped, sight, (head, first, steps, start, size), turned=True)
+            weights = lax.optimization_barrier(jnp.exp(made - _row(log, made)))
+            of_weights = _dot(values, above, 1, 1)
+            of_scores = weights * (of_weights - _row(inward, of_weights))
+            of_scores = scores.uncapped(of_scores, capped)
+            of_values = _dot(weights, above, 1, 0)
+            of_keys = _dot(of_scores, queries, 1, 0)
+            return row, (_dot(keys, of_scores, 0, 0), of_keys, of_values)
 
         def segment(start: int, size: int, count: int) -> tuple[jax.Array, ...]:
-            first = max(start - sight.offset, 0) if sight.causal else 0
-            before = first * groups
+            low = max(start - sight.offset, 0) if sight.causal and sight.span is None else 0
+            before = low * groups
+
+            @_recomputed
+            def step(total: jax.Array, at: Any) -> tuple[jax.Array, Any]:
+                row, (of_queries, *rest) = block(at, size, low)
+                row = row - before
+                there = lax.dynamic_slice_in_dim(total, row, of_queries.shape[1], 1)
+                return lax.dynamic_update_slice_in_dim(total, there + of_queries, row, 1), rest
+
+            total = jnp.zeros((q.shape[1], q.shape[0] - before), q.dtype)
             if count == 1:
-                of_queries, of_keys, of_values = block(start, size, first)
+                total, (of_keys, of_values) = step(total, start)
             else:
-
-                @_recomputed
-                def step(total: jax.Array, at: jax.Array) -> tuple[jax.Array, Any]:
-                    of_queries, *rest = block(at, size, first)
-                    return total + of_queries, rest
-
-                zeros = jnp.zeros((q.shape[1], rows_in_all - before), q.dtype)
                 starts = _starts(head, start, size, count)
-                of_queries, (of_keys, of_values) = lax.scan(step, zeros, starts)
+                total, (of_keys, of_values) = lax.scan(step, total, starts)
                 of_keys = of_keys.reshape(-1, k.shape[1])
                 of_values = of_values.reshape(-1, v.shape[1])
             edges = ((0, 0, 0), (before, 0, 0))
-            return lax.pad(of_queries, np.array(0, q.dtype), edges), of_keys, of_values
+            return lax.pad(total, np.array(0, q.dtype), edges), of_keys, of_values
 
         parts = [segment(*part) for part in _segments(k.shape[0], blocks.keys, loops)]
         of_queries, of_keys, of_values = zip(*parts, strict=True)
-        total = sum(of_queries[1:], of_queries[0]) * np.array(scale, q.dtype)
+        total = sum(of_queries[1:], of_queries[0]) * np.array(scores.scale, q.dtype)
         grads = (total.T, jnp.concatenate(of_keys), jnp.concatenate(of_values))
         return tuple(g.astype(a.dtype) for g, a in zip(grads, operands[2:], strict=False))
 
@@ -166,6 +201,22 @@ def backward(
     folded = (_fold(q, kv_heads), _fold(k), _fold(v), _fold(out, kv_heads), _fold(ct, kv_heads))
     dq, dk, dv = lax.map(one_head, (every, totals, *folded))
     return _unfold(dq, batch, heads), _unfold(dk, batch, kv_heads), _unfold(dv, batch, kv_heads)
+
+
+def _keys_of(sight: Sight, start: Any, steps: int, seen: int, keys: int) -> tuple[Any, int]:
+    """(first, number) of the keys, up to ``seen``, that a block of queries sees."""
+    if sight.span is None:
+        return 0, seen
+    size = min(keys, steps + sight.span - 1)
+    return jnp.clip(start + sight.offset - sight.span + 1, 0, keys - size), size
+
+
+def _queries_of(sight: Sight, start: Any, size: int, low: int, steps: int) -> tuple[Any, int]:
+    """(first, number) of the queries, from ``low`` on, that see a block of keys."""
+    if sight.span is None:
+        return low, steps - low
+    number = min(steps, size + sight.span - 1)
+    return jnp.clip(start - sight.offset, 0, steps - number), number
 
 
 def _segments(size: int, block: int, loops: int) -> list[tuple[int, int, int]]:
@@ -208,8 +259,16 @@ def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
     return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())))
 
 
-def _hide(scores: jax.Array, visible: jax.Array | None) -> jax.Array:
-    return scores if visible is None else jnp.where(visible, scores, -jnp.inf)
+def _seen(
+    scores: jax.Array, sight: Sight, where: tuple[Any, Any, int, Any, int], turned: bool = False
+) -> jax.Array:
+    """A block of scores, (rows, keys) or ``turned``, with what ``sight`` adds and hides."""
+    visible, bias = sight.block(*where), sight.block_bias(*where, dtype=scores.dtype)
+    if bias is not None:
+        scores = scores + (bias.T if turned else bias)
+    if visible is None:
+        return scores
+    return jnp.where(visible.T if turned else visible, scores, -jnp.inf)
 
 
 def _row(x: jax.Array, like: jax.Array) -> jax.Array:

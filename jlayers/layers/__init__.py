@@ -2,14 +2,18 @@
 
 from .batch_norm import BatchNorm
 from .conv import Conv
+from .conv_lstm import ConvLSTM
 from .conv_transpose import ConvTranspose
+from .cross_attention import CrossAttention
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
 from .group_norm import GroupNorm
 from .gru import GRU
 from .layer_norm import LayerNorm
+from .linear_recurrence import LinearRecurrence
 from .lstm import LSTM
+from .min_gru import MinGRU
 from .pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from .rms_norm import RMSNorm
 from .self_attention import SelfAttention
@@ -22,7 +26,9 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "Conv",
+    "ConvLSTM",
     "ConvTranspose",
+    "CrossAttention",
     "Dense",
     "Dropout",
     "Embedding",
@@ -31,7 +37,9 @@ __all__ = [
     "GlobalMaxPool",
     "GroupNorm",
     "LayerNorm",
+    "LinearRecurrence",
     "MaxPool",
+    "MinGRU",
     "RMSNorm",
     "Reshape",
     "SelfAttention",

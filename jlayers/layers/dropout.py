@@ -15,19 +15,23 @@ from ..specs import Params, State
 
 
 @factory
-def Dropout(rate: float) -> Layer:
+def Dropout(rate: float, *, same_over_time: bool = False) -> Layer:
     """In training, each value is zero with probability ``rate`` and else ``x / (1 - rate)``.
 
     With ``train=False`` it is the identity (Srivastava et al., 2014, JMLR 15).
 
     Args:
       rate: the probability of dropping, from 0 up to, not including, 1.
+      same_over_time: whether all steps of a sequence, (batch, time, ...), drop the same values
+        (Gal & Ghahramani, 2016): what is meant between recurrent layers. In a stream they are
+        drawn from the key of each block: the same key, the same mask.
 
     Shapes:
       x: one floating array. y: of the same shape and dtype.
 
     Raises:
-      LayerError: for ``train=True`` without a key, unless the rate is 0.
+      LayerError: for ``train=True`` without a key, unless the rate is 0; for an input without
+        time, where all steps are to drop the same.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> y, _ = jl.Dropout(0.5).apply({}, {}, jnp.ones(6), key=jax.random.key(1), train=True)
@@ -35,9 +39,13 @@ def Dropout(rate: float) -> Layer:
     [0.0, 2.0]
     """
     rate = checks.fraction("rate", rate)
+    same_over_time = checks.flag("same_over_time", same_over_time)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
-        checks.one_array(x, "one array")
+        if same_over_time:
+            checks.one_array(x, "(batch, time, features)", least_rank=3)
+        else:
+            checks.one_array(x, "one array")
         checks.floating(x)
         return {}, {}
 
@@ -48,7 +56,8 @@ def Dropout(rate: float) -> Layer:
             return x, state
         if key is None:
             raise LayerError("needs a key to train and got none", mend="apply(..., key=key)")
-        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        shape = (x.shape[0], 1, *x.shape[2:]) if same_over_time else x.shape
+        keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
         return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
 
     return Layer(init, apply)

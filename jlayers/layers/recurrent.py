@@ -1,104 +1,184 @@
-"""What SimpleRNN, LSTM and GRU share: arguments, parameters, and the start of a sequence."""
+"""What recurrent layers share: input, parameters of the first carry, start, step and dropout."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn import initializers
 
-from .. import checks
+from .. import checks, core
+from ..core import Course
+from ..errors import LayerError
 from ..layer import Layer
 from ..masking import Takes, without_masks
-from ..parameters import Initializer, cast_like, initialize
+from ..parameters import Initializer, initialize
 from ..reach import CAUSAL, Reach
-from ..sequence import join, split
-from ..specs import Params, State
+from ..sequence import join, joined_masks, split
+from ..specs import Params, PyTree, State, show
 from ..streams import Carry, Stream, of_step
 
 STEPS = "(batch, time, features)"
-Run = Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]
+Run = Callable[[Params, jax.Array, tuple[jax.Array, ...], Course], tuple[jax.Array, Any]]
+Wanted = dict[str, tuple[Initializer, Sequence[int]] | None]
+
+
+def steps_of_features(x: Any) -> None:
+    """Raises unless ``x`` is (batch, time, features)."""
+    mend = "Reshape((time, features)) before it; Embedding for ids"
+    checks.one_array(x, STEPS, rank=3, lower=mend)
+    checks.floating(x)
+    checks.not_empty(x, STEPS)
 
 
 def recurrent(
     run: Run,
-    gates: int,
-    features: int,
+    parameters: Callable[[jax.ShapeDtypeStruct], Wanted],
+    carries: Callable[[Any], dict[str, jax.ShapeDtypeStruct]],
     *,
     return_sequences: bool,
     reverse: bool,
-    bias: bool,
-    kernel_init: Initializer,
-    recurrent_init: Initializer,
-    bias_init: Initializer,
-    method: str | None,
-    carries: tuple[str, ...] = ("h",),
-    recurrent_bias: bool = False,
-    check: Callable[[jax.ShapeDtypeStruct], None] = lambda hidden: None,
+    check: Callable[[Any], None] = steps_of_features,
+    trainable_carry: bool = False,
+    zoneout: float = 0.0,
+    recurrent_dropout: float = 0.0,
 ) -> Layer:
     """The pair of a recurrent layer.
 
     Args:
-      run: ``run(x, carry, **params, reverse=reverse, method=method, mask=mask)`` to (outputs,
-        carry after the last step), the carry being a tuple of arrays (batch, features).
-      gates: how many products of width ``features`` each kernel holds.
-      carries: their names, that of the output first.
-      recurrent_bias: whether there is one, (features,), where there are biases.
-      check: raises where the hidden state, given as a spec, does not suit the layer; the rest are
-        the layers' own arguments.
+      run: ``run(params, x, carry, course)`` to (outputs, carry after the last step); the carry is
+        a tuple of arrays, that of the outputs first.
+      parameters: the initialiser and shape of each, for the spec of ``x``.
+      carries: the names of the carry's arrays and their specs, (batch, ...).
+      check: raises for an input, given as a spec, that the layer does not take; the rest are the
+        layers' own arguments.
     """
-    features = checks.positive("features", features)
     return_sequences = checks.flag("return_sequences", return_sequences)
     reverse = checks.flag("reverse", reverse)
-    bias = checks.flag("bias", bias)
+    trainable_carry = checks.flag("trainable_carry", trainable_carry)
+    zoneout = checks.fraction("zoneout", zoneout)
+    recurrent_dropout = checks.fraction("recurrent_dropout", recurrent_dropout)
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        mend = "Reshape((time, features)) before it; Embedding for ids"
-        checks.one_array(x, STEPS, rank=3, lower=mend)
-        checks.floating(x)
-        checks.not_empty(x, STEPS)
-        check(jax.ShapeDtypeStruct((x.shape[0], features), x.dtype))
-        return initialize(
-            key,
-            x,
-            kernel=(kernel_init, (x.shape[-1], gates * features)),
-            recurrent_kernel=(recurrent_init, (features, gates * features)),
-            bias=(bias_init, (gates * features,)) if bias else None,
-            recurrent_bias=(bias_init, (features,)) if bias and recurrent_bias else None,
-        )
+    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        x, resets = _with_resets(x)
+        check(x)
+        if resets is not None:
+            _check_resets(resets, x)
+        wanted = parameters(x)
+        if trainable_carry:
+            for name, spec in carries(x).items():
+                wanted[f"initial_{name}"] = (initializers.zeros, spec.shape[1:])
+        return initialize(key, x, **wanted), {}
+
+    def first(params: Params, name: str, zeros: jax.Array) -> jax.Array:
+        if not trainable_carry:
+            return zeros
+        return zeros + jnp.broadcast_to(params[f"initial_{name}"].astype(zeros.dtype), zeros.shape)
 
     def start(params: Params, state: State, x: Any, *, capacity: int | None) -> Carry:
-        x = without_masks(x)
-        return {name: jnp.zeros((x.shape[0], features), x.dtype) for name in carries}
+        x, _ = _with_resets(without_masks(x))
+        return {
+            name: first(params, name, jnp.zeros(spec.shape, spec.dtype))
+            for name, spec in carries(x).items()
+        }
 
     def step(
         params: Params, state: State, carry: Carry | None, x: Any, *, key: Any, train: bool
     ) -> tuple[Any, Carry]:
-        values, mask = split(x)
-        if carry is None:
-            # Made of a slice, so that they are spread over devices as the batch is: a scan insists
-            # on it.
-            zeros = jnp.broadcast_to(jnp.zeros_like(values[:, 0, :1]), (len(values), features))
-            carry = dict.fromkeys(carries, zeros)
-        outputs, after = run(
-            values,
-            tuple(carry[name] for name in carries),
-            **cast_like(params, values),
-            reverse=reverse,
-            method=method,
-            mask=mask,
-        )
-        y = join(outputs, mask) if return_sequences else after[0]
-        return y, dict(zip(carries, after, strict=True))
+        x, resets = _with_resets(x)
+        (values, mask), (resets, other) = split(x), split(resets)
+        if other is not None:
+            mask = other if mask is None else joined_masks(mask, other)
+        specs = carries(values)
+        # Made of a slice, so that they are spread over devices as the batch is: a scan insists on
+        # it.
+        one = jnp.zeros_like(values[:, 0, ..., :1])
+        firsts = {
+            name: first(params, name, jnp.broadcast_to(one.astype(spec.dtype), spec.shape))
+            for name, spec in specs.items()
+        }
+        carry = firsts if carry is None else carry
+        kept, held = _drawn(tuple(specs.values()), values.shape[1], key, train)
+        course = Course(reverse, mask, resets, tuple(firsts.values()), kept, held)
+        given = {name: value for name, value in params.items() if not name.startswith("initial_")}
+        outputs, after = run(given, values, tuple(carry[name] for name in specs), course)
+        y = join(outputs, mask) if return_sequences else after[0].astype(outputs.dtype)
+        return y, dict(zip(specs, after, strict=True))
+
+    def _drawn(
+        specs: tuple[jax.ShapeDtypeStruct, ...], steps: int, key: Any, train: bool
+    ) -> tuple[Any, Any]:
+        """``kept`` and ``held`` of the course."""
+        if not train:
+            return None, zoneout or None
+        if (zoneout or recurrent_dropout) and key is None:
+            raise LayerError("needs a key to train and got none", mend="apply(..., key=key)")
+        kept, held = None, None
+        if recurrent_dropout:
+            drawn = jax.random.fold_in(key, 0)
+            keep = jax.random.bernoulli(drawn, 1 - recurrent_dropout, specs[0].shape)
+            kept = keep.astype(specs[0].dtype) / (1 - recurrent_dropout)
+        if zoneout:
+            held = tuple(
+                jax.random.bernoulli(jax.random.fold_in(key, i), zoneout, (steps, *spec.shape))
+                for i, spec in enumerate(specs, 1)
+            )
+        return kept, held
 
     unstreamed = "it reads the sequence from its end" if reverse else None
     if not return_sequences:
         unstreamed = "it gives the last step alone"
     return Layer(
-        lambda key, x: (init(key, x), {}),
+        init,
         of_step(step),
         takes=Takes("own", lambda x: Reach(1, 0, math.inf) if reverse else CAUSAL),
         stream=unstreamed or Stream(start, step),
     )
+
+
+def of_rows(features: dict[str, int], wide: bool = False) -> Callable[[Any], Any]:
+    """``carries`` of vectors: (batch, size) for each name, in the dtype of the input.
+
+    Args:
+      features: the sizes by name.
+      wide: float32 at least.
+    """
+
+    def carries(x: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        dtype = core.at_least_float32(x.dtype) if wide else x.dtype
+        return {
+            name: jax.ShapeDtypeStruct((x.shape[0], size), dtype) for name, size in features.items()
+        }
+
+    return carries
+
+
+def bound(name: str, value: float | None) -> float | None:
+    """``value`` as a number above 0, or None."""
+    if value is None:
+        return None
+    number = checks.number(name, value)
+    if number == 0:
+        raise LayerError(f"{name} must be above 0, or None", got="0")
+    return number
+
+
+def _with_resets(x: PyTree) -> tuple[Any, Any]:
+    """``(x, resets)`` of what the layer was given."""
+    if isinstance(x, tuple | list) and len(x) == 2:
+        return x[0], x[1]
+    return x, None
+
+
+def _check_resets(resets: Any, x: Any) -> None:
+    wanted = jax.ShapeDtypeStruct(x.shape[:2], bool)
+    if not hasattr(resets, "shape") or (resets.shape, resets.dtype) != (wanted.shape, wanted.dtype):
+        raise LayerError(
+            "takes (x, resets), and these are no resets of its steps",
+            expected=show(wanted),
+            got=show(resets),
+            mend="concat() to merge two inputs into one",
+        )

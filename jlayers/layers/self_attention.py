@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
 from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params, show
+from ..masking import Takes, without_masks
+from ..parameters import Initializer, cast_like
+from ..reach import CAUSAL, Reach
+from ..sequence import join, split
+from ..specs import Params, State
+from ..streams import Carry, Stream, of_step
+from .heads import above_zero, heads_of
+
+_CARRY = ("keys", "values", "count")
 
 
 @factory
@@ -19,9 +29,13 @@ def SelfAttention(
     heads: int,
     *,
     causal: bool = False,
+    window: int | None = None,
     kv_heads: int | None = None,
     head_size: int | None = None,
     features: int | None = None,
+    rope: bool | float = False,
+    alibi: bool = False,
+    soft_cap: float | None = None,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
@@ -32,13 +46,26 @@ def SelfAttention(
     With ``q = x @ query_kernel + query_bias``, cut into heads, and ``k`` and ``v`` likewise
     (Vaswani et al., 2017, arXiv:1706.03762).
 
+    Of a ``Sequence`` nobody sees the padding. The position of a step is the number of valid steps
+    before it in its row, in a stream as in a whole sequence.
+
+    Streamed, it keeps the keys and values of the last ``window`` steps, or without a window those
+    of ``jl.stream(model, capacity=...)`` steps: the steps of a row beyond these give NaN.
+
     Args:
       heads: how many.
       causal: no step sees a later one.
+      window: how many steps one sees, itself included; needs ``causal``.
       kv_heads: heads of keys and values, each for ``heads / kv_heads`` neighbouring heads of
         queries (Ainslie et al., 2023, arXiv:2305.13245); ``heads`` if None.
       head_size: features of a head; those of the input / ``heads`` if None.
       features: size of the output's last axis; that of the input if None.
+      rope: whether queries and keys are turned by their positions (Su et al., 2021,
+        arXiv:2104.09864), or the base of the angles, 10000 for True. The first half of a head's
+        features is paired with the second one, as in GPT-NeoX and Llama.
+      alibi: whether the scores of head i fall by ``2 ** (-8 i / heads)`` with each step of distance
+        (Press et al., 2022, arXiv:2108.12409).
+      soft_cap: scores become ``soft_cap * tanh(scores / soft_cap)``.
       bias: whether the four maps have one.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
       method: as for ``core.attention``.
@@ -49,64 +76,92 @@ def SelfAttention(
       params: query_kernel (in, heads * head_size), key_kernel and value_kernel
       (in, kv_heads * head_size), out_kernel (heads * head_size, features), and a bias for each:
       query_bias, key_bias, value_bias, out_bias.
+      carry: keys and values (batch, slots, kv_heads, head_size), of the dtype of ``x``, the step at
+      position p in slot ``p % slots``; count, int32 (batch,), the valid steps so far.
 
     Raises:
       LayerError: for ``kv_heads`` that do not divide ``heads``, ``heads`` that do not divide the
-        features of the input where no ``head_size`` is given, and an input that is not one
-        floating array of rank 3.
+        features of the input where no ``head_size`` is given, a window that is not causal, heads
+        of an odd size with ``rope``, and an input that is not one floating array of rank 3.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.SelfAttention(4, causal=True), jl.spec((2, 10, 32))).shape
     (2, 10, 32)
     """
-    heads = checks.positive("heads", heads)
-    causal, bias = checks.flag("causal", causal), checks.flag("bias", bias)
-    kv_heads = heads if kv_heads is None else checks.positive("kv_heads", kv_heads)
-    if heads % kv_heads:
-        raise LayerError(f"kv_heads {kv_heads} do not divide the {heads} heads")
-    if head_size is not None:
-        head_size = checks.positive("head_size", head_size)
-    if features is not None:
-        features = checks.positive("features", features)
+    maps = heads_of(heads, kv_heads, head_size, features, bias, kernel_init, bias_init)
+    causal, alibi = checks.flag("causal", causal), checks.flag("alibi", alibi)
+    if window is not None:
+        window = checks.positive("window", window)
+        if not causal:
+            raise LayerError("a window looks back alone", mend=f"causal=True, window={window}")
+    base = _base(rope)
+    soft_cap = above_zero("soft_cap", soft_cap)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        checks.one_array(
-            x,
-            "(batch, time, features)",
-            rank=3,
-            lower="Reshape((time, features)) before it; Embedding for ids",
-        )
-        checks.floating(x, "x.astype(jnp.float32); Embedding for integer ids")
-        checks.real(x)
-        checks.has_features(x, "(batch, time, features)")
-        width = x.shape[-1]
-        if head_size is None and width % heads:
+        params = maps.init(key, x, x)
+        if base is not None and maps.size(x) % 2:
             raise LayerError(
-                f"{heads} heads do not divide the {width} features of the input",
-                got=show(x),
-                mend="head_size=..., the features of one head",
+                f"rope turns pairs of features, and a head has {maps.size(x)}",
+                mend="head_size=..., an even number",
             )
-        size = head_size or width // heads
-        maps = {
-            "query": (width, heads * size),
-            "key": (width, kv_heads * size),
-            "value": (width, kv_heads * size),
-            "out": (heads * size, features or width),
-        }
-        kernels = {f"{name}_kernel": (kernel_init, shape) for name, shape in maps.items()}
-        biases = {f"{name}_bias": (bias_init, shape[1:]) for name, shape in maps.items()}
-        return initialize(key, x, **kernels, **(biases if bias else {}))
+        return params
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        p = cast_like(params, x)
+    def start(params: Params, state: State, x: Any, *, capacity: int | None) -> Carry:
+        slots = window or capacity
+        if slots is None:
+            raise LayerError(
+                "attention to all steps needs to know for how many it keeps room",
+                mend="jl.stream(model, capacity=...), or window=...",
+            )
+        x = without_masks(x)
+        size = params["key_kernel"].shape[-1] // maps.kv_heads
+        empty = jnp.zeros((x.shape[0], slots, maps.kv_heads, size), x.dtype)
+        count = jnp.zeros((x.shape[0],), jnp.int32)
+        return {"keys": empty, "values": jnp.zeros_like(empty), "count": count}
 
-        def split(name: str, count: int) -> jax.Array:
-            y = core.dense(x, p[f"{name}_kernel"], p.get(f"{name}_bias"))
-            return y.reshape(*x.shape[:2], count, y.shape[-1] // count)
+    def step(
+        params: Params, state: State, carry: Carry | None, x: Any, *, key: Any, train: bool
+    ) -> tuple[Any, Carry]:
+        values, mask = split(x)
+        p = cast_like(params, values)
+        q, k, v = maps.split(p, values, values)
+        before = None if carry is None else carry["count"]
+        at = _positions(mask, before, values.shape[:2])
+        if base is not None:
+            q, k = (core.rotary(a, at, base) for a in (q, k))
+        how: dict[str, Any] = {"alibi": alibi, "soft_cap": soft_cap, "method": method}
+        if carry is None:
+            how |= {"positions": None if mask is None else (at, at), "causal": causal}
+            seen = None if mask is None else mask[:, None, None]
+            y = core.attention(q, k, v, mask=seen, window=window, **how)
+            return join(maps.merge(p, y), mask), {}
+        cache = core.Cache(*(carry[name] for name in _CARRY))
+        y, cache = core.cached_attention(q, k, v, cache, mask=mask, window=window, **how)
+        return join(maps.merge(p, y), mask), dict(zip(_CARRY, cache, strict=True))
 
-        q, k, v = split("query", heads), split("key", kv_heads), split("value", kv_heads)
-        y = core.attention(q, k, v, causal=causal, method=method)
-        y = y.reshape(*x.shape[:2], p["out_kernel"].shape[0])
-        return core.dense(y, p["out_kernel"], p.get("out_bias"))
+    unstreamed = None if causal else "every step sees the later ones"
+    return Layer(
+        lambda key, x: (init(key, x), {}),
+        of_step(step),
+        takes=Takes("own", functools.partial(_reach, window) if causal else None),
+        stream=unstreamed or Stream(start, step),
+    )
 
-    return stateless(init, apply)
+
+def _positions(
+    mask: jax.Array | None, before: jax.Array | None, shape: tuple[int, int]
+) -> jax.Array:
+    """Of the steps, (time,) or (batch, time)."""
+    if mask is None and before is None:
+        return jnp.arange(shape[1], dtype=jnp.int32)
+    return core.step_positions(jnp.ones(shape, bool) if mask is None else mask, before)
+
+
+def _reach(window: int | None, x: Any) -> Reach:
+    return CAUSAL if window is None else Reach(1, window - 1, 0)
+
+
+def _base(rope: Any) -> float | None:
+    if isinstance(rope, bool):
+        return 10000.0 if rope else None
+    return above_zero("rope", rope)

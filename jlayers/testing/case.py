@@ -72,6 +72,11 @@ def values_for(x: PyTree) -> PyTree:
     return values
 
 
+def other_than(values: jax.Array) -> jax.Array:
+    """Other integers, or the bools turned round."""
+    return ~values if values.dtype == bool else 1 - values
+
+
 def as_float(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(
         lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree

@@ -23,6 +23,7 @@ from .case import (
     floats_of,
     item,
     moved,
+    other_than,
     random_like,
     stacked,
     with_floats,
@@ -266,7 +267,7 @@ def _law_10_rows(case: Case, axis: int) -> None:
     def spoil(a: jax.Array) -> jax.Array:
         if a.ndim == 0:
             return a
-        garbage = jnp.nan if jnp.issubdtype(a.dtype, jnp.floating) else 1 - a[0]
+        garbage = jnp.nan if jnp.issubdtype(a.dtype, jnp.floating) else other_than(a[0])
         return a.at[0].set(garbage)
 
     def others(y: PyTree) -> PyTree:

@@ -17,6 +17,7 @@ from ..sequence import is_sequence, sequences_in
 from ..specs import PyTree, show, specs_of
 from ..streaming import reach as reach_of
 from ..streaming import stream
+from .case import other_than
 from .sequence_case import SequenceCase, numbers, valid_of
 
 _GARBAGE = (np.nan, np.inf, -1e3)
@@ -106,7 +107,7 @@ def _rows(case: SequenceCase, batch_axis: int) -> None:
         return valid_of(case.layer.apply(case.params, case.state, x)[0])
 
     def spoil(leaf: jax.Array) -> jax.Array:
-        worst = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 1 - leaf[0]
+        worst = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else other_than(leaf[0])
         return leaf.at[0].set(worst)
 
     def others(y: PyTree) -> PyTree:
@@ -185,7 +186,7 @@ def _reported(case: SequenceCase) -> None:
 
             def moved(leaf: jax.Array) -> jax.Array:
                 if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                    return leaf.at[:, at].set(1 - leaf[:, at])  # noqa: B023
+                    return leaf.at[:, at].set(other_than(leaf[:, at]))  # noqa: B023
                 return leaf.at[:, at].add(push * (1 + jnp.cos(leaf[:, at])))  # noqa: B023
 
             (y,) = run(jax.tree.map(moved, case.x))

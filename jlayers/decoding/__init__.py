@@ -1,0 +1,18 @@
+"""Decoding: a causal model of ids writes on, id by id, from what it remembers."""
+
+from .beam import Beams, beam_search
+from .decode import decode
+from .generate import generate
+from .sampling import greedy, sampler, temperature, top_k, top_p
+
+__all__ = [
+    "Beams",
+    "beam_search",
+    "decode",
+    "generate",
+    "greedy",
+    "sampler",
+    "temperature",
+    "top_k",
+    "top_p",
+]

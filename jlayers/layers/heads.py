@@ -1,0 +1,115 @@
+"""What layers of attention share: the maps to queries, keys and values, and the one out of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+from .. import checks, core
+from ..errors import LayerError
+from ..parameters import Initializer, initialize
+from ..specs import Params, show
+
+STEPS = "(batch, time, features)"
+
+
+class Heads(NamedTuple):
+    """The layers' own arguments of these names, checked by ``heads_of``."""
+
+    heads: int
+    kv_heads: int
+    head_size: int | None
+    features: int | None
+    bias: bool
+    kernel_init: Initializer
+    bias_init: Initializer
+
+    def size(self, x: Any) -> int:
+        """Features of one head.
+
+        Raises:
+          LayerError: where ``x`` has no number of features to be shared out.
+        """
+        width: int = x.shape[-1]
+        if self.head_size is None and width % self.heads:
+            raise LayerError(
+                f"{self.heads} heads do not divide the {width} features of the input",
+                got=show(x),
+                mend="head_size=..., the features of one head",
+            )
+        return self.head_size or width // self.heads
+
+    def init(self, key: jax.Array, x: Any, memory: Any) -> Params:
+        """Parameters for queries from ``x``, and keys and values from ``memory``."""
+        for steps in (x, memory):
+            mend = "Reshape((time, features)) before it; Embedding for ids"
+            checks.one_array(steps, STEPS, rank=3, lower=mend)
+            checks.floating(steps, "x.astype(jnp.float32); Embedding for integer ids")
+            checks.real(steps)
+            checks.has_features(steps, STEPS)
+        size, width = self.size(x), x.shape[-1]
+        maps = {
+            "query": (width, self.heads * size),
+            "key": (memory.shape[-1], self.kv_heads * size),
+            "value": (memory.shape[-1], self.kv_heads * size),
+            "out": (self.heads * size, self.features or width),
+        }
+        kernels = {f"{name}_kernel": (self.kernel_init, shape) for name, shape in maps.items()}
+        biases = {f"{name}_bias": (self.bias_init, shape[1:]) for name, shape in maps.items()}
+        return initialize(key, x, **kernels, **(biases if self.bias else {}))
+
+    def split(self, p: Params, x: jax.Array, memory: jax.Array) -> tuple[jax.Array, ...]:
+        """Queries of ``x``, keys and values of ``memory``, (batch, time, heads, size) each."""
+
+        def heads(name: str, x: jax.Array, count: int) -> jax.Array:
+            y = core.dense(x, p[f"{name}_kernel"], p.get(f"{name}_bias"))
+            return y.reshape(*x.shape[:2], count, y.shape[-1] // count)
+
+        kv_heads = self.kv_heads
+        q = heads("query", x, self.heads)
+        return q, heads("key", memory, kv_heads), heads("value", memory, kv_heads)
+
+    def merge(self, p: Params, y: jax.Array) -> jax.Array:
+        """(batch, time, features) of what attention gives."""
+        y = y.reshape(*y.shape[:2], p["out_kernel"].shape[0])
+        return core.dense(y, p["out_kernel"], p.get("out_bias"))
+
+
+def heads_of(
+    heads: int,
+    kv_heads: int | None,
+    head_size: int | None,
+    features: int | None,
+    bias: bool,
+    kernel_init: Initializer,
+    bias_init: Initializer,
+) -> Heads:
+    """The arguments, checked.
+
+    Raises:
+      LayerError: for one that is none of its kind, and ``kv_heads`` that do not divide ``heads``.
+    """
+    heads, bias = checks.positive("heads", heads), checks.flag("bias", bias)
+    kv_heads = heads if kv_heads is None else checks.positive("kv_heads", kv_heads)
+    if heads % kv_heads:
+        raise LayerError(f"kv_heads {kv_heads} do not divide the {heads} heads")
+    if head_size is not None:
+        head_size = checks.positive("head_size", head_size)
+    if features is not None:
+        features = checks.positive("features", features)
+    return Heads(heads, kv_heads, head_size, features, bias, kernel_init, bias_init)
+
+
+def above_zero(name: str, value: Any) -> float | None:
+    """``value`` as a float above 0, or None.
+
+    Raises:
+      LayerError: for what is none.
+    """
+    if value is None:
+        return None
+    number = checks.number(name, value)
+    if number == 0:
+        raise LayerError(f"{name} must be a number above 0, got {value!r}")
+    return number
