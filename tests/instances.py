@@ -84,6 +84,14 @@ INSTANCES = {
         jl.SimpleRNN(3, return_sequences=False, reverse=True, activation=jax.nn.relu), STEPS
     ),
     "a function": Instance(jl.lift(jnp.tanh), VECTOR),
+    "a function of a sequence": Instance(jl.on_sequence(jnp.tanh), STEPS),
+    "causal": Instance(
+        jl.causal(
+            lambda params, state, x, *, capacity: {},
+            lambda params, state, carry, x, *, key, train: (jnp.sin(x), {}),
+        ),
+        STEPS,
+    ),
     "stateless": Instance(
         jl.stateless(
             lambda key, x: {"scale": jnp.ones(x.shape[-1:])},

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..layer import Layer
-from ..masking import Takes, without_masks
+from ..masking import Takes
 from ..parameters import Initializer, cast_like, initialize
 from ..reach import CAUSAL, Reach
 from ..sequence import join, split
@@ -70,7 +70,6 @@ def recurrent(
         )
 
     def start(params: Params, state: State, x: Any, *, capacity: int | None) -> Carry:
-        x = without_masks(x)
         return {name: jnp.zeros((x.shape[0], features), x.dtype) for name in carries}
 
     def step(
