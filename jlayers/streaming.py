@@ -77,7 +77,10 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             found = trace(layer, x)
             check_fit(params, found.params, "params", x, beside=state)
             check_fit(state, found.state, "state", x)
-            return stream_of(layer).start(params, state, specs_of(x), capacity=capacity)
+            return begin(params, state, x)
+
+    def begin(params: Params, state: State, x: PyTree) -> Carry:
+        return stream_of(layer).start(params, state, specs_of(x), capacity=capacity)
 
     @boundary
     def step(
@@ -96,6 +99,8 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             checks.train_flag(train)
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
+            expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
+            check_fit(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
             before = specs_of(carry, "the carry")
             if specs_of(after) != before:
