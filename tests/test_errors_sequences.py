@@ -94,6 +94,23 @@ SEQUENCES = [
     ),
 ]
 
+BODIES = [
+    (
+        lambda: init(
+            jl.compose(lambda f, x: jnp.mean(f.dense(x), 1), dense=jl.Dense(3)), jl.Sequence(STEPS)
+        ),
+        "compose: the body gives something else than steps for a Sequence",
+        "expected: (batch, time, ...)",
+        "got:      float32[2, 3]",
+        "try:      GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
+    ),
+    (
+        lambda: init(jl.on_sequence(jnp.tanh), jl.Sequence(STEPS)),
+        "on_sequence: a Sequence stands where an array belongs, and would lose its mask",
+        "try:      x.map(function), or the function as a child of its own; arithmetic works as it is",
+    ),
+]
+
 STREAMS = [
     (
         lambda: started(jl.serial(jl.Dense(4), jl.Conv(4, 3, padding="SAME"))),
@@ -185,6 +202,6 @@ STREAMS = [
 ]
 
 
-@each(SEQUENCES, STREAMS)
+@each(SEQUENCES, BODIES, STREAMS)
 def test_texts(case):
     read(case)

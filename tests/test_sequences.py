@@ -288,3 +288,57 @@ def test_a_loss_over_valid_steps():
     gradient = jax.grad(loss)(spoiled)
     assert not gradient[1, 1:].any()
     assert np.isfinite(gradient).all()
+
+
+def _for_arrays(f, x):
+    x = x + f.inner(f.norm(x))
+    return x + f.down(jax.nn.gelu(f.up(x)))
+
+
+def _two_rates(f, x):
+    slow = jax.nn.relu(f.slow(x))
+    places = f.places(jnp.arange(slow.shape[1], dtype=jnp.int32)).astype(x.dtype)
+    return {"slow": slow + jnp.broadcast_to(places, slow.shape), "fast": f.fast(jnp.tanh(x))}
+
+
+BODIES = {
+    "a block": jl.compose(
+        _for_arrays, norm=jl.LayerNorm(), inner=jl.GRU(4), up=jl.Dense(5), down=jl.Dense(4)
+    ),
+    "two rates": jl.compose(
+        _two_rates,
+        slow=jl.Conv(4, 2, strides=2, **CAUSAL),
+        places=jl.Embedding(9, 4),
+        fast=jl.Conv(3, 2, **CAUSAL),
+    ),
+    "within another": jl.compose(
+        lambda f, x: jnp.sin(f.inside(jnp.tanh(x))),
+        inside=jl.repeat(
+            jl.compose(lambda f, x: jnp.cos(f.conv(x)), conv=jl.Conv(4, 2, **CAUSAL)), 2
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["a block", "within another"])
+def test_a_body_that_was_written_for_arrays_takes_a_sequence(name):
+    check_sequence(BODIES[name], jl.spec((2, 4, 4)))
+
+
+def test_arrays_of_a_body_go_with_the_mask_of_their_steps():
+    # Sizes that coincide: as many features as steps, and as many rows as both.
+    x = jl.Sequence.from_lengths(jax.random.normal(jax.random.key(0), (4, 4, 4)), [4, 3, 1, 0])
+    model = BODIES["two rates"]
+    params, state = model.init(jax.random.key(0), x)
+    y, _ = model.apply(params, state, x)
+    assert y["slow"].lengths.tolist() == [2, 2, 1, 0]
+    assert y["fast"].lengths.tolist() == [4, 3, 1, 0]
+
+    def both(f, pair):
+        return f.dense(jax.nn.relu(pair[0]) + jax.nn.relu(pair[1]))
+
+    added = jl.compose(both, dense=jl.Dense(2))
+    other = jl.Sequence.from_lengths(x.values, [1, 4, 4, 4])
+    params, state = added.init(jax.random.key(0), (x, other))
+    y, _ = added.apply(params, state, (x, other))
+    assert y.lengths.tolist() == [1, 3, 1, 0]
