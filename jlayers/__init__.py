@@ -42,7 +42,7 @@ from .paths import flatten, rewrite, select, unflatten, walk
 from .reach import Reach
 from .sequence import Sequence
 from .specs import spec
-from .streaming import Streamed, reach, stream
+from .streaming import Streamed, causal, reach, stream
 from .streams import Stream
 from .summary import Summary, summary
 from .wrappers import ensemble, remat, repeat
@@ -89,6 +89,7 @@ __all__ = [
     "average",
     "bidirectional",
     "branch",
+    "causal",
     "compose",
     "concat",
     "core",

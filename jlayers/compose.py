@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from . import checks
+from .bodies import taking_sequences
 from .errors import LayerError, located
 from .factory import factory
 from .layer import Layer
@@ -129,4 +130,5 @@ def compose(body: Body, /, *, name: str | None = None, **children: Any) -> Layer
             raise LayerError(f"no child can be named {child!r}: f.{child} is the namespace's own")
         check_name(child)
     layers = {child: lift_child(child, layer) for child, layer in children.items()}
-    return composite(body, layers, name=name, rebuild=lambda new: compose(body, name=name, **new))
+    whole = taking_sequences(body, layers)
+    return composite(whole, layers, name=name, rebuild=lambda new: compose(body, name=name, **new))

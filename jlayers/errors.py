@@ -41,7 +41,7 @@ _MENDS = (
 )
 # JAX refuses whatever is no array in many words, with the class among them.
 _NO_ARRAY = "jlayers.Sequence'>"
-_MAP = "x.map(function), or the function as a child of its own; arithmetic works as it is"
+_MAP = "x.map(function), or the function as a child of its own; arithmetic works"
 # Of a deep model's layers before the one that failed, the last ones matter.
 _SHOWN = 12
 _WIDTH = 72
@@ -184,13 +184,18 @@ def _failure(error: Any, subject: str = "") -> LayerError:
         problem = f"{subject} raised {type(error).__name__}" + (f": {first}" if first else "")
         mends = [mend for kind, mend in _MENDS if isinstance(error, kind)]
         mend = f"a layer is traced, its values are not known: {mends[0]}" if mends else None
-        if _NO_ARRAY in str(error):
+        if refuses_sequences(error):
             problem, mend = (
                 "a Sequence stands where an array belongs, and would lose its mask",
                 _MAP,
             )
         error._jlayers_failure = LayerError(problem.strip(), mend=mend)
     return error._jlayers_failure  # type: ignore[no-any-return]
+
+
+def refuses_sequences(error: Exception) -> bool:
+    """Whether it is JAX's error for a Sequence where an array belongs."""
+    return _NO_ARRAY in str(error)
 
 
 def boundary(function: Callable[P, R]) -> Callable[P, R]:

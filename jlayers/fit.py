@@ -16,6 +16,7 @@ _MISFITS = {
     "params": "params do not fit the model",
     "state": "state does not fit the model",
     "new state": "the new state does not fit the model",
+    "carry": "the carry does not fit the model and the block",
 }
 
 
@@ -45,7 +46,7 @@ def check_fit(
     Args:
       tree: the ``params`` or ``state`` that a user passed.
       expected: the tree of specs that ``init`` would give for ``x``.
-      what: ``"params"``, ``"state"`` or ``"new state"``.
+      what: ``"params"``, ``"state"``, ``"new state"`` or ``"carry"``.
       x: the input, for the text.
       beside: the tree that was passed beside, for the text.
 
@@ -68,13 +69,14 @@ def check_fit(
         for wanted in ("missing", "extra", "different")
         if any(kind == wanted for kind, _, _ in rows)
     ]
+    maker = "start" if what == "carry" else "init"
     width = max(len(path) for _, path, _ in rows)
     lines = [f"\n    {kind:<9}  {path:<{width}}  {text}" for kind, path, text in rows[:_SHOWN]]
     if len(rows) > _SHOWN:
         lines.append(f"\n    and {len(rows) - _SHOWN} more")
     raise LayerError(
         f"{_MISFITS[what]}: {', '.join(counts)}",
-        expected=f"the {what.split()[-1]} that init gives for x {show(x)}",
+        expected=f"the {what.split()[-1]} that {maker} gives for x {show(x)}",
         got="".join(lines),
         mend=_mend(tree, expected, what, beside),
     )

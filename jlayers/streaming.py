@@ -9,15 +9,17 @@ import jax
 
 from . import checks
 from .errors import LayerError, boundary, located
+from .factory import factory
 from .fit import check_fit, check_tree
 from .layer import Layer
 from .lifting import lift
+from .masking import Takes
 from .namespace import Applying, Namespace
 from .naming import entry_of, merge_entry
-from .reach import Reach
+from .reach import CAUSAL, Reach
 from .sequence import Sequence, sequences_in
 from .specs import Params, PyTree, State, as_array, show, specs_of
-from .streams import Carry, Stream, check_carry, stream_of
+from .streams import Carry, Stream, check_carry, of_step, stream_of
 from .trace import trace
 
 Body = Callable[[Namespace, PyTree], PyTree]
@@ -75,7 +77,10 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             found = trace(layer, x)
             check_fit(params, found.params, "params", x, beside=state)
             check_fit(state, found.state, "state", x)
-            return stream_of(layer).start(params, state, specs_of(x), capacity=capacity)
+            return begin(params, state, x)
+
+    def begin(params: Params, state: State, x: PyTree) -> Carry:
+        return stream_of(layer).start(params, state, specs_of(x), capacity=capacity)
 
     @boundary
     def step(
@@ -94,11 +99,58 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             checks.train_flag(train)
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
+            expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
+            check_fit(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
             check_carry(carry, after)
             return y, after
 
     return Streamed(start, step)
+
+
+@factory
+def causal(
+    start: Callable[..., Carry],
+    step: Callable[..., tuple[PyTree, Carry]],
+    *,
+    init: Callable[[jax.Array, PyTree], Params] | None = None,
+    reach: Reach = CAUSAL,
+    name: str | None = None,
+) -> Layer:
+    """A layer from ``start`` and ``step`` alone: its ``apply`` is one step from the beginning.
+
+    Args:
+      start: ``start(params, state, x, *, capacity) -> carry``, a dict of arrays of fixed
+        shapes, for the specs of a block of arrays.
+      step: ``step(params, state, carry, x, *, key, train) -> (y, carry)`` for a block: an
+        array, or a ``Sequence`` with zeros in the padding. With None for a carry, ``x`` is the
+        whole sequence.
+      init: ``init(key, x) -> params``, where there are any.
+      reach: which input steps an output step is made of; all earlier ones by default.
+      name: what a parent names it after.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> def start(params, state, x, *, capacity):
+    ...     return {"last": jnp.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype)}
+    >>> def step(params, state, carry, x, *, key, train):
+    ...     before = (carry or start(params, state, x, capacity=None))["last"]
+    ...     late = jnp.concatenate([before, x], 1)
+    ...     return late[:, :-1], {"last": late[:, -1:]}
+    >>> delay = jl.causal(start, step, reach=jl.Reach(past=1, future=-1))
+    >>> delay.apply({}, {}, jnp.asarray([[[1.0], [2.0], [3.0]]]))[0].ravel().tolist()
+    [0.0, 1.0, 2.0]
+    """
+    checks.function("start", start, "params, state, x", by_name="capacity")
+    checks.function("step", step, "params, state, carry, x", by_name="key, train")
+    if init is not None:
+        checks.function("init", init, "key, x")
+    return Layer(
+        lambda key, x: ({} if init is None else init(key, x), {}),
+        of_step(step),
+        name=name,
+        takes=Takes("own", lambda x: reach),
+        stream=Stream(start, step),
+    )
 
 
 def _check_blocks(x: PyTree) -> None:

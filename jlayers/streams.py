@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .errors import LayerError
-from .masking import filled
+from .masking import filled, without_masks
 from .specs import PyTree, brief, specs_of
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class Stream(NamedTuple):
 
     Attributes:
       start: ``start(params, state, x, *, capacity) -> carry``: what is known before the first
-        step. ``x`` holds specs of a block, ``capacity`` is how many steps a layer that remembers
-        all of them has to have room for, or None.
+        step. ``x`` holds specs of a block, without masks; ``capacity`` is how many steps a layer
+        that remembers all of them has to have room for, or None.
       step: ``step(params, state, carry, x, *, key, train) -> (y, carry)`` for a block ``x``,
         (batch, k, ...). A carry of None says that ``x`` is the whole sequence: the layer starts
         by itself, and the carry that it returns is thrown away.
@@ -83,12 +83,15 @@ def of_step(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def filling(stream: Stream) -> Stream:
-    """The stream of a layer that takes Sequences itself: it sees no padding."""
+    """The stream of a layer that takes Sequences itself: it sees no padding, and no masks first."""
+
+    def start(params: Any, state: Any, x: PyTree, *, capacity: int | None) -> Carry:
+        return stream.start(params, state, without_masks(x), capacity=capacity)
 
     def step(params: Any, state: Any, carry: Any, x: PyTree, *, key: Any, train: bool) -> Any:
         return stream.step(params, state, carry, filled(x), key=key, train=train)
 
-    return Stream(stream.start, step)
+    return Stream(start, step)
 
 
 def check_carry(carry: Carry, after: Carry) -> None:

@@ -120,6 +120,14 @@ INSTANCES = {
     ),
     "convolutional lstm": Instance(jl.ConvLSTM(2, 3), jl.spec((2, 3, 4, 2))),
     "a function": Instance(jl.lift(jnp.tanh), VECTOR),
+    "a function of a sequence": Instance(jl.on_sequence(jnp.tanh), STEPS),
+    "causal": Instance(
+        jl.causal(
+            lambda params, state, x, *, capacity: {},
+            lambda params, state, carry, x, *, key, train: (jnp.sin(x), {}),
+        ),
+        STEPS,
+    ),
     "stateless": Instance(
         jl.stateless(
             lambda key, x: {"scale": jnp.ones(x.shape[-1:])},

@@ -14,7 +14,7 @@ from .. import checks, core
 from ..core import Course
 from ..errors import LayerError
 from ..layer import Layer
-from ..masking import Takes, without_masks
+from ..masking import Takes
 from ..parameters import Initializer, initialize
 from ..reach import CAUSAL, Reach
 from ..sequence import join, joined_masks, split
@@ -79,7 +79,7 @@ def recurrent(
         return zeros + jnp.broadcast_to(params[f"initial_{name}"].astype(zeros.dtype), zeros.shape)
 
     def start(params: Params, state: State, x: Any, *, capacity: int | None) -> Carry:
-        x, _ = _with_resets(without_masks(x))
+        x, _ = _with_resets(x)
         return {
             name: first(params, name, jnp.zeros(spec.shape, spec.dtype))
             for name, spec in carries(x).items()

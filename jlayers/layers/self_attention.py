@@ -13,7 +13,7 @@ from .. import checks, core
 from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
-from ..masking import Takes, without_masks
+from ..masking import Takes
 from ..parameters import Initializer, cast_like
 from ..reach import CAUSAL, Reach
 from ..sequence import join, split
@@ -113,7 +113,6 @@ def SelfAttention(
                 "attention to all steps needs to know for how many it keeps room",
                 mend="jl.stream(model, capacity=...), or window=...",
             )
-        x = without_masks(x)
         size = params["key_kernel"].shape[-1] // maps.kv_heads
         empty = jnp.zeros((x.shape[0], slots, maps.kv_heads, size), x.dtype)
         count = jnp.zeros((x.shape[0],), jnp.int32)

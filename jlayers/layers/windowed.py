@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ..core import SpreadWindow, TimeWindow
 from ..errors import LayerError
 from ..layer import Layer
-from ..masking import Takes, without_masks
+from ..masking import Takes
 from ..reach import EVERYWHERE, Reach
 from ..sequence import join, split
 from ..specs import Params, State, show
@@ -42,7 +42,6 @@ def windowed(init: Callable[[Any, Any], Params], how: Windowed) -> Layer:
     """
 
     def start(params: Params, state: State, x: Any, *, capacity: int | None) -> Carry:
-        x = without_masks(x)
         window = _causal(how, x)
         if not window.context:
             return {}

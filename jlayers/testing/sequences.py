@@ -20,6 +20,8 @@ from ..streaming import stream
 from .case import other_than
 from .sequence_case import SequenceCase, numbers, valid_of
 
+# A multiple of most strides: where a window lies may depend on what is left over.
+_MORE = 12
 _GARBAGE = (np.nan, np.inf, -1e3)
 
 
@@ -34,7 +36,8 @@ def check_sequence(
     """Checks that a layer minds masks and, if it is causal, that its steps make the whole.
 
     1. NaN and other garbage in the padding changes no valid output, no state and no gradient, in
-       training and out of it; rows of length zero and masks with holes are among those tried.
+       training and out of it; rows of length zero and masks with holes are among those tried. How
+       much padding there is changes no valid output.
     2. Out of training, garbage in one row of the batch changes no other row.
     3. A causal layer gives for the whole sequence what it gives step by step and for blocks of
        random sizes: outputs and gradients, with a mask and without one.
@@ -62,6 +65,7 @@ def check_sequence(
     with jax.enable_x64(True):
         case = SequenceCase(lift(layer), x, tolerance, np.random.default_rng(seed))
         _padding(case)
+        _more_padding(case)
         if batch_axis is not None:
             _rows(case, batch_axis)
         if case.gives_steps:
@@ -99,6 +103,24 @@ def _padding(case: SequenceCase) -> None:
                 case.same(f"output {mode}:", outputs_after, outputs)
                 case.same(f"state {mode}:", state_after, state)
                 case.same(f"gradient {mode}:", dirty, clean)
+
+
+def _more_padding(case: SequenceCase) -> None:
+    @jax.jit
+    def run(x: PyTree, mask: jax.Array) -> PyTree:
+        return case.layer.apply(case.params, case.state, case.masked(x, mask))[0]
+
+    def longer(leaf: Any) -> Any:
+        return jnp.pad(leaf, ((0, 0), (0, _MORE), *((0, 0),) * (leaf.ndim - 2)))
+
+    def shortened(node: Any, like: Any) -> Any:
+        return node[:, : like.shape[1]] if is_sequence(node) else node
+
+    for mask in case.masks:
+        y = run(case.x, mask)
+        more = run(jax.tree.map(longer, case.x), longer(mask))
+        cut = jax.tree.map(shortened, more, y, is_leaf=is_sequence)
+        case.same(f"output with {_MORE} more steps of padding:", valid_of(cut), valid_of(y))
 
 
 def _rows(case: SequenceCase, batch_axis: int) -> None:
