@@ -7,20 +7,17 @@ from collections.abc import Sequence as Many
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .. import checks
 from ..errors import LayerError, boundary
 from ..layer import Layer
-from ..lifting import out_spec
 from ..sequence import Sequence
-from ..specs import Params, State, spec
+from ..specs import Params, State
 from .decode import written
 from .prompts import Prompt, bucket, check_model, check_stop, checked
 from .sampling import check_settings, sampler
 
 _PROGRAMS: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
-_TAKES_MASKS: weakref.WeakKeyDictionary[Layer, bool] = weakref.WeakKeyDictionary()
 
 
 @boundary
@@ -54,8 +51,7 @@ def generate(
       top_p: draws from the likeliest ids that have this probability together.
       buckets: the lengths to which prompts are padded. By default 1, 2, 3, 5, 9, ...: what goes
         in as one block, all but the last ids, is then as long as a power of two. With ``()``
-        prompts are taken as they come, and an array reaches the model without a mask; so it does
-        where a function inside the model takes arrays alone.
+        prompts are taken as they come, and an array reaches the model without a mask.
 
     Returns:
       A ``Sequence`` of int32 ids, (batch, steps). A row is valid up to its first ``stop``, that
@@ -85,7 +81,7 @@ def generate(
         checks.typed_key(key)
     length = bucket(found.ids.shape[1], buckets)
     pads = buckets is None or len(tuple(buckets)) > 0
-    if pads and (found.mask is not None or _takes_masks(model, found.ids.shape)):
+    if pads:
         found = found.padded(length)
     numbers = {"temperature": float(temperature), "top_p": top_p}
     return _program(model)(  # type: ignore[no-any-return]
@@ -99,19 +95,6 @@ def generate(
         stop=check_stop(stop),
         pad=checks.integer("pad", pad),
     )
-
-
-def _takes_masks(model: Layer, shape: tuple[int, ...]) -> bool:
-    """Whether a model takes a ``Sequence``: a ``compose`` body may hold functions of arrays."""
-    found = _TAKES_MASKS.get(model)
-    if found is None:
-        try:
-            out_spec(model, Sequence(spec(shape, jnp.int32)))
-            found = True
-        except LayerError:
-            found = False
-        _TAKES_MASKS[model] = found
-    return found
 
 
 def _program(model: Layer) -> Any:
