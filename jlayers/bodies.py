@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .errors import LayerError, refuses_sequences
+from .errors import LayerError
 from .layer import Layer
 from .namespace import Declaring, Namespace
-from .sequence import Sequence, is_sequence, joined_masks, sequences_in
+from .sequence import Sequence, is_sequence, joined_masks, mapped, sequences_in
 from .specs import PyTree, brief, spec_key, specs_of
 
 Body = Callable[[Namespace, PyTree], PyTree]
@@ -26,6 +26,8 @@ Body = Callable[[Namespace, PyTree], PyTree]
 # that what strides make of different numbers stays different.
 _ROWS = 10_007
 _STEPS = 55_440
+# No stride has these, so that what is left of one length is never another.
+_FACTORS = (1, 13, 17, 19, 23, 29, 31, 37)
 
 
 class Plan(NamedTuple):
@@ -50,6 +52,8 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
         if not sequences_in(x):
             return body(f, x)
         specs = specs_of(x)
+        if sequences_in(x)[0].mask.ndim == 1:  # of rows, which each are plain to the body
+            return mapped(functools.partial(body, f), (x,))
         known = (spec_key(specs), f.train)
         if known not in plans:
             plans[known] = _plan(body, children, specs, f.train)
@@ -63,25 +67,24 @@ def _plan(body: Body, children: Mapping[str, Layer], x: PyTree, train: bool) -> 
     """None for a body that takes Sequences as they are."""
     try:
         _abstractly(body, children, x, train)
-    except TypeError as error:
-        if not refuses_sequences(error):
-            raise
-    else:
-        return None
-    found = sequences_in(x)
-    apart = [_STEPS + 2 * _STEPS * i for i in range(len(found))]
-    # Sequences of one length may be added in the body: then they share one mask.
-    together = [_STEPS + 2 * _STEPS * found.index(_first(found, s.mask.shape[1])) for s in found]
-    try:
-        return _discover(body, children, x, apart, train)
-    except (TypeError, ValueError):
-        if together == apart:
-            raise
-        return _discover(body, children, x, together, train)
+    except Exception as first:
+        lengths = [sequence.mask.shape[1] for sequence in sequences_in(x)]
+        # Sequences of one length may be added in the body: then they share one mask.
+        apart = [_STEPS * _FACTORS[i] for i in range(len(lengths))]
+        together = [_STEPS * _FACTORS[lengths.index(length)] for length in lengths]
+        for steps in (apart, together):
+            try:
+                return _discover(body, children, x, steps, train)
+            except _StepsTogetherError:
+                raise
+            except Exception:  # its text is about sizes that nobody has
+                pass
+        raise first from None
+    return None
 
 
-def _first(found: list[Sequence], steps: int) -> Sequence:
-    return next(sequence for sequence in found if sequence.mask.shape[1] == steps)
+class _StepsTogetherError(LayerError):
+    pass
 
 
 def _abstractly(
@@ -99,12 +102,17 @@ def _discover(
     body: Body, children: Mapping[str, Layer], x: PyTree, steps: list[int], train: bool
 ) -> Plan:
     sizes = iter(steps)
-    rows = sequences_in(x)[0].mask.shape[0]
+    leads = [tuple(sequence.mask.shape) for sequence in sequences_in(x)]
+    plain = sum(not isinstance(node, Sequence) for node in jax.tree.leaves(x, is_leaf=is_sequence))
 
     def distinct(node: Any) -> Any:
         if not isinstance(node, Sequence):
-            lead = (_ROWS,) if node.shape[:1] == (rows,) else node.shape[:1]
-            return jax.ShapeDtypeStruct((*lead, *node.shape[1:]), node.dtype)
+            shape = tuple(node.shape)
+            if shape[:2] in leads:
+                shape = (_ROWS, steps[leads.index(shape[:2])], *shape[2:])
+            elif shape[:1] == leads[0][:1]:
+                shape = (_ROWS, *shape[1:])
+            return jax.ShapeDtypeStruct(shape, node.dtype)
         lead = (_ROWS, next(sizes))
         values = jax.ShapeDtypeStruct((*lead, *node.shape[2:]), node.dtype)
         return node._with(values, jax.ShapeDtypeStruct(lead, bool))._seeing(None)
@@ -114,7 +122,7 @@ def _discover(
     def outer(f: Namespace, x: PyTree) -> PyTree:
         values, masks = _values(x)
         found = dict(zip(steps, masks, strict=True))
-        y = body(_Discovering(f, found, plan), values)  # type: ignore[arg-type]
+        y = body(_Discovering(f, found, plan, plain == 0), values)  # type: ignore[arg-type]
         plan.outputs.extend(_keys(y, found))
         return y
 
@@ -139,10 +147,29 @@ class _Values:
 
 
 class _Discovering(_Values):
-    """Notes what each call takes and gives."""
+    """Notes what each call takes and gives.
+
+    Args:
+      all_steps: whether all that the body was given are steps, so that an array of the batch
+        without them has been made of several.
+    """
+
+    def __init__(self, f: Namespace, masks: dict[int, Any], plan: Plan, all_steps: bool):
+        super().__init__(f, masks, plan)
+        self._all_steps = all_steps
 
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
         taken = _keys(x, self._masks)
+        for leaf, key in zip(jax.tree.leaves(x), taken, strict=True):
+            shape = jax.numpy.shape(leaf)
+            of_rows = any(size % _ROWS == 0 and size for size in shape)
+            of_steps = any(size % steps == 0 and size for size in shape for steps in self._masks)
+            if key is None and of_rows and (of_steps or self._all_steps):
+                raise _StepsTogetherError(
+                    "the body puts steps and padding of a Sequence together for a child",
+                    mend="GlobalAvgPool(), each_step(layer) or on_sequence(function) as children "
+                    "for what mixes steps",
+                )
         y, masks = _values(child(_wrapped(x, taken, self._masks)), keep_leaves=True)
         given = [None if mask is None else mask.mask.shape[-1] for mask in masks]
         self._masks.update(

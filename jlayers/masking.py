@@ -27,7 +27,8 @@ class Takes(NamedTuple):
 
     Attributes:
       kind: one of ``KINDS``.
-      reach: ``reach(x) -> Reach`` for the specs of a plain input; None for one that is not known.
+      reach: ``reach(x) -> Reach`` for the input, a Sequence or a tree of them; None for one that is
+        not known.
       rows: whether, taking the Sequence itself, it wants it too where the mask is of rows alone,
         (batch,): one that takes statistics over the batch does, for others rows are independent.
     """
@@ -92,7 +93,7 @@ def reaching(y: PyTree, found: list[Sequence], takes: Takes, x: PyTree) -> PyTre
     reaches = [sequence._reach for sequence in found if sequence._reach is not None]
     if not reaches:
         return y
-    own = EVERYWHERE if takes.reach is None else takes.reach(without_masks(x))
+    own = EVERYWHERE if takes.reach is None else takes.reach(x)
     reach = functools.reduce(Reach.beside, reaches).then(own)
     return with_reach(y, reach)
 

@@ -188,7 +188,7 @@ def concatenate(parts: Any, axis: int) -> Any:
     """
     if not any(map(is_sequence, parts)):
         return jnp.concatenate(parts, axis)
-    if axis > 1:
+    if axis >= next(part.mask.ndim for part in parts if is_sequence(part)):
         return mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
     if not all(map(is_sequence, parts)):
         raise LayerError("puts Sequences and arrays one after the other", mend="jl.Sequence(x)")

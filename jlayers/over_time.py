@@ -14,7 +14,7 @@ from .layer import Layer
 from .lifting import lift, lift_child
 from .merges import concat
 from .namespace import Namespace
-from .sequence import Sequence, is_sequence
+from .sequence import Sequence, is_sequence, sequences_in
 from .specs import PyTree, show, specs_of
 
 
@@ -45,10 +45,16 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
     }
 
     def body(f: Namespace, x: PyTree) -> PyTree:
-        for leaf in jax.tree.leaves(x):
-            if jnp.ndim(leaf) < 2:
+        for leaf in jax.tree.leaves(x, is_leaf=is_sequence):
+            if leaf.ndim < 2:
                 raise LayerError(
                     "takes sequences", expected="(batch, time, ...)", got=show(specs_of(x))
+                )
+            if leaf.dtype == bool:
+                raise LayerError(
+                    "resets say where an episode begins: backwards, where it ends",
+                    got=show(specs_of(x)),
+                    mend="an LSTM and one with reverse=True, each with resets of its own",
                 )
         ahead = f["forward"](x)
         behind = f["backward"](_reversed(x))
@@ -63,15 +69,30 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
     )
 
 
+def _folded(x: Any, steps: int) -> Any:
+    """(batch * time, ...) of (batch, time, ...): a Sequence then has a mask of its rows."""
+    if not isinstance(x, Sequence):
+        return x.reshape(-1, *x.shape[2:])
+    mask = x.mask if x.mask.ndim == 2 else jnp.repeat(x.mask, steps)
+    return x._with(x.values.reshape(-1, *x.shape[2:]), mask.reshape(-1))
+
+
+def _unfolded(y: Any, lead: tuple[int, ...], rows: Any) -> Any:
+    if not isinstance(y, Sequence):
+        return y.reshape(*lead, *y.shape[1:])
+    mask = y.mask.reshape(lead) if rows is None else rows
+    return y._with(y.values.reshape(*lead, *y.shape[1:]), mask)
+
+
 def _reversed(x: PyTree, of_rank: int = 2) -> PyTree:
     """The tree backwards in time, where it has sequences: arrays of that rank, and Sequences.
 
-    The padding of a Sequence comes first then, which is the same to a layer: padding is no step.
+    Of a Sequence the valid part alone is turned round.
     """
 
     def flip(node: Any) -> Any:
         if isinstance(node, Sequence):
-            return node._reversed()
+            return _turned_round(node)
         return jnp.flip(node, 1) if node.ndim >= of_rank else node
 
     return jax.tree.map(flip, x, is_leaf=is_sequence)
@@ -92,7 +113,7 @@ def each_step(layer: Any) -> Layer:
     layer = lift(layer)
 
     def body(f: Namespace, x: PyTree) -> PyTree:
-        leads = {jnp.shape(leaf)[:2] for leaf in jax.tree.leaves(x)}
+        leads = {leaf.shape[:2] for leaf in jax.tree.leaves(x, is_leaf=is_sequence)}
         if len(leads) != 1 or len(next(iter(leads))) != 2:
             raise LayerError(
                 "takes sequences",
@@ -100,7 +121,7 @@ def each_step(layer: Any) -> Layer:
                 got=show(specs_of(x)),
             )
         (lead,) = leads
-        folded = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x)
+        folded = jax.tree.map(lambda leaf: _folded(leaf, lead[1]), x, is_leaf=is_sequence)
         y = f[""](folded)
         for leaf in jax.tree.leaves(y):
             if jnp.shape(leaf)[:1] != (lead[0] * lead[1],):
@@ -109,7 +130,9 @@ def each_step(layer: Any) -> Layer:
                     expected=f"{lead[0] * lead[1]} rows",
                     got=show(specs_of(y)),
                 )
-        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), y)
+        masked = sequences_in(x)
+        rows = masked[0].mask if masked and masked[0].mask.ndim == 1 else None
+        return jax.tree.map(lambda leaf: _unfolded(leaf, lead, rows), y, is_leaf=is_sequence)
 
     return composite(
         body,
@@ -118,3 +141,19 @@ def each_step(layer: Any) -> Layer:
         rebuild=lambda new: each_step(new[""]),
         each_step=True,
     )
+
+
+def _turned_round(x: Sequence) -> Sequence:
+    """Backwards in time, the padding behind a row still behind it: strides count from the start."""
+    seen = x._reach
+    if seen is not None:
+        seen = seen._replace(past=seen.future, future=seen.past)
+    if x.mask.ndim == 1:  # of rows: each is a plain sequence
+        return x._with(jnp.flip(x.values, 1))._seeing(seen)
+    places = jnp.broadcast_to(jnp.arange(x.mask.shape[1], dtype=jnp.int32), x.mask.shape)
+    ends = jnp.max(jnp.where(x.mask, places + 1, jnp.zeros_like(places)), 1, keepdims=True)
+    ends = jnp.broadcast_to(ends, places.shape)
+    source = jnp.where(places < ends, ends - 1 - places, places)
+    of_values = source.reshape(*source.shape, *(1,) * (x.ndim - 2))
+    values = jnp.take_along_axis(x.values, of_values, axis=1)
+    return x._with(values, jnp.take_along_axis(x.mask, source, axis=1))._seeing(seen)

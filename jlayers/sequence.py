@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .core.dtypes import at_least_float32
 from .errors import LayerError, boundary
 from .padding import as_array, mask_of_lengths, padded, text
-from .reach import Reach
+from .reach import EVERYWHERE, Reach
 
 PyTree = Any
 
@@ -146,9 +147,11 @@ class Sequence:
 
     def mean(self) -> jax.Array:
         """The mean over all valid steps of all rows: of losses, say. Zeros if there are none."""
+        wide = at_least_float32(self.dtype)
         count = jnp.maximum(jnp.sum(self.mask), 1)
-        total = jnp.sum(self.fill(), tuple(range(self.mask.ndim)))
-        return total / jnp.broadcast_to(count, total.shape).astype(total.dtype)
+        total = jnp.sum(self.fill(), tuple(range(self.mask.ndim)), dtype=wide)
+        mean = total / jnp.broadcast_to(count, total.shape).astype(wide)
+        return mean.astype(self.dtype) if jnp.issubdtype(self.dtype, jnp.inexact) else mean
 
     def last(self) -> jax.Array:
         """The last valid step of each row, (batch, ...); zeros for a row without any."""
@@ -170,13 +173,6 @@ class Sequence:
         """Other values, of the same steps unless a mask is given."""
         return _make(values, self.mask if mask is None else mask, self._reach)
 
-    def _reversed(self) -> Sequence:
-        """Backwards in time."""
-        reach = self._reach
-        if reach is not None:
-            reach = reach._replace(past=reach.future, future=reach.past)
-        return _make(jnp.flip(self.values, 1), jnp.flip(self.mask, 1), reach)
-
     def _seeing(self, reach: Reach | None) -> Sequence:
         return _make(self.values, self.mask, reach)
 
@@ -188,7 +184,9 @@ class Sequence:
                 "a Sequence is cut by slices of rows and steps",
                 mend="x[:, :10]; x.values[...] for the numbers alone",
             )
-        return self._with(self.values[index], self.mask[index])
+        part = self._with(self.values[index], self.mask[index])
+        moved = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
+        return part._seeing(EVERYWHERE) if moved and self._reach is not None else part
 
     def __repr__(self) -> str:
         return f"Sequence({self.values!r}, {self.mask!r})"
@@ -265,6 +263,11 @@ def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def is_sequence(node: Any) -> bool:
     return isinstance(node, Sequence)
+
+
+def made_of_steps(node: Any) -> bool:
+    """Whether the reach of a Sequence is being followed."""
+    return isinstance(node, Sequence) and node._reach is not None
 
 
 def sequences_in(tree: PyTree) -> list[Sequence]:

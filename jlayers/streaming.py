@@ -17,8 +17,8 @@ from .masking import Takes
 from .namespace import Applying, Namespace
 from .naming import entry_of, merge_entry
 from .reach import CAUSAL, Reach
-from .sequence import Sequence, sequences_in
-from .specs import Params, PyTree, State, as_array, show, specs_of
+from .sequence import Sequence, is_sequence, sequences_in
+from .specs import Params, PyTree, State, as_array, path_text, show, specs_of
 from .streams import Carry, Stream, check_carry, of_step, stream_of
 from .trace import trace
 
@@ -77,7 +77,9 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             found = trace(layer, x)
             check_fit(params, found.params, "params", x, beside=state)
             check_fit(state, found.state, "state", x)
-            return begin(params, state, x)
+            carry = begin(params, state, x)
+            _check_sees_no_later_step(layer, x)
+            return carry
 
     def begin(params: Params, state: State, x: PyTree) -> Carry:
         return stream_of(layer).start(params, state, specs_of(x), capacity=capacity)
@@ -99,6 +101,13 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             checks.train_flag(train)
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
+            trace(layer, x)
+            if train and state:
+                raise LayerError(
+                    "has state, which a step does not move: statistics are those of whole batches",
+                    got=", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state)),
+                    mend="train=False",
+                )
             expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
             check_fit(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
@@ -159,6 +168,26 @@ def _check_blocks(x: PyTree) -> None:
             raise LayerError("takes blocks", expected="(batch, steps, ...)", got=show(specs_of(x)))
 
 
+def _check_sees_no_later_step(layer: Layer, x: PyTree) -> None:
+    """What bodies do between their children can look ahead too, where they keep the mask."""
+    if len(jax.tree.leaves(x, is_leaf=is_sequence)) > 1:
+        return  # a memory beside the block, which is seen whole
+    for sequence in sequences_in(trace(layer, _followed(x)).out):
+        if sequence._reach is not None and sequence._reach.future > 0:
+            raise LayerError(
+                "cannot be streamed: its output sees later steps", got=str(sequence._reach)
+            )
+
+
+def _followed(x: PyTree) -> PyTree:
+    """The input with what its steps are made of noted: themselves."""
+    return jax.tree.map(
+        lambda node: (node if is_sequence(node) else Sequence(node))._seeing(Reach()),
+        specs_of(x),
+        is_leaf=is_sequence,
+    )
+
+
 @boundary
 def reach(layer: Any, x: PyTree) -> Reach:
     """Which steps of its input a step of the layer's output is made of.
@@ -182,12 +211,7 @@ def reach(layer: Any, x: PyTree) -> Reach:
     layer = lift(layer)
     with located(layer):
         _check_blocks(x)
-        leaves, tree = jax.tree.flatten(x, is_leaf=lambda node: isinstance(node, Sequence))
-        seeing = [
-            (leaf if isinstance(leaf, Sequence) else Sequence(leaf))._seeing(Reach())
-            for leaf in leaves
-        ]
-        y = trace(layer, jax.tree.unflatten(tree, seeing)).out
+        y = trace(layer, _followed(x)).out
         found = [sequence._reach for sequence in sequences_in(y)]
         if len(found) != 1 or found[0] is None:
             raise LayerError("its output is not one sequence", got=show(y))

@@ -6,6 +6,7 @@ stacked along a new first axis for ``repeat`` and ``ensemble``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -216,12 +217,13 @@ def _stacked_start(
 def _seen_through(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
     """``y`` with what n copies on ``x`` see, where what ``x`` sees is noted."""
     reaches = [sequence._reach for sequence in sequences_in(x)]
-    if not reaches or reaches[0] is None:
+    if None in reaches or not reaches:
         return y
-    (once,) = (s._reach for s in sequences_in(trace(layer, with_reach(x, Reach())).out))
-    reach = reaches[0]
+    made = trace(layer, with_reach(x, Reach())).out
+    once = [sequence._reach or Reach() for sequence in sequences_in(made)]
+    reach = functools.reduce(Reach.beside, reaches)  # type: ignore[arg-type]
     for _ in range(n):
-        reach = reach.then(once or Reach())
+        reach = reach.then(functools.reduce(Reach.beside, once))  # type: ignore[union-attr]
     return with_reach(y, reach)
 
 

@@ -488,6 +488,12 @@ WRONG = [
     (lambda: write(top_p=0.0), "generate: top_p must be more than 0 and at most 1, got 0.0"),
     (lambda: write(top_p=1.5), "generate: top_p must be more than 0 and at most 1, got 1.5"),
     (lambda: write(top_p="all"), "generate: top_p must be a number of at least 0, got 'all'"),
+    (
+        lambda: write(stop=99),
+        "generate: stop 99 is no id of the model, and would never be written",
+    ),
+    (lambda: write(temperature=jnp.float32(-1.0)), "generate: temperature must be a number of"),
+    (lambda: jax.jit(lambda t: write(temperature=t))(0.5), "generate: temperature is traced"),
     (lambda: write(stop="."), "generate: stop must be an int, got '.'"),
     (lambda: write(stop=(1, 2.5)), "generate: stop must be an int, got 2.5"),
     (lambda: write(pad=None), "generate: pad must be an int, got None"),

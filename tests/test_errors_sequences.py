@@ -105,6 +105,21 @@ BODIES = [
         "try:      GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
     ),
     (
+        lambda: init(
+            jl.compose(
+                lambda f, x: f.n(jnp.reshape(x, (-1, 4))).reshape(x.shape), n=jl.BatchNorm()
+            ),
+            jl.Sequence(STEPS),
+        ),
+        "compose: the body puts steps and padding of a Sequence together for a child",
+        "try:      GlobalAvgPool(), each_step(layer) or on_sequence(function) as children for what",
+    ),
+    (
+        lambda: init(jl.bidirectional(jl.GRU(3)), (STEPS, jl.spec((2, 6), bool))),
+        "bidirectional: resets say where an episode begins: backwards, where it ends",
+        "got:      (float32[2, 6, 4], bool[2, 6])",
+    ),
+    (
         lambda: init(jl.on_sequence(jnp.tanh), jl.Sequence(STEPS)),
         "on_sequence: a Sequence stands where an array belongs, and would lose its mask",
         "try:      x.map(function), or the function as a child of its own; arithmetic works",
@@ -112,6 +127,27 @@ BODIES = [
 ]
 
 STREAMS = [
+    (
+        lambda: started(jl.serial(jl.branch(jl.Dense(4), jl.Dense(4)), jl.CrossAttention(2))),
+        "serial: cannot be streamed: its output sees later steps",
+        "got:      Reach(stride=1, past=inf, future=inf)",
+    ),
+    (
+        lambda: started(jl.compose(lambda f, x: f.a(x[:, 1:]), a=jl.Dense(2))),
+        "compose: cannot be streamed: its output sees later steps",
+    ),
+    (
+        lambda: jl.stream(jl.each_step(jl.BatchNorm())).step(
+            *jl.each_step(jl.BatchNorm()).init(KEY, X), {}, X, train=True
+        ),
+        "each_step: has state, which a step does not move: statistics are those of whole batches",
+    ),
+    (
+        lambda: jl.stream(CAUSAL).step(
+            PARAMS, STATE, jl.stream(CAUSAL).start(PARAMS, STATE, X), X[..., :3]
+        ),
+        "serial: *",
+    ),
     (
         lambda: started(jl.serial(jl.Dense(4), jl.Conv(4, 3, padding="SAME"))),
         "Conv at 'conv': cannot be streamed: its windows reach later steps",
@@ -167,8 +203,9 @@ STREAMS = [
     ),
     (
         lambda: jl.stream(jl.BatchNorm()).step(*jl.BatchNorm().init(KEY, X), {}, X, train=True),
-        "BatchNorm: takes statistics over all steps to train, and a block has only some",
-        "try:      train=False: the running statistics",
+        "BatchNorm: has state, which a step does not move: statistics are those of whole batches",
+        "got:      mean, var",
+        "try:      train=False",
     ),
     (
         lambda: jl.stream(jl.lift(lambda x: x[:, 0])).step({}, {}, {}, X),

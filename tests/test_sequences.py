@@ -372,3 +372,71 @@ def test_arrays_of_a_body_go_with_the_mask_of_their_steps():
     params, state = added.init(jax.random.key(0), (x, other))
     y, _ = added.apply(params, state, (x, other))
     assert y.lengths.tolist() == [1, 3, 1, 0]
+
+
+def test_a_row_read_backwards_begins_at_its_end_whatever_follows_it():
+    ones = jax.nn.initializers.ones
+    both = jl.bidirectional(jl.Conv(1, 1, strides=2, kernel_init=ones), merge=jl.serial())
+    params, state = both.init(jax.random.key(0), jl.spec((1, 3, 1)))
+    for steps in (3, 4, 5):
+        x = jl.Sequence.from_lengths(jnp.arange(1.0, 1.0 + steps).reshape(1, steps, 1), [3])
+        (ahead, behind), _ = both.apply(params, state, x)
+        for y, expected in ((ahead, [1.0, 3.0]), (behind, [1.0, 3.0])):
+            assert y.fill()[0, :2, 0].tolist() == expected
+            assert int(y.lengths[0]) == 2
+    pooled = jl.bidirectional(jl.serial(jl.AvgPool(2), jl.LSTM(2)))
+    params, state = pooled.init(jax.random.key(0), jl.spec((1, 4, 3)))
+    x = jax.random.normal(jax.random.key(1), (1, 4, 3))
+    alone, _ = pooled.apply(params, state, x)
+    longer = jl.Sequence.from_lengths(jnp.pad(x, ((0, 0), (0, 3), (0, 0))), [4])
+    y, _ = pooled.apply(params, state, longer)
+    np.testing.assert_allclose(y.values[:, :2], alone, rtol=1e-6)
+
+
+def test_each_step_of_each_step():
+    frames = jl.spec((2, 3, 4, 5))
+    x = jl.Sequence.from_lengths(jax.random.normal(jax.random.key(0), frames.shape), [3, 1])
+    for inner in (
+        jl.bidirectional(jl.LSTM(2)),
+        jl.each_step(jl.Dense(2)),
+        jl.compose(lambda f, x: jnp.tanh(f.a(x)), a=jl.Dense(3)),
+        jl.concat(jl.Dense(2), jl.Dense(2), axis=1),
+    ):
+        layer = jl.each_step(inner)
+        params, state = layer.init(jax.random.key(1), x)
+        y, _ = layer.apply(params, state, x)
+        plain, _ = layer.apply(params, state, x.values)
+        assert y.mask.tolist() == x.mask.tolist()
+        np.testing.assert_allclose(y.values[0], plain[0], rtol=1e-5, atol=1e-6)
+
+
+BODIES_OF_ARRAYS = {
+    "methods": lambda f, x: f.a(x.reshape(x.shape)).astype(x.dtype),
+    "operators": lambda f, x: jnp.where(f.a(x) > 0, abs(x), x @ jnp.eye(3, dtype=x.dtype)),
+    "a pair of steps and an array": lambda f, x: f.a(jnp.tanh(x) + jnp.ones_like(x)),
+}
+
+
+@pytest.mark.parametrize("name", BODIES_OF_ARRAYS)
+def test_what_arrays_can_do_bodies_may_use(name):
+    layer = jl.compose(BODIES_OF_ARRAYS[name], a=jl.Dense(3))
+    x = jl.Sequence.from_lengths(jax.random.normal(jax.random.key(0), (2, 4, 3)), [4, 2])
+    params, state = layer.init(jax.random.key(1), x)
+    y, _ = layer.apply(params, state, x)
+    plain, _ = layer.apply(params, state, x.values)
+    assert y.lengths.tolist() == [4, 2]
+    np.testing.assert_allclose(y.values[1, :2], plain[1, :2], rtol=1e-6)
+
+
+def test_reach_there_and_back():
+    down, up = jl.Conv(4, 2, strides=2, padding="SAME"), jl.ConvTranspose(4, 2, strides=2)
+    net = jl.residual(jl.serial(down, up))
+    assert jl.reach(net, jl.spec((1, 8, 4))).stride == 1
+    check_sequence(net, jl.spec((2, 8, 4)))
+    pair = jl.serial(jl.repeat(jl.parallel(jl.Dense(3), jl.Conv(3, 2, **CAUSAL)), 2), jl.add())
+    assert jl.reach(pair, (jl.spec((1, 8, 3)), jl.spec((1, 8, 3)))) == jl.Reach(1, 2, 0)
+
+
+def test_means_of_narrow_floats():
+    many = jl.Sequence(jnp.ones((70, 1000), jnp.float16))
+    assert float(many.mean()) == 1.0

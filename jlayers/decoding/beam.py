@@ -75,7 +75,7 @@ def beam_search(
     steps, beams = checks.positive("steps", steps), checks.positive("beams", beams)
     stops, pad = check_stop(stop), checks.integer("pad", pad)
     length_penalty = checks.number("length_penalty", length_penalty)
-    writer = read(model, params, state, checked(prompt).ending_together(), steps)
+    writer = read(model, params, state, checked(prompt).ending_together(), steps, stops)
     rows = writer.last.shape[0]
     axes = _batch_axes(writer, rows)
     firsts = jnp.arange(rows, dtype=jnp.int32)[:, None] * beams

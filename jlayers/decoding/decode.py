@@ -84,7 +84,7 @@ def written(
     steps, pad, stop = checks.positive("steps", steps), checks.integer("pad", pad), check_stop(stop)
     if key is not None:
         checks.typed_key(key)
-    writer = read(model, params, state, prompt.ending_together(), steps)
+    writer = read(model, params, state, prompt.ending_together(), steps, stop)
     rows = writer.last.shape[0]
 
     def keys(at: jax.Array) -> Any:

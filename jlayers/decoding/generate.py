@@ -14,7 +14,7 @@ from ..layer import Layer
 from ..sequence import Sequence
 from ..specs import Params, State
 from .decode import written
-from .prompts import Prompt, bucket, check_model, check_stop, checked
+from .prompts import Prompt, bucket, check_ids, check_model, check_stop, checked
 from .sampling import check_settings, sampler
 
 _PROGRAMS: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
@@ -72,6 +72,10 @@ def generate(
     ((2, 5), [5, 5])
     """
     check_model(model)
+    buckets = None if buckets is None else tuple(buckets)
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if isinstance(value, jax.core.Tracer):
+            raise LayerError(f"{name} is traced", mend="decode(..., sampler(...)) inside jit")
     check_settings(temperature, top_k, top_p)
     found = checked(prompt)
     draws = temperature != 0
@@ -80,9 +84,10 @@ def generate(
     if key is not None:
         checks.typed_key(key)
     length = bucket(found.ids.shape[1], buckets)
-    pads = buckets is None or len(tuple(buckets)) > 0
+    pads = buckets is None or bool(buckets)
     if pads:
         found = found.padded(length)
+    check_ids(model, found, check_stop(stop))
     numbers = {"temperature": float(temperature), "top_p": top_p}
     return _program(model)(  # type: ignore[no-any-return]
         params,

@@ -86,14 +86,10 @@ _FIRST = "a first id for every row: one that begins a text"
 
 
 def _check_values(prompt: Prompt) -> None:
-    ids, mask = np.asarray(prompt.ids), np.ones(prompt.ids.shape, bool)
-    if prompt.mask is not None:
-        mask = np.asarray(prompt.mask)
-        if not mask.any(1).all():
-            row = int(np.argmin(mask.any(1)))
-            raise LayerError(
-                f"row {row} of the prompt is empty", got=brief(prompt.ids), mend=_FIRST
-            )
+    ids, mask = np.asarray(prompt.ids), _valid(prompt)
+    if not mask.any(1).all():
+        row = int(np.argmin(mask.any(1)))
+        raise LayerError(f"row {row} of the prompt is empty", got=brief(prompt.ids), mend=_FIRST)
     if (ids[mask] < 0).any():
         raise LayerError(
             "the prompt holds negative ids",
@@ -119,26 +115,27 @@ class Writer(NamedTuple):
     start: Callable[[int], Any]
 
 
-def read(model: Layer, params: Params, state: State, prompt: Prompt, steps: int) -> Writer:
+def read(
+    model: Layer,
+    params: Params,
+    state: State,
+    prompt: Prompt,
+    steps: int,
+    stop: tuple[int, ...] = (),
+) -> Writer:
     """Reads a prompt that is ``ending_together``, all but its last ids, as one block.
 
     What the model says of that block is not used, and not computed: the head of a model with many
     words sees the last ids alone.
 
     Raises:
-      LayerError: for a model that cannot be streamed, and one whose output is no logits.
+      LayerError: for a model that cannot be streamed, one whose output is no logits, and for ids
+        in the prompt or in ``stop`` that these leave out.
     """
     ids, mask = prompt
     rows, length = ids.shape
     start, step = stream(model, capacity=length - 1 + steps)
-    y = out_spec(model, spec((rows, length), jnp.int32))
-    fits = hasattr(y, "shape") and len(y.shape) == 3 and y.shape[:2] == (rows, length)
-    if not fits or not jnp.issubdtype(y.dtype, jnp.floating):
-        raise LayerError(
-            "the model gives no logits",
-            expected=f"floating[{rows}, {length}, vocabulary] for ids int32[{rows}, {length}]",
-            got=show(y),
-        )
+    check_ids(model, prompt, stop)
 
     def start_of(rows: int) -> Any:
         return start(params, state, spec((rows, length), jnp.int32))
@@ -155,6 +152,37 @@ def read(model: Layer, params: Params, state: State, prompt: Prompt, steps: int)
             params, state, carry, block if mask is None else Sequence(block, mask[:, :-1])
         )[1]
     return Writer(carry, ids[:, -1], advance, start_of)
+
+
+def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
+    """Raises for a model without logits, and for ids that these leave out, where they are known."""
+    ids = prompt.ids
+    rows, length = ids.shape
+    y = out_spec(model, spec((rows, length), jnp.int32))
+    fits = hasattr(y, "shape") and len(y.shape) == 3 and y.shape[:2] == (rows, length)
+    if not fits or not jnp.issubdtype(y.dtype, jnp.floating):
+        raise LayerError(
+            "the model gives no logits",
+            expected=f"floating[{rows}, {length}, vocabulary] for ids int32[{rows}, {length}]",
+            got=show(y),
+        )
+    if prompt.known and (np.asarray(ids)[_valid(prompt)] >= y.shape[2]).any():
+        raise LayerError(
+            "the prompt holds ids that the model has no logits for",
+            expected=f"0 to {y.shape[2] - 1}",
+            got=str(int(np.asarray(ids)[_valid(prompt)].max())),
+        )
+    wrong = [one for one in stop if not 0 <= one < y.shape[2]]
+    if wrong:
+        raise LayerError(
+            f"stop {wrong[0]} is no id of the model, and would never be written",
+            expected=f"0 to {y.shape[2] - 1}",
+        )
+
+
+def _valid(prompt: Prompt) -> np.ndarray:
+    shape = prompt.ids.shape
+    return np.ones(shape, bool) if prompt.mask is None else np.asarray(prompt.mask)
 
 
 def check_model(model: Any) -> None:

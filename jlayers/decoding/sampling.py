@@ -132,14 +132,20 @@ _FILTERS: dict[str, Callable[..., jax.Array]] = {
 
 
 def check_settings(temperature: Any, top_k: Any, top_p: Any) -> None:
-    if not isinstance(temperature, jax.Array):
-        checks.number("temperature", temperature)
+    if not isinstance(temperature, jax.core.Tracer):
+        checks.number("temperature", _number(temperature))
     if top_k is not None:
         checks.positive("top_k", top_k)
-    if top_p is not None and not isinstance(top_p, jax.Array):
-        most = checks.number("top_p", top_p)
+    if top_p is not None and not isinstance(top_p, jax.core.Tracer):
+        most = checks.number("top_p", _number(top_p))
         if not 0 < most <= 1:
             raise LayerError(f"top_p must be more than 0 and at most 1, got {brief(top_p)}")
+
+
+def _number(value: Any) -> Any:
+    """The number in an array of one."""
+    one = isinstance(value, jax.Array) and value.shape == ()
+    return value.item() if one else value
 
 
 def _wide(logits: jax.Array) -> jax.Array:

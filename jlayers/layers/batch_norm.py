@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from .. import checks, core
-from ..errors import LayerError
 from ..factory import factory
 from ..layer import Layer
 from ..masking import Takes
@@ -100,11 +99,6 @@ def BatchNorm(
     def step(
         params: Params, state: State, carry: Carry, x: Any, *, key: Any, train: bool
     ) -> tuple[Any, Carry]:
-        if train:
-            raise LayerError(
-                "takes statistics over all steps to train, and a block has only some",
-                mend="train=False: the running statistics",
-            )
         return apply(params, state, x, key=key, train=False)[0], {}
 
     return Layer(

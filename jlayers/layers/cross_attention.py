@@ -13,8 +13,8 @@ from ..factory import factory
 from ..layer import Layer
 from ..masking import Takes
 from ..parameters import Initializer, cast_like
-from ..reach import Reach
-from ..sequence import join, split
+from ..reach import EVERYWHERE, Reach
+from ..sequence import join, made_of_steps, split
 from ..specs import Params, State, show
 from ..streams import Carry, Stream, of_step
 from .heads import above_zero, heads_of
@@ -99,6 +99,7 @@ def CrossAttention(
     return Layer(
         lambda key, x: (init(key, x), {}),
         of_step(step),
-        takes=Takes("own", lambda x: Reach()),
+        # A memory that is made of steps of the model's input is seen whole.
+        takes=Takes("own", lambda x: EVERYWHERE if made_of_steps(x[1]) else Reach()),
         stream=Stream(lambda params, state, x, *, capacity: {}, step),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from ..core import SpreadWindow, TimeWindow
 from ..errors import LayerError
 from ..layer import Layer
 from ..masking import Takes
-from ..reach import EVERYWHERE, Reach
+from ..reach import Reach
 from ..sequence import join, split
 from ..specs import Params, State, show
 from ..streams import Carry, Stream, of_step
@@ -98,6 +99,8 @@ def _causal(how: Windowed, x: Any) -> TimeWindow:
 
 def _reach(how: Windowed, x: Any) -> Reach:
     window = how.window(x)
-    if isinstance(window, SpreadWindow):
-        return EVERYWHERE
-    return Reach(window.stride, window.low, window.extent - 1 - window.low)
+    before, after = window.low, window.extent - 1 - window.low
+    if isinstance(window, TimeWindow):
+        return Reach(window.stride, before, after)
+    one = Fraction(1, window.stride)
+    return Reach().then(Reach(one, one * before, one * after))

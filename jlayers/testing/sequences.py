@@ -189,7 +189,7 @@ def _reported(case: SequenceCase) -> None:
         return
     batch, steps = case.lead
 
-    @functools.partial(jax.jit)
+    @jax.jit
     def run(x: PyTree) -> PyTree:
         return [
             s.values
@@ -215,9 +215,9 @@ def _reported(case: SequenceCase) -> None:
             apart = np.abs(numbers(y) - numbers(base)) > 1e-12
             seen[:, at] |= apart.reshape(batch, count, -1).any((0, 2))
     outputs, inputs = np.nonzero(seen)
-    distance = reach.stride * outputs - inputs
+    distance = float(reach.stride) * outputs - inputs
     for name, measured, most, room in (
-        ("past", distance.max(initial=0), reach.past, reach.stride * (count - 1)),
+        ("past", distance.max(initial=0), reach.past, float(reach.stride) * (count - 1)),
         ("future", (-distance).max(initial=0), reach.future, steps - 1),
     ):
         if measured > max(most, 0):
