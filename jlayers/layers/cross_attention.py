@@ -41,8 +41,7 @@ def CrossAttention(
     the bias alone. The steps that are some in y are those of ``x``.
 
     Each step of ``x`` sees the whole memory and no other step: in a stream the memory is given anew
-    and whole with each block, ``step(params, state, carry, (block, memory))``. A memory that a
-    model makes of the stream itself would be that of the block alone.
+    with each block. A model that makes its memory of the block cannot be streamed.
 
     Args:
       heads: how many.
