@@ -41,7 +41,8 @@ def CrossAttention(
     the bias alone. The steps that are some in y are those of ``x``.
 
     Each step of ``x`` sees the whole memory and no other step: in a stream the memory is given anew
-    with each block. A model that makes its memory of the block cannot be streamed.
+    and whole with each block, ``step(params, state, carry, (block, memory))``. A model that makes
+    its memory of the block cannot be streamed.
 
     Args:
       heads: how many.
