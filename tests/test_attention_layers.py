@@ -10,6 +10,8 @@ import pytest
 import jlayers as jl
 from jlayers.testing import check_sequence
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 LENGTHS = (9, 4, 0, 1)
 
 

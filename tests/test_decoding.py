@@ -15,13 +15,7 @@ from error_text import each, read
 import jlayers as jl
 from jlayers import decoding
 
-
-@pytest.fixture(autouse=True)
-def compiled_fast():
-    """What is compiled here runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 V = 11

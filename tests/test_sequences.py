@@ -2,16 +2,17 @@
 
 import itertools
 import math
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from instances import INSTANCES
 
 import jlayers as jl
 from jlayers.testing import check_sequence
-from tests.instances import INSTANCES
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 STEPS = jl.spec((3, 6, 4))
 FRAMES = jl.spec((3, 6, 5, 4))
@@ -83,15 +84,6 @@ LAYERS = {
         STEPS,
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _quick_to_compile():
-    """Nothing here runs for long."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    everywhere = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0") != "0"
-    jax.config.update("jax_disable_most_optimizations", everywhere)
 
 
 OVER_TIME = {
