@@ -192,7 +192,7 @@ def test_one_program_for_a_bucket_whatever_the_lengths():
     model = lstm_model()
 
     def write(*lengths, **settings):
-        rows = [np.arange(1, n + 1) for n in lengths]
+        rows = [np.arange(1, n + 1) % V for n in lengths]
         ids = np.zeros((2, max(lengths)), np.int32)
         mask = np.zeros(ids.shape, bool)
         for i, row in enumerate(rows):
@@ -205,7 +205,8 @@ def test_one_program_for_a_bucket_whatever_the_lengths():
     for lengths in [(6, 6), (9, 1), (7, 8)]:
         compiled, rows = write(*lengths)
         assert compiled == 0
-        wanted = [by_recomputing(model, PARAMS, STATE, range(1, n + 1), 3) for n in lengths]
+        prompts = [[i % V for i in range(1, n + 1)] for n in lengths]
+        wanted = [by_recomputing(model, PARAMS, STATE, prompt, 3) for prompt in prompts]
         assert rows == wanted
     assert write(10, 3)[0] > 0
     assert write(17, 17)[0] == 0
@@ -483,7 +484,10 @@ WRONG = [
         lambda: write(stop=99),
         "generate: stop 99 is no id of the model, and would never be written",
     ),
-    (lambda: write(temperature=jnp.float32(-1.0)), "generate: temperature must be a number of"),
+    (
+        lambda: write(temperature=jnp.float32(-1.0)),
+        "generate: temperature must be a number of at least 0, got -1.0",
+    ),
     (lambda: jax.jit(lambda t: write(temperature=t))(0.5), "generate: temperature is traced"),
     (lambda: write(stop="."), "generate: stop must be an int, got '.'"),
     (lambda: write(stop=(1, 2.5)), "generate: stop must be an int, got 2.5"),
