@@ -19,8 +19,8 @@ from .layer import Layer
 from .namespace import Declaring, Namespace
 from .sequence import Sequence, is_sequence, joined_masks, mapped, sequences_in
 from .specs import PyTree, brief, spec_key, specs_of
-
-Body = Callable[[Namespace, PyTree], PyTree]
+from .streaming import Body
+from .trace import REMEMBERED
 
 # No model has a batch of so many rows, or axes of so many steps. The steps have many divisors, so
 # that what strides make of different numbers stays different.
@@ -56,6 +56,8 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
             return mapped(functools.partial(body, f), (x,))
         known = (spec_key(specs), f.train)
         if known not in plans:
+            if len(plans) >= REMEMBERED:
+                plans.pop(next(iter(plans)))
             plans[known] = _plan(body, children, specs, f.train)
         plan = plans[known]
         return body(f, x) if plan is None else _run(body, f, x, plan)

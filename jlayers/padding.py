@@ -19,7 +19,7 @@ def mask_of_lengths(values: jax.Array, lengths: Any) -> jax.Array:
     Raises:
       LayerError: for other shapes and dtypes, and for lengths outside that are known.
     """
-    lengths = as_array(lengths)
+    lengths = jnp.asarray(lengths)
     if values.ndim < 2 or lengths.shape != values.shape[:1]:
         raise LayerError(
             "lengths are one for each row",
@@ -64,10 +64,6 @@ def padded(rows: Iterable[Any], length: int | None) -> tuple[jax.Array, jax.Arra
     for i, row in enumerate(arrays):
         values[i, : len(row)] = row
     return jnp.asarray(values), jnp.asarray([len(row) for row in arrays])
-
-
-def as_array(value: Any) -> jax.Array:
-    return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
 def text(value: Any) -> str:

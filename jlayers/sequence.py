@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .core.dtypes import at_least_float32
 from .errors import LayerError, boundary
-from .padding import as_array, mask_of_lengths, padded, text
+from .padding import mask_of_lengths, padded, text
 from .reach import EVERYWHERE, Reach
 
 PyTree = Any
@@ -82,7 +82,7 @@ class Sequence:
         Raises:
           LayerError: for other shapes and dtypes, and for lengths outside that are known.
         """
-        values = as_array(values)
+        values = jnp.asarray(values)
         return cls(values, mask_of_lengths(values, lengths))
 
     @classmethod

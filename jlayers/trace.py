@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .layer import Layer
 
 # A model served with ever new lengths must not grow without bound.
-_REMEMBERED = 128
+REMEMBERED = 128
 
 
 class Declaration(NamedTuple):
@@ -89,7 +89,7 @@ def run(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
     if y is None and x is not None:
         raise LayerError("its output is None", mend="return at the end of its function")
     found = found._replace(out=specs_of(y, "the output"))
-    if len(layer._traces) >= _REMEMBERED:
+    if len(layer._traces) >= REMEMBERED:
         layer._traces.pop(next(iter(layer._traces)))
     layer._traces[known] = found
     return found, y

@@ -11,10 +11,11 @@ import numpy as np
 
 from ..errors import LayerError
 from ..lifting import out_spec
+from ..masking import without_masks
 from ..sequence import Sequence, is_sequence, sequences_in
 from ..specs import PyTree, path_text, show, specs_of
 from ..streaming import stream
-from .case import as_float, values_for
+from .case import as_float, floats_of, values_for, with_floats
 
 
 class SequenceCase:
@@ -22,10 +23,7 @@ class SequenceCase:
 
     def __init__(self, layer: Any, x: PyTree, tolerance: float, random: np.random.Generator):
         self.layer, self.tolerance, self.random = layer, tolerance, random
-        arrays = jax.tree.map(
-            lambda node: node.values if is_sequence(node) else node, x, is_leaf=is_sequence
-        )
-        self.x = as_float(values_for(arrays), jnp.float64)
+        self.x = as_float(values_for(without_masks(x)), jnp.float64)
         leads = {leaf.shape[:2] for leaf in jax.tree.leaves(self.x)}
         if len(leads) != 1 or len(next(iter(leads))) != 2:
             raise LayerError("takes an input (batch, time, ...)", got=show(specs_of(x)))
@@ -42,11 +40,11 @@ class SequenceCase:
         holes = random.random(self.lead) < 0.6
         self.masks = [np.arange(steps) < lengths[:, None], holes]
         y = out_spec(layer, self.masked(self.x, holes))
-        self.gives_steps = len(sequences_in(y)) == len(jax.tree.leaves(y, is_leaf=is_sequence))
+        found = sequences_in(y)
+        self.gives_steps = len(found) == len(jax.tree.leaves(y, is_leaf=is_sequence))
         self.stride = 1
         self.streams = self.gives_steps and self._streams()
         if self.streams:
-            found = sequences_in(out_spec(layer, self.masked(self.x, holes)))
             self.stride = max(steps // max(found[0].shape[1], 1), 1)
 
     def _apply(self, train: bool) -> Callable[[PyTree], PyTree]:
@@ -98,17 +96,16 @@ class SequenceCase:
         """Gradients for parameters and floats, and what ``run(params, x)`` gives."""
 
         def loss(at: PyTree, rest: PyTree) -> Any:
-            y = valid_of(run(at["params"], _merged(at["x"], rest)))
+            y = valid_of(run(at["params"], with_floats(at["x"], rest)))
             outputs = y[0] if isinstance(y, tuple) else y
-            floats = [a for a in jax.tree.leaves(outputs) if jnp.issubdtype(a.dtype, jnp.floating)]
+            floats = floats_of(outputs)
             weights = [jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in floats]
             terms = (jnp.sum(jnp.sin(a) * w) for a, w in zip(floats, weights, strict=True))
             return sum(terms, jnp.zeros(())), y
 
         def gradients(x: PyTree) -> Any:
-            floats, rest = _parted(x)
-            at = {"params": self.params, "x": floats}
-            return jax.grad(loss, has_aux=True)(at, rest)
+            at = {"params": self.params, "x": floats_of(x)}
+            return jax.grad(loss, has_aux=True)(at, x)
 
         return jax.jit(gradients)
 
@@ -119,18 +116,6 @@ def valid_of(y: PyTree) -> PyTree:
         lambda node: (node.fill(), node.mask) if is_sequence(node) else node,
         y,
         is_leaf=is_sequence,
-    )
-
-
-def _parted(x: PyTree) -> tuple[list[Any], Any]:
-    """The floating leaves, and all of it for the rest."""
-    return [a for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)], x
-
-
-def _merged(floats: list[Any], x: PyTree) -> PyTree:
-    remaining = iter(floats)
-    return jax.tree.map(
-        lambda a: next(remaining) if jnp.issubdtype(a.dtype, jnp.floating) else a, x
     )
 
 
