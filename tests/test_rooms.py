@@ -16,7 +16,12 @@ INSPECTION = {"paths", "summary", "explain", "cost", "testing", "training"}
 FORBIDDEN = {
     "core": lambda module: module != "core",
     "layers": lambda module: module in COMBINATORS | INSPECTION,
-    "training": lambda module: module not in {"checks", "errors", "layer", "specs", "training"},
+    # The last five for its diagnosis, which looks into models.
+    "training": lambda module: (
+        module
+        not in {"checks", "errors", "layer", "paths", "specs", "training"}
+        | {"masking", "naming", "representation", "sequence", "trace"}
+    ),
     "decoding": lambda module: (
         module
         not in {"checks", "core", "errors", "layer", "lifting", "sequence", "specs", "streaming"}

@@ -1,0 +1,1 @@
+"""Records as files, pictures and lines."""

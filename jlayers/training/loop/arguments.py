@@ -1,0 +1,28 @@
+"""What ``fit`` was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..checkpoints.folder import Checkpoints
+from ..data.positions import Source
+from ..steps.step import Step
+
+
+class Arguments(NamedTuple):
+    """The arguments of ``fit``, checked."""
+
+    step: Step
+    source: Source
+    steps: int | None
+    epochs: int | None
+    steps_per_call: int
+    log_every: int
+    evaluate: Callable[[Any], dict[str, Any]] | None
+    evaluate_every: int
+    checkpoints: Checkpoints | None
+    checkpoint_every: int
+    non_finite: str
+    max_compiles: int | None
+    prefetch: int

@@ -1,0 +1,46 @@
+"""Whether memory that was given away was used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ...specs import PyTree, path_text, show, specs_of
+from .warn import warn
+
+
+class Donation:
+    """Looks once whether the arrays of a donated tree hold those of the next one.
+
+    Args:
+      tree: what will be donated; only the addresses of its arrays are kept.
+    """
+
+    def __init__(self, tree: PyTree):
+        self._addresses = {
+            address for leaf in jax.tree.leaves(tree) for address in _addresses(leaf)
+        }
+
+    def verify(self, tree: PyTree) -> None:
+        """Warns of the arrays of the next tree that stand in memory of their own."""
+        own = [
+            f"  {path_text(path)}: {show(specs_of(leaf))}"
+            for path, leaf in jax.tree.leaves_with_path(tree)
+            if self._addresses and not self._addresses.issuperset(_addresses(leaf))
+        ]
+        if own:
+            warn("the memory of the donated run was not used for:\n" + "\n".join(own))
+
+
+def _addresses(leaf: Any) -> list[Any]:
+    if not isinstance(leaf, jax.Array):
+        return []
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return [
+        (shard.device.id, shard.data.unsafe_buffer_pointer())
+        for shard in leaf.addressable_shards
+        if shard.data.size
+    ]

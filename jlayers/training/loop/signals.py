@@ -1,0 +1,41 @@
+"""Being asked to stop: SIGTERM from a cluster, Ctrl-C from a person."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT, so that a loop can end between two steps. A context manager.
+
+    The second Ctrl-C is Python's own ``KeyboardInterrupt``. Python delivers signals to the main
+    thread alone: on another one nothing is noted.
+
+    Attributes:
+      raised: the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.raised: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # None: a handler that was not set from Python, and could not be set again.
+                if signal.getsignal(number) is not None:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.raised is signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.raised = signal.Signals(number)

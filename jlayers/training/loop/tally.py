@@ -1,0 +1,82 @@
+"""Metrics summed up on the device, so that a loop need not wait for any step's."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...errors import LayerError
+from ...specs import show, specs_of
+from ..steps.gradient import Metrics
+
+
+class Tally(NamedTuple):
+    """Sums over the steps since the last record.
+
+    Attributes:
+      step: int32 (), the number of the step that comes next.
+      counted: int32 (), the steps that are in the sums.
+      sums: of each metric: float32, or int32 for what counts.
+      bad: int32 (), the number of the first step that was not sound, or -1.
+    """
+
+    step: Any
+    counted: Any
+    sums: dict[str, Any]
+    bad: Any
+
+    def add(self, metrics: Metrics, sound: jax.Array, alive: jax.Array | None) -> Tally:
+        """With one more step, which counts where it was sound and was to be taken."""
+        counts = sound if alive is None else sound & alive
+        first = ~sound & (self.bad < 0)
+        return Tally(
+            self.step + 1,
+            self.counted + counts.astype(jnp.int32),
+            {name: self.sums[name] + _term(value, counts) for name, value in metrics.items()},
+            jnp.where(first, self.step, self.bad),
+        )
+
+    def means(self) -> dict[str, float]:
+        """What a record tells: means over the steps that count, and the sums of counts."""
+        count = float(self.counted)
+        return {
+            name: float(value) / (count if _is_mean(value) else 1)
+            for name, value in self.sums.items()
+            if count or not _is_mean(value)
+        }
+
+
+def _is_mean(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+
+def _term(value: jax.Array, counts: jax.Array) -> jax.Array:
+    if _is_mean(value):
+        return jnp.where(counts, value.astype(jnp.float32), 0)
+    return value.astype(jnp.int32)
+
+
+def start_tally(metrics: Any, step: int) -> Tally:
+    """The tally before the first step, zeros in numpy; ``metrics`` are their specs."""
+    for name, spec in metrics.items():
+        if spec.shape or jnp.issubdtype(spec.dtype, jnp.complexfloating):
+            raise LayerError(
+                f"the metric {name!r} is no number",
+                expected="real scalars: fit takes their means",
+                got=show(specs_of(spec)),
+                mend="a mean, or one metric for each entry",
+            )
+    sums = {
+        name: np.zeros((), np.float32 if _is_mean(spec) else np.int32)
+        for name, spec in metrics.items()
+    }
+    return Tally(np.int32(step), np.int32(0), sums, np.int32(-1))
+
+
+def reset(tally: Tally, clear: bool) -> Tally:
+    """The tally after a record: the sums begin anew; with ``clear`` the bad step is forgotten."""
+    counted, sums = jax.tree.map(jnp.zeros_like, (tally.counted, tally.sums))
+    return Tally(tally.step, counted, sums, jnp.full_like(tally.bad, -1) if clear else tally.bad)
