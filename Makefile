@@ -6,11 +6,14 @@ DEPS   := pyproject.toml Makefile
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: run test lint docs bench conformance test-newest clean
+.PHONY: run run-lm test lint docs bench conformance test-newest clean
 
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
 	$(BIN)/python examples/digits.py predict
+
+run-lm: $(VENV)/.examples  ## train two language models on Python's library, or go on; ARGS=--fresh
+	$(BIN)/python examples/language_model.py $(ARGS)
 
 test conformance: export JAX_PLATFORMS = cpu
 
@@ -35,7 +38,8 @@ conformance: $(VENV)/.conformance  ## the same weights in PyTorch
 # the laws of every layer, the errors and the docs; that algorithms are equal has just been tested, with all
 # of XLA's optimisations.
 NEWEST := $(addprefix tests/test_,laws.py docs.py errors*.py sequences.py decoding.py attention_layers.py \
-    recurrent_options.py core.py description.py initializing.py training.py example.py rooms.py)
+    recurrent_options.py core.py description.py initializing.py training.py training_options.py fit.py \
+    data.py compiles.py checkpoints.py example.py language_model.py rooms.py)
 test-newest:
 	@newer=$$(sh tools/newer_python.sh) || { echo "no Python of 3.12 or later: skipped"; exit 0; }; \
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(MAKE) test PYTHON=$$newer VENV=.venv-newest ARGS="$(NEWEST)"

@@ -120,7 +120,7 @@ def fit(
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
     >>> batches = training.Batches((x, 3 * x + 1), 16, key=0)
     >>> loss = lambda y, target: jnp.mean((y - target) ** 2)
-    >>> step = training.train_step(jl.Dense(1), loss, optax.adam(0.1))
+    >>> step = training.train_step(jl.Dense(1), loss, optax.sgd(0.1))
     >>> run = step.start(jax.random.key(0), x[:16])
     >>> fitted = training.fit(step, run, batches, steps=200, progress=False)
     >>> fitted.stopped, [record.step for record in fitted.records]

@@ -15,6 +15,10 @@ from .record import Record
 from .tally import Tally
 
 
+# Seconds: more than it takes to copy what is there already.
+_WAITED = 1e-3
+
+
 class Cut(NamedTuple):
     """A record whose numbers are still on the device."""
 
@@ -71,14 +75,16 @@ class Ledger:
         stopped = None
         while len(self._cuts) > newest:
             cut = self._cuts.popleft()
-            tally, evaluated = jax.device_get((cut.tally, cut.evaluated))
+            tally, moment = self._waited_for(cut)
             check(cut.step, tally)
+            evaluated = jax.device_get(cut.evaluated)
             metrics = tally.means()
             metrics |= {f"eval/{name}": float(value) for name, value in evaluated.items()}
-            step, moment = self._last
-            rate = (cut.step - step) / max(cut.moment - moment, 1e-9)
-            self._last = (cut.step, cut.moment)
-            record = Record(cut.step, cut.epoch, metrics, cut.moment - self._began, rate)
+            step, before = self._last
+            rate = (cut.step - step) / max(moment - before, 1e-9)
+            # An evaluation is no part of the next steps' time.
+            self._last = (cut.step, time.perf_counter() if evaluated else moment)
+            record = Record(cut.step, cut.epoch, metrics, moment - self._began, rate)
             self.records.append(record)
             if self._progress is not None:
                 self._progress.metrics(metrics)
@@ -86,6 +92,17 @@ class Ledger:
                 if tell(record) is True:
                     stopped = "callback"
         return "early stopping" if self.stops_early() else stopped
+
+    def _waited_for(self, cut: Cut) -> tuple[Tally, float]:
+        """The numbers of a cut, and when the device had them.
+
+        If they are waited for, that is now; else about when its last step was sent off.
+        """
+        asked = time.perf_counter()
+        tally = jax.device_get(cut.tally)
+        now = time.perf_counter()
+        waited = now - asked > _WAITED or cut.moment <= self._last[1]
+        return tally, now if waited else cut.moment
 
     def stops_early(self) -> bool:
         return self._early_stopping is not None and self._early_stopping.should_stop(self.records)
