@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from error_text import each, read
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jlayers as jl
 from jlayers import training
@@ -314,6 +315,28 @@ def test_the_same_step_is_not_compiled_again_by_the_next_loop():
     first = len(traces)
     fit(step, steps=6, max_compiles=1)
     assert len(traces) == first == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"prefetch": 0}, {"steps_per_call": 2}], ids=str)
+def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    axes = (None, "data") if "steps_per_call" in options else ("data",)
+    options |= {"device": NamedSharding(mesh, PartitionSpec(*axes)), "max_compiles": 1}
+    model = jl.serial(jl.Dense(8), jl.BatchNorm(), jax.nn.relu, jl.Dense(2))
+
+    def fitted(steps, step, folder):
+        run = jax.device_put(start(step), NamedSharding(mesh, PartitionSpec()))
+        return fit(step, run, steps=steps, checkpoints=kept(tmp_path / folder), **options)
+
+    step = training.train_step(model, loss, TX)
+    whole = fitted(12, step, "whole")
+    fitted(6, step, "parts")
+    parts = fitted(12, training.train_step(model, loss, TX), "parts")
+    same(parts.run, whole.run)
+    assert len(parts.run.params["dense"]["kernel"].sharding.device_set) == 2
+    alone = fit(step, start(step), steps=12)
+    kernels = [run.params["dense"]["kernel"] for run in (whole.run, alone.run)]
+    np.testing.assert_allclose(*map(np.asarray, kernels), rtol=1e-4, atol=1e-5)
 
 
 def test_a_shorter_last_stack_is_no_news():

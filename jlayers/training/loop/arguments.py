@@ -26,3 +26,4 @@ class Arguments(NamedTuple):
     non_finite: str
     max_compiles: int | None
     prefetch: int
+    device: Any

@@ -65,7 +65,8 @@ def fit(
     progress: bool | Progress = True,
     non_finite: NonFinitePolicy = "stop",
     max_compiles: int | None = None,
-    prefetch: int | None = None,
+    prefetch: int = 2,
+    device: Any = None,
 ) -> Fitted:
     """Takes steps until it is told to stop, and never waits for the device between two of them.
 
@@ -106,6 +107,8 @@ def fit(
         warning; both say what changed.
       prefetch: how many calls' batches are read ahead on a thread, and put on the device; 0 reads
         them between the steps.
+      device: a device or a sharding to put batches on: ``NamedSharding(mesh, P("data"))`` for a run
+        that was put on the mesh. With ``steps_per_call`` their first axis is that of the steps.
 
     Returns:
       The run with the records. Where the loop ends by an error, the error has the same as its
@@ -175,7 +178,8 @@ def fit(
         checkpoint_every=_positive("checkpoint_every", checkpoint_every) or 10 * log_every,
         non_finite=non_finite,
         max_compiles=_positive("max_compiles", max_compiles),
-        prefetch=checks.integer("prefetch", 2 if prefetch is None else prefetch, 0),
+        prefetch=checks.integer("prefetch", prefetch, 0),
+        device=device,
     )
     if steps is None and epochs is None and batches.rereads:
         raise LayerError(

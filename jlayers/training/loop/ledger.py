@@ -14,7 +14,6 @@ from .early_stopping import EarlyStopping
 from .record import Record
 from .tally import Tally
 
-
 # Seconds: more than it takes to copy what is there already.
 _WAITED = 1e-3
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ...specs import specs_of
 from ..data.positions import Position
@@ -107,7 +108,11 @@ class Loop:
             items = itertools.chain(stacked(first, k), stacked(items, k))
         else:
             items = ((batch, position, 1) for batch, position in items)
-        return prefetch(items, plan.prefetch) if plan.prefetch else contextlib.nullcontext(items)
+        if plan.prefetch:
+            return prefetch(items, plan.prefetch, device=plan.device)
+        if plan.device is not None:
+            items = ((jax.device_put(batch, plan.device), *rest) for batch, *rest in items)
+        return contextlib.nullcontext(items)
 
     def _take(self, batches: Iterator[tuple[Any, Position, int]]) -> str:
         """Calls the step until something ends the loop."""
@@ -148,7 +153,7 @@ class Loop:
             specs = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), specs)
         alive = jax.ShapeDtypeStruct((), bool) if self.stops else None
         _, metrics, _ = jax.eval_shape(self.program.guarded, self.run, specs, alive)
-        return with_sums(start_tally(metrics, self.step), self.sums)
+        return _beside(self.run, with_sums(start_tally(metrics, self.step), self.sums))
 
     def _compiled(self, *given: Any) -> None:
         report = self.watch.report(self.step, *given)
@@ -282,3 +287,12 @@ class Loop:
             raise error
         warn(f"{error}\n  The run goes back to step {kept.step}.")
         self._begin(kept._replace(position=error.after))
+
+
+def _beside(run: Any, tally: Tally) -> Tally:
+    """The tally on the mesh of the run, where it has one: where the step will leave it."""
+    for leaf in jax.tree.leaves(run):
+        if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
+            everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+            return jax.device_put(tally, everywhere)  # type: ignore[no-any-return]
+    return tally
