@@ -471,7 +471,7 @@ STOPPING = [
     (
         lambda: training.EarlyStopping("eval/lost", patience=1).should_stop(evaluations(1.0)),
         "should_stop: EarlyStopping waits for 'eval/lost', a metric that there is not",
-        "one of 'loss', 'eval/loss'",
+        "one of 'eval/loss', 'loss'",
         "got:      'eval/lost'",
     ),
     (

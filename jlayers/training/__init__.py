@@ -25,9 +25,9 @@ from .logs.progress import Progress
 from .logs.tensorboard import tensorboard
 from .loop.early_stopping import EarlyStopping
 from .loop.fit import Fitted, fit
-from .loop.record import Record
 from .loop.trouble import NonFiniteError
 from .loop.verify import Resumption, verify_resume
+from .record import Record
 from .steps.evaluate import evaluation
 from .steps.loss_scale import LossScale, ScaleState
 from .steps.step import TrainStep, compiled, train_step

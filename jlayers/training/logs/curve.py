@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import LayerError, boundary, cut
 from ...specs import brief
-from ..loop.record import Record
+from ..record import Record
 from .json_lines import read_json_lines
 
 _EVAL = "eval/"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ...errors import LayerError, boundary, cut
-from ..loop.record import Record
+from ..record import Record
 
 Callback = Callable[[Record], None]
 Path = str | os.PathLike[str]
@@ -36,8 +36,8 @@ def json_lines(path: Path) -> Callback:
     numbers for are the strings "nan", "inf" and "-inf". Each line is with the operating system
     when the callback returns.
 
-    The first record that comes drops the lines of its own step and later ones, and half a line at
-    the end. So the log of a run that died and was resumed is that of a run that did not die, and
+    A record drops the lines of its own step and later ones, and the first one half a line at the
+    end. So the log of a run that died and was resumed is that of a run that did not die, and
     a run from the beginning starts the log anew.
 
     Args:
@@ -62,18 +62,20 @@ def json_lines(path: Path) -> Callback:
     file = os.path.realpath(os.fspath(path))
     with _told("read", path):
         _lines(file, path)
-    begun = False
+    last: int | None = None
 
     @boundary
     def json_lines(record: Record) -> None:
-        nonlocal begun
+        nonlocal last
         line = _text(record)
         with _told("written", path):
-            if not begun:
+            if last is None:
                 os.makedirs(os.path.dirname(file), exist_ok=True)
+            # Not the first record of a run alone: a run may go back to a checkpoint.
+            if last is None or record.step <= last:
                 _drop_from(record.step, file, path)
-                begun = True
             _append(file, line)
+            last = record.step
 
     return json_lines
 

@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 from ...errors import LayerError, boundary
-from ..loop.record import Record
+from ..record import Record
 
 # Records that may wait for the disk. Past them the loop waits too.
 _WAITING = 10_000

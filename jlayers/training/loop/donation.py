@@ -7,8 +7,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ...errors import LayerError
 from ...specs import PyTree, path_text, show, specs_of
 from .warn import warn
+
+
+def check_apart(tree: PyTree) -> None:
+    """Raises where two leaves of a tree are one array: it cannot be donated twice."""
+    seen: dict[Any, str] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        own = path_text(path)
+        for address in _addresses(leaf):
+            if address in seen:
+                raise LayerError(
+                    f"{seen[address]!r} and {own!r} of the run are one array",
+                    expected="each leaf in memory of its own, which is donated",
+                    mend="jnp.copy of one of them",
+                )
+            seen[address] = own
 
 
 class Donation:

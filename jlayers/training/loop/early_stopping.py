@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import NamedTuple
 
 from ... import checks
 from ...errors import LayerError, boundary
 from ...specs import brief
-from .record import Record
+from ..record import Record
 
 _EVAL = "eval/"
+
+
+class Waiting(NamedTuple):
+    """How long a metric has not become better.
+
+    Attributes:
+      best: its best value so far, None before the first.
+      since: evaluations since then.
+      names: of all metrics that were seen.
+    """
+
+    best: float | None = None
+    since: int = 0
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -72,19 +87,22 @@ class EarlyStopping:
           LayerError: where no record holds the metric, and there was an evaluation which would
             have given it.
         """
-        best: float | None = None
-        since = 0
-        names: dict[str, Any] = {}
-        for record in records:
-            names |= record.metrics
-            if self.metric in record.metrics:
-                value = record.metrics[self.metric]
-                if self._better(value, best):
-                    best, since = value, 0
-                else:
-                    since += 1
-        self._check_known(names)
-        return since >= self.patience
+        return self.is_over(functools.reduce(self.follow, records, Waiting()))
+
+    def follow(self, waiting: Waiting, record: Record) -> Waiting:
+        """Where the waiting stands after one more record."""
+        names = waiting.names | record.metrics.keys()
+        if self.metric not in record.metrics:
+            return waiting._replace(names=names)
+        value = record.metrics[self.metric]
+        if self._better(value, waiting.best):
+            return Waiting(value, 0, names)
+        return Waiting(waiting.best, waiting.since + 1, names)
+
+    def is_over(self, waiting: Waiting) -> bool:
+        """Whether the patience is at its end."""
+        self._check_known(waiting.names)
+        return waiting.since >= self.patience
 
     def _better(self, value: float, best: float | None) -> bool:
         if best is None:
@@ -92,7 +110,7 @@ class EarlyStopping:
         gain = best - value if self.mode == "min" else value - best
         return gain > self.min_delta
 
-    def _check_known(self, names: dict[str, Any]) -> None:
+    def _check_known(self, names: frozenset[str]) -> None:
         evaluated = any(name.startswith(_EVAL) for name in names)
         # The first records of a run come before its first evaluation.
         early = self.metric.startswith(_EVAL) and not evaluated
@@ -101,7 +119,7 @@ class EarlyStopping:
         same = f"{_EVAL}{self.metric}"
         raise LayerError(
             f"EarlyStopping waits for {self.metric!r}, a metric that there is not",
-            expected="one of " + ", ".join(map(repr, names)),
+            expected="one of " + ", ".join(map(repr, sorted(names))),
             got=repr(self.metric),
             mend=f"EarlyStopping({same!r}, ...)" if same in names else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -13,11 +14,11 @@ from ..checkpoints.folder import Checkpoints
 from ..data.positions import Position
 from ..data.sources import source
 from ..logs.progress import Progress
+from ..record import Record
 from ..steps.step import Step, TrainStep
 from .arguments import Arguments
 from .early_stopping import EarlyStopping
 from .ledger import Ledger
-from .record import Record
 from .running import Loop
 
 Callback = Callable[[Record], Any]
@@ -77,7 +78,8 @@ def fit(
 
     Args:
       step: a pure function ``(run, batch) -> (run, metrics)``: what ``train_step`` makes, or your
-        own over any pytree. Metrics are scalars by name; floats are averaged, ints summed.
+        own over any pytree. Metrics are scalars by name; floats are averaged over the steps of a
+        record, ints summed (in int32).
       run: a ``TrainState``, or the pytree of your own step.
       data: batches; see ``source`` for all that serves.
       steps: the number of steps in all, those before a resumption included.
@@ -92,7 +94,8 @@ def fit(
       callbacks: called with each ``Record``, in order. One that returns True ends the loop. What
         has a ``close`` is closed at the end.
       early_stopping: ends the loop when a metric no longer gets better.
-      checkpoints: where the run, the position in the data and the records are kept. The loop saves
+      checkpoints: where the run, the position in the data and the records (of long runs the last
+        10,000, and those with evaluations) are kept. The loop saves
         every ``checkpoint_every`` steps, at its end, on SIGTERM (then it exits, with status 143),
         on Ctrl-C and on an error.
       checkpoint_every: steps; ten times ``log_every`` where it is not said.
@@ -181,6 +184,11 @@ def fit(
         prefetch=checks.integer("prefetch", prefetch, 0),
         device=device,
     )
+    if non_finite == "roll back" and not batches.rereads:
+        raise LayerError(
+            "no rolling back with data that can be read once only",
+            mend="a list, or a function of the epoch that gives a new iterator",
+        )
     if steps is None and epochs is None and batches.rereads:
         raise LayerError(
             "nothing says where to end, and the data has no end",
@@ -190,15 +198,15 @@ def fit(
         progress = Progress(plan.steps)
     ledger = Ledger(callbacks, early_stopping, progress or None)
     loop = Loop(plan, run, ledger, progress or None)
-    try:
-        stopped = loop.run_to_end(resume)
-    except Exception as error:
-        error.fitted = _fitted(loop, "error")  # type: ignore[attr-defined]
-        raise
-    finally:
+    with contextlib.ExitStack() as closing:
         for callback in callbacks:
             if callable(close := getattr(callback, "close", None)):
-                close()
+                closing.callback(close)
+        try:
+            stopped = loop.run_to_end(resume)
+        except Exception as error:
+            error.fitted = _fitted(loop, "error")  # type: ignore[attr-defined]
+            raise
     if stopped == "SIGTERM":
         raise SystemExit(128 + signal.SIGTERM)
     return _fitted(loop, stopped)

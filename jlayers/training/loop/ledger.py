@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 
 from ..logs.progress import Progress
-from .early_stopping import EarlyStopping
-from .record import Record
+from ..record import Record
+from .early_stopping import EarlyStopping, Waiting
 from .tally import Tally
 
 # Seconds: more than it takes to copy what is there already.
@@ -49,10 +50,14 @@ class Ledger:
         self._cuts: collections.deque[Cut] = collections.deque()
         self._began = time.perf_counter()
         self._last = (0, self._began)
+        self._waiting = Waiting()
 
     def begin(self, step: int, records: list[Record]) -> None:
         """From here on, with the records of before."""
         self.records = records
+        self._waiting = Waiting()
+        for record in records:
+            self._follow(record)
         self.drop()
         self._last = (step, time.perf_counter())
 
@@ -84,6 +89,11 @@ class Ledger:
             # An evaluation is no part of the next steps' time.
             self._last = (cut.step, time.perf_counter() if evaluated else moment)
             record = Record(cut.step, cut.epoch, metrics, moment - self._began, rate)
+            self._follow(record)
+            if self.records and self.records[-1].step == cut.step:
+                # The last evaluation of a run whose last record was told.
+                old = self.records.pop()
+                record = old._replace(metrics=old.metrics | metrics)
             self.records.append(record)
             if self._progress is not None:
                 self._progress.metrics(metrics)
@@ -103,5 +113,22 @@ class Ledger:
         waited = now - asked > _WAITED or cut.moment <= self._last[1]
         return tally, now if waited else cut.moment
 
+    def hush(self) -> None:
+        """What a callback raises no longer counts: the loop is ending by another error."""
+        self.tell = tuple(_quietly(tell) for tell in self.tell)
+
     def stops_early(self) -> bool:
-        return self._early_stopping is not None and self._early_stopping.should_stop(self.records)
+        early = self._early_stopping
+        return early is not None and early.is_over(self._waiting)
+
+    def _follow(self, record: Record) -> None:
+        if self._early_stopping is not None:
+            self._waiting = self._early_stopping.follow(self._waiting, record)
+
+
+def _quietly(tell: Callable[[Record], Any]) -> Callable[[Record], Any]:
+    def call(record: Record) -> None:
+        with contextlib.suppress(Exception):
+            tell(record)
+
+    return call

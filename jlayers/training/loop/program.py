@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jax import lax
 
 from ..diagnosis.compiles import CompileWatch
 from ..steps.gradient import Metrics
-from ..steps.guard import keep_if
+from ..steps.guard import finite, keep_if
 from ..steps.step import Step, TrainStep
 from .tally import Tally, reset
 
@@ -28,6 +28,7 @@ class Program(NamedTuple):
       tick: (run, tally, batch) to the next two, of one call; run and tally are donated.
       rest: the same for a stack with fewer batches, whose compilation is no news.
       reset: the tally after a record.
+      finite: whether all numbers of a tree are finite.
       watch: of the compilations of ``tick``.
     """
 
@@ -35,12 +36,18 @@ class Program(NamedTuple):
     tick: Any
     rest: Any
     reset: Any
+    finite: Any
     watch: CompileWatch
 
 
-# A loop that is called again for the same step finds it compiled.
-@functools.lru_cache(maxsize=8)
 def program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
+    """The program of a step; a loop that is called again for the same step finds it compiled."""
+    make = _program_of if isinstance(step, Hashable) else _program_of.__wrapped__
+    return make(step, guard, stops, many)
+
+
+@functools.lru_cache(maxsize=8)
+def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     """The program of a step.
 
     Args:
@@ -54,7 +61,8 @@ def program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
     tick = jax.jit(watch.traced, donate_argnums=(0, 1))
     rest = jax.jit(tick_of("rest", one, stops, many), donate_argnums=(0, 1))
-    return Program(one, tick, rest, jax.jit(functools.partial(reset, clear=not stops)), watch)
+    clean = jax.jit(functools.partial(reset, clear=not stops))
+    return Program(one, tick, rest, clean, jax.jit(finite), watch)
 
 
 def guarded(step: Step, guard: bool) -> Guarded:

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checkpoints.folder import Checkpoints
-from ..data.positions import Position
+from ..data.positions import Position, Source
+from ..record import Record
 from ..steps.step import Step, TrainStep
-from .record import Record
 from .tally import Tally
 
-# Records among which each metric has its newest value: evaluations are rarer than others.
-_RECENT = 50
+# Records that every checkpoint keeps; of the older ones it keeps those with an evaluation.
+_RECENT = 10_000
 
 
 class Kept(NamedTuple):
@@ -34,36 +34,54 @@ class Kept(NamedTuple):
     sums: dict[str, Any] | None
 
 
-def save(checkpoints: Checkpoints, kept: Kept, tally: Tally, step: Step) -> None:
+def save(checkpoints: Checkpoints, kept: Kept, tally: Tally, looked: int, step: Step) -> None:
     """Copies what is to be kept to the host, and has it written.
 
     Args:
       checkpoints: where.
       kept: the moment; its sums are the tally's.
       tally: on the host.
+      looked: the last step at which all that was due was done.
       step: a ``TrainStep`` tells of its model.
     """
     # A float32 is a float64 as it is, and JSON keeps every float64.
     sums = {name: value.item() for name, value in tally.sums.items()}
-    newest: dict[str, float] = {}
-    for record in kept.records[-_RECENT:]:
-        newest |= record.metrics
+    last = kept.records[-1] if kept.records else None
+    # An evaluation of another step would make this one best, or not.
+    metrics = {
+        name: value
+        for name, value in (last.metrics if last else {}).items()
+        if not name.startswith("eval/") or (last and last.step == kept.step)
+    }
     checkpoints.save(
         kept.step,
         kept.run,
         position=kept.position,
-        metrics=newest,
-        history=[list(record) for record in kept.records],
-        extra={"sums": sums, "count": int(tally.counted)},
+        metrics=metrics,
+        history=_rows(kept.records),
+        extra={"sums": sums, "counted": int(tally.counted), "looked": looked},
         model=step.model if isinstance(step, TrainStep) else None,
     )
 
 
-def restored(checkpoints: Checkpoints | None, like: Any) -> Kept | None:
+def _rows(records: list[Record]) -> list[list[Any]]:
+    """The last records as JSON has them, and of those before them the evaluations."""
+    old = records[:-_RECENT]
+    evaluations = [r for r in old if any(name.startswith("eval/") for name in r.metrics)]
+    return [list(record) for record in evaluations + records[-_RECENT:]]
+
+
+def restored(checkpoints: Checkpoints | None, source: Source, like: Any) -> Kept | None:
     """The newest moment that was kept whole, or None where nothing was."""
-    if checkpoints is None or not checkpoints.steps():
+    if checkpoints is None:
+        return None
+    checkpoints.wait()
+    if not checkpoints.steps():
         return None
     found = checkpoints.restore(like, fallback=True)
+    if "sums" not in found.extra:  # not of a loop: the user's own
+        position = list(source.start) if found.position is None else found.position
+        return Kept(found.tree, found.step, position, [], None)
     records = [Record(*row) for row in found.history]
     return Kept(found.tree, found.step, found.position, records, found.extra)
 
@@ -73,4 +91,4 @@ def with_sums(tally: Tally, sums: dict[str, Any] | None) -> Tally:
     if sums is None or sums["sums"].keys() != tally.sums.keys():
         return tally
     kept = {name: np.asarray(value, tally.sums[name].dtype) for name, value in sums["sums"].items()}
-    return tally._replace(counted=np.int32(sums["count"]), sums=kept)
+    return tally._replace(counted=np.int32(sums["counted"]), sums=kept)

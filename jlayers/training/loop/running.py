@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ...specs import specs_of
@@ -19,32 +18,31 @@ from ..data.prefetch import prefetch
 from ..data.stacking import stacked
 from ..logs.progress import Progress
 from .arguments import Arguments
-from .donation import Donation
+from .donation import Donation, check_apart
+from .keeping import Keeping
 from .ledger import Ledger
 from .program import program_of
-from .resumption import Kept, restored, save, with_sums
+from .resumption import Kept, restored, with_sums
 from .signals import Signals
 from .tally import Tally, start_tally
-from .trouble import NonFiniteError, Trail, told
+from .trouble import NonFiniteError, Trail
 from .warn import warn
 
 # Seconds between two looks at the progress.
 _LOOK = 0.25
-# Rollbacks to one checkpoint, and warnings of steps that were left out.
-_ROLLBACKS, _WARNINGS = 3, 3
 
 
-class Loop:
-    """A run of ``fit``: where it stands."""
+class Loop(Keeping):
+    """A run of ``fit``."""
 
     def __init__(self, plan: Arguments, run: Any, ledger: Ledger, progress: Progress | None):
+        super().__init__()
+        check_apart(run)
         self.plan, self.ledger, self.progress = plan, ledger, progress
-        self.run, self.step = run, int(getattr(run, "step", 0))
-        self.position: Position = list(plan.source.start)
-        self.sums: dict[str, Any] | None = None
-        self.tally: Any = None
-        self.calls = self.rollbacks = self.left_out = 0
-        self.cut_at = self.evaluated_at = self.saved = -1
+        first = int(getattr(run, "step", 0))
+        self.begin(Kept(run, first, list(plan.source.start), [], None))
+        self.calls = 0
+        self.cut_at = self.evaluated_at = -1
         self.donation: Donation | None = None
         self.signals = Signals()
         self.stops = plan.non_finite in ("stop", "roll back")
@@ -55,22 +53,18 @@ class Loop:
 
     def run_to_end(self, resume: bool) -> str:
         """Takes steps; why it ended."""
-        kept = restored(self.plan.checkpoints, self.run) if resume else None
-        self._begin(kept or Kept(self.run, self.step, self.position, [], None))
+        kept = restored(self.plan.checkpoints, self.plan.source, self.run) if resume else None
+        if kept is not None:
+            self.begin(kept)
         stopped = self._ended()
         with self.signals, self.progress or contextlib.nullcontext(), self.watch:
             while stopped is None:
                 stopped = self._go_on()
             if self.progress is not None:
                 self.progress.at(self.step)
-        if self.plan.checkpoints is not None:
-            self.plan.checkpoints.wait()
-        return stopped
-
-    def _begin(self, kept: Kept) -> None:
-        self.run, self.step, self.position, records, self.sums = kept
-        self.ledger.begin(self.step, records)
-        self.saved = self.step
+            if self.plan.checkpoints is not None:
+                self.plan.checkpoints.wait()
+        return "SIGTERM" if self.signals.raised is signal.SIGTERM else stopped
 
     def _ended(self) -> str | None:
         if self.plan.steps is not None and self.step >= self.plan.steps:
@@ -79,20 +73,20 @@ class Loop:
 
     def _go_on(self) -> str | None:
         """Takes steps from where the loop stands; why it ended, or None to go on elsewhere."""
-        self.trail = Trail(self.plan.source, self.step, self.position)
-        self.looked, self.seen = self.step, (self.step, time.perf_counter())
+        self.trail = Trail(self.plan.source, self.step, self.position, self.plan.steps_per_call > 1)
+        self.seen = (self.step, time.perf_counter())
         try:
             with self._batches() as batches:
                 stopped = self._take(batches)
             self._finish(stopped)
         except NonFiniteError as error:
             if self.plan.non_finite != "roll back":
-                self._save_after(error)
+                self.save_after(error)
                 raise
-            self._roll_back(error)
+            self.roll_back(error)
             return None
         except Exception as error:
-            self._save_after(error)
+            self.save_after(error)
             raise
         return stopped
 
@@ -100,14 +94,11 @@ class Loop:
         """(batches, position after them, how many) for each call, read ahead."""
         plan = self.plan
         items: Any = plan.source.read(self.position, plan.epochs)
-        if plan.steps is not None:
-            items = itertools.islice(items, plan.steps - self.step)
-        if (k := plan.steps_per_call) > 1:
-            # After an end between two calls, up to where the next one would have been.
-            first = itertools.islice(items, -self.step % k)
-            items = itertools.chain(stacked(first, k), stacked(items, k))
+        left = None if plan.steps is None else plan.steps - self.step
+        if plan.steps_per_call > 1:
+            items = _stacks(items, plan.steps_per_call, self.step, left)
         else:
-            items = ((batch, position, 1) for batch, position in items)
+            items = ((batch, after, 1) for batch, after in itertools.islice(items, left))
         if plan.prefetch:
             return prefetch(items, plan.prefetch, device=plan.device)
         if plan.device is not None:
@@ -119,23 +110,27 @@ class Loop:
         first = next(batches, None)
         if first is None:
             return self._ended() or "data"
+        self.tally = self._start_tally(first[0])
+        # What was due when the run before this one ended.
+        if stopped := self._do_what_is_due():
+            return stopped
         tick, watch, signals, add = self.program.tick, self.watch, self.signals, self.trail.add
-        run, step, position, full = self.run, self.step, self.position, self.plan.steps_per_call
-        tally = self.tally = self._start_tally(first[0])
-        due, rest = 0, self.program.rest
+        run, step, position, tally = self.run, self.step, self.position, self.tally
+        due, rest, full = 0, self.program.rest, self.plan.steps_per_call
         try:
             # What stands in this loop is paid for at every step.
-            for batch, position, count in itertools.chain([first], batches):
+            for batch, after, count in itertools.chain([first], batches):
                 given = run, tally
                 run, tally = (tick if count == full else rest)(run, tally, batch)
                 step += count
+                position = after
                 add(step, position, batch)
                 if step < due and signals.raised is None and watch.events == watch.seen:
                     continue
                 self.run, self.tally, self.step, self.position = run, tally, step, position
                 if watch.events != watch.seen:
                     self._compiled(*given, batch)
-                stopped, due = self._due()
+                stopped, due = self._look()
                 tally = self.tally
                 if stopped is not None:
                     return stopped
@@ -161,32 +156,43 @@ class Loop:
         if report is not None and self.calls:
             warn(report)
 
-    def _due(self) -> tuple[str | None, int]:
-        """Does what is due after this call; why to stop, if so, and the step to come back at."""
+    def _look(self) -> tuple[str | None, int]:
+        """After a call: why to stop, if so, and the step to look again at."""
         plan = self.plan
         self._verify_donation()
         if self.signals.raised is not None:
             return "SIGTERM" if self.signals.raised is signal.SIGTERM else "interrupt", 0
-        stopped = None
-        evaluates = plan.evaluate is not None and self._passed(plan.evaluate_every)
-        if evaluates or self._passed(plan.log_every):
-            self._cut(evaluates)
-            # One record behind, which is there by now; after an evaluation it is waited for.
-            stopped = self.ledger.read(0 if evaluates else 1, self._check)
-        if plan.checkpoints is not None and self._passed(plan.checkpoint_every):
-            stopped = self.ledger.read(0, self._check) or stopped
-            self._save()
+        stopped = self._do_what_is_due()
         every = [plan.log_every]
         every += [plan.evaluate_every] if plan.evaluate is not None else []
         every += [plan.checkpoint_every] if plan.checkpoints is not None else []
+        return stopped, min(self._show(), *((self.step // n + 1) * n for n in every))
+
+    def _do_what_is_due(self) -> str | None:
+        """Records, evaluations and checkpoints whose step has come; why to stop, if so."""
+        plan = self.plan
+        # A stack that the end of a run cut short is no call of the run that goes on.
+        if self.step == self.looked or self.step % plan.steps_per_call:
+            return None
+        passed = {
+            every: self.step // every > self.looked // every
+            for every in (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
+        }
+        stopped = None
+        evaluates = plan.evaluate is not None and passed[plan.evaluate_every]
+        cuts = evaluates or passed[plan.log_every]
+        if cuts:
+            self._cut(evaluates)
         self.looked = self.step
-        return stopped, min(self._look(), *((self.step // n + 1) * n for n in every))
+        if cuts:
+            # One record behind, which is there by now; after an evaluation it is waited for.
+            stopped = self.ledger.read(0 if evaluates else 1, self.check)
+        if plan.checkpoints is not None and passed[plan.checkpoint_every]:
+            stopped = self.ledger.read(0, self.check) or stopped
+            self.save()
+        return stopped
 
-    def _passed(self, every: int) -> bool:
-        """Whether a multiple of ``every`` was reached since the last look."""
-        return self.step // every > self.looked // every
-
-    def _look(self) -> int:
+    def _show(self) -> int:
         """Shows the progress; the step at which to show it again."""
         self.calls += 1
         if self.calls < 3:
@@ -223,70 +229,27 @@ class Loop:
         """
         if self.tally is None:
             return
-        self.ledger.read(0, self._check)
-        self._save()
+        self.ledger.read(0, self.check)
+        self.save()
         evaluates = self.plan.evaluate is not None and self.evaluated_at != self.step
         if stopped != "SIGTERM" and (evaluates or self.cut_at != self.step):
             self._cut(evaluates)
-            self.ledger.read(0, self._check)
+            self.ledger.read(0, self.check)
 
-    def _save(self) -> None:
-        if self.plan.checkpoints is None or self.saved == self.step:
-            return
-        tally = jax.device_get(self.tally)
-        self._check(self.step, tally)
-        kept = Kept(self.run, self.step, self.position, self.ledger.records, None)
-        save(self.plan.checkpoints, kept, tally, self.plan.step)
-        self.saved, self.rollbacks = self.step, 0
 
-    def _save_after(self, error: Exception) -> None:
-        """Keeps what there is when the loop ends by an error."""
-        if self.tally is None:
-            return
-        self.ledger.tell = ()
-        try:
-            if not isinstance(error, NonFiniteError):
-                self.ledger.read(0, self._check)
-            self._save()
-            if self.plan.checkpoints is not None:
-                self.plan.checkpoints.wait()
-        except Exception as second:
-            error.add_note(f"and the run could not be saved after it: {second}")
+def _stacks(items: Any, steps: int, taken: int, left: int | None) -> Iterator[Any]:
+    """Stacks of ``steps`` batches, of ``left`` in all.
 
-    def _check(self, step: int, tally: Tally) -> None:
-        """Looks whether all steps up to this one were sound.
-
-        Raises:
-          NonFiniteError: where one was not, unless such steps are left out. The loop then stands
-            right before that step.
-        """
-        bad, policy = int(tally.bad), self.plan.non_finite
-        if bad < 0 or policy == "ignore":
-            self.trail.forget(step)
-            return
-        found = self.trail.find(bad, self.plan.steps_per_call > 1)
-        if policy == "skip":
-            self.left_out += 1
-            if self.left_out <= _WARNINGS:
-                report = told(self.plan.step, self.run, found.batch)
-                warn(str(NonFiniteError(found, bad, self.run, report)))
-            self.trail.forget(step)
-            return
-        self.ledger.drop()
-        self.step, self.position = bad, found.position
-        self.tally = tally._replace(step=np.int32(bad), bad=np.int32(-1))
-        raise NonFiniteError(found, bad, self.run, told(self.plan.step, self.run, found.batch))
-
-    def _roll_back(self, error: NonFiniteError) -> None:
-        """Stands at the newest checkpoint again, in the data behind the batch that did it."""
-        self.rollbacks += 1
-        kept = restored(self.plan.checkpoints, self.run)
-        if kept is None or self.rollbacks > _ROLLBACKS:
-            why = "there is no checkpoint yet" if kept is None else f"{_ROLLBACKS} times in a row"
-            error.add_note(f"no rolling back: {why}")
-            raise error
-        warn(f"{error}\n  The run goes back to step {kept.step}.")
-        self._begin(kept._replace(position=error.after))
+    After an end between two calls the first goes up to where the next call would have been.
+    """
+    head = -taken % steps if left is None else min(-taken % steps, left)
+    yield from stacked(itertools.islice(items, head), steps)
+    if left is None:
+        yield from stacked(items, steps)
+        return
+    whole, rest = divmod(left - head, steps)
+    yield from itertools.islice(stacked(items, steps), whole)
+    yield from stacked(itertools.islice(items, rest), steps)
 
 
 def _beside(run: Any, tally: Tally) -> Tally:

@@ -38,4 +38,5 @@ class Signals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.raised is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.raised = signal.Signals(number)
+        if self.raised is not signal.SIGTERM:
+            self.raised = signal.Signals(number)

@@ -19,7 +19,7 @@ class Tally(NamedTuple):
     Attributes:
       step: int32 (), the number of the step that comes next.
       counted: int32 (), the steps that are in the sums.
-      sums: of each metric: float32, or int32 for what counts.
+      sums: of each metric: float32, or int32 for what counts (up to 2**31 in a record).
       bad: int32 (), the number of the first step that was not sound, or -1.
     """
 
@@ -31,11 +31,16 @@ class Tally(NamedTuple):
     def add(self, metrics: Metrics, sound: jax.Array, alive: jax.Array | None) -> Tally:
         """With one more step, which counts where it was sound and was to be taken."""
         counts = sound if alive is None else sound & alive
+        whole = jnp.asarray(True) if alive is None else counts
         first = ~sound & (self.bad < 0)
         return Tally(
             self.step + 1,
             self.counted + counts.astype(jnp.int32),
-            {name: self.sums[name] + _term(value, counts) for name, value in metrics.items()},
+            {
+                # Where steps are left out, what is counted counts in these too.
+                name: self.sums[name] + _term(value, counts if _is_mean(value) else whole)
+                for name, value in metrics.items()
+            },
             jnp.where(first, self.step, self.bad),
         )
 
@@ -54,9 +59,7 @@ def _is_mean(value: Any) -> bool:
 
 
 def _term(value: jax.Array, counts: jax.Array) -> jax.Array:
-    if _is_mean(value):
-        return jnp.where(counts, value.astype(jnp.float32), 0)
-    return value.astype(jnp.int32)
+    return jnp.where(counts, value.astype(jnp.float32 if _is_mean(value) else jnp.int32), 0)
 
 
 def start_tally(metrics: Any, step: int) -> Tally:

@@ -13,6 +13,9 @@ from ..diagnosis.non_finite import find_non_finite
 from ..steps.step import TrainStep
 from ..steps.train_state import TrainState
 
+# Bytes of batches that are kept of data which cannot be read again.
+_KEPT = 1 << 28
+
 
 class NonFiniteError(LayerError):
     """A loss or a gradient was not finite.
@@ -21,7 +24,7 @@ class NonFiniteError(LayerError):
       step: the number of the step, from 0.
       position: in the data, before the batch.
       after: in the data, after the batch.
-      batch: the batch.
+      batch: the batch; None where it could not be kept, and cannot be read again.
       run: the run as it was before the step.
       report: which layer it began in, a ``NonFinite``; None where that is not known.
       fitted: what the loop had done, a ``Fitted``.
@@ -31,31 +34,33 @@ class NonFiniteError(LayerError):
     __module__ = "jlayers.training"
 
     def __init__(self, found: Found, step: int, run: Any, report: Any):
+        if report is not None:
+            text = "\n" + "\n".join(f"    {line}" for line in str(report).splitlines())
+        elif found.batch is None:
+            text = "a batch that cannot be read again, and was too large to be kept"
+        else:
+            text = "no layer shows it with the parameters there are now"
         super().__init__(
-            f"the loss or the gradient of step {step} is not finite",
-            got="\n" + "\n".join(f"    {line}" for line in _text(report).splitlines()),
+            f"the loss or the gradient of step {step} is not finite "
+            f"(its batch is at {found.position} in the data)",
+            got=text,
             mend='fit(..., non_finite="skip") leaves such steps out',
         )
         self.step, self.run, self.report = step, run, report
         self.batch, self.position, self.after = found
-        self.problem += f" (its batch is at {self.position} in the data)"
         self.fitted: Any = None
 
 
-def _text(report: Any) -> str:
-    if report is not None:
-        return str(report)
-    return "no layer shows it with the parameters there are now"
-
-
 class Found(NamedTuple):
+    """A batch, and where it stands in the data."""
+
     batch: Any
     position: Position
     after: Position
 
 
 class Call(NamedTuple):
-    """A call of the compiled step: the number of the step after it, and where its batches were."""
+    """A call of the compiled step: how many steps were taken after it, and where the data was."""
 
     step: int
     position: Position
@@ -65,48 +70,56 @@ class Call(NamedTuple):
 class Trail:
     """The calls whose records were not read yet, so that a batch can be found again.
 
-    Batches themselves are kept only of data that cannot be read again.
+    Batches themselves are kept only of data that cannot be read again, and the newest ones of them
+    if they are large.
     """
 
-    def __init__(self, source: Source, step: int, position: Position):
-        self._source = source
+    def __init__(self, source: Source, step: int, position: Position, stacks: bool):
+        self._source, self._stacks = source, stacks
         self._calls = collections.deque([Call(step, position, None)])
-        self.add = self._add_position if source.rereads else self._add_batch
+        self._most: int | None = None
 
-    def _add_position(self, step: int, position: Position, batch: Any) -> None:
-        self._calls.append((step, position, None))  # type: ignore[arg-type]
-
-    def _add_batch(self, step: int, position: Position, batch: Any) -> None:
-        self._calls.append((step, position, batch))  # type: ignore[arg-type]
+    def add(self, step: int, position: Position, batch: Any) -> None:
+        """After a call."""
+        if self._source.rereads:
+            self._calls.append(Call(step, position, None))
+            return
+        if self._most is None:
+            size = sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(batch))
+            self._most = max(1, _KEPT // max(size, 1))
+        self._calls.append(Call(step, position, batch))
+        if len(self._calls) > self._most:
+            old = len(self._calls) - self._most - 1
+            self._calls[old] = self._calls[old]._replace(batch=None)
 
     def forget(self, step: int) -> None:
         """Drops the calls up to the one after which ``step`` steps were taken."""
-        while len(self._calls) > 1 and self._calls[1][0] <= step:
+        while len(self._calls) > 1 and self._calls[1].step <= step:
             self._calls.popleft()
 
-    def find(self, step: int, stacks: bool) -> Found:
+    def find(self, step: int) -> Found:
         """The batch of the step with this number."""
-        before = max((c for c in self._calls if c[0] <= step), key=lambda call: call[0])
-        after = min((c for c in self._calls if c[0] > step), key=lambda call: call[0])
+        calls = list(self._calls)
+        after = next(i for i, call in enumerate(calls) if call.step > step)
+        before, call = calls[after - 1], calls[after]
+        past = step - before.step
         if self._source.rereads:
-            position = before[1]
+            position = before.position
             batches = self._source.read(position)
-            for _ in range(step - before[0]):
+            for _ in range(past):
                 _, position = next(batches)
-            return Found(*_second(*next(batches), position))
-        batch = after[2]
-        if stacks:
-            batch = jax.tree.map(lambda leaf: leaf[step - before[0]], batch)
-        return Found(batch, before[1], after[1])
-
-
-def _second(batch: Any, after: Position, position: Position) -> tuple[Any, Position, Position]:
-    return batch, position, after
+            batch, then = next(batches)
+            return Found(batch, position, then)
+        epoch, index, *rest = before.position
+        batch = call.batch
+        if self._stacks and batch is not None:
+            batch = jax.tree.map(lambda leaf: leaf[past], batch)
+        return Found(batch, [epoch, index + past, *rest], [epoch, index + past + 1, *rest])
 
 
 def told(step: Any, run: Any, batch: Any) -> Any:
     """The report on a step of ``train_step``; of other steps nothing is known."""
-    if not (isinstance(step, TrainStep) and isinstance(run, TrainState)):
+    if batch is None or not (isinstance(step, TrainStep) and isinstance(run, TrainState)):
         return None
     return find_non_finite(
         step.model, step.loss, run, batch, frozen=step.frozen, accumulate=step.accumulate

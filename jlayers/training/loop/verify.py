@@ -102,8 +102,10 @@ def _in_new_process(make: Callable[[], dict[str, Any]], folder: Path, steps: int
     try:
         text, mend = here.recv(), None
     except EOFError:
-        text, mend = "the end of its process, before it began", _MAIN
+        text, mend = "its process ended", _MAIN
     process.join()
+    if mend is not None:
+        text = f"{text} with status {process.exitcode}"
     if text is not None:
         raise LayerError(f"the program failed before it took {steps} steps", got=text, mend=mend)
 
@@ -161,8 +163,9 @@ def _compared(whole: Path, parted: Path, steps: int) -> Resumption:
     paths = [Checkpoints(folder, keep=None).path(steps) for folder in (whole, parted)]
     arrays = [read_arrays(path) for path in paths]
     # Seconds and rates are other ones each time.
+    manifests = [read_manifest(path) for path in paths]
     records: list[dict[Any, Any]] = [
-        {str(row[0]): row[1:3] for row in read_manifest(path).history} for path in paths
+        {str(row[0]): row[1:3] for row in manifest.history} for manifest in manifests
     ]
     batches = [
         dict(enumerate(map(json.loads, (folder / "batches.jsonl").read_text().splitlines())))
@@ -171,6 +174,11 @@ def _compared(whole: Path, parted: Path, steps: int) -> Resumption:
     differences = [
         *(f"batch {number} differs" for number in _differ(batches, _equal)),
         *(f"the record of step {step} differs" for step in _differ(records, _equal)),
+        *(
+            f"{name} since the last record differ"
+            for name in _differ([manifest.extra for manifest in manifests], _equal)
+            if name in ("counted", "sums")
+        ),
         *(f"{path}: the numbers differ" for path in _differ(arrays, _same)),
     ]
     if differences:

@@ -15,6 +15,8 @@ from ...specs import Params, PyTree, State, brief, show, specs_of
 from .trainable import merge, split
 
 Metrics = dict[str, jax.Array]
+# What the step itself measures.
+_OWN = ("loss", "grad_norm", "learning_rate", "loss_scale", "skipped")
 LossFunction = Callable[..., Any]
 
 
@@ -85,9 +87,9 @@ def accumulated(
 
 
 def _joined(values: jax.Array) -> jax.Array:
-    if jnp.issubdtype(values.dtype, jnp.integer):
-        return jnp.sum(values, 0, dtype=values.dtype)
-    return jnp.mean(values, 0)
+    if jnp.issubdtype(values.dtype, jnp.inexact):
+        return jnp.mean(values, 0)
+    return jnp.sum(values, 0, dtype=jnp.int32)
 
 
 def _checked(loss: LossFunction, y: Any, targets: list[Any]) -> tuple[jax.Array, Metrics]:
@@ -103,6 +105,7 @@ def _checked(loss: LossFunction, y: Any, targets: list[Any]) -> tuple[jax.Array,
             got=brief(result),
             mend=".mean() of a loss for each example" if spec is not None and spec.shape else None,
         )
-    if "loss" in metrics:
-        raise LayerError("the metrics have a 'loss' already", mend="another name for it")
+    for name in _OWN:
+        if name in metrics:
+            raise LayerError(f"the metrics have a {name!r} already", mend="another name for it")
     return value, {"loss": value, **metrics}

@@ -14,11 +14,19 @@ from jax import lax
 from ... import checks
 from ...errors import LayerError, boundary
 from ...layer import Layer
-from ...specs import PyTree, brief, show, specs_of
+from ...specs import PyTree, brief
+from .asked import check_batch, check_between
 from .gradient import LossFunction, Metrics, accumulated, gradient_of
 from .guard import finite, finite_at_the_edges, if_sound, keep_if
 from .loss_scale import LossScale, check_loss_scale
-from .train_state import Optimizer, TrainState, check_model, check_transformation, train_state
+from .train_state import (
+    Optimizer,
+    TrainState,
+    check_model,
+    check_transformation,
+    train_state,
+    widened,
+)
 from .trainable import merge, patterns, split
 
 Step = Callable[[Any, Any], tuple[Any, Metrics]]
@@ -56,7 +64,7 @@ class TrainStep:
     @boundary
     def train_step(self, run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         """The step; by this name errors know it."""
-        _check_batch(batch, self.steps)
+        check_batch(batch, self.steps)
         self._check_run(run)
         return self._one(run, batch) if self.steps == 1 else lax.scan(self._one, run, batch)
 
@@ -74,7 +82,7 @@ class TrainStep:
         Returns:
           The next run, the metrics, and whether the step was sound, bool ().
         """
-        _check_batch(batch, 1)
+        check_batch(batch, 1)
         self._check_run(run)
         return self._guarded(run, batch, alive)
 
@@ -125,14 +133,17 @@ class TrainStep:
             gradient, state, metrics = one(run.state, key, batch)
         else:
             gradient, state, metrics = accumulated(self.accumulate, one, run.state, key, batch)
+        narrow = gradient
         if scale is not None:
-            gradient = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), gradient)
+            # In float32: float16 holds neither large scales nor large norms.
+            gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / scale, gradient)
             metrics["loss_scale"] = scale
         if self.clip is not None or self.grad_norm:
             metrics["grad_norm"] = optax.tree.norm(gradient)
         if self.clip is not None:
             clip = optax.clip_by_global_norm(self.clip)
             gradient, _ = clip.update(gradient, optax.EmptyState())
+        gradient = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), gradient, narrow)
         return gradient, state, metrics
 
     def _update(self, run: TrainState, gradient: PyTree, state: PyTree) -> TrainState:
@@ -141,7 +152,7 @@ class TrainStep:
         trained = optax.apply_updates(trained, updates)
         ema = run.ema
         if self.ema is not None:
-            ema = optax.incremental_update(trained, ema, 1 - self.ema)
+            ema = optax.incremental_update(widened(trained), ema, 1 - self.ema)
         params = merge(trained, fixed)
         return run._replace(params=params, state=state, opt_state=opt_state, ema=ema)
 
@@ -150,7 +161,8 @@ class TrainStep:
         if self.learning_rate is not None:
             return {"learning_rate": jnp.asarray(self.learning_rate(run.step), jnp.float32)}
         found = optax.tree.get_all_with_path(run.opt_state, "learning_rate")
-        rates = [rate for path, rate in found if any(_is_hyperparams(key) for key in path)]
+        # Of optax.inject_hyperparams; other states may have such an entry, too.
+        rates = [rate for path, rate in found if "hyperparams" in map(_name, path)]
         return {"learning_rate": jnp.asarray(rates[0], jnp.float32)} if len(rates) == 1 else {}
 
     def _check_run(self, run: Any) -> None:
@@ -241,9 +253,9 @@ def train_step(
         raise LayerError("loss is no function", expected="loss(y, *targets)", got=brief(loss))
     check_transformation(tx)
     if clip is not None:
-        _between("clip", clip, 0, float("inf"))
+        check_between("clip", clip, 0, float("inf"))
     if ema is not None:
-        _between("ema", ema, 0, 1)
+        check_between("ema", ema, 0, 1)
     if learning_rate is not None and not callable(learning_rate):
         constant = float(learning_rate)
         learning_rate = lambda step: constant  # noqa: E731
@@ -273,26 +285,5 @@ def compiled(step: Step) -> Any:
     return jax.jit(step, donate_argnums=0)
 
 
-def _is_hyperparams(key: Any) -> bool:
-    """Of ``optax.inject_hyperparams``."""
-    return getattr(key, "name", None) == "hyperparams"
-
-
-def _between(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-        raise LayerError(f"{name} must be between {low} and {high}, got {value!r}")
-
-
-def _check_batch(batch: Any, steps: int) -> None:
-    if not isinstance(batch, tuple | list) or not batch:
-        raise LayerError("the batch is no tuple", expected="(x, *targets)", got=brief(batch))
-    if steps == 1:
-        return
-    for leaf in jax.tree.leaves(batch):
-        if jnp.shape(leaf)[:1] != (steps,):
-            raise LayerError(
-                f"the batch does not hold {steps} batches",
-                expected=f"the first axis of every array is steps={steps}",
-                got=show(specs_of(batch)),
-                mend="jax.tree.map(lambda *leaves: np.stack(leaves), *batches)",
-            )
+def _name(key: Any) -> Any:
+    return getattr(key, "name", None)

@@ -11,9 +11,10 @@ import optax
 
 from ...errors import LayerError, boundary
 from ...layer import Layer
+from ...paths import flatten, unflatten
 from ...specs import Params, PyTree, State, brief
 from .loss_scale import LossScale, ScaleState, check_loss_scale
-from .trainable import merge, patterns, split
+from .trainable import patterns, split
 
 Optimizer: TypeAlias = optax.GradientTransformation
 
@@ -95,7 +96,7 @@ def train_state(
         tx.init(trained),
         jax.random.fold_in(key, _TRAINING),
         # Not the same arrays: what is donated twice is donated to nobody.
-        jax.tree.map(jnp.copy, trained) if ema else None,
+        jax.tree.map(jnp.copy, widened(trained)) if ema else None,
         scale.start() if scale else None,
     )
 
@@ -116,7 +117,19 @@ def averaged(run: TrainState) -> Params:
     """
     if run.ema is None:
         raise LayerError("the run keeps no moving average", mend="train_step(..., ema=0.999)")
-    return merge(run.params, run.ema)
+    own = flatten(run.params)
+    means = {path: leaf.astype(own[path].dtype) for path, leaf in flatten(run.ema).items()}
+    return unflatten(own | means)
+
+
+def widened(params: Params) -> Params:
+    """Narrow floats as float32: a mean moves by less than bfloat16 can tell."""
+
+    def wide(leaf: jax.Array) -> jax.Array:
+        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+        return leaf.astype(jnp.float32) if narrow else leaf
+
+    return jax.tree.map(wide, params)  # type: ignore[no-any-return]
 
 
 def check_model(model: Any) -> None:
