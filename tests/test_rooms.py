@@ -35,6 +35,16 @@ FORBIDDEN = {
 }
 
 
+# Within training: what each room may know of the others; the loop knows all.
+TRAINING = {
+    "data": set(),
+    "checkpoints": set(),
+    "logs": {"record"},
+    "steps": {"data"},
+    "diagnosis": {"steps"},
+}
+
+
 def imported(path):
     """The modules of jlayers that a file imports, as paths from the package."""
     here = path.relative_to(PACKAGE).parts[:-1]
@@ -56,6 +66,17 @@ def test_imports_run_one_way(path):
     room = path.relative_to(PACKAGE).parts[0]
     forbidden = FORBIDDEN.get(room, lambda module: False)
     assert [module for module in imported(path) if forbidden(module.split("/")[0])] == []
+
+
+@pytest.mark.parametrize("room", TRAINING)
+def test_the_rooms_of_training_are_entered_one_way(room):
+    known = {
+        module.split("/")[1]
+        for path in (PACKAGE / "training" / room).glob("*.py")
+        for module in imported(path)
+        if module.startswith("training/")
+    }
+    assert known - {room} <= TRAINING[room]
 
 
 def test_only_the_package_itself_joins_all_rooms():
