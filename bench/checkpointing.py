@@ -104,15 +104,14 @@ def kill(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
     return {"kills": count, "left half-written": half, "last step": last, "read whole": checked}
 
 
-def throughput(megabytes: int, rounds: int, folder: pathlib.Path) -> None:
-    """Seconds for ``megabytes`` of parameters: cat and fsync, save_checkpoint, and what blocks."""
+def seconds_of(megabytes: int, rounds: int, folder: pathlib.Path) -> dict[str, list[float]]:
+    """For ``megabytes`` of parameters: cat and fsync, save_checkpoint, and what blocks."""
     import jax
 
     rng = np.random.default_rng(0)
     sizes = [megabytes * MB // 20] * 19 + [megabytes * MB // 2000] * 100
     host = [rng.integers(0, 2**31, size // 4, np.int32) for size in sizes]
     tree = {f"layer_{i}": jax.device_put(x) for i, x in enumerate(host)}
-    total = sum(x.nbytes for x in host)
     source = folder / "source"
     training.save_checkpoint(folder, tree, step=0)
     shutil.copy(folder / "step_00000000" / "arrays.safetensors", source)
@@ -154,18 +153,32 @@ def throughput(megabytes: int, rounds: int, folder: pathlib.Path) -> None:
             if turn:
                 seconds[name].append(time.perf_counter() - start)
             checkpoints.wait()
+    return seconds
+
+
+def throughput(megabytes: int, rounds: int, folder: pathlib.Path) -> None:
+    """Prints them, and how they stand to each other."""
+    seconds = seconds_of(megabytes, rounds, folder)
     for name, values in seconds.items():
         median = statistics.median(values)
         spread = f"{min(values):.3f} to {max(values):.3f}"
-        print(f"{name:<20}{median:>8.3f} s  ({spread})  {total / median / 1e9:6.2f} GB/s")
-    ratio = [
-        a / b for a, b in zip(seconds["cat and fsync"], seconds["save_checkpoint"], strict=True)
-    ]
-    print(f"speed of save_checkpoint over cat, median of {rounds}: {statistics.median(ratio):.2f}")
-    ratio = [
-        a / b for a, b in zip(seconds["Checkpoints.save"], seconds["copy to the host"], strict=True)
-    ]
-    print(f"blocked over a copy to the host, median: {statistics.median(ratio):.2f}")
+        speed = megabytes * MB / median / 1e9
+        print(f"{name:<20}{median:>8.3f} s  ({spread})  {speed:6.2f} GB/s")
+    print(f"speed of save_checkpoint over cat, median of {rounds}: {speed_over_cat(seconds):.2f}")
+    print(f"blocked over a copy to the host, median: {blocked_over_copy(seconds):.2f}")
+
+
+def speed_over_cat(seconds: dict[str, list[float]]) -> float:
+    return _ratio(seconds, "cat and fsync", "save_checkpoint")
+
+
+def blocked_over_copy(seconds: dict[str, list[float]]) -> float:
+    return _ratio(seconds, "Checkpoints.save", "copy to the host")
+
+
+def _ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
+    """The median of the ratios of calls that came one after the other."""
+    return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
 
 
 def main() -> None:

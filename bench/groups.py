@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 def entries() -> dict[str, Entry]:
     """Everything by name, in the order in which it is measured and shown."""
     found = {name: Entry(row.group, *_operation(row)) for name, row in ROWS.items()}
-    return {**found, **_steps(), **_sequences(), **_startup(), **_foundation()}
+    return {**found, **_steps(), **_sequences(), **_training(), **_startup(), **_foundation()}
 
 
 def groups(found: dict[str, Entry]) -> dict[str, list[str]]:
@@ -137,6 +137,19 @@ def _sequences() -> dict[str, Entry]:
 
         what = {**_source("sequences.py"), "by hand": _source("by_hand.py")["source"]}
         return Entry("sequences", what, measure)
+
+    return {name: entry(name) for name in QUESTIONS}
+
+
+def _training() -> dict[str, Entry]:
+    from .training_rows import ROWS as QUESTIONS
+
+    def entry(name: str) -> Entry:
+        def measure(budget: float, rounds: int) -> dict[str, Any]:
+            return {name: {"op": "training", **QUESTIONS[name](budget, rounds)._asdict()}}
+
+        files = "training_rows", "training_loop", "kills", "checkpointing", "checkpoint_fuzz"
+        return Entry("training", {f: _source(f"{f}.py")["source"] for f in files}, measure)
 
     return {name: entry(name) for name in QUESTIONS}
 

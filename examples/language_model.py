@@ -55,7 +55,7 @@ def transformer(width=128, heads=4, blocks=4, window=128):
 
 JOBS = {
     "lstm": Job(lstm(), rate=2e-2, rows=16, length=128, steps=2800),
-    "transformer": Job(transformer(), rate=3e-3, rows=8, length=256, steps=1600),
+    "transformer": Job(transformer(), rate=3e-3, rows=8, length=256, steps=2400),
 }
 
 

@@ -83,6 +83,19 @@ def test_a_fresh_process_tells_of_its_memory():
     assert 50e6 < most < 5e9
 
 
+def test_memory_is_counted_beyond_that_of_a_tiny_model(monkeypatch):
+    resident = {("fit", 6): 1010, ("bare", 6): 1000, ("fit", 64): 510, ("bare", 64): 500}
+    monkeypatch.setattr(
+        training_loop, "most_resident", lambda which, size, steps: resident[which, size.inputs]
+    )
+    monkeypatch.setattr(training_loop, "program_bytes", lambda compiled: 100)
+    row = training_loop.step_memory(1.0, 2, TINY)
+    assert row.figure.startswith("1.0000x; 1.000x")
+    assert row.holds
+    resident["fit", 6] = 1030
+    assert not training_loop.step_memory(1.0, 1, TINY).holds
+
+
 def test_the_loops_of_all_libraries_lose_alike():
     made = fit.contenders(Perceptron(4, 6, (5, 7), 3), steps=40)
     module = types.SimpleNamespace(NAME=fit.NAME, contenders=lambda: made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -143,6 +144,7 @@ def _entry(path: str, leaf: Any, what: str) -> Entry:
     )
 
 
+@functools.cache
 def _algorithm(dtype: Any) -> str | None:
     for impl in KEYS:
         if jax.eval_shape(lambda impl=impl: jax.random.key(0, impl=impl)).dtype == dtype:

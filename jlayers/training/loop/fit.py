@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
+import jax
+
 from ... import checks
 from ...errors import LayerError, boundary
 from ...specs import brief
@@ -66,7 +68,7 @@ def fit(
     progress: bool | Progress = True,
     non_finite: NonFinitePolicy = "stop",
     max_compiles: int | None = None,
-    prefetch: int = 2,
+    prefetch: int | None = None,
     device: Any = None,
 ) -> Fitted:
     """Takes steps until it is told to stop, and never waits for the device between two of them.
@@ -109,7 +111,8 @@ def fit(
       max_compiles: a further compilation of the step than so many is an error. Without, it is a
         warning; both say what changed.
       prefetch: how many calls' batches are read ahead on a thread, and put on the device; 0 reads
-        them between the steps.
+        them between the steps. Two, but none on a CPU with one step in a call: to wake a thread
+        takes longer there than to make a batch of arrays. Data that is slow to read wants it.
       device: a device or a sharding to put batches on: ``NamedSharding(mesh, P("data"))`` for a run
         that was put on the mesh. With ``steps_per_call`` their first axis is that of the steps.
 
@@ -181,7 +184,7 @@ def fit(
         checkpoint_every=_positive("checkpoint_every", checkpoint_every) or 10 * log_every,
         non_finite=non_finite,
         max_compiles=_positive("max_compiles", max_compiles),
-        prefetch=checks.integer("prefetch", prefetch, 0),
+        prefetch=checks.integer("prefetch", _ahead(steps_per_call, prefetch), 0),
         device=device,
     )
     if non_finite == "roll back" and not batches.rereads:
@@ -218,3 +221,9 @@ def _fitted(loop: Loop, stopped: str) -> Fitted:
 
 def _positive(name: str, value: int | None) -> int | None:
     return None if value is None else checks.positive(name, value)
+
+
+def _ahead(steps_per_call: int, prefetch: int | None) -> int:
+    if prefetch is not None:
+        return prefetch
+    return 0 if jax.default_backend() == "cpu" and steps_per_call == 1 else 2

@@ -30,7 +30,12 @@ def finite_at_the_edges(gradient: PyTree) -> jax.Array:
     overflows in the product itself goes unseen here, and is seen in the next step's loss. To read
     all of the gradient costs a step of a small MLP a fifth of its time on a CPU.
     """
-    return _all([_finite(part) for leaf in jax.tree.leaves(gradient) for part in _edges(leaf)])
+    parts: dict[Any, list[jax.Array]] = {}
+    for leaf in jax.tree.leaves(gradient):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            parts.setdefault(leaf.dtype, []).extend(map(jnp.ravel, _edges(leaf)))
+    # One test for all: a small step feels each further loop.
+    return _all([jnp.all(jnp.isfinite(jnp.concatenate(own))) for own in parts.values()])
 
 
 def _edges(leaf: jax.Array) -> list[jax.Array]:
