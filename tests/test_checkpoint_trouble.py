@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,24 @@ def test_a_full_disk_leaves_what_was_there(filled, monkeypatch, where):
     filled.save(400, tree(400))
     filled.wait()
     assert filled.steps() == [200, 300, 400]
+
+
+def test_what_the_disk_says_early_is_not_lost(filled, monkeypatch):
+    """A disk tells of an error once, and then perhaps to the thread that flushes."""
+    fsync = os.fsync
+
+    def once(descriptor):
+        if threading.current_thread().name == "checkpoint-flush":
+            no_space()
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors_file, "_FLUSH", 1)
+        patch.setattr(os, "fsync", once)
+        filled.save(400, tree(400))
+        with pytest.raises(jl.LayerError, match="No space left on device"):
+            filled.wait()
+    assert filled.steps() == [100, 200, 300]
 
 
 def test_a_limit_on_files_stands_for_a_disk_that_fills_up(filled):

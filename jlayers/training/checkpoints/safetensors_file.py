@@ -8,9 +8,11 @@ plain writes, and has no checksums. It reads what is written here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,6 +25,8 @@ from .leaves import Entry, in_file_order
 # have some kernels look for large pages, which take several times as long to find as to fill.
 _CHUNK = 1 << 16
 _ALIGNMENT = 64
+# Bytes that are written before the disk is asked to take them.
+_FLUSH = 1 << 26
 
 
 class DamagedFileError(Exception):
@@ -60,8 +64,9 @@ def write(path: Path, leaves: dict[str, Entry], data: dict[str, np.ndarray]) -> 
     Raises:
       OSError: where the system cannot.
     """
-    sums = {}
+    sums, written = {}, 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    flusher = _Flusher(descriptor)
     try:
         _write_all(descriptor, memoryview(header(leaves)))
         for name in in_file_order(leaves):
@@ -70,11 +75,52 @@ def write(path: Path, leaves: dict[str, Entry], data: dict[str, np.ndarray]) -> 
                 chunk = view[start : start + _CHUNK]
                 _write_all(descriptor, chunk)
                 total = zlib.crc32(chunk, total)
+                written += len(chunk)
+                if written >= _FLUSH and flusher.begin():
+                    written = 0
             sums[name] = total
+        flusher.finish()
         os.fsync(descriptor)
     finally:
+        flusher.wait()
         os.close(descriptor)
     return sums
+
+
+class _Flusher:
+    """Has the disk take what was written, on a thread, while more is copied and summed."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def begin(self) -> bool:
+        """Begins, unless it is at it already."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        thread = threading.Thread(target=self._flush, name="checkpoint-flush", daemon=True)
+        # Python that is ending makes no threads; all is flushed at the end of the file anyway.
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+        return True
+
+    def _flush(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._error = error
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def finish(self) -> None:
+        """Raises what the disk said, which it says once."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:
