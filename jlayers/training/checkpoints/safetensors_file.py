@@ -23,10 +23,10 @@ from .leaves import Entry, in_file_order
 
 # What was written is in the processor's cache still when its checksum is computed. Longer writes
 # have some kernels look for large pages, which take several times as long to find as to fill.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 17
 _ALIGNMENT = 64
 # Bytes that are written before the disk is asked to take them.
-_FLUSH = 1 << 26
+_FLUSH = 1 << 28
 
 
 class DamagedFileError(Exception):
