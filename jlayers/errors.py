@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -253,6 +254,15 @@ def caller_site() -> str:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def warn(text: str) -> None:
+    """A ``UserWarning`` of the nearest frame outside jlayers."""
+    frame: Any = sys._getframe(1)
+    depth = 2  # as warnings count: 1 is this function
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, stacklevel=depth)
 
 
 def cut(text: str) -> str:

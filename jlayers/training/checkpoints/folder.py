@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ... import checks
-from ...errors import LayerError, boundary
+from ...errors import LayerError, boundary, warn
 from ...specs import PyTree, brief
 from .checkpoint import ARRAYS, MANIFEST, Snapshot, folder_name, snapshot, write_snapshot
 from .restore import DamagedCheckpointError, Restored, read_checkpoint, read_manifest
@@ -122,10 +122,9 @@ class Checkpoints:
         )
         later = [s for s in self.steps() if s > shot.manifest.step and s not in self._damaged]
         if later:
-            warnings.warn(
+            warn(
                 f"a checkpoint of step {shot.manifest.step} goes into {self.folder}, which has one "
-                f"of step {later[-1]}: that one stays the latest; use another folder to go back",
-                stacklevel=3,
+                f"of step {later[-1]}: that one stays the latest; use another folder to go back"
             )
         self._thread = threading.Thread(target=self._write, args=(shot,), name="checkpoint")
         self._thread.start()
@@ -191,10 +190,9 @@ class Checkpoints:
         steps = self.steps()
         if self.best and steps and not self._best(steps):
             names = sorted({name for step in steps for name in self._metrics_of(step)})
-            warnings.warn(
+            warn(
                 f"no checkpoint in {self.folder} has the metric {self.metric!r}, so none was kept "
-                f"as a best one; there are: {', '.join(names) or 'no metrics'}",
-                stacklevel=3,
+                f"as a best one; there are: {', '.join(names) or 'no metrics'}"
             )
 
     def __enter__(self) -> Self:
@@ -277,9 +275,7 @@ class Checkpoints:
             if not fallback:
                 first.mend = f"step={earlier}, the last good one, or fallback=True"
                 raise first
-            warnings.warn(
-                f"{first}\n  The run goes on from step {earlier}, the last good one.", stacklevel=3
-            )
+            warn(f"{first}\n  The run goes on from step {earlier}, the last good one.")
             return found
         first.mend = "no checkpoint before it is good either"
         raise first

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 import jax
 
 from ... import checks
-from ...errors import LayerError, boundary
+from ...errors import LayerError, boundary, warn
 from ...specs import brief
 from .signatures import Change, Signature, changes, signature
 
@@ -213,8 +212,7 @@ def watched(
                 error.blame("")  # its text begins with the function's name
                 raise
             if report is not None:
-                # 3: this frame, that of boundary, the caller's.
-                warnings.warn(report, stacklevel=3)
+                warn(report)
         return result
 
     watch.begin()

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...errors import LayerError
+from ...errors import LayerError, warn
 from ...specs import PyTree, path_text, show, specs_of
-from .warn import warn
 
 
 def check_apart(tree: PyTree) -> None:

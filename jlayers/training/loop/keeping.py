@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ...errors import warn
 from ..data.positions import Position
 from ..steps.train_state import TrainState
 from .arguments import Arguments
@@ -16,7 +17,6 @@ from .program import Program
 from .resumption import Kept, restored, save
 from .tally import Tally
 from .trouble import NonFiniteError, Trail, told
-from .warn import warn
 
 # Rollbacks to one checkpoint, and warnings of steps that were left out.
 _ROLLBACKS, _WARNINGS = 3, 3

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ...errors import warn
 from ...specs import specs_of
 from ..data.positions import Position
 from ..data.prefetch import prefetch
@@ -26,7 +27,6 @@ from .resumption import Kept, restored, with_sums
 from .signals import Signals
 from .tally import Tally, start_tally
 from .trouble import NonFiniteError, Trail
-from .warn import warn
 
 # Seconds between two looks at the progress.
 _LOOK = 0.25
