@@ -27,6 +27,7 @@ import rich.console
 
 import jlayers as jl
 from jlayers import training
+from jlayers.training.loop.flat import form_of
 from jlayers.training.loop.program import program_of
 from jlayers.training.loop.tally import start_tally
 
@@ -262,7 +263,15 @@ def _compiled_tick(size: Size) -> Any:
     run = jax.eval_shape(lambda key: step.start(key, batch[0]), jax.random.key(0))
     program = program_of(step, True, True, False)
     _, metrics, _ = jax.eval_shape(program.guarded, run, batch, jl.spec((), bool))
-    return program.tick.lower(run, start_tally(metrics, 0), batch).compile()
+    forms = []
+
+    def leaves_of(run: Any) -> list[Any]:
+        begun = run, start_tally(metrics, 0)
+        forms.append(form_of(begun))
+        return forms[-1].flat(begun)
+
+    leaves = jax.eval_shape(leaves_of, run)
+    return program.tick(forms[-1]).lower(leaves, batch).compile()
 
 
 def _compiled_bare(size: Size) -> Any:

@@ -14,6 +14,7 @@ from ..diagnosis.compiles import CompileWatch
 from ..steps.gradient import Metrics
 from ..steps.guard import finite, keep_if
 from ..steps.step import Step, TrainStep
+from .flat import Form, flattened
 from .tally import Tally, reset
 
 # (run, batch, alive) to the next run, its metrics, and whether the step was sound.
@@ -25,7 +26,7 @@ class Program(NamedTuple):
 
     Attributes:
       guarded: one step.
-      tick: (run, tally, batch) to the next two, of one call; run and tally are donated.
+      tick: of a ``Form`` of run and tally, (leaves, batch) to the next leaves; they are donated.
       rest: the same for a stack with fewer batches, whose compilation is no news.
       reset: the tally after a record.
       finite: whether all numbers of a tree are finite.
@@ -33,8 +34,8 @@ class Program(NamedTuple):
     """
 
     guarded: Any
-    tick: Any
-    rest: Any
+    tick: Callable[[Form], Any]
+    rest: Callable[[Form], Any]
     reset: Any
     finite: Any
     watch: CompileWatch
@@ -59,10 +60,17 @@ def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     # Traced for the names of its metrics first; inlined, its second trace is the first one.
     one = jax.jit(guarded(step, guard), inline=True)
     watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
-    tick = jax.jit(watch.traced, donate_argnums=(0, 1))
-    rest = jax.jit(tick_of("rest", one, stops, many), donate_argnums=(0, 1))
+    rest = tick_of("rest", one, stops, many)
     clean = jax.jit(functools.partial(reset, clear=not stops))
-    return Program(one, tick, rest, clean, jax.jit(finite), watch)
+    return Program(one, _jitted(watch.traced), _jitted(rest), clean, jax.jit(finite), watch)
+
+
+def _jitted(tick: Callable[..., Any]) -> Callable[[Form], Any]:
+    @functools.lru_cache(maxsize=8)
+    def of(form: Form) -> Any:
+        return jax.jit(flattened(tick, form), donate_argnums=0)
+
+    return of
 
 
 def guarded(step: Step, guard: bool) -> Guarded:
@@ -85,7 +93,7 @@ def guarded(step: Step, guard: bool) -> Guarded:
 
 
 def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Callable[..., tuple[Any, Tally]]:
-    """(run, tally, batch) to the next two: what a loop compiles.
+    """(run, tally, batch) to the next two: a call of a loop.
 
     Args:
       name: by which JAX knows the program.

@@ -20,6 +20,7 @@ from ..data.stacking import stacked
 from ..logs.progress import Progress
 from .arguments import Arguments
 from .donation import Donation, check_apart
+from .flat import form_of
 from .keeping import Keeping
 from .ledger import Ledger
 from .program import program_of
@@ -114,24 +115,30 @@ class Loop(Keeping):
         # What was due when the run before this one ended.
         if stopped := self._do_what_is_due():
             return stopped
-        tick, watch, signals, add = self.program.tick, self.watch, self.signals, self.trail.add
-        run, step, position, tally = self.run, self.step, self.position, self.tally
-        due, rest, full = 0, self.program.rest, self.plan.steps_per_call
+        form = form_of((self.run, self.tally))
+        leaves = form.flat((self.run, self.tally))
+        tick, rest, full = (
+            self.program.tick(form),
+            self.program.rest(form),
+            self.plan.steps_per_call,
+        )
+        watch, signals, add = self.watch, self.signals, self.trail.add
+        step, position, due = self.step, self.position, 0
         try:
             # What stands in this loop is paid for at every step.
             for batch, after, count in itertools.chain([first], batches):
-                given = run, tally
-                run, tally = (tick if count == full else rest)(run, tally, batch)
+                given = leaves
+                leaves = (tick if count == full else rest)(leaves, batch)
                 step += count
                 position = after
                 add(step, position, batch)
                 if step < due and signals.raised is None and watch.events == watch.seen:
                     continue
-                self.run, self.tally, self.step, self.position = run, tally, step, position
+                (self.run, self.tally), self.step, self.position = form.tree(leaves), step, position
                 if watch.events != watch.seen:
-                    self._compiled(*given, batch)
+                    self._compiled(*form.tree(given), batch)
                 stopped, due = self._look()
-                tally = self.tally
+                leaves = form.flat((self.run, self.tally))
                 if stopped is not None:
                     return stopped
         except NonFiniteError:
@@ -139,7 +146,7 @@ class Loop(Keeping):
             raise
         finally:
             if step != self.step:
-                self.run, self.tally, self.step, self.position = run, tally, step, position
+                (self.run, self.tally), self.step, self.position = form.tree(leaves), step, position
         return self._ended() or "data"
 
     def _start_tally(self, batch: Any) -> Tally:
