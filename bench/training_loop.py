@@ -11,7 +11,6 @@ import io
 import itertools
 import pathlib
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -133,12 +132,12 @@ class Fit:
 
     def _all(self) -> dict[str, Any]:
         # A folder that had a checkpoint would be resumed from.
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        folder = self.folder / f"until_{self.taken}"
         terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=100)
         return {
             "progress": training.Progress(self.taken, console=terminal),
-            "callbacks": [training.json_lines(self.folder / "log.jsonl")],
-            "checkpoints": training.Checkpoints(self.folder / "checkpoints"),
+            "callbacks": [training.json_lines(folder / "log.jsonl")],
+            "checkpoints": training.Checkpoints(folder / "checkpoints"),
             "checkpoint_every": SAVE_EVERY,
         }
 

@@ -71,16 +71,28 @@ def as_json(what: str, value: Any) -> Any:
     """
     if isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ():
         value = value.item()
+    # A history has many numbers: those that are as JSON has them are not called for.
     if isinstance(value, dict) and _TAG not in value and all(type(k) is str for k in value):
-        return {name: as_json(f"{what}[{name!r}]", item) for name, item in value.items()}
+        return {
+            name: item if _is_plain(item) else as_json(f"{what}[{name!r}]", item)
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [as_json(f"{what}[{i}]", item) for i, item in enumerate(value)]
+        return [
+            item if _is_plain(item) else as_json(f"{what}[{i}]", item)
+            for i, item in enumerate(value)
+        ]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {_TAG: repr(float(value))}
     if isinstance(value, str | bool | int | None):
         return value
     expected = "None, bools, numbers, texts; lists and dicts of these, dicts with texts for keys"
     raise LayerError(f"{what} is no JSON", expected=expected, got=brief(value))
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return (kind is float and math.isfinite(value)) or kind is int or kind is str
 
 
 def from_json(value: Any) -> Any:

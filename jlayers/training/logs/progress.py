@@ -13,13 +13,12 @@ from types import TracebackType
 import rich.console
 import rich.live
 import rich.progress_bar
-import rich.table
 import rich.text
 
 from ... import checks
 from ...errors import LayerError, boundary
 
-# Twice a second is fluent enough, and drawing, a millisecond or two, costs nothing then.
+# Twice a second is fluent enough, and drawing, a millisecond, costs nothing then.
 _REDRAW = 0.5
 # The rate is that of the last so many drawings: half a minute on a terminal.
 _SAMPLES = 60
@@ -147,23 +146,19 @@ class Progress:
         return "  ".join(field for field in fields if field)
 
     def _drawing(self) -> rich.console.RenderableType:
-        row = rich.table.Table.grid(padding=(0, 2, 0, 0))
-        width = self._console.width if self._console else 80
-        cells: list[rich.console.RenderableType] = [
-            rich.text.Text(text) for text in (self._description, self._count(), *self._times())
-        ]
-        room = min(30, width - 65)
-        if self._total is not None and room >= 4:
+        # One text: a table takes twice as long to draw.
+        row = rich.text.Text(no_wrap=True, overflow="ellipsis")
+        row.append(f"{self._description}  {self._count()}  ")
+        room = min(30, self._console.width - 65) if self._console else 0
+        if self._console and self._total is not None and room >= 4:
             bar = rich.progress_bar.ProgressBar(self._total, self._step, room)
-            cells[2:2] = [bar, rich.text.Text(self._percent())]
-        for _ in cells:
-            row.add_column(no_wrap=True)
-        row.add_row(*cells)
-        if not self._metrics:
-            return row
-        metrics = rich.text.Text("  ".join(_metric(*item) for item in self._metrics.items()))
-        metrics.truncate(width, overflow="ellipsis")
-        return rich.console.Group(row, metrics)
+            for segment in self._console.render(bar):
+                row.append(segment.text, segment.style)
+            row.append(f"  {self._percent()}  ")
+        row.append("  ".join(filter(None, self._times())))
+        if self._metrics:
+            row.append("\n" + "  ".join(_metric(*item) for item in self._metrics.items()))
+        return row
 
     def _count(self) -> str:
         return f"{self._step}/{self._total}" if self._total is not None else f"step {self._step}"

@@ -13,19 +13,27 @@ import jax
 from ..logs.progress import Progress
 from ..record import Record
 from .early_stopping import EarlyStopping, Waiting
-from .tally import Tally
+from .tally import Tally, uncut
 
 # Seconds: more than it takes to copy what is there already.
 _WAITED = 1e-3
 
 
 class Cut(NamedTuple):
-    """A record whose numbers are still on the device."""
+    """A record whose numbers are still on the device.
+
+    Attributes:
+      step, epoch, moment: of the last step that it is of.
+      words: the numbers of its tally in one array.
+      like: a tally of the same metrics.
+      evaluated: what an evaluation gave.
+    """
 
     step: int
     epoch: int
     moment: float
-    tally: Tally
+    words: Any
+    like: Tally
     evaluated: dict[str, Any]
 
 
@@ -65,9 +73,11 @@ class Ledger:
         """Forgets what was not read."""
         self._cuts.clear()
 
-    def cut(self, step: int, epoch: int, tally: Tally, evaluated: dict[str, Any]) -> None:
+    def cut(
+        self, step: int, epoch: int, words: Any, like: Tally, evaluated: dict[str, Any]
+    ) -> None:
         """Ends the stretch of steps that a record is of."""
-        self._cuts.append(Cut(step, epoch, time.perf_counter(), tally, evaluated))
+        self._cuts.append(Cut(step, epoch, time.perf_counter(), words, like, evaluated))
 
     def read(self, newest: int, check: Callable[[int, Tally], None]) -> str | None:
         """Makes records of all cuts but the ``newest`` ones; why to stop, if so.
@@ -81,7 +91,7 @@ class Ledger:
             cut = self._cuts.popleft()
             tally, moment = self._waited_for(cut)
             check(cut.step, tally)
-            evaluated = jax.device_get(cut.evaluated)
+            evaluated = jax.device_get(cut.evaluated) if cut.evaluated else {}
             metrics = tally.means()
             metrics |= {f"eval/{name}": float(value) for name, value in evaluated.items()}
             step, before = self._last
@@ -108,7 +118,7 @@ class Ledger:
         If they are waited for, that is now; else about when its last step was sent off.
         """
         asked = time.perf_counter()
-        tally = jax.device_get(cut.tally)
+        tally = uncut(jax.device_get(cut.words), cut.like)
         now = time.perf_counter()
         waited = now - asked > _WAITED or cut.moment <= self._last[1]
         return tally, now if waited else cut.moment

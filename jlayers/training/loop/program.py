@@ -15,7 +15,7 @@ from ..steps.gradient import Metrics
 from ..steps.guard import finite, keep_if
 from ..steps.step import Step, TrainStep
 from .flat import Form, flattened
-from .tally import Tally, reset
+from .tally import Tally, cut
 
 # (run, batch, alive) to the next run, its metrics, and whether the step was sound.
 Guarded = Callable[[Any, Any, Any], tuple[Any, Metrics, jax.Array]]
@@ -28,7 +28,7 @@ class Program(NamedTuple):
       guarded: one step.
       tick: of a ``Form`` of run and tally, (leaves, batch) to the next leaves; they are donated.
       rest: the same for a stack with fewer batches, whose compilation is no news.
-      reset: the tally after a record.
+      cut: the numbers of a tally in one array, and the tally after a record.
       finite: whether all numbers of a tree are finite.
       watch: of the compilations of ``tick``.
     """
@@ -36,7 +36,7 @@ class Program(NamedTuple):
     guarded: Any
     tick: Callable[[Form], Any]
     rest: Callable[[Form], Any]
-    reset: Any
+    cut: Any
     finite: Any
     watch: CompileWatch
 
@@ -61,8 +61,8 @@ def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     one = jax.jit(guarded(step, guard), inline=True)
     watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
     rest = tick_of("rest", one, stops, many)
-    clean = jax.jit(functools.partial(reset, clear=not stops))
-    return Program(one, _jitted(watch.traced), _jitted(rest), clean, jax.jit(finite), watch)
+    cuts = jax.jit(functools.partial(cut, clear=not stops))
+    return Program(one, _jitted(watch.traced), _jitted(rest), cuts, jax.jit(finite), watch)
 
 
 def _jitted(tick: Callable[..., Any]) -> Callable[[Form], Any]:

@@ -122,7 +122,7 @@ class Loop(Keeping):
             self.program.rest(form),
             self.plan.steps_per_call,
         )
-        watch, signals, add = self.watch, self.signals, self.trail.add
+        watch, signals, trail = self.watch, self.signals, self.trail
         step, position, due = self.step, self.position, 0
         try:
             # What stands in this loop is paid for at every step.
@@ -131,7 +131,8 @@ class Loop(Keeping):
                 leaves = (tick if count == full else rest)(leaves, batch)
                 step += count
                 position = after
-                add(step, position, batch)
+                if trail.keeps:
+                    trail.add(step, position, batch)
                 if step < due and signals.raised is None and watch.events == watch.seen:
                     continue
                 (self.run, self.tally), self.step, self.position = form.tree(leaves), step, position
@@ -166,6 +167,8 @@ class Loop(Keeping):
     def _look(self) -> tuple[str | None, int]:
         """After a call: why to stop, if so, and the step to look again at."""
         plan = self.plan
+        if not self.trail.keeps:
+            self.trail.add(self.step, self.position)
         self._verify_donation()
         if self.signals.raised is not None:
             return "SIGTERM" if self.signals.raised is signal.SIGTERM else "interrupt", 0
@@ -225,8 +228,8 @@ class Loop(Keeping):
         if evaluates and self.plan.evaluate is not None:
             evaluated = dict(self.plan.evaluate(self.run))
             self.evaluated_at = self.step
-        self.ledger.cut(self.step, self.position[0], self.tally, evaluated)
-        self.tally = self.program.reset(self.tally)
+        words, self.tally = self.program.cut(self.tally)
+        self.ledger.cut(self.step, self.position[0], words, self.tally, evaluated)
         self.cut_at = self.step
 
     def _finish(self, stopped: str) -> None:

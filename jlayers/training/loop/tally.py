@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ...errors import LayerError
 from ...specs import show, specs_of
@@ -79,7 +80,24 @@ def start_tally(metrics: Any, step: int) -> Tally:
     return Tally(np.int32(step), np.int32(0), sums, np.int32(-1))
 
 
-def reset(tally: Tally, clear: bool) -> Tally:
-    """The tally after a record: the sums begin anew; with ``clear`` the bad step is forgotten."""
+def cut(tally: Tally, clear: bool) -> tuple[jax.Array, Tally]:
+    """All numbers of a tally in one array, to be copied to the host at once, and the next tally.
+
+    The sums begin anew; with ``clear`` the bad step is forgotten.
+    """
+    words = jnp.stack([lax.bitcast_convert_type(leaf, jnp.int32) for leaf in _numbers(tally)])
     counted, sums = jax.tree.map(jnp.zeros_like, (tally.counted, tally.sums))
-    return Tally(tally.step, counted, sums, jnp.full_like(tally.bad, -1) if clear else tally.bad)
+    bad = jnp.full_like(tally.bad, -1) if clear else tally.bad
+    return words, Tally(tally.step, counted, sums, bad)
+
+
+def uncut(words: np.ndarray, like: Tally) -> Tally:
+    """The tally that was ``cut``; ``like`` has its metrics and their dtypes."""
+    dtypes = [leaf.dtype for leaf in _numbers(like)]
+    pairs = zip(words, dtypes, strict=True)
+    step, counted, bad, *sums = (word.view(dtype) for word, dtype in pairs)
+    return Tally(step, counted, dict(zip(like.sums, sums, strict=True)), bad)
+
+
+def _numbers(tally: Tally) -> list[Any]:
+    return [tally.step, tally.counted, tally.bad, *tally.sums.values()]

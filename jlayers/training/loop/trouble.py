@@ -70,18 +70,22 @@ class Call(NamedTuple):
 class Trail:
     """The calls whose records were not read yet, so that a batch can be found again.
 
-    Batches themselves are kept only of data that cannot be read again, and the newest ones of them
-    if they are large.
+    Of data that can be read again now and then one of them is enough.
+
+    Attributes:
+      keeps: whether each call is to be added with its batch, since the data cannot be read again;
+        if batches are large, the newest ones are kept.
     """
 
     def __init__(self, source: Source, step: int, position: Position, stacks: bool):
+        self.keeps = not source.rereads
         self._source, self._stacks = source, stacks
         self._calls = collections.deque([Call(step, position, None)])
         self._most: int | None = None
 
-    def add(self, step: int, position: Position, batch: Any) -> None:
+    def add(self, step: int, position: Position, batch: Any = None) -> None:
         """After a call."""
-        if self._source.rereads:
+        if not self.keeps:
             self._calls.append(Call(step, position, None))
             return
         if self._most is None:
@@ -99,11 +103,9 @@ class Trail:
 
     def find(self, step: int) -> Found:
         """The batch of the step with this number."""
-        calls = list(self._calls)
-        after = next(i for i, call in enumerate(calls) if call.step > step)
-        before, call = calls[after - 1], calls[after]
+        before = next(call for call in reversed(self._calls) if call.step <= step)
         past = step - before.step
-        if self._source.rereads:
+        if not self.keeps:
             position = before.position
             batches = self._source.read(position)
             for _ in range(past):
@@ -111,7 +113,7 @@ class Trail:
             batch, then = next(batches)
             return Found(batch, position, then)
         epoch, index, *rest = before.position
-        batch = call.batch
+        batch = next(call.batch for call in self._calls if call.step > step)
         if self._stacks and batch is not None:
             batch = jax.tree.map(lambda leaf: leaf[past], batch)
         return Found(batch, [epoch, index + past, *rest], [epoch, index + past + 1, *rest])
