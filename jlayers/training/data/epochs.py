@@ -47,18 +47,19 @@ class Epochs:
             batch, after = next(batches, (_END, further))
             if batch is _END and not index:
                 raise _nothing(epoch)
-            while batch is not _END:
+            for following, then in batches:
                 index += 1
-                following, then = next(batches, (_END, further))
-                yield batch, [epoch + 1, 0] if following is _END else [epoch, index, *after]
+                yield batch, [epoch, index, *after]
                 batch, after = following, then
+            if batch is not _END:
+                yield batch, [epoch + 1, 0]
             epoch, index, further = epoch + 1, 0, []
 
     def _from(self, epoch: int, index: int, further: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
         """The epoch's batches after the first ``index``, with further entries of the position."""
         iterator = iter(self._opened(epoch))
         skip(iterator, epoch, index)
-        return ((batch, []) for batch in iterator)
+        return zip(iterator, itertools.repeat([]))
 
 
 class Once:

@@ -19,6 +19,7 @@ Path = str | os.PathLike[str]
 _OWN = ("step", "epoch", "seconds", "rate")
 # How each of our lines begins, so that the half of one is told from a file of another kind.
 _HEAD = b'{"step": '
+_encode = json.JSONEncoder(allow_nan=False).encode
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
@@ -116,7 +117,7 @@ def _text(record: Record) -> bytes:
     for name, value in numbers.items():
         number = float(value)
         row[name] = number if math.isfinite(number) else str(number)
-    return json.dumps(row, allow_nan=False).encode() + b"\n"
+    return _encode(row).encode() + b"\n"
 
 
 def _record(line: bytes) -> Record | None:

@@ -12,6 +12,7 @@ from ...errors import warn
 from ..data.positions import Position
 from ..steps.train_state import TrainState
 from .arguments import Arguments
+from .flat import Form, form_of
 from .ledger import Ledger
 from .program import Program
 from .resumption import Kept, restored, save
@@ -26,7 +27,8 @@ class Keeping:
     """Where a loop stands.
 
     Attributes:
-      run, step, position, tally: after the last call.
+      leaves, form: of the run after the last call.
+      step, position, tally: after the last call.
       looked: the last step at which it was looked what is due.
       sums: those of a checkpoint that the tally is to go on with.
     """
@@ -35,7 +37,8 @@ class Keeping:
     ledger: Ledger
     program: Program
     trail: Trail
-    run: Any
+    leaves: list[Any]
+    form: Form
     step: int
     position: Position
     tally: Any
@@ -46,9 +49,16 @@ class Keeping:
         self.rollbacks = self.left_out = 0
         self.reported = self.saved = -1
 
+    @property
+    def run(self) -> Any:
+        """The run after the last call, put together."""
+        return self.form.tree(self.leaves)
+
     def begin(self, kept: Kept) -> None:
         """Stands at a moment."""
-        self.run, self.step, self.position, records, self.sums = kept
+        run, self.step, self.position, records, self.sums = kept
+        self.form = form_of(run)
+        self.leaves = self.form.flat(run)
         self.looked = self.sums["looked"] if self.sums else self.step
         self.tally = None
         self.ledger.begin(self.step, records)

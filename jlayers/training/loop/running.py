@@ -116,7 +116,7 @@ class Loop(Keeping):
         if stopped := self._do_what_is_due():
             return stopped
         form = form_of((self.run, self.tally))
-        leaves = form.flat((self.run, self.tally))
+        leaves = self._carry()
         tick, rest, full = (
             self.program.tick(form),
             self.program.rest(form),
@@ -135,11 +135,11 @@ class Loop(Keeping):
                     trail.add(step, position, batch)
                 if step < due and signals.raised is None and watch.events == watch.seen:
                     continue
-                (self.run, self.tally), self.step, self.position = form.tree(leaves), step, position
+                self._stand(leaves, step, position)
                 if watch.events != watch.seen:
                     self._compiled(*form.tree(given), batch)
                 stopped, due = self._look()
-                leaves = form.flat((self.run, self.tally))
+                leaves = self._carry()
                 if stopped is not None:
                     return stopped
         except NonFiniteError:
@@ -147,8 +147,17 @@ class Loop(Keeping):
             raise
         finally:
             if step != self.step:
-                (self.run, self.tally), self.step, self.position = form.tree(leaves), step, position
+                self._stand(leaves, step, position)
         return self._ended() or "data"
+
+    def _carry(self) -> list[Any]:
+        return [*self.leaves, *jax.tree.leaves(self.tally)]
+
+    def _stand(self, carry: list[Any], step: int, position: Position) -> None:
+        count = len(self.leaves)
+        self.leaves = carry[:count]
+        self.tally = jax.tree.unflatten(jax.tree.structure(self.tally), carry[count:])
+        self.step, self.position = step, position
 
     def _start_tally(self, batch: Any) -> Tally:
         specs = specs_of(batch, "the batch")

@@ -93,10 +93,13 @@ def cut(tally: Tally, clear: bool) -> tuple[jax.Array, Tally]:
 
 def uncut(words: np.ndarray, like: Tally) -> Tally:
     """The tally that was ``cut``; ``like`` has its metrics and their dtypes."""
-    dtypes = [leaf.dtype for leaf in _numbers(like)]
-    pairs = zip(words, dtypes, strict=True)
-    step, counted, bad, *sums = (word.view(dtype) for word, dtype in pairs)
-    return Tally(step, counted, dict(zip(like.sums, sums, strict=True)), bad)
+    step, counted, bad, *whole = words
+    means = words.view(np.float32)[3:]
+    sums = {
+        name: means[i] if value.dtype == np.float32 else whole[i]
+        for i, (name, value) in enumerate(like.sums.items())
+    }
+    return Tally(step, counted, sums, bad)
 
 
 def _numbers(tally: Tally) -> list[Any]:
