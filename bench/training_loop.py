@@ -1,38 +1,38 @@
-"""What does ``fit`` cost over a loop written by hand, in time and in memory?
+"""What does ``fit`` cost over a loop written by hand, in time?
 
-    python -m bench.training_loop fit 200 1024 4096 4096 10
+    python -m bench.training_loop 10000 5 784 128 128 10
 
-takes 200 steps of an MLP with 1024 inputs and layers of so many features by ``fit``, or by
-``bare``, the loop written by hand, and prints the most memory that the process had, in bytes.
+times 5 calls of 10,000 steps of an MLP with 784 inputs and layers of so many features, by ``fit``
+with all on, by ``fit`` with metrics alone and by the loop written by hand, in turns, and prints the
+seconds as JSON.
 """
 
+import collections
 import functools
+import gc
 import io
 import itertools
+import json
 import pathlib
-import resource
-import statistics
+import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import rich.console
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.loop.flat import form_of
-from jlayers.training.loop.program import program_of
-from jlayers.training.loop.tally import start_tally
 
 from .neighbours import mark, share_of_others
 from .sequences import Row
-from .timing import Timing, time_boxed
 
 TX = optax.adam(1e-3)
 BATCH = 32
@@ -40,10 +40,9 @@ BATCH = 32
 SAVE_EVERY, LOG_EVERY = 5000, 100
 # Of a call that is timed: its start and its end, where it saves, are a small part of it.
 STEPS = 10_000
-# Calls of each, whatever the budget: 3 percent do not show in less.
-CALLS = 9
-# Whose memory is looked at, of each.
-PROCESSES = 3
+# Calls of each, whatever the budget, and processes that take so many: where its memory lies makes
+# a loop a few percent faster or slower as long as a process lives.
+CALLS, PROCESSES = 5, 6
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -54,8 +53,7 @@ class Size(NamedTuple):
     features: tuple[int, ...]
 
 
-SMALL, LARGE = Size(784, (128, 128, 10)), Size(1024, (4096, 4096, 10))
-TINY = Size(64, (64, 64, 10))
+SMALL = Size(784, (128, 128, 10))
 
 
 def model_of(size: Size) -> jl.Layer:
@@ -143,62 +141,85 @@ class Fit:
 
 
 def in_turns(
-    loops: dict[str, Callable[[int], Any]], steps: int, budget: float, rounds: int
-) -> tuple[dict[str, Timing], float | None]:
-    """Whole calls of the loops for so many steps, and the share that other processes had."""
-    start = mark()
-    calls = {name: functools.partial(loop, steps) for name, loop in loops.items()}
-    timings = time_boxed(calls, budget, rounds, least=min(rounds, CALLS))
-    return timings, share_of_others(start)
+    loops: dict[str, Callable[[int], Any]], steps: int, calls: int
+) -> dict[str, list[float]]:
+    """Seconds of whole calls of the loops for so many steps, the order drawn anew in each round."""
+    order, names = random.Random(0), list(loops)
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(calls):
+        order.shuffle(names)
+        for name in names:
+            gc.collect()
+            start = time.perf_counter()
+            loops[name](steps)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
-def told(timings: dict[str, Timing], steps: int) -> str:
+def overhead_seconds(size: Size, steps: int, calls: int) -> dict[str, list[float]]:
+    """Seconds of calls in this process, after calls that leave the same bits."""
+    data = batches(size)
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        loops = {
+            "fit": Fit(size, data, place, everything=True),
+            "fit with metrics alone": Fit(size, data, place, everything=False),
+            "bare": Bare(size, data),
+        }
+        same_after(loops, steps)
+        return in_turns(loops, steps, calls)
+
+
+def told(seconds: dict[str, list[float]], steps: int) -> str:
     """Microseconds a step of each."""
-    texts = (f"{name} {1e6 * t.median / steps:.1f} us" for name, t in timings.items())
+    texts = (f"{name} {1e6 * median(s) / steps:.1f} us" for name, s in seconds.items())
     return ", ".join(texts)
 
 
-def overhead(budget: float, rounds: int, steps: int = STEPS) -> Row:
+def overhead(
+    budget: float, rounds: int, steps: int = STEPS, processes: int = PROCESSES, size: Size = SMALL
+) -> Row:
     """A step by ``fit`` with all that it does beside, over one of the bare loop."""
-    data = batches(SMALL)
-    with tempfile.TemporaryDirectory() as folder:
-        place = pathlib.Path(folder)
-        loops = {
-            "fit": Fit(SMALL, data, place, everything=True),
-            "fit with metrics alone": Fit(SMALL, data, place, everything=False),
-            "bare": Bare(SMALL, data),
-        }
-        same_after(loops, steps)
-        timings, others = in_turns(loops, steps, budget, rounds)
-    ratio, alone = (timings[name].median / timings["bare"].median for name in list(loops)[:2])
+    start, seconds = mark(), collections.defaultdict(list)
+    numbers = map(str, (steps, min(rounds, CALLS), size.inputs, *size.features))
+    command = [sys.executable, "-m", "bench.training_loop", *numbers]
+    for _ in range(processes):
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        for name, values in json.loads(done.stdout.splitlines()[-1]).items():
+            seconds[name] += values
+    bare = seconds["bare"]
+    ratio, alone = (median(seconds[name]) / median(bare) for name in list(seconds)[:2])
     return Row(
-        f"a step by fit, progress bar, log and checkpoints on, over the bare loop: {steps} steps",
-        f"{ratio:.3f}x; {alone:.3f}x with metrics alone ({told(timings, steps)})",
+        f"a step by fit, progress bar, log and checkpoints on, over the bare loop: {steps} steps,"
+        f" {processes} processes",
+        f"{ratio:.3f}x; {alone:.3f}x with metrics alone ({told(seconds, steps)})",
         "1.03x",
         ratio <= 1.03,
-        {name: timing._asdict() for name, timing in timings.items()},
-        others,
+        dict(seconds),
+        share_of_others(start),
     )
 
 
-def many(budget: float, rounds: int, steps: int = STEPS) -> Row:
+def many(budget: float, rounds: int, steps: int = STEPS, size: Size = SMALL) -> Row:
     """32 steps in a call, against the bare loop."""
-    data = batches(SMALL)
+    data = batches(size)
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder)
         loops = {
-            "fit": Fit(SMALL, data, place, everything=True, steps_per_call=32),
-            "bare": Bare(SMALL, data),
+            "fit": Fit(size, data, place, everything=True, steps_per_call=32),
+            "bare": Bare(size, data),
         }
         same_after(loops, steps)
-        timings, others = in_turns(loops, steps, budget, rounds)
-    faster = timings["bare"].median / timings["fit"].median
+        start = mark()
+        seconds = in_turns(loops, steps, min(rounds, CALLS))
+        others = share_of_others(start)
+    faster = median(seconds["bare"]) / median(seconds["fit"])
     return Row(
         f"fit with 32 steps in a call, all on, against the bare loop: the same bits, {steps} steps",
-        f"{faster:.2f}x as fast ({told(timings, steps)})",
+        f"{faster:.2f}x as fast ({told(seconds, steps)})",
         "1.15x as fast",
         faster >= 1.15,
-        {name: timing._asdict() for name, timing in timings.items()},
+        seconds,
         others,
     )
 
@@ -219,86 +240,9 @@ def same_after(loops: dict[str, Any], steps: int) -> None:
             jax.tree.map(np.testing.assert_array_equal, *moments)
 
 
-def step_memory(budget: float, rounds: int, size: Size = LARGE, steps: int = 200) -> Row:
-    """What the compiled step of ``fit`` needs, and what it adds to what a process has resident.
-
-    Added to the same program's memory with a tiny model, which is Python, JAX and what compiling
-    left: that is some 20 MB more with ``fit``, whatever the model.
-    """
-    compiled = program_bytes(_compiled_tick(size)) / program_bytes(_compiled_bare(size))
-    most: dict[str, list[int]] = {}
-    start = mark()
-    for _ in range(min(rounds, PROCESSES)):
-        # In turns, so that what else the system keeps in memory is alike.
-        for which in ("fit", "bare"):
-            for name, its in (("", size), (", tiny model", TINY)):
-                most.setdefault(which + name, []).append(most_resident(which, its, steps))
-    others = share_of_others(start)
-    fit, fit_tiny, bare, bare_tiny = (statistics.median(values) for values in most.values())
-    parameters = jl.summary(model_of(size), jl.spec((BATCH, size.inputs))).parameters
-    added = (fit - fit_tiny) / (bare - bare_tiny)
-    return Row(
-        f"memory of fit over the bare loop, {parameters / 1e6:.0f} M parameters: of the compiled"
-        f" step; added to a process that takes {steps}",
-        f"{compiled:.4f}x; {added:.3f}x (whole processes {fit / 1e6:.0f} and {bare / 1e6:.0f} MB,"
-        f" with a tiny model {fit_tiny / 1e6:.0f} and {bare_tiny / 1e6:.0f} MB)",
-        "1.02x",
-        max(compiled, added) <= 1.02,
-        most,
-        others,
-    )
-
-
-def program_bytes(compiled: Any) -> int:
-    """Of arguments, results and temporaries; what is donated counts once."""
-    memory = compiled.memory_analysis()
-    own = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return int(own - memory.alias_size_in_bytes)
-
-
-def _compiled_tick(size: Size) -> Any:
-    step = training.train_step(model_of(size), loss, TX)
-    batch = (jl.spec((BATCH, size.inputs)), jl.spec((BATCH,), jnp.int32))
-    run = jax.eval_shape(lambda key: step.start(key, batch[0]), jax.random.key(0))
-    program = program_of(step, True, True, False)
-    _, metrics, _ = jax.eval_shape(program.guarded, run, batch, jl.spec((), bool))
-    forms = []
-
-    def leaves_of(run: Any) -> list[Any]:
-        begun = run, start_tally(metrics, 0)
-        forms.append(form_of(begun))
-        return forms[-1].flat(begun)
-
-    leaves = jax.eval_shape(leaves_of, run)
-    return program.tick(forms[-1]).lower(leaves, batch).compile()
-
-
-def _compiled_bare(size: Size) -> Any:
-    x = jl.spec((BATCH, size.inputs))
-    params, _ = jax.eval_shape(model_of(size).init, jax.random.key(0), x)
-    moments = jax.eval_shape(TX.init, params)
-    return bare_step.lower(params, moments, x, jl.spec((BATCH,), jnp.int32)).compile()
-
-
-def most_resident(which: str, size: Size, steps: int) -> int:
-    """Bytes, of a fresh process that takes so many steps.
-
-    Raises:
-      CalledProcessError: where the process fails.
-    """
-    sizes = map(str, (size.inputs, *size.features))
-    command = [sys.executable, "-m", "bench.training_loop", which, str(steps), *sizes]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    return int(done.stdout.split()[-1])
-
-
-def main(which: str, steps: str, inputs: str, *features: str) -> None:
+def main(steps: str, calls: str, inputs: str, *features: str) -> None:
     size = Size(int(inputs), tuple(map(int, features)))
-    data = batches(size, 8)
-    with tempfile.TemporaryDirectory() as folder:
-        loop = Bare(size, data) if which == "bare" else Fit(size, data, pathlib.Path(folder), False)
-        loop(int(steps))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(json.dumps(overhead_seconds(size, int(steps), int(calls))))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from . import checkpointing, kills, training_loop
+from . import checkpointing, kills, training_loop, training_memory
 from .neighbours import mark, share_of_others
 from .sequences import Row
 
@@ -85,7 +85,7 @@ def fuzz(budget: float, rounds: int, count: int = 20_000) -> Row:
 ROWS: dict[str, Callable[[float, int], Row]] = {
     "loop-overhead": training_loop.overhead,
     "loop-32": training_loop.many,
-    "step-memory": training_loop.step_memory,
+    "step-memory": training_memory.step_memory,
     "checkpoint-write": write,
     "checkpoint-blocking": blocking,
     "kill-9": kills.row,
