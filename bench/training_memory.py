@@ -103,22 +103,20 @@ def most_resident(which: str, size: Size, steps: int) -> list[int]:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most bytes that were resident, since they were last forgotten where that can be."""
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    # Not of getrusage, which on Linux begins with what the parent had.
+    lines = status.read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def _peak_since_now() -> Any:
-    """A function of the most memory that is resident from now on; of all time where the system
-    cannot be asked."""
+def _forget_the_peak() -> None:
     forget = pathlib.Path("/proc/self/clear_refs")
-    if not forget.exists():
-        return _peak
-    forget.write_text("5")  # as proc(5) has it
-
-    def peak() -> int:
-        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-    return peak
+    if forget.exists():
+        forget.write_text("5")  # as proc(5) has it
 
 
 def main(which: str, steps: str, inputs: str, *features: str) -> None:
@@ -127,9 +125,10 @@ def main(which: str, steps: str, inputs: str, *features: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         loop = Bare(size, data) if which == "bare" else Fit(size, data, pathlib.Path(folder), False)
         loop(FIRST)
-        before, peak = _peak(), _peak_since_now()
+        before = _peak()
+        _forget_the_peak()
         loop(int(steps))
-    during = peak()
+    during = _peak()
     print(during, max(before, during))
 
 
