@@ -11,20 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoint_trees import filled_folder, tree, value
 from error_text import read
 
 from jlayers import training
 from jlayers.training.checkpoints import folder as module
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def tree(step=0):
-    return {"w": jnp.full((4, 3), float(step)), "b": np.arange(step, step + 5)}
-
-
-def value(found):
-    return float(found.tree["w"][0, 0])
 
 
 @pytest.fixture
@@ -34,10 +27,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def filled(folder):
-    with training.Checkpoints(folder) as checkpoints:
-        for step in (100, 200, 300):
-            checkpoints.save(step, tree(step), metrics={"loss": 1 / step})
-    return checkpoints
+    return filled_folder(folder)
 
 
 def test_the_last_ones_are_kept(folder):

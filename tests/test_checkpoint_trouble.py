@@ -9,19 +9,12 @@ import threading
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoint_trees import filled_folder, tree, value
 from error_text import read
 
 import jlayers as jl
 from jlayers import training
 from jlayers.training.checkpoints import manifest, safetensors_file
-
-
-def tree(step=0):
-    return {"w": jnp.full((4, 3), float(step)), "b": np.arange(step, step + 5)}
-
-
-def value(found):
-    return float(found.tree["w"][0, 0])
 
 
 @pytest.fixture
@@ -31,10 +24,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def filled(folder):
-    with training.Checkpoints(folder) as checkpoints:
-        for step in (100, 200, 300):
-            checkpoints.save(step, tree(step), metrics={"loss": 1 / step})
-    return checkpoints
+    return filled_folder(folder)
 
 
 def half_written(folder):
