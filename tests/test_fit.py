@@ -1,5 +1,6 @@
 """The loop: the numbers of the bare one, what is due when, going on from a checkpoint, trouble."""
 
+import collections
 import itertools
 import json
 import os
@@ -543,7 +544,54 @@ ERRORS = [
 ]
 
 
-@each(ERRORS)
+def given_back(change, **options):
+    """What is wrong: a step that gives ``change(run)``."""
+    run = {"w": jnp.ones(3)}
+    return lambda: fit(lambda run, batch: change(run), run, [X[0]], steps=2, **options)
+
+
+# Of a user's own step, whether or not it is looked after.
+STEPS = [
+    case
+    for options in ({}, {"non_finite": "ignore"}, {"steps_per_call": 2})
+    for case in [
+        (
+            given_back(lambda run: run, **options),
+            "fit: the step gives no run and metrics",
+            "a tuple of two: the next run, a dict of scalars",
+            "{w: float32[3]}",
+        ),
+        (
+            given_back(lambda run: (run, 1.0), **options),
+            "fit: the step gives no run and metrics",
+        ),
+        (
+            given_back(lambda run: ({**run, "b": run["w"]}, {}), **options),
+            "fit: the step changes 'b' of the run",
+            "expected: no such leaf",
+            "got:      float32[3]",
+        ),
+        (
+            given_back(lambda run: ({}, {}), **options),
+            "fit: the step changes 'w' of the run",
+            "got:      no such leaf",
+        ),
+        (
+            given_back(lambda run: ({"w": run["w"][:1]}, {}), **options),
+            "fit: the step changes 'w' of the run",
+            "expected: float32[3]",
+            "got:      float32[1]",
+        ),
+        (
+            given_back(lambda run: (collections.OrderedDict(run), {}), **options),
+            "fit: the step changes the structure of the run",
+            "PyTreeDef({'w': *})",
+        ),
+    ]
+]
+
+
+@each(ERRORS, STEPS)
 def test_errors(case):
     read(case)
 

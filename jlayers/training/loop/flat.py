@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ...errors import LayerError, cut
 from ...specs import PyTree
 
 
@@ -58,15 +57,7 @@ def flattened(function: Callable[..., Any], form: Form) -> Callable[[list[Any], 
     """(run, tally, batch) to the next run and tally, as (leaves, batch) to the next leaves."""
 
     def call(leaves: list[Any], batch: Any) -> list[Any]:
-        after = function(*form.tree(leaves), batch)
-        found = form_of(after)
-        if found != form:
-            raise LayerError(
-                "the step changes the structure of the run",
-                expected=cut(str(form.treedef)),
-                got=cut(str(found.treedef)),
-            )
-        return form.flat(after)
+        return form.flat(function(*form.tree(leaves), batch))
 
     call.__name__ = function.__name__  # by which JAX and its listeners know the program
     return call

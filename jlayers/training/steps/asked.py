@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...errors import LayerError
-from ...specs import brief, show, specs_of
+from ...errors import LayerError, cut
+from ...specs import PyTree, brief, path_text, show, specs_of
 
 
 def check_between(name: str, value: Any, low: float, high: float) -> None:
@@ -29,3 +29,34 @@ def check_batch(batch: Any, steps: int) -> None:
                 got=show(specs_of(batch)),
                 mend="jax.tree.map(lambda *leaves: np.stack(leaves), *batches)",
             )
+
+
+def check_given(run: PyTree, given: Any) -> None:
+    """What a user's step gives: metrics, and a run with the structure and the shapes of ``run``."""
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], dict):
+        raise LayerError(
+            "the step gives no run and metrics",
+            expected="a tuple of two: the next run, a dict of scalars",
+            got=brief(given),
+        )
+    was, now = _leaves(run), _leaves(given[0])
+    for path in [*was, *now]:
+        before, after = was.get(path), now.get(path)
+        if before is None or after is None or before.shape != after.shape:
+            raise LayerError(
+                f"the step changes {path!r} of the run",
+                expected=show(before) if before else "no such leaf",
+                got=show(after) if after else "no such leaf",
+            )
+    before, after = jax.tree.structure(run), jax.tree.structure(given[0])
+    if before != after:
+        raise LayerError(
+            "the step changes the structure of the run",
+            expected=cut(str(before)),
+            got=cut(str(after)),
+        )
+
+
+def _leaves(run: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+    specs = specs_of(run, "the run")
+    return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(specs)}
