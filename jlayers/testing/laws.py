@@ -169,7 +169,8 @@ def _law_5_and_6_derivatives(case: Case) -> None:
 def _derivatives(case: Case, params: PyTree, state: PyTree, x: PyTree, train: bool) -> None:
     if not any(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves((params, x))):
         return
-    y, _ = case.apply(params, x, train, state)
+    # Its shapes alone: without jit, layers that loop are compiled anew at each call.
+    y, _ = jax.eval_shape(lambda: case.apply(params, x, train, state))
     weights = random_like(y, 1)
 
     def loss(at: PyTree) -> jax.Array:
