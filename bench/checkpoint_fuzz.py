@@ -30,6 +30,8 @@ import numpy as np
 from jlayers import LayerError, training
 from jlayers.training.checkpoints import manifest
 
+from .resident import forget_peak, peak
+
 ROOM = 256 << 20
 SECONDS = 10
 CODE = ("import", "exec", "compile", "pickle", "subprocess", "os.system", "os.exec", "ctypes")
@@ -268,11 +270,12 @@ def main() -> None:
     warnings.simplefilter("error")
     run(20)
     limited()
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    forget_peak()
+    before, start = peak(), time.perf_counter()
     for outcome, number in run(options.count, options.seed).items():
         print(f"{outcome:<24}{number:>7}")
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{time.perf_counter() - start:.0f} s; resident memory grew by {grown / 1024:.1f} MiB")
+    grown = peak() - before
+    print(f"{time.perf_counter() - start:.0f} s; resident memory grew by {grown / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

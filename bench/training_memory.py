@@ -8,7 +8,6 @@ and ever.
 """
 
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from jlayers.training.loop.program import program_of
 from jlayers.training.loop.tally import start_tally
 
 from .neighbours import mark, share_of_others
+from .resident import forget_peak, peak
 from .sequences import Row
 from .training_loop import BATCH, ROOT, TX, Bare, Fit, Size, bare_step, batches, loss, model_of
 
@@ -102,33 +102,16 @@ def most_resident(which: str, size: Size, steps: int) -> list[int]:
     return [int(number) for number in done.stdout.split()[-2:]]
 
 
-def _peak() -> int:
-    """The most bytes that were resident, since they were last forgotten where that can be."""
-    status = pathlib.Path("/proc/self/status")
-    if not status.exists():
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    # Not of getrusage, which on Linux begins with what the parent had.
-    lines = status.read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def _forget_the_peak() -> None:
-    forget = pathlib.Path("/proc/self/clear_refs")
-    if forget.exists():
-        forget.write_text("5")  # as proc(5) has it
-
-
 def main(which: str, steps: str, inputs: str, *features: str) -> None:
     size = Size(int(inputs), tuple(map(int, features)))
     data = batches(size, 8)
     with tempfile.TemporaryDirectory() as folder:
         loop = Bare(size, data) if which == "bare" else Fit(size, data, pathlib.Path(folder), False)
         loop(FIRST)
-        before = _peak()
-        _forget_the_peak()
+        before = peak()
+        forget_peak()
         loop(int(steps))
-    during = _peak()
+    during = peak()
     print(during, max(before, during))
 
 
