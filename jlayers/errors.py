@@ -250,19 +250,22 @@ def _users_frames(trace: types.TracebackType | None) -> types.TracebackType | No
 
 def caller_site() -> str:
     """``file:line`` of the nearest frame outside jlayers."""
-    frame: Any = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
-        frame = frame.f_back
+    frame, _ = _nearest_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def warn(text: str) -> None:
     """A ``UserWarning`` of the nearest frame outside jlayers."""
-    frame: Any = sys._getframe(1)
-    depth = 2  # as warnings count: 1 is this function
+    warnings.warn(text, stacklevel=_nearest_frame()[1])
+
+
+def _nearest_frame() -> tuple[Any, int]:
+    """The nearest frame outside jlayers, and its level: 1 is the function that asks."""
+    frame: Any = sys._getframe(2)
+    level = 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, stacklevel=depth)
+        frame, level = frame.f_back, level + 1
+    return frame, level
 
 
 def cut(text: str) -> str:

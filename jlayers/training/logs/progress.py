@@ -141,8 +141,8 @@ class Progress:
             self._silent = True
 
     def _line(self) -> str:
-        metrics = "  ".join(_metric(*item) for item in self._metrics.items())
-        fields = [self._description, self._count(), self._percent(), *self._times(), metrics]
+        fields = [self._description, self._count(), self._percent(), *self._times()]
+        fields.append(self._metrics_text())
         return "  ".join(field for field in fields if field)
 
     def _drawing(self) -> rich.console.RenderableType:
@@ -157,8 +157,11 @@ class Progress:
             row.append(f"  {self._percent()}  ")
         row.append("  ".join(filter(None, self._times())))
         if self._metrics:
-            row.append("\n" + "  ".join(_metric(*item) for item in self._metrics.items()))
+            row.append(f"\n{self._metrics_text()}")
         return row
+
+    def _metrics_text(self) -> str:
+        return "  ".join(_metric(*item) for item in self._metrics.items())
 
     def _count(self) -> str:
         return f"{self._step}/{self._total}" if self._total is not None else f"step {self._step}"

@@ -1,6 +1,6 @@
 """A run as a list of plain arrays: what each call of the compiled step takes and gives.
 
-Of one of tuples, dicts and typed keys the host spends a fourth of a call on taking it apart and
+Of one of tuples, dicts and typed keys the host spends a fifth of a call on taking it apart and
 putting it together again. A loop needs it whole only where something is due.
 """
 

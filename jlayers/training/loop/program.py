@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..diagnosis.compiles import CompileWatch
-from ..steps.asked import check_given
+from ..steps.asked import check_result
 from ..steps.gradient import Metrics
 from ..steps.guard import finite, keep_if
 from ..steps.step import Step, TrainStep
@@ -83,8 +83,9 @@ def guarded(step: Step, guard: bool) -> Guarded:
         return step.guarded
 
     def call(run: Any, batch: Any, alive: Any) -> tuple[Any, Metrics, jax.Array]:
-        check_given(run, given := step(run, batch))
-        new, metrics = given
+        result = step(run, batch)
+        check_result(run, result)
+        new, metrics = result
         loss = metrics.get("loss")
         sound = jnp.asarray(True) if loss is None else jnp.isfinite(loss)
         if not guard:

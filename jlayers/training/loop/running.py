@@ -116,12 +116,8 @@ class Loop(Keeping):
         if stopped := self._do_what_is_due():
             return stopped
         form = form_of((self.run, self.tally))
-        leaves = self._carry()
-        tick, rest, full = (
-            self.program.tick(form),
-            self.program.rest(form),
-            self.plan.steps_per_call,
-        )
+        tick, rest = self.program.tick(form), self.program.rest(form)
+        leaves, full = self._carry(), self.plan.steps_per_call
         watch, signals, trail = self.watch, self.signals, self.trail
         step, position, due = self.step, self.position, 0
         try:

@@ -1,4 +1,4 @@
-"""Whether a step was asked for, and is given, what it can take."""
+"""Whether a step was asked for, and is given, what it can take, and gives what it has to."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def check_batch(batch: Any, steps: int) -> None:
             )
 
 
-def check_given(run: PyTree, given: Any) -> None:
+def check_result(run: PyTree, result: Any) -> None:
     """What a user's step gives: metrics, and a run with the structure and the shapes of ``run``."""
-    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], dict):
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
         raise LayerError(
             "the step gives no run and metrics",
             expected="a tuple of two: the next run, a dict of scalars",
-            got=brief(given),
+            got=brief(result),
         )
-    was, now = _leaves(run), _leaves(given[0])
+    was, now = _leaves(run), _leaves(result[0])
     for path in [*was, *now]:
         before, after = was.get(path), now.get(path)
         if before is None or after is None or before.shape != after.shape:
@@ -48,7 +48,7 @@ def check_given(run: PyTree, given: Any) -> None:
                 expected=show(before) if before else "no such leaf",
                 got=show(after) if after else "no such leaf",
             )
-    before, after = jax.tree.structure(run), jax.tree.structure(given[0])
+    before, after = jax.tree.structure(run), jax.tree.structure(result[0])
     if before != after:
         raise LayerError(
             "the step changes the structure of the run",
