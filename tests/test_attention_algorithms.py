@@ -13,6 +13,8 @@ from jlayers.core import attention_blocks
 from jlayers.core.attention import choose_attention
 from jlayers.core.choice import recording
 
+pytestmark = pytest.mark.optimised
+
 METHODS = ["direct", "blocks", None]
 
 

@@ -11,6 +11,8 @@ from jax import lax
 from jlayers import core
 from jlayers.core.conv_geometry import channels_last
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture(autouse=True)
 def _float64():

@@ -17,11 +17,15 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs"
 OPTIMISED = {"dense", "conv 2-D", "max pool", "batch norm", "self-attention", "lstm", "repeat"}
 
 
-@pytest.mark.parametrize("name", INSTANCES)
-def test_laws(name, request):
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.optimised if name in OPTIMISED else ())
+        for name in INSTANCES
+    ],
+)
+def test_laws(name):
     instance = INSTANCES[name]
-    if name not in OPTIMISED:
-        request.getfixturevalue("quick_to_compile")
     check_layer(
         instance.layer,
         instance.x,

@@ -14,8 +14,6 @@ from jlayers.training.diagnosis.probes import nodes_of, probed, with_probes, wit
 from jlayers.training.steps.loss_scale import LossScale
 from jlayers.training.steps.train_state import train_state
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 HUGE = 3e38
 X = jnp.arange(1.0, 33.0).reshape(8, 4) / 32
 

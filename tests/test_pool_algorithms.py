@@ -12,6 +12,8 @@ from jlayers import core
 from jlayers.core import pool
 from jlayers.core.pool import METHODS, choose_pool
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture(autouse=True)
 def _float64():

@@ -15,8 +15,6 @@ from jax import export, lax
 
 import jlayers as jl
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 FIRST, _, LAST = os.environ.get("JLAYERS_SEEDS", "12").rpartition(":")
 FAST = {"xla_backend_optimization_level": 0}  # the programs are large, and run once
 FAST |= {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 12) else {}

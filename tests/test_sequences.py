@@ -12,8 +12,6 @@ from instances import INSTANCES
 import jlayers as jl
 from jlayers.testing import check_sequence
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 STEPS = jl.spec((3, 6, 4))
 FRAMES = jl.spec((3, 6, 5, 4))
 CAUSAL = {"padding": "CAUSAL"}
