@@ -1,13 +1,34 @@
 """jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them."""
 
 from . import core
+from .base.constructors import (
+    Pair,
+    lift,
+    on_sequence,
+    out_spec,
+    stateless,
+    without_state,
+)
+from .base.errors import LayerError
+from .base.factory import factory
+from .base.layer import Layer
+from .base.paths import (
+    flatten,
+    rewrite,
+    select,
+    unflatten,
+    walk,
+)
+from .base.receptive_field import Reach
+from .base.scope import Namespace
+from .base.sequence import Sequence
+from .base.sequence_mode import Takes
+from .base.specs import spec
+from .base.step_pair import Stream
 from .combinators import branch, parallel, serial
 from .compose import compose
 from .cost import flops
-from .errors import LayerError
 from .explain import Decision, Explanation, explain
-from .factory import factory
-from .layer import Layer
 from .layers import (
     GRU,
     LSTM,
@@ -33,17 +54,9 @@ from .layers import (
     SelfAttention,
     SimpleRNN,
 )
-from .lifting import Pair, lift, on_sequence, out_spec, stateless, without_state
-from .masking import Takes
 from .merges import add, average, concat, maximum, minimum, multiply, residual
-from .namespace import Namespace
 from .over_time import bidirectional, each_step
-from .paths import flatten, rewrite, select, unflatten, walk
-from .reach import Reach
-from .sequence import Sequence
-from .specs import spec
 from .streaming import Streamed, causal, reach, stream
-from .streams import Stream
 from .summary import Summary, summary
 from .wrappers import ensemble, remat, repeat
 

@@ -14,13 +14,24 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .errors import LayerError
-from .layer import Layer
-from .namespace import Declaring, Namespace
-from .sequence import Sequence, is_sequence, joined_masks, mapped, sequences_in
-from .specs import PyTree, brief, spec_key, specs_of
+from .base.errors import LayerError
+from .base.layer import Layer
+from .base.scope import Declaring, Namespace
+from .base.sequence import (
+    Sequence,
+    is_sequence,
+    joined_masks,
+    mapped,
+    sequences_in,
+)
+from .base.specs import (
+    PyTree,
+    brief,
+    spec_key,
+    specs_of,
+)
+from .base.tracing import REMEMBERED
 from .streaming import Body
-from .trace import REMEMBERED
 
 # No model has a batch of so many rows, or axes of so many steps. The steps have many divisors, so
 # that what strides make of different numbers stays different.

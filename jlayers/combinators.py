@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .base.constructors import lift_child
+from .base.errors import LayerError
+from .base.factory import factory
+from .base.layer import Layer
+from .base.naming import name_children
+from .base.scope import Namespace
+from .base.specs import PyTree, show, specs_of
 from .compose import composite
-from .errors import LayerError
-from .factory import factory
-from .layer import Layer
-from .lifting import lift_child
-from .namespace import Namespace
-from .naming import name_children
-from .specs import PyTree, show, specs_of
 from .streaming import Body
 
 

@@ -7,20 +7,20 @@ from typing import Any
 
 import jax
 
-from . import checks
+from .base import arguments
+from .base.constructors import lift_child
+from .base.errors import LayerError, located
+from .base.factory import factory
+from .base.layer import Layer
+from .base.naming import check_name, child_key, merge_entry
+from .base.parameters import make
+from .base.scope import Applying, Declaring
+from .base.sequence_mode import THROUGH
+from .base.specs import Params, PyTree, State
+from .base.step_pair import Stream
+from .base.tracing import Trace, init_child, trace
 from .bodies import taking_sequences
-from .errors import LayerError, located
-from .factory import factory
-from .layer import Layer
-from .lifting import lift_child
-from .masking import THROUGH
-from .namespace import Applying, Declaring
-from .naming import check_name, child_key, merge_entry
-from .parameters import make
-from .specs import Params, PyTree, State
 from .streaming import Body, stream_of_body
-from .streams import Stream
-from .trace import Trace, init_child, trace
 
 _RESERVED = ("children", "key", "param", "train", "variable")
 
@@ -124,7 +124,7 @@ def compose(body: Body, /, *, name: str | None = None, **children: Any) -> Layer
     """
     if isinstance(body, Layer):
         raise LayerError(f"the body must be a function of (f, x), got {body.short()}")
-    checks.function("the body", body, "f, x")
+    arguments.function("the body", body, "f, x")
     for child in children:
         if child in _RESERVED or child.startswith("_"):
             raise LayerError(f"no child can be named {child!r}: f.{child} is the namespace's own")

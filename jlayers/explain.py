@@ -10,14 +10,14 @@ import rich.box
 import rich.markup
 import rich.table
 
+from .base.constructors import lift
+from .base.errors import boundary
+from .base.layer import Layer
+from .base.paths import join
+from .base.specs import PyTree, specs_of
+from .base.tracing import Trace, trace
 from .core.choice import Record, recording
-from .errors import boundary
-from .layer import Layer
-from .lifting import lift
-from .paths import join
-from .specs import PyTree, specs_of
 from .tables import table_text
-from .trace import Trace, trace
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 

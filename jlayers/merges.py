@@ -9,16 +9,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import checks
+from .base import arguments
+from .base.constructors import lift_child
+from .base.errors import LayerError
+from .base.factory import factory
+from .base.layer import Layer
+from .base.scope import Namespace
+from .base.sequence import (
+    Sequence,
+    is_sequence,
+    join,
+    mapped,
+)
+from .base.specs import PyTree, show, specs_of
 from .combinators import of_layers
 from .compose import composite
-from .errors import LayerError
-from .factory import factory
-from .layer import Layer
-from .lifting import lift_child
-from .namespace import Namespace
-from .sequence import Sequence, is_sequence, join, mapped
-from .specs import PyTree, show, specs_of
 
 
 @factory
@@ -36,7 +41,7 @@ def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
     >>> jl.out_spec(jl.concat(), (jl.spec((8, 2)), jl.spec((8, 3)))).shape
     (8, 5)
     """
-    axis = checks.integer("axis", axis)
+    axis = arguments.integer("axis", axis)
 
     def body(f: Namespace, x: PyTree) -> Any:
         named_outputs = _outputs(f, x)

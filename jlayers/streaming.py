@@ -7,20 +7,34 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import checks
-from .errors import LayerError, boundary, located
-from .factory import factory
-from .fit import check_fit, check_tree
-from .layer import Layer
-from .lifting import lift
-from .masking import Takes
-from .namespace import Applying, Namespace
-from .naming import entry_of, merge_entry
-from .reach import CAUSAL, Reach
-from .sequence import Sequence, is_sequence, sequences_in
-from .specs import Params, PyTree, State, as_array, path_text, show, specs_of
-from .streams import Carry, Stream, check_carry, of_step, stream_of
-from .trace import trace
+from .base import arguments
+from .base.constructors import lift
+from .base.errors import LayerError, boundary, located
+from .base.factory import factory
+from .base.layer import Layer
+from .base.naming import entry_of, merge_entry
+from .base.receptive_field import CAUSAL, Reach
+from .base.scope import Applying, Namespace
+from .base.sequence import Sequence, is_sequence, sequences_in
+from .base.sequence_mode import Takes
+from .base.specs import (
+    Params,
+    PyTree,
+    State,
+    as_array,
+    path_text,
+    show,
+    specs_of,
+)
+from .base.step_pair import (
+    Carry,
+    Stream,
+    check_carry,
+    of_step,
+    stream_of,
+)
+from .base.tracing import trace
+from .base.validation import check_fit, check_tree
 
 Body = Callable[[Namespace, PyTree], PyTree]
 
@@ -68,7 +82,7 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
     """
     layer = lift(layer)
     if capacity is not None:
-        capacity = checks.positive("capacity", capacity)
+        capacity = arguments.positive("capacity", capacity)
 
     @boundary
     def start(params: Params, state: State, x: PyTree) -> Carry:
@@ -97,8 +111,8 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             for tree, what in ((params, "params"), (state, "state"), (carry, "carry")):
                 check_tree(tree, what)
             if key is not None:
-                checks.typed_key(key)
-            checks.train_flag(train)
+                arguments.typed_key(key)
+            arguments.train_flag(train)
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
             trace(layer, x)
@@ -149,10 +163,10 @@ def causal(
     >>> delay.apply({}, {}, jnp.asarray([[[1.0], [2.0], [3.0]]]))[0].ravel().tolist()
     [0.0, 1.0, 2.0]
     """
-    checks.function("start", start, "params, state, x", by_name="capacity")
-    checks.function("step", step, "params, state, carry, x", by_name="key, train")
+    arguments.function("start", start, "params, state, x", by_name="capacity")
+    arguments.function("step", step, "params, state, carry, x", by_name="key, train")
     if init is not None:
-        checks.function("init", init, "key, x")
+        arguments.function("init", init, "key, x")
     return Layer(
         lambda key, x: ({} if init is None else init(key, x), {}),
         of_step(step),

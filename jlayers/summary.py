@@ -11,14 +11,14 @@ import rich.box
 import rich.markup
 import rich.table
 
+from .base.constructors import lift
+from .base.errors import LayerError, boundary
+from .base.layer import Layer
+from .base.paths import join
+from .base.specs import PyTree, show, specs_of
+from .base.tracing import Trace, trace
 from .cost import flops
-from .errors import LayerError, boundary
-from .layer import Layer
-from .lifting import lift
-from .paths import join
-from .specs import PyTree, show, specs_of
 from .tables import table_text
-from .trace import Trace, trace
 
 
 class Row(NamedTuple):

@@ -13,18 +13,31 @@ from typing import Any
 import jax
 from jax import lax
 
-from . import checks
-from .errors import LayerError, located
-from .factory import factory
-from .initializing import Path
-from .layer import Layer
-from .lifting import lift, out_spec
-from .masking import THROUGH, with_reach
-from .reach import Reach
-from .sequence import sequences_in
-from .specs import Params, PyTree, State, brief, show, spec_key, specs_of
-from .streams import Carry, Stream, check_carry, stream_of
-from .trace import init_child, trace
+from .base import arguments
+from .base.constructors import lift, out_spec
+from .base.errors import LayerError, located
+from .base.factory import factory
+from .base.initialization import Path
+from .base.layer import Layer
+from .base.receptive_field import Reach
+from .base.sequence import sequences_in
+from .base.sequence_mode import THROUGH, with_reach
+from .base.specs import (
+    Params,
+    PyTree,
+    State,
+    brief,
+    show,
+    spec_key,
+    specs_of,
+)
+from .base.step_pair import (
+    Carry,
+    Stream,
+    check_carry,
+    stream_of,
+)
+from .base.tracing import init_child, trace
 
 Policy = Callable[..., bool]
 
@@ -52,7 +65,7 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     (12, 8, 8)
     """
     inner = lift(layer)
-    n = checks.positive("n", n)
+    n = arguments.positive("n", n)
     if remat is not None and not isinstance(remat, bool) and not callable(remat):
         raise LayerError(f"remat must be True, False or a policy, got {brief(remat)}")
 
@@ -119,7 +132,7 @@ def ensemble(layer: Any, n: int) -> Layer:
     (5, 8, 3)
     """
     inner = lift(layer)
-    n = checks.positive("n", n)
+    n = arguments.positive("n", n)
 
     def init(key: Any, x: PyTree) -> tuple[Params, State]:
         return _stacked_init(inner, n, key, x)

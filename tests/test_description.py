@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jlayers as jl
-from jlayers.paths import matches
+from jlayers.base.paths import matches
 
 NAMESPACE = {**vars(jl), "jax": jax, "functools": functools}
 

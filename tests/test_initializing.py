@@ -7,9 +7,9 @@ import pytest
 from jax.nn import initializers
 
 import jlayers as jl
-from jlayers.initializing import path_of
-from jlayers.naming import child_key
-from jlayers.recipes import ROW, _bits, recipe_of
+from jlayers.base.initialization import path_of
+from jlayers.base.initializer_programs import ROW, _bits, recipe_of
+from jlayers.base.naming import child_key
 
 
 def scaled(key, shape, dtype):

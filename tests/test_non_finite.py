@@ -8,7 +8,7 @@ import pytest
 from error_text import each, read
 
 import jlayers as jl
-from jlayers.trace import trace
+from jlayers.base.tracing import trace
 from jlayers.training.diagnosis.non_finite import find_non_finite
 from jlayers.training.diagnosis.probes import nodes_of, probed, with_probes, without_probes
 from jlayers.training.steps.loss_scale import LossScale

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import checks
-from ..errors import LayerError, boundary
-from ..layer import Layer
-from ..specs import Params, State, show
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.layer import Layer
+from ..base.specs import Params, State, show
 from .prompts import Writer, check_model, check_stop, checked, read
 
 
@@ -72,9 +72,9 @@ def beam_search(
     ((2, 3, 5), (2, 3))
     """
     check_model(model)
-    steps, beams = checks.positive("steps", steps), checks.positive("beams", beams)
-    stops, pad = check_stop(stop), checks.integer("pad", pad)
-    length_penalty = checks.number("length_penalty", length_penalty)
+    steps, beams = arguments.positive("steps", steps), arguments.positive("beams", beams)
+    stops, pad = check_stop(stop), arguments.integer("pad", pad)
+    length_penalty = arguments.number("length_penalty", length_penalty)
     writer = read(model, params, state, checked(prompt).ending_together(), steps, stops)
     rows = writer.last.shape[0]
     axes = _batch_axes(writer, rows)

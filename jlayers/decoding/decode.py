@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import checks
-from ..errors import LayerError, boundary, doing
-from ..layer import Layer
-from ..sequence import Sequence
-from ..specs import Params, State, brief
+from ..base import arguments
+from ..base.errors import LayerError, boundary, doing
+from ..base.layer import Layer
+from ..base.sequence import Sequence
+from ..base.specs import Params, State, brief
 from .prompts import Prompt, check_model, check_stop, checked, read
 from .sampling import Choose, greedy
 
@@ -81,9 +81,13 @@ def written(
 ) -> Sequence:
     """``decode`` of a prompt that has been checked."""
     check_model(model)
-    steps, pad, stop = checks.positive("steps", steps), checks.integer("pad", pad), check_stop(stop)
+    steps, pad, stop = (
+        arguments.positive("steps", steps),
+        arguments.integer("pad", pad),
+        check_stop(stop),
+    )
     if key is not None:
-        checks.typed_key(key)
+        arguments.typed_key(key)
     writer = read(model, params, state, prompt.ending_together(), steps, stop)
     rows = writer.last.shape[0]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from .. import checks
-from ..errors import LayerError, boundary
-from ..layer import Layer
-from ..sequence import Sequence
-from ..specs import Params, State
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.layer import Layer
+from ..base.sequence import Sequence
+from ..base.specs import Params, State
 from .decode import written
 from .prompts import Prompt, bucket, check_ids, check_model, check_stop, checked
 from .sampling import check_settings, sampler
@@ -82,7 +82,7 @@ def generate(
     if draws and key is None:
         raise LayerError(f"temperature {temperature} needs a key", mend="key=jax.random.key(0)")
     if key is not None:
-        checks.typed_key(key)
+        arguments.typed_key(key)
     length = bucket(found.ids.shape[1], buckets)
     pads = buckets is None or bool(buckets)
     if pads:
@@ -95,10 +95,10 @@ def generate(
         found,
         key if draws else None,
         {name: value for name, value in numbers.items() if draws and value is not None},
-        steps=checks.positive("steps", steps),
+        steps=arguments.positive("steps", steps),
         top_k=top_k if draws else None,
         stop=check_stop(stop),
-        pad=checks.integer("pad", pad),
+        pad=arguments.integer("pad", pad),
     )
 
 

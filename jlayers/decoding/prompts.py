@@ -10,12 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks, core
-from ..errors import LayerError
-from ..layer import Layer
-from ..lifting import out_spec
-from ..sequence import Sequence
-from ..specs import Params, State, brief, show, spec
+from .. import core
+from ..base import arguments
+from ..base.constructors import out_spec
+from ..base.errors import LayerError
+from ..base.layer import Layer
+from ..base.sequence import Sequence
+from ..base.specs import (
+    Params,
+    State,
+    brief,
+    show,
+    spec,
+)
 from ..streaming import stream
 
 Ids = Any  # bools and ints of numpy or of JAX: nothing is compiled to look at a prompt
@@ -195,7 +202,7 @@ def check_stop(stop: Any) -> tuple[int, ...]:
     if stop is None:
         return ()
     many = stop if isinstance(stop, tuple | list) else (stop,)
-    return tuple(checks.integer("stop", value) for value in many)
+    return tuple(arguments.integer("stop", value) for value in many)
 
 
 def bucket(length: int, buckets: Many[int] | None) -> int:
@@ -207,7 +214,7 @@ def bucket(length: int, buckets: Many[int] | None) -> int:
     if buckets is None:
         # The last ids go in by themselves: what goes in before is a power of two.
         return length if length == 1 else 1 + (1 << (length - 2).bit_length())
-    sizes = sorted(checks.positive("a bucket", size) for size in buckets)
+    sizes = sorted(arguments.positive("a bucket", size) for size in buckets)
     if not sizes:
         return length
     for size in sizes:

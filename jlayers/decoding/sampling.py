@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import checks, core
-from ..errors import LayerError, boundary
-from ..specs import brief
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.specs import brief
 
 Choose = Callable[[jax.Array, Any], jax.Array]
 
@@ -133,11 +134,11 @@ _FILTERS: dict[str, Callable[..., jax.Array]] = {
 
 def check_settings(temperature: Any, top_k: Any, top_p: Any) -> None:
     if not isinstance(temperature, jax.core.Tracer):
-        checks.number("temperature", _number(temperature))
+        arguments.number("temperature", _number(temperature))
     if top_k is not None:
-        checks.positive("top_k", top_k)
+        arguments.positive("top_k", top_k)
     if top_p is not None and not isinstance(top_p, jax.core.Tracer):
-        most = checks.number("top_p", _number(top_p))
+        most = arguments.number("top_p", _number(top_p))
         if not 0 < most <= 1:
             raise LayerError(f"top_p must be more than 0 and at most 1, got {brief(top_p)}")
 

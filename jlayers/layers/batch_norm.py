@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..masking import Takes
-from ..parameters import Initializer, initialize
-from ..reach import Reach
-from ..sequence import join, split
-from ..specs import Params, State
-from ..streams import Carry, Stream
+from .. import core
+from ..base import arguments
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, initialize
+from ..base.receptive_field import Reach
+from ..base.sequence import join, split
+from ..base.sequence_mode import Takes
+from ..base.specs import Params, State
+from ..base.step_pair import Carry, Stream
 
 
 @factory
@@ -53,15 +54,15 @@ def BatchNorm(
     >>> state
     {'mean': Array([0., 0., 0.], dtype=float32), 'var': Array([1., 1., 1.], dtype=float32)}
     """
-    momentum = checks.number("momentum", momentum, most=1.0)
-    epsilon = checks.number("epsilon", epsilon)
-    scale, bias = checks.flag("scale", scale), checks.flag("bias", bias)
+    momentum = arguments.number("momentum", momentum, most=1.0)
+    epsilon = arguments.number("epsilon", epsilon)
+    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
-        checks.one_array(x, "(..., features)", least_rank=2)
-        checks.floating(x)
-        checks.real(x)
-        checks.not_empty(x, "(..., features)")
+        arguments.one_array(x, "(..., features)", least_rank=2)
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.not_empty(x, "(..., features)")
         features = x.shape[-1:]
         params = initialize(
             key,

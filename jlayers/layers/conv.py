@@ -8,10 +8,11 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer
+from .. import core
+from ..base import arguments
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer
 from .convolution import Pads, Sizes, convolution
 
 
@@ -21,7 +22,7 @@ def Conv(
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: checks.Padding = "VALID",
+    padding: arguments.Padding = "VALID",
     dilation: Sizes = 1,
     groups: int = 1,
     bias: bool = True,
@@ -82,4 +83,4 @@ def _over_time(x: Any, extents: Sequence[int], how: dict[str, Any]) -> core.Time
 def _fits(
     x: jax.ShapeDtypeStruct, dilated: Sequence[int], strides: Sequence[int], padding: Pads
 ) -> None:
-    checks.window_fits(x, x.shape[1:-1], dilated, padding, "the dilated kernel")
+    arguments.window_fits(x, x.shape[1:-1], dilated, padding, "the dilated kernel")

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer, cast_like
-from ..specs import Params
+from .. import core
+from ..base import arguments
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like
+from ..base.specs import Params
 from .lstm import forget_one
 from .recurrent import Wanted, recurrent
 
@@ -70,19 +71,19 @@ def ConvLSTM(
     >>> jl.out_spec(jl.ConvLSTM(8, 3), jl.spec((4, 10, 16, 16, 3))).shape
     (4, 10, 16, 16, 8)
     """
-    features = checks.positive("features", features)
-    kernel_size = checks.positive_sizes("kernel_size", kernel_size)
-    bias = checks.flag("bias", bias)
+    features = arguments.positive("features", features)
+    kernel_size = arguments.positive_sizes("kernel_size", kernel_size)
+    bias = arguments.flag("bias", bias)
 
     def check(x: Any) -> None:
         rank = len(kernel_size) + 3 if isinstance(kernel_size, tuple) else None
         mend = "x[..., None] for images without a channel axis; LSTM for vectors"
-        checks.one_array(x, IMAGES, rank=rank, least_rank=4, lower=mend)
-        checks.floating(x)
-        checks.not_empty(x, IMAGES)
+        arguments.one_array(x, IMAGES, rank=rank, least_rank=4, lower=mend)
+        arguments.floating(x)
+        arguments.not_empty(x, IMAGES)
 
     def parameters(x: jax.ShapeDtypeStruct) -> Wanted:
-        size = checks.spread("kernel_size", kernel_size, len(x.shape) - 3)
+        size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 3)
         return {
             "kernel": (kernel_init, (*size, x.shape[-1], 4 * features)),
             "recurrent_kernel": (recurrent_init, (*size, features, 4 * features)),

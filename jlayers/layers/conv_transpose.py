@@ -8,10 +8,11 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer
+from .. import core
+from ..base import arguments
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer
 from .convolution import Pads, Sizes, convolution
 
 
@@ -21,7 +22,7 @@ def ConvTranspose(
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: checks.Padding = "VALID",
+    padding: arguments.Padding = "VALID",
     dilation: Sizes = 1,
     groups: int = 1,
     bias: bool = True,
@@ -88,4 +89,4 @@ def _fits(
 ) -> None:
     if not isinstance(padding, str):  # the named ones pad as much as the kernel needs
         spread = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]
-        checks.window_fits(x, spread, dilated, padding, "the dilated kernel")
+        arguments.window_fits(x, spread, dilated, padding, "the dilated kernel")

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
-from .. import checks, core
-from ..errors import LayerError
-from ..layer import Layer
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params, show
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like, initialize
+from ..base.specs import Params, show
 from .windowed import Windowed, windowed
 
 Sizes = int | tuple[int, ...]
@@ -30,7 +31,7 @@ def convolution(
     kernel_size: Sizes,
     *,
     strides: Sizes,
-    padding: checks.Padding,
+    padding: arguments.Padding,
     dilation: Sizes,
     groups: int,
     bias: bool,
@@ -48,33 +49,33 @@ def convolution(
         the extents of the dilated kernel.
       causal: whether ``"CAUSAL"`` is a padding; the rest are the layers' own arguments.
     """
-    features = checks.positive("features", features)
-    kernel_size = checks.positive_sizes("kernel_size", kernel_size)
-    strides = checks.positive_sizes("strides", strides)
-    dilation = checks.positive_sizes("dilation", dilation)
-    padding = checks.padding_argument(padding, causal)
-    groups = checks.positive("groups", groups)
-    bias = checks.flag("bias", bias)
+    features = arguments.positive("features", features)
+    kernel_size = arguments.positive_sizes("kernel_size", kernel_size)
+    strides = arguments.positive_sizes("strides", strides)
+    dilation = arguments.positive_sizes("dilation", dilation)
+    padding = arguments.padding_argument(padding, causal)
+    groups = arguments.positive("groups", groups)
+    bias = arguments.flag("bias", bias)
     _divides(groups, features, "features")
 
     def options(rank: int) -> dict[str, Any]:
         return {
-            "strides": checks.spread("strides", strides, rank),
-            "padding": checks.spread_padding(padding, rank),
-            "dilation": checks.spread("dilation", dilation, rank),
+            "strides": arguments.spread("strides", strides, rank),
+            "padding": arguments.spread_padding(padding, rank),
+            "dilation": arguments.spread("dilation", dilation, rank),
         }
 
     def extents(rank: int) -> list[int]:
-        sizes = checks.spread("kernel_size", kernel_size, rank)
-        dilations = checks.spread("dilation", dilation, rank)
+        sizes = arguments.spread("kernel_size", kernel_size, rank)
+        dilations = arguments.spread("dilation", dilation, rank)
         return [d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)]
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         rank = len(kernel_size) + 2 if isinstance(kernel_size, tuple) else None
-        checks.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
-        checks.floating(x)
-        checks.has_features(x, IMAGE)
-        size = checks.spread("kernel_size", kernel_size, len(x.shape) - 2)
+        arguments.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
+        arguments.floating(x)
+        arguments.has_features(x, IMAGE)
+        size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 2)
         if padding == "CAUSAL" and len(size) != 1:
             raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=show(x))
         _divides(groups, x.shape[-1], "channels of the input")

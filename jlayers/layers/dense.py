@@ -5,12 +5,13 @@ from __future__ import annotations
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, cast_like, initialize
-from ..specs import Params
+from .. import core
+from ..base import arguments
+from ..base.constructors import stateless
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like, initialize
+from ..base.specs import Params
 
 
 @factory
@@ -41,13 +42,13 @@ def Dense(
     >>> jax.tree.map(lambda p: p.shape, params)
     {'bias': (10,), 'kernel': (784, 10)}
     """
-    features = checks.positive("features", features)
-    bias = checks.flag("bias", bias)
+    features = arguments.positive("features", features)
+    bias = arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        checks.one_array(x, "(..., features)", least_rank=1)
-        checks.floating(x, "x.astype(jnp.float32); Embedding for integer ids")
-        checks.has_features(x, "(..., features)")
+        arguments.one_array(x, "(..., features)", least_rank=1)
+        arguments.floating(x, "x.astype(jnp.float32); Embedding for integer ids")
+        arguments.has_features(x, "(..., features)")
         return initialize(
             key,
             x,

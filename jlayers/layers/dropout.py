@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import checks
-from ..errors import LayerError
-from ..factory import factory
-from ..layer import Layer
-from ..specs import Params, State
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.specs import Params, State
 
 
 @factory
@@ -38,15 +38,15 @@ def Dropout(rate: float, *, same_over_time: bool = False) -> Layer:
     >>> sorted(set(y.tolist()))
     [0.0, 2.0]
     """
-    rate = checks.fraction("rate", rate)
-    same_over_time = checks.flag("same_over_time", same_over_time)
+    rate = arguments.fraction("rate", rate)
+    same_over_time = arguments.flag("same_over_time", same_over_time)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
         if same_over_time:
-            checks.one_array(x, "(batch, time, features)", least_rank=3)
+            arguments.one_array(x, "(batch, time, features)", least_rank=3)
         else:
-            checks.one_array(x, "one array")
-        checks.floating(x)
+            arguments.one_array(x, "one array")
+        arguments.floating(x)
         return {}, {}
 
     def apply(

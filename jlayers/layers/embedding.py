@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks
-from ..errors import LayerError
-from ..factory import factory
-from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, initialize
-from ..specs import Params, show
+from ..base import arguments
+from ..base.constructors import stateless
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, initialize
+from ..base.specs import Params, show
 
 
 @factory
@@ -47,11 +47,11 @@ def Embedding(
     >>> jl.out_spec(jl.Embedding(1000, 16), jl.spec((8, 20), jnp.int32)).shape
     (8, 20, 16)
     """
-    vocabulary = checks.positive("vocabulary", vocabulary)
-    features = checks.positive("features", features)
+    vocabulary = arguments.positive("vocabulary", vocabulary)
+    features = arguments.positive("features", features)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        checks.one_array(x, "(...,) of integer ids")
+        arguments.one_array(x, "(...,) of integer ids")
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise LayerError(
                 f"takes integer ids, got {x.dtype}", got=show(x), mend="x.astype(jnp.int32)"

@@ -7,14 +7,15 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..errors import LayerError
-from ..factory import factory
-from ..layer import Layer
-from ..masking import Takes
-from ..parameters import Initializer, initialize
-from ..sequence import join, split
-from ..specs import Params, State, show
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, initialize
+from ..base.sequence import join, split
+from ..base.sequence_mode import Takes
+from ..base.specs import Params, State, show
 
 
 @factory
@@ -51,15 +52,15 @@ def GroupNorm(
     >>> jl.serial(jl.Conv(32, 3), jl.GroupNorm(8))
     serial(Conv(32, 3), GroupNorm(8))
     """
-    groups = checks.positive("groups", groups)
-    epsilon = checks.number("epsilon", epsilon)
-    scale, bias = checks.flag("scale", scale), checks.flag("bias", bias)
+    groups = arguments.positive("groups", groups)
+    epsilon = arguments.number("epsilon", epsilon)
+    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        checks.one_array(x, "(batch, ..., features)", least_rank=2)
-        checks.floating(x)
-        checks.real(x)
-        checks.not_empty(x, "(batch, ..., features)")
+        arguments.one_array(x, "(batch, ..., features)", least_rank=2)
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.not_empty(x, "(batch, ..., features)")
         if x.shape[-1] % groups:
             raise LayerError(
                 f"groups {groups} do not divide the {x.shape[-1]} features of the input",

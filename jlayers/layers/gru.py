@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer, cast_like
-from ..specs import Params
+from .. import core
+from ..base import arguments
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like
+from ..base.specs import Params
 from .recurrent import Wanted, bound, of_rows, recurrent
 
 
@@ -86,9 +87,9 @@ def GRU(
     >>> jl.out_spec(jl.GRU(32, return_sequences=False), jl.spec((4, 10, 8))).shape
     (4, 32)
     """
-    features = checks.positive("features", features)
-    bias, layer_norm = checks.flag("bias", bias), checks.flag("layer_norm", layer_norm)
-    reset_after = checks.flag("reset_after", reset_after)
+    features = arguments.positive("features", features)
+    bias, layer_norm = arguments.flag("bias", bias), arguments.flag("layer_norm", layer_norm)
+    reset_after = arguments.flag("reset_after", reset_after)
     clip = bound("clip", clip)
     fast = reset_after and not layer_norm and clip is None
 

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import checks, core
-from ..errors import LayerError
-from ..parameters import Initializer, initialize
-from ..specs import Params, show
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.parameters import Initializer, initialize
+from ..base.specs import Params, show
 
 STEPS = "(batch, time, features)"
 
@@ -44,10 +45,10 @@ class Heads(NamedTuple):
         """Parameters for queries from ``x``, and keys and values from ``memory``."""
         for steps in (x, memory):
             mend = "Reshape((time, features)) before it; Embedding for ids"
-            checks.one_array(steps, STEPS, rank=3, lower=mend)
-            checks.floating(steps, "x.astype(jnp.float32); Embedding for integer ids")
-            checks.real(steps)
-            checks.has_features(steps, STEPS)
+            arguments.one_array(steps, STEPS, rank=3, lower=mend)
+            arguments.floating(steps, "x.astype(jnp.float32); Embedding for integer ids")
+            arguments.real(steps)
+            arguments.has_features(steps, STEPS)
         size, width = self.size(x), x.shape[-1]
         maps = {
             "query": (width, self.heads * size),
@@ -90,14 +91,14 @@ def heads_of(
     Raises:
       LayerError: for one that is none of its kind, and ``kv_heads`` that do not divide ``heads``.
     """
-    heads, bias = checks.positive("heads", heads), checks.flag("bias", bias)
-    kv_heads = heads if kv_heads is None else checks.positive("kv_heads", kv_heads)
+    heads, bias = arguments.positive("heads", heads), arguments.flag("bias", bias)
+    kv_heads = heads if kv_heads is None else arguments.positive("kv_heads", kv_heads)
     if heads % kv_heads:
         raise LayerError(f"kv_heads {kv_heads} do not divide the {heads} heads")
     if head_size is not None:
-        head_size = checks.positive("head_size", head_size)
+        head_size = arguments.positive("head_size", head_size)
     if features is not None:
-        features = checks.positive("features", features)
+        features = arguments.positive("features", features)
     return Heads(heads, kv_heads, head_size, features, bias, kernel_init, bias_init)
 
 
@@ -109,7 +110,7 @@ def above_zero(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    number = checks.number(name, value)
+    number = arguments.number(name, value)
     if number == 0:
         raise LayerError(f"{name} must be a number above 0, got {value!r}")
     return number

@@ -5,12 +5,13 @@ from __future__ import annotations
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, initialize
-from ..specs import Params
+from .. import core
+from ..base import arguments
+from ..base.constructors import stateless
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, initialize
+from ..base.specs import Params
 
 
 @factory
@@ -38,14 +39,14 @@ def LayerNorm(
     >>> jl.serial(jl.LayerNorm(), jl.Dense(8))
     serial(LayerNorm(), Dense(8))
     """
-    epsilon = checks.number("epsilon", epsilon)
-    scale, bias = checks.flag("scale", scale), checks.flag("bias", bias)
+    epsilon = arguments.number("epsilon", epsilon)
+    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        checks.one_array(x, "(..., features)", least_rank=1)
-        checks.floating(x)
-        checks.real(x)
-        checks.has_features(x, "(..., features)")
+        arguments.one_array(x, "(..., features)", least_rank=1)
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.has_features(x, "(..., features)")
         return initialize(
             key,
             x,

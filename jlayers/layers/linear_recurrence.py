@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks, core
-from ..errors import LayerError
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer, cast_like
-from ..specs import Params, show
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like
+from ..base.specs import Params, show
 from .recurrent import Wanted, of_rows, recurrent
 
 
@@ -74,8 +75,8 @@ def LinearRecurrence(
     >>> jl.out_spec(jl.LinearRecurrence(32), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = checks.positive("features", features)
-    project, bias = checks.flag("project", project), checks.flag("bias", bias)
+    features = arguments.positive("features", features)
+    project, bias = arguments.flag("project", project), arguments.flag("bias", bias)
 
     def parameters(x: jax.ShapeDtypeStruct) -> Wanted:
         if not project and x.shape[-1] != features:

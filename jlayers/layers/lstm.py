@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer, cast_like
-from ..specs import Params
+from .. import core
+from ..base import arguments
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like
+from ..base.specs import Params
 from .recurrent import Wanted, bound, of_rows, recurrent
 
 
@@ -103,10 +104,10 @@ def LSTM(
     >>> jl.out_spec(jl.LSTM(32, projection=16, peephole=True), episodes).shape
     (4, 10, 16)
     """
-    features = checks.positive("features", features)
-    hidden = features if projection is None else checks.positive("projection", projection)
+    features = arguments.positive("features", features)
+    hidden = features if projection is None else arguments.positive("projection", projection)
     bias, peephole, coupled, layer_norm = (
-        checks.flag(name, value)
+        arguments.flag(name, value)
         for name, value in {
             "bias": bias,
             "peephole": peephole,

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer, cast_like
-from ..specs import Params
+from .. import core
+from ..base import arguments
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like
+from ..base.specs import Params
 from .recurrent import Wanted, of_rows, recurrent
 
 
@@ -54,8 +55,8 @@ def MinGRU(
     >>> jl.out_spec(jl.MinGRU(32), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = checks.positive("features", features)
-    bias = checks.flag("bias", bias)
+    features = arguments.positive("features", features)
+    bias = arguments.flag("bias", bias)
 
     def parameters(x: jax.ShapeDtypeStruct) -> Wanted:
         return {

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import checks, core
-from ..errors import LayerError
-from ..factory import factory
-from ..layer import Layer
-from ..masking import Takes
-from ..sequence import Sequence, split
-from ..specs import Params, State
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.sequence import Sequence, split
+from ..base.sequence_mode import Takes
+from ..base.specs import Params, State
 from .convolution import IMAGE, NO_CHANNELS, Sizes
 from .windowed import Windowed, windowed
 
@@ -25,7 +26,7 @@ def MaxPool(
     window: Sizes,
     *,
     strides: Sizes | None = None,
-    padding: checks.Padding = "VALID",
+    padding: arguments.Padding = "VALID",
     method: str | None = None,
 ) -> Layer:
     """The largest value of each window. Padding never wins.
@@ -63,7 +64,7 @@ def AvgPool(
     window: Sizes,
     *,
     strides: Sizes | None = None,
-    padding: checks.Padding = "VALID",
+    padding: arguments.Padding = "VALID",
     count_include_pad: bool = False,
     method: str | None = None,
 ) -> Layer:
@@ -91,11 +92,11 @@ def AvgPool(
     (8, 14, 28, 32)
     """
     options = _Windows(window, strides, padding)
-    count_include_pad = checks.flag("count_include_pad", count_include_pad)
+    count_include_pad = arguments.flag("count_include_pad", count_include_pad)
 
     def check(key: Any, x: Any) -> Params:
         options.check(key, x)
-        checks.floating(x)
+        arguments.floating(x)
         return {}
 
     def run(params: Params, x: jax.Array, mask: Any, within: bool) -> jax.Array:
@@ -120,10 +121,12 @@ def AvgPool(
 class _Windows:
     """The arguments of a pool, checked, and spread over the axes of an input."""
 
-    def __init__(self, window: Sizes, strides: Sizes | None, padding: checks.Padding):
-        self.window = checks.positive_sizes("window", window)
-        self.strides = self.window if strides is None else checks.positive_sizes("strides", strides)
-        self.padding = checks.padding_argument(padding, causal=True)
+    def __init__(self, window: Sizes, strides: Sizes | None, padding: arguments.Padding):
+        self.window = arguments.positive_sizes("window", window)
+        self.strides = (
+            self.window if strides is None else arguments.positive_sizes("strides", strides)
+        )
+        self.padding = arguments.padding_argument(padding, causal=True)
 
     def check(self, key: Any, x: Any) -> Params:
         """Raises where they do not fit ``x``."""
@@ -139,13 +142,13 @@ class _Windows:
     def on(self, x: Any, within: bool) -> dict[str, Any]:
         """For an input; ``within`` one whose first steps are context, without padding in time."""
         rank = len(self.window) + 2 if isinstance(self.window, tuple) else None
-        checks.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
-        checks.real(x)
-        checks.not_empty(x, IMAGE)
+        arguments.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
+        arguments.real(x)
+        arguments.not_empty(x, IMAGE)
         rank = x.ndim - 2
-        window = checks.spread("window", self.window, rank)
-        padding = checks.spread_padding(self.padding, rank)
-        checks.window_fits(x, x.shape[1:-1], window, padding, "the window")
+        window = arguments.spread("window", self.window, rank)
+        padding = arguments.spread_padding(self.padding, rank)
+        arguments.window_fits(x, x.shape[1:-1], window, padding, "the window")
         if not isinstance(padding, str) and any(
             max(pads) >= size for pads, size in zip(padding, window, strict=True)
         ):
@@ -153,7 +156,7 @@ class _Windows:
                 f"padding {padding} leaves windows {window} with nothing else in them",
                 mend="padding smaller than the window",
             )
-        strides = checks.spread("strides", self.strides, rank)
+        strides = arguments.spread("strides", self.strides, rank)
         if within:
             pads = core.explicit_padding(x, window, strides, padding)
             padding = ((0, 0), *pads[1:])
@@ -203,16 +206,16 @@ def GlobalAvgPool() -> Layer:
         count = jnp.maximum(jnp.sum(mask, 1), 1) * math.prod(x.shape[2:-1])
         return (total / jnp.broadcast_to(count[:, None], total.shape).astype(wide)).astype(x.dtype)
 
-    return _over_all(pool, checks.floating)
+    return _over_all(pool, arguments.floating)
 
 
 def _over_all(pool: Callable[[jax.Array, Any], jax.Array], check: Callable[[Any], None]) -> Layer:
     """The layer of ``pool(x, mask)``; ``x`` has zeros in the padding."""
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
-        checks.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
-        checks.real(x)
-        checks.not_empty(x, IMAGE)
+        arguments.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
+        arguments.real(x)
+        arguments.not_empty(x, IMAGE)
         check(x)
         return {}, {}
 

@@ -10,16 +10,22 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks, core
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.layer import Layer
+from ..base.parameters import Initializer, initialize
+from ..base.receptive_field import CAUSAL, Reach
+from ..base.sequence import join, joined_masks, split
+from ..base.sequence_mode import Takes
+from ..base.specs import (
+    Params,
+    PyTree,
+    State,
+    show,
+)
+from ..base.step_pair import Carry, Stream, of_step
 from ..core import Course
-from ..errors import LayerError
-from ..layer import Layer
-from ..masking import Takes
-from ..parameters import Initializer, initialize
-from ..reach import CAUSAL, Reach
-from ..sequence import join, joined_masks, split
-from ..specs import Params, PyTree, State, show
-from ..streams import Carry, Stream, of_step
 
 STEPS = "(batch, time, features)"
 Run = Callable[[Params, jax.Array, tuple[jax.Array, ...], Course], tuple[jax.Array, Any]]
@@ -29,9 +35,9 @@ Wanted = dict[str, tuple[Initializer, Sequence[int]] | None]
 def steps_of_features(x: Any) -> None:
     """Raises unless ``x`` is (batch, time, features)."""
     mend = "Reshape((time, features)) before it; Embedding for ids"
-    checks.one_array(x, STEPS, rank=3, lower=mend)
-    checks.floating(x)
-    checks.not_empty(x, STEPS)
+    arguments.one_array(x, STEPS, rank=3, lower=mend)
+    arguments.floating(x)
+    arguments.not_empty(x, STEPS)
 
 
 def recurrent(
@@ -56,11 +62,11 @@ def recurrent(
       check: raises for an input, given as a spec, that the layer does not take; the rest are the
         layers' own arguments.
     """
-    return_sequences = checks.flag("return_sequences", return_sequences)
-    reverse = checks.flag("reverse", reverse)
-    trainable_carry = checks.flag("trainable_carry", trainable_carry)
-    zoneout = checks.fraction("zoneout", zoneout)
-    recurrent_dropout = checks.fraction("recurrent_dropout", recurrent_dropout)
+    return_sequences = arguments.flag("return_sequences", return_sequences)
+    reverse = arguments.flag("reverse", reverse)
+    trainable_carry = arguments.flag("trainable_carry", trainable_carry)
+    zoneout = arguments.fraction("zoneout", zoneout)
+    recurrent_dropout = arguments.fraction("recurrent_dropout", recurrent_dropout)
 
     def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         x, resets = _with_resets(x)
@@ -160,7 +166,7 @@ def bound(name: str, value: float | None) -> float | None:
     """``value`` as a number above 0, or None."""
     if value is None:
         return None
-    number = checks.number(name, value)
+    number = arguments.number(name, value)
     if number == 0:
         raise LayerError(f"{name} must be above 0, or None", got="0")
     return number

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import initializers
 
-from .. import checks, core
-from ..factory import factory
-from ..layer import Layer
-from ..lifting import stateless
-from ..parameters import Initializer, initialize
-from ..specs import Params
+from .. import core
+from ..base import arguments
+from ..base.constructors import stateless
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, initialize
+from ..base.specs import Params
 
 
 @factory
@@ -40,14 +41,14 @@ def RMSNorm(
     >>> jl.serial(jl.RMSNorm(), jl.Dense(8))
     serial(RMSNorm(), Dense(8))
     """
-    epsilon = checks.number("epsilon", epsilon)
-    scale = checks.flag("scale", scale)
+    epsilon = arguments.number("epsilon", epsilon)
+    scale = arguments.flag("scale", scale)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        checks.one_array(x, "(..., features)", least_rank=1)
-        checks.floating(x)
-        checks.real(x)
-        checks.has_features(x, "(..., features)")
+        arguments.one_array(x, "(..., features)", least_rank=1)
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.has_features(x, "(..., features)")
         return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks, core
-from ..errors import LayerError
-from ..factory import factory
-from ..layer import Layer
-from ..masking import Takes
-from ..parameters import Initializer, cast_like
-from ..reach import CAUSAL, Reach
-from ..sequence import join, split
-from ..specs import Params, State
-from ..streams import Carry, Stream, of_step
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like
+from ..base.receptive_field import CAUSAL, Reach
+from ..base.sequence import join, split
+from ..base.sequence_mode import Takes
+from ..base.specs import Params, State
+from ..base.step_pair import Carry, Stream, of_step
 from .heads import above_zero, heads_of
 
 _CARRY = ("keys", "values", "count")
@@ -89,9 +90,9 @@ def SelfAttention(
     (2, 10, 32)
     """
     maps = heads_of(heads, kv_heads, head_size, features, bias, kernel_init, bias_init)
-    causal, alibi = checks.flag("causal", causal), checks.flag("alibi", alibi)
+    causal, alibi = arguments.flag("causal", causal), arguments.flag("alibi", alibi)
     if window is not None:
-        window = checks.positive("window", window)
+        window = arguments.positive("window", window)
         if not causal:
             raise LayerError("a window looks back alone", mend=f"causal=True, window={window}")
     base = _base(rope)

@@ -8,13 +8,18 @@ from typing import Any
 
 import jax
 
-from .. import checks
-from ..errors import LayerError
-from ..factory import factory
-from ..layer import Layer
-from ..masking import Takes
-from ..sequence import Sequence
-from ..specs import Params, State, brief, show
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.sequence import Sequence
+from ..base.sequence_mode import Takes
+from ..base.specs import (
+    Params,
+    State,
+    brief,
+    show,
+)
 
 
 @factory
@@ -30,7 +35,7 @@ def Flatten() -> Layer:
     """
 
     def flatten(x: jax.Array) -> jax.Array:
-        checks.one_array(x, "(batch, ...)", least_rank=1)
+        arguments.one_array(x, "(batch, ...)", least_rank=1)
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     return _of_rows(flatten)
@@ -56,7 +61,7 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
     wanted = _shape_argument(shape)
 
     def reshape(x: jax.Array) -> jax.Array:
-        checks.one_array(x, "(batch, ...)", least_rank=1)
+        arguments.one_array(x, "(batch, ...)", least_rank=1)
         size, known = math.prod(x.shape[1:]), math.prod(n for n in wanted if n != -1)
         fits = known > 0 and size % known == 0 if -1 in wanted else size == known
         if not fits:
@@ -93,7 +98,7 @@ def _of_rows(function: Callable[[jax.Array], jax.Array]) -> Layer:
 def _shape_argument(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, tuple | list):
         raise LayerError(f"shape must be a tuple of ints, got {brief(shape)}")
-    wanted = tuple(checks.integer("a size in shape", n) for n in shape)
+    wanted = tuple(arguments.integer("a size in shape", n) for n in shape)
     if any(n < -1 for n in wanted) or wanted.count(-1) > 1:
         raise LayerError(f"shape must hold sizes and at most one -1, got {wanted}")
     return wanted

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import checks, core
-from ..errors import LayerError, doing
-from ..factory import factory
-from ..layer import Layer
-from ..parameters import Initializer, cast_like
-from ..specs import Params, show, specs_of
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError, doing
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import Initializer, cast_like
+from ..base.specs import Params, show, specs_of
 from .recurrent import Wanted, bound, of_rows, recurrent
 
 
@@ -74,10 +75,10 @@ def SimpleRNN(
     >>> jl.out_spec(jl.SimpleRNN(32, return_sequences=False), jl.spec((4, 10, 8))).shape
     (4, 32)
     """
-    features = checks.positive("features", features)
-    bias, layer_norm = checks.flag("bias", bias), checks.flag("layer_norm", layer_norm)
+    features = arguments.positive("features", features)
+    bias, layer_norm = arguments.flag("bias", bias), arguments.flag("layer_norm", layer_norm)
     clip = bound("clip", clip)
-    checks.function("activation", activation, "x")
+    arguments.function("activation", activation, "x")
     fast = not layer_norm and clip is None
 
     def elementwise(hidden: jax.ShapeDtypeStruct) -> None:

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..base.errors import LayerError
+from ..base.layer import Layer
+from ..base.receptive_field import Reach
+from ..base.sequence import join, split
+from ..base.sequence_mode import Takes
+from ..base.specs import Params, State, show
+from ..base.step_pair import Carry, Stream, of_step
 from ..core import SpreadWindow, TimeWindow
-from ..errors import LayerError
-from ..layer import Layer
-from ..masking import Takes
-from ..reach import Reach
-from ..sequence import join, split
-from ..specs import Params, State, show
-from ..streams import Carry, Stream, of_step
 
 
 class Windowed(NamedTuple):

@@ -8,8 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..layer import Layer
-from ..specs import PyTree, path_text, placeholders, show, specs_of
+from ..base.layer import Layer
+from ..base.specs import (
+    PyTree,
+    path_text,
+    placeholders,
+    show,
+    specs_of,
+)
 
 
 class Case:

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..errors import LayerError
-from ..lifting import lift, out_spec
-from ..naming import child_key
-from ..specs import PyTree, show, specs_of
-from ..trace import trace
+from ..base.constructors import lift, out_spec
+from ..base.errors import LayerError
+from ..base.naming import child_key
+from ..base.specs import PyTree, show, specs_of
+from ..base.tracing import trace
 from .case import (
     Case,
     as_float,

@@ -9,11 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import LayerError
-from ..lifting import out_spec
-from ..masking import without_masks
-from ..sequence import Sequence, is_sequence, sequences_in
-from ..specs import PyTree, path_text, show, specs_of
+from ..base.constructors import out_spec
+from ..base.errors import LayerError
+from ..base.sequence import Sequence, is_sequence, sequences_in
+from ..base.sequence_mode import without_masks
+from ..base.specs import (
+    PyTree,
+    path_text,
+    show,
+    specs_of,
+)
 from ..streaming import stream
 from .case import as_float, floats_of, values_for, with_floats
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import LayerError
-from ..lifting import lift
+from ..base.constructors import lift
+from ..base.errors import LayerError
+from ..base.sequence import is_sequence, sequences_in
+from ..base.specs import PyTree, show, specs_of
 from ..merges import concatenate
-from ..sequence import is_sequence, sequences_in
-from ..specs import PyTree, show, specs_of
 from ..streaming import reach as reach_of
 from ..streaming import stream
 from .case import other_than

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import PyTree, brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.specs import PyTree, brief
 from . import leaves, manifest, safetensors_file
 from .manifest import Manifest
 from .whole_folder import written_whole
@@ -107,7 +107,7 @@ def snapshot(
     """The checkpoint, checked and on the host; with ``copy`` it shares no memory with the tree."""
     found = leaves.named(tree, "the tree")
     told = Manifest(
-        step=checks.integer("step", step, 0),
+        step=arguments.integer("step", step, 0),
         position=_own_json("position", position),
         metrics={name: _float(name, value) for name, value in (metrics or {}).items()},
         # Shallow, as it may be long: the thread that writes finds out whether it is JSON.

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ... import checks
-from ...errors import LayerError, boundary, warn
-from ...specs import PyTree, brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary, warn
+from ...base.specs import PyTree, brief
 from .checkpoint import ARRAYS, MANIFEST, Snapshot, folder_name, snapshot, write_snapshot
 from .restore import DamagedCheckpointError, Restored, read_checkpoint, read_manifest
 from .whole_folder import clean, remove_whole
@@ -67,8 +67,8 @@ class Checkpoints:
         if mode not in ("min", "max"):
             raise LayerError("mode is neither 'min' nor 'max'", got=brief(mode))
         self.folder = Path(folder)
-        self.keep = keep if keep is None else checks.positive("keep", keep)
-        self.best = checks.integer("best", best, 0)
+        self.keep = keep if keep is None else arguments.positive("keep", keep)
+        self.best = arguments.integer("best", best, 0)
         self.metric, self.mode = metric, mode
         self._metrics: dict[int, dict[str, float]] = {}
         self._damaged: set[int] = set()

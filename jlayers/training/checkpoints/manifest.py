@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...errors import LayerError
-from ...specs import brief
+from ...base.errors import LayerError
+from ...base.specs import brief
 from .leaves import DTYPES, KEYS, SCALARS, Entry
 from .safetensors_file import DamagedFileError, open_regular
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...errors import LayerError, boundary
-from ...specs import PyTree, brief
+from ...base.errors import LayerError, boundary
+from ...base.specs import PyTree, brief
 from . import leaves, manifest, safetensors_file
 from .checkpoint import ARRAYS, MANIFEST
 from .manifest import Manifest

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import LayerError
-from ...paths import matches
+from ...base.errors import LayerError
+from ...base.paths import matches
 from .leaves import Entry
 
 _DIFFERENCES = ("missing", "extra", "wrong shape", "wrong dtype")

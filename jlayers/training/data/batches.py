@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import PyTree, brief, path_text
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.specs import PyTree, brief, path_text
 from . import host_arrays
 from .positions import Position, beyond, checked, checked_epochs
 from .shuffling import shuffled, words
@@ -66,7 +66,7 @@ class Batches:
     def __init__(self, arrays: PyTree, size: int, *, key: Any = None, last: str = "drop"):
         try:
             self._leaves, self._treedef, self._rows = _checked_arrays(arrays)
-            self._size = checks.positive("size", size)
+            self._size = arguments.positive("size", size)
             self._key = None if key is None else words(key)
             if last not in _LAST:
                 raise LayerError(
@@ -112,7 +112,7 @@ class Batches:
         Raises:
           LayerError: where the epoch has no such batch.
         """
-        epoch, index = checks.integer("epoch", epoch, 0), checks.integer("index", index, 0)
+        epoch, index = arguments.integer("epoch", epoch, 0), arguments.integer("index", index, 0)
         if index >= self._count:
             raise LayerError(f"an epoch has {self._count} batches, there is no batch {index}")
         return self._at(epoch, index)

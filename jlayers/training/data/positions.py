@@ -7,9 +7,9 @@ import operator
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ... import checks
-from ...errors import LayerError
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.specs import brief
 
 Position = list[Any]
 
@@ -54,7 +54,7 @@ def checked(position: Any, further: int = 0) -> tuple[int, int, list[Any]]:
 
 
 def checked_epochs(epochs: Any) -> int | None:
-    return None if epochs is None else checks.positive("epochs", epochs)
+    return None if epochs is None else arguments.positive("epochs", epochs)
 
 
 def beyond(epoch: int, index: int, count: int) -> LayerError:

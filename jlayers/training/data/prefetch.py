@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 import jax
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.specs import brief
 from . import host_arrays
 
 T = TypeVar("T")
@@ -66,13 +66,13 @@ def prefetch(
     [0. 1. 2.] [1, 1]
     [3. 4. 5.] [2, 0]
     """
-    size = checks.positive("size", size)
+    size = arguments.positive("size", size)
     if not isinstance(items, Iterable):
         raise LayerError("takes an iterable", got=brief(items))
     if put is None:
         put = _put_on(device)
     else:
-        checks.function("put", put, "item")
+        arguments.function("put", put, "item")
     return Prefetched(iter(items), size, put)
 
 

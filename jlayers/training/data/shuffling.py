@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.specs import brief
 
 
 def shuffled(rows: int, key: tuple[int, int], epoch: int) -> np.ndarray:
@@ -29,9 +29,9 @@ def shuffled(rows: int, key: tuple[int, int], epoch: int) -> np.ndarray:
 def words(key: Any) -> tuple[int, int]:
     """The two words of Philox's key, the lower first."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        number = checks.integer("key", key, 0)
+        number = arguments.integer("key", key, 0)
     else:
-        checks.typed_key(key)
+        arguments.typed_key(key)
         number = int.from_bytes(np.asarray(jax.random.key_data(key)).astype(">u4").tobytes())
     if number >> 128:
         raise LayerError(f"key must be less than 2**128, got {brief(key)}")

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError, boundary, doing
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary, doing
+from ...base.specs import brief
 from .epochs import Epochs, Once
 from .loaders import grain_source, made_by, torch_source
 from .positions import Source
@@ -67,7 +67,7 @@ def source(data: Any) -> Source:
     if isinstance(data, Iterable) or hasattr(data, "__getitem__"):
         return Epochs(lambda epoch: data)
     if callable(data):
-        checks.function("data", data, "epoch")
+        arguments.function("data", data, "epoch")
         return Epochs(lambda epoch: _called(data, epoch))
     raise LayerError("the data is none", expected=_EXPECTED, got=brief(data))
 

@@ -9,9 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import PyTree, brief, path_text, show
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.specs import (
+    PyTree,
+    brief,
+    path_text,
+    show,
+)
 from . import host_arrays
 from .positions import Position
 
@@ -42,7 +47,7 @@ def stacked(
     (4, 2) [0, 4] 4
     (3, 2) [1, 0] 3
     """
-    steps = checks.positive("steps", steps)
+    steps = arguments.positive("steps", steps)
     if hasattr(items, "stacks"):  # of Batches: gathered at once, not copied a second time
         return items.stacks(steps)  # type: ignore[no-any-return]
     return _stacks(iter(items), steps)

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...naming import entry_of
-from ...specs import PyTree
+from ...base.naming import entry_of
+from ...base.specs import PyTree
 from .measuring import HIGH, INF, LOW, NAN
 from .probes import Node
 

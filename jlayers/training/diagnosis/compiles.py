@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from ... import checks
-from ...errors import LayerError, boundary, warn
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary, warn
+from ...base.specs import brief
 from .signatures import Change, Signature, changes, signature
 
 # What JAX tells its listeners after each compilation, with the program's name as fun_name.
@@ -194,7 +194,7 @@ def watched(
     if hasattr(function, "lower") and hasattr(function, "trace"):
         raise LayerError("function is jitted already", mend="the function that was jitted")
     if max_compiles is not None:
-        checks.positive("max_compiles", max_compiles)
+        arguments.positive("max_compiles", max_compiles)
     watch = CompileWatch(function, _called(function), max_compiles, unit="call")
     jitted = jax.jit(watch.traced, **options)
     calls = 0

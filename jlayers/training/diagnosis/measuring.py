@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...sequence import Sequence, is_sequence
-from ...specs import PyTree
+from ...base.sequence import Sequence, is_sequence
+from ...base.specs import PyTree
 
 # A measurement, for each row of the batch: how many numbers are NaN and how many infinite, and the
 # least and the largest finite one. What has no axis of rows is all in the first.

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...layer import Layer
-from ...paths import flatten
-from ...specs import PyTree, brief, specs_of
-from ...trace import trace
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.layer import Layer
+from ...base.paths import flatten
+from ...base.specs import PyTree, brief, specs_of
+from ...base.tracing import trace
 from ..steps.gradient import gradient_of
 from ..steps.train_state import TrainState, check_model
 from ..steps.trainable import patterns, split
@@ -98,7 +98,7 @@ def find_non_finite(
     ('forward', 'log')
     """
     check_model(model)
-    accumulate = checks.positive("accumulate", accumulate)
+    accumulate = arguments.positive("accumulate", accumulate)
     if not isinstance(batch, tuple | list) or not batch:
         raise LayerError("the batch is no tuple", expected="(x, *targets)", got=brief(batch))
     batch = jax.tree.map(jnp.asarray, tuple(batch))

@@ -9,10 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...errors import cut
-from ...representation import function_text
-from ...sequence import Sequence, is_sequence
-from ...specs import PyTree, brief, path_text, show
+from ...base.errors import cut
+from ...base.repr_text import function_text
+from ...base.sequence import Sequence, is_sequence
+from ...base.specs import (
+    PyTree,
+    brief,
+    path_text,
+    show,
+)
 from .blame import Blamed, Call, whole
 from .measuring import HIGH, INF, LOW, NAN
 

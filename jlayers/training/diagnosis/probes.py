@@ -16,13 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...errors import located
-from ...layer import Layer
-from ...masking import Takes
-from ...paths import join, matches
-from ...sequence import Sequence
-from ...specs import Params, PyTree, State, path_text
-from ...trace import trace
+from ...base.errors import located
+from ...base.layer import Layer
+from ...base.paths import join, matches
+from ...base.sequence import Sequence
+from ...base.sequence_mode import Takes
+from ...base.specs import (
+    Params,
+    PyTree,
+    State,
+    path_text,
+)
+from ...base.tracing import trace
 from .measuring import floating, measured, measured_arrays, wide_dtype
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...errors import cut
-from ...specs import brief, path_text
+from ...base.errors import cut
+from ...base.specs import brief, path_text
 
 _FREE = "not bound to a device"
 

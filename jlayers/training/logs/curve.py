@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...errors import LayerError, boundary, cut
-from ...specs import brief
+from ...base.errors import LayerError, boundary, cut
+from ...base.specs import brief
 from ..record import Record
 from .json_lines import read_json_lines
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ...errors import LayerError, boundary, cut
+from ...base.errors import LayerError, boundary, cut
 from ..record import Record
 
 Callback = Callable[[Record], None]

@@ -15,8 +15,8 @@ import rich.live
 import rich.progress_bar
 import rich.text
 
-from ... import checks
-from ...errors import LayerError, boundary
+from ...base import arguments
+from ...base.errors import LayerError, boundary
 
 # Twice a second is fluent enough, and drawing, a millisecond, costs nothing then.
 _REDRAW = 0.5
@@ -59,8 +59,8 @@ class Progress:
         console: rich.console.Console | None = None,
     ):
         try:
-            self._total = None if total is None else checks.integer("total", total, 0)
-            self._every = checks.number("every", every)
+            self._total = None if total is None else arguments.integer("total", total, 0)
+            self._every = arguments.number("every", every)
         except LayerError as error:
             error.blame("Progress")
             raise

@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import Any
 
-from ...errors import LayerError, boundary
+from ...base.errors import LayerError, boundary
 from ..record import Record
 
 # Records that may wait for the disk. Past them the loop waits too.

@@ -7,8 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...errors import LayerError, warn
-from ...specs import PyTree, path_text, show, specs_of
+from ...base.errors import LayerError, warn
+from ...base.specs import (
+    PyTree,
+    path_text,
+    show,
+    specs_of,
+)
 
 
 def check_apart(tree: PyTree) -> None:

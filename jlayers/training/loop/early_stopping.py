@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.specs import brief
 from ..record import Record
 
 _EVAL = "eval/"
@@ -68,8 +68,8 @@ class EarlyStopping:
         try:
             if not isinstance(self.metric, str) or not self.metric:
                 raise LayerError(f"metric must be a metric's name, got {brief(self.metric)}")
-            checks.positive("patience", self.patience)
-            checks.number("min_delta", self.min_delta)
+            arguments.positive("patience", self.patience)
+            arguments.number("min_delta", self.min_delta)
             if self.mode not in ("min", "max"):
                 raise LayerError(f"mode must be 'min' or 'max', got {brief(self.mode)}")
         except LayerError as error:

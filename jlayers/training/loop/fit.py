@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.specs import brief
 from ..checkpoints.folder import Checkpoints
 from ..data.positions import Position
 from ..data.sources import source
@@ -151,9 +151,9 @@ def fit(
             "nothing to roll back to", mend="fit(..., checkpoints=training.Checkpoints(folder))"
         )
     for callback in (callbacks := tuple(callbacks)):
-        checks.function("callbacks", callback, "record")
+        arguments.function("callbacks", callback, "record")
     if evaluate is not None:
-        checks.function("evaluate", evaluate, "run")
+        arguments.function("evaluate", evaluate, "run")
     for name, value, kind in (
         ("checkpoints", checkpoints, Checkpoints),
         ("early_stopping", early_stopping, EarlyStopping),
@@ -170,13 +170,13 @@ def fit(
             mend="fit(..., evaluate=training.evaluation(model, measure, data))",
         )
     batches = source(data)
-    log_every = checks.positive("log_every", log_every)
+    log_every = arguments.positive("log_every", log_every)
     plan = Arguments(
         step=step,
         source=batches,
         steps=_positive("steps", steps),
         epochs=_positive("epochs", epochs),
-        steps_per_call=checks.positive("steps_per_call", steps_per_call),
+        steps_per_call=arguments.positive("steps_per_call", steps_per_call),
         log_every=log_every,
         evaluate=evaluate,
         evaluate_every=_positive("evaluate_every", evaluate_every) or 10 * log_every,
@@ -184,7 +184,7 @@ def fit(
         checkpoint_every=_positive("checkpoint_every", checkpoint_every) or 10 * log_every,
         non_finite=non_finite,
         max_compiles=_positive("max_compiles", max_compiles),
-        prefetch=checks.integer("prefetch", _ahead(steps_per_call, prefetch), 0),
+        prefetch=arguments.integer("prefetch", _ahead(steps_per_call, prefetch), 0),
         device=device,
     )
     if non_finite == "roll back" and not batches.rereads:
@@ -220,7 +220,7 @@ def _fitted(loop: Loop, stopped: str) -> Fitted:
 
 
 def _positive(name: str, value: int | None) -> int | None:
-    return None if value is None else checks.positive(name, value)
+    return None if value is None else arguments.positive(name, value)
 
 
 def _ahead(steps_per_call: int, prefetch: int | None) -> int:

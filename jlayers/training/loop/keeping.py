@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...errors import warn
+from ...base.errors import warn
 from ..data.positions import Position
 from ..steps.train_state import TrainState
 from .arguments import Arguments

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ...errors import warn
-from ...specs import specs_of
+from ...base.errors import warn
+from ...base.specs import specs_of
 from ..data.positions import Position
 from ..data.prefetch import prefetch
 from ..data.stacking import stacked

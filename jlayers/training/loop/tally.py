@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ...errors import LayerError
-from ...specs import show, specs_of
+from ...base.errors import LayerError
+from ...base.specs import show, specs_of
 from ..steps.gradient import Metrics
 
 

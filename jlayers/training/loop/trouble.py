@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ...errors import LayerError
+from ...base.errors import LayerError
 from ..data.positions import Position, Source
 from ..diagnosis.non_finite import find_non_finite
 from ..steps.step import TrainStep

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ... import checks
-from ...errors import LayerError, boundary, doing
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary, doing
+from ...base.specs import brief
 from ..checkpoints.folder import Checkpoints
 from ..checkpoints.restore import read_arrays, read_manifest
 from ..data.positions import Position, Source
@@ -72,7 +72,7 @@ def verify_resume(make: Callable[[], dict[str, Any]], steps: int) -> Resumption:
     Raises:
       LayerError: with all differences, by path, step and batch.
     """
-    steps = checks.positive("steps", steps)
+    steps = arguments.positive("steps", steps)
     try:
         # As multiprocessing will: by its name in its module.
         pickle.dumps(make)

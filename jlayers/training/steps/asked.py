@@ -7,8 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...errors import LayerError, cut
-from ...specs import PyTree, brief, path_text, show, specs_of
+from ...base.errors import LayerError, cut
+from ...base.specs import (
+    PyTree,
+    brief,
+    path_text,
+    show,
+    specs_of,
+)
 
 
 def check_between(name: str, value: Any, low: float, high: float) -> None:

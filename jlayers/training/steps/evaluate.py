@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...layer import Layer
-from ...specs import brief, show, specs_of
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.layer import Layer
+from ...base.specs import brief, show, specs_of
 from ..data.sources import source
 from .train_state import TrainState, averaged, check_model
 
@@ -56,7 +56,7 @@ def evaluation(
             "measure is no function", expected="measure(y, *targets)", got=brief(measure)
         )
     batches = source(data)
-    ema = checks.flag("ema", ema)
+    ema = arguments.flag("ema", ema)
     if not batches.rereads:
         raise LayerError(
             "the data can be read once only, and each evaluation reads it",

@@ -9,9 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...errors import LayerError, doing
-from ...layer import Layer
-from ...specs import Params, PyTree, State, brief, show, specs_of
+from ...base.errors import LayerError, doing
+from ...base.layer import Layer
+from ...base.specs import (
+    Params,
+    PyTree,
+    State,
+    brief,
+    show,
+    specs_of,
+)
 from .trainable import merge, split
 
 Metrics = dict[str, jax.Array]

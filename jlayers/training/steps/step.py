@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...layer import Layer
-from ...specs import PyTree, brief
+from ...base import arguments
+from ...base.errors import LayerError, boundary
+from ...base.layer import Layer
+from ...base.specs import PyTree, brief
 from .asked import check_batch, check_between
 from .gradient import LossFunction, Metrics, accumulated, gradient_of
 from .guard import finite, finite_at_the_edges, if_sound, keep_if
@@ -265,8 +265,8 @@ def train_step(
         model,
         loss,
         tx,
-        checks.positive("steps", steps),
-        checks.positive("accumulate", accumulate),
+        arguments.positive("steps", steps),
+        arguments.positive("accumulate", accumulate),
         clip,
         ema,
         check_loss_scale(loss_scale),

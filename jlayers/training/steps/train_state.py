@@ -9,10 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ...errors import LayerError, boundary
-from ...layer import Layer
-from ...paths import flatten, unflatten
-from ...specs import Params, PyTree, State, brief
+from ...base.errors import LayerError, boundary
+from ...base.layer import Layer
+from ...base.paths import flatten, unflatten
+from ...base.specs import (
+    Params,
+    PyTree,
+    State,
+    brief,
+)
 from .loss_scale import LossScale, ScaleState, check_loss_scale
 from .trainable import patterns, split
 

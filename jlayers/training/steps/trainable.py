@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import LayerError
-from ...paths import flatten, matches, select, unflatten
-from ...specs import Params
+from ...base.errors import LayerError
+from ...base.paths import (
+    flatten,
+    matches,
+    select,
+    unflatten,
+)
+from ...base.specs import Params
 
 
 def split(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:

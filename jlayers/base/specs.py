@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..core.dtypes import at_least_float32
 from . import sequence
-from .core.dtypes import at_least_float32
 from .errors import LayerError, boundary, cut
-from .representation import value_text
+from .repr_text import value_text
 
 PyTree = Any
 Params = dict[str, Any]

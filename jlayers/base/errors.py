@@ -21,7 +21,7 @@ import jax
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OWN_FRAMES = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OWN_FRAMES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _JAX_FRAMES = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
 _TRANSLATED = (
     TypeError,

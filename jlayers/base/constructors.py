@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import checks
+from . import arguments
 from .errors import LayerError, boundary, located
 from .factory import factory
 from .layer import Layer
-from .masking import Takes
 from .naming import snake_case
-from .representation import function_name, function_text
+from .repr_text import function_name, function_text
+from .sequence_mode import Takes
 from .specs import Params, PyTree, State, brief, path_text
-from .trace import trace
+from .tracing import trace
 
 
 @factory
@@ -37,8 +37,8 @@ def stateless(
     (Array([0., 2., 4.], dtype=float32), {})
     """
 
-    checks.function("init", init, "key, x")
-    checks.function("apply", apply, "params, x")
+    arguments.function("init", init, "key, x")
+    arguments.function("apply", apply, "params, x")
 
     def init_pair(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         params = init(key, x)
@@ -142,7 +142,7 @@ def lift_child(name: str, layer: Any) -> Layer:
 
 def _check_one_argument(function: Callable[..., Any]) -> None:
     try:
-        checks.function("a child", function, "x")
+        arguments.function("a child", function, "x")
         fits = getattr(function, "nin", 1) == 1  # a ufunc hides its arguments behind *args
     except LayerError:
         fits = False
@@ -195,7 +195,7 @@ def without_state(layer: Layer) -> Pair:
     def apply(
         params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
     ) -> PyTree:
-        if key is not None and not checks.is_key(key):
+        if key is not None and not arguments.is_key(key):
             with located(layer):
                 raise LayerError(
                     "the key is no single typed key",

@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .recipes import CHUNK, ROW, Recipe, program, recipe_of
+from .initializer_programs import (
+    CHUNK,
+    ROW,
+    Recipe,
+    program,
+    recipe_of,
+)
 from .specs import PyTree
 
 # Rows that are drawn at once, 256 MB; a parameter that is larger is drawn alone.

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from .errors import LayerError, located
-from .initializing import Path
+from .initialization import Path
 from .naming import is_name
 from .parameters import watched
 from .specs import (

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .core.dtypes import at_least_float32
+from ..core.dtypes import at_least_float32
 from .errors import LayerError, boundary
 from .padding import mask_of_lengths, padded, text
-from .reach import EVERYWHERE, Reach
+from .receptive_field import EVERYWHERE, Reach
 
 PyTree = Any
 

@@ -15,7 +15,7 @@ from .layer import Layer
 from .naming import check_name, child_key, entry_of, merge_entry
 from .parameters import Initializer, cast_like, make
 from .specs import Params, PyTree, State, checked_spec, show, specs_of, storage_dtype
-from .trace import Declaration, Trace, run
+from .tracing import Declaration, Trace, run
 
 
 class Variable:

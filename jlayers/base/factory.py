@@ -10,7 +10,7 @@ from typing import ParamSpec
 from .errors import LayerError, boundary, caller_site
 from .layer import Layer
 from .naming import snake_case
-from .representation import call_text
+from .repr_text import call_text
 from .specs import brief
 
 P = ParamSpec("P")

@@ -8,17 +8,28 @@ from typing import Any, ParamSpec
 
 import jax
 
-from . import checks
+from . import arguments
 from .errors import LayerError, boundary, caller_site, cut, located
-from .fit import check_fit, check_tree
 from .frozen import Frozen
-from .initializing import make_all, path_of
-from .masking import STEPS, THROUGH, Takes, taking_sequences
+from .initialization import make_all, path_of
 from .naming import check_name
-from .representation import function_text
+from .repr_text import function_text
+from .sequence_mode import (
+    STEPS,
+    THROUGH,
+    Takes,
+    taking_sequences,
+)
 from .specs import Params, PyTree, State, as_array, brief, placeholders, specs_of
-from .streams import Stream, filling
-from .trace import Trace, checked_result, init_child, run_pair, trace
+from .step_pair import Stream, filling
+from .tracing import (
+    Trace,
+    checked_result,
+    init_child,
+    run_pair,
+    trace,
+)
+from .validation import check_fit, check_tree
 
 P = ParamSpec("P")
 
@@ -123,8 +134,8 @@ class Layer(Frozen):
         takes: Takes = STEPS,
         stream: Stream | str | None = None,
     ):
-        checks.function("Layer's init", init, "key, x")
-        checks.function("Layer's apply", apply, "params, state, x", by_name="key, train")
+        arguments.function("Layer's init", init, "key, x")
+        arguments.function("Layer's apply", apply, "params, state, x", by_name="key, train")
         if name is not None:
             check_name(name)
         if children and rebuild is None:
@@ -175,7 +186,7 @@ class Layer(Frozen):
                     expected="init(key, x)",
                     mend="x may be a spec: jl.spec((32, 784))",
                 )
-            checks.typed_key(key)
+            arguments.typed_key(key)
             trace(self, x)
             path = path_of(key)
             if path is None:
@@ -217,8 +228,8 @@ class Layer(Frozen):
                 )
             check_tree(state, "state")
             if key is not None:
-                checks.typed_key(key)
-            checks.train_flag(train)
+                arguments.typed_key(key)
+            arguments.train_flag(train)
             found = trace(self, x)
             x = jax.tree.map(as_array, x)
             check_fit(params, found.params, "params", x, beside=state)

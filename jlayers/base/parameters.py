@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import checks
+from . import arguments
 from .errors import LayerError, doing
-from .initializing import Path, Wanted
+from .initialization import Path, Wanted
 from .naming import child_key
-from .representation import function_text
+from .repr_text import function_text
 from .specs import Params, PyTree, floating_dtype, show, specs_of, storage_dtype
 
 Initializer = Callable[..., jax.Array]
@@ -36,7 +36,7 @@ def make(key: Any, name: str, init: Initializer, shape: Sequence[int], dtype: An
     if isinstance(key, Path):  # checked by the abstract pass, and made with all others
         return Wanted(child_key(key, name), init, tuple(shape), dtype)
     what = f"the initialiser of {name!r}"
-    checks.function(what, init, "key, shape, dtype")
+    arguments.function(what, init, "key, shape, dtype")
     with doing(what):
         value = init(child_key(key, name), tuple(shape), dtype)
     if callable(value):

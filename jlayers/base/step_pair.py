@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .errors import LayerError
-from .masking import filled, without_masks
+from .sequence_mode import filled, without_masks
 from .specs import PyTree, brief, specs_of
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from .constructors import lift
 from .errors import LayerError, boundary
 from .layer import Layer
-from .lifting import lift
 from .specs import PyTree, path_text
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .reach import EVERYWHERE, Reach
+from .receptive_field import EVERYWHERE, Reach
 from .sequence import Sequence, is_sequence, mapped, sequences_in
 from .specs import PyTree
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 
 from .errors import Described, LayerError
-from .initializing import Path
+from .initialization import Path
 
 L = TypeVar("L", bound=Described)
 
