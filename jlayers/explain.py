@@ -16,7 +16,7 @@ from .base.layer import Layer
 from .base.paths import join
 from .base.specs import PyTree, specs_of
 from .base.tracing import Trace, trace
-from .core.choice import Record, recording
+from .core.dispatch import Record, recording
 from .tables import table_text
 
 PLATFORMS = ("cpu", "gpu", "tpu")

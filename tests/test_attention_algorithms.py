@@ -9,9 +9,8 @@ import pytest
 from jax import lax
 
 from jlayers import core
-from jlayers.core import attention_blocks
-from jlayers.core.attention import choose_attention
-from jlayers.core.choice import recording
+from jlayers.core.attention.attention import choose_attention
+from jlayers.core.dispatch import recording
 
 METHODS = ["direct", "blocks", None]
 

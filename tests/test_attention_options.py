@@ -11,7 +11,7 @@ from jax import test_util
 from test_attention_algorithms import _arrays
 
 from jlayers import core
-from jlayers.core.attention_blocks import Blocks
+from jlayers.core.attention.blockwise import Blocks
 
 METHODS = ["direct", "blocks"]
 HEADS = 4

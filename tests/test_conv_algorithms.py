@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from jlayers import core
-from jlayers.core.conv_geometry import channels_last
+from jlayers.core.conv.geometry import channels_last
 
 
 @pytest.fixture(autouse=True)

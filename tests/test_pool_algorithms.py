@@ -9,8 +9,7 @@ import pytest
 from jax import lax
 
 from jlayers import core
-from jlayers.core import pool
-from jlayers.core.pool import METHODS, choose_pool
+from jlayers.core.pooling import METHODS, choose_pool
 
 
 @pytest.fixture(autouse=True)

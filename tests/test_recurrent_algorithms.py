@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from jlayers import core
-from jlayers.core import recurrence_plan
+from jlayers.core.recurrent import chunking
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def _close(ours, theirs, tolerance=1e-9):
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("method", recurrence_plan.METHODS)
+@pytest.mark.parametrize("method", chunking.METHODS)
 @pytest.mark.parametrize("name", CELLS)
 def test_values_and_first_derivatives(name, method, seed):
     args = _some_case(name, seed)
@@ -127,7 +127,7 @@ def test_values_and_first_derivatives(name, method, seed):
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("method", recurrence_plan.METHODS)
+@pytest.mark.parametrize("method", chunking.METHODS)
 @pytest.mark.parametrize("name", CELLS)
 def test_transformations(name, method):
     x, carry, w = _some_case(name, 3)
@@ -187,7 +187,7 @@ def test_the_gradient_keeps_the_carries_alone(name):
     assert not [s for s in shapes if 24 in s and s[-1] == gates * 4 and gates > 1], shapes
 
 
-@pytest.mark.parametrize("method", recurrence_plan.METHODS)
+@pytest.mark.parametrize("method", chunking.METHODS)
 def test_on_an_accelerator_all_steps_make_one_chunk(method, monkeypatch):
     """The program for other platforms, lowered and not run."""
     monkeypatch.setattr(recurrence_plan, "_CHUNK_BYTES", 1)
@@ -217,7 +217,7 @@ def test_on_an_accelerator_all_steps_make_one_chunk(method, monkeypatch):
     ],
 )
 def test_the_rule(shape, hidden, summed, method):
-    choice = recurrence_plan.choose_recurrence(shape, hidden, 4 * hidden, summed, jnp.float32)
+    choice = chunking.choose_recurrence(shape, hidden, 4 * hidden, summed, jnp.float32)
     assert choice.method == method
     assert choice.reason
 

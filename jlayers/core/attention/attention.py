@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import attention_blocks
-from .attention_blocks import Blocks, Scores
-from .attention_mask import Sight
-from .choice import Choice, check_method, record
-from .derive import with_gradient
-from .dtypes import at_least_float32
+from ..custom_gradient import with_gradient
+from ..dispatch import Choice, check_method, record
+from ..dtypes import at_least_float32
+from . import blockwise as attention_blocks
+from .blockwise import Blocks, Scores
+from .mask import Sight
 
 
 def attention(

@@ -14,9 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .conv_geometry import Geometry, direct, out_size, padded_image, tap_sees, taps_see
-from .derive import Bilinear, bilinear, pullback
-from .dtypes import at_least_float32
+from ..custom_gradient import Bilinear, bilinear, pullback
+from ..dtypes import at_least_float32
+from .geometry import (
+    Geometry,
+    direct,
+    out_size,
+    padded_image,
+    tap_sees,
+    taps_see,
+)
 
 # Fewer taps than this: sums of padded arrays, fused in one loop, beat slices of a padded copy.
 _FEW_TAPS = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from .dtypes import at_least_float32
+from ..dtypes import at_least_float32
 
 
 def step_positions(mask: jax.Array, before: jax.Array | None = None) -> jax.Array:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import jax
 
-from .choice import Choice, check_method, record
-from .conv_algorithms import algorithm
-from .conv_geometry import Geometry, direct
-from .dense import add_bias
-from .derive import product
-from .sharding import is_spread
-from .windows import Pads, explicit_padding
+from ..custom_gradient import product
+from ..dense import add_bias
+from ..dispatch import Choice, check_method, record
+from ..sharding import is_spread
+from ..windows import Pads, explicit_padding
+from .algorithms import algorithm
+from .geometry import Geometry, direct
 
 # How often a pixel may be laid out: more of that costs more than the product gains.
 _SEEN_AGAIN = 3

@@ -17,11 +17,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .choice import check_method, record
-from .dense import affine, outer_product
-from .derive import with_gradient
-from .dtypes import at_least_float32
-from .recurrence_plan import METHODS, Carry, Cell, Plan, choose_recurrence, over_chunks
+from ..custom_gradient import with_gradient
+from ..dense import affine, outer_product
+from ..dispatch import check_method, record
+from ..dtypes import at_least_float32
+from .chunking import (
+    METHODS,
+    Carry,
+    Cell,
+    Plan,
+    choose_recurrence,
+    over_chunks,
+)
 
 _UNROLLED = 8
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .choice import Choice, check_method, record
-from .recurrence_plan import METHODS, Carry
+from ..dispatch import Choice, check_method, record
+from .chunking import METHODS, Carry
 
 
 class StepCell(NamedTuple):

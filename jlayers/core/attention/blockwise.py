@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .attention_mask import Sight
-from .dtypes import at_least_float32
+from ..dtypes import at_least_float32
+from .mask import Sight
 
 # More blocks than this run in loops, so that neither the program nor its memory grows with their
 # number: XLA gives each block outside a loop memory of its own.

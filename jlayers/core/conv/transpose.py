@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .choice import Choice, check_method, record
+from ..custom_gradient import Bilinear, bilinear, product
+from ..dense import add_bias
+from ..dispatch import Choice, check_method, record
+from ..sharding import is_spread
+from ..windows import Pads, interleave
+from .algorithms import algorithm
 from .conv import choose_conv, convolve
-from .conv_algorithms import algorithm
-from .conv_geometry import Geometry, channels_last
-from .dense import add_bias
-from .derive import Bilinear, bilinear, product
-from .sharding import is_spread
-from .windows import Pads, interleave
+from .geometry import Geometry, channels_last
 
 # Fewer channels out: putting the phases together costs more than the product with zeros.
 _WIDE = 8

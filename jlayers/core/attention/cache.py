@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .attention import attention
-from .rope import step_positions
+from .rotary import step_positions
 
 
 class Cache(NamedTuple):

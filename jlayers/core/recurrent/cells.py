@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .conv import conv
-from .dense import add_bias, matrix_product
-from .dtypes import at_least_float32
-from .norm import normalize
-from .recurrence_plan import Carry
+from ..conv.conv import conv
+from ..dense import add_bias, matrix_product
+from ..dtypes import at_least_float32
+from ..norm import normalize
+from .chunking import Carry
 from .stepwise import StepCell
 
 _EPSILON = 1e-5

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .recurrence import Weights, recurrence
-from .recurrence_plan import Carry, Cell
+from .chunking import Carry, Cell
+from .scan import Weights, recurrence
 
 
 def simple_rnn(

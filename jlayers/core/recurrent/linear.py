@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .dense import affine
-from .dtypes import at_least_float32
+from ..dense import affine
+from ..dtypes import at_least_float32
 from .stepwise import Course, spread
 
 # The power of the gate in an RG-LRU: "c" in the paper.

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .choice import Choice, check_method, record
-from .derive import with_gradient
+from .custom_gradient import with_gradient
+from .dispatch import Choice, check_method, record
 from .dtypes import at_least_float32, lowest_of
 from .sharding import is_spread
 from .windows import Pads, Windows, explicit_padding

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .choice import Choice
+from ..dispatch import Choice
 
 Carry = tuple[jax.Array, ...]
 METHODS = ("store", "recompute")
