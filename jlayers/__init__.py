@@ -56,7 +56,12 @@ from .layers import (
 )
 from .merges import add, average, concat, maximum, minimum, multiply, residual
 from .over_time import bidirectional, each_step
-from .streaming import Streamed, causal, reach, stream
+from .sequences.streaming import (
+    Streamed,
+    causal,
+    reach,
+    stream,
+)
 from .summary import Summary, summary
 from .wrappers import ensemble, remat, repeat
 

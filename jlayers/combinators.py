@@ -13,7 +13,7 @@ from .base.naming import name_children
 from .base.scope import Namespace
 from .base.specs import PyTree, show, specs_of
 from .compose import composite
-from .streaming import Body
+from .sequences.streaming import Body
 
 
 def _adopt(layers: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Layer]:

@@ -19,8 +19,8 @@ from .base.sequence_mode import THROUGH
 from .base.specs import Params, PyTree, State
 from .base.step_pair import Stream
 from .base.tracing import Trace, init_child, trace
-from .bodies import taking_sequences
-from .streaming import Body, stream_of_body
+from .sequences.array_bodies import taking_sequences
+from .sequences.streaming import Body, stream_of_body
 
 _RESERVED = ("children", "key", "param", "train", "variable")
 

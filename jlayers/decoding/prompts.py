@@ -23,7 +23,7 @@ from ..base.specs import (
     show,
     spec,
 )
-from ..streaming import stream
+from ..sequences.streaming import stream
 
 Ids = Any  # bools and ints of numpy or of JAX: nothing is compiled to look at a prompt
 

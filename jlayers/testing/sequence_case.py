@@ -19,7 +19,7 @@ from ..base.specs import (
     show,
     specs_of,
 )
-from ..streaming import stream
+from ..sequences.streaming import stream
 from .case import as_float, floats_of, values_for, with_floats
 
 

@@ -15,8 +15,8 @@ from ..base.errors import LayerError
 from ..base.sequence import is_sequence, sequences_in
 from ..base.specs import PyTree, show, specs_of
 from ..merges import concatenate
-from ..streaming import reach as reach_of
-from ..streaming import stream
+from ..sequences.streaming import reach as reach_of
+from ..sequences.streaming import stream
 from .case import other_than
 from .sequence_case import SequenceCase, numbers, valid_of
 

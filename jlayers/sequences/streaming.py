@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .base import arguments
-from .base.constructors import lift
-from .base.errors import LayerError, boundary, located
-from .base.factory import factory
-from .base.layer import Layer
-from .base.naming import entry_of, merge_entry
-from .base.receptive_field import CAUSAL, Reach
-from .base.scope import Applying, Namespace
-from .base.sequence import Sequence, is_sequence, sequences_in
-from .base.sequence_mode import Takes
-from .base.specs import (
+from ..base import arguments
+from ..base.constructors import lift
+from ..base.errors import LayerError, boundary, located
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.naming import entry_of, merge_entry
+from ..base.receptive_field import CAUSAL, Reach
+from ..base.scope import Applying, Namespace
+from ..base.sequence import Sequence, is_sequence, sequences_in
+from ..base.sequence_mode import Takes
+from ..base.specs import (
     Params,
     PyTree,
     State,
@@ -26,15 +26,15 @@ from .base.specs import (
     show,
     specs_of,
 )
-from .base.step_pair import (
+from ..base.step_pair import (
     Carry,
     Stream,
     check_carry,
     of_step,
     stream_of,
 )
-from .base.tracing import trace
-from .base.validation import check_fit, check_tree
+from ..base.tracing import trace
+from ..base.validation import check_fit, check_tree
 
 Body = Callable[[Namespace, PyTree], PyTree]
 

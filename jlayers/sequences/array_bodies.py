@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .base.errors import LayerError
-from .base.layer import Layer
-from .base.scope import Declaring, Namespace
-from .base.sequence import (
+from ..base.errors import LayerError
+from ..base.layer import Layer
+from ..base.scope import Declaring, Namespace
+from ..base.sequence import (
     Sequence,
     is_sequence,
     joined_masks,
     mapped,
     sequences_in,
 )
-from .base.specs import (
+from ..base.specs import (
     PyTree,
     brief,
     spec_key,
     specs_of,
 )
-from .base.tracing import REMEMBERED
+from ..base.tracing import REMEMBERED
 from .streaming import Body
 
 # No model has a batch of so many rows, or axes of so many steps. The steps have many divisors, so
