@@ -25,8 +25,19 @@ from .base.sequence import Sequence
 from .base.sequence_mode import Takes
 from .base.specs import spec
 from .base.step_pair import Stream
-from .combinators import branch, parallel, serial
-from .compose import compose
+from .combinators.compose import compose
+from .combinators.merge import (
+    add,
+    average,
+    concat,
+    maximum,
+    minimum,
+    multiply,
+    residual,
+)
+from .combinators.serial import branch, parallel, serial
+from .combinators.stack import ensemble, remat, repeat
+from .combinators.time import bidirectional, each_step
 from .cost import flops
 from .explain import Decision, Explanation, explain
 from .layers import (
@@ -54,8 +65,6 @@ from .layers import (
     SelfAttention,
     SimpleRNN,
 )
-from .merges import add, average, concat, maximum, minimum, multiply, residual
-from .over_time import bidirectional, each_step
 from .sequences.streaming import (
     Streamed,
     causal,
@@ -63,7 +72,6 @@ from .sequences.streaming import (
     stream,
 )
 from .summary import Summary, summary
-from .wrappers import ensemble, remat, repeat
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from ..base.constructors import lift
 from ..base.errors import LayerError
 from ..base.sequence import is_sequence, sequences_in
 from ..base.specs import PyTree, show, specs_of
-from ..merges import concatenate
+from ..combinators.merge import concatenate
 from ..sequences.streaming import reach as reach_of
 from ..sequences.streaming import stream
 from .case import other_than

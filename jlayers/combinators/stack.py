@@ -13,16 +13,16 @@ from typing import Any
 import jax
 from jax import lax
 
-from .base import arguments
-from .base.constructors import lift, out_spec
-from .base.errors import LayerError, located
-from .base.factory import factory
-from .base.initialization import Path
-from .base.layer import Layer
-from .base.receptive_field import Reach
-from .base.sequence import sequences_in
-from .base.sequence_mode import THROUGH, with_reach
-from .base.specs import (
+from ..base import arguments
+from ..base.constructors import lift, out_spec
+from ..base.errors import LayerError, located
+from ..base.factory import factory
+from ..base.initialization import Path
+from ..base.layer import Layer
+from ..base.receptive_field import Reach
+from ..base.sequence import sequences_in
+from ..base.sequence_mode import THROUGH, with_reach
+from ..base.specs import (
     Params,
     PyTree,
     State,
@@ -31,13 +31,13 @@ from .base.specs import (
     spec_key,
     specs_of,
 )
-from .base.step_pair import (
+from ..base.step_pair import (
     Carry,
     Stream,
     check_carry,
     stream_of,
 )
-from .base.tracing import init_child, trace
+from ..base.tracing import init_child, trace
 
 Policy = Callable[..., bool]
 

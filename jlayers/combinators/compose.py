@@ -7,20 +7,20 @@ from typing import Any
 
 import jax
 
-from .base import arguments
-from .base.constructors import lift_child
-from .base.errors import LayerError, located
-from .base.factory import factory
-from .base.layer import Layer
-from .base.naming import check_name, child_key, merge_entry
-from .base.parameters import make
-from .base.scope import Applying, Declaring
-from .base.sequence_mode import THROUGH
-from .base.specs import Params, PyTree, State
-from .base.step_pair import Stream
-from .base.tracing import Trace, init_child, trace
-from .sequences.array_bodies import taking_sequences
-from .sequences.streaming import Body, stream_of_body
+from ..base import arguments
+from ..base.constructors import lift_child
+from ..base.errors import LayerError, located
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.naming import check_name, child_key, merge_entry
+from ..base.parameters import make
+from ..base.scope import Applying, Declaring
+from ..base.sequence_mode import THROUGH
+from ..base.specs import Params, PyTree, State
+from ..base.step_pair import Stream
+from ..base.tracing import Trace, init_child, trace
+from ..sequences.array_bodies import taking_sequences
+from ..sequences.streaming import Body, stream_of_body
 
 _RESERVED = ("children", "key", "param", "train", "variable")
 

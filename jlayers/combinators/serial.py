@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .base.constructors import lift_child
-from .base.errors import LayerError
-from .base.factory import factory
-from .base.layer import Layer
-from .base.naming import name_children
-from .base.scope import Namespace
-from .base.specs import PyTree, show, specs_of
+from ..base.constructors import lift_child
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.naming import name_children
+from ..base.scope import Namespace
+from ..base.specs import PyTree, show, specs_of
+from ..sequences.streaming import Body
 from .compose import composite
-from .sequences.streaming import Body
 
 
 def _adopt(layers: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Layer]:

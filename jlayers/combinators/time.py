@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .base.constructors import lift, lift_child
-from .base.errors import LayerError
-from .base.factory import factory
-from .base.layer import Layer
-from .base.scope import Namespace
-from .base.sequence import Sequence, is_sequence, sequences_in
-from .base.specs import PyTree, show, specs_of
+from ..base.constructors import lift, lift_child
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.scope import Namespace
+from ..base.sequence import Sequence, is_sequence, sequences_in
+from ..base.specs import PyTree, show, specs_of
 from .compose import composite
-from .merges import concat
+from .merge import concat
 
 
 @factory

@@ -9,21 +9,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .base import arguments
-from .base.constructors import lift_child
-from .base.errors import LayerError
-from .base.factory import factory
-from .base.layer import Layer
-from .base.scope import Namespace
-from .base.sequence import (
+from ..base import arguments
+from ..base.constructors import lift_child
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.scope import Namespace
+from ..base.sequence import (
     Sequence,
     is_sequence,
     join,
     mapped,
 )
-from .base.specs import PyTree, show, specs_of
-from .combinators import of_layers
+from ..base.specs import PyTree, show, specs_of
 from .compose import composite
+from .serial import of_layers
 
 
 @factory
