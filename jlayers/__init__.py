@@ -38,8 +38,9 @@ from .combinators.merge import (
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
 from .combinators.time import bidirectional, each_step
-from .cost import flops
-from .explain import Decision, Explanation, explain
+from .inspection.explain import Decision, Explanation, explain
+from .inspection.flops import flops
+from .inspection.summary import Summary, summary
 from .layers import (
     GRU,
     LSTM,
@@ -71,7 +72,6 @@ from .sequences.streaming import (
     reach,
     stream,
 )
-from .summary import Summary, summary
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ import pytest
 from error_text import each, read
 
 from jlayers import training
-from jlayers.training.diagnosis import compiles
+from jlayers.inspection.compilation import watch as compiles
 
 F32 = np.ones((32, 4), np.float32)
 RUN = {"dense": {"kernel": np.ones((4, 2), np.float32), "bias": np.zeros(2, np.float32)}}

@@ -9,8 +9,13 @@ from error_text import each, read
 
 import jlayers as jl
 from jlayers.base.tracing import trace
-from jlayers.training.diagnosis.non_finite import find_non_finite
-from jlayers.training.diagnosis.probes import nodes_of, probed, with_probes, without_probes
+from jlayers.inspection.nonfinite.find import find_non_finite
+from jlayers.inspection.nonfinite.probes import (
+    nodes_of,
+    probed,
+    with_probes,
+    without_probes,
+)
 from jlayers.training.steps.loss_scale import LossScale
 from jlayers.training.steps.train_state import train_state
 

@@ -1,5 +1,8 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
+from ..inspection.compilation.watch import CompileWatch, watched
+from ..inspection.nonfinite.find import find_non_finite
+from ..inspection.nonfinite.report import NonFinite
 from .checkpoints.checkpoint import save_checkpoint
 from .checkpoints.folder import Checkpoints
 from .checkpoints.manifest import Manifest
@@ -16,9 +19,6 @@ from .data.batches import Batches
 from .data.prefetch import prefetch
 from .data.sources import source
 from .data.stacking import stacked
-from .diagnosis.compiles import CompileWatch, watched
-from .diagnosis.non_finite import find_non_finite
-from .diagnosis.non_finite_text import NonFinite
 from .logs.curve import learning_curve
 from .logs.json_lines import json_lines, read_json_lines
 from .logs.progress import Progress

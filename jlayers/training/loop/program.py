@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..diagnosis.compiles import CompileWatch
+from ...inspection.compilation.watch import CompileWatch
 from ..steps.asked import check_result
 from ..steps.gradient import Metrics
 from ..steps.guard import finite, keep_if

@@ -28,7 +28,12 @@ from ...base.specs import (
     path_text,
 )
 from ...base.tracing import trace
-from .measuring import floating, measured, measured_arrays, wide_dtype
+from .measure import (
+    floating,
+    measured,
+    measured_arrays,
+    wide_dtype,
+)
 
 
 @dataclasses.dataclass(eq=False)

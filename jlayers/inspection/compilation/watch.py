@@ -15,7 +15,12 @@ import jax
 from ...base import arguments
 from ...base.errors import LayerError, boundary, warn
 from ...base.specs import brief
-from .signatures import Change, Signature, changes, signature
+from .signature import (
+    Change,
+    Signature,
+    changes,
+    signature,
+)
 
 # What JAX tells its listeners after each compilation, with the program's name as fun_name.
 _COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -11,13 +11,13 @@ import rich.box
 import rich.markup
 import rich.table
 
-from .base.constructors import lift
-from .base.errors import LayerError, boundary
-from .base.layer import Layer
-from .base.paths import join
-from .base.specs import PyTree, show, specs_of
-from .base.tracing import Trace, trace
-from .cost import flops
+from ..base.constructors import lift
+from ..base.errors import LayerError, boundary
+from ..base.layer import Layer
+from ..base.paths import join
+from ..base.specs import PyTree, show, specs_of
+from ..base.tracing import Trace, trace
+from .flops import flops
 from .tables import table_text
 
 

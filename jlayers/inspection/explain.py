@@ -10,13 +10,13 @@ import rich.box
 import rich.markup
 import rich.table
 
-from .base.constructors import lift
-from .base.errors import boundary
-from .base.layer import Layer
-from .base.paths import join
-from .base.specs import PyTree, specs_of
-from .base.tracing import Trace, trace
-from .core.dispatch import Record, recording
+from ..base.constructors import lift
+from ..base.errors import boundary
+from ..base.layer import Layer
+from ..base.paths import join
+from ..base.specs import PyTree, specs_of
+from ..base.tracing import Trace, trace
+from ..core.dispatch import Record, recording
 from .tables import table_text
 
 PLATFORMS = ("cpu", "gpu", "tpu")

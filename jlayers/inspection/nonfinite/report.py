@@ -18,8 +18,13 @@ from ...base.specs import (
     path_text,
     show,
 )
-from .blame import Blamed, Call, whole
-from .measuring import HIGH, INF, LOW, NAN
+from .localize import Blamed, Call, whole
+from .measure import (
+    HIGH,
+    INF,
+    LOW,
+    NAN,
+)
 
 _SHOWN = 12
 _WHOLE = "a smaller learning rate or clip=1.0; a norm before it"

@@ -16,12 +16,25 @@ from ...base.layer import Layer
 from ...base.paths import flatten
 from ...base.specs import PyTree, brief, specs_of
 from ...base.tracing import trace
-from ..steps.gradient import gradient_of
-from ..steps.train_state import TrainState, check_model
-from ..steps.trainable import patterns, split
-from .blame import Call, first_backward, first_forward, is_finite
-from .measuring import measured
-from .non_finite_text import (
+from ...training.steps.gradient import gradient_of
+from ...training.steps.train_state import TrainState, check_model
+from ...training.steps.trainable import patterns, split
+from .localize import (
+    Call,
+    first_backward,
+    first_forward,
+    is_finite,
+)
+from .measure import measured
+from .probes import (
+    Node,
+    nodes_of,
+    probed,
+    probes_of,
+    with_probes,
+    without_probes,
+)
+from .report import (
     NonFinite,
     Rows,
     of_backward,
@@ -30,14 +43,6 @@ from .non_finite_text import (
     of_loss,
     of_norm,
     of_sum,
-)
-from .probes import (
-    Node,
-    nodes_of,
-    probed,
-    probes_of,
-    with_probes,
-    without_probes,
 )
 
 

@@ -10,7 +10,12 @@ import numpy as np
 
 from ...base.naming import entry_of
 from ...base.specs import PyTree
-from .measuring import HIGH, INF, LOW, NAN
+from .measure import (
+    HIGH,
+    INF,
+    LOW,
+    NAN,
+)
 from .probes import Node
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .base.specs import PyTree
+from ..base.specs import PyTree
 
 # Moving and shaping numbers is no arithmetic; nor is what gives integers or truth values.
 _FREE = frozenset(
