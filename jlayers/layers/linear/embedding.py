@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from ..base import arguments
-from ..base.constructors import stateless
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, initialize
-from ..base.specs import Params, show
+from ...base import arguments
+from ...base.constructors import stateless
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.specs import Params, show
 
 
 @factory

@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like
-from ..base.receptive_field import CAUSAL, Reach
-from ..base.sequence import join, split
-from ..base.sequence_mode import Takes
-from ..base.specs import Params, State
-from ..base.step_pair import Carry, Stream, of_step
-from .heads import above_zero, heads_of
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.receptive_field import CAUSAL, Reach
+from ...base.sequence import join, split
+from ...base.sequence_mode import Takes
+from ...base.specs import Params, State
+from ...base.step_pair import Carry, Stream, of_step
+from .base import above_zero, heads_of
 
 _CARRY = ("keys", "values", "count")
 

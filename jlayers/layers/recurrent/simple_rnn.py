@@ -9,14 +9,19 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError, doing
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like
-from ..base.specs import Params, show, specs_of
-from .recurrent import Wanted, bound, of_rows, recurrent
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError, doing
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.specs import Params, show, specs_of
+from .base import (
+    Wanted,
+    bound,
+    of_rows,
+    recurrent,
+)
 
 
 @factory

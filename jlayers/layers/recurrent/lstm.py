@@ -8,13 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like
-from ..base.specs import Params
-from .recurrent import Wanted, bound, of_rows, recurrent
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.specs import Params
+from .base import (
+    Wanted,
+    bound,
+    of_rows,
+    recurrent,
+)
 
 
 def forget_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer
-from .convolution import Pads, Sizes, convolution
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer
+from .base import Pads, Sizes, convolution
 
 
 @factory

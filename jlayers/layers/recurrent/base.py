@@ -10,22 +10,22 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.layer import Layer
-from ..base.parameters import Initializer, initialize
-from ..base.receptive_field import CAUSAL, Reach
-from ..base.sequence import join, joined_masks, split
-from ..base.sequence_mode import Takes
-from ..base.specs import (
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.receptive_field import CAUSAL, Reach
+from ...base.sequence import join, joined_masks, split
+from ...base.sequence_mode import Takes
+from ...base.specs import (
     Params,
     PyTree,
     State,
     show,
 )
-from ..base.step_pair import Carry, Stream, of_step
-from ..core import Course
+from ...base.step_pair import Carry, Stream, of_step
+from ...core import Course
 
 STEPS = "(batch, time, features)"
 Run = Callable[[Params, jax.Array, tuple[jax.Array, ...], Course], tuple[jax.Array, Any]]

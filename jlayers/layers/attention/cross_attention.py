@@ -7,17 +7,17 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import core
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like
-from ..base.receptive_field import EVERYWHERE, Reach
-from ..base.sequence import join, made_of_steps, split
-from ..base.sequence_mode import Takes
-from ..base.specs import Params, State, show
-from ..base.step_pair import Carry, Stream, of_step
-from .heads import above_zero, heads_of
+from ... import core
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.receptive_field import EVERYWHERE, Reach
+from ...base.sequence import join, made_of_steps, split
+from ...base.sequence_mode import Takes
+from ...base.specs import Params, State, show
+from ...base.step_pair import Carry, Stream, of_step
+from .base import above_zero, heads_of
 
 
 @factory

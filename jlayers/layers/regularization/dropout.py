@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.specs import Params, State
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.specs import Params, State
 
 
 @factory

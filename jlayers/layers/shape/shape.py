@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.sequence import Sequence
-from ..base.sequence_mode import Takes
-from ..base.specs import (
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.sequence import Sequence
+from ...base.sequence_mode import Takes
+from ...base.specs import (
     Params,
     State,
     brief,

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.constructors import stateless
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, initialize
-from ..base.specs import Params
+from ... import core
+from ...base import arguments
+from ...base.constructors import stateless
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.specs import Params
 
 
 @factory

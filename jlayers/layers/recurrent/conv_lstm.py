@@ -7,14 +7,14 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like
-from ..base.specs import Params
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.specs import Params
+from .base import Wanted, recurrent
 from .lstm import forget_one
-from .recurrent import Wanted, recurrent
 
 IMAGES = "(batch, time, *spatial, channels)"
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.parameters import Initializer, initialize
-from ..base.specs import Params, show
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.parameters import Initializer, initialize
+from ...base.specs import Params, show
 
 STEPS = "(batch, time, features)"
 

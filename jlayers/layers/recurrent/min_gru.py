@@ -7,13 +7,13 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like
-from ..base.specs import Params
-from .recurrent import Wanted, of_rows, recurrent
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.specs import Params
+from .base import Wanted, of_rows, recurrent
 
 
 @factory

@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.sequence import Sequence, split
-from ..base.sequence_mode import Takes
-from ..base.specs import Params, State
-from .convolution import IMAGE, NO_CHANNELS, Sizes
-from .windowed import Windowed, windowed
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.sequence import Sequence, split
+from ...base.sequence_mode import Takes
+from ...base.specs import Params, State
+from ..conv.base import IMAGE, NO_CHANNELS, Sizes
+from ..windowed import Windowed, windowed
 
 
 @factory

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like
-from ..base.specs import Params, show
-from .recurrent import Wanted, of_rows, recurrent
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.specs import Params, show
+from .base import Wanted, of_rows, recurrent
 
 
 def slow_decay(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, initialize
-from ..base.receptive_field import Reach
-from ..base.sequence import join, split
-from ..base.sequence_mode import Takes
-from ..base.specs import Params, State
-from ..base.step_pair import Carry, Stream
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.receptive_field import Reach
+from ...base.sequence import join, split
+from ...base.sequence_mode import Takes
+from ...base.specs import Params, State
+from ...base.step_pair import Carry, Stream
 
 
 @factory

@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.constructors import stateless
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, initialize
-from ..base.specs import Params
+from ... import core
+from ...base import arguments
+from ...base.constructors import stateless
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.specs import Params
 
 
 @factory

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.layer import Layer
-from ..base.parameters import Initializer, cast_like, initialize
-from ..base.specs import Params, show
-from .windowed import Windowed, windowed
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like, initialize
+from ...base.specs import Params, show
+from ..windowed import Windowed, windowed
 
 Sizes = int | tuple[int, ...]
 Pads = str | tuple[tuple[int, int], ...]

@@ -7,15 +7,15 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from .. import core
-from ..base import arguments
-from ..base.errors import LayerError
-from ..base.factory import factory
-from ..base.layer import Layer
-from ..base.parameters import Initializer, initialize
-from ..base.sequence import join, split
-from ..base.sequence_mode import Takes
-from ..base.specs import Params, State, show
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.sequence import join, split
+from ...base.sequence_mode import Takes
+from ...base.specs import Params, State, show
 
 
 @factory
