@@ -10,7 +10,7 @@ import pytest
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.data import host_arrays
+from jlayers.data import host_arrays
 
 ROWS = 11
 X = np.arange(ROWS * 3, dtype=np.float32).reshape(ROWS, 3)

@@ -1,5 +1,9 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
+from ..data.batches import Batches
+from ..data.prefetch import prefetch
+from ..data.source import source
+from ..data.stacking import stacked
 from ..inspection.compilation.watch import CompileWatch, watched
 from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
@@ -15,10 +19,6 @@ from .checkpoints.restore import (
     restore_plan,
 )
 from .checkpoints.restoring_plan import RestorePlan
-from .data.batches import Batches
-from .data.prefetch import prefetch
-from .data.sources import source
-from .data.stacking import stacked
 from .logs.curve import learning_curve
 from .logs.json_lines import json_lines, read_json_lines
 from .logs.progress import Progress

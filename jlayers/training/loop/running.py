@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ...base.errors import warn
 from ...base.specs import specs_of
-from ..data.positions import Position
-from ..data.prefetch import prefetch
-from ..data.stacking import stacked
+from ...data.positions import Position
+from ...data.prefetch import prefetch
+from ...data.stacking import stacked
 from ..logs.progress import Progress
 from .arguments import Arguments
 from .donation import Donation, check_apart

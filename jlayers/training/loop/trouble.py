@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 
 from ...base.errors import LayerError
+from ...data.positions import Position, Source
 from ...inspection.nonfinite.find import find_non_finite
-from ..data.positions import Position, Source
 from ..steps.step import TrainStep
 from ..steps.train_state import TrainState
 

@@ -12,7 +12,7 @@ from ...base import arguments
 from ...base.errors import LayerError, boundary
 from ...base.layer import Layer
 from ...base.specs import brief, show, specs_of
-from ..data.sources import source
+from ...data.source import source
 from .train_state import TrainState, averaged, check_model
 
 Measure = Callable[..., dict[str, Any]]

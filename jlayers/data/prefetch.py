@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 import jax
 import numpy as np
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary
-from ...base.specs import brief
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.specs import brief
 from . import host_arrays
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary
-from ...base.specs import (
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.specs import (
     PyTree,
     brief,
     path_text,

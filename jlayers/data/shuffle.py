@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...base import arguments
-from ...base.errors import LayerError
-from ...base.specs import brief
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.specs import brief
 
 
 def shuffled(rows: int, key: tuple[int, int], epoch: int) -> np.ndarray:

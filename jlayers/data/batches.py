@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary
-from ...base.specs import PyTree, brief, path_text
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.specs import PyTree, brief, path_text
 from . import host_arrays
 from .positions import Position, beyond, checked, checked_epochs
-from .shuffling import shuffled, words
+from .shuffle import shuffled, words
 from .stacking import stack
 
 # Epoch and index of a batch, and the position after it.

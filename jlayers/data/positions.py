@@ -7,9 +7,9 @@ import operator
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ...base import arguments
-from ...base.errors import LayerError
-from ...base.specs import brief
+from ..base import arguments
+from ..base.errors import LayerError
+from ..base.specs import brief
 
 Position = list[Any]
 

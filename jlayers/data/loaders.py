@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...base.errors import LayerError, doing
+from ..base.errors import LayerError, doing
 from .epochs import Epochs, skip
 
 

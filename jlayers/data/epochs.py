@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ...base.errors import LayerError
+from ..base.errors import LayerError
 from .positions import Position, beyond, checked, checked_epochs
 
 _END = object()

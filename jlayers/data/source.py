@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary, doing
-from ...base.specs import brief
+from ..base import arguments
+from ..base.errors import LayerError, boundary, doing
+from ..base.specs import brief
 from .epochs import Epochs, Once
 from .loaders import grain_source, made_by, torch_source
 from .positions import Source
