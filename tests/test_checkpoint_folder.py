@@ -15,7 +15,7 @@ from checkpoint_trees import filled_folder, tree, value
 from error_text import read
 
 from jlayers import training
-from jlayers.training.checkpoints import folder as module
+from jlayers.checkpoint import manager as module
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -170,7 +170,7 @@ def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(fil
 
 
 def module_written(target):
-    from jlayers.training.checkpoints.whole_folder import written_whole
+    from jlayers.checkpoint.atomic import written_whole
 
     return written_whole(target)
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench import checkpoint_fuzz
 from jlayers import training
-from jlayers.training.checkpoints import manifest
+from jlayers.checkpoint import manifest
 
 
 @pytest.fixture

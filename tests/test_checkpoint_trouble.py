@@ -14,7 +14,8 @@ from error_text import read
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.checkpoints import manifest, safetensors_file
+from jlayers.checkpoint import manifest
+from jlayers.checkpoint.formats import safetensors
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_limit_on_files_stands_for_a_disk_that_fills_up(filled):
 
 def test_the_error_comes_with_the_next_save(filled, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors_file.os, "write", no_space)
+        patch.setattr(safetensors.os, "write", no_space)
         filled.save(400, tree(400))
         filled._thread.join()
     read((lambda: filled.save(500, tree(500)), "*step 400 could not be written*", "make room"))

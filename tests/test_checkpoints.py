@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.checkpoints.leaves import DTYPES
+from jlayers.checkpoint.tree import DTYPES
 
 Pair = namedtuple("Pair", "left right")
 NAN_PAYLOAD = np.array([0x7FC12345, 0xFF800001, 0x80000000], np.uint32).view(np.float32)

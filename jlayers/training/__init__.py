@@ -1,16 +1,9 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
-from ..data.batches import Batches
-from ..data.prefetch import prefetch
-from ..data.source import source
-from ..data.stacking import stacked
-from ..inspection.compilation.watch import CompileWatch, watched
-from ..inspection.nonfinite.find import find_non_finite
-from ..inspection.nonfinite.report import NonFinite
-from .checkpoints.checkpoint import save_checkpoint
-from .checkpoints.folder import Checkpoints
-from .checkpoints.manifest import Manifest
-from .checkpoints.restore import (
+from ..checkpoint.manager import Checkpoints
+from ..checkpoint.manifest import Manifest
+from ..checkpoint.plan import RestorePlan
+from ..checkpoint.restore import (
     DamagedCheckpointError,
     Restored,
     read_arrays,
@@ -18,7 +11,14 @@ from .checkpoints.restore import (
     read_manifest,
     restore_plan,
 )
-from .checkpoints.restoring_plan import RestorePlan
+from ..checkpoint.save import save_checkpoint
+from ..data.batches import Batches
+from ..data.prefetch import prefetch
+from ..data.source import source
+from ..data.stacking import stacked
+from ..inspection.compilation.watch import CompileWatch, watched
+from ..inspection.nonfinite.find import find_non_finite
+from ..inspection.nonfinite.report import NonFinite
 from .logs.curve import learning_curve
 from .logs.json_lines import json_lines, read_json_lines
 from .logs.progress import Progress

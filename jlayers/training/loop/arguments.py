@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ...checkpoint.manager import Checkpoints
 from ...data.positions import Source
-from ..checkpoints.folder import Checkpoints
 from ..steps.step import Step
 
 

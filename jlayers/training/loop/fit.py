@@ -12,9 +12,9 @@ import jax
 from ...base import arguments
 from ...base.errors import LayerError, boundary
 from ...base.specs import brief
+from ...checkpoint.manager import Checkpoints
 from ...data.positions import Position
 from ...data.source import source
-from ..checkpoints.folder import Checkpoints
 from ..logs.progress import Progress
 from ..record import Record
 from ..steps.step import Step, TrainStep

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...checkpoint.manager import Checkpoints
 from ...data.positions import Position, Source
-from ..checkpoints.folder import Checkpoints
 from ..record import Record
 from ..steps.step import Step, TrainStep
 from .tally import Tally

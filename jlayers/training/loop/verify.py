@@ -17,10 +17,10 @@ import numpy as np
 from ...base import arguments
 from ...base.errors import LayerError, boundary, doing
 from ...base.specs import brief
+from ...checkpoint.manager import Checkpoints
+from ...checkpoint.restore import read_arrays, read_manifest
 from ...data.positions import Position, Source
 from ...data.source import source
-from ..checkpoints.folder import Checkpoints
-from ..checkpoints.restore import read_arrays, read_manifest
 from .fit import fit
 
 _NEEDED = {"step", "run", "data"}

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...base.errors import LayerError, boundary
-from ...base.specs import PyTree, brief
-from . import leaves, manifest, safetensors_file
-from .checkpoint import ARRAYS, MANIFEST
+from ..base.errors import LayerError, boundary
+from ..base.specs import PyTree, brief
+from . import manifest
+from . import tree as leaves
+from .formats import safetensors
+from .formats.safetensors import DamagedFileError
 from .manifest import Manifest
-from .restoring_plan import RestorePlan, planned
-from .safetensors_file import DamagedFileError
+from .plan import RestorePlan, planned
+from .save import ARRAYS, MANIFEST
 
 
 class DamagedCheckpointError(LayerError):
@@ -87,7 +89,7 @@ def read_checkpoint(
             raise LayerError(f"the template has no value to keep at {name!r}", got=brief(value))
     wanted = set(plan.matched)
     with _damage_told(path):
-        for name, data in safetensors_file.read(path / ARRAYS, told.leaves, told.sums, wanted):
+        for name, data in safetensors.read(path / ARRAYS, told.leaves, told.sums, wanted):
             array = leaves.from_bytes(told.leaves[name], data)
             values[name] = leaves.placed(templates[name], told.leaves[name], array)
     tree = jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in templates])
@@ -140,7 +142,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = Path(path)
     with _damage_told(path):
         told = manifest.read(path / MANIFEST)
-        found = safetensors_file.read(path / ARRAYS, told.leaves, told.sums, told.leaves)
+        found = safetensors.read(path / ARRAYS, told.leaves, told.sums, told.leaves)
         arrays = {name: leaves.from_bytes(told.leaves[name], data) for name, data in found}
     return {name: arrays[name] for name in told.leaves}
 

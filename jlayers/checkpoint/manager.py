@@ -14,12 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary, warn
-from ...base.specs import PyTree, brief
-from .checkpoint import ARRAYS, MANIFEST, Snapshot, folder_name, snapshot, write_snapshot
+from ..base import arguments
+from ..base.errors import LayerError, boundary, warn
+from ..base.specs import PyTree, brief
+from .atomic import clean, remove_whole
 from .restore import DamagedCheckpointError, Restored, read_checkpoint, read_manifest
-from .whole_folder import clean, remove_whole
+from .save import (
+    ARRAYS,
+    MANIFEST,
+    Snapshot,
+    folder_name,
+    snapshot,
+    write_snapshot,
+)
 
 _NAME = re.compile(r"step_(\d{8,})")
 

@@ -13,10 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...base.errors import LayerError
-from ...base.specs import brief
-from .leaves import DTYPES, KEYS, SCALARS, Entry
-from .safetensors_file import DamagedFileError, open_regular
+from ..base.errors import LayerError
+from ..base.specs import brief
+from .formats.safetensors import DamagedFileError, open_regular
+from .tree import (
+    DTYPES,
+    KEYS,
+    SCALARS,
+    Entry,
+)
 
 FORMAT, VERSION = "jlayers checkpoint", 1
 # A longer file is none of ours, and would take a multiple of its size to parse.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...base.errors import LayerError
-from ...base.paths import matches
-from .leaves import Entry
+from ..base.errors import LayerError
+from ..base.paths import matches
+from .tree import Entry
 
 _DIFFERENCES = ("missing", "extra", "wrong shape", "wrong dtype")
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...base.errors import LayerError
-from ...base.specs import PyTree, brief, path_text
+from ..base.errors import LayerError
+from ..base.specs import PyTree, brief, path_text
 
 # The names that the safetensors format has had from its first release on.
 _CODES = {

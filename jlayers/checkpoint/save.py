@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary
-from ...base.specs import PyTree, brief
-from . import leaves, manifest, safetensors_file
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.specs import PyTree, brief
+from . import manifest
+from . import tree as leaves
+from .atomic import written_whole
+from .formats import safetensors as safetensors_file
 from .manifest import Manifest
-from .whole_folder import written_whole
 
 ARRAYS, MANIFEST = "arrays.safetensors", "manifest.json"
 

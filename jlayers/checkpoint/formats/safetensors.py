@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .leaves import Entry, in_file_order
+from ..tree import Entry, in_file_order
 
 # What was written is in the processor's cache still when its checksum is computed. Longer writes
 # have some kernels look for large pages, which take several times as long to find as to fill.
