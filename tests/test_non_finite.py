@@ -16,8 +16,8 @@ from jlayers.inspection.nonfinite.probes import (
     with_probes,
     without_probes,
 )
-from jlayers.training.steps.loss_scale import LossScale
-from jlayers.training.steps.train_state import train_state
+from jlayers.training.loss_scale import LossScale
+from jlayers.training.state import train_state
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

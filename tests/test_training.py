@@ -11,7 +11,7 @@ from error_text import each, read
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.steps.train_state import _TRAINING
+from jlayers.training.state import _TRAINING
 
 MODEL = jl.serial(jl.Dense(16), jl.BatchNorm(), jax.nn.relu, jl.Dropout(0.3), jl.Dense(3))
 TX = optax.adam(1e-2)

@@ -17,7 +17,7 @@ from error_text import each, read
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.logs import progress as progress_module
+from jlayers.training.writers import progress as progress_module
 
 NAN, INF = math.nan, math.inf
 

@@ -185,7 +185,7 @@ def test_without_a_policy_it_goes_into_the_parameters():
 
 
 def test_both_ways_of_leaving_a_step_out_agree():
-    from jlayers.training.steps.guard import if_sound, keep_if
+    from jlayers.training.finite import if_sound, keep_if
 
     run = {"a": jnp.arange(3.0), "key": jax.random.key(0)}
     change = lambda run, by: {**run, "a": run["a"] + by}  # noqa: E731
@@ -198,7 +198,7 @@ def test_both_ways_of_leaving_a_step_out_agree():
 
 @pytest.mark.parametrize("where", ["column", "row", "small"])
 def test_the_edges_of_a_gradient_show_what_spread_over_it(where):
-    from jlayers.training.steps.guard import finite, finite_at_the_edges
+    from jlayers.training.finite import finite, finite_at_the_edges
 
     x, d = np.ones((4, 100), np.float32), np.ones((4, 90), np.float32)
     if where == "column":

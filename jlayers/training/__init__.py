@@ -19,19 +19,19 @@ from ..data.stacking import stacked
 from ..inspection.compilation.watch import CompileWatch, watched
 from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
-from .logs.curve import learning_curve
-from .logs.json_lines import json_lines, read_json_lines
-from .logs.progress import Progress
-from .logs.tensorboard import tensorboard
+from ..testing.resume import Resumption, verify_resume
+from .evaluate import evaluation
 from .loop.early_stopping import EarlyStopping
 from .loop.fit import Fitted, fit
 from .loop.trouble import NonFiniteError
-from .loop.verify import Resumption, verify_resume
+from .loss_scale import LossScale, ScaleState
 from .record import Record
-from .steps.evaluate import evaluation
-from .steps.loss_scale import LossScale, ScaleState
-from .steps.step import TrainStep, compiled, train_step
-from .steps.train_state import TrainState, averaged, train_state
+from .state import TrainState, averaged, train_state
+from .step import TrainStep, compiled, train_step
+from .writers.curve import learning_curve
+from .writers.jsonl import json_lines, read_json_lines
+from .writers.progress import Progress
+from .writers.tensorboard import tensorboard
 
 __all__ = [
     "Batches",

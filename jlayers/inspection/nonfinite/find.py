@@ -16,9 +16,9 @@ from ...base.layer import Layer
 from ...base.paths import flatten
 from ...base.specs import PyTree, brief, specs_of
 from ...base.tracing import trace
-from ...training.steps.gradient import gradient_of
-from ...training.steps.train_state import TrainState, check_model
-from ...training.steps.trainable import patterns, split
+from ...training.gradient import gradient_of
+from ...training.state import TrainState, check_model
+from ...training.trainable import patterns, split
 from .localize import (
     Call,
     first_backward,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...checkpoint.manager import Checkpoints
 from ...data.positions import Source
-from ..steps.step import Step
+from ..step import Step
 
 
 class Arguments(NamedTuple):

@@ -15,13 +15,13 @@ from ...base.specs import brief
 from ...checkpoint.manager import Checkpoints
 from ...data.positions import Position
 from ...data.source import source
-from ..logs.progress import Progress
 from ..record import Record
-from ..steps.step import Step, TrainStep
+from ..step import Step, TrainStep
+from ..writers.progress import Progress
 from .arguments import Arguments
 from .early_stopping import EarlyStopping
 from .ledger import Ledger
-from .running import Loop
+from .loop import Loop
 
 Callback = Callable[[Record], Any]
 Evaluate = Callable[[Any], dict[str, Any]]

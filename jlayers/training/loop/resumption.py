@@ -9,8 +9,8 @@ import numpy as np
 from ...checkpoint.manager import Checkpoints
 from ...data.positions import Position, Source
 from ..record import Record
-from ..steps.step import Step, TrainStep
-from .tally import Tally
+from ..step import Step, TrainStep
+from .metrics import Tally
 
 # Records that every checkpoint keeps; of the older ones it keeps those with an evaluation.
 _RECENT = 10_000

@@ -10,8 +10,8 @@ import jax
 from ...base.errors import LayerError
 from ...data.positions import Position, Source
 from ...inspection.nonfinite.find import find_non_finite
-from ..steps.step import TrainStep
-from ..steps.train_state import TrainState
+from ..state import TrainState
+from ..step import TrainStep
 
 # Bytes of batches that are kept of data which cannot be read again.
 _KEPT = 1 << 28

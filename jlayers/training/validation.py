@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...base.errors import LayerError, cut
-from ...base.specs import (
+from ..base.errors import LayerError, cut
+from ..base.specs import (
     PyTree,
     brief,
     path_text,

@@ -10,13 +10,13 @@ import numpy as np
 
 from ...base.errors import warn
 from ...data.positions import Position
-from ..steps.train_state import TrainState
+from ..state import TrainState
 from .arguments import Arguments
 from .flat import Form, form_of
 from .ledger import Ledger
+from .metrics import Tally
 from .program import Program
 from .resumption import Kept, restored, save
-from .tally import Tally
 from .trouble import NonFiniteError, Trail, told
 
 # Rollbacks to one checkpoint, and warnings of steps that were left out.

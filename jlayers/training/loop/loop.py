@@ -17,16 +17,16 @@ from ...base.specs import specs_of
 from ...data.positions import Position
 from ...data.prefetch import prefetch
 from ...data.stacking import stacked
-from ..logs.progress import Progress
+from ..writers.progress import Progress
 from .arguments import Arguments
 from .donation import Donation, check_apart
 from .flat import form_of
-from .keeping import Keeping
 from .ledger import Ledger
+from .metrics import Tally, start_tally
 from .program import program_of
+from .recovery import Keeping
 from .resumption import Kept, restored, with_sums
 from .signals import Signals
-from .tally import Tally, start_tally
 from .trouble import NonFiniteError, Trail
 
 # Seconds between two looks at the progress.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...base.specs import PyTree
+from ..base.specs import PyTree
 
 Run = TypeVar("Run")
 

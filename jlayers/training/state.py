@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ...base.errors import LayerError, boundary
-from ...base.layer import Layer
-from ...base.paths import flatten, unflatten
-from ...base.specs import (
+from ..base.errors import LayerError, boundary
+from ..base.layer import Layer
+from ..base.paths import flatten, unflatten
+from ..base.specs import (
     Params,
     PyTree,
     State,

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...base.errors import LayerError, doing
-from ...base.layer import Layer
-from ...base.specs import (
+from ..base.errors import LayerError, doing
+from ..base.layer import Layer
+from ..base.specs import (
     Params,
     PyTree,
     State,

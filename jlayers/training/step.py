@@ -11,15 +11,19 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary
-from ...base.layer import Layer
-from ...base.specs import PyTree, brief
-from .asked import check_batch, check_between
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.layer import Layer
+from ..base.specs import PyTree, brief
+from .finite import (
+    finite,
+    finite_at_the_edges,
+    if_sound,
+    keep_if,
+)
 from .gradient import LossFunction, Metrics, accumulated, gradient_of
-from .guard import finite, finite_at_the_edges, if_sound, keep_if
 from .loss_scale import LossScale, check_loss_scale
-from .train_state import (
+from .state import (
     Optimizer,
     TrainState,
     check_model,
@@ -28,6 +32,7 @@ from .train_state import (
     widened,
 )
 from .trainable import merge, patterns, split
+from .validation import check_batch, check_between
 
 Step = Callable[[Any, Any], tuple[Any, Metrics]]
 Schedule = Callable[[jax.Array], Any]

@@ -11,7 +11,7 @@ from typing import Any
 from ...base.errors import LayerError, boundary, cut
 from ...base.specs import brief
 from ..record import Record
-from .json_lines import read_json_lines
+from .jsonl import read_json_lines
 
 _EVAL = "eval/"
 _COLORS = {"train": "tab:blue", "eval": "tab:orange"}

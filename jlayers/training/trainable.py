@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...base.errors import LayerError
-from ...base.paths import (
+from ..base.errors import LayerError
+from ..base.paths import (
     flatten,
     matches,
     select,
     unflatten,
 )
-from ...base.specs import Params
+from ..base.specs import Params
 
 
 def split(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:

@@ -11,7 +11,7 @@ from jax import lax
 
 from ...base.errors import LayerError
 from ...base.specs import show, specs_of
-from ..steps.gradient import Metrics
+from ..gradient import Metrics
 
 
 class Tally(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ...base.errors import LayerError
+from ..base.errors import LayerError
 
 
 class ScaleState(NamedTuple):

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary, doing
-from ...base.specs import brief
-from ...checkpoint.manager import Checkpoints
-from ...checkpoint.restore import read_arrays, read_manifest
-from ...data.positions import Position, Source
-from ...data.source import source
-from .fit import fit
+from ..base import arguments
+from ..base.errors import LayerError, boundary, doing
+from ..base.specs import brief
+from ..checkpoint.manager import Checkpoints
+from ..checkpoint.restore import read_arrays, read_manifest
+from ..data.positions import Position, Source
+from ..data.source import source
+from ..training.loop.fit import fit
 
 _NEEDED = {"step", "run", "data"}
 # What the proof itself decides.

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...base import arguments
-from ...base.errors import LayerError, boundary
-from ...base.layer import Layer
-from ...base.specs import brief, show, specs_of
-from ...data.source import source
-from .train_state import TrainState, averaged, check_model
+from ..base import arguments
+from ..base.errors import LayerError, boundary
+from ..base.layer import Layer
+from ..base.specs import brief, show, specs_of
+from ..data.source import source
+from .state import TrainState, averaged, check_model
 
 Measure = Callable[..., dict[str, Any]]
 
