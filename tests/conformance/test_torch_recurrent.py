@@ -1,9 +1,9 @@
 """Recurrent layers on rows of different lengths against PyTorch's packed sequences, in float64."""
 
-import convert
 import jax
 import numpy as np
 import pytest
+from oracles import convert
 
 import jlayers as jl
 

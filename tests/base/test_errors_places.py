@@ -14,10 +14,11 @@ from error_text import F32, IMAGE, KEY, MODEL, PARAMS, STATE, X, init
 
 import jlayers as jl
 from jlayers import Conv, Dense
+from jlayers.base import errors, tracing
 
 JAX = os.path.dirname(jax.__file__)
 JLAYERS = os.path.dirname(jl.__file__)
-BOUNDARY = jl.errors.__file__
+BOUNDARY = errors.__file__
 WIDE = jnp.ones((8, 6))  # not the width that PARAMS are for
 
 
@@ -107,7 +108,7 @@ def test_all_frames_are_there_when_jax_shows_its_own():
     finally:
         jax.config.update("jax_traceback_filtering", before)
     assert any(name.startswith(JAX) for name in shown)
-    assert jl.trace.__file__ in shown
+    assert tracing.__file__ in shown
 
 
 def test_an_error_is_a_value_error_and_can_be_taken_apart():

@@ -2,12 +2,12 @@
 
 import importlib
 
-import attention_reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import test_util
+from oracles import attention_reference
 from test_attention_algorithms import _arrays
 
 from jlayers import core

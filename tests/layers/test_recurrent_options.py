@@ -19,7 +19,7 @@ from jlayers.testing import check_sequence
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-ONNX = np.load(pathlib.Path(__file__).parent / "data" / "onnx_recurrent.npz")
+ONNX = np.load(pathlib.Path(__file__).parent.parent / "data" / "onnx_recurrent.npz")
 FAST = {"xla_backend_optimization_level": 0}
 
 

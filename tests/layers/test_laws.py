@@ -6,12 +6,12 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from instances import INSTANCES, VECTOR
+from tables.instances import INSTANCES, VECTOR
 
 import jlayers as jl
 from jlayers.testing import check_layer
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 # The laws are mathematics, and compiling is what their tests cost. That XLA's optimisations change
 # nothing is seen on these, and in the tests of the algorithms.
 OPTIMISED = {"dense", "conv 2-D", "max pool", "batch norm", "self-attention", "lstm", "repeat"}

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from jlayers import core
+from jlayers.core import pooling
 from jlayers.core.pooling import METHODS, choose_pool
 
 
@@ -115,8 +116,8 @@ def test_long_windows(operation, window):
 
 def test_a_few_images_at_a_time(monkeypatch):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 4, 2)))
-    monkeypatch.setattr(pool, "_SOME", 3 * x[0].size)
-    monkeypatch.setattr(pool, "_MOST_BETWEEN", 2 * x.size)
+    monkeypatch.setattr(pooling, "_SOME", 3 * x[0].size)
+    monkeypatch.setattr(pooling, "_MOST_BETWEEN", 2 * x.size)
     how = {"window": (3, 2), "strides": (2, 2), "padding": [(1, 1), (0, 0)]}
     ours, theirs = _loss(_ours("max_pool", how, None)), _loss(_xla("max_pool", how))
     assert " scan[" in str(jax.make_jaxpr(jax.grad(ours))(x))

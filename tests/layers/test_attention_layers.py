@@ -1,11 +1,10 @@
 """Layers of attention and their caches, against a NumPy loop over each row alone."""
 
-import attention_reference
-import convert
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import attention_reference, convert
 
 import jlayers as jl
 from jlayers.testing import check_sequence

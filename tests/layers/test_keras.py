@@ -5,10 +5,10 @@ In float32, the widest that Keras computes in on this backend.
 
 import os
 
-import convert
 import jax
 import jax.numpy as jnp
 import pytest
+from oracles import convert
 
 import jlayers as jl
 

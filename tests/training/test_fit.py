@@ -25,7 +25,7 @@ MODEL = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dropout(0.2), jl.Dense(2))
 TX = optax.adam(1e-2)
 X = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
 LABELS = (X.sum(1) > 0).astype(np.int32)
-PROGRAMS = pathlib.Path(__file__).parent / "programs"
+PROGRAMS = pathlib.Path(__file__).parent.parent / "programs"
 
 
 @pytest.fixture(autouse=True)

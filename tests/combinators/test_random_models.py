@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax import export, lax
+from oracles import reference
 
 import jlayers as jl
 

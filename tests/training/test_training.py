@@ -235,7 +235,7 @@ def test_errors(case):
 
 
 def test_all_names_are_on_a_page():
-    docs = pathlib.Path(__file__).parent.parent / "docs"
+    docs = pathlib.Path(__file__).parent.parent.parent / "docs"
     text = "".join(
         (docs / f"{page}.md").read_text() for page in ("training", "data", "checkpoints")
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from instances import INSTANCES
+from tables.instances import INSTANCES
 
 import jlayers as jl
 from jlayers.testing import check_sequence

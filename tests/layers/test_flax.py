@@ -1,10 +1,10 @@
 """Every layer against Flax's linen, in float64: values and gradients, the same weights."""
 
-import convert
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from oracles import convert
 
 import jlayers as jl
 

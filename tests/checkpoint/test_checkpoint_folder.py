@@ -17,7 +17,7 @@ from error_text import read
 from jlayers import training
 from jlayers.checkpoint import manager as module
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture

@@ -651,7 +651,7 @@ def test_no_package_is_imported_before_it_is_asked_for():
         "import sys; from jlayers import training; "
         "print([name for name in ('tensorboard', 'matplotlib') if name in sys.modules])"
     )
-    root = pathlib.Path(__file__).parent.parent
+    root = pathlib.Path(__file__).parent.parent.parent
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root
     )

@@ -21,8 +21,8 @@ def _float64():
 @pytest.fixture
 def small_chunks(monkeypatch):
     """A chunk of few steps, so that short sequences have several."""
-    monkeypatch.setattr(recurrence_plan, "_CHUNK_BYTES", 1)
-    monkeypatch.setattr(recurrence_plan, "_SMALLEST_CHUNK", 3)
+    monkeypatch.setattr(chunking, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunking, "_SMALLEST_CHUNK", 3)
 
 
 def _bias(w, name="bias"):
@@ -190,7 +190,7 @@ def test_the_gradient_keeps_the_carries_alone(name):
 @pytest.mark.parametrize("method", chunking.METHODS)
 def test_on_an_accelerator_all_steps_make_one_chunk(method, monkeypatch):
     """The program for other platforms, lowered and not run."""
-    monkeypatch.setattr(recurrence_plan, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunking, "_CHUNK_BYTES", 1)
     x, carry, w = _some_case("lstm", 4)
     x = jnp.concatenate([x] * 16, axis=1)[:, :16]
     loss = _loss(_ours("lstm", False, method))

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from jlayers import core
+from jlayers.core.attention import blockwise
 from jlayers.core.attention.attention import choose_attention
 from jlayers.core.dispatch import recording
 
@@ -101,7 +102,7 @@ def test_every_method_is_the_softmax(seed, method):
 @pytest.mark.parametrize("causal", [False, True])
 def test_many_blocks_run_in_loops(causal, monkeypatch):
     """More blocks than the program has segments, ragged at the end."""
-    monkeypatch.setattr(attention_blocks, "_SEGMENTS", 2)
+    monkeypatch.setattr(blockwise, "_SEGMENTS", 2)
     how = {"causal": causal, "scale": 0.31}
     _compare(
         lambda q, k, v: core.attention(q, k, v, **how, method="blocks"),

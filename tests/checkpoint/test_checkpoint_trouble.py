@@ -66,7 +66,7 @@ def test_what_the_disk_says_early_is_not_lost(filled, monkeypatch):
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors_file, "_FLUSH", 1)
+        patch.setattr(safetensors, "_FLUSH", 1)
         patch.setattr(os, "fsync", once)
         filled.save(400, tree(400))
         with pytest.raises(jl.LayerError, match="No space left on device"):

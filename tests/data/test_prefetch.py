@@ -139,7 +139,7 @@ def test_ctrl_c_reaches_who_waits_for_an_item(no_thread_left):
 
 
 def test_closing_does_not_wait_for_a_source_that_blocks(no_thread_left, monkeypatch):
-    monkeypatch.setattr(sys.modules["jlayers.training.data.prefetch"], "_PATIENCE", 0.01)
+    monkeypatch.setattr(sys.modules["jlayers.data.prefetch"], "_PATIENCE", 0.01)
     come_back, waiting = threading.Event(), threading.Event()
 
     def source():
