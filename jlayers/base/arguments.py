@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .errors import LayerError, cut
-from .specs import PyTree, brief, show
+from .errors import LayerError, truncate
+from .specs import PyTree, format_short, format_spec
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 
@@ -32,7 +32,7 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
             if least is None or number >= least:
                 return number
     kind = {None: "an int", 1: "a positive int"}.get(least, f"an int of at least {least}")
-    raise LayerError(f"{name} must be {kind}, got {brief(value)}")
+    raise LayerError(f"{name} must be {kind}, got {format_short(value)}")
 
 
 def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
@@ -47,14 +47,14 @@ def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
 def fraction(name: str, value: Any) -> float:
     """``value`` as a float from 0 up to, not including, 1."""
     if not _is_number(value) or not 0 <= value < 1:
-        raise LayerError(f"{name} must be at least 0 and less than 1, got {brief(value)}")
+        raise LayerError(f"{name} must be at least 0 and less than 1, got {format_short(value)}")
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
     """``value`` as a Python bool."""
     if not isinstance(value, bool):
-        raise LayerError(f"{name} must be True or False, got {brief(value)}")
+        raise LayerError(f"{name} must be True or False, got {format_short(value)}")
     return value
 
 
@@ -62,7 +62,7 @@ def number(name: str, value: Any, least: float = 0.0, most: float = math.inf) ->
     """``value`` as a float of at least ``least`` and at most ``most``."""
     if not _is_number(value) or not least <= value <= most:
         kind = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise LayerError(f"{name} must be a number {kind}, got {brief(value)}")
+        raise LayerError(f"{name} must be a number {kind}, got {format_short(value)}")
     return float(value)
 
 
@@ -93,14 +93,16 @@ def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
             fits, got = False, _signature_text(signature)
     if not fits:
         wanted = f"{arguments}, *, {by_name}" if by_name else arguments
-        raise LayerError(f"{name} must be a function of ({wanted}), got {brief(value)}", got=got)
+        raise LayerError(
+            f"{name} must be a function of ({wanted}), got {format_short(value)}", got=got
+        )
 
 
 def _signature_text(signature: inspect.Signature) -> str:
     parameters = [
         parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
     ]
-    return cut(f"a function of {inspect.Signature(parameters)}")
+    return truncate(f"a function of {inspect.Signature(parameters)}")
 
 
 def is_key(key: Any) -> bool:
@@ -113,27 +115,27 @@ def typed_key(key: Any) -> None:
     """``key`` is one typed key, as ``jax.random.key`` makes them."""
     if is_key(key):
         return
-    mend = "jax.random.key(0)"
+    hint = "jax.random.key(0)"
     if isinstance(key, bool):
-        mend = f"train={key}, by name"
+        hint = f"train={key}, by name"
     elif isinstance(key, int):
-        mend = f"jax.random.key({key})"
+        hint = f"jax.random.key({key})"
     elif hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        mend = "jax.vmap over the keys"
+        hint = "jax.vmap over the keys"
     elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
-        mend = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
-    raise LayerError("the key is no single typed key", got=brief(key), mend=mend)
+        hint = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
+    raise LayerError("the key is no single typed key", got=format_short(key), hint=hint)
 
 
 def train_flag(train: Any) -> None:
     """``train`` is a Python bool."""
     if isinstance(train, bool):
         return
-    got, mend = cut(repr(train)), "train=True or train=False"
+    got, hint = truncate(repr(train)), "train=True or train=False"
     if isinstance(train, jax.core.Tracer):
-        got = f"a traced {show(train)}"
-        mend = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
-    raise LayerError("train is no Python bool", got=got, mend=mend)
+        got = f"a traced {format_spec(train)}"
+        hint = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
+    raise LayerError("train is no Python bool", got=got, hint=hint)
 
 
 def one_array(
@@ -150,13 +152,13 @@ def one_array(
       shape: the wanted shape in words, for the message: ``"(batch, time, features)"``.
       rank: the only rank allowed, if there is only one.
       least_rank: the lowest rank allowed.
-      lower: the mend for an input whose rank is too low by one.
+      lower: the hint for an input whose rank is too low by one.
     """
     if not hasattr(x, "shape"):
-        mend = None
+        hint = None
         if isinstance(x, tuple | list | dict) and x:
-            mend = "parallel for one layer per input, concat() to merge them first"
-        raise LayerError("takes one array", expected=shape, got=show(x), mend=mend)
+            hint = "parallel for one layer per input, concat() to merge them first"
+        raise LayerError("takes one array", expected=shape, got=format_spec(x), hint=hint)
     rank_fits = len(x.shape) == rank if rank is not None else len(x.shape) >= least_rank
     if not rank_fits:
         wanted = f"rank {rank}" if rank is not None else f"rank {least_rank} or more"
@@ -164,33 +166,33 @@ def one_array(
         raise LayerError(
             f"takes an array of {wanted}, got rank {len(x.shape)}",
             expected=shape,
-            got=show(x),
-            mend={-1: lower, 1: "each_step(layer) for a sequence of such inputs"}.get(excess),
+            got=format_spec(x),
+            hint={-1: lower, 1: "each_step(layer) for a sequence of such inputs"}.get(excess),
         )
 
 
-def floating(x: Any, mend: str = "x.astype(jnp.float32)") -> None:
+def floating(x: Any, hint: str = "x.astype(jnp.float32)") -> None:
     """``x`` holds floating (or complex) numbers."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise LayerError(f"takes floating numbers, got {x.dtype}", got=show(x), mend=mend)
+        raise LayerError(f"takes floating numbers, got {x.dtype}", got=format_spec(x), hint=hint)
 
 
 def real(x: Any) -> None:
     """``x`` holds numbers with an order: no complex ones, and no bools."""
     if not jnp.issubdtype(x.dtype, jnp.integer) and not jnp.issubdtype(x.dtype, jnp.floating):
-        raise LayerError(f"takes real numbers, got {x.dtype}", got=show(x))
+        raise LayerError(f"takes real numbers, got {x.dtype}", got=format_spec(x))
 
 
 def not_empty(x: Any, shape: str) -> None:
     """No axis but the first has size 0, so that a mean over it makes sense."""
     if any(size == 0 for size in x.shape[1:]):
-        raise LayerError("takes no empty axis", expected=shape, got=show(x))
+        raise LayerError("takes no empty axis", expected=shape, got=format_spec(x))
 
 
 def has_features(x: Any, shape: str) -> None:
     """The last axis has not size 0, so that parameters over it make sense."""
     if x.shape[-1] == 0:
-        raise LayerError("takes no empty last axis", expected=shape, got=show(x))
+        raise LayerError("takes no empty last axis", expected=shape, got=format_spec(x))
 
 
 def spread(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
@@ -219,7 +221,7 @@ def padding_argument(value: Any, causal: bool = False) -> Padding:
     if isinstance(value, int):
         return integer("padding", value, 0)
     raise LayerError(
-        f"unknown padding {brief(value)}",
+        f"unknown padding {format_short(value)}",
         expected=f"{', '.join(map(repr, names))}, an int, or one (low, high) for each axis",
     )
 
@@ -264,6 +266,6 @@ def window_fits(
         raise LayerError(
             f"{what} {tuple(window)} is larger than the {'padded ' if room != [*sizes] else ''}"
             f"input {tuple(room)}",
-            got=show(x),
-            mend=f"padding='SAME', or a smaller {what.split()[-1]}",
+            got=format_spec(x),
+            hint=f"padding='SAME', or a smaller {what.split()[-1]}",
         )

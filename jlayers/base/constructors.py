@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 
 from . import arguments
-from .errors import LayerError, boundary, located
+from .errors import LayerError, error_context, public_api
 from .factory import factory
 from .layer import Layer
 from .naming import snake_case
 from .repr_text import function_name, function_text
 from .sequence_mode import Takes
-from .specs import Params, PyTree, State, brief, path_text
+from .specs import Params, PyTree, State, format_short, path_text
 from .tracing import trace
 
 
@@ -45,8 +45,8 @@ def stateless(
         if isinstance(params, tuple):
             raise LayerError(
                 "init of a stateless layer gives params alone",
-                got=brief(params),
-                mend="jl.Layer(init, apply) for a layer with state",
+                got=format_short(params),
+                hint="jl.Layer(init, apply) for a layer with state",
             )
         return params, {}
 
@@ -72,25 +72,25 @@ def lift(layer: Any) -> Layer:
     if getattr(function, "__jlayers_factory__", False):
         raise LayerError(
             f"the factory {function.__name__} stands where a layer belongs",
-            mend=f"call it: {function.__name__}(...)",
+            hint=f"call it: {function.__name__}(...)",
         )
     if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
         raise LayerError(
             "a bare pair of functions stands where a layer belongs",
-            mend="jl.Layer(init, apply), or jl.stateless(init, apply)",
+            hint="jl.Layer(init, apply), or jl.stateless(init, apply)",
         )
     if not callable(layer):
-        mend = None
+        hint = None
         if isinstance(layer, tuple | list):
-            mend = "unpack it: serial(*layers)"
+            hint = "unpack it: serial(*layers)"
         elif isinstance(layer, str) and callable(getattr(jax.nn, layer, None)):
-            mend = f"jax.nn.{layer}"
+            hint = f"jax.nn.{layer}"
         elif isinstance(layer, str):
-            mend = "a layer's name is its keyword in the parent: serial(head=Dense(10))"
+            hint = "a layer's name is its keyword in the parent: serial(head=Dense(10))"
         raise LayerError(
-            f"{brief(layer)} stands where a layer belongs",
+            f"{format_short(layer)} stands where a layer belongs",
             expected="a Layer, or a function of one argument",
-            mend=mend,
+            hint=hint,
         )
     _check_one_argument(layer)
 
@@ -136,7 +136,7 @@ def lift_child(name: str, layer: Any) -> Layer:
     try:
         return lift(layer)
     except LayerError as error:
-        error.climb(name, [])
+        error.add_parent_context(name, [])
         raise
 
 
@@ -149,7 +149,7 @@ def _check_one_argument(function: Callable[..., Any]) -> None:
     if not fits:
         raise LayerError(
             f"{function_text(function)} is no function of one argument",
-            mend="a lambda of one argument, or compose; several inputs come as one tuple",
+            hint="a lambda of one argument, or compose; several inputs come as one tuple",
         )
 
 
@@ -160,7 +160,7 @@ class Pair(NamedTuple):
     apply: Callable[..., PyTree]
 
 
-@boundary
+@public_api
 def without_state(layer: Layer) -> Pair:
     """The pair of a layer that has no state, free of the empty dicts.
 
@@ -176,31 +176,31 @@ def without_state(layer: Layer) -> Pair:
     layer = lift(layer)
 
     def check(x: PyTree) -> None:
-        with located(layer):
+        with error_context(layer):
             state = trace(layer, x).state
             if state:
                 paths = ", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state))
                 raise LayerError(
                     "without_state of a layer that has state",
                     got=paths,
-                    mend="params, state = layer.init(key, x)",
+                    hint="params, state = layer.init(key, x)",
                 )
 
-    @boundary
+    @public_api
     def init(key: jax.Array, x: PyTree) -> Params:
         check(x)
         return layer.init(key, x)[0]
 
-    @boundary
+    @public_api
     def apply(
         params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
     ) -> PyTree:
         if key is not None and not arguments.is_key(key):
-            with located(layer):
+            with error_context(layer):
                 raise LayerError(
                     "the key is no single typed key",
-                    got=brief(key),
-                    mend="apply(params, x, key): without_state left the state out",
+                    got=format_short(key),
+                    hint="apply(params, x, key): without_state left the state out",
                 )
         check(x)
         return layer.apply(params, {}, x, key=key, train=train)[0]
@@ -208,7 +208,7 @@ def without_state(layer: Layer) -> Pair:
     return Pair(init, apply)
 
 
-@boundary
+@public_api
 def out_spec(layer: Layer, x: PyTree) -> PyTree:
     """Shapes and dtypes of ``layer``'s output for the input ``x``, without computing anything.
 

@@ -33,7 +33,7 @@ _TRANSLATED = (
     OverflowError,
     ZeroDivisionError,
 )
-_MENDS = (
+_HINTS = (
     (jax.errors.TracerBoolConversionError, "jnp.where or jax.lax.cond in the place of Python's if"),
     (jax.errors.TracerArrayConversionError, "jnp in the place of np"),
     (jax.errors.TracerIntegerConversionError, "index an array, not a list, with an array"),
@@ -67,11 +67,11 @@ class LayerError(ValueError):
     """A layer, its input or its parameters are not what they have to be.
 
     The text has one fact a line: where and what on the first, then the layer and the line that
-    built it, what was expected, what was got, the shapes before the layer, and a mend.
+    built it, what was expected, what was got, the shapes before the layer, and a hint.
 
     Attributes:
       problem: what is wrong, one line.
-      expected, got, mend: texts, or None.
+      expected, got, hint: texts, or None.
       path: names from the model down to the layer, empty for the model itself.
       before: (path, input shapes, output shapes) of the layers that ran before.
     """
@@ -85,13 +85,13 @@ class LayerError(ValueError):
         *,
         expected: str | None = None,
         got: str | None = None,
-        mend: str | None = None,
+        hint: str | None = None,
     ):
         super().__init__(problem)
         self.problem = problem
         self.expected = expected
         self.got = got
-        self.mend = mend
+        self.hint = hint
         self.path: tuple[str, ...] = ()
         self.before: tuple[tuple[str, str, str], ...] = ()
         self.maker: str | None = None
@@ -116,16 +116,16 @@ class LayerError(ValueError):
         for i, (path, x, y) in enumerate(before):
             label = "" if i else "before:"
             lines.append(f"  {label:<10}{path:<{width}}  {x} -> {y}")
-        if self.mend is not None:
-            lines.append(f"  try:      {self.mend}")
+        if self.hint is not None:
+            lines.append(f"  hint:     {self.hint}")
         return "\n".join(lines)
 
-    def blame(self, maker: str, layer: str | None = None, site: str | None = None) -> None:
+    def attribute_to(self, maker: str, layer: str | None = None, site: str | None = None) -> None:
         """Names the layer that failed; the first (innermost) to do so stands."""
         if self.maker is None:
             self.maker, self.layer, self.site = maker, layer, site
 
-    def climb(self, name: str, before: list[tuple[str, str, str]]) -> None:
+    def add_parent_context(self, name: str, before: list[tuple[str, str, str]]) -> None:
         """Adds a parent's view: the child's ``name`` and the siblings that ran ``before`` it."""
         prefix = f"{name}/" if name else ""
         below = tuple((prefix + path, x, y) for path, x, y in self.before)
@@ -134,7 +134,7 @@ class LayerError(ValueError):
 
 
 @contextlib.contextmanager
-def located(
+def error_context(
     layer: Described, name: str = "", before: Callable[[], list[tuple[str, str, str]]] = list
 ) -> Iterator[None]:
     """Blames ``layer`` for what fails inside, seen from a parent that calls it ``name``.
@@ -148,8 +148,8 @@ def located(
     except Exception as error:
         failure = _failure(error)
         old_note = str(failure)
-        failure.blame(layer.maker, layer.short(), layer.site)
-        failure.climb(name, before())
+        failure.attribute_to(layer.maker, layer.short(), layer.site)
+        failure.add_parent_context(name, before())
         if failure is error:
             raise
         if _is_translated(error):
@@ -160,7 +160,7 @@ def located(
 
 
 @contextlib.contextmanager
-def doing(what: str) -> Iterator[None]:
+def calling_user_code(what: str) -> Iterator[None]:
     """Says that it was ``what`` that raised, where something that a user gave is called."""
     try:
         yield
@@ -183,14 +183,14 @@ def _failure(error: Any, subject: str = "") -> LayerError:
     if not hasattr(error, "_jlayers_failure"):
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         problem = f"{subject} raised {type(error).__name__}" + (f": {first}" if first else "")
-        mends = [mend for kind, mend in _MENDS if isinstance(error, kind)]
-        mend = f"a layer is traced, its values are not known: {mends[0]}" if mends else None
+        hints = [hint for kind, hint in _HINTS if isinstance(error, kind)]
+        hint = f"a layer is traced, its values are not known: {hints[0]}" if hints else None
         if refuses_sequences(error):
-            problem, mend = (
+            problem, hint = (
                 "a Sequence stands where an array belongs, and would lose its mask",
                 _MAP,
             )
-        error._jlayers_failure = LayerError(problem.strip(), mend=mend)
+        error._jlayers_failure = LayerError(problem.strip(), hint=hint)
     return error._jlayers_failure  # type: ignore[no-any-return]
 
 
@@ -199,7 +199,7 @@ def refuses_sequences(error: Exception) -> bool:
     return _NO_ARRAY in str(error)
 
 
-def boundary(function: Callable[P, R]) -> Callable[P, R]:
+def public_api(function: Callable[P, R]) -> Callable[P, R]:
     """Keeps JAX's and jlayers' own frames out of the traceback of an error.
 
     ``jax.config.update("jax_traceback_filtering", "off")`` brings them back. A ``LayerError`` that
@@ -214,7 +214,7 @@ def boundary(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except Exception as caught:
             if isinstance(caught, LayerError) and not special:
-                caught.blame(function.__name__)
+                caught.attribute_to(function.__name__)
             if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
                 raise
             error, cause = caught, caught.__cause__
@@ -248,7 +248,7 @@ def _users_frames(trace: types.TracebackType | None) -> types.TracebackType | No
     return kept
 
 
-def caller_site() -> str:
+def caller_location() -> str:
     """``file:line`` of the nearest frame outside jlayers."""
     frame, _ = _nearest_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -268,7 +268,7 @@ def _nearest_frame() -> tuple[Any, int]:
     return frame, level
 
 
-def cut(text: str) -> str:
+def truncate(text: str) -> str:
     """The text on one line, and no longer than fits beside other text."""
     text = " ".join(text.split()).replace("( ", "(").replace(", )", ")")
     return text if len(text) <= _WIDTH else text[: _WIDTH - 4] + " ..."

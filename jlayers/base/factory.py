@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec
 
-from .errors import LayerError, boundary, caller_site
+from .errors import LayerError, caller_location, public_api
 from .layer import Layer
 from .naming import snake_case
 from .repr_text import call_text
-from .specs import brief
+from .specs import format_short
 
 P = ParamSpec("P")
 
@@ -37,21 +37,21 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    @boundary
+    @public_api
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
         try:
             layer = function(*args, **kwargs)
             if not isinstance(layer, Layer):
-                raise LayerError("the factory gave no Layer", got=brief(layer))
+                raise LayerError("the factory gave no Layer", got=format_short(layer))
         except LayerError as error:
-            error.blame(function.__name__)
+            error.attribute_to(function.__name__)
             raise
         name = function.__name__
         arguments = signature.bind(*args, **kwargs)
         return layer._copy(
             kind=layer.kind if layer._named else snake_case(name),
             maker=name,
-            site=caller_site(),
+            site=caller_location(),
             _named=False,
             _text=lambda: call_text(name, arguments),
         )

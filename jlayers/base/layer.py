@@ -9,7 +9,7 @@ from typing import Any, ParamSpec
 import jax
 
 from . import arguments
-from .errors import LayerError, boundary, caller_site, cut, located
+from .errors import LayerError, caller_location, error_context, public_api, truncate
 from .frozen import Frozen
 from .initialization import make_all, path_of
 from .naming import check_name
@@ -20,7 +20,7 @@ from .sequence_mode import (
     Takes,
     taking_sequences,
 )
-from .specs import Params, PyTree, State, as_array, brief, placeholders, specs_of
+from .specs import Params, PyTree, State, as_array, format_short, placeholders, specs_of
 from .step_pair import Stream, filling
 from .tracing import (
     Trace,
@@ -29,7 +29,7 @@ from .tracing import (
     run_pair,
     trace,
 )
-from .validation import check_fit, check_tree
+from .validation import check_tree, check_tree_matches
 
 P = ParamSpec("P")
 
@@ -119,7 +119,7 @@ class Layer(Frozen):
     _text: Callable[[], str]
     _traces: dict[Any, Trace]
 
-    @boundary
+    @public_api
     def __init__(
         self,
         init: Callable[..., tuple[Params, State]],
@@ -139,7 +139,7 @@ class Layer(Frozen):
         if name is not None:
             check_name(name)
         if children and rebuild is None:
-            raise LayerError("a layer with children needs rebuild", mend="rebuild=lambda new: ...")
+            raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
         kind = name or "layer"
         given = (init, apply)
         init, apply = taking_sequences(init, apply, takes)
@@ -150,7 +150,7 @@ class Layer(Frozen):
             maker=kind,
             children=MappingProxyType(dict(children or {})),
             copies=copies,
-            site=caller_site(),
+            site=caller_location(),
             _named=name is not None,
             _text=lambda: f"Layer({', '.join(map(function_text, given))}, name={kind!r})",
             _init=init,
@@ -163,7 +163,7 @@ class Layer(Frozen):
             _traces={},
         )
 
-    @boundary
+    @public_api
     def init(self, key: jax.Array, x: PyTree = _REQUIRED) -> tuple[Params, State]:
         """New parameters and state for inputs shaped like ``x``.
 
@@ -179,12 +179,12 @@ class Layer(Frozen):
         Raises:
           LayerError: where ``x`` does not fit the layer or a layer inside it.
         """
-        with located(self):
+        with error_context(self):
             if x is _REQUIRED:
                 raise LayerError(
                     "init got one argument",
                     expected="init(key, x)",
-                    mend="x may be a spec: jl.spec((32, 784))",
+                    hint="x may be a spec: jl.spec((32, 784))",
                 )
             arguments.typed_key(key)
             trace(self, x)
@@ -193,7 +193,7 @@ class Layer(Frozen):
                 return self._init(key, specs_of(x))
             return make_all(init_child(self, path, specs_of(x)))  # type: ignore[no-any-return]
 
-    @boundary
+    @public_api
     def apply(
         self,
         params: Params,
@@ -217,13 +217,13 @@ class Layer(Frozen):
           LayerError: where the input does not fit, where parameters or state are not the layer's
             own (all differences by path), and where a key is needed and missing.
         """
-        with located(self):
+        with error_context(self):
             check_tree(params, "params")
             if x is _REQUIRED:
                 raise LayerError(
                     "apply got two arguments",
                     expected="apply(params, state, x)",
-                    mend="the state that init returned goes between params and x; "
+                    hint="the state that init returned goes between params and x; "
                     "jl.without_state(layer) for a pair that has none",
                 )
             check_tree(state, "state")
@@ -232,34 +232,36 @@ class Layer(Frozen):
             arguments.train_flag(train)
             found = trace(self, x)
             x = jax.tree.map(as_array, x)
-            check_fit(params, found.params, "params", x, beside=state)
-            check_fit(state, found.state, "state", x)
+            check_tree_matches(params, found.params, "params", x, beside=state)
+            check_tree_matches(state, found.state, "state", x)
             y, new_state = checked_result(self._apply(params, state, x, key=key, train=train))
             if train:
-                check_fit(new_state, found.state, "new state", x)
+                check_tree_matches(new_state, found.state, "new state", x)
             return y, new_state
 
-    @boundary
+    @public_api
     def rebuild(self, children: Mapping[str, Layer]) -> Layer:
         """The same layer around other children of the same names.
 
         Raises:
           LayerError: if the names are not those of ``children``.
         """
-        with located(self):
+        with error_context(self):
             names = list(children) if isinstance(children, Mapping) else None
             if self._rebuild is None or names is None or set(names) != set(self.children):
                 raise LayerError(
                     "cannot be rebuilt around these children",
                     expected=", ".join(self.children) or "no children",
-                    got=brief(children) if names is None else ", ".join(names) or "no children",
+                    got=format_short(children)
+                    if names is None
+                    else ", ".join(names) or "no children",
                 )
             rebuilt = self._rebuild({name: children[name] for name in self.children})
             return rebuilt._copy(kind=self.kind, site=self.site)
 
     def short(self) -> str:
         """The ``repr`` cut to one line."""
-        return cut(repr(self))
+        return truncate(repr(self))
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         yield self.init
@@ -268,12 +270,12 @@ class Layer(Frozen):
     def __repr__(self) -> str:
         return self._text()
 
-    @boundary
+    @public_api
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with located(self):
+        with error_context(self):
             raise LayerError(
                 "a layer is called like a function",
-                mend="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
+                hint="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
             )
 
     def _stand_in(self, calls: list[PyTree]) -> Layer:

@@ -43,7 +43,7 @@ def _adopt(children: dict[str, L], name: str, layer: L) -> None:
         raise LayerError(
             f"two children are named {name!r}",
             got=f"{children[name].short()} and {layer.short()}",
-            mend="another keyword; positional children are named after their kind",
+            hint="another keyword; positional children are named after their kind",
         )
     children[name] = layer
 

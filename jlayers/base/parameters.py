@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from . import arguments
-from .errors import LayerError, doing
+from .errors import LayerError, calling_user_code
 from .initialization import Path, Wanted
 from .naming import child_key
 from .repr_text import function_text
-from .specs import Params, PyTree, floating_dtype, show, specs_of, storage_dtype
+from .specs import Params, PyTree, floating_dtype, format_spec, specs_of, storage_dtype
 
 Initializer = Callable[..., jax.Array]
 _made: contextvars.ContextVar[list[tuple[Any, Any]] | None] = contextvars.ContextVar(
@@ -37,14 +37,16 @@ def make(key: Any, name: str, init: Initializer, shape: Sequence[int], dtype: An
         return Wanted(child_key(key, name), init, tuple(shape), dtype)
     what = f"the initialiser of {name!r}"
     arguments.function(what, init, "key, shape, dtype")
-    with doing(what):
+    with calling_user_code(what):
         value = init(child_key(key, name), tuple(shape), dtype)
     if callable(value):
-        raise LayerError(f"{what} gave a function", mend=f"call it: {function_text(init)}()")
+        raise LayerError(f"{what} gave a function", hint=f"call it: {function_text(init)}()")
     wanted = specs_of(jax.ShapeDtypeStruct(tuple(shape), dtype))
     if specs_of(value, what) != wanted:
         raise LayerError(
-            f"{what} gave another shape or dtype", expected=show(wanted), got=show(value)
+            f"{what} gave another shape or dtype",
+            expected=format_spec(wanted),
+            got=format_spec(value),
         )
     value = value if isinstance(value, jax.Array) else jnp.asarray(value)
     made = _made.get()

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from .constructors import lift
-from .errors import LayerError, boundary
+from .errors import LayerError, public_api
 from .layer import Layer
 from .specs import PyTree, path_text
 
@@ -96,7 +96,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-@boundary
+@public_api
 def select(tree: PyTree, *patterns: str) -> PyTree:
     """The tree with True for every leaf whose path fits one of the patterns, False elsewhere.
 
@@ -120,7 +120,7 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
     )
 
 
-@boundary
+@public_api
 def rewrite(layer: Any, pattern: str, change: Callable[[Layer], Any]) -> Layer:
     """The model with ``change(child)`` in the place of every layer whose path fits the pattern.
 

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .errors import LayerError, located
+from .errors import LayerError, error_context
 from .layer import Layer
 from .naming import check_name, child_key, entry_of, merge_entry
 from .parameters import Initializer, cast_like, make
-from .specs import Params, PyTree, State, checked_spec, show, specs_of, storage_dtype
+from .specs import Params, PyTree, State, checked_spec, format_spec, specs_of, storage_dtype
 from .tracing import Declaration, Trace, run
 
 
@@ -39,7 +39,7 @@ class Variable:
         if not self._frame.train:
             raise LayerError(
                 f"the variable {self._name!r} is set outside training",
-                mend=f"if f.train: {self._name}.value = ...",
+                hint=f"if f.train: {self._name}.value = ...",
             )
         old = self.value
         wide = jnp.issubdtype(old.dtype, jnp.inexact)
@@ -48,8 +48,8 @@ class Variable:
         if specs_of(new, f"the variable {self._name!r}") != specs_of(old):
             raise LayerError(
                 f"the variable {self._name!r} would change its shape or dtype",
-                expected=show(old),
-                got=show(new),
+                expected=format_spec(old),
+                got=format_spec(new),
             )
         self._frame._variables[self._name] = jnp.asarray(new, old.dtype)
 
@@ -92,7 +92,7 @@ class Namespace:
             raise LayerError(
                 f"the body asks for a child {name!r} that was not given",
                 got=f"children {', '.join(self._children) or 'none'}",
-                mend=f"compose(body, {name}=...)",
+                hint=f"compose(body, {name}=...)",
             )
         return functools.partial(self._call, name)
 
@@ -133,7 +133,7 @@ class Namespace:
           LayerError: if ``apply`` was given none.
         """
         if self._key is None:
-            raise LayerError("needs a key and got none", mend="layer.apply(..., key=key)")
+            raise LayerError("needs a key and got none", hint="layer.apply(..., key=key)")
         self._keys_drawn += 1
         return jax.random.fold_in(self._key, self._keys_drawn)
 
@@ -142,7 +142,7 @@ class Namespace:
         if name in self._children or name in self._asked:
             raise LayerError(
                 f"{name!r} stands for two things in one layer",
-                mend="ask for a parameter once and keep it; another name for another one",
+                hint="ask for a parameter once and keep it; another name for another one",
             )
         self._asked.add(name)
         wanted = checked_spec(f"the shape of {name!r}", shape, dtype)
@@ -153,17 +153,21 @@ class Namespace:
             raise LayerError(
                 f"the child {name!r} takes one input",
                 got=f"{len(xs)} inputs" + "".join(f", and one named {own!r}" for own in named),
-                mend=f"f.{name}(x); several inputs are a tuple: f.{name}((a, b))",
+                hint=f"f.{name}(x); several inputs are a tuple: f.{name}((a, b))",
             )
         child = self._children[name]
         scope = jax.named_scope(name) if name else contextlib.nullcontext()
-        with located(child, name, self._before), scope:
+        with error_context(child, name, self._before), scope:
             y = self._run_child(name, child, xs[0])
         self._calls.append((name, xs[0], y))
         return y
 
     def _before(self) -> list[tuple[str, str, str]]:
-        return [(name, show(specs_of(x)), show(specs_of(y))) for name, x, y in self._calls if name]
+        return [
+            (name, format_spec(specs_of(x)), format_spec(specs_of(y)))
+            for name, x, y in self._calls
+            if name
+        ]
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         raise NotImplementedError
@@ -195,8 +199,8 @@ class Declaring(Namespace):
             if self.inputs[name] and tree.get(name, {}) != new:
                 raise LayerError(
                     f"two calls with different inputs need different {what}",
-                    got=f"{show(self.inputs[name][0])} and {show(specs_of(x))}",
-                    mend="two children in the place of one that is called twice",
+                    got=f"{format_spec(self.inputs[name][0])} and {format_spec(specs_of(x))}",
+                    hint="two children in the place of one that is called twice",
                 )
             if new:
                 merge_entry(tree, name, new)
@@ -220,7 +224,7 @@ class Declaring(Namespace):
         if idle:
             raise LayerError(
                 f"the body never calls its child {idle[0]!r}",
-                mend="call every child whatever f.train is, or leave it out",
+                hint="call every child whatever f.train is, or leave it out",
             )
         return Trace(
             self.params,
@@ -277,7 +281,7 @@ class Applying(Namespace):
         if name not in tree:
             raise LayerError(
                 f"{name!r} is asked for in apply and was not at init",
-                mend="ask for it whatever f.train is",
+                hint="ask for it whatever f.train is",
             )
         return tree[name]
 

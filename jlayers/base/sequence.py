@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core.dtypes import at_least_float32
-from .errors import LayerError, boundary
+from .errors import LayerError, public_api
 from .padding import mask_of_lengths, padded, text
 from .receptive_field import EVERYWHERE, Reach
 
@@ -51,7 +51,7 @@ class Sequence:
     mask: jax.Array
     _reach: Reach | None
 
-    @boundary
+    @public_api
     def __init__(self, values: Any, mask: Any = None):
         if not hasattr(values, "shape"):
             values = jnp.asarray(values)
@@ -66,12 +66,12 @@ class Sequence:
                 "the mask of a Sequence does not fit its values",
                 expected=f"bool{list(values.shape[:2])}",
                 got=text(mask),
-                mend="Sequence.from_lengths(values, lengths)" if mask.ndim == 1 else None,
+                hint="Sequence.from_lengths(values, lengths)" if mask.ndim == 1 else None,
             )
         self.values, self.mask, self._reach = values, mask, None
 
     @classmethod
-    @boundary
+    @public_api
     def from_lengths(cls, values: Any, lengths: Any) -> Sequence:
         """Rows whose first ``lengths`` steps are valid.
 
@@ -86,7 +86,7 @@ class Sequence:
         return cls(values, mask_of_lengths(values, lengths))
 
     @classmethod
-    @boundary
+    @public_api
     def from_rows(cls, rows: Iterable[Any], length: int | None = None) -> Sequence:
         """Rows of different lengths, (time, ...) each, padded with zeros to one length.
 
@@ -182,7 +182,7 @@ class Sequence:
         if len(index) > 2 or not all(isinstance(part, slice) for part in index):
             raise LayerError(
                 "a Sequence is cut by slices of rows and steps",
-                mend="x[:, :10]; x.values[...] for the numbers alone",
+                hint="x[:, :10]; x.values[...] for the numbers alone",
             )
         part = self._with(self.values[index], self.mask[index])
         moved = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
@@ -243,7 +243,7 @@ def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree
                 "a function of each step of a Sequence gives something else than steps",
                 expected=f"[{', '.join(map(str, lead))}, ...]",
                 got=text(leaf),
-                mend="jl.on_sequence(function) for a function of the whole Sequence",
+                hint="jl.on_sequence(function) for a function of the whole Sequence",
             )
     return jax.tree.map(lambda leaf: _make(leaf, mask, reach), y)
 

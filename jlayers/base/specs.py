@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.dtypes import at_least_float32
 from . import sequence
-from .errors import LayerError, boundary, cut
+from .errors import LayerError, public_api, truncate
 from .repr_text import value_text
 
 PyTree = Any
@@ -22,7 +22,7 @@ Spec = jax.ShapeDtypeStruct
 _NO_SIZE = (type(None), bool, float, np.floating, str, tuple, list, dict, jax.Array, np.ndarray)
 
 
-@boundary
+@public_api
 def spec(shape: Sequence[int], dtype: Any = jnp.float32) -> Spec:
     """Short for a ``jax.ShapeDtypeStruct``, float32 unless said otherwise.
 
@@ -36,16 +36,16 @@ def checked_spec(what: str, shape: Any, dtype: Any) -> Spec:
     """``Spec(shape, dtype)`` from a user's arguments; ``what`` is the shape, for the message."""
     sizes = tuple(shape) if isinstance(shape, tuple | list) else (None,)
     if any(isinstance(n, _NO_SIZE) or (isinstance(n, int) and n < 0) for n in sizes):
-        mend = None
+        hint = None
         if isinstance(shape, int):
-            mend = f"({shape},)"
+            hint = f"({shape},)"
         elif isinstance(shape, jax.Array | np.ndarray):
-            mend = "x.shape"
-        raise LayerError(f"{what} must be a tuple of sizes, got {brief(shape)}", mend=mend)
+            hint = "x.shape"
+        raise LayerError(f"{what} must be a tuple of sizes, got {format_short(shape)}", hint=hint)
     try:
         return Spec(sizes, dtype)
     except TypeError:
-        raise LayerError(f"no dtype: {brief(dtype)}") from None
+        raise LayerError(f"no dtype: {format_short(dtype)}") from None
 
 
 def specs_of(tree: PyTree, what: str = "x") -> PyTree:
@@ -66,7 +66,7 @@ def _spec_of(leaf: Any, what: str) -> Spec:
     raise LayerError(
         f"{what} holds a {type(leaf).__name__}",
         expected="arrays or jax.ShapeDtypeStructs",
-        got=brief(leaf),
+        got=format_short(leaf),
     )
 
 
@@ -79,8 +79,8 @@ def as_array(leaf: Any) -> jax.Array:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise LayerError(
             "apply got a spec, and computes with arrays",
-            got=show(leaf),
-            mend="jl.out_spec(layer, x) for shapes alone",
+            got=format_spec(leaf),
+            hint="jl.out_spec(layer, x) for shapes alone",
         )
     return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
 
@@ -89,15 +89,15 @@ def refuse_numbers(x: PyTree) -> None:
     """Raises where an input holds a tuple of Python numbers, which most likely is a shape."""
     for node in jax.tree.leaves(x, is_leaf=_is_numbers):
         if _is_numbers(node):
-            mend = "jnp.asarray(x)"
+            hint = "jnp.asarray(x)"
             if all(n is None or type(n) is int for n in node):
                 sizes = tuple(1 if n is None or n < 0 else n for n in node)
-                mend = f"jl.spec({sizes}) for an input of this shape; jnp.asarray for numbers"
+                hint = f"jl.spec({sizes}) for an input of this shape; jnp.asarray for numbers"
             raise LayerError(
                 "x holds Python numbers",
                 expected="arrays or jax.ShapeDtypeStructs",
-                got=brief(node),
-                mend=mend,
+                got=format_short(node),
+                hint=hint,
             )
 
 
@@ -131,24 +131,26 @@ def _placeholder(leaf: Spec) -> jax.Array:
     return jnp.zeros(leaf.shape, leaf.dtype)
 
 
-def show(tree: PyTree) -> str:
+def format_spec(tree: PyTree) -> str:
     """``float32[32, 784]``; tuples and dicts of these; all else as code, on one line."""
     if sequence.is_sequence(tree):
-        return f"Sequence {show(tree.values)}"
+        return f"Sequence {format_spec(tree.values)}"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}[{', '.join(map(str, tree.shape))}]"
     if isinstance(tree, dict):
-        return "{" + ", ".join(f"{name}: {show(value)}" for name, value in tree.items()) + "}"
+        return (
+            "{" + ", ".join(f"{name}: {format_spec(value)}" for name, value in tree.items()) + "}"
+        )
     if isinstance(tree, list):
-        return f"[{', '.join(map(show, tree))}]"
+        return f"[{', '.join(map(format_spec, tree))}]"
     if isinstance(tree, tuple):
-        return f"({', '.join(map(show, tree))}{',' if len(tree) == 1 else ''})"
-    return cut(value_text(tree))
+        return f"({', '.join(map(format_spec, tree))}{',' if len(tree) == 1 else ''})"
+    return truncate(value_text(tree))
 
 
-def brief(tree: PyTree) -> str:
+def format_short(tree: PyTree) -> str:
     """``show``, cut to fit on a line beside other text."""
-    return cut(show(tree))
+    return truncate(format_spec(tree))
 
 
 def floating_dtype(x: PyTree) -> Any:

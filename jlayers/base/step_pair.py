@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .errors import LayerError
 from .sequence_mode import filled, without_masks
-from .specs import PyTree, brief, specs_of
+from .specs import PyTree, format_short, specs_of
 
 if TYPE_CHECKING:
     from .layer import Layer
@@ -47,7 +47,7 @@ def stream_of(layer: Layer) -> Stream:
         return _of_each_step(layer)
     raise LayerError(
         f"cannot be streamed: {found or 'it reads later steps'}",
-        mend="a causal layer: padding='CAUSAL', causal=True, no reverse",
+        hint="a causal layer: padding='CAUSAL', causal=True, no reverse",
     )
 
 
@@ -64,7 +64,7 @@ def _of_each_step(layer: Layer) -> Stream:
                 raise LayerError(
                     "cannot be streamed: its output has other steps than its input",
                     expected="(batch, time, ...)",
-                    got=brief(specs_of(y)),
+                    got=format_short(specs_of(y)),
                 )
         return y, {}
 
@@ -100,7 +100,7 @@ def check_carry(carry: Carry, after: Carry) -> None:
     if specs_of(after) != before:
         raise LayerError(
             "the carry does not fit the model, or the block has another batch or dtype",
-            expected=brief(specs_of(after)),
-            got=brief(before),
-            mend="carry = start(params, state, x) for the blocks' batch and dtype",
+            expected=format_short(specs_of(after)),
+            got=format_short(before),
+            hint="carry = start(params, state, x) for the blocks' batch and dtype",
         )

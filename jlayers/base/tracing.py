@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from .errors import LayerError, located
+from .errors import LayerError, error_context
 from .initialization import Path
 from .naming import is_name
 from .parameters import watched
@@ -22,10 +22,10 @@ from .specs import (
     Params,
     PyTree,
     State,
-    brief,
+    format_short,
+    format_spec,
     placeholders,
     refuse_numbers,
-    show,
     spec_key,
     specs_of,
 )
@@ -68,7 +68,7 @@ class Trace(NamedTuple):
 
 def trace(layer: Layer, x: PyTree) -> Trace:
     """The remembered abstract run of ``layer`` on ``x`` (arrays or specs)."""
-    with located(layer):
+    with error_context(layer):
         refuse_numbers(x)
         x = specs_of(x)
         found = layer._traces.get(spec_key(x))
@@ -87,7 +87,7 @@ def run(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         return found, placeholders(found.out)
     found, y = layer._abstract(layer, key, x)
     if y is None and x is not None:
-        raise LayerError("its output is None", mend="return at the end of its function")
+        raise LayerError("its output is None", hint="return at the end of its function")
     found = found._replace(out=specs_of(y, "the output"))
     if len(layer._traces) >= REMEMBERED:
         layer._traces.pop(next(iter(layer._traces)))
@@ -131,8 +131,8 @@ def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         raise LayerError(
             "init returned no pair of trees",
             expected="(params, state)",
-            got=brief(made),
-            mend="jl.stateless(init, apply) where init gives params alone",
+            got=format_short(made),
+            hint="jl.stateless(init, apply) where init gives params alone",
         )
     params, state = made
     _check_made(params, "params")
@@ -143,8 +143,8 @@ def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
     if specs_of(new_state) != specs_of(state):
         raise LayerError(
             "apply changed the state's entries, shapes or dtypes",
-            expected=show(state),
-            got=show(new_state),
+            expected=format_spec(state),
+            got=format_spec(new_state),
         )
     calls_seen = {name: tuple(calls) for name, calls in inputs.items()}
     return Trace(
@@ -162,8 +162,8 @@ def checked_result(result: Any) -> tuple[PyTree, State]:
         raise LayerError(
             "apply returned no pair of output and state",
             expected="(y, state) with a dict for state",
-            got=brief(result),
-            mend="jl.stateless(init, apply) where apply gives y alone",
+            got=format_short(result),
+            hint="jl.stateless(init, apply) where apply gives y alone",
         )
     return result
 
@@ -179,7 +179,7 @@ def _check_made(tree: PyTree, what: str) -> None:
         raise LayerError(
             f"init gave no dict for {what}",
             expected="nested dicts of arrays with string keys",
-            got=brief(tree),
+            got=format_short(tree),
         )
     for name, value in tree.items():
         if not is_name(name):
@@ -190,7 +190,7 @@ def _check_made(tree: PyTree, what: str) -> None:
         if isinstance(value, dict):
             _check_made(value, what)
         elif not isinstance(value, jax.Array | np.ndarray | np.generic):
-            raise LayerError(f"init gave no array for {name!r} in {what}", got=brief(value))
+            raise LayerError(f"init gave no array for {name!r} in {what}", got=format_short(value))
 
 
 def _key_spec() -> jax.ShapeDtypeStruct:

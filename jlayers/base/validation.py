@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from .errors import LayerError
-from .specs import PyTree, brief, show
+from .specs import PyTree, format_short, format_spec
 
 _SHOWN = 20
-_MISFITS = {
+_MISMATCHES = {
     "params": "params do not fit the model",
     "state": "state does not fit the model",
     "new state": "the new state does not fit the model",
@@ -24,19 +24,19 @@ def check_tree(tree: Any, what: str) -> None:
     """Raises unless what a user passed for ``what`` is a dict, as a tree of parameters is."""
     if type(tree) is dict:
         return
-    mend = "params, state = layer.init(key, x); layer.apply(params, state, x)"
+    hint = "params, state = layer.init(key, x); layer.apply(params, state, x)"
     if isinstance(tree, tuple) and len(tree) == 2 and all(type(part) is dict for part in tree):
-        mend = f"init returns a pair, unpack it: {mend}"
+        hint = f"init returns a pair, unpack it: {hint}"
     plain = tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float)
     raise LayerError(
         f"{what} is no tree of arrays",
         expected="nested dicts of arrays",
-        got=brief(tree) if plain else f"a {type(tree).__name__}, {brief(tree)}",
-        mend=mend,
+        got=format_short(tree) if plain else f"a {type(tree).__name__}, {format_short(tree)}",
+        hint=hint,
     )
 
 
-def check_fit(
+def check_tree_matches(
     tree: Any, expected: Mapping[str, Any], what: str, x: PyTree, beside: Any = None
 ) -> None:
     """Raises unless ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``.
@@ -57,10 +57,10 @@ def check_fit(
         return
     check_tree(tree, what)
     have, want = dict(_by_path(tree)), dict(_by_path(expected))
-    rows = [("missing", path, show(want[path])) for path in want if path not in have]
-    rows += [("extra", path, brief(have[path])) for path in have if path not in want]
+    rows = [("missing", path, format_spec(want[path])) for path in want if path not in have]
+    rows += [("extra", path, format_short(have[path])) for path in have if path not in want]
     rows += [
-        ("different", path, f"expected {show(want[path])}, got {_kind(have[path])}")
+        ("different", path, f"expected {format_spec(want[path])}, got {_kind(have[path])}")
         for path in want
         if path in have and not _fits(have[path], want[path])
     ]
@@ -75,14 +75,14 @@ def check_fit(
     if len(rows) > _SHOWN:
         lines.append(f"\n    and {len(rows) - _SHOWN} more")
     raise LayerError(
-        f"{_MISFITS[what]}: {', '.join(counts)}",
-        expected=f"the {what.split()[-1]} that {maker} gives for x {show(x)}",
+        f"{_MISMATCHES[what]}: {', '.join(counts)}",
+        expected=f"the {what.split()[-1]} that {maker} gives for x {format_spec(x)}",
         got="".join(lines),
-        mend=_mend(tree, expected, what, beside),
+        hint=_hint(tree, expected, what, beside),
     )
 
 
-def _mend(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: Any) -> str | None:
+def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: Any) -> str | None:
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
     if beside is not None and _same(beside, expected):
@@ -128,4 +128,8 @@ def _fits(leaf: Any, spec: Any) -> bool:
 
 
 def _kind(leaf: Any) -> str:
-    return f"the spec {show(leaf)}" if isinstance(leaf, jax.ShapeDtypeStruct) else brief(leaf)
+    return (
+        f"the spec {format_spec(leaf)}"
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+        else format_short(leaf)
+    )

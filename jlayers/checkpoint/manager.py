@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary, warn
-from ..base.specs import PyTree, brief
+from ..base.errors import LayerError, public_api, warn
+from ..base.specs import PyTree, format_short
 from .atomic import clean, remove_whole
 from .restore import DamagedCheckpointError, Restored, read_checkpoint, read_manifest
 from .save import (
@@ -61,7 +61,7 @@ class Checkpoints:
     {'kernel': Array([300, 300, 300], dtype=int32)}
     """
 
-    @boundary
+    @public_api
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -72,7 +72,7 @@ class Checkpoints:
         mode: str = "min",
     ):
         if mode not in ("min", "max"):
-            raise LayerError("mode is neither 'min' nor 'max'", got=brief(mode))
+            raise LayerError("mode is neither 'min' nor 'max'", got=format_short(mode))
         self.folder = Path(folder)
         self.keep = keep if keep is None else arguments.positive("keep", keep)
         self.best = arguments.integer("best", best, 0)
@@ -88,12 +88,12 @@ class Checkpoints:
             raise LayerError(
                 f"no folder for checkpoints: {error.strerror}",
                 got=str(self.folder),
-                mend="a folder that can be written",
+                hint="a folder that can be written",
             ) from error
         # Threads are waited for at exit; what the last one raised would be lost otherwise.
         weakref.finalize(self, _last_words, self._errors)
 
-    @boundary
+    @public_api
     def save(
         self,
         step: int,
@@ -177,7 +177,7 @@ class Checkpoints:
                 self._metrics[step] = {}
         return self._metrics[step]
 
-    @boundary
+    @public_api
     def wait(self) -> None:
         """Comes back when nothing is being written.
 
@@ -190,7 +190,7 @@ class Checkpoints:
         if self._errors:
             raise self._errors.pop()
 
-    @boundary
+    @public_api
     def close(self) -> None:
         """As ``wait``; warns where the metric that says which is best was never there."""
         self.wait()
@@ -237,7 +237,7 @@ class Checkpoints:
         """The last step that has a complete checkpoint."""
         return max(self.steps(), default=None)
 
-    @boundary
+    @public_api
     def restore(
         self,
         like: PyTree,
@@ -280,11 +280,11 @@ class Checkpoints:
             except LayerError:  # of another model
                 continue
             if not fallback:
-                first.mend = f"step={earlier}, the last good one, or fallback=True"
+                first.hint = f"step={earlier}, the last good one, or fallback=True"
                 raise first
             warn(f"{first}\n  The run goes on from step {earlier}, the last good one.")
             return found
-        first.mend = "no checkpoint before it is good either"
+        first.hint = "no checkpoint before it is good either"
         raise first
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ..base.errors import LayerError
-from ..base.specs import brief
+from ..base.specs import format_short
 from .formats.safetensors import DamagedFileError, open_regular
 from .tree import (
     DTYPES,
@@ -92,7 +92,7 @@ def as_json(what: str, value: Any) -> Any:
     if isinstance(value, str | bool | int | None):
         return value
     expected = "None, bools, numbers, texts; lists and dicts of these, dicts with texts for keys"
-    raise LayerError(f"{what} is no JSON", expected=expected, got=brief(value))
+    raise LayerError(f"{what} is no JSON", expected=expected, got=format_short(value))
 
 
 def _is_plain(value: Any) -> bool:
@@ -179,8 +179,8 @@ def read(path: Path) -> Manifest:
         raise LayerError(
             f"{path} has a format that this jlayers does not know",
             expected=f"version {VERSION}",
-            got=f"version {brief(version)}, of jlayers {brief(writer)}",
-            mend="a newer jlayers",
+            got=f"version {format_short(version)}, of jlayers {format_short(writer)}",
+            hint="a newer jlayers",
         )
     try:
         return _parsed(content)

@@ -118,7 +118,7 @@ class RestorePlan:
             raise LayerError(
                 f"the checkpoint does not fit: {self.summary()}",
                 got="\n    " + "\n    ".join(self.lines()),
-                mend=f"allow=({pattern!r},) to leave such paths as they are",
+                hint=f"allow=({pattern!r},) to leave such paths as they are",
             )
 
 
@@ -131,7 +131,7 @@ def planned(
       LayerError: for a pattern that fits no path of either.
     """
     if isinstance(allow, str):
-        raise LayerError("allow is one text", got=repr(allow), mend=f"allow=({allow!r},)")
+        raise LayerError("allow is one text", got=repr(allow), hint=f"allow=({allow!r},)")
     paths = list(dict.fromkeys((*expected, *found)))
     for pattern in allow:
         if not any(matches(path, pattern) for path in paths):

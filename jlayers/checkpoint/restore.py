@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..base.errors import LayerError, boundary
-from ..base.specs import PyTree, brief
+from ..base.errors import LayerError, public_api
+from ..base.specs import PyTree, format_short
 from . import manifest
 from . import tree as leaves
 from .formats import safetensors
@@ -52,7 +52,7 @@ class Restored(NamedTuple):
     path: Path
 
 
-@boundary
+@public_api
 def read_checkpoint(
     path: str | os.PathLike[str], like: PyTree, *, allow: Sequence[str] = ()
 ) -> Restored:
@@ -86,7 +86,9 @@ def read_checkpoint(
     values = {name: templates[name] for name in plan.kept}
     for name, value in values.items():
         if not leaves.is_concrete(value):
-            raise LayerError(f"the template has no value to keep at {name!r}", got=brief(value))
+            raise LayerError(
+                f"the template has no value to keep at {name!r}", got=format_short(value)
+            )
     wanted = set(plan.matched)
     with _damage_told(path):
         for name, data in safetensors.read(path / ARRAYS, told.leaves, told.sums, wanted):
@@ -98,7 +100,7 @@ def read_checkpoint(
     )
 
 
-@boundary
+@public_api
 def restore_plan(
     path: str | os.PathLike[str], like: PyTree, *, allow: Sequence[str] = ()
 ) -> RestorePlan:
@@ -130,7 +132,7 @@ def _plan(
     return planned(path.name, expected, told.leaves, allow)
 
 
-@boundary
+@public_api
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by path, without a template.
 
@@ -147,7 +149,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return {name: arrays[name] for name in told.leaves}
 
 
-@boundary
+@public_api
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """What a checkpoint says of itself; no array is read.
 

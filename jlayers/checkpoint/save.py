@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary
-from ..base.specs import PyTree, brief
+from ..base.errors import LayerError, public_api
+from ..base.specs import PyTree, format_short
 from . import manifest
 from . import tree as leaves
 from .atomic import written_whole
@@ -37,7 +37,7 @@ def folder_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-@boundary
+@public_api
 def save_checkpoint(
     folder: str | os.PathLike[str],
     tree: PyTree,
@@ -132,7 +132,7 @@ def _float(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise LayerError(f"the metric {name!r} is no number", got=brief(value)) from None
+        raise LayerError(f"the metric {name!r} is no number", got=format_short(value)) from None
 
 
 def write_snapshot(folder: Path, shot: Snapshot) -> Path:
@@ -149,6 +149,6 @@ def write_snapshot(folder: Path, shot: Snapshot) -> Path:
             f"the checkpoint of step {shot.manifest.step} could not be written: {error.strerror}",
             expected=f"room for {size:,} bytes in {folder}",
             got=str(error),
-            mend="what was written before is whole; make room, or another folder",
+            hint="what was written before is whole; make room, or another folder",
         ) from error
     return target

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..base.errors import LayerError
-from ..base.specs import PyTree, brief, path_text
+from ..base.specs import PyTree, format_short, path_text
 
 # The names that the safetensors format has had from its first release on.
 _CODES = {
@@ -109,7 +109,7 @@ def named(tree: PyTree, what: str) -> dict[str, Any]:
                 if text in leaves
                 else f"a leaf of {what} has the path {text!r}, which safetensors keeps for itself",
                 got=f"{exact[text]} and {full}" if text in leaves else full,
-                mend="another name for one of them",
+                hint="another name for one of them",
             )
         leaves[text], exact[text] = leaf, full
     return leaves
@@ -139,8 +139,10 @@ def _entry(path: str, leaf: Any, what: str) -> Entry:
     raise LayerError(
         f"a checkpoint cannot hold {path!r} of {what}",
         expected="arrays of numbers, typed keys, Python numbers",
-        got=f"a traced {brief(leaf)}" if isinstance(leaf, jax.core.Tracer) else brief(leaf),
-        mend="save outside jax.jit" if isinstance(leaf, jax.core.Tracer) else None,
+        got=f"a traced {format_short(leaf)}"
+        if isinstance(leaf, jax.core.Tracer)
+        else format_short(leaf),
+        hint="save outside jax.jit" if isinstance(leaf, jax.core.Tracer) else None,
     )
 
 
@@ -176,22 +178,22 @@ def _numbers(path: str, leaf: Any, what: str) -> Any:
             return np.array(leaf, _SCALARS[type(leaf)])
         except OverflowError:
             raise LayerError(
-                f"{path!r} of {what} is an int that does not fit in 64 bits", got=brief(leaf)
+                f"{path!r} of {what} is an int that does not fit in 64 bits", got=format_short(leaf)
             ) from None
     if not isinstance(leaf, jax.Array):
         if isinstance(leaf, np.ndarray | np.generic):
             return np.asarray(leaf)
-        raise LayerError(f"{path!r} of {what} is no array", got=brief(leaf))
+        raise LayerError(f"{path!r} of {what} is no array", got=format_short(leaf))
     if leaf.is_deleted():
         raise LayerError(
             f"the memory of {path!r} of {what} was given away",
-            got=f"{brief(leaf)}, deleted",
-            mend="save the run that the step gave back, not the one donated to it",
+            got=f"{format_short(leaf)}, deleted",
+            hint="save the run that the step gave back, not the one donated to it",
         )
     if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
         raise LayerError(
             f"{path!r} of {what} is spread over several processes",
-            mend="jax.experimental.multihost_utils.process_allgather",
+            hint="jax.experimental.multihost_utils.process_allgather",
         )
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
@@ -239,7 +241,7 @@ def placed(template: Any, entry: Entry, array: np.ndarray) -> Any:
         raise LayerError(
             f"JAX has no {array.dtype} now",
             got=f"{array.dtype} in the checkpoint and in the template",
-            mend='jax.config.update("jax_enable_x64", True), or a numpy array in the template',
+            hint='jax.config.update("jax_enable_x64", True), or a numpy array in the template',
         )
     return result
 

@@ -9,7 +9,7 @@ import jax
 
 from ..base import arguments
 from ..base.constructors import lift_child
-from ..base.errors import LayerError, located
+from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.naming import check_name, child_key, merge_entry
@@ -60,7 +60,7 @@ def composite(
         params: Params = {}
         state: State = {}
         for child_name, child in children.items():
-            with located(child, child_name):
+            with error_context(child, child_name):
                 made = init_child(child, child_key(key, child_name), found.inputs[child_name][0])
             for tree, entry in zip((params, state), made, strict=True):
                 if entry:

@@ -21,7 +21,7 @@ from ..base.sequence import (
     join,
     mapped,
 )
-from ..base.specs import PyTree, show, specs_of
+from ..base.specs import PyTree, format_spec, specs_of
 from .compose import composite
 from .serial import of_layers
 
@@ -145,10 +145,10 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
         shortcut = f["shortcut"](x) if "shortcut" in children else x
         terms = {"shortcut": shortcut, "body": y}
         _arrays(terms)
-        mend = "a shortcut to the shape of the body's output"
+        hint = "a shortcut to the shape of the body's output"
         if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
-            mend = f"residual(..., shortcut=Dense({y.shape[-1]}))"
-        _same(terms, mend)
+            hint = f"residual(..., shortcut=Dense({y.shape[-1]}))"
+        _same(terms, hint)
         return _together(jnp.add, shortcut, y)
 
     return composite(body, children, rebuild=lambda new: residual(new["body"], new.get("shortcut")))
@@ -176,7 +176,7 @@ def _outputs(f: Namespace, x: PyTree) -> dict[str, jax.Array]:
     if not outputs:
         if not isinstance(x, tuple | list | dict) or not x:
             raise LayerError(
-                "without layers takes a tuple or a dict of arrays", got=show(specs_of(x))
+                "without layers takes a tuple or a dict of arrays", got=format_spec(specs_of(x))
             )
         # In the order of the keys, the only one that a dict keeps through jit, remat and vmap.
         entries = {key: x[key] for key in sorted(x)} if isinstance(x, dict) else dict(enumerate(x))
@@ -196,7 +196,7 @@ def concatenate(parts: Any, axis: int) -> Any:
     if axis >= next(part.mask.ndim for part in parts if is_sequence(part)):
         return mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
     if not all(map(is_sequence, parts)):
-        raise LayerError("puts Sequences and arrays one after the other", mend="jl.Sequence(x)")
+        raise LayerError("puts Sequences and arrays one after the other", hint="jl.Sequence(x)")
     values = jnp.concatenate([part.fill() for part in parts], axis)
     return join(values, jnp.concatenate([part.mask for part in parts], axis))
 
@@ -214,15 +214,15 @@ def _arrays(terms: Mapping[str, Any]) -> None:
             raise LayerError("merges arrays", got=_shown(terms))
 
 
-def _same(terms: Mapping[str, jax.Array], mend: str | None = None) -> None:
+def _same(terms: Mapping[str, jax.Array], hint: str | None = None) -> None:
     """No silent broadcast: elementwise merges want one shape and one dtype."""
     if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
         raise LayerError(
             "merges arrays of one shape and dtype",
             got=_shown(terms),
-            mend=mend,
+            hint=hint,
         )
 
 
 def _shown(terms: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {show(term)}" for name, term in terms.items())
+    return ", ".join(f"{name} {format_spec(term)}" for name, term in terms.items())

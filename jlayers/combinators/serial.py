@@ -11,7 +11,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.naming import name_children
 from ..base.scope import Namespace
-from ..base.specs import PyTree, show, specs_of
+from ..base.specs import PyTree, format_spec, specs_of
 from ..sequences.streaming import Body
 from .compose import composite
 
@@ -96,15 +96,15 @@ def parallel(*layers: Any, **named: Any) -> Layer:
                     expected=f"keys {', '.join(children)}",
                     got=f"keys {', '.join(map(str, x))}"
                     if isinstance(x, dict)
-                    else show(specs_of(x)),
+                    else format_spec(specs_of(x)),
                 )
             return {name: f[name](x[name]) for name in children}
         if not isinstance(x, tuple | list) or len(x) != len(children):
             raise LayerError(
                 "takes a tuple with one input for each layer",
                 expected=f"{len(children)} inputs",
-                got=f"{len(x)} inputs" if isinstance(x, tuple | list) else show(specs_of(x)),
-                mend="branch gives one input to every layer",
+                got=f"{len(x)} inputs" if isinstance(x, tuple | list) else format_spec(specs_of(x)),
+                hint="branch gives one input to every layer",
             )
         return tuple(f[name](item) for name, item in zip(children, x, strict=True))
 

@@ -15,7 +15,7 @@ from jax import lax
 
 from ..base import arguments
 from ..base.constructors import lift, out_spec
-from ..base.errors import LayerError, located
+from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.initialization import Path
 from ..base.layer import Layer
@@ -26,8 +26,8 @@ from ..base.specs import (
     Params,
     PyTree,
     State,
-    brief,
-    show,
+    format_short,
+    format_spec,
     spec_key,
     specs_of,
 )
@@ -67,17 +67,17 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     inner = lift(layer)
     n = arguments.positive("n", n)
     if remat is not None and not isinstance(remat, bool) and not callable(remat):
-        raise LayerError(f"remat must be True, False or a policy, got {brief(remat)}")
+        raise LayerError(f"remat must be True, False or a policy, got {format_short(remat)}")
 
     def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        with located(inner):
+        with error_context(inner):
             y = out_spec(inner, x)
         if spec_key(with_reach(y, None)) != spec_key(with_reach(specs_of(x), None)):
             raise LayerError(
                 "the output of a repeated layer differs from its input",
-                expected=show(specs_of(x)),
-                got=show(y),
-                mend="a layer that keeps its shape and dtype, or serial",
+                expected=format_spec(specs_of(x)),
+                got=format_spec(y),
+                hint="a layer that keeps its shape and dtype, or serial",
             )
         return _stacked_init(inner, n, key, x)
 
@@ -85,7 +85,7 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
         def step(x: PyTree, copy: tuple[Params, State, Any]) -> tuple[PyTree, State]:
-            with located(inner):
+            with error_context(inner):
                 return inner._apply(copy[0], copy[1], x, key=copy[2], train=train)
 
         if remat:
@@ -105,7 +105,7 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
         def step(loop: Any, copy: Any) -> tuple[Any, None]:
             (x, carries), (params, state, key, i) = loop, copy
             before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), carries)
-            with located(inner):
+            with error_context(inner):
                 x, after = stream_of(inner).step(params, state, before, x, key=key, train=train)
                 check_carry(before, after)
             put = lax.dynamic_update_index_in_dim
@@ -141,7 +141,7 @@ def ensemble(layer: Any, n: int) -> Layer:
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
         def one(params: Params, state: State, key: Any) -> tuple[PyTree, State]:
-            with located(inner):
+            with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
         y, new_state = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
@@ -165,13 +165,15 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
     """
     inner = lift(layer)
     if policy is not None and not callable(policy):
-        raise LayerError(f"policy must be one of jax.checkpoint_policies, got {brief(policy)}")
+        raise LayerError(
+            f"policy must be one of jax.checkpoint_policies, got {format_short(policy)}"
+        )
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
         def run(params: Params, state: State, x: PyTree, key: Any) -> tuple[PyTree, State]:
-            with located(inner):
+            with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
         y, new_state = jax.checkpoint(run, policy=policy)(params, state, x, key)
@@ -181,14 +183,14 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
         return init_child(inner, key, x)
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with located(inner):
+        with error_context(inner):
             return stream_of(inner).start(params, state, x, capacity=capacity)
 
     def step(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
     ) -> tuple[PyTree, Carry]:
         def run(params: Params, state: State, carry: Carry, x: PyTree, key: Any) -> Any:
-            with located(inner):
+            with error_context(inner):
                 return stream_of(inner).step(params, state, carry, x, key=key, train=train)
 
         return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
@@ -221,7 +223,7 @@ def _stacked_start(
     layer: Layer, n: int, params: Params, state: State, x: PyTree, capacity: int | None
 ) -> Carry:
     def one(params: Params, state: State) -> Carry:
-        with located(layer):
+        with error_context(layer):
             return stream_of(layer).start(params, state, x, capacity=capacity)
 
     return jax.vmap(one, axis_size=n)(params, state)
@@ -241,7 +243,7 @@ def _seen_through(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
 
 
 def _stacked_init(layer: Layer, n: int, key: Any, x: PyTree) -> tuple[Params, State]:
-    with located(layer):
+    with error_context(layer):
         if isinstance(key, Path):
             return init_child(layer, key.stack(n), x)
         return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))

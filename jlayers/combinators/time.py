@@ -13,7 +13,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.scope import Namespace
 from ..base.sequence import Sequence, is_sequence, sequences_in
-from ..base.specs import PyTree, show, specs_of
+from ..base.specs import PyTree, format_spec, specs_of
 from .compose import composite
 from .merge import concat
 
@@ -48,13 +48,13 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
         for leaf in jax.tree.leaves(x, is_leaf=is_sequence):
             if leaf.ndim < 2:
                 raise LayerError(
-                    "takes sequences", expected="(batch, time, ...)", got=show(specs_of(x))
+                    "takes sequences", expected="(batch, time, ...)", got=format_spec(specs_of(x))
                 )
             if leaf.dtype == bool:
                 raise LayerError(
                     "resets say where an episode begins: backwards, where it ends",
-                    got=show(specs_of(x)),
-                    mend="an LSTM and one with reverse=True, each with resets of its own",
+                    got=format_spec(specs_of(x)),
+                    hint="an LSTM and one with reverse=True, each with resets of its own",
                 )
         ahead = f["forward"](x)
         behind = f["backward"](_reversed(x))
@@ -118,7 +118,7 @@ def each_step(layer: Any) -> Layer:
             raise LayerError(
                 "takes sequences",
                 expected="(batch, time, ...) with one batch and time for all inputs",
-                got=show(specs_of(x)),
+                got=format_spec(specs_of(x)),
             )
         (lead,) = leads
         folded = jax.tree.map(lambda leaf: _folded(leaf, lead[1]), x, is_leaf=is_sequence)
@@ -128,7 +128,7 @@ def each_step(layer: Any) -> Layer:
                 raise LayerError(
                     "the layer under each_step does not keep its batch axis",
                     expected=f"{lead[0] * lead[1]} rows",
-                    got=show(specs_of(y)),
+                    got=format_spec(specs_of(y)),
                 )
         masked = sequences_in(x)
         rows = masked[0].mask if masked and masked[0].mask.ndim == 1 else None

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary
-from ..base.specs import PyTree, brief, path_text
+from ..base.errors import LayerError, public_api
+from ..base.specs import PyTree, format_short, path_text
 from . import host_arrays
 from .positions import Position, beyond, checked, checked_epochs
 from .shuffle import shuffled, words
@@ -62,7 +62,7 @@ class Batches:
 
     rereads = True
 
-    @boundary
+    @public_api
     def __init__(self, arrays: PyTree, size: int, *, key: Any = None, last: str = "drop"):
         try:
             self._leaves, self._treedef, self._rows = _checked_arrays(arrays)
@@ -70,21 +70,21 @@ class Batches:
             self._key = None if key is None else words(key)
             if last not in _LAST:
                 raise LayerError(
-                    f"unknown last {brief(last)}", expected=", ".join(map(repr, _LAST))
+                    f"unknown last {format_short(last)}", expected=", ".join(map(repr, _LAST))
                 )
             if last == "pad" and type(arrays) is not tuple:
                 raise LayerError(
                     "last='pad' adds an entry to a tuple, and arrays is none",
-                    got=brief(arrays),
-                    mend="Batches((x, *targets), ...)",
+                    got=format_short(arrays),
+                    hint="Batches((x, *targets), ...)",
                 )
             if last == "drop" and self._size > self._rows:
                 raise LayerError(
                     f"{self._rows} rows give no batch of {self._size}",
-                    mend="a smaller size, or last='keep' or 'pad'",
+                    hint="a smaller size, or last='keep' or 'pad'",
                 )
         except LayerError as error:
-            error.blame("Batches")
+            error.attribute_to("Batches")
             raise
         self._last = last
         self._count = self._rows // self._size
@@ -105,7 +105,7 @@ class Batches:
         """The batches of the first epoch."""
         return (self._at(0, index) for index in range(self._count))
 
-    @boundary
+    @public_api
     def at(self, epoch: int, index: int) -> PyTree:
         """The batch of that epoch with that number, from 0 on: a pure function.
 
@@ -117,7 +117,7 @@ class Batches:
             raise LayerError(f"an epoch has {self._count} batches, there is no batch {index}")
         return self._at(epoch, index)
 
-    @boundary
+    @public_api
     def read(
         self, position: Position | None = None, epochs: int | None = None
     ) -> Iterator[tuple[PyTree, Position]]:
@@ -206,12 +206,12 @@ def _checked_arrays(arrays: PyTree) -> tuple[list[np.ndarray], Any, int]:
         if not shape:
             raise LayerError(
                 f"{repr(where) if where else 'arrays'} is no array with a first axis",
-                got=brief(leaf),
-                mend="np.asarray(x)" if shape is None else None,
+                got=format_short(leaf),
+                hint="np.asarray(x)" if shape is None else None,
             )
         shapes[where] = shape
     if not shapes:
-        raise LayerError("there are no arrays", got=brief(arrays))
+        raise LayerError("there are no arrays", got=format_short(arrays))
     rows = {shape[0] for shape in shapes.values()}
     if len(rows) > 1:
         raise LayerError(
@@ -220,7 +220,7 @@ def _checked_arrays(arrays: PyTree) -> tuple[list[np.ndarray], Any, int]:
             got=", ".join(f"{where!r}: {shape[0]} rows" for where, shape in shapes.items()),
         )
     if rows == {0}:
-        raise LayerError("the arrays have no rows", got=brief(arrays))
+        raise LayerError("the arrays have no rows", got=format_short(arrays))
     # A plain view of a memory map: its own class costs time at every batch.
     leaves = [np.asarray(leaf) for _, leaf in flat]
     return leaves, treedef, rows.pop()

@@ -87,7 +87,7 @@ class Once:
         if self._iterator is None:
             raise LayerError(
                 "the data is an iterator, which can be read once, and was",
-                mend="a list, or a function of the epoch that gives a new iterator",
+                hint="a list, or a function of the epoch that gives a new iterator",
             )
         iterator, self._iterator = self._iterator, None
         return self._read(iterator, index)
@@ -113,5 +113,5 @@ def _nothing(epoch: int) -> LayerError:
     return LayerError(
         f"the data gave no batch in epoch {epoch}",
         expected="an iterable with a batch in it, each time it is read",
-        mend=again if epoch else None,
+        hint=again if epoch else None,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base.errors import LayerError, doing
+from ..base.errors import LayerError, calling_user_code
 from .epochs import Epochs, skip
 
 
@@ -37,7 +37,7 @@ def torch_source(loader: Any) -> Epochs | None:
         raise LayerError(
             "the DataLoader shuffles by PyTorch's global generator, and cannot be resumed",
             expected="an order that is a function of a seed and the epoch",
-            mend="generator=torch.Generator().manual_seed(0), for a sampler of your own too",
+            hint="generator=torch.Generator().manual_seed(0), for a sampler of your own too",
         )
     generators = [getattr(owner, "generator", None) for owner in (loader, *samplers)]
     seeds = {g: g.initial_seed() for g in generators if isinstance(g, torch.Generator)}
@@ -109,7 +109,7 @@ class _Grain(Epochs):
             (state,) = further
             # A DataLoader's state is JSON in bytes, a Dataset's is a dict.
             state = state.encode() if isinstance(state, str) else state
-            with doing("grain's set_state"):
+            with calling_user_code("grain's set_state"):
                 iterator.set_state(state)  # type: ignore[attr-defined]
         else:
             skip(iterator, epoch, index)

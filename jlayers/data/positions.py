@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..base import arguments
 from ..base.errors import LayerError
-from ..base.specs import brief
+from ..base.specs import format_short
 
 Position = list[Any]
 
@@ -49,7 +49,7 @@ def checked(position: Any, further: int = 0) -> tuple[int, int, list[Any]]:
     raise LayerError(
         "the position in the data is none",
         expected="[epoch, index], two ints of at least 0" + (", and a state" if further else ""),
-        got=brief(position),
+        got=format_short(position),
     )
 
 
@@ -61,5 +61,5 @@ def beyond(epoch: int, index: int, count: int) -> LayerError:
     return LayerError(
         f"the position [{epoch}, {index}] is beyond the end of the data",
         expected=f"an index of at most {count}: epoch {epoch} has {count} batches",
-        mend="the data that the position comes from, in batches of the same size",
+        hint="the data that the position comes from, in batches of the same size",
     )

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary
-from ..base.specs import brief
+from ..base.errors import LayerError, public_api
+from ..base.specs import format_short
 from . import host_arrays
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 _PATIENCE = 1.0
 
 
-@boundary
+@public_api
 def prefetch(
     items: Iterable[T],
     size: int = 2,
@@ -68,7 +68,7 @@ def prefetch(
     """
     size = arguments.positive("size", size)
     if not isinstance(items, Iterable):
-        raise LayerError("takes an iterable", got=brief(items))
+        raise LayerError("takes an iterable", got=format_short(items))
     if put is None:
         put = _put_on(device)
     else:

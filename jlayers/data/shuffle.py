@@ -9,7 +9,7 @@ import numpy as np
 
 from ..base import arguments
 from ..base.errors import LayerError
-from ..base.specs import brief
+from ..base.specs import format_short
 
 
 def shuffled(rows: int, key: tuple[int, int], epoch: int) -> np.ndarray:
@@ -34,5 +34,5 @@ def words(key: Any) -> tuple[int, int]:
         arguments.typed_key(key)
         number = int.from_bytes(np.asarray(jax.random.key_data(key)).astype(">u4").tobytes())
     if number >> 128:
-        raise LayerError(f"key must be less than 2**128, got {brief(key)}")
+        raise LayerError(f"key must be less than 2**128, got {format_short(key)}")
     return number & (2**64 - 1), number >> 64

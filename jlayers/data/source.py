@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary, doing
-from ..base.specs import brief
+from ..base.errors import LayerError, calling_user_code, public_api
+from ..base.specs import format_short
 from .epochs import Epochs, Once
 from .loaders import grain_source, made_by, torch_source
 from .positions import Source
@@ -18,7 +18,7 @@ from .positions import Source
 _EXPECTED = "Batches, an iterable of batches, or a function of the epoch that gives one"
 
 
-@boundary
+@public_api
 def source(data: Any) -> Source:
     """What ``fit`` is given, as a source: ``read(position)`` gives batches from there on.
 
@@ -69,15 +69,17 @@ def source(data: Any) -> Source:
     if callable(data):
         arguments.function("data", data, "epoch")
         return Epochs(lambda epoch: _called(data, epoch))
-    raise LayerError("the data is none", expected=_EXPECTED, got=brief(data))
+    raise LayerError("the data is none", expected=_EXPECTED, got=format_short(data))
 
 
 def _called(data: Any, epoch: int) -> Iterable[Any]:
-    with doing("the function of the epoch"):
+    with calling_user_code("the function of the epoch"):
         batches = data(epoch)
     if not isinstance(batches, Iterable):
         raise LayerError(
-            "the function of the epoch gave no iterable", expected=_EXPECTED, got=brief(batches)
+            "the function of the epoch gave no iterable",
+            expected=_EXPECTED,
+            got=format_short(batches),
         )
     return batches
 
@@ -86,12 +88,12 @@ def _refuse_arrays(data: Any) -> None:
     arrays = (np.ndarray, jax.Array)
     whole = isinstance(data, tuple) and any(isinstance(item, arrays) for item in data)
     if isinstance(data, arrays) or whole:
-        mend = "training.Batches((x, labels), 32, key=0)"
+        hint = "training.Batches((x, labels), 32, key=0)"
         raise LayerError(
             "the data is arrays, not batches of them",
             expected=_EXPECTED,
-            got=brief(data),
-            mend=mend,
+            got=format_short(data),
+            hint=hint,
         )
     if isinstance(data, dict | str | bytes):
-        raise LayerError("the data is none", expected=_EXPECTED, got=brief(data))
+        raise LayerError("the data is none", expected=_EXPECTED, got=format_short(data))

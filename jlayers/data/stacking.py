@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary
+from ..base.errors import LayerError, public_api
 from ..base.specs import (
     PyTree,
-    brief,
+    format_short,
+    format_spec,
     path_text,
-    show,
 )
 from . import host_arrays
 from .positions import Position
 
 
-@boundary
+@public_api
 def stacked(
     items: Iterable[tuple[PyTree, Position]], steps: int
 ) -> Iterator[tuple[PyTree, Position, int]]:
@@ -76,8 +76,8 @@ def stack(batches: list[PyTree]) -> PyTree:
         if other != treedef:
             raise LayerError(
                 "batches of different structure cannot be stacked",
-                expected=brief(batches[0]),
-                got=brief(batch),
+                expected=format_short(batches[0]),
+                got=format_short(batch),
             )
     columns = zip(*(leaves for leaves, _ in others), strict=True)
     stacks = [_stack(path, leaves) for (path, _), leaves in zip(flat, columns, strict=True)]
@@ -92,9 +92,9 @@ def _stack(path: tuple[Any, ...], leaves: tuple[Any, ...]) -> Any:
         if array.shape != first.shape or array.dtype != first.dtype:
             raise LayerError(
                 f"batches that differ at {path_text(path)!r} cannot be stacked",
-                expected=show(first),
-                got=show(array),
-                mend="Batches(..., last='drop') or last='pad'; or one step in a call, steps=1",
+                expected=format_spec(first),
+                got=format_spec(array),
+                hint="Batches(..., last='drop') or last='pad'; or one step in a call, steps=1",
             )
     if on_device:
         return jnp.stack(arrays)

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary, doing
+from ..base.errors import LayerError, calling_user_code, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
-from ..base.specs import Params, State, brief
+from ..base.specs import Params, State, format_short
 from .prompts import Prompt, check_model, check_stop, checked, read
 from .sampling import Choose, greedy
 
 
-@boundary
+@public_api
 def decode(
     model: Layer,
     params: Params,
@@ -124,10 +124,10 @@ def written(
 
 
 def _chosen(choose: Choose, logits: jax.Array, keys: Any) -> jax.Array:
-    with doing("choose"):
+    with calling_user_code("choose"):
         chosen = jax.vmap(choose)(logits, keys)
     fits = hasattr(chosen, "shape") and chosen.shape == logits.shape[:1]
     if not fits or not jnp.issubdtype(chosen.dtype, jnp.integer):
         expected = f"int[{len(logits)}] of {len(logits)} rows"
-        raise LayerError("choose gives no ids", expected=expected, got=brief(chosen))
+        raise LayerError("choose gives no ids", expected=expected, got=format_short(chosen))
     return chosen.astype(jnp.int32)

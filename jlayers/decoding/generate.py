@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary
+from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.specs import Params, State
@@ -20,7 +20,7 @@ from .sampling import check_settings, sampler
 _PROGRAMS: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
 
-@boundary
+@public_api
 def generate(
     model: Layer,
     params: Params,
@@ -75,12 +75,12 @@ def generate(
     buckets = None if buckets is None else tuple(buckets)
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if isinstance(value, jax.core.Tracer):
-            raise LayerError(f"{name} is traced", mend="decode(..., sampler(...)) inside jit")
+            raise LayerError(f"{name} is traced", hint="decode(..., sampler(...)) inside jit")
     check_settings(temperature, top_k, top_p)
     found = checked(prompt)
     draws = temperature != 0
     if draws and key is None:
-        raise LayerError(f"temperature {temperature} needs a key", mend="key=jax.random.key(0)")
+        raise LayerError(f"temperature {temperature} needs a key", hint="key=jax.random.key(0)")
     if key is not None:
         arguments.typed_key(key)
     length = bucket(found.ids.shape[1], buckets)

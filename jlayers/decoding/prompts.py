@@ -19,8 +19,8 @@ from ..base.sequence import Sequence
 from ..base.specs import (
     Params,
     State,
-    brief,
-    show,
+    format_short,
+    format_spec,
     spec,
 )
 from ..sequences.streaming import stream
@@ -70,19 +70,19 @@ def checked(prompt: Any) -> Prompt:
         except ValueError:
             ids = np.asarray(None)
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        mend = "jl.Sequence.from_rows(rows) for rows of different lengths"
+        hint = "jl.Sequence.from_rows(rows) for rows of different lengths"
         if ids.ndim == 1:
-            mend = "prompt[None] for a batch of one"
+            hint = "prompt[None] for a batch of one"
         elif ids.ndim == 2 and ids.dtype != object:
-            mend = "prompt.astype(jnp.int32)"
+            hint = "prompt.astype(jnp.int32)"
         raise LayerError(
             "the prompt is no batch of ids",
             expected="int[batch, steps], or a Sequence of them",
-            got=brief(prompt),
-            mend=mend,
+            got=format_short(prompt),
+            hint=hint,
         )
     if ids.shape[1] == 0:
-        raise LayerError("the prompt is empty", got=show(ids), mend=_FIRST)
+        raise LayerError("the prompt is empty", got=format_spec(ids), hint=_FIRST)
     found = Prompt(ids, mask)
     if found.known:
         _check_values(found)
@@ -96,12 +96,14 @@ def _check_values(prompt: Prompt) -> None:
     ids, mask = np.asarray(prompt.ids), _valid(prompt)
     if not mask.any(1).all():
         row = int(np.argmin(mask.any(1)))
-        raise LayerError(f"row {row} of the prompt is empty", got=brief(prompt.ids), mend=_FIRST)
+        raise LayerError(
+            f"row {row} of the prompt is empty", got=format_short(prompt.ids), hint=_FIRST
+        )
     if (ids[mask] < 0).any():
         raise LayerError(
             "the prompt holds negative ids",
-            got=brief(prompt.ids),
-            mend="jl.Sequence(ids, mask) says what is padding",
+            got=format_short(prompt.ids),
+            hint="jl.Sequence(ids, mask) says what is padding",
         )
 
 
@@ -171,7 +173,7 @@ def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
         raise LayerError(
             "the model gives no logits",
             expected=f"floating[{rows}, {length}, vocabulary] for ids int32[{rows}, {length}]",
-            got=show(y),
+            got=format_spec(y),
         )
     if prompt.known and (np.asarray(ids)[_valid(prompt)] >= y.shape[2]).any():
         raise LayerError(
@@ -194,7 +196,7 @@ def _valid(prompt: Prompt) -> np.ndarray:
 
 def check_model(model: Any) -> None:
     if not isinstance(model, Layer):
-        raise LayerError("model is no layer", got=brief(model), mend="jl.lift(model)")
+        raise LayerError("model is no layer", got=format_short(model), hint="jl.lift(model)")
 
 
 def check_stop(stop: Any) -> tuple[int, ...]:
@@ -220,4 +222,6 @@ def bucket(length: int, buckets: Many[int] | None) -> int:
     for size in sizes:
         if size >= length:
             return size
-    raise LayerError(f"a prompt of {length} steps does not fit into the buckets", got=brief(sizes))
+    raise LayerError(
+        f"a prompt of {length} steps does not fit into the buckets", got=format_short(sizes)
+    )

@@ -11,8 +11,8 @@ from jax import lax
 
 from .. import core
 from ..base import arguments
-from ..base.errors import LayerError, boundary
-from ..base.specs import brief
+from ..base.errors import LayerError, public_api
+from ..base.specs import format_short
 
 Choose = Callable[[jax.Array, Any], jax.Array]
 
@@ -84,7 +84,7 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     return _only(logits, places, (before < p) | (p >= 1))
 
 
-@boundary
+@public_api
 def sampler(
     temperature: float | jax.Array = 1.0,
     top_k: int | None = None,
@@ -116,7 +116,7 @@ def sampler(
 
     def choose(logits: jax.Array, key: Any) -> jax.Array:
         if key is None:
-            raise LayerError("draws ids, and has no key", mend="key=jax.random.key(0)")
+            raise LayerError("draws ids, and has no key", hint="key=jax.random.key(0)")
         for name, value in settings.items():
             if value is not None:
                 logits = _FILTERS[name](logits, value)
@@ -140,7 +140,7 @@ def check_settings(temperature: Any, top_k: Any, top_p: Any) -> None:
     if top_p is not None and not isinstance(top_p, jax.core.Tracer):
         most = arguments.number("top_p", _number(top_p))
         if not 0 < most <= 1:
-            raise LayerError(f"top_p must be more than 0 and at most 1, got {brief(top_p)}")
+            raise LayerError(f"top_p must be more than 0 and at most 1, got {format_short(top_p)}")
 
 
 def _number(value: Any) -> Any:

@@ -11,7 +11,7 @@ import rich.markup
 import rich.table
 
 from ..base.constructors import lift
-from ..base.errors import boundary
+from ..base.errors import public_api
 from ..base.layer import Layer
 from ..base.paths import join
 from ..base.specs import PyTree, specs_of
@@ -66,7 +66,7 @@ class Explanation(NamedTuple):
         return table
 
 
-@boundary
+@public_api
 def explain(layer: Any, x: PyTree, *, platform: str | None = None) -> Explanation:
     """Which algorithm computes each layer for inputs shaped like ``x``, and why.
 

@@ -12,10 +12,10 @@ import rich.markup
 import rich.table
 
 from ..base.constructors import lift
-from ..base.errors import LayerError, boundary
+from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.paths import join
-from ..base.specs import PyTree, show, specs_of
+from ..base.specs import PyTree, format_spec, specs_of
 from ..base.tracing import Trace, trace
 from .flops import flops
 from .tables import table_text
@@ -76,7 +76,7 @@ class Summary(NamedTuple):
         footers = (
             "total",
             "",
-            show(self.output),
+            format_spec(self.output),
             f"{self.parameters:,}",
             size_text(self.bytes),
             count_text(self.flops),
@@ -94,7 +94,7 @@ class Summary(NamedTuple):
             table.add_row(
                 rich.markup.escape(row.path),
                 rich.markup.escape(row.layer),
-                rich.markup.escape(show(row.output)) if row.output is not None else "",
+                rich.markup.escape(format_spec(row.output)) if row.output is not None else "",
                 f"{row.parameters:,}" if row.parameters else "",
                 size_text(row.bytes) if row.bytes else "",
                 count_text(row.flops) if row.flops else "",
@@ -102,7 +102,7 @@ class Summary(NamedTuple):
         return table
 
 
-@boundary
+@public_api
 def summary(layer: Any, x: PyTree) -> Summary:
     """What a model is made of, for inputs shaped like ``x``. Nothing is computed.
 

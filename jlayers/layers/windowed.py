@@ -15,7 +15,7 @@ from ..base.layer import Layer
 from ..base.receptive_field import Reach
 from ..base.sequence import join, split
 from ..base.sequence_mode import Takes
-from ..base.specs import Params, State, show
+from ..base.specs import Params, State, format_spec
 from ..base.step_pair import Carry, Stream, of_step
 from ..core import SpreadWindow, TimeWindow
 
@@ -61,7 +61,7 @@ def windowed(init: Callable[[Any, Any], Params], how: Windowed) -> Layer:
         if values.shape[1] % window.stride:
             raise LayerError(
                 f"a block of {values.shape[1]} steps is no multiple of the stride {window.stride}",
-                mend="blocks of a multiple of the model's stride: jl.reach(model, x).stride",
+                hint="blocks of a multiple of the model's stride: jl.reach(model, x).stride",
             )
         if not window.context:
             return _masked(how, values, mask, how.run(params, values, mask, True)), {}
@@ -91,8 +91,8 @@ def _causal(how: Windowed, x: Any) -> TimeWindow:
     if not isinstance(window, TimeWindow) or not window.causal:
         raise LayerError(
             "cannot be streamed: its windows reach later steps",
-            got=show(x),
-            mend="padding='CAUSAL'",
+            got=format_spec(x),
+            hint="padding='CAUSAL'",
         )
     return window
 

@@ -26,7 +26,7 @@ from ..base.sequence import (
 )
 from ..base.specs import (
     PyTree,
-    brief,
+    format_short,
     spec_key,
     specs_of,
 )
@@ -180,7 +180,7 @@ class _Discovering(_Values):
             if key is None and of_rows and (of_steps or self._all_steps):
                 raise _StepsTogetherError(
                     "the body puts steps and padding of a Sequence together for a child",
-                    mend="GlobalAvgPool(), each_step(layer) or on_sequence(function) as children "
+                    hint="GlobalAvgPool(), each_step(layer) or on_sequence(function) as children "
                     "for what mixes steps",
                 )
         y, masks = _values(child(_wrapped(x, taken, self._masks)), keep_leaves=True)
@@ -218,8 +218,8 @@ def _run(body: Body, f: Namespace, x: PyTree, plan: Plan) -> PyTree:
         raise LayerError(
             "the body gives something else than steps for a Sequence",
             expected="(batch, time, ...)",
-            got=brief(specs_of(y)),
-            mend="GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
+            got=format_short(specs_of(y)),
+            hint="GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
         )
     return _wrapped(y, plan.outputs, masks)
 

@@ -9,7 +9,7 @@ import jax
 
 from ..base import arguments
 from ..base.constructors import lift
-from ..base.errors import LayerError, boundary, located
+from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.naming import entry_of, merge_entry
@@ -22,8 +22,8 @@ from ..base.specs import (
     PyTree,
     State,
     as_array,
+    format_spec,
     path_text,
-    show,
     specs_of,
 )
 from ..base.step_pair import (
@@ -34,7 +34,7 @@ from ..base.step_pair import (
     stream_of,
 )
 from ..base.tracing import trace
-from ..base.validation import check_fit, check_tree
+from ..base.validation import check_tree, check_tree_matches
 
 Body = Callable[[Namespace, PyTree], PyTree]
 
@@ -46,7 +46,7 @@ class Streamed(NamedTuple):
     step: Callable[..., tuple[PyTree, Carry]]
 
 
-@boundary
+@public_api
 def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
     """The second pair of a causal layer: what it remembers, and a step of any number of steps.
 
@@ -84,13 +84,13 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
     if capacity is not None:
         capacity = arguments.positive("capacity", capacity)
 
-    @boundary
+    @public_api
     def start(params: Params, state: State, x: PyTree) -> Carry:
-        with located(layer):
+        with error_context(layer):
             _check_blocks(x)
             found = trace(layer, x)
-            check_fit(params, found.params, "params", x, beside=state)
-            check_fit(state, found.state, "state", x)
+            check_tree_matches(params, found.params, "params", x, beside=state)
+            check_tree_matches(state, found.state, "state", x)
             carry = begin(params, state, x)
             _check_sees_no_later_step(layer, x)
             return carry
@@ -98,7 +98,7 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
     def begin(params: Params, state: State, x: PyTree) -> Carry:
         return stream_of(layer).start(params, state, specs_of(x), capacity=capacity)
 
-    @boundary
+    @public_api
     def step(
         params: Params,
         state: State,
@@ -107,7 +107,7 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
         key: jax.Array | None = None,
         train: bool = False,
     ) -> tuple[PyTree, Carry]:
-        with located(layer):
+        with error_context(layer):
             for tree, what in ((params, "params"), (state, "state"), (carry, "carry")):
                 check_tree(tree, what)
             if key is not None:
@@ -120,10 +120,10 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
                 raise LayerError(
                     "has state, which a step does not move: statistics are those of whole batches",
                     got=", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state)),
-                    mend="train=False",
+                    hint="train=False",
                 )
             expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
-            check_fit(carry, expected, "carry", x)
+            check_tree_matches(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
             check_carry(carry, after)
             return y, after
@@ -179,7 +179,9 @@ def causal(
 def _check_blocks(x: PyTree) -> None:
     for leaf in jax.tree.leaves(x):
         if len(getattr(leaf, "shape", ())) < 2:
-            raise LayerError("takes blocks", expected="(batch, steps, ...)", got=show(specs_of(x)))
+            raise LayerError(
+                "takes blocks", expected="(batch, steps, ...)", got=format_spec(specs_of(x))
+            )
 
 
 def _check_sees_no_later_step(layer: Layer, x: PyTree) -> None:
@@ -202,7 +204,7 @@ def _followed(x: PyTree) -> PyTree:
     )
 
 
-@boundary
+@public_api
 def reach(layer: Any, x: PyTree) -> Reach:
     """Which steps of its input a step of the layer's output is made of.
 
@@ -223,12 +225,12 @@ def reach(layer: Any, x: PyTree) -> Reach:
     Reach(stride=4, past=6, future=0)
     """
     layer = lift(layer)
-    with located(layer):
+    with error_context(layer):
         _check_blocks(x)
         y = trace(layer, _followed(x)).out
         found = [sequence._reach for sequence in sequences_in(y)]
         if len(found) != 1 or found[0] is None:
-            raise LayerError("its output is not one sequence", got=show(y))
+            raise LayerError("its output is not one sequence", got=format_spec(y))
         return found[0]
 
 
@@ -266,7 +268,7 @@ def stream_of_body(body: Body, children: Mapping[str, Layer], layer: Callable[[]
         for name, inputs in trace(layer(), x).inputs.items():
             child = children[name]
             for again, child_x in enumerate(inputs):
-                with located(child, name):
+                with error_context(child, name):
                     entry = stream_of(child).start(
                         entry_of(params, name), entry_of(state, name), child_x, capacity=capacity
                     )

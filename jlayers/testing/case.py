@@ -11,9 +11,9 @@ import numpy as np
 from ..base.layer import Layer
 from ..base.specs import (
     PyTree,
+    format_spec,
     path_text,
     placeholders,
-    show,
     specs_of,
 )
 
@@ -43,14 +43,18 @@ class Case:
     def same(self, law: int, text: str, got: PyTree, expected: PyTree, **tolerance: Any) -> None:
         if jax.tree.structure(got) != jax.tree.structure(expected):  # type: ignore[operator]
             self.fail(
-                law, f"{text}: structure {show(specs_of(got))}, not {show(specs_of(expected))}"
+                law,
+                f"{text}: structure {format_spec(specs_of(got))}, "
+                f"not {format_spec(specs_of(expected))}",
             )
         for (path, a), b in zip(
             jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True
         ):
             where = f"{text} {path_text(path)}".strip()
             if a.dtype != b.dtype or a.shape != b.shape:
-                self.fail(law, f"{where}: {show(specs_of(a))}, not {show(specs_of(b))}")
+                self.fail(
+                    law, f"{where}: {format_spec(specs_of(a))}, not {format_spec(specs_of(b))}"
+                )
             try:
                 np.testing.assert_allclose(_numbers(a), _numbers(b), **tolerance)
             except AssertionError as error:

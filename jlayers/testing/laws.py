@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..base.constructors import lift, out_spec
 from ..base.errors import LayerError
 from ..base.naming import child_key
-from ..base.specs import PyTree, show, specs_of
+from ..base.specs import PyTree, format_spec, specs_of
 from ..base.tracing import trace
 from .case import (
     Case,
@@ -130,7 +130,11 @@ def _law_2_trees(case: Case) -> None:
 def _law_3_state(case: Case) -> None:
     _, trained = case.apply(case.params, case.x, True)
     if specs_of(trained) != specs_of(case.state):
-        case.fail(3, f"state becomes {show(specs_of(trained))}, was {show(specs_of(case.state))}")
+        case.fail(
+            3,
+            f"state becomes {format_spec(specs_of(trained))}, "
+            f"was {format_spec(specs_of(case.state))}",
+        )
     _, kept = case.apply(case.params, case.x, False, trained)
     case.same(3, "state out of training", kept, trained, rtol=0)
 

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary, doing
-from ..base.specs import brief
+from ..base.errors import LayerError, calling_user_code, public_api
+from ..base.specs import format_short
 from ..checkpoint.manager import Checkpoints
 from ..checkpoint.restore import read_arrays, read_manifest
 from ..data.positions import Position, Source
@@ -52,7 +52,7 @@ class Resumption(NamedTuple):
         )
 
 
-@boundary
+@public_api
 def verify_resume(make: Callable[[], dict[str, Any]], steps: int) -> Resumption:
     """Proves that a training program, ended and resumed in a new process, is the same program.
 
@@ -83,7 +83,7 @@ def verify_resume(make: Callable[[], dict[str, Any]], steps: int) -> Resumption:
         raise LayerError(
             "make cannot be found by another process",
             expected="a function at the top of a module",
-            got=brief(make),
+            got=format_short(make),
         )
     with tempfile.TemporaryDirectory() as folder:
         whole, parted = Path(folder, "whole"), Path(folder, "parted")
@@ -100,19 +100,19 @@ def _in_new_process(make: Callable[[], dict[str, Any]], folder: Path, steps: int
     process.start()
     there.close()
     try:
-        text, mend = here.recv(), None
+        text, hint = here.recv(), None
     except EOFError:
-        text, mend = "its process ended", _MAIN
+        text, hint = "its process ended", _MAIN
     process.join()
-    if mend is not None:
+    if hint is not None:
         text = f"{text} with status {process.exitcode}"
     if text is not None:
-        raise LayerError(f"the program failed before it took {steps} steps", got=text, mend=mend)
+        raise LayerError(f"the program failed before it took {steps} steps", got=text, hint=hint)
 
 
 def _train(make: Callable[[], dict[str, Any]], folder: Path, steps: int, pipe: Any) -> None:
     try:
-        with doing("make"):
+        with calling_user_code("make"):
             arguments = make()
         _check_arguments(arguments)
         arguments["data"] = Noted(source(arguments["data"]), folder)
@@ -129,7 +129,7 @@ def _check_arguments(arguments: Any) -> None:
         raise LayerError(
             "make gave something else than the arguments of fit",
             expected=f"a dict with {', '.join(sorted(_NEEDED))}, without {', '.join(sorted(_OWN))}",
-            got=", ".join(sorted(names)) or brief(arguments),
+            got=", ".join(sorted(names)) or format_short(arguments),
         )
 
 
@@ -187,7 +187,7 @@ def _compared(whole: Path, parted: Path, steps: int) -> Resumption:
         raise LayerError(
             f"the run does not resume exactly, after {steps // 2} of {steps} steps",
             got="\n" + "\n".join(f"    {line}" for line in shown),
-            mend="what is drawn at random comes from the run's key, and data from its position",
+            hint="what is drawn at random comes from the run's key, and data from its position",
         )
     return Resumption(steps, len(arrays[0]), len(records[0]), len(batches[0]))
 

@@ -15,8 +15,8 @@ from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import without_masks
 from ..base.specs import (
     PyTree,
+    format_spec,
     path_text,
-    show,
     specs_of,
 )
 from ..sequences.streaming import stream
@@ -31,7 +31,7 @@ class SequenceCase:
         self.x = as_float(values_for(without_masks(x)), jnp.float64)
         leads = {leaf.shape[:2] for leaf in jax.tree.leaves(self.x)}
         if len(leads) != 1 or len(next(iter(leads))) != 2:
-            raise LayerError("takes an input (batch, time, ...)", got=show(specs_of(x)))
+            raise LayerError("takes an input (batch, time, ...)", got=format_spec(specs_of(x)))
         (self.lead,) = leads
         key = jax.random.key(5)
         params, state = layer.init(key, self.x)

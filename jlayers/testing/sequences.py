@@ -13,7 +13,7 @@ import numpy as np
 from ..base.constructors import lift
 from ..base.errors import LayerError
 from ..base.sequence import is_sequence, sequences_in
-from ..base.specs import PyTree, show, specs_of
+from ..base.specs import PyTree, format_spec, specs_of
 from ..combinators.merge import concatenate
 from ..sequences.streaming import reach as reach_of
 from ..sequences.streaming import stream
@@ -155,7 +155,9 @@ def _blocks(case: SequenceCase) -> None:
         def advance(carry: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
             y, carry = step(params, case.state, carry, part)
             if specs_of(carry) != fixed:
-                case.fail(f"the carry changes: {show(fixed)} became {show(specs_of(carry))}")
+                case.fail(
+                    f"the carry changes: {format_spec(fixed)} became {format_spec(specs_of(carry))}"
+                )
             return carry, y
 
         if len(set(sizes)) == 1:

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary
+from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
-from ..base.specs import brief, show, specs_of
+from ..base.specs import format_short, format_spec, specs_of
 from ..data.source import source
 from .state import TrainState, averaged, check_model
 
 Measure = Callable[..., dict[str, Any]]
 
 
-@boundary
+@public_api
 def evaluation(
     model: Layer, measure: Measure, data: Any, *, ema: bool = False
 ) -> Callable[[TrainState], dict[str, jax.Array]]:
@@ -53,14 +53,14 @@ def evaluation(
     check_model(model)
     if not callable(measure):
         raise LayerError(
-            "measure is no function", expected="measure(y, *targets)", got=brief(measure)
+            "measure is no function", expected="measure(y, *targets)", got=format_short(measure)
         )
     batches = source(data)
     ema = arguments.flag("ema", ema)
     if not batches.rereads:
         raise LayerError(
             "the data can be read once only, and each evaluation reads it",
-            mend="a list, or a function of the epoch that gives a new iterator",
+            hint="a list, or a function of the epoch that gives a new iterator",
         )
 
     @jax.jit
@@ -75,7 +75,7 @@ def evaluation(
                 raise LayerError(
                     f"the metric {name!r} is no scalar",
                     expected="a mean over the batch",
-                    got=show(specs_of(value)),
+                    got=format_spec(specs_of(value)),
                 )
         return weight, {
             name: weight * jnp.asarray(value, jnp.float32) for name, value in metrics.items()
@@ -84,7 +84,7 @@ def evaluation(
     add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
     mean = jax.jit(lambda total: {name: value / total[0] for name, value in total[1].items()})
 
-    @boundary
+    @public_api
     def evaluate(run: TrainState) -> dict[str, jax.Array]:
         params = averaged(run) if ema else run.params
         total: Any = None

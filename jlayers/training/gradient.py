@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..base.errors import LayerError, doing
+from ..base.errors import LayerError, calling_user_code
 from ..base.layer import Layer
 from ..base.specs import (
     Params,
     PyTree,
     State,
-    brief,
-    show,
+    format_short,
+    format_spec,
     specs_of,
 )
 from .trainable import merge, split
@@ -74,7 +74,7 @@ def accumulated(
             raise LayerError(
                 f"the batch does not fall into {parts} equal parts",
                 expected=f"the first axis of every array is a multiple of accumulate={parts}",
-                got=show(specs_of(batch)),
+                got=format_spec(specs_of(batch)),
             )
         return jnp.reshape(leaf, (parts, size[0] // parts, *jnp.shape(leaf)[1:]))
 
@@ -100,7 +100,7 @@ def _joined(values: jax.Array) -> jax.Array:
 
 
 def _checked(loss: LossFunction, y: Any, targets: list[Any]) -> tuple[jax.Array, Metrics]:
-    with doing("the loss"):
+    with calling_user_code("the loss"):
         result = loss(y, *targets)
     pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
     value, metrics = result if pair else (result, {})
@@ -109,10 +109,10 @@ def _checked(loss: LossFunction, y: Any, targets: list[Any]) -> tuple[jax.Array,
         raise LayerError(
             "the loss is no scalar",
             expected="a floating scalar, or (scalar, dict of metrics)",
-            got=brief(result),
-            mend=".mean() of a loss for each example" if spec is not None and spec.shape else None,
+            got=format_short(result),
+            hint=".mean() of a loss for each example" if spec is not None and spec.shape else None,
         )
     for name in _OWN:
         if name in metrics:
-            raise LayerError(f"the metrics have a {name!r} already", mend="another name for it")
+            raise LayerError(f"the metrics have a {name!r} already", hint="another name for it")
     return value, {"loss": value, **metrics}

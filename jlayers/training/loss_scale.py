@@ -73,6 +73,6 @@ def check_loss_scale(value: Any) -> LossScale | None:
             "loss_scale is no training.LossScale",
             expected="initial >= least > 0, period >= 1, factor > 1",
             got=repr(value),
-            mend="loss_scale=training.LossScale()",
+            hint="loss_scale=training.LossScale()",
         )
     return wanted

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..base.errors import LayerError, boundary
+from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.paths import flatten, unflatten
 from ..base.specs import (
     Params,
     PyTree,
     State,
-    brief,
+    format_short,
 )
 from .loss_scale import LossScale, ScaleState, check_loss_scale
 from .trainable import patterns, split
@@ -48,7 +48,7 @@ class TrainState(NamedTuple):
     loss_scale: ScaleState | None = None
 
 
-@boundary
+@public_api
 def train_state(
     model: Layer,
     tx: Optimizer,
@@ -106,7 +106,7 @@ def train_state(
     )
 
 
-@boundary
+@public_api
 def averaged(run: TrainState) -> Params:
     """The parameters with their moving averages in the place of the trained ones.
 
@@ -121,7 +121,7 @@ def averaged(run: TrainState) -> Params:
     (4, 3)
     """
     if run.ema is None:
-        raise LayerError("the run keeps no moving average", mend="train_step(..., ema=0.999)")
+        raise LayerError("the run keeps no moving average", hint="train_step(..., ema=0.999)")
     own = flatten(run.params)
     means = {path: leaf.astype(own[path].dtype) for path, leaf in flatten(run.ema).items()}
     return unflatten(own | means)
@@ -139,9 +139,11 @@ def widened(params: Params) -> Params:
 
 def check_model(model: Any) -> None:
     if not isinstance(model, Layer):
-        raise LayerError("model is no layer", got=brief(model), mend="jl.lift(model)")
+        raise LayerError("model is no layer", got=format_short(model), hint="jl.lift(model)")
 
 
 def check_transformation(tx: Any) -> None:
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        raise LayerError("tx is no optax transformation", got=brief(tx), mend="optax.adam(1e-3)")
+        raise LayerError(
+            "tx is no optax transformation", got=format_short(tx), hint="optax.adam(1e-3)"
+        )

@@ -12,9 +12,9 @@ import optax
 from jax import lax
 
 from ..base import arguments
-from ..base.errors import LayerError, boundary
+from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
-from ..base.specs import PyTree, brief
+from ..base.specs import PyTree, format_short
 from .finite import (
     finite,
     finite_at_the_edges,
@@ -66,14 +66,14 @@ class TrainStep:
     def __call__(self, run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         return self.train_step(run, batch)
 
-    @boundary
+    @public_api
     def train_step(self, run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         """The step; by this name errors know it."""
         check_batch(batch, self.steps)
         self._check_run(run)
         return self._one(run, batch) if self.steps == 1 else lax.scan(self._one, run, batch)
 
-    @boundary
+    @public_api
     def guarded(
         self, run: TrainState, batch: Any, alive: jax.Array | None = None
     ) -> tuple[TrainState, Metrics, jax.Array]:
@@ -172,25 +172,27 @@ class TrainStep:
 
     def _check_run(self, run: Any) -> None:
         if not isinstance(run, TrainState):
-            raise LayerError("the run is no TrainState", got=brief(run), mend="step.start(key, x)")
+            raise LayerError(
+                "the run is no TrainState", got=format_short(run), hint="step.start(key, x)"
+            )
         made = "step.start(key, x) makes the run that a step begins with"
         for name, option in (("ema", self.ema), ("loss_scale", self.loss_scale)):
             if (getattr(run, name) is None) != (option is None):
                 which = "has no" if option is not None else "has an unused"
-                raise LayerError(f"the run {which} {name}", mend=made)
+                raise LayerError(f"the run {which} {name}", hint=made)
         trained, _ = split(run.params, self.frozen)
         wanted: Any = jax.tree.structure(jax.eval_shape(self.tx.init, trained))
         got: Any = jax.tree.structure(run.opt_state)
         if wanted != got:
             raise LayerError(
                 "opt_state is not that of this optimiser and these trained parameters",
-                expected=brief(wanted),
-                got=brief(got),
-                mend=made,
+                expected=format_short(wanted),
+                got=format_short(got),
+                hint=made,
             )
 
 
-@boundary
+@public_api
 def train_step(
     model: Layer,
     loss: LossFunction,
@@ -255,7 +257,9 @@ def train_step(
     """
     check_model(model)
     if not callable(loss):
-        raise LayerError("loss is no function", expected="loss(y, *targets)", got=brief(loss))
+        raise LayerError(
+            "loss is no function", expected="loss(y, *targets)", got=format_short(loss)
+        )
     check_transformation(tx)
     if clip is not None:
         check_between("clip", clip, 0, float("inf"))

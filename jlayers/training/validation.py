@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base.errors import LayerError, cut
+from ..base.errors import LayerError, truncate
 from ..base.specs import (
     PyTree,
-    brief,
+    format_short,
+    format_spec,
     path_text,
-    show,
     specs_of,
 )
 
@@ -24,7 +24,7 @@ def check_between(name: str, value: Any, low: float, high: float) -> None:
 
 def check_batch(batch: Any, steps: int) -> None:
     if not isinstance(batch, tuple | list) or not batch:
-        raise LayerError("the batch is no tuple", expected="(x, *targets)", got=brief(batch))
+        raise LayerError("the batch is no tuple", expected="(x, *targets)", got=format_short(batch))
     if steps == 1:
         return
     for leaf in jax.tree.leaves(batch):
@@ -32,8 +32,8 @@ def check_batch(batch: Any, steps: int) -> None:
             raise LayerError(
                 f"the batch does not hold {steps} batches",
                 expected=f"the first axis of every array is steps={steps}",
-                got=show(specs_of(batch)),
-                mend="jax.tree.map(lambda *leaves: np.stack(leaves), *batches)",
+                got=format_spec(specs_of(batch)),
+                hint="jax.tree.map(lambda *leaves: np.stack(leaves), *batches)",
             )
 
 
@@ -43,7 +43,7 @@ def check_result(run: PyTree, result: Any) -> None:
         raise LayerError(
             "the step gives no run and metrics",
             expected="a tuple of two: the next run, a dict of scalars",
-            got=brief(result),
+            got=format_short(result),
         )
     was, now = _leaves(run), _leaves(result[0])
     for path in [*was, *now]:
@@ -51,15 +51,15 @@ def check_result(run: PyTree, result: Any) -> None:
         if before is None or after is None or before.shape != after.shape:
             raise LayerError(
                 f"the step changes {path!r} of the run",
-                expected=show(before) if before else "no such leaf",
-                got=show(after) if after else "no such leaf",
+                expected=format_spec(before) if before else "no such leaf",
+                got=format_spec(after) if after else "no such leaf",
             )
     before, after = jax.tree.structure(run), jax.tree.structure(result[0])
     if before != after:
         raise LayerError(
             "the step changes the structure of the run",
-            expected=cut(str(before)),
-            got=cut(str(after)),
+            expected=truncate(str(before)),
+            got=truncate(str(after)),
         )
 
 

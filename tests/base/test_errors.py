@@ -129,7 +129,7 @@ ARGUMENTS = [
     ),
     (lambda: jl.concat(Dense(3), axis="last"), "concat: axis must be an int, got 'last'"),
     (lambda: jl.concat(Dense(3), axis=None), "concat: axis must be an int, got None"),
-    (lambda: jl.spec(3), "spec: a shape must be a tuple of sizes, got 3", "try:      (3,)"),
+    (lambda: jl.spec(3), "spec: a shape must be a tuple of sizes, got 3", "hint:     (3,)"),
     (lambda: jl.spec(X), "spec: a shape must be a tuple of sizes, got float32[8, 5]", "x.shape"),
     (lambda: jl.spec((None, 3)), "spec: a shape must be a tuple of sizes, got (None, 3)"),
     (lambda: jl.spec((-1, 3)), "spec: a shape must be a tuple of sizes, got (-1, 3)"),
@@ -171,12 +171,12 @@ CHILDREN = [
     (
         lambda: jl.serial(Dense(3), "relu"),
         "serial at 'child 1': 'relu' stands where a layer belongs",
-        "try:      jax.nn.relu",
+        "hint:     jax.nn.relu",
     ),
     (
         lambda: jl.serial([Dense(3), Dense(4)]),
         "serial at 'child 0': [Dense(3), Dense(4)] stands where a layer belongs",
-        "try:      unpack it: serial(*layers)",
+        "hint:     unpack it: serial(*layers)",
     ),
     (
         lambda: jl.serial(Dense(3), jax.nn.relu(X)),
@@ -185,7 +185,7 @@ CHILDREN = [
     (
         lambda: jl.serial(Dense(3), Dense),
         "serial at 'child 1': the factory Dense stands where a layer belongs",
-        "try:      call it: Dense(...)",
+        "hint:     call it: Dense(...)",
     ),
     (
         lambda: jl.residual(functools.partial(Dense, bias=False)),
@@ -194,7 +194,7 @@ CHILDREN = [
     (
         lambda: jl.serial(Dense(3), jnp.add),
         "serial at 'child 1': jax.numpy.add is no function of one argument",
-        "try:      a lambda of one argument, or compose; several inputs come as one tuple",
+        "hint:     a lambda of one argument, or compose; several inputs come as one tuple",
     ),
     (
         lambda: jl.parallel(lambda a, b: a + b),
@@ -212,7 +212,7 @@ CHILDREN = [
     (
         lambda: jl.add((lambda key, x: {}, lambda params, x: x)),
         "add at 'child 0': a bare pair of functions stands where a layer belongs",
-        "try:      jl.Layer(init, apply), or jl.stateless(init, apply)",
+        "hint:     jl.Layer(init, apply), or jl.stateless(init, apply)",
     ),
     (
         lambda: jl.serial(optax.adam(1e-3)),
@@ -236,7 +236,7 @@ CHILDREN = [
     (
         lambda: jl.out_spec(Dense, F32),
         "out_spec: the factory Dense stands where a layer belongs",
-        "try:      call it: Dense(...)",
+        "hint:     call it: Dense(...)",
     ),
     (lambda: jl.out_spec(F32, MODEL), "out_spec: float32[8, 5] stands where a layer belongs"),
     (
@@ -271,7 +271,7 @@ CHILDREN = [
     (
         lambda: MODEL(X),
         "serial: a layer is called like a function",
-        "try:      y, state = layer.apply(params, state, x)",
+        "hint:     y, state = layer.apply(params, state, x)",
     ),
     (
         lambda: init(jl.serial(lambda x: Dense(3)(x))),

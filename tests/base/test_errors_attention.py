@@ -25,7 +25,7 @@ CALLS = [
     (
         lambda: jl.SelfAttention(4, window=3),
         "SelfAttention: a window looks back alone",
-        "try:      causal=True, window=3",
+        "hint:     causal=True, window=3",
     ),
     (
         lambda: jl.SelfAttention(4, window=0, causal=True),
@@ -62,23 +62,23 @@ INPUTS = [
         lambda: init(jl.serial(jl.SelfAttention(4)), SEQUENCE),
         "SelfAttention at 'self_attention': 4 heads do not divide the 6 features of the input",
         "got:      float32[4, 10, 6]",
-        "try:      head_size=..., the features of one head",
+        "hint:     head_size=..., the features of one head",
     ),
     (
         lambda: init(jl.SelfAttention(4)),
         "SelfAttention: takes an array of rank 3, got rank 2",
         "expected: (batch, time, features)",
-        "try:      Reshape((time, features)) before it; Embedding for ids",
+        "hint:     Reshape((time, features)) before it; Embedding for ids",
     ),
     (
         lambda: init(jl.SelfAttention(2), jl.spec((2, 3, 4), jnp.int32)),
         "SelfAttention: takes floating numbers, got int32",
-        "try:      x.astype(jnp.float32); Embedding for integer ids",
+        "hint:     x.astype(jnp.float32); Embedding for integer ids",
     ),
     (
         lambda: init(jl.SelfAttention(2, rope=True), jl.spec((2, 3, 6))),
         "SelfAttention: rope turns pairs of features, and a head has 3",
-        "try:      head_size=..., an even number",
+        "hint:     head_size=..., an even number",
     ),
     (
         lambda: init(jl.CrossAttention(2), jl.spec((2, 3, 4))),
@@ -99,12 +99,12 @@ INPUTS = [
         lambda: _start(jl.serial(jl.SelfAttention(2, causal=True))),
         "SelfAttention at 'self_attention': attention to all steps needs to know for how many it "
         "keeps room",
-        "try:      jl.stream(model, capacity=...), or window=...",
+        "hint:     jl.stream(model, capacity=...), or window=...",
     ),
     (
         lambda: _start(jl.SelfAttention(2)),
         "SelfAttention: cannot be streamed: every step sees the later ones",
-        "try:      a causal layer: padding='CAUSAL', causal=True, no reverse",
+        "hint:     a causal layer: padding='CAUSAL', causal=True, no reverse",
     ),
     (
         lambda: init(jl.SelfAttention(2, method="flash"), jl.spec((2, 3, 4))),

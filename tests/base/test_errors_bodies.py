@@ -74,7 +74,7 @@ BODIES = [
         lambda: body(calls_unknown, head=Dense(3)),
         "compose: the body asks for a child 'hed' that was not given",
         "got:      children head",
-        "try:      compose(body, hed=...)",
+        "hint:     compose(body, hed=...)",
     ),
     (
         lambda: body(never_called, head=Dense(3)),
@@ -85,7 +85,7 @@ BODIES = [
         lambda: body(lambda f, x: f.head(x, x), head=Dense(3)),
         "compose: the child 'head' takes one input",
         "got:      2 inputs",
-        "try:      f.head(x); several inputs are a tuple: f.head((a, b))",
+        "hint:     f.head(x); several inputs are a tuple: f.head((a, b))",
     ),
     (
         lambda: body(lambda f, x: f.head(x=x), head=Dense(3)),
@@ -100,7 +100,7 @@ BODIES = [
     (
         lambda: body(two_params),
         "compose: 's' stands for two things in one layer",
-        "try:      ask for a parameter once and keep it",
+        "hint:     ask for a parameter once and keep it",
     ),
     (
         lambda: body(lambda f, x: f.a(x) + f.param("a", initializers.ones, (8, 3)), a=Dense(3)),
@@ -109,7 +109,7 @@ BODIES = [
     (
         lambda: param(initializers.ones, 5),
         "compose: the shape of 'scale' must be a tuple of sizes, got 5",
-        "try:      (5,)",
+        "hint:     (5,)",
     ),
     (
         lambda: param(initializers.ones, (5.0,)),
@@ -136,7 +136,7 @@ BODIES = [
     (
         lambda: init(jl.serial(head=Dense(3, kernel_init=initializers.glorot_uniform))),
         "Dense at 'head': the initialiser of 'kernel' gave a function",
-        "try:      call it: jax.nn.initializers.glorot_uniform()",
+        "hint:     call it: jax.nn.initializers.glorot_uniform()",
     ),
     (
         lambda: init(Dense(3, bias_init=initializers.glorot_uniform())),
@@ -156,7 +156,7 @@ BODIES = [
     (
         lambda: body(lambda f, x: setattr(f.variable("n", initializers.zeros, ()), "value", 1.0)),
         "compose: the variable 'n' is set outside training",
-        "try:      if f.train: n.value = ...",
+        "hint:     if f.train: n.value = ...",
     ),
     (
         lambda: set_count(jnp.ones(3)),
@@ -176,13 +176,13 @@ BODIES = [
     (
         lambda: init(jl.serial(Dense(3), no_return, Dense(4))),
         "no_return at 'no_return': its output is None",
-        "try:      return at the end of its function",
+        "hint:     return at the end of its function",
     ),
     (lambda: init(jl.serial(lambda x: "x")), "lambda at 'lambda': the output holds a str"),
     (
         lambda: train(jl.compose(lambda f, x: f.a(x) if f.train else x, a=Dense(3))),
         "compose: the body never calls its child 'a'",
-        "try:      call every child whatever f.train is, or leave it out",
+        "hint:     call every child whatever f.train is, or leave it out",
     ),
     (
         lambda: body(lambda f, x: x if x.sum() > 0 else -x),
@@ -211,13 +211,13 @@ BODIES = [
     (
         lambda: init(jl.stateless(lambda key, x: ({}, {}), lambda params, x: x)),
         "stateless: init of a stateless layer gives params alone",
-        "try:      jl.Layer(init, apply) for a layer with state",
+        "hint:     jl.Layer(init, apply) for a layer with state",
     ),
     (
         lambda: layer({}),
         "layer: init returned no pair of trees",
         "expected: (params, state)",
-        "try:      jl.stateless(init, apply) where init gives params alone",
+        "hint:     jl.stateless(init, apply) where init gives params alone",
     ),
     (lambda: layer((X, {})), "layer: init gave no dict for params", "got:      float32[8, 5]"),
     (lambda: layer(({}, None)), "layer: init gave no dict for state", "got:      None"),

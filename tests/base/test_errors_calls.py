@@ -47,7 +47,7 @@ CALLS = [
         lambda: MODEL.apply(MODEL.init(KEY, F32), X),
         "serial: params is no tree of arrays",
         "got:      a tuple, ({dense: {kernel: float32[5, 4], bias: float32[4]}, ",
-        "try:      init returns a pair, unpack it: params, state = layer.init(key, x)",
+        "hint:     init returns a pair, unpack it: params, state = layer.init(key, x)",
     ),
     (lambda: run(None), "serial: params is no tree of arrays", "got:      None"),
     (
@@ -67,12 +67,12 @@ CALLS = [
     (
         lambda: run(STATE, PARAMS),
         "serial: params do not fit the model: 4 missing",
-        "try:      params and state have changed places: layer.apply(params, state, x)",
+        "hint:     params and state have changed places: layer.apply(params, state, x)",
     ),
     (
         lambda: run({"params": PARAMS}),
         "serial: params do not fit the model: 4 missing, 4 extra",
-        "try:      its entry 'params' fits: params['params']",
+        "hint:     its entry 'params' fits: params['params']",
     ),
     (
         lambda: run(jl.serial(Dense(7), a=jl.LayerNorm()).init(KEY, F32)[0]),
@@ -130,7 +130,7 @@ CALLS = [
         lambda: NORMED.apply(NORMED_PARAMS, {}, X),
         "serial: state does not fit the model: 2 missing",
         "missing    batch_norm/mean  float32[4]",
-        "try:      pass the state that init returned: params, state = layer.init(key, x)",
+        "hint:     pass the state that init returned: params, state = layer.init(key, x)",
     ),
     (
         lambda: run(PARAMS, NORMED_STATE),
@@ -141,7 +141,7 @@ CALLS = [
         lambda: jl.without_state(NORMED).init(KEY, F32),
         "serial: without_state of a layer that has state",
         "got:      batch_norm/mean, batch_norm/var",
-        "try:      params, state = layer.init(key, x)",
+        "hint:     params, state = layer.init(key, x)",
     ),
     (
         lambda: jl.without_state(NORMED).apply(NORMED_PARAMS, X),
@@ -156,7 +156,7 @@ CALLS = [
         lambda: MODEL.init(0, F32),
         "serial: the key is no single typed key",
         "got:      0",
-        "try:      jax.random.key(0)",
+        "hint:     jax.random.key(0)",
     ),
     (lambda: MODEL.init(None, F32), "serial: the key is no single typed key", "got:      None"),
     (lambda: MODEL.init(F32, KEY), "serial: the key is no single typed key", "float32[8, 5]"),
@@ -164,19 +164,19 @@ CALLS = [
         lambda: MODEL.init(jax.random.PRNGKey(0), F32),
         "serial: the key is no single typed key",
         "got:      uint32[2]",
-        "try:      jax.random.key(seed) in the place of jax.random.PRNGKey(seed)",
+        "hint:     jax.random.key(seed) in the place of jax.random.PRNGKey(seed)",
     ),
     (
         lambda: MODEL.init(jax.random.split(KEY, 3), F32),
         "serial: the key is no single typed key",
         "got:      key<fry>[3]",
-        "try:      jax.vmap over the keys",
+        "hint:     jax.vmap over the keys",
     ),
     (lambda: run(PARAMS, key=1.5), "serial: the key is no single typed key", "got:      1.5"),
     (
         lambda: MODEL.apply(PARAMS, STATE, X, True),
         "serial: the key is no single typed key",
-        "try:      train=True, by name",
+        "hint:     train=True, by name",
     ),
     (
         lambda: in_jit(
@@ -185,12 +185,12 @@ CALLS = [
         "Dropout at 'encoder/dropout': needs a key to train and got none",
         "before:   dense          float32[8, 5] -> float32[8, 4]",
         "          encoder/dense  float32[8, 4] -> float32[8, 3]",
-        "try:      apply(..., key=key)",
+        "hint:     apply(..., key=key)",
     ),
     (
         lambda: train(jl.serial(Dense(5), jl.repeat(jl.compose(draws_in_training), 2))),
         "compose at 'compose': needs a key and got none",
-        "try:      layer.apply(..., key=key)",
+        "hint:     layer.apply(..., key=key)",
     ),
     (lambda: run(PARAMS, train=None), "serial: train is no Python bool", "got:      None"),
     (lambda: run(PARAMS, train=1), "serial: train is no Python bool", "got:      1"),
@@ -198,18 +198,18 @@ CALLS = [
         lambda: run(PARAMS, train=np.bool_(True)),
         "serial: train is no Python bool",
         "got:      np.True_",
-        "try:      train=True or train=False",
+        "hint:     train=True or train=False",
     ),
     (
         lambda: jax.jit(MODEL.apply)(PARAMS, STATE, X, train=True),
         "serial: train is no Python bool",
         "got:      a traced bool[]",
-        "try:      jax.jit(layer.apply, static_argnames='train'): it is chosen when traced",
+        "hint:     jax.jit(layer.apply, static_argnames='train'): it is chosen when traced",
     ),
     (
         lambda: run(PARAMS, x=F32),
         "serial: apply got a spec, and computes with arrays",
-        "try:      jl.out_spec(layer, x) for shapes alone",
+        "hint:     jl.out_spec(layer, x) for shapes alone",
     ),
     (lambda: run(PARAMS, x=None), "Dense at 'dense': takes one array", "got:      None"),
     (

@@ -22,17 +22,17 @@ INPUTS = [
         lambda: init(jl.serial(jl.Flatten(), jl.LSTM(3)), IMAGE),
         "LSTM at 'lstm': takes an array of rank 3, got rank 2",
         "before:   flatten  float32[2, 8, 8, 3] -> float32[2, 192]",
-        "try:      Reshape((time, features)) before it; Embedding for ids",
+        "hint:     Reshape((time, features)) before it; Embedding for ids",
     ),
     (
         lambda: init(Conv(4, (3, 3)), jl.spec((28, 28, 1))),
         "Conv: takes an array of rank 4, got rank 3",
-        "try:      x[..., None] for images without a channel axis, x[None] for a single image",
+        "hint:     x[..., None] for images without a channel axis, x[None] for a single image",
     ),
     (
         lambda: init(jl.GRU(4), jl.spec((2, 3, 4, 5))),
         "GRU: takes an array of rank 3, got rank 4",
-        "try:      each_step(layer) for a sequence of such inputs",
+        "hint:     each_step(layer) for a sequence of such inputs",
     ),
     (
         lambda: init(Dense(3), jl.spec(())),
@@ -52,12 +52,12 @@ INPUTS = [
         lambda: init(jl.serial(head=Dense(3)), jl.spec((8, 5), jnp.int32)),
         "Dense at 'head': takes floating numbers, got int32",
         "got:      int32[8, 5]",
-        "try:      x.astype(jnp.float32); Embedding for integer ids",
+        "hint:     x.astype(jnp.float32); Embedding for integer ids",
     ),
     (
         lambda: init(jl.AvgPool(2), jl.spec((2, 8, 8, 3), jnp.uint8)),
         "AvgPool: takes floating numbers, got uint8",
-        "try:      x.astype(jnp.float32)",
+        "hint:     x.astype(jnp.float32)",
     ),
     (
         lambda: init(jl.MaxPool(2), jl.spec((2, 8, 8, 3), bool)),
@@ -70,7 +70,7 @@ INPUTS = [
     (
         lambda: init(jl.serial(Dense(3), jl.Embedding(9, 3))),
         "Embedding at 'embedding': takes integer ids, got float32",
-        "try:      x.astype(jnp.int32)",
+        "hint:     x.astype(jnp.int32)",
     ),
     (
         lambda: init(Dense(3), jl.spec((8, 0))),
@@ -85,7 +85,7 @@ INPUTS = [
         lambda: init(Dense(3), (F32, F32)),
         "Dense: takes one array",
         "got:      (float32[8, 5], float32[8, 5])",
-        "try:      parallel for one layer per input, concat() to merge them first",
+        "hint:     parallel for one layer per input, concat() to merge them first",
     ),
     (lambda: init(Dense(3), {"image": F32}), "Dense: takes one array", "{image: float32[8, 5]}"),
     (lambda: init(Dense(3), None), "Dense: takes one array", "got:      None"),
@@ -97,7 +97,7 @@ INPUTS = [
         lambda: init(MODEL, (32, 784)),
         "serial: x holds Python numbers",
         "got:      (32, 784)",
-        "try:      jl.spec((32, 784)) for an input of this shape; jnp.asarray for numbers",
+        "hint:     jl.spec((32, 784)) for an input of this shape; jnp.asarray for numbers",
     ),
     (lambda: init(MODEL, (None, 784)), "serial: x holds Python numbers", "jl.spec((1, 784)) for"),
     (
@@ -109,7 +109,7 @@ INPUTS = [
         lambda: MODEL.apply(PARAMS, STATE, [[1.0, 2.0]]),
         "serial: x holds Python numbers",
         "got:      [1.0, 2.0]",
-        "try:      jnp.asarray(x)",
+        "hint:     jnp.asarray(x)",
     ),
     (
         lambda: jl.out_spec(MODEL, (32, 784)),
@@ -119,7 +119,7 @@ INPUTS = [
     (
         lambda: init(Conv(4, 9), IMAGE),
         "Conv: the dilated kernel (9, 9) is larger than the input (8, 8)",
-        "try:      padding='SAME', or a smaller kernel",
+        "hint:     padding='SAME', or a smaller kernel",
     ),
     (
         lambda: init(Conv(4, 3, dilation=6, padding=1), IMAGE),
@@ -153,7 +153,7 @@ INPUTS = [
     (
         lambda: init(jl.Reshape((8, 8)), jl.spec((32, 63))),
         "Reshape: 63 values in a row of the batch do not fill (8, 8)",
-        "try:      the shape leaves out the batch axis, which stays as it is",
+        "hint:     the shape leaves out the batch axis, which stays as it is",
     ),
     (
         lambda: init(jl.parallel(Dense(3), Dense(4)), (F32, F32, F32)),
@@ -165,7 +165,7 @@ INPUTS = [
         lambda: init(jl.parallel(Dense(3), Dense(4)), jl.spec((2, 5))),
         "parallel: takes a tuple with one input for each layer",
         "got:      float32[2, 5]",
-        "try:      branch gives one input to every layer",
+        "hint:     branch gives one input to every layer",
     ),
     (
         lambda: init(jl.parallel(a=Dense(3), b=Dense(4)), {"a": F32, "c": F32}),
@@ -214,12 +214,12 @@ INPUTS = [
         lambda: init(jl.serial(block=jl.residual(Dense(3)))),
         "residual at 'block': merges arrays of one shape and dtype",
         "got:      shortcut float32[8, 5], body float32[8, 3]",
-        "try:      residual(..., shortcut=Dense(3))",
+        "hint:     residual(..., shortcut=Dense(3))",
     ),
     (
         lambda: init(jl.residual(Conv(3, 3)), IMAGE),
         "residual: merges arrays of one shape and dtype",
-        "try:      a shortcut to the shape of the body's output",
+        "hint:     a shortcut to the shape of the body's output",
     ),
     (
         lambda: init(jl.serial(Dense(4), jl.repeat(jl.serial(Dense(3), Dense(5)), 2))),

@@ -1,4 +1,4 @@
-"""What is wrong with a Sequence, a stream or a carry: where, expected, got, and the mend."""
+"""What is wrong with a Sequence, a stream or a carry: where, expected, got, and the hint."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,7 @@ SEQUENCES = [
     (
         lambda: jl.Sequence(X, jnp.asarray([3, 2])),
         "the mask of a Sequence does not fit its values",
-        "try:      Sequence.from_lengths(values, lengths)",
+        "hint:     Sequence.from_lengths(values, lengths)",
     ),
     (
         lambda: jl.Sequence.from_lengths(X, [1, 2, 3]),
@@ -63,20 +63,20 @@ SEQUENCES = [
     (
         lambda: jl.Sequence(X)[0],
         "a Sequence is cut by slices of rows and steps",
-        "try:      x[:, :10]; x.values[...] for the numbers alone",
+        "hint:     x[:, :10]; x.values[...] for the numbers alone",
     ),
     (
         lambda: init(jl.serial(jl.Dense(3), lambda x: x.sum(1)), jl.Sequence(STEPS)),
         "lambda at 'lambda': a function of each step of a Sequence gives something else than steps",
         "expected: [2, 6, ...]",
         "got:      float32[2, 3]",
-        "try:      jl.on_sequence(function) for a function of the whole Sequence",
+        "hint:     jl.on_sequence(function) for a function of the whole Sequence",
     ),
     (
         lambda: init(jl.serial(jl.Conv(3, 2), jl.Flatten()), jl.Sequence(STEPS)),
         "Flatten at 'flatten': would put padding and steps of a Sequence together",
         "got:      Sequence float32[2, 5, 3]",
-        "try:      each_step(layer) for what each step holds; GlobalAvgPool() for one row",
+        "hint:     each_step(layer) for what each step holds; GlobalAvgPool() for one row",
     ),
     (
         lambda: init(jl.add(jl.Dense(3), jl.Conv(3, 2)), jl.Sequence(STEPS)),
@@ -90,7 +90,7 @@ SEQUENCES = [
     (
         lambda: init(jl.concat(axis=1), (jl.Sequence(STEPS), STEPS)),
         "concat: puts Sequences and arrays one after the other",
-        "try:      jl.Sequence(x)",
+        "hint:     jl.Sequence(x)",
     ),
 ]
 
@@ -102,7 +102,7 @@ BODIES = [
         "compose: the body gives something else than steps for a Sequence",
         "expected: (batch, time, ...)",
         "got:      float32[2, 3]",
-        "try:      GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
+        "hint:     GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
     ),
     (
         lambda: init(
@@ -112,7 +112,7 @@ BODIES = [
             jl.Sequence(STEPS),
         ),
         "compose: the body puts steps and padding of a Sequence together for a child",
-        "try:      GlobalAvgPool(), each_step(layer) or on_sequence(function) as children for what",
+        "hint:     GlobalAvgPool(), each_step(layer) or on_sequence(function) as children for what",
     ),
     (
         lambda: init(jl.bidirectional(jl.GRU(3)), (STEPS, jl.spec((2, 6), bool))),
@@ -122,7 +122,7 @@ BODIES = [
     (
         lambda: init(jl.on_sequence(jnp.tanh), jl.Sequence(STEPS)),
         "on_sequence: a Sequence stands where an array belongs, and would lose its mask",
-        "try:      x.map(function), or the function as a child of its own; arithmetic works",
+        "hint:     x.map(function), or the function as a child of its own; arithmetic works",
     ),
 ]
 
@@ -151,7 +151,7 @@ STREAMS = [
     (
         lambda: started(jl.serial(jl.Dense(4), jl.Conv(4, 3, padding="SAME"))),
         "Conv at 'conv': cannot be streamed: its windows reach later steps",
-        "try:      padding='CAUSAL'",
+        "hint:     padding='CAUSAL'",
     ),
     (
         lambda: started(jl.LSTM(3, reverse=True)),
@@ -186,7 +186,7 @@ STREAMS = [
             PARAMS, STATE, jl.stream(CAUSAL).start(PARAMS, STATE, X), X[:, :3]
         ),
         "Conv at 'conv': a block of 3 steps is no multiple of the stride 2",
-        "try:      blocks of a multiple of the model's stride: jl.reach(model, x).stride",
+        "hint:     blocks of a multiple of the model's stride: jl.reach(model, x).stride",
     ),
     (
         lambda: jl.stream(CAUSAL).step(PARAMS, STATE, {}, X),
@@ -205,7 +205,7 @@ STREAMS = [
         lambda: jl.stream(jl.BatchNorm()).step(*jl.BatchNorm().init(KEY, X), {}, X, train=True),
         "BatchNorm: has state, which a step does not move: statistics are those of whole batches",
         "got:      mean, var",
-        "try:      train=False",
+        "hint:     train=False",
     ),
     (
         lambda: jl.stream(jl.lift(lambda x: x[:, 0])).step({}, {}, {}, X),

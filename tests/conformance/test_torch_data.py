@@ -104,5 +104,5 @@ def test_an_order_that_cannot_be_resumed_is_refused():
         assert str(caught.value).splitlines() == [
             "source: the DataLoader shuffles by PyTorch's global generator, and cannot be resumed",
             "  expected: an order that is a function of a seed and the epoch",
-            "  try:      generator=torch.Generator().manual_seed(0), for a sampler of your own too",
+            "  hint:     generator=torch.Generator().manual_seed(0), for a sampler of your own too",
         ]

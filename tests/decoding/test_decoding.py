@@ -470,7 +470,7 @@ WRONG = [
     (
         lambda: write(temperature=0.7),
         "generate: temperature 0.7 needs a key",
-        "try:      key=jax.random.key(0)",
+        "hint:     key=jax.random.key(0)",
     ),
     (
         lambda: write(temperature=1, key=7),
@@ -498,34 +498,34 @@ WRONG = [
         "generate: the prompt is no batch of ids",
         "expected: int[batch, steps], or a Sequence of them",
         "got:      float32[1, 3]",
-        "try:      prompt.astype(jnp.int32)",
+        "hint:     prompt.astype(jnp.int32)",
     ),
     (
         lambda: write(IDS[0]),
         "generate: the prompt is no batch of ids",
         "got:      int32[3]",
-        "try:      prompt[None] for a batch of one",
+        "hint:     prompt[None] for a batch of one",
     ),
     (
         lambda: write([[1, 2], [3]]),
         "generate: the prompt is no batch of ids",
-        "try:      jl.Sequence.from_rows(rows) for rows of different lengths",
+        "hint:     jl.Sequence.from_rows(rows) for rows of different lengths",
     ),
     (
         lambda: write(IDS[:, :0]),
         "generate: the prompt is empty",
         "got:      int32[1, 0]",
-        "try:      a first id for every row: one that begins a text",
+        "hint:     a first id for every row: one that begins a text",
     ),
     (
         lambda: write(jl.Sequence.from_lengths(jnp.ones((3, 2), jnp.int32), [1, 0, 2])),
         "generate: row 1 of the prompt is empty",
-        "try:      a first id for every row: one that begins a text",
+        "hint:     a first id for every row: one that begins a text",
     ),
     (
         lambda: write(jnp.asarray([[3, -1]])),
         "generate: the prompt holds negative ids",
-        "try:      jl.Sequence(ids, mask) says what is padding",
+        "hint:     jl.Sequence(ids, mask) says what is padding",
     ),
     (
         lambda: write(buckets=(1, 2)),
@@ -536,7 +536,7 @@ WRONG = [
     (
         lambda: write(model=jnp.sin),
         "generate: model is no layer",
-        "try:      jl.lift(model)",
+        "hint:     jl.lift(model)",
     ),
     (
         lambda: of(jl.serial(jl.Embedding(V, 4), jl.LSTM(3, reverse=True), jl.Dense(V))),
@@ -557,7 +557,7 @@ WRONG = [
     (
         lambda: decoding.decode(MODEL, PARAMS, STATE, IDS, 2, decoding.sampler()),
         "*draws ids, and has no key",
-        "try:      key=jax.random.key(0)",
+        "hint:     key=jax.random.key(0)",
     ),
     (lambda: decoding.sampler(temperature=-0.1), "sampler: temperature must be a number*got -0.1"),
     (

@@ -136,7 +136,7 @@ def test_forward_in_a_function():
         "  input:    float32[8, 4], from 0 to 1",
         "  output:   float32[8, 4], 2 infinite, the rest from -3.47 to 0",
         "  rows:     2, 5 (2 of 8)",
-        "  try:      jnp.log(jnp.maximum(x, 1e-6)): log of what is not above 0",
+        "  hint:     jnp.log(jnp.maximum(x, 1e-6)): log of what is not above 0",
     ]
 
 
@@ -398,7 +398,7 @@ def test_a_batch_that_is_not_finite():
         "  holds:    float32[8, 4], 1 NaN and 1 infinite",
         "  first:    at [1, 2]",
         "  rows:     1, 6 (2 of 8)",
-        "  try:      mend the data, or leave these rows out",
+        "  hint:     hint the data, or leave these rows out",
     ]
     target = np.ones(8, np.float32)
     target[4] = np.nan

@@ -463,7 +463,7 @@ ERRORS = [
     (
         lambda: jl.out_spec(jl.LSTM(3), (STEPS, STEPS)),
         "LSTM: takes (x, resets), and these are no resets of its steps",
-        "try:      concat() to merge two inputs into one",
+        "hint:     concat() to merge two inputs into one",
     ),
     (
         lambda: jl.out_spec(jl.LinearRecurrence(4, project=False), STEPS),

@@ -401,7 +401,7 @@ CURVES = [
         lambda: training.learning_curve([record(1)], "curve.png", metrics=["eval/loss"]),
         "learning_curve: no record holds the metric 'eval/loss'",
         "some of 'loss'",
-        "try:      'loss'",
+        "hint:     'loss'",
     ),
     (
         lambda: training.learning_curve([record(1)], f"{__file__}/deep/curve.png"),

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...base.errors import cut
-from ...base.specs import brief, path_text
+from ...base.errors import truncate
+from ...base.specs import format_short, path_text
 
 _FREE = "not bound to a device"
 
@@ -48,12 +48,12 @@ class Change(NamedTuple):
     Attributes:
       path: of the leaf, the name of the argument first: ``"run/params/dense/kernel"``.
       text: ``"float32[32, 784] became float32[17, 784]"``.
-      mend: what to do about it, or None.
+      hint: what to do about it, or None.
     """
 
     path: str
     text: str
-    mend: str | None = None
+    hint: str | None = None
 
 
 def signature(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
@@ -79,7 +79,7 @@ def _leaf(leaf: Any) -> Leaf:
         return Leaf(str(aval.dtype), tuple(aval.shape), weak, _placement(leaf))
     if isinstance(leaf, bool | int | float | complex):
         return Leaf(f"a Python {type(leaf).__name__}", value=repr(leaf))
-    return Leaf(brief(leaf))
+    return Leaf(format_short(leaf))
 
 
 def _placement(leaf: Any) -> str:
@@ -112,7 +112,8 @@ def changes(old: Signature, new: Signature) -> list[Change]:
         return found
     for name, structure in old.structures.items():
         if structure != new.structures.get(name):
-            texts = f"the tree {cut(str(structure))} became {cut(str(new.structures.get(name)))}"
+            before, after = (truncate(str(tree)) for tree in (structure, new.structures.get(name)))
+            texts = f"the tree {before} became {after}"
             found.append(Change(name, texts))
     # A traced number may have any value: only where nothing else is different was it static.
     for path, leaf in old.leaves.items():
@@ -122,24 +123,24 @@ def changes(old: Signature, new: Signature) -> list[Change]:
 
 
 def _change(path: str, before: Leaf, after: Leaf) -> Change:
-    texts, mend = [], None
+    texts, hint = [], None
     if str(before) != str(after):
         texts.append(f"{before} became {after}")
-        mend = _mend(before, after)
+        hint = _hint(before, after)
     elif before.weak != after.weak:
         texts.append(f"{'' if before.weak else 'not '}weakly typed became {_not(before.weak)}so")
-        mend = "jnp.asarray(x, dtype), the dtype written out"
+        hint = "jnp.asarray(x, dtype), the dtype written out"
     if before.placement != after.placement:
         texts.append(f"{before.placement} became {after.placement}")
-        mend = mend or "jax.device_put before the first step, to where the later ones are"
-    return Change(path, ", ".join(texts), mend)
+        hint = hint or "jax.device_put before the first step, to where the later ones are"
+    return Change(path, ", ".join(texts), hint)
 
 
 def _not(weak: bool) -> str:
     return "not " if weak else ""
 
 
-def _mend(before: Leaf, after: Leaf) -> str | None:
+def _hint(before: Leaf, after: Leaf) -> str | None:
     if before.shape is None or after.shape is None:
         numbers = before.value or after.value
         return "jnp.asarray(x, dtype) in the place of Python numbers" if numbers else None

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 from ...base import arguments
-from ...base.errors import LayerError, boundary, warn
-from ...base.specs import brief
+from ...base.errors import LayerError, public_api, warn
+from ...base.specs import format_short
 from .signature import (
     Change,
     Signature,
@@ -147,22 +147,22 @@ class CompileWatch:
         self._known.append(new)
         self.compiles += 1
         problem = f"{self._name} was compiled again at {self._unit} {number}"
-        lines, mend = _lines(nearest), _mend(nearest)
+        lines, hint = _lines(nearest), _hint(nearest)
         if self._most is not None and self.compiles > self._most:
             raise LayerError(
                 problem,
                 expected=f"max_compiles={self._allowed}",
                 got=lines[0] if len(lines) == 1 else "".join(f"\n    {line}" for line in lines),
-                mend=mend,
+                hint=hint,
             )
         if not differences:
             return None
         if len(lines) == 1:
-            return f"{problem}: {lines[0]}" + (f"  (try: {mend})" if mend else "")
-        return "\n  ".join([f"{problem}:", *lines, *([f"try: {mend}"] if mend else [])])
+            return f"{problem}: {lines[0]}" + (f"  (try: {hint})" if hint else "")
+        return "\n  ".join([f"{problem}:", *lines, *([f"try: {hint}"] if hint else [])])
 
 
-@boundary
+@public_api
 def watched(
     function: Callable[..., Any], *, max_compiles: int | None = None, **options: Any
 ) -> Callable[..., Any]:
@@ -192,19 +192,19 @@ def watched(
     jlayers.LayerError: <lambda> was compiled again at call 2
       expected: max_compiles=1
       got:      x: float32[32, 4] became float32[17, 4]
-      try:      batches of one size: Batches(..., last='drop') or last='pad'
+      hint:     batches of one size: Batches(..., last='drop') or last='pad'
     """
     if not callable(function):
-        raise LayerError("function is no function", got=brief(function))
+        raise LayerError("function is no function", got=format_short(function))
     if hasattr(function, "lower") and hasattr(function, "trace"):
-        raise LayerError("function is jitted already", mend="the function that was jitted")
+        raise LayerError("function is jitted already", hint="the function that was jitted")
     if max_compiles is not None:
         arguments.positive("max_compiles", max_compiles)
     watch = CompileWatch(function, _called(function), max_compiles, unit="call")
     jitted = jax.jit(watch.traced, **options)
     calls = 0
 
-    @boundary
+    @public_api
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -214,7 +214,7 @@ def watched(
             try:
                 report = watch.report(calls, *args, **kwargs)
             except LayerError as error:
-                error.blame("")  # its text begins with the function's name
+                error.attribute_to("")  # its text begins with the function's name
                 raise
             if report is not None:
                 warn(report)
@@ -254,5 +254,5 @@ def _lines(found: list[Change]) -> list[str]:
     return lines
 
 
-def _mend(found: list[Change]) -> str | None:
-    return next((change.mend for change in found if change.mend is not None), None)
+def _hint(found: list[Change]) -> str | None:
+    return next((change.hint for change in found if change.hint is not None), None)

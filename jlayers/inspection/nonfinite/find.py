@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...base import arguments
-from ...base.errors import LayerError, boundary
+from ...base.errors import LayerError, public_api
 from ...base.layer import Layer
 from ...base.paths import flatten
-from ...base.specs import PyTree, brief, specs_of
+from ...base.specs import PyTree, format_short, specs_of
 from ...base.tracing import trace
 from ...training.gradient import gradient_of
 from ...training.state import TrainState, check_model
@@ -65,7 +65,7 @@ class _Pass(NamedTuple):
     next_state: PyTree
 
 
-@boundary
+@public_api
 def find_non_finite(
     model: Layer,
     loss: Callable[..., Any],
@@ -105,7 +105,7 @@ def find_non_finite(
     check_model(model)
     accumulate = arguments.positive("accumulate", accumulate)
     if not isinstance(batch, tuple | list) or not batch:
-        raise LayerError("the batch is no tuple", expected="(x, *targets)", got=brief(batch))
+        raise LayerError("the batch is no tuple", expected="(x, *targets)", got=format_short(batch))
     batch = jax.tree.map(jnp.asarray, tuple(batch))
     key = jax.random.fold_in(run.key, run.step)
     rows = _rows(batch)
@@ -113,7 +113,7 @@ def find_non_finite(
         raise LayerError(
             f"the batch does not fall into {accumulate} equal parts",
             expected=f"the first axis of every array is a multiple of accumulate={accumulate}",
-            got=brief(specs_of(batch)),
+            got=format_short(specs_of(batch)),
         )
     rows //= accumulate
     parts, keys = [batch], [key]
@@ -122,7 +122,7 @@ def find_non_finite(
         parts = [jax.tree.map(functools.partial(cut, i=i), batch) for i in range(accumulate)]
         keys = [jax.random.fold_in(key, i) for i in range(accumulate)]
     given = (run.params, run.state, key, parts[0], _scale(run))
-    # What is wrong without probes is the caller's to mend.
+    # What is wrong without probes is the caller's to hint.
     jax.eval_shape(functools.partial(gradient_of, model, loss, ()), *given)
     look = _looking(model, loss, patterns(frozen), specs_of(parts[0][0]), rows)
     state = run.state

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...base.errors import located
+from ...base.errors import error_context
 from ...base.layer import Layer
 from ...base.paths import join, matches
 from ...base.sequence import Sequence
@@ -134,7 +134,7 @@ def _probe(
             if "" not in node.children:
                 params = params | _marked_params(mine, node.path, frozen, own["params"], at)
             seen = measured(x, rows)
-            with located(node.layer):
+            with error_context(node.layer):
                 x = _marked(x, own["input"], at)
                 y, state = inner._apply(params, state, x, key=key, train=train)
                 y = _marked(y, own["output"], at)

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...base.errors import cut
+from ...base.errors import truncate
 from ...base.repr_text import function_text
 from ...base.sequence import Sequence, is_sequence
 from ...base.specs import (
     PyTree,
-    brief,
+    format_short,
+    format_spec,
     path_text,
-    show,
 )
 from .localize import Blamed, Call, whole
 from .measure import (
@@ -52,7 +52,7 @@ class NonFinite(NamedTuple):
       copies: (index, count) for each ``repeat`` and ``ensemble`` around it, outermost first.
       rows: of the batch, those that it happened in; empty where this is not known.
       facts: (label, text) of what was measured.
-      mend: what to try, or None.
+      hint: what to try, or None.
     """
 
     kind: str
@@ -63,13 +63,13 @@ class NonFinite(NamedTuple):
     copies: tuple[tuple[int, int], ...] = ()
     rows: tuple[int, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
-    mend: str | None = None
+    hint: str | None = None
 
     def __str__(self) -> str:
         where = self.maker + (f" at {self.path!r}" if self.path else "")
         for index, count in self.copies:
             where += f", copy {index} of 0 to {count - 1}"
-        facts = [("layer", self.layer), *self.facts, ("try", self.mend)]
+        facts = [("layer", self.layer), *self.facts, ("try", self.hint)]
         lines = [f"{where}: {self.problem}"]
         lines += [f"  {label + ':':<10}{text}" for label, text in facts if text is not None]
         return "\n".join(lines)
@@ -99,7 +99,7 @@ def of_leaf(kind: str, tree: PyTree) -> NonFinite | None:
             continue
         nan = int(np.isnan(numbers).sum())
         first = [int(i) for i in np.argwhere(bad)[0]]
-        holds = f"{brief(node)}, {_counts(nan, int(bad.sum()) - nan)}"
+        holds = f"{format_short(node)}, {_counts(nan, int(bad.sum()) - nan)}"
         facts: list[tuple[str, str]] = [("holds", holds)]
         if first:
             facts.append(("first", f"at {first}"))
@@ -109,10 +109,10 @@ def of_leaf(kind: str, tree: PyTree) -> NonFinite | None:
             facts.append(("rows", _rows_text(rows, len(bad))))
         name = jax.tree_util.keystr(path) if kind == "batch" else path_text(path)
         problem = "is not finite, and was not before the step"
-        mend = "an earlier checkpoint: the step before this one made it so"
+        hint = "an earlier checkpoint: the step before this one made it so"
         if kind == "batch":
-            problem, mend = "is not finite", "mend the data, or leave these rows out"
-        return NonFinite(kind, name, problem, kind, rows=rows, facts=tuple(facts), mend=mend)
+            problem, hint = "is not finite", "hint the data, or leave these rows out"
+        return NonFinite(kind, name, problem, kind, rows=rows, facts=tuple(facts), hint=hint)
     return None
 
 
@@ -131,7 +131,7 @@ def of_forward(blamed: Blamed, rows: Rows) -> NonFinite:
         facts.append(("inside", _text(inside, blamed.child.seen("forward", "input"))))
     facts.append(("output", _text(call.node.outputs[call.number], y)))
     by_row = call.by_row("forward", "output")
-    return _of_layer("forward", blamed, problem, facts, by_row, rows, _mend_forward(call, x))
+    return _of_layer("forward", blamed, problem, facts, by_row, rows, _hint_forward(call, x))
 
 
 def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
@@ -154,21 +154,21 @@ def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
         ("output", _text(out, call.seen("forward", "output"))),
         ("gradient", gradient),
     ]
-    mend = None
+    hint = None
     x = call.seen("forward", "input")
     if _narrow(spec):
-        mend = _SCALE
+        hint = _SCALE
     elif x[LOW] <= 0 <= x[HIGH]:
-        mend = _AT_ZERO
+        hint = _AT_ZERO
     by_row = call.by_row("backward", "input")
-    return _of_layer("backward", blamed, problem, facts, by_row, rows, mend)
+    return _of_layer("backward", blamed, problem, facts, by_row, rows, hint)
 
 
 def of_loss(loss: Callable[..., Any], value: Any, call: Call, rows: Rows) -> NonFinite:
     """The loss of a finite output, or where ``value`` is None its gradient."""
     y, ct = call.seen("forward", "output"), call.seen("backward", "output")
     spec = call.node.outputs[call.number]
-    facts = [("loss", cut(function_text(loss))), ("output", _text(spec, y))]
+    facts = [("loss", truncate(function_text(loss))), ("output", _text(spec, y))]
     found, text = _rows_of(call.by_row("backward", "output"), spec, rows, 1)
     if value is not None:
         problem = f"the model's output is finite, the loss is {value}"
@@ -178,8 +178,8 @@ def of_loss(loss: Callable[..., Any], value: Any, call: Call, rows: Rows) -> Non
     if text:
         facts.append(("rows", text))
     kind = "loss" if value is not None else "loss gradient"
-    mend = _SCALE if _narrow(spec) else _OF_LOGITS
-    return NonFinite(kind, "", problem, "loss", rows=found, facts=tuple(facts), mend=mend)
+    hint = _SCALE if _narrow(spec) else _OF_LOGITS
+    return NonFinite(kind, "", problem, "loss", rows=found, facts=tuple(facts), hint=hint)
 
 
 def of_sum(kind: str, path: str, measurement: Any) -> NonFinite:
@@ -188,7 +188,7 @@ def of_sum(kind: str, path: str, measurement: Any) -> NonFinite:
     if kind == "gradient":
         problem = "each use of it gives a finite gradient, their sum is not"
     facts = (("holds", _held(whole(measurement))),)
-    return NonFinite(kind, path, problem, kind, facts=facts, mend=_WHOLE)
+    return NonFinite(kind, path, problem, kind, facts=facts, hint=_WHOLE)
 
 
 def of_norm(gradient: dict[str, Any]) -> NonFinite:
@@ -197,7 +197,7 @@ def of_norm(gradient: dict[str, Any]) -> NonFinite:
     path = max(sizes, key=sizes.__getitem__)
     problem = "every number of the gradient is finite, its norm is not; this is the largest part"
     facts = (("holds", _held(whole(gradient[path]))),)
-    return NonFinite("norm", path, problem, "gradient", facts=facts, mend=_WHOLE)
+    return NonFinite("norm", path, problem, "gradient", facts=facts, hint=_WHOLE)
 
 
 def _of_layer(
@@ -207,7 +207,7 @@ def _of_layer(
     facts: list[tuple[str, str]],
     by_row: Any,
     rows: Rows,
-    mend: str | None,
+    hint: str | None,
 ) -> NonFinite:
     call, node = blamed.call, blamed.call.node
     spec = node.outputs if kind == "forward" else node.inputs
@@ -218,11 +218,11 @@ def _of_layer(
         facts.append(("rows", text))
     layer = f"{node.layer.short()}  ({node.layer.site})"
     return NonFinite(
-        kind, node.path, problem, node.layer.maker, layer, call.copies, found, tuple(facts), mend
+        kind, node.path, problem, node.layer.maker, layer, call.copies, found, tuple(facts), hint
     )
 
 
-def _mend_forward(call: Call, x: Any) -> str | None:
+def _hint_forward(call: Call, x: Any) -> str | None:
     kind, spec = call.node.layer.kind, call.node.inputs[call.number]
     if kind in ("log", "log2", "log10") and x[LOW] <= 0:
         return f"jnp.{kind}(jnp.maximum(x, 1e-6)): {kind} of what is not above 0"
@@ -245,7 +245,7 @@ def _narrow(spec: PyTree) -> bool:
 
 
 def _text(spec: PyTree, measurement: Any) -> str:
-    return f"{cut(show(spec))}, {_held(measurement)}"
+    return f"{truncate(format_spec(spec))}, {_held(measurement)}"
 
 
 def _held(m: Any) -> str:

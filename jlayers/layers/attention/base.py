@@ -10,7 +10,7 @@ from ... import core
 from ...base import arguments
 from ...base.errors import LayerError
 from ...base.parameters import Initializer, initialize
-from ...base.specs import Params, show
+from ...base.specs import Params, format_spec
 
 STEPS = "(batch, time, features)"
 
@@ -36,16 +36,16 @@ class Heads(NamedTuple):
         if self.head_size is None and width % self.heads:
             raise LayerError(
                 f"{self.heads} heads do not divide the {width} features of the input",
-                got=show(x),
-                mend="head_size=..., the features of one head",
+                got=format_spec(x),
+                hint="head_size=..., the features of one head",
             )
         return self.head_size or width // self.heads
 
     def init(self, key: jax.Array, x: Any, memory: Any) -> Params:
         """Parameters for queries from ``x``, and keys and values from ``memory``."""
         for steps in (x, memory):
-            mend = "Reshape((time, features)) before it; Embedding for ids"
-            arguments.one_array(steps, STEPS, rank=3, lower=mend)
+            hint = "Reshape((time, features)) before it; Embedding for ids"
+            arguments.one_array(steps, STEPS, rank=3, lower=hint)
             arguments.floating(steps, "x.astype(jnp.float32); Embedding for integer ids")
             arguments.real(steps)
             arguments.has_features(steps, STEPS)

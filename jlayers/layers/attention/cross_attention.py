@@ -15,7 +15,7 @@ from ...base.parameters import Initializer, cast_like
 from ...base.receptive_field import EVERYWHERE, Reach
 from ...base.sequence import join, made_of_steps, split
 from ...base.sequence_mode import Takes
-from ...base.specs import Params, State, show
+from ...base.specs import Params, State, format_spec
 from ...base.step_pair import Carry, Stream, of_step
 from .base import above_zero, heads_of
 
@@ -76,13 +76,13 @@ def CrossAttention(
 
     def init(key: jax.Array, x: Any) -> Params:
         if not isinstance(x, tuple | list) or len(x) != 2:
-            raise LayerError("takes a pair", expected="(x, memory)", got=show(x))
+            raise LayerError("takes a pair", expected="(x, memory)", got=format_spec(x))
         x, memory = x
         params = maps.init(key, x, memory)
         if x.shape[0] != memory.shape[0] or x.dtype != memory.dtype:
             raise LayerError(
                 "x and memory are not of one batch and one dtype",
-                got=f"{show(x)} and {show(memory)}",
+                got=f"{format_spec(x)} and {format_spec(memory)}",
             )
         return params
 

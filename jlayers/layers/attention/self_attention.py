@@ -94,7 +94,7 @@ def SelfAttention(
     if window is not None:
         window = arguments.positive("window", window)
         if not causal:
-            raise LayerError("a window looks back alone", mend=f"causal=True, window={window}")
+            raise LayerError("a window looks back alone", hint=f"causal=True, window={window}")
     base = _base(rope)
     soft_cap = above_zero("soft_cap", soft_cap)
 
@@ -103,7 +103,7 @@ def SelfAttention(
         if base is not None and maps.size(x) % 2:
             raise LayerError(
                 f"rope turns pairs of features, and a head has {maps.size(x)}",
-                mend="head_size=..., an even number",
+                hint="head_size=..., an even number",
             )
         return params
 
@@ -112,7 +112,7 @@ def SelfAttention(
         if slots is None:
             raise LayerError(
                 "attention to all steps needs to know for how many it keeps room",
-                mend="jl.stream(model, capacity=...), or window=...",
+                hint="jl.stream(model, capacity=...), or window=...",
             )
         size = params["key_kernel"].shape[-1] // maps.kv_heads
         empty = jnp.zeros((x.shape[0], slots, maps.kv_heads, size), x.dtype)

@@ -12,7 +12,7 @@ from ...base import arguments
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like, initialize
-from ...base.specs import Params, show
+from ...base.specs import Params, format_spec
 from ..windowed import Windowed, windowed
 
 Sizes = int | tuple[int, ...]
@@ -77,7 +77,7 @@ def convolution(
         arguments.has_features(x, IMAGE)
         size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 2)
         if padding == "CAUSAL" and len(size) != 1:
-            raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=show(x))
+            raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=format_spec(x))
         _divides(groups, x.shape[-1], "channels of the input")
         how = options(len(size))
         fits(x, extents(len(size)), how["strides"], how["padding"])

@@ -12,7 +12,7 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
-from ...base.specs import Params, show
+from ...base.specs import Params, format_spec
 
 
 @factory
@@ -54,7 +54,7 @@ def Embedding(
         arguments.one_array(x, "(...,) of integer ids")
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise LayerError(
-                f"takes integer ids, got {x.dtype}", got=show(x), mend="x.astype(jnp.int32)"
+                f"takes integer ids, got {x.dtype}", got=format_spec(x), hint="x.astype(jnp.int32)"
             )
         return initialize(key, x, embedding=(embedding_init, (vocabulary, features)))
 

@@ -15,7 +15,7 @@ from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
 from ...base.sequence import join, split
 from ...base.sequence_mode import Takes
-from ...base.specs import Params, State, show
+from ...base.specs import Params, State, format_spec
 
 
 @factory
@@ -64,7 +64,7 @@ def GroupNorm(
         if x.shape[-1] % groups:
             raise LayerError(
                 f"groups {groups} do not divide the {x.shape[-1]} features of the input",
-                got=show(x),
+                got=format_spec(x),
             )
         return initialize(
             key,

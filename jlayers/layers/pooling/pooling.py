@@ -154,7 +154,7 @@ class _Windows:
         ):
             raise LayerError(
                 f"padding {padding} leaves windows {window} with nothing else in them",
-                mend="padding smaller than the window",
+                hint="padding smaller than the window",
             )
         strides = arguments.spread("strides", self.strides, rank)
         if within:

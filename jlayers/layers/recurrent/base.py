@@ -22,7 +22,7 @@ from ...base.specs import (
     Params,
     PyTree,
     State,
-    show,
+    format_spec,
 )
 from ...base.step_pair import Carry, Stream, of_step
 from ...core import Course
@@ -34,8 +34,8 @@ Wanted = dict[str, tuple[Initializer, Sequence[int]] | None]
 
 def steps_of_features(x: Any) -> None:
     """Raises unless ``x`` is (batch, time, features)."""
-    mend = "Reshape((time, features)) before it; Embedding for ids"
-    arguments.one_array(x, STEPS, rank=3, lower=mend)
+    hint = "Reshape((time, features)) before it; Embedding for ids"
+    arguments.one_array(x, STEPS, rank=3, lower=hint)
     arguments.floating(x)
     arguments.not_empty(x, STEPS)
 
@@ -121,7 +121,7 @@ def recurrent(
         if not train:
             return None, zoneout or None
         if (zoneout or recurrent_dropout) and key is None:
-            raise LayerError("needs a key to train and got none", mend="apply(..., key=key)")
+            raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
         kept, held = None, None
         if recurrent_dropout:
             drawn = jax.random.fold_in(key, 0)
@@ -184,7 +184,7 @@ def _check_resets(resets: Any, x: Any) -> None:
     if not hasattr(resets, "shape") or (resets.shape, resets.dtype) != (wanted.shape, wanted.dtype):
         raise LayerError(
             "takes (x, resets), and these are no resets of its steps",
-            expected=show(wanted),
-            got=show(resets),
-            mend="concat() to merge two inputs into one",
+            expected=format_spec(wanted),
+            got=format_spec(resets),
+            hint="concat() to merge two inputs into one",
         )

@@ -77,8 +77,8 @@ def ConvLSTM(
 
     def check(x: Any) -> None:
         rank = len(kernel_size) + 3 if isinstance(kernel_size, tuple) else None
-        mend = "x[..., None] for images without a channel axis; LSTM for vectors"
-        arguments.one_array(x, IMAGES, rank=rank, least_rank=4, lower=mend)
+        hint = "x[..., None] for images without a channel axis; LSTM for vectors"
+        arguments.one_array(x, IMAGES, rank=rank, least_rank=4, lower=hint)
         arguments.floating(x)
         arguments.not_empty(x, IMAGES)
 

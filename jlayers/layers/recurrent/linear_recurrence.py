@@ -14,7 +14,7 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
-from ...base.specs import Params, show
+from ...base.specs import Params, format_spec
 from .base import Wanted, of_rows, recurrent
 
 
@@ -82,8 +82,8 @@ def LinearRecurrence(
         if not project and x.shape[-1] != features:
             raise LayerError(
                 f"without project the input has {features} features",
-                got=show(x),
-                mend="project=True",
+                got=format_spec(x),
+                hint="project=True",
             )
         return {
             "kernel": (kernel_init, (x.shape[-1], features)) if project else None,

@@ -11,11 +11,11 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
-from ...base.errors import LayerError, doing
+from ...base.errors import LayerError, calling_user_code
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
-from ...base.specs import Params, show, specs_of
+from ...base.specs import Params, format_spec, specs_of
 from .base import (
     Wanted,
     bound,
@@ -87,10 +87,12 @@ def SimpleRNN(
     fast = not layer_norm and clip is None
 
     def elementwise(hidden: jax.ShapeDtypeStruct) -> None:
-        with doing("activation"):
+        with calling_user_code("activation"):
             y = jax.eval_shape(activation, hidden)
         if specs_of(y) != hidden:
-            raise LayerError("activation is not elementwise", expected=show(hidden), got=show(y))
+            raise LayerError(
+                "activation is not elementwise", expected=format_spec(hidden), got=format_spec(y)
+            )
 
     def parameters(x: jax.ShapeDtypeStruct) -> Wanted:
         elementwise(jax.ShapeDtypeStruct((x.shape[0], features), x.dtype))

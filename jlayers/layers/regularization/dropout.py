@@ -55,7 +55,7 @@ def Dropout(rate: float, *, same_over_time: bool = False) -> Layer:
         if not train or rate == 0:
             return x, state
         if key is None:
-            raise LayerError("needs a key to train and got none", mend="apply(..., key=key)")
+            raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
         shape = (x.shape[0], 1, *x.shape[2:]) if same_over_time else x.shape
         keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
         return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state

@@ -17,8 +17,8 @@ from ...base.sequence_mode import Takes
 from ...base.specs import (
     Params,
     State,
-    brief,
-    show,
+    format_short,
+    format_spec,
 )
 
 
@@ -67,8 +67,8 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
         if not fits:
             raise LayerError(
                 f"{size} values in a row of the batch do not fill {wanted}",
-                got=show(x),
-                mend="the shape leaves out the batch axis, which stays as it is",
+                got=format_spec(x),
+                hint="the shape leaves out the batch axis, which stays as it is",
             )
         return x.reshape(x.shape[0], *(size // known if n == -1 else n for n in wanted))
 
@@ -87,8 +87,8 @@ def _of_rows(function: Callable[[jax.Array], jax.Array]) -> Layer:
         if isinstance(x, Sequence):
             raise LayerError(
                 "would put padding and steps of a Sequence together",
-                got=show(x),
-                mend="each_step(layer) for what each step holds; GlobalAvgPool() for one row",
+                got=format_spec(x),
+                hint="each_step(layer) for what each step holds; GlobalAvgPool() for one row",
             )
         return function(x), state
 
@@ -97,7 +97,7 @@ def _of_rows(function: Callable[[jax.Array], jax.Array]) -> Layer:
 
 def _shape_argument(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, tuple | list):
-        raise LayerError(f"shape must be a tuple of ints, got {brief(shape)}")
+        raise LayerError(f"shape must be a tuple of ints, got {format_short(shape)}")
     wanted = tuple(arguments.integer("a size in shape", n) for n in shape)
     if any(n < -1 for n in wanted) or wanted.count(-1) > 1:
         raise LayerError(f"shape must hold sizes and at most one -1, got {wanted}")

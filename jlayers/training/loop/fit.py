@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from ...base import arguments
-from ...base.errors import LayerError, boundary
-from ...base.specs import brief
+from ...base.errors import LayerError, public_api
+from ...base.specs import format_short
 from ...checkpoint.manager import Checkpoints
 from ...data.positions import Position
 from ...data.source import source
@@ -48,7 +48,7 @@ class Fitted(NamedTuple):
     stopped: str
 
 
-@boundary
+@public_api
 def fit(
     step: Step,
     run: Any,
@@ -138,17 +138,17 @@ def fit(
     [[3.]] [1.]
     """
     if not callable(step):
-        raise LayerError("step is no function", expected="step(run, batch)", got=brief(step))
+        raise LayerError("step is no function", expected="step(run, batch)", got=format_short(step))
     if isinstance(step, TrainStep) and step.steps != 1:
         raise LayerError(
             f"the step takes {step.steps} steps itself",
-            mend="train_step(...) without steps=, and fit(..., steps_per_call=...)",
+            hint="train_step(...) without steps=, and fit(..., steps_per_call=...)",
         )
     if non_finite not in _POLICIES:
         raise LayerError(f"unknown non_finite {non_finite!r}", expected=f"one of {_POLICIES}")
     if non_finite == "roll back" and checkpoints is None:
         raise LayerError(
-            "nothing to roll back to", mend="fit(..., checkpoints=training.Checkpoints(folder))"
+            "nothing to roll back to", hint="fit(..., checkpoints=training.Checkpoints(folder))"
         )
     for callback in (callbacks := tuple(callbacks)):
         arguments.function("callbacks", callback, "record")
@@ -159,7 +159,7 @@ def fit(
         ("early_stopping", early_stopping, EarlyStopping),
     ):
         if value is not None and not isinstance(value, kind):
-            raise LayerError(f"{name} is no training.{kind.__name__}", got=brief(value))
+            raise LayerError(f"{name} is no training.{kind.__name__}", got=format_short(value))
     if (
         early_stopping is not None
         and evaluate is None
@@ -167,7 +167,7 @@ def fit(
     ):
         raise LayerError(
             f"early_stopping waits for {early_stopping.metric!r}, and nothing is evaluated",
-            mend="fit(..., evaluate=training.evaluation(model, measure, data))",
+            hint="fit(..., evaluate=training.evaluation(model, measure, data))",
         )
     batches = source(data)
     log_every = arguments.positive("log_every", log_every)
@@ -190,7 +190,7 @@ def fit(
     if non_finite == "roll back" and not batches.rereads:
         raise LayerError(
             "no rolling back with data that can be read once only",
-            mend="a list, or a function of the epoch that gives a new iterator",
+            hint="a list, or a function of the epoch that gives a new iterator",
         )
     if steps is None and epochs is None and batches.rereads:
         raise LayerError(

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from ...base.errors import LayerError
-from ...base.specs import show, specs_of
+from ...base.specs import format_spec, specs_of
 from ..gradient import Metrics
 
 
@@ -70,8 +70,8 @@ def start_tally(metrics: Any, step: int) -> Tally:
             raise LayerError(
                 f"the metric {name!r} is no number",
                 expected="real scalars: fit takes their means",
-                got=show(specs_of(spec)),
-                mend="a mean, or one metric for each entry",
+                got=format_spec(specs_of(spec)),
+                hint="a mean, or one metric for each entry",
             )
     sums = {
         name: np.zeros((), np.float32 if _is_mean(spec) else np.int32)

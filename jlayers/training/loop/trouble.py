@@ -44,7 +44,7 @@ class NonFiniteError(LayerError):
             f"the loss or the gradient of step {step} is not finite "
             f"(its batch is at {found.position} in the data)",
             got=text,
-            mend='fit(..., non_finite="skip") leaves such steps out',
+            hint='fit(..., non_finite="skip") leaves such steps out',
         )
         self.step, self.run, self.report = step, run, report
         self.batch, self.position, self.after = found

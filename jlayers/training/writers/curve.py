@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...base.errors import LayerError, boundary, cut
-from ...base.specs import brief
+from ...base.errors import LayerError, public_api, truncate
+from ...base.specs import format_short
 from ..record import Record
 from .jsonl import read_json_lines
 
@@ -21,7 +21,7 @@ _FEW = 40
 Points = list[tuple[int, float]]
 
 
-@boundary
+@public_api
 def learning_curve(
     records: Iterable[Record] | str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -59,7 +59,7 @@ def learning_curve(
         from matplotlib.figure import Figure
     except ImportError:
         raise LayerError(
-            "the package matplotlib is not installed", mend="pip install matplotlib"
+            "the package matplotlib is not installed", hint="pip install matplotlib"
         ) from None
     if isinstance(records, str | os.PathLike):
         records = read_json_lines(records)
@@ -90,7 +90,7 @@ def _series(records: Iterable[Record]) -> dict[str, Points]:
             raise LayerError(
                 "records holds something else",
                 expected="Records, or the path of a file that json_lines wrote",
-                got=brief(record),
+                got=format_short(record),
             )
         for name, value in record.metrics.items():
             series.setdefault(name, []).append((record.step, value))
@@ -107,8 +107,8 @@ def _names(series: dict[str, Points], wanted: Sequence[str] | None) -> list[str]
         if name not in there:
             raise LayerError(
                 f"no record holds the metric {name!r}",
-                expected=cut("some of " + ", ".join(map(repr, there))),
-                mend=repr(name.removeprefix(_EVAL)) if name.startswith(_EVAL) else None,
+                expected=truncate("some of " + ", ".join(map(repr, there))),
+                hint=repr(name.removeprefix(_EVAL)) if name.startswith(_EVAL) else None,
             )
     return list(wanted)
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ...base.errors import LayerError, boundary, cut
+from ...base.errors import LayerError, public_api, truncate
 from ..record import Record
 
 Callback = Callable[[Record], None]
@@ -28,7 +28,7 @@ class _Line(NamedTuple):
     record: Record
 
 
-@boundary
+@public_api
 def json_lines(path: Path) -> Callback:
     """A callback that appends every record to a file, as one JSON object a line.
 
@@ -65,7 +65,7 @@ def json_lines(path: Path) -> Callback:
         _lines(file, path)
     last: int | None = None
 
-    @boundary
+    @public_api
     def json_lines(record: Record) -> None:
         nonlocal last
         line = _text(record)
@@ -81,7 +81,7 @@ def json_lines(path: Path) -> Callback:
     return json_lines
 
 
-@boundary
+@public_api
 def read_json_lines(path: Path) -> list[Record]:
     """The records of a file that ``json_lines`` wrote, or is writing.
 
@@ -110,7 +110,7 @@ def _text(record: Record) -> bytes:
         raise LayerError(
             f"a metric is named {taken[0]!r}, and so is a column of the log",
             expected=f"other names than {', '.join(map(repr, _OWN))}",
-            got=cut(", ".join(map(repr, record.metrics))),
+            got=truncate(", ".join(map(repr, record.metrics))),
         )
     row: dict[str, Any] = {"step": int(record.step), "epoch": int(record.epoch)}
     numbers = {"seconds": record.seconds, "rate": record.rate, **record.metrics}
@@ -162,8 +162,8 @@ def _lines(file: str, path: Path) -> list[_Line]:
             raise LayerError(
                 f"{os.fspath(path)} is no log of records",
                 expected='one JSON object a line, {"step": 10, "epoch": 0, ...}',
-                got=f"line {number}: {cut(text.decode(errors='replace')) or 'empty'}",
-                mend="another path; the file was left as it is",
+                got=f"line {number}: {truncate(text.decode(errors='replace')) or 'empty'}",
+                hint="another path; the file was left as it is",
             )
     return lines
 
@@ -205,5 +205,5 @@ def _told(what: str, path: Path) -> Iterator[None]:
         raise LayerError(
             f"the log {os.fspath(path)} cannot be {what}",
             got=f"{type(error).__name__}: {error.strerror}",
-            mend="another path, or room on the disk" if what == "written" else None,
+            hint="another path, or room on the disk" if what == "written" else None,
         ) from None

@@ -16,7 +16,7 @@ import rich.progress_bar
 import rich.text
 
 from ...base import arguments
-from ...base.errors import LayerError, boundary
+from ...base.errors import LayerError, public_api
 
 # Twice a second is fluent enough, and drawing, a millisecond, costs nothing then.
 _REDRAW = 0.5
@@ -49,7 +49,7 @@ class Progress:
     training  200/200  100%  ...  loss 0.25
     """
 
-    @boundary
+    @public_api
     def __init__(
         self,
         total: int | None = None,
@@ -62,7 +62,7 @@ class Progress:
             self._total = None if total is None else arguments.integer("total", total, 0)
             self._every = arguments.number("every", every)
         except LayerError as error:
-            error.blame("Progress")
+            error.attribute_to("Progress")
             raise
         self._description = description
         self._console = console

@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import Any
 
-from ...base.errors import LayerError, boundary
+from ...base.errors import LayerError, public_api
 from ..record import Record
 
 # Records that may wait for the disk. Past them the loop waits too.
@@ -23,7 +23,7 @@ class _Events:
         self._flush_seconds = flush_seconds
         self._writer: Any = None
 
-    @boundary
+    @public_api
     def __call__(self, record: Record) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -71,11 +71,11 @@ class _Events:
         return LayerError(
             f"tensorboard: event files in {self._folder} cannot be written",
             got=f"{type(error).__name__}: {error.strerror}",
-            mend="another folder, or room on the disk",
+            hint="another folder, or room on the disk",
         )
 
 
-@boundary
+@public_api
 def tensorboard(folder: str | os.PathLike[str], *, flush_seconds: float = 10.0) -> _Events:
     """A callback that writes every record as scalars to an event file in a folder.
 
@@ -107,6 +107,6 @@ def tensorboard(folder: str | os.PathLike[str], *, flush_seconds: float = 10.0) 
         importlib.import_module("tensorboard.summary.writer.event_file_writer")
     except ImportError:
         raise LayerError(
-            "the package tensorboard is not installed", mend="pip install tensorboard"
+            "the package tensorboard is not installed", hint="pip install tensorboard"
         ) from None
     return _Events(os.path.abspath(os.fspath(folder)), flush_seconds)
