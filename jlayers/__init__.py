@@ -19,12 +19,12 @@ from .base.paths import (
     unflatten,
     walk,
 )
-from .base.receptive_field import Reach
-from .base.scope import Namespace
+from .base.receptive_field import ReceptiveField
+from .base.scope import Scope
 from .base.sequence import Sequence
-from .base.sequence_mode import Takes
+from .base.sequence_mode import SequenceMode
 from .base.specs import spec
-from .base.step_pair import Stream
+from .base.step_pair import StepPair
 from .combinators.compose import compose
 from .combinators.merge import (
     add,
@@ -66,12 +66,7 @@ from .layers import (
     SelfAttention,
     SimpleRNN,
 )
-from .sequences.streaming import (
-    Streamed,
-    causal,
-    reach,
-    stream,
-)
+from .sequences.streaming import causal, receptive_field, stream
 
 __version__ = "0.1.0"
 
@@ -99,18 +94,17 @@ __all__ = [
     "LinearRecurrence",
     "MaxPool",
     "MinGRU",
-    "Namespace",
     "Pair",
     "RMSNorm",
-    "Reach",
+    "ReceptiveField",
     "Reshape",
+    "Scope",
     "SelfAttention",
     "Sequence",
+    "SequenceMode",
     "SimpleRNN",
-    "Stream",
-    "Streamed",
+    "StepPair",
     "Summary",
-    "Takes",
     "add",
     "average",
     "bidirectional",
@@ -132,7 +126,7 @@ __all__ = [
     "on_sequence",
     "out_spec",
     "parallel",
-    "reach",
+    "receptive_field",
     "remat",
     "repeat",
     "residual",

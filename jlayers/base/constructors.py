@@ -14,7 +14,7 @@ from .factory import factory
 from .layer import Layer
 from .naming import snake_case
 from .repr_text import function_name, function_text
-from .sequence_mode import Takes
+from .sequence_mode import SequenceMode
 from .specs import Params, PyTree, State, format_short, path_text
 from .tracing import trace
 
@@ -126,7 +126,7 @@ def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
     return Layer(
         lambda key, x: ({}, {}),
         lambda params, state, x, *, key, train: (function(x), state),
-        takes=Takes("own"),
+        sequence_mode=SequenceMode("whole"),
         stream="it is a function of the whole sequence",
     )
 

@@ -15,13 +15,11 @@ from .initialization import make_all, path_of
 from .naming import check_name
 from .repr_text import function_text
 from .sequence_mode import (
-    STEPS,
-    THROUGH,
-    Takes,
+    SequenceMode,
     taking_sequences,
 )
 from .specs import Params, PyTree, State, as_array, format_short, placeholders, specs_of
-from .step_pair import Stream, filling
+from .step_pair import StepPair, filling
 from .tracing import (
     Trace,
     checked_result,
@@ -65,8 +63,8 @@ class Layer(Frozen):
       children: layers inside this one by name; the name ``""`` says that the child goes by the
         layer's own name and that its parameters are the layer's own.
       rebuild: the same layer around other children of the same names.
-      takes: how it takes a ``Sequence``: by default step by step.
-      stream: its ``Stream`` if it is causal in time and mixes steps; or why it has none.
+      sequence_mode: how it takes a ``Sequence``: by default step by step.
+      stream: its ``StepPair`` if it is causal in time and mixes steps; or why it has none.
 
     Attributes:
       kind: what a parent names the layer after: ``dense``, ``dense_1``, ...
@@ -92,8 +90,8 @@ class Layer(Frozen):
         "_init",
         "_named",
         "_rebuild",
+        "_sequence_mode",
         "_stream",
-        "_takes",
         "_text",
         "_traces",
         "children",
@@ -114,8 +112,8 @@ class Layer(Frozen):
     _abstract: Callable[..., tuple[Trace, PyTree]]
     _by_path: bool
     _named: bool
-    _stream: Stream | str | None
-    _takes: Takes
+    _stream: StepPair | str | None
+    _sequence_mode: SequenceMode
     _text: Callable[[], str]
     _traces: dict[Any, Trace]
 
@@ -131,8 +129,8 @@ class Layer(Frozen):
         copies: int = 1,
         abstract: Callable[..., tuple[Trace, PyTree]] = run_pair,
         by_path: bool = False,
-        takes: Takes = STEPS,
-        stream: Stream | str | None = None,
+        sequence_mode: SequenceMode = SequenceMode.PER_STEP,
+        stream: StepPair | str | None = None,
     ):
         arguments.function("Layer's init", init, "key, x")
         arguments.function("Layer's apply", apply, "params, state, x", by_name="key, train")
@@ -142,8 +140,8 @@ class Layer(Frozen):
             raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
         kind = name or "layer"
         given = (init, apply)
-        init, apply = taking_sequences(init, apply, takes)
-        if isinstance(stream, Stream) and takes.kind == "own":
+        init, apply = taking_sequences(init, apply, sequence_mode)
+        if isinstance(stream, StepPair) and sequence_mode.kind == "whole":
             stream = filling(stream)
         self._set(
             kind=kind,
@@ -158,7 +156,7 @@ class Layer(Frozen):
             _rebuild=rebuild,
             _abstract=abstract,
             _by_path=by_path,
-            _takes=takes,
+            _sequence_mode=sequence_mode,
             _stream=stream,
             _traces={},
         )
@@ -291,4 +289,6 @@ class Layer(Frozen):
             calls.append(specs_of(x))
             return placeholders(trace(self, x).out), state
 
-        return Layer(init, apply, name=self.kind, takes=THROUGH)._copy(maker=self.maker)
+        return Layer(init, apply, name=self.kind, sequence_mode=SequenceMode.DELEGATE)._copy(
+            maker=self.maker
+        )

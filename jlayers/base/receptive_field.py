@@ -1,4 +1,4 @@
-"""Reach: which steps of its input one step of an output is made of."""
+"""Which steps of its input one step of an output is made of."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from typing import NamedTuple
 from .errors import LayerError
 
 
-class Reach(NamedTuple):
-    """Output step t is made of the input steps ``stride * t - past`` to ``stride * t + future``.
+class ReceptiveField(NamedTuple):
+    """Output step t is made of the input steps ``stride * t - lookback`` to
+    ``stride * t + lookahead``.
 
     Attributes:
       stride: input steps for one output step, less than one where there are more outputs.
-      past, future: how far it sees, in input steps; ``math.inf`` where there is no bound. Negative
-        where it sees none so near.
+      lookback, lookahead: how many steps before and after it depends on; ``math.inf`` where
+        there is no bound. Negative where the nearest steps play no part.
 
     >>> import jlayers as jl
-    >>> jl.reach(jl.Conv(4, 3, padding="CAUSAL", dilation=2), jl.spec((1, 8, 2)))
-    Reach(stride=1, past=4, future=0)
+    >>> jl.receptive_field(jl.Conv(4, 3, padding="CAUSAL", dilation=2), jl.spec((1, 8, 2)))
+    ReceptiveField(stride=1, lookback=4, lookahead=0)
     """
 
     stride: int | Fraction = 1
-    past: float | Fraction = 0
-    future: float | Fraction = 0
+    lookback: float | Fraction = 0
+    lookahead: float | Fraction = 0
 
     @property
-    def receptive_field(self) -> float | Fraction:
-        """How many input steps lie between the first and the last one seen, both counted."""
-        return self.past + self.future + 1
+    def size(self) -> float | Fraction:
+        """How many input steps lie between the first and the last one used, both counted."""
+        return self.lookback + self.lookahead + 1
 
     @property
     def latency(self) -> float | Fraction:
         """Input steps that have to come in after step ``stride * t`` before output t is known."""
-        return max(self.future, 0)
+        return max(self.lookahead, 0)
 
-    def then(self, after: Reach) -> Reach:
-        """What a layer of reach ``after`` on top of one of this reach sees."""
-        return Reach(
+    def compose(self, after: ReceptiveField) -> ReceptiveField:
+        """The receptive field of a layer with ``after`` on top of one with this one."""
+        return ReceptiveField(
             _plain(Fraction(self.stride) * after.stride),  # type: ignore[arg-type]
-            _plain(self.past + _times(self.stride, after.past)),
-            _plain(self.future + _times(self.stride, after.future)),
+            _plain(self.lookback + _times(self.stride, after.lookback)),
+            _plain(self.lookahead + _times(self.stride, after.lookahead)),
         )
 
-    def beside(self, other: Reach) -> Reach:
-        """What two outputs of these reaches see when they are joined.
+    def merge(self, other: ReceptiveField) -> ReceptiveField:
+        """The receptive field of two outputs that are joined.
 
         Raises:
           LayerError: for different strides: then steps that are joined belong to different times.
@@ -54,7 +55,9 @@ class Reach(NamedTuple):
             raise LayerError(
                 "joins sequences of different strides", got=f"{self.stride} and {other.stride}"
             )
-        return Reach(self.stride, max(self.past, other.past), max(self.future, other.future))
+        return ReceptiveField(
+            self.stride, max(self.lookback, other.lookback), max(self.lookahead, other.lookahead)
+        )
 
 
 def _times(stride: int | Fraction, steps: float | Fraction) -> float | Fraction:
@@ -67,5 +70,5 @@ def _plain(number: float | Fraction) -> float | Fraction:
     return int(number) if whole else number
 
 
-EVERYWHERE = Reach(1, math.inf, math.inf)
-CAUSAL = Reach(1, math.inf, 0)
+EVERYWHERE = ReceptiveField(1, math.inf, math.inf)
+CAUSAL = ReceptiveField(1, math.inf, 0)

@@ -26,7 +26,7 @@ class Variable:
 
     __slots__ = ("_frame", "_name")
 
-    def __init__(self, frame: Namespace, name: str):
+    def __init__(self, frame: Scope, name: str):
         self._frame = frame
         self._name = name
 
@@ -54,7 +54,7 @@ class Variable:
         self._frame._variables[self._name] = jnp.asarray(new, old.dtype)
 
 
-class Namespace:
+class Scope:
     """The ``f`` of a ``compose`` body.
 
     ``f.child(x)`` or ``f["child"](x)`` calls a child; calling one twice shares its parameters.
@@ -179,7 +179,7 @@ class Namespace:
         raise NotImplementedError
 
 
-class Declaring(Namespace):
+class InitScope(Scope):
     """Runs a body abstractly: notes what it asks for, each child's inputs and shapes."""
 
     def __init__(self, children: Mapping[str, Layer], x: PyTree, key: jax.Array):
@@ -236,7 +236,7 @@ class Declaring(Namespace):
         )
 
 
-class Applying(Namespace):
+class ApplyScope(Scope):
     """Runs a body on given parameters and state, and collects the next state."""
 
     def __init__(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ..core.dtypes import at_least_float32
 from .errors import LayerError, public_api
 from .padding import mask_of_lengths, padded, text
-from .receptive_field import EVERYWHERE, Reach
+from .receptive_field import EVERYWHERE, ReceptiveField
 
 PyTree = Any
 
@@ -22,7 +22,7 @@ class Sequence:
     """A batch of sequences of different lengths: values (B, T, ...) and their mask (B, T).
 
     Every layer takes one in the place of an array. What stands in the padding, NaN included,
-    reaches no valid output, no statistic and no gradient.
+    fields no valid output, no statistic and no gradient.
 
     Arithmetic works step by step (``x + y``, ``2 * x``), all else by ``map``: functions of
     ``jnp`` take arrays, and would forget the mask.
@@ -45,11 +45,11 @@ class Sequence:
 
     # As users know it, in JAX's errors too.
     __module__ = "jlayers"
-    __slots__ = ("_reach", "mask", "values")
+    __slots__ = ("_receptive_field", "mask", "values")
 
     values: jax.Array
     mask: jax.Array
-    _reach: Reach | None
+    _receptive_field: ReceptiveField | None
 
     @public_api
     def __init__(self, values: Any, mask: Any = None):
@@ -68,7 +68,7 @@ class Sequence:
                 got=text(mask),
                 hint="Sequence.from_lengths(values, lengths)" if mask.ndim == 1 else None,
             )
-        self.values, self.mask, self._reach = values, mask, None
+        self.values, self.mask, self._receptive_field = values, mask, None
 
     @classmethod
     @public_api
@@ -171,10 +171,10 @@ class Sequence:
 
     def _with(self, values: Any, mask: Any = None) -> Sequence:
         """Other values, of the same steps unless a mask is given."""
-        return _make(values, self.mask if mask is None else mask, self._reach)
+        return _make(values, self.mask if mask is None else mask, self._receptive_field)
 
-    def _seeing(self, reach: Reach | None) -> Sequence:
-        return _make(self.values, self.mask, reach)
+    def _with_field(self, field: ReceptiveField | None) -> Sequence:
+        return _make(self.values, self.mask, field)
 
     def __getitem__(self, index: Any) -> Sequence:
         """Rows and steps: ``x[rows, steps]`` with slices."""
@@ -186,7 +186,7 @@ class Sequence:
             )
         part = self._with(self.values[index], self.mask[index])
         moved = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
-        return part._seeing(EVERYWHERE) if moved and self._reach is not None else part
+        return part._with_field(EVERYWHERE) if moved and self._receptive_field is not None else part
 
     def __repr__(self) -> str:
         return f"Sequence({self.values!r}, {self.mask!r})"
@@ -199,12 +199,12 @@ class Sequence:
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         key = jax.tree_util.GetAttrKey
-        return ((key("values"), self.values), (key("mask"), self.mask)), self._reach
+        return ((key("values"), self.values), (key("mask"), self.mask)), self._receptive_field
 
     @classmethod
-    def tree_unflatten(cls, reach: Any, leaves: Any) -> Sequence:
+    def tree_unflatten(cls, field: Any, leaves: Any) -> Sequence:
         values, mask = leaves
-        return _make(values, mask, reach)
+        return _make(values, mask, field)
 
 
 def _arithmetic(name: str) -> None:
@@ -227,11 +227,11 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
 def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree:
     """``function`` of trees that hold Sequences, step by step: see ``Sequence.map``."""
     found = sequences_in(trees)
-    mask, reach = found[0].mask, found[0]._reach
+    mask, field = found[0].mask, found[0]._receptive_field
     for other in found[1:]:
         mask = joined_masks(mask, other.mask)
-        if reach is not None and other._reach is not None:
-            reach = reach.beside(other._reach)
+        if field is not None and other._receptive_field is not None:
+            field = field.merge(other._receptive_field)
     filled = jax.tree.map(
         lambda node: node.fill() if isinstance(node, Sequence) else node, trees, is_leaf=is_sequence
     )
@@ -245,7 +245,7 @@ def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree
                 got=text(leaf),
                 hint="jl.on_sequence(function) for a function of the whole Sequence",
             )
-    return jax.tree.map(lambda leaf: _make(leaf, mask, reach), y)
+    return jax.tree.map(lambda leaf: _make(leaf, mask, field), y)
 
 
 def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -266,8 +266,8 @@ def is_sequence(node: Any) -> bool:
 
 
 def made_of_steps(node: Any) -> bool:
-    """Whether the reach of a Sequence is being followed."""
-    return isinstance(node, Sequence) and node._reach is not None
+    """Whether the receptive field of a Sequence is being tracked."""
+    return isinstance(node, Sequence) and node._receptive_field is not None
 
 
 def sequences_in(tree: PyTree) -> list[Sequence]:
@@ -285,9 +285,9 @@ def join(values: Any, mask: jax.Array | None) -> Any:
     return values if mask is None else _make(values, mask, None)
 
 
-def _make(values: Any, mask: Any, reach: Reach | None) -> Sequence:
+def _make(values: Any, mask: Any, field: ReceptiveField | None) -> Sequence:
     made = object.__new__(Sequence)
-    made.values, made.mask, made._reach = values, mask, reach
+    made.values, made.mask, made._receptive_field = values, mask, field
     return made
 
 

@@ -1,52 +1,62 @@
 """How a layer takes a Sequence: the one wrapper round every pair of functions.
 
-A layer that acts on each step alone knows nothing of masks: it gets the values, with zeros in the
-padding, and the mask is handed on. One that mixes steps gets the Sequence, its padding filled. One
-that only calls other layers hands it to them. So what stands in the padding meets a select wherever
-it comes to a layer, and so does the gradient that leaves one: neither gets through, NaN included.
+A layer that works on each step by itself knows nothing of masks: it gets the values, with zeros in
+the padding, and the mask is passed on. One that mixes steps gets the Sequence with its padding
+filled. One that only calls other layers passes it to them. So padded values meet a select wherever
+they enter a layer, and so does the gradient that leaves one: neither gets through, NaN included.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 
-from .receptive_field import EVERYWHERE, Reach
+from .receptive_field import EVERYWHERE, ReceptiveField
 from .sequence import Sequence, is_sequence, mapped, sequences_in
 from .specs import PyTree
 
-# Acts on each step alone; mixes steps, and takes the Sequence itself; calls layers that do.
-KINDS = ("steps", "own", "through")
+KINDS = ("per_step", "whole", "delegate")
 
 
-class Takes(NamedTuple):
+@dataclass(frozen=True)
+class SequenceMode:
     """How a layer takes Sequences.
 
+    ``SequenceMode.PER_STEP`` is for a layer that works on each step by itself,
+    ``SequenceMode("whole", ...)`` for one that mixes steps and takes the Sequence itself, and
+    ``SequenceMode.DELEGATE`` for one that only calls other layers.
+
     Attributes:
-      kind: one of ``KINDS``.
-      reach: ``reach(x) -> Reach`` for the input, a Sequence or a tree of them; None for one that is
-        not known.
-      rows: whether, taking the Sequence itself, it wants it too where the mask is of rows alone,
-        (batch,): one that takes statistics over the batch does, for others rows are independent.
+      kind: "per_step", "whole" or "delegate".
+      receptive_field: ``receptive_field(x) -> ReceptiveField`` for the input, a Sequence or a tree
+        of them; None where it is not known.
+      rows: whether a "whole" layer also wants a Sequence whose mask is of rows alone, (batch,): one
+        that takes statistics over the batch does; for others rows are independent.
     """
 
-    kind: str = "steps"
-    reach: Callable[[Any], Reach] | None = None
+    kind: str = "per_step"
+    receptive_field: Callable[[Any], ReceptiveField] | None = None
     rows: bool = False
 
+    PER_STEP: ClassVar[SequenceMode]
+    WHOLE: ClassVar[SequenceMode]
+    DELEGATE: ClassVar[SequenceMode]
 
-STEPS = Takes()
-THROUGH = Takes("through")
+
+SequenceMode.PER_STEP = SequenceMode("per_step")
+SequenceMode.WHOLE = SequenceMode("whole")
+SequenceMode.DELEGATE = SequenceMode("delegate")
 
 
 def taking_sequences(
-    init: Callable[..., Any], apply: Callable[..., Any], takes: Takes
+    init: Callable[..., Any], apply: Callable[..., Any], mode: SequenceMode
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A pair that takes Sequences, of one that is written as ``takes`` says."""
-    if takes.kind == "through":
+    """A pair that takes Sequences, from one that is written as ``mode`` says."""
+    if mode.kind == "delegate":
         return init, apply
 
     def init_of(key: Any, x: PyTree) -> Any:
@@ -57,9 +67,9 @@ def taking_sequences(
         found = sequences_in(x)
         if not found:
             return apply(params, state, x, key=key, train=train)
-        if takes.kind == "own" and (takes.rows or found[0].mask.ndim > 1):
+        if mode.kind == "whole" and (mode.rows or found[0].mask.ndim > 1):
             y, state = apply(params, state, filled(x), key=key, train=train)
-            return reaching(y, found, takes, x), state
+            return tracked(y, found, mode, x), state
         states = []
 
         def of_values(x: PyTree) -> PyTree:
@@ -88,20 +98,21 @@ def filled(x: PyTree) -> PyTree:
     )
 
 
-def reaching(y: PyTree, found: list[Sequence], takes: Takes, x: PyTree) -> PyTree:
-    """``y`` with what it sees, where that of the inputs is asked for."""
-    reaches = [sequence._reach for sequence in found if sequence._reach is not None]
-    if not reaches:
+def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> PyTree:
+    """``y`` with its receptive field, where that of the inputs is tracked."""
+    fields = [
+        sequence._receptive_field for sequence in found if sequence._receptive_field is not None
+    ]
+    if not fields:
         return y
-    own = EVERYWHERE if takes.reach is None else takes.reach(x)
-    reach = functools.reduce(Reach.beside, reaches).then(own)
-    return with_reach(y, reach)
+    own = EVERYWHERE if mode.receptive_field is None else mode.receptive_field(x)
+    return with_receptive_field(y, functools.reduce(ReceptiveField.merge, fields).compose(own))
 
 
-def with_reach(y: PyTree, reach: Reach | None) -> PyTree:
-    """The tree with ``reach`` noted on each Sequence, or nothing."""
+def with_receptive_field(y: PyTree, field: ReceptiveField | None) -> PyTree:
+    """The tree with ``field`` noted on each Sequence, or nothing."""
 
     def note(node: Any) -> Any:
-        return node._seeing(reach) if isinstance(node, Sequence) else node
+        return node._with_field(field) if isinstance(node, Sequence) else node
 
     return jax.tree.map(note, y, is_leaf=is_sequence)

@@ -1,4 +1,4 @@
-"""Stream: the second pair of a layer that is causal in time, and where layers get theirs from."""
+"""StepPair: the second pair of a layer that is causal in time, and where layers get theirs from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Carry = dict[str, Any]
 
 
-class Stream(NamedTuple):
+class StepPair(NamedTuple):
     """``start`` and ``step`` of a causal layer; ``apply`` is one step from the beginning.
 
     Attributes:
@@ -34,16 +34,16 @@ class Stream(NamedTuple):
     step: Callable[..., tuple[PyTree, Carry]]
 
 
-def stream_of(layer: Layer) -> Stream:
+def stream_of(layer: Layer) -> StepPair:
     """The stream of a layer.
 
     Raises:
       LayerError: for one that reads later steps, or all of them.
     """
     found = layer._stream
-    if isinstance(found, Stream):
+    if isinstance(found, StepPair):
         return found
-    if found is None and layer._takes.kind != "own":
+    if found is None and layer._sequence_mode.kind != "whole":
         return _of_each_step(layer)
     raise LayerError(
         f"cannot be streamed: {found or 'it reads later steps'}",
@@ -51,7 +51,7 @@ def stream_of(layer: Layer) -> Stream:
     )
 
 
-def _of_each_step(layer: Layer) -> Stream:
+def _of_each_step(layer: Layer) -> StepPair:
     """The stream of a layer without a memory."""
 
     def step(
@@ -68,7 +68,7 @@ def _of_each_step(layer: Layer) -> Stream:
                 )
         return y, {}
 
-    return Stream(lambda params, state, x, *, capacity: {}, step)
+    return StepPair(lambda params, state, x, *, capacity: {}, step)
 
 
 def of_step(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +82,7 @@ def of_step(step: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-def filling(stream: Stream) -> Stream:
+def filling(stream: StepPair) -> StepPair:
     """The stream of a layer that takes Sequences itself: it sees no padding, and no masks first."""
 
     def start(params: Any, state: Any, x: PyTree, *, capacity: int | None) -> Carry:
@@ -91,7 +91,7 @@ def filling(stream: Stream) -> Stream:
     def step(params: Any, state: Any, carry: Any, x: PyTree, *, key: Any, train: bool) -> Any:
         return stream.step(params, state, carry, filled(x), key=key, train=train)
 
-    return Stream(start, step)
+    return StepPair(start, step)
 
 
 def check_carry(carry: Carry, after: Carry) -> None:

@@ -1,1 +1,1 @@
-"""Checkpoints: trees of arrays in files, written atomically and restored strictly."""
+"""CheckpointManager: trees of arrays in files, written atomically and restored strictly."""

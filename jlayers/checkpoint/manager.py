@@ -31,7 +31,7 @@ from .save import (
 _NAME = re.compile(r"step_(\d{8,})")
 
 
-class Checkpoints:
+class CheckpointManager:
     """A folder of checkpoints.
 
     ``save`` keeps the training waiting for the copy to the host only; a thread writes it. Several
@@ -52,7 +52,7 @@ class Checkpoints:
 
     >>> import tempfile, jax.numpy as jnp
     >>> from jlayers import training
-    >>> with training.Checkpoints(tempfile.mkdtemp(), keep=2) as checkpoints:
+    >>> with training.CheckpointManager(tempfile.mkdtemp(), keep=2) as checkpoints:
     ...     for step in (100, 200, 300):
     ...         checkpoints.save(step, {"kernel": jnp.full(3, step)})
     >>> checkpoints.steps()
@@ -214,7 +214,7 @@ class Checkpoints:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Checkpoints({str(self.folder)!r}, keep={self.keep}, best={self.best})"
+        return f"CheckpointManager({str(self.folder)!r}, keep={self.keep}, best={self.best})"
 
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""

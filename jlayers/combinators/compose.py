@@ -14,10 +14,10 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.naming import check_name, child_key, merge_entry
 from ..base.parameters import make
-from ..base.scope import Applying, Declaring
-from ..base.sequence_mode import THROUGH
+from ..base.scope import ApplyScope, InitScope
+from ..base.sequence_mode import SequenceMode
 from ..base.specs import Params, PyTree, State
-from ..base.step_pair import Stream
+from ..base.step_pair import StepPair
 from ..base.tracing import Trace, init_child, trace
 from ..sequences.array_bodies import taking_sequences
 from ..sequences.streaming import Body, stream_of_body
@@ -46,12 +46,12 @@ def composite(
       each_step: whether the steps of a sequence do not meet in it, whatever the children do.
       unstreamed: why it cannot be streamed, if not for its children.
     """
-    stream: Stream | str | None = unstreamed
+    stream: StepPair | str | None = unstreamed
     if unstreamed is None and not each_step:
         stream = stream_of_body(body, children, lambda: layer)
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        f = Declaring(children, x, key)
+        f = InitScope(children, x, key)
         y = body(f, x)
         return f.found(), y
 
@@ -73,7 +73,7 @@ def composite(
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
-        f = Applying(children, params, state, x, key, train)
+        f = ApplyScope(children, params, state, x, key, train)
         y = body(f, x)
         return y, f.next_state() if train else state
 
@@ -85,7 +85,7 @@ def composite(
         rebuild=rebuild,
         abstract=abstract,
         by_path=True,
-        takes=THROUGH,
+        sequence_mode=SequenceMode.DELEGATE,
         stream=stream,
     )
     return layer

@@ -14,7 +14,7 @@ from ..base.constructors import lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.scope import Namespace
+from ..base.scope import Scope
 from ..base.sequence import (
     Sequence,
     is_sequence,
@@ -43,7 +43,7 @@ def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
     """
     axis = arguments.integer("axis", axis)
 
-    def body(f: Namespace, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> Any:
         named_outputs = _outputs(f, x)
         outputs = list(named_outputs.values())
         rank = outputs[0].ndim
@@ -140,7 +140,7 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
     if shortcut is not None:
         children["shortcut"] = lift_child("shortcut", shortcut)
 
-    def body(f: Namespace, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> Any:
         y = f["body"](x)
         shortcut = f["shortcut"](x) if "shortcut" in children else x
         terms = {"shortcut": shortcut, "body": y}
@@ -161,7 +161,7 @@ def _merge(
     pair: Callable[[jax.Array, jax.Array], jax.Array],
     finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
 ) -> Layer:
-    def body(f: Namespace, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> Any:
         outputs = _outputs(f, x)
         _same(outputs)
         total = functools.reduce(functools.partial(_together, pair), outputs.values())
@@ -170,7 +170,7 @@ def _merge(
     return of_layers(body, layers, named, again)
 
 
-def _outputs(f: Namespace, x: PyTree) -> dict[str, jax.Array]:
+def _outputs(f: Scope, x: PyTree) -> dict[str, jax.Array]:
     """The output of each child for ``x``; the entries of ``x`` itself where there are none."""
     outputs = {name: f[name](x) for name in f.children}
     if not outputs:

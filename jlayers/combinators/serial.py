@@ -10,7 +10,7 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.naming import name_children
-from ..base.scope import Namespace
+from ..base.scope import Scope
 from ..base.specs import PyTree, format_spec, specs_of
 from ..sequences.streaming import Body
 from .compose import composite
@@ -60,7 +60,7 @@ def serial(*layers: Any, **named: Any) -> Layer:
     {'bias': (10,), 'kernel': (64, 10)}
     """
 
-    def body(f: Namespace, x: PyTree) -> PyTree:
+    def body(f: Scope, x: PyTree) -> PyTree:
         for name in f.children:
             x = f[name](x)
         return x
@@ -88,7 +88,7 @@ def parallel(*layers: Any, **named: Any) -> Layer:
     _one_way(layers, named)
     children = list(_adopt(layers, named))
 
-    def body(f: Namespace, x: PyTree) -> PyTree:
+    def body(f: Scope, x: PyTree) -> PyTree:
         if named:
             if not isinstance(x, dict) or set(x) != set(children):
                 raise LayerError(
@@ -125,7 +125,7 @@ def branch(*layers: Any, **named: Any) -> Layer:
     """
     _one_way(layers, named)
 
-    def body(f: Namespace, x: PyTree) -> PyTree:
+    def body(f: Scope, x: PyTree) -> PyTree:
         if named:
             return {name: f[name](x) for name in f.children}
         return tuple(f[name](x) for name in f.children)

@@ -19,9 +19,9 @@ from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.initialization import Path
 from ..base.layer import Layer
-from ..base.receptive_field import Reach
+from ..base.receptive_field import ReceptiveField
 from ..base.sequence import sequences_in
-from ..base.sequence_mode import THROUGH, with_reach
+from ..base.sequence_mode import SequenceMode, with_receptive_field
 from ..base.specs import (
     Params,
     PyTree,
@@ -33,7 +33,7 @@ from ..base.specs import (
 )
 from ..base.step_pair import (
     Carry,
-    Stream,
+    StepPair,
     check_carry,
     stream_of,
 )
@@ -72,7 +72,9 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     def init(key: Any, x: PyTree) -> tuple[Params, State]:
         with error_context(inner):
             y = out_spec(inner, x)
-        if spec_key(with_reach(y, None)) != spec_key(with_reach(specs_of(x), None)):
+        if spec_key(with_receptive_field(y, None)) != spec_key(
+            with_receptive_field(specs_of(x), None)
+        ):
             raise LayerError(
                 "the output of a repeated layer differs from its input",
                 expected=format_spec(specs_of(x)),
@@ -91,10 +93,10 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
         if remat:
             policy = None if remat is True else remat
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
-        # What is noted of the reach is no part of the loop's carry, which must not change.
-        plain = with_reach(x, None)
+        # The receptive field must not enter the loop's carry, whose structure cannot change.
+        plain = with_receptive_field(x, None)
         y, new_state = lax.scan(step, plain, (params, state, _keys(key, n)), length=n)
-        return _seen_through(inner, n, x, y), new_state if train else state
+        return _through_copies(inner, n, x, y), new_state if train else state
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         return _stacked_start(inner, n, params, state, x, capacity)
@@ -117,7 +119,9 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
         (y, after), _ = lax.scan(step, (x, carry), copies, length=n)
         return y, after
 
-    return _wrapper(inner, init, apply, lambda new: repeat(new, n, remat), n, Stream(start, block))
+    return _wrapper(
+        inner, init, apply, lambda new: repeat(new, n, remat), n, StepPair(start, block)
+    )
 
 
 @factory
@@ -195,7 +199,7 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
 
         return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
 
-    return _wrapper(inner, init, apply, lambda new: remat(new, policy), 1, Stream(start, step))
+    return _wrapper(inner, init, apply, lambda new: remat(new, policy), 1, StepPair(start, step))
 
 
 def _wrapper(
@@ -204,7 +208,7 @@ def _wrapper(
     apply: Callable[..., tuple[PyTree, State]],
     again: Callable[[Layer], Layer],
     copies: int,
-    stream: Stream | str,
+    stream: StepPair | str,
 ) -> Layer:
     return Layer(
         init,
@@ -214,7 +218,7 @@ def _wrapper(
         rebuild=lambda new: again(new[""]),
         copies=copies,
         by_path=True,
-        takes=THROUGH,
+        sequence_mode=SequenceMode.DELEGATE,
         stream=stream,
     )
 
@@ -229,17 +233,17 @@ def _stacked_start(
     return jax.vmap(one, axis_size=n)(params, state)
 
 
-def _seen_through(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
-    """``y`` with what n copies on ``x`` see, where what ``x`` sees is noted."""
-    reaches = [sequence._reach for sequence in sequences_in(x)]
-    if None in reaches or not reaches:
+def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
+    """``y`` with the receptive field of n copies on ``x``, where that of ``x`` is tracked."""
+    fields = [sequence._receptive_field for sequence in sequences_in(x)]
+    if None in fields or not fields:
         return y
-    made = trace(layer, with_reach(x, Reach())).out
-    once = [sequence._reach or Reach() for sequence in sequences_in(made)]
-    reach = functools.reduce(Reach.beside, reaches)  # type: ignore[arg-type]
+    made = trace(layer, with_receptive_field(x, ReceptiveField())).out
+    once = [sequence._receptive_field or ReceptiveField() for sequence in sequences_in(made)]
+    field = functools.reduce(ReceptiveField.merge, fields)  # type: ignore[arg-type]
     for _ in range(n):
-        reach = reach.then(functools.reduce(Reach.beside, once))  # type: ignore[union-attr]
-    return with_reach(y, reach)
+        field = field.compose(functools.reduce(ReceptiveField.merge, once))  # type: ignore[union-attr]
+    return with_receptive_field(y, field)
 
 
 def _stacked_init(layer: Layer, n: int, key: Any, x: PyTree) -> tuple[Params, State]:

@@ -11,7 +11,7 @@ from ..base.constructors import lift, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.scope import Namespace
+from ..base.scope import Scope
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.specs import PyTree, format_spec, specs_of
 from .compose import composite
@@ -44,7 +44,7 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
         "merge": concat() if merge is None else lift_child("merge", merge),
     }
 
-    def body(f: Namespace, x: PyTree) -> PyTree:
+    def body(f: Scope, x: PyTree) -> PyTree:
         for leaf in jax.tree.leaves(x, is_leaf=is_sequence):
             if leaf.ndim < 2:
                 raise LayerError(
@@ -112,7 +112,7 @@ def each_step(layer: Any) -> Layer:
     """
     layer = lift(layer)
 
-    def body(f: Namespace, x: PyTree) -> PyTree:
+    def body(f: Scope, x: PyTree) -> PyTree:
         leads = {leaf.shape[:2] for leaf in jax.tree.leaves(x, is_leaf=is_sequence)}
         if len(leads) != 1 or len(next(iter(leads))) != 2:
             raise LayerError(
@@ -145,15 +145,15 @@ def each_step(layer: Any) -> Layer:
 
 def _turned_round(x: Sequence) -> Sequence:
     """Backwards in time, the padding behind a row still behind it: strides count from the start."""
-    seen = x._reach
+    seen = x._receptive_field
     if seen is not None:
-        seen = seen._replace(past=seen.future, future=seen.past)
+        seen = seen._replace(lookback=seen.lookahead, lookahead=seen.lookback)
     if x.mask.ndim == 1:  # of rows: each is a plain sequence
-        return x._with(jnp.flip(x.values, 1))._seeing(seen)
+        return x._with(jnp.flip(x.values, 1))._with_field(seen)
     places = jnp.broadcast_to(jnp.arange(x.mask.shape[1], dtype=jnp.int32), x.mask.shape)
     ends = jnp.max(jnp.where(x.mask, places + 1, jnp.zeros_like(places)), 1, keepdims=True)
     ends = jnp.broadcast_to(ends, places.shape)
     source = jnp.where(places < ends, ends - 1 - places, places)
     of_values = source.reshape(*source.shape, *(1,) * (x.ndim - 2))
     values = jnp.take_along_axis(x.values, of_values, axis=1)
-    return x._with(values, jnp.take_along_axis(x.mask, source, axis=1))._seeing(seen)
+    return x._with(values, jnp.take_along_axis(x.mask, source, axis=1))._with_field(seen)

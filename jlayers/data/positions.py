@@ -15,7 +15,7 @@ Position = list[Any]
 
 
 class Source(Protocol):
-    """Batches that can be read from any position on; what ``source`` gives, and ``Batches`` is.
+    """Batches that can be read from any position on; what ``as_source`` gives, and ``Batches`` is.
 
     A position is a list that JSON keeps: the number of the epoch, and how many batches of that
     epoch were read; for grain's loaders the state of their iterator comes third. After the last

@@ -19,7 +19,7 @@ _EXPECTED = "Batches, an iterable of batches, or a function of the epoch that gi
 
 
 @public_api
-def source(data: Any) -> Source:
+def as_source(data: Any) -> Source:
     """What ``fit`` is given, as a source: ``read(position)`` gives batches from there on.
 
     ================================  ==========================================================
@@ -48,7 +48,7 @@ def source(data: Any) -> Source:
         position is none or beyond the end.
 
     >>> from jlayers import training
-    >>> words = training.source([("a",), ("b",), ("c",)])
+    >>> words = training.as_source([("a",), ("b",), ("c",)])
     >>> list(words.read([0, 2], epochs=2))
     [(('c',), [1, 0]), (('a',), [1, 1]), (('b',), [1, 2]), (('c',), [2, 0])]
     """

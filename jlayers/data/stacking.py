@@ -22,7 +22,7 @@ from .positions import Position
 
 
 @public_api
-def stacked(
+def stack_batches(
     items: Iterable[tuple[PyTree, Position]], steps: int
 ) -> Iterator[tuple[PyTree, Position, int]]:
     """Batches in stacks of ``steps``, for a step that was built with ``steps=``.
@@ -42,7 +42,7 @@ def stacked(
     >>> import numpy as np
     >>> from jlayers import training
     >>> batches = training.Batches((np.arange(14), np.arange(14) % 2), 2)
-    >>> for (x, label), position, count in training.stacked(batches.read(epochs=1), 4):
+    >>> for (x, label), position, count in training.stack_batches(batches.read(epochs=1), 4):
     ...     print(x.shape, position, count)
     (4, 2) [0, 4] 4
     (3, 2) [1, 0] 3

@@ -36,13 +36,13 @@ def decode(
     compile or to shard it yourself, and for a choice of your own.
 
     Args:
-      model: causal, from ids (batch, steps) to logits (batch, steps, vocabulary).
+      model: causal, from ids (batch, steps) to logits (batch, steps, num_embeddings).
       params, state: the model's own.
       prompt: ints (batch, steps), or a ``Sequence`` of them. What a row gives is what it gives
         alone, however long the others are. A row without a valid step, where that is not known
         before it runs, gives something without meaning.
       steps: how many ids are written at most.
-      choose: ``choose(logits, key) -> id`` for the logits (vocabulary,) of one row, float32 at
+      choose: ``choose(logits, key) -> id`` for the logits (num_embeddings,) of one row, float32 at
         least: ``greedy``, a ``sampler(...)``, or your own.
       key: for a ``choose`` that draws; a row's draw is from the key with the number of the step
         and then that of the row folded in, so that it does not depend on other rows.

@@ -114,7 +114,7 @@ class Writer(NamedTuple):
       carry: what it remembers.
       last: int32 (batch,), the last ids.
       advance: ``advance(carry, ids) -> (logits, carry)`` for the ids (rows,) of one step; the
-        logits are (rows, vocabulary), float32 at least.
+        logits are (rows, num_embeddings), float32 at least.
       start: ``start(rows)``, the carry before the first step of so many rows.
     """
 
@@ -172,7 +172,7 @@ def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
     if not fits or not jnp.issubdtype(y.dtype, jnp.floating):
         raise LayerError(
             "the model gives no logits",
-            expected=f"floating[{rows}, {length}, vocabulary] for ids int32[{rows}, {length}]",
+            expected=f"floating[{rows}, {length}, num_embeddings] for ids int32[{rows}, {length}]",
             got=format_spec(y),
         )
     if prompt.known and (np.asarray(ids)[_valid(prompt)] >= y.shape[2]).any():

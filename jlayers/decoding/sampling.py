@@ -21,7 +21,7 @@ def greedy(logits: jax.Array, key: Any = None) -> jax.Array:
     """The likeliest id; of several the lowest.
 
     Args:
-      logits: floats (..., vocabulary).
+      logits: floats (..., num_embeddings).
       key: not used.
 
     Returns:
@@ -50,7 +50,7 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
     """The ``k`` largest logits, ``-inf`` for the others (Fan et al., 2018, arXiv:1805.04833).
 
     Args:
-      logits: floats (..., vocabulary).
+      logits: floats (..., num_embeddings).
       k: how many stay; of equal ones those of lower ids.
 
     >>> import jax.numpy as jnp
@@ -68,7 +68,7 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     They are as few as reach it, and at least one (Holtzman et al., 2020, arXiv:1904.09751).
 
     Args:
-      logits: floats (..., vocabulary).
+      logits: floats (..., num_embeddings).
       p: more than 0, at most 1.
 
     >>> import jax.numpy as jnp
@@ -97,7 +97,7 @@ def sampler(
       top_k, top_p: see the functions of these names; None for no such filter.
 
     Args of the result:
-      logits: floats (vocabulary,).
+      logits: floats (num_embeddings,).
       key: a typed key.
 
     Raises:

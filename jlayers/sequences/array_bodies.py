@@ -16,7 +16,7 @@ import jax
 
 from ..base.errors import LayerError
 from ..base.layer import Layer
-from ..base.scope import Declaring, Namespace
+from ..base.scope import InitScope, Scope
 from ..base.sequence import (
     Sequence,
     is_sequence,
@@ -59,7 +59,7 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
     """The body, and for Sequences, where it cannot take them, the body of their values."""
     plans: dict[Any, Plan | None] = {}
 
-    def run(f: Namespace, x: PyTree) -> PyTree:
+    def run(f: Scope, x: PyTree) -> PyTree:
         if not sequences_in(x):
             return body(f, x)
         specs = specs_of(x)
@@ -104,7 +104,7 @@ def _abstractly(
     body: Callable[[Any, PyTree], PyTree], children: Mapping[str, Layer], x: PyTree, train: bool
 ) -> None:
     def run(key: jax.Array, x: PyTree) -> PyTree:
-        f = Declaring(children, x, key)
+        f = InitScope(children, x, key)
         f.train = train
         return body(f, x)
 
@@ -128,11 +128,11 @@ def _discover(
             return jax.ShapeDtypeStruct(shape, node.dtype)
         lead = (_ROWS, next(sizes))
         values = jax.ShapeDtypeStruct((*lead, *node.shape[2:]), node.dtype)
-        return node._with(values, jax.ShapeDtypeStruct(lead, bool))._seeing(None)
+        return node._with(values, jax.ShapeDtypeStruct(lead, bool))._with_field(None)
 
     plan = Plan(steps, [], [])
 
-    def outer(f: Namespace, x: PyTree) -> PyTree:
+    def outer(f: Scope, x: PyTree) -> PyTree:
         values, masks = _values(x)
         found = dict(zip(steps, masks, strict=True))
         y = body(_Discovering(f, found, plan, plain == 0), values)  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def _discover(
 class _Values:
     """The namespace of a body that sees values, and whose children see Sequences."""
 
-    def __init__(self, f: Namespace, masks: dict[int, Any], plan: Plan):
+    def __init__(self, f: Scope, masks: dict[int, Any], plan: Plan):
         self._f, self._masks, self._plan = f, masks, plan
 
     def __getattr__(self, name: str) -> Any:
@@ -167,7 +167,7 @@ class _Discovering(_Values):
         without them has been made of several.
     """
 
-    def __init__(self, f: Namespace, masks: dict[int, Any], plan: Plan, all_steps: bool):
+    def __init__(self, f: Scope, masks: dict[int, Any], plan: Plan, all_steps: bool):
         super().__init__(f, masks, plan)
         self._all_steps = all_steps
 
@@ -195,7 +195,7 @@ class _Discovering(_Values):
 class _Following(_Values):
     """Does what the plan says."""
 
-    def __init__(self, f: Namespace, masks: dict[int, Any], plan: Plan):
+    def __init__(self, f: Scope, masks: dict[int, Any], plan: Plan):
         super().__init__(f, masks, plan)
         self._calls = iter(plan.calls)
 
@@ -208,7 +208,7 @@ class _Following(_Values):
         return y
 
 
-def _run(body: Body, f: Namespace, x: PyTree, plan: Plan) -> PyTree:
+def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
     values, found = _values(x)
     masks: dict[int, Sequence] = {}
     for key, sequence in zip(plan.inputs, found, strict=True):
@@ -228,11 +228,11 @@ def _join(masks: dict[int, Sequence], key: int, sequence: Sequence) -> None:
     """An array of the body may come from all that has been seen with these steps."""
     known = masks.get(key)
     if known is not None:
-        reach = known._reach
-        if reach is not None and sequence._reach is not None:
-            reach = reach.beside(sequence._reach)
+        field = known._receptive_field
+        if field is not None and sequence._receptive_field is not None:
+            field = field.merge(sequence._receptive_field)
         mask = joined_masks(known.mask, sequence.mask)
-        sequence = sequence._with(sequence.values, mask)._seeing(reach)
+        sequence = sequence._with(sequence.values, mask)._with_field(field)
     masks[key] = sequence
 
 

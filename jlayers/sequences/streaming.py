@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -13,10 +13,10 @@ from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.naming import entry_of, merge_entry
-from ..base.receptive_field import CAUSAL, Reach
-from ..base.scope import Applying, Namespace
+from ..base.receptive_field import CAUSAL, ReceptiveField
+from ..base.scope import ApplyScope, Scope
 from ..base.sequence import Sequence, is_sequence, sequences_in
-from ..base.sequence_mode import Takes
+from ..base.sequence_mode import SequenceMode
 from ..base.specs import (
     Params,
     PyTree,
@@ -28,7 +28,7 @@ from ..base.specs import (
 )
 from ..base.step_pair import (
     Carry,
-    Stream,
+    StepPair,
     check_carry,
     of_step,
     stream_of,
@@ -36,18 +36,11 @@ from ..base.step_pair import (
 from ..base.tracing import trace
 from ..base.validation import check_tree, check_tree_matches
 
-Body = Callable[[Namespace, PyTree], PyTree]
-
-
-class Streamed(NamedTuple):
-    """``carry = start(params, state, x)`` and ``y, carry = step(params, state, carry, block)``."""
-
-    start: Callable[..., Carry]
-    step: Callable[..., tuple[PyTree, Carry]]
+Body = Callable[[Scope, PyTree], PyTree]
 
 
 @public_api
-def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
+def stream(layer: Any, *, capacity: int | None = None) -> StepPair:
     """The second pair of a causal layer: what it remembers, and a step of any number of steps.
 
     ``start(params, state, x)`` gives the carry before the first step, for a block ``x`` or its
@@ -128,7 +121,7 @@ def stream(layer: Any, *, capacity: int | None = None) -> Streamed:
             check_carry(carry, after)
             return y, after
 
-    return Streamed(start, step)
+    return StepPair(start, step)
 
 
 @factory
@@ -137,7 +130,7 @@ def causal(
     step: Callable[..., tuple[PyTree, Carry]],
     *,
     init: Callable[[jax.Array, PyTree], Params] | None = None,
-    reach: Reach = CAUSAL,
+    receptive_field: ReceptiveField = CAUSAL,
     name: str | None = None,
 ) -> Layer:
     """A layer from ``start`` and ``step`` alone: its ``apply`` is one step from the beginning.
@@ -149,7 +142,7 @@ def causal(
         array, or a ``Sequence`` with zeros in the padding. With None for a carry, ``x`` is the
         whole sequence.
       init: ``init(key, x) -> params``, where there are any.
-      reach: which input steps an output step is made of; all earlier ones by default.
+      receptive_field: which input steps an output step is made of; all earlier ones by default.
       name: what a parent names it after.
 
     >>> import jax.numpy as jnp, jlayers as jl
@@ -159,7 +152,7 @@ def causal(
     ...     before = (carry or start(params, state, x, capacity=None))["last"]
     ...     late = jnp.concatenate([before, x], 1)
     ...     return late[:, :-1], {"last": late[:, -1:]}
-    >>> delay = jl.causal(start, step, reach=jl.Reach(past=1, future=-1))
+    >>> delay = jl.causal(start, step, receptive_field=jl.ReceptiveField(lookback=1, lookahead=-1))
     >>> delay.apply({}, {}, jnp.asarray([[[1.0], [2.0], [3.0]]]))[0].ravel().tolist()
     [0.0, 1.0, 2.0]
     """
@@ -171,8 +164,8 @@ def causal(
         lambda key, x: ({} if init is None else init(key, x), {}),
         of_step(step),
         name=name,
-        takes=Takes("own", lambda x: reach),
-        stream=Stream(start, step),
+        sequence_mode=SequenceMode("whole", lambda x: receptive_field),
+        stream=StepPair(start, step),
     )
 
 
@@ -189,23 +182,24 @@ def _check_sees_no_later_step(layer: Layer, x: PyTree) -> None:
     if len(jax.tree.leaves(x, is_leaf=is_sequence)) > 1:
         return  # a memory beside the block, which is seen whole
     for sequence in sequences_in(trace(layer, _followed(x)).out):
-        if sequence._reach is not None and sequence._reach.future > 0:
+        if sequence._receptive_field is not None and sequence._receptive_field.lookahead > 0:
             raise LayerError(
-                "cannot be streamed: its output sees later steps", got=str(sequence._reach)
+                "cannot be streamed: its output sees later steps",
+                got=str(sequence._receptive_field),
             )
 
 
 def _followed(x: PyTree) -> PyTree:
     """The input with what its steps are made of noted: themselves."""
     return jax.tree.map(
-        lambda node: (node if is_sequence(node) else Sequence(node))._seeing(Reach()),
+        lambda node: (node if is_sequence(node) else Sequence(node))._with_field(ReceptiveField()),
         specs_of(x),
         is_leaf=is_sequence,
     )
 
 
 @public_api
-def reach(layer: Any, x: PyTree) -> Reach:
+def receptive_field(layer: Any, x: PyTree) -> ReceptiveField:
     """Which steps of its input a step of the layer's output is made of.
 
     Args:
@@ -213,28 +207,28 @@ def reach(layer: Any, x: PyTree) -> Reach:
       x: arrays or specs, (batch, time, ...).
 
     Returns:
-      A ``Reach``: stride, past and future, ``math.inf`` for no bound; from these the receptive
-      field and the latency. It is what the layers say of themselves, put together.
+      A ``ReceptiveField``: stride, lookback and lookahead, ``math.inf`` for no bound; from these
+      its size and the latency. It is composed of what the layers report of themselves.
 
     Raises:
       LayerError: for a layer whose output is no sequence.
 
     >>> import jlayers as jl
     >>> block = jl.Conv(4, 3, padding="CAUSAL", strides=2)
-    >>> jl.reach(jl.serial(block, block), jl.spec((1, 16, 4)))
-    Reach(stride=4, past=6, future=0)
+    >>> jl.receptive_field(jl.serial(block, block), jl.spec((1, 16, 4)))
+    ReceptiveField(stride=4, lookback=6, lookahead=0)
     """
     layer = lift(layer)
     with error_context(layer):
         _check_blocks(x)
         y = trace(layer, _followed(x)).out
-        found = [sequence._reach for sequence in sequences_in(y)]
+        found = [sequence._receptive_field for sequence in sequences_in(y)]
         if len(found) != 1 or found[0] is None:
             raise LayerError("its output is not one sequence", got=format_spec(y))
         return found[0]
 
 
-class Streaming(Applying):
+class StepScope(ApplyScope):
     """Runs a body on a block: its children take their step."""
 
     streaming = True
@@ -257,7 +251,9 @@ class Streaming(Applying):
         return y, state
 
 
-def stream_of_body(body: Body, children: Mapping[str, Layer], layer: Callable[[], Layer]) -> Stream:
+def stream_of_body(
+    body: Body, children: Mapping[str, Layer], layer: Callable[[], Layer]
+) -> StepPair:
     """The stream of a composite: its children's, wired by its body.
 
     A child that is called twice has two carries, ``name`` and ``name/1``.
@@ -279,7 +275,7 @@ def stream_of_body(body: Body, children: Mapping[str, Layer], layer: Callable[[]
     def step(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
     ) -> tuple[PyTree, Carry]:
-        f = Streaming(children, params, state, carry, x, key, train)
+        f = StepScope(children, params, state, carry, x, key, train)
         return body(f, x), f.carry
 
-    return Stream(start, step)
+    return StepPair(start, step)

@@ -17,10 +17,10 @@ import numpy as np
 from ..base import arguments
 from ..base.errors import LayerError, calling_user_code, public_api
 from ..base.specs import format_short
-from ..checkpoint.manager import Checkpoints
+from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.restore import read_arrays, read_manifest
 from ..data.positions import Position, Source
-from ..data.source import source
+from ..data.source import as_source
 from ..training.loop.fit import fit
 
 _NEEDED = {"step", "run", "data"}
@@ -30,7 +30,7 @@ _SHOWN = 12
 _MAIN = 'if __name__ == "__main__":'
 
 
-class Resumption(NamedTuple):
+class ResumeReport(NamedTuple):
     """What was the same, bit for bit.
 
     Attributes:
@@ -53,7 +53,7 @@ class Resumption(NamedTuple):
 
 
 @public_api
-def verify_resume(make: Callable[[], dict[str, Any]], steps: int) -> Resumption:
+def check_resume(make: Callable[[], dict[str, Any]], steps: int) -> ResumeReport:
     """Proves that a training program, ended and resumed in a new process, is the same program.
 
     It trains in new processes: 2 * ``steps`` steps in one, and ``steps`` steps in one and then as
@@ -63,7 +63,7 @@ def verify_resume(make: Callable[[], dict[str, Any]], steps: int) -> Resumption:
     Args:
       make: gives the arguments of ``fit``, ``dict(step=..., run=..., data=..., ...)``. It is called
         in each process, so it stands at the top of a module; in a script, the call of
-        ``verify_resume`` stands under ``if __name__ == "__main__":``.
+        ``check_resume`` stands under ``if __name__ == "__main__":``.
       steps: before the end, and after it.
 
     Returns:
@@ -115,9 +115,9 @@ def _train(make: Callable[[], dict[str, Any]], folder: Path, steps: int, pipe: A
         with calling_user_code("make"):
             arguments = make()
         _check_arguments(arguments)
-        arguments["data"] = Noted(source(arguments["data"]), folder)
+        arguments["data"] = Noted(as_source(arguments["data"]), folder)
         arguments |= {"steps": steps, "progress": False}
-        fit(**arguments, checkpoints=Checkpoints(folder, keep=None))
+        fit(**arguments, checkpoints=CheckpointManager(folder, keep=None))
         pipe.send(None)
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
@@ -159,8 +159,8 @@ def _digest(batch: Any) -> str:
     return digest.hexdigest()
 
 
-def _compared(whole: Path, parted: Path, steps: int) -> Resumption:
-    paths = [Checkpoints(folder, keep=None).path(steps) for folder in (whole, parted)]
+def _compared(whole: Path, parted: Path, steps: int) -> ResumeReport:
+    paths = [CheckpointManager(folder, keep=None).path(steps) for folder in (whole, parted)]
     arrays = [read_arrays(path) for path in paths]
     # Seconds and rates are other ones each time.
     manifests = [read_manifest(path) for path in paths]
@@ -189,7 +189,7 @@ def _compared(whole: Path, parted: Path, steps: int) -> Resumption:
             got="\n" + "\n".join(f"    {line}" for line in shown),
             hint="what is drawn at random comes from the run's key, and data from its position",
         )
-    return Resumption(steps, len(arrays[0]), len(records[0]), len(batches[0]))
+    return ResumeReport(steps, len(arrays[0]), len(records[0]), len(batches[0]))
 
 
 def _differ(pair: list[dict[Any, Any]], same: Callable[[Any, Any], bool]) -> list[Any]:

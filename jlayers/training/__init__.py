@@ -1,6 +1,6 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
-from ..checkpoint.manager import Checkpoints
+from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.manifest import Manifest
 from ..checkpoint.plan import RestorePlan
 from ..checkpoint.restore import (
@@ -14,19 +14,19 @@ from ..checkpoint.restore import (
 from ..checkpoint.save import save_checkpoint
 from ..data.batches import Batches
 from ..data.prefetch import prefetch
-from ..data.source import source
-from ..data.stacking import stacked
-from ..inspection.compilation.watch import CompileWatch, watched
+from ..data.source import as_source
+from ..data.stacking import stack_batches
+from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
 from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
-from ..testing.resume import Resumption, verify_resume
-from .evaluate import evaluation
+from ..testing.resume import ResumeReport, check_resume
+from .evaluate import make_evaluator
 from .loop.early_stopping import EarlyStopping
-from .loop.fit import Fitted, fit
+from .loop.fit import FitResult, fit
 from .loop.trouble import NonFiniteError
 from .loss_scale import LossScale, ScaleState
 from .record import Record
-from .state import TrainState, averaged, train_state
+from .state import TrainState, ema_params, train_state
 from .step import TrainStep, compiled, train_step
 from .writers.curve import learning_curve
 from .writers.jsonl import json_lines, read_json_lines
@@ -35,11 +35,11 @@ from .writers.tensorboard import tensorboard
 
 __all__ = [
     "Batches",
-    "Checkpoints",
+    "CheckpointManager",
     "CompileWatch",
     "DamagedCheckpointError",
     "EarlyStopping",
-    "Fitted",
+    "FitResult",
     "LossScale",
     "Manifest",
     "NonFinite",
@@ -48,17 +48,20 @@ __all__ = [
     "Record",
     "RestorePlan",
     "Restored",
-    "Resumption",
+    "ResumeReport",
     "ScaleState",
     "TrainState",
     "TrainStep",
-    "averaged",
+    "as_source",
+    "check_resume",
     "compiled",
-    "evaluation",
+    "ema_params",
     "find_non_finite",
     "fit",
+    "jit_reporting_recompiles",
     "json_lines",
     "learning_curve",
+    "make_evaluator",
     "prefetch",
     "read_arrays",
     "read_checkpoint",
@@ -66,11 +69,8 @@ __all__ = [
     "read_manifest",
     "restore_plan",
     "save_checkpoint",
-    "source",
-    "stacked",
+    "stack_batches",
     "tensorboard",
     "train_state",
     "train_step",
-    "verify_resume",
-    "watched",
 ]

@@ -12,14 +12,14 @@ from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
-from ..data.source import source
-from .state import TrainState, averaged, check_model
+from ..data.source import as_source
+from .state import TrainState, check_model, ema_params
 
 Measure = Callable[..., dict[str, Any]]
 
 
 @public_api
-def evaluation(
+def make_evaluator(
     model: Layer, measure: Measure, data: Any, *, ema: bool = False
 ) -> Callable[[TrainState], dict[str, jax.Array]]:
     """``evaluate(run) -> metrics``, for ``fit`` or to be called alone.
@@ -32,7 +32,7 @@ def evaluation(
       measure: ``measure(y, *targets)`` gives means over the batch by name, as scalars. Where it
         gives a "weight" too, that is the batch's share of the whole (the sum of ``valid``, say, of
         ``Batches(..., last="pad")``); else it is the number of its examples.
-      data: batches ``(x, *targets)`` that can be read again; see ``source``.
+      data: batches ``(x, *targets)`` that can be read again; see ``as_source``.
       ema: with the moving averages in the place of the parameters.
 
     Raises:
@@ -43,7 +43,7 @@ def evaluation(
     >>> from jlayers import training
     >>> x, target = np.ones((10, 3), np.float32), np.zeros((10, 1), np.float32)
     >>> error = lambda y, target: {"error": jnp.abs(y - target).mean()}
-    >>> evaluate = training.evaluation(
+    >>> evaluate = training.make_evaluator(
     ...     jl.Dense(1), error, training.Batches((x, target), 4, last="keep")
     ... )
     >>> run = training.train_state(jl.Dense(1), optax.sgd(0.1), jax.random.key(0), x)
@@ -55,7 +55,7 @@ def evaluation(
         raise LayerError(
             "measure is no function", expected="measure(y, *targets)", got=format_short(measure)
         )
-    batches = source(data)
+    batches = as_source(data)
     ema = arguments.flag("ema", ema)
     if not batches.rereads:
         raise LayerError(
@@ -86,7 +86,7 @@ def evaluation(
 
     @public_api
     def evaluate(run: TrainState) -> dict[str, jax.Array]:
-        params = averaged(run) if ema else run.params
+        params = ema_params(run) if ema else run.params
         total: Any = None
         for batch, _ in batches.read(None, 1):
             own = part(params, run.state, batch)

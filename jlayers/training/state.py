@@ -107,7 +107,7 @@ def train_state(
 
 
 @public_api
-def averaged(run: TrainState) -> Params:
+def ema_params(run: TrainState) -> Params:
     """The parameters with their moving averages in the place of the trained ones.
 
     Raises:
@@ -117,7 +117,7 @@ def averaged(run: TrainState) -> Params:
     >>> from jlayers import training
     >>> tx, x = optax.sgd(0.1), jl.spec((8, 4))
     >>> run = training.train_state(jl.Dense(3), tx, jax.random.key(0), x, ema=True)
-    >>> training.averaged(run)["kernel"].shape
+    >>> training.ema_params(run)["kernel"].shape
     (4, 3)
     """
     if run.ema is None:

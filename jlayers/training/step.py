@@ -219,7 +219,7 @@ def train_step(
       accumulate: the batch is taken in so many equal parts, one after the other, and the gradient
         is the mean of theirs: large batches in little memory.
       clip: the largest global norm of a gradient, by ``optax.clip_by_global_norm``.
-      ema: the decay of a moving average of the trained parameters, 0.999 say; see ``averaged``.
+      ema: the decay of a moving average of the trained parameters, 0.999 say; see ``ema_params``.
       loss_scale: scales the loss of a float16 model; see ``LossScale``.
       frozen: patterns over the paths of parameters that are not trained: they are not
         differentiated, and the optimiser keeps nothing for them.

@@ -21,7 +21,7 @@ def keep(params, state, x, *, key, train):
     return x, state
 
 
-class Stream:
+class StepPair:
     """A layer as PyTorch people write it."""
 
     def __init__(self, width, depth):
@@ -71,7 +71,7 @@ ARGUMENTS = [
         "ConvTranspose: unknown padding 'CAUSAL'",
         "expected: 'VALID', 'SAME', an int, or one (low, high) for each axis",
     ),
-    (lambda: jl.MaxPool(0), "MaxPool: window must be a positive int, got 0"),
+    (lambda: jl.MaxPool(0), "MaxPool: window_shape must be a positive int, got 0"),
     (lambda: jl.AvgPool(2, strides=0), "AvgPool: strides must be a positive int, got 0"),
     (
         lambda: jl.AvgPool(2, count_include_pad=1),
@@ -208,7 +208,7 @@ CHILDREN = [
         lambda: jl.serial(Dense(3).apply),
         "serial at 'child 0': Layer.apply is no function of one argument",
     ),
-    (lambda: jl.serial(Stream), "serial at 'child 0': Stream is no function of one argument"),
+    (lambda: jl.serial(StepPair), "serial at 'child 0': StepPair is no function of one argument"),
     (
         lambda: jl.add((lambda key, x: {}, lambda params, x: x)),
         "add at 'child 0': a bare pair of functions stands where a layer belongs",

@@ -13,10 +13,10 @@ def _start(layer):
 
 # (what goes wrong, the first line, parts of later lines)
 CALLS = [
-    (lambda: jl.SelfAttention(0), "SelfAttention: heads must be a positive int, got 0"),
+    (lambda: jl.SelfAttention(0), "SelfAttention: num_heads must be a positive int, got 0"),
     (
-        lambda: jl.SelfAttention(4, kv_heads=3),
-        "SelfAttention: kv_heads 3 do not divide the 4 heads",
+        lambda: jl.SelfAttention(4, num_kv_heads=3),
+        "SelfAttention: num_kv_heads 3 does not divide num_heads 4",
     ),
     (
         lambda: jl.SelfAttention(4, causal=1),
@@ -48,8 +48,8 @@ CALLS = [
         "SelfAttention: alibi must be True or False, got 1",
     ),
     (
-        lambda: jl.CrossAttention(4, kv_heads=3),
-        "CrossAttention: kv_heads 3 do not divide the 4 heads",
+        lambda: jl.CrossAttention(4, num_kv_heads=3),
+        "CrossAttention: num_kv_heads 3 does not divide num_heads 4",
     ),
     (lambda: jl.GroupNorm(0), "GroupNorm: groups must be a positive int, got 0"),
     (
@@ -60,9 +60,10 @@ CALLS = [
 INPUTS = [
     (
         lambda: init(jl.serial(jl.SelfAttention(4)), SEQUENCE),
-        "SelfAttention at 'self_attention': 4 heads do not divide the 6 features of the input",
+        "SelfAttention at 'self_attention': "
+        "num_heads 4 does not divide the 6 features of the input",
         "got:      float32[4, 10, 6]",
-        "hint:     head_size=..., the features of one head",
+        "hint:     head_dim=..., the features of one head",
     ),
     (
         lambda: init(jl.SelfAttention(4)),
@@ -78,7 +79,7 @@ INPUTS = [
     (
         lambda: init(jl.SelfAttention(2, rope=True), jl.spec((2, 3, 6))),
         "SelfAttention: rope turns pairs of features, and a head has 3",
-        "hint:     head_size=..., an even number",
+        "hint:     head_dim=..., an even number",
     ),
     (
         lambda: init(jl.CrossAttention(2), jl.spec((2, 3, 4))),
@@ -137,5 +138,5 @@ def test_the_text(case):
 
 
 def test_features_of_a_head_may_be_given():
-    assert jl.out_spec(jl.SelfAttention(4, head_size=3), jl.spec((2, 3, 5))).shape == (2, 3, 5)
+    assert jl.out_spec(jl.SelfAttention(4, head_dim=3), jl.spec((2, 3, 5))).shape == (2, 3, 5)
     assert jl.out_spec(jl.GroupNorm(5), F32) == F32

@@ -25,7 +25,7 @@ class Once:
         return self.items
 
 
-READ_ONCE = training.source(iter(ITEMS))
+READ_ONCE = training.as_source(iter(ITEMS))
 READ_ONCE.read()
 CONSTRUCTION = [
     (
@@ -78,73 +78,73 @@ READING = [
     (lambda: batches().read("ab"), "read: the position in the data is none", "'ab'"),
     (lambda: batches().read(epochs=0), "read: epochs must be a positive int, got 0"),
     (lambda: batches().at(0, 2), "at: an epoch has 2 batches, there is no batch 2"),
-    (lambda: training.source(ITEMS).read([1]), "the position in the data is none", "[1]"),
+    (lambda: training.as_source(ITEMS).read([1]), "the position in the data is none", "[1]"),
     (
-        lambda: list(training.source(ITEMS).read([0, 4])),
+        lambda: list(training.as_source(ITEMS).read([0, 4])),
         "the position [0, 4] is beyond the end of the data",
         "an index of at most 3: epoch 0 has 3 batches",
     ),
-    (lambda: list(training.source([]).read()), "the data gave no batch in epoch 0"),
-    (lambda: list(training.source([]).read([2, 1])), "the data gave no batch in epoch 2"),
-    (lambda: list(training.source(iter([])).read()), "the data gave no batch in epoch 0"),
+    (lambda: list(training.as_source([]).read()), "the data gave no batch in epoch 0"),
+    (lambda: list(training.as_source([]).read([2, 1])), "the data gave no batch in epoch 2"),
+    (lambda: list(training.as_source(iter([])).read()), "the data gave no batch in epoch 0"),
     (
-        lambda: list(training.source(Once()).read()),
+        lambda: list(training.as_source(Once()).read()),
         "the data gave no batch in epoch 1",
         "each time it is read",
         "a function of the epoch",
     ),
     (READ_ONCE.read, "the data is an iterator, which can be read once, and was", "a list, or"),
     (
-        lambda: training.source(iter(ITEMS)).read([1, 0]),
+        lambda: training.as_source(iter(ITEMS)).read([1, 0]),
         "the position is in epoch 1, and an iterator has one epoch, number 0",
         "[1, 0]",
     ),
 ]
 GIVEN = [
     (
-        lambda: training.source((X, LABELS)),
-        "source: the data is arrays, not batches of them",
+        lambda: training.as_source((X, LABELS)),
+        "as_source: the data is arrays, not batches of them",
         "Batches, an iterable of batches",
         "(float32[11, 3], int64[11])",
         "training.Batches((x, labels), 32, key=0)",
     ),
-    (lambda: training.source(X), "source: the data is arrays, not batches of them"),
+    (lambda: training.as_source(X), "as_source: the data is arrays, not batches of them"),
     (
-        lambda: training.source({"x": X}),
-        "source: the data is none",
+        lambda: training.as_source({"x": X}),
+        "as_source: the data is none",
         "Batches",
         "{x: float32[11, 3]}",
     ),
-    (lambda: training.source("x.npy"), "source: the data is none", "'x.npy'"),
-    (lambda: training.source(3), "source: the data is none", "a function of the epoch", "3"),
-    (lambda: training.source(lambda: ITEMS), "source: data must be a function of (epoch)*"),
+    (lambda: training.as_source("x.npy"), "as_source: the data is none", "'x.npy'"),
+    (lambda: training.as_source(3), "as_source: the data is none", "a function of the epoch", "3"),
+    (lambda: training.as_source(lambda: ITEMS), "source: data must be a function of (epoch)*"),
     (
-        lambda: list(training.source(lambda epoch: epoch / 0).read()),
+        lambda: list(training.as_source(lambda epoch: epoch / 0).read()),
         "the function of the epoch raised ZeroDivisionError*",
     ),
     (
-        lambda: list(training.source(lambda epoch: 3).read()),
+        lambda: list(training.as_source(lambda epoch: 3).read()),
         "the function of the epoch gave no iterable",
         "3",
     ),
     (
-        lambda: list(training.stacked(batches(4, last="keep").read(), 3)),
+        lambda: list(training.stack_batches(batches(4, last="keep").read(), 3)),
         "batches that differ at '0' cannot be stacked",
         "float32[4, 3]",
         "float32[3, 3]",
         "last='drop'",
     ),
     (
-        lambda: list(training.stacked(training.source(ITEMS).read(), 3)),
+        lambda: list(training.stack_batches(training.as_source(ITEMS).read(), 3)),
         "batches that differ at '0' cannot be stacked",
     ),
     (
-        lambda: list(training.stacked([((X,), [0, 1]), ({"x": X}, [0, 2])], 2)),
+        lambda: list(training.stack_batches([((X,), [0, 1]), ({"x": X}, [0, 2])], 2)),
         "batches of different structure cannot be stacked",
         "(float32[11, 3],)",
         "{x: float32[11, 3]}",
     ),
-    (lambda: training.stacked([], 0), "stacked: steps must be a positive int, got 0"),
+    (lambda: training.stack_batches([], 0), "stack_batches: steps must be a positive int, got 0"),
     (lambda: training.prefetch([], 0), "prefetch: size must be a positive int, got 0"),
     (lambda: training.prefetch(3), "prefetch: takes an iterable", "3"),
     (lambda: training.prefetch([], put=3), "prefetch: put must be a function of (item), got 3"),

@@ -130,7 +130,7 @@ STREAMS = [
     (
         lambda: started(jl.serial(jl.branch(jl.Dense(4), jl.Dense(4)), jl.CrossAttention(2))),
         "serial: cannot be streamed: its output sees later steps",
-        "got:      Reach(stride=1, past=inf, future=inf)",
+        "got:      ReceptiveField(stride=1, lookback=inf, lookahead=inf)",
     ),
     (
         lambda: started(jl.compose(lambda f, x: f.a(x[:, 1:]), a=jl.Dense(2))),
@@ -186,7 +186,7 @@ STREAMS = [
             PARAMS, STATE, jl.stream(CAUSAL).start(PARAMS, STATE, X), X[:, :3]
         ),
         "Conv at 'conv': a block of 3 steps is no multiple of the stride 2",
-        "hint:     blocks of a multiple of the model's stride: jl.reach(model, x).stride",
+        "hint:     blocks of a multiple of the model's stride: jl.receptive_field(model, x).stride",
     ),
     (
         lambda: jl.stream(CAUSAL).step(PARAMS, STATE, {}, X),
@@ -227,11 +227,11 @@ STREAMS = [
     ),
     (lambda: jl.stream(CAUSAL, capacity=0), "stream: capacity must be a positive int, got 0"),
     (
-        lambda: jl.reach(jl.GlobalMaxPool(), STEPS),
+        lambda: jl.receptive_field(jl.GlobalMaxPool(), STEPS),
         "GlobalMaxPool: its output is not one sequence",
     ),
     (
-        lambda: jl.reach(
+        lambda: jl.receptive_field(
             jl.add(jl.Dense(4), jl.Conv(4, 2, strides=1, padding="SAME")), jnp.ones(3)
         ),
         "add: takes blocks",

@@ -175,7 +175,7 @@ def test_more_than_one_block(key, monkeypatch):
     model = jl.serial(*[jl.Dense(70) for _ in range(4)], jl.repeat(jl.Dense(70), 3))
     x = jl.spec((2, 70))
     whole = model.init(key, x)
-    monkeypatch.setattr("jlayers.initializing._MOST_ROWS", 5)
+    monkeypatch.setattr("jlayers.base.initialization._MOST_ROWS", 5)
     assert_same(model.init(key, x), whole)
 
 

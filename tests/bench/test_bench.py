@@ -215,7 +215,7 @@ def test_the_rows_of_sequences_check_what_they_time(name):
     from bench import sequences
     from bench.models.sizes import Transformer
 
-    small = Transformer(batch=1, steps=8, vocabulary=11, width=8, heads=2, blocks=2)
+    small = Transformer(batch=1, steps=8, num_embeddings=11, width=8, heads=2, blocks=2)
     make = {
         "masked-lstm-gradient": lambda: sequences.masked_lstm(True, 1e-9, 3, (2, 5, 3, 4)),
         "token-2": lambda: sequences.one_token(2, False, 1e-9, 9, small),

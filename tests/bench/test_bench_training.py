@@ -70,7 +70,7 @@ def test_everything_is_on_where_it_is_said(tmp_path):
         folder = tmp_path / f"until_{last}"
         records = training.read_json_lines(folder / "log.jsonl")
         assert [record.step for record in records] == [last - 100, last]
-        assert training.Checkpoints(folder / "checkpoints").steps() == [last]
+        assert training.CheckpointManager(folder / "checkpoints").steps() == [last]
 
 
 def test_memory_is_that_of_the_compiled_step():

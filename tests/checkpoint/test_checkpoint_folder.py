@@ -31,7 +31,7 @@ def filled(folder):
 
 
 def test_the_last_ones_are_kept(folder):
-    with training.Checkpoints(folder, keep=2) as checkpoints:
+    with training.CheckpointManager(folder, keep=2) as checkpoints:
         assert checkpoints.latest() is None
         assert checkpoints.steps() == []
         for step in (1, 5, 12, 100_000_000):
@@ -48,7 +48,7 @@ def test_the_best_ones_are_kept(folder, mode):
     losses = {1: 0.5, 2: 0.1, 3: float("nan"), 4: 0.3, 5: None, 6: 0.1, 7: 0.9}
     options = {"keep": 1, "best": 2, "metric": "eval/loss", "mode": mode}
     for steps in ((1, 2, 3, 4), (5, 6, 7)):  # a new process knows the metrics of the old one
-        with training.Checkpoints(folder, **options) as checkpoints:
+        with training.CheckpointManager(folder, **options) as checkpoints:
             for step in steps:
                 loss = losses[step]
                 metrics = {} if loss is None else {"eval/loss": loss, "loss": step}
@@ -57,21 +57,21 @@ def test_the_best_ones_are_kept(folder, mode):
 
 
 def test_keep_none_keeps_all(folder):
-    with training.Checkpoints(folder, keep=None) as checkpoints:
+    with training.CheckpointManager(folder, keep=None) as checkpoints:
         for step in range(6):
             checkpoints.save(step, tree(step))
     assert checkpoints.steps() == [*range(6)]
 
 
 def test_a_metric_that_was_never_there_is_told(folder):
-    checkpoints = training.Checkpoints(folder, best=1, metric="acuracy")
+    checkpoints = training.CheckpointManager(folder, best=1, metric="acuracy")
     checkpoints.save(1, tree(), metrics={"accuracy": 0.5, "loss": 1})
     with pytest.warns(UserWarning, match="'acuracy'.*; there are: accuracy, loss"):
         checkpoints.close()
 
 
 def test_a_step_saved_again_replaces_the_first(folder):
-    with training.Checkpoints(folder) as checkpoints:
+    with training.CheckpointManager(folder) as checkpoints:
         checkpoints.save(3, tree(1))
         checkpoints.save(3, tree(2))
     assert value(checkpoints.restore(tree())) == 2
@@ -90,7 +90,7 @@ def test_the_tree_may_be_donated_at_once(folder, monkeypatch):
     monkeypatch.setattr(module, "write_snapshot", lambda *a: (go.wait(10), write(*a)))
     x, y = jnp.arange(5000.0), np.arange(3)
     step = jax.jit(lambda x: -x, donate_argnums=0)
-    with training.Checkpoints(folder) as checkpoints:
+    with training.CheckpointManager(folder) as checkpoints:
         checkpoints.save(1, {"x": x, "y": y})
         address = x.unsafe_buffer_pointer()
         assert step(x).unsafe_buffer_pointer() == address
@@ -112,7 +112,7 @@ def test_one_write_at_a_time_and_history_as_it_was(folder, monkeypatch):
 
     monkeypatch.setattr(module, "write_snapshot", slow)
     history = []
-    with training.Checkpoints(folder) as checkpoints:
+    with training.CheckpointManager(folder) as checkpoints:
         for step in range(5):
             history.append({"step": step})
             checkpoints.save(step, tree(), history=history)
@@ -125,7 +125,7 @@ def test_the_end_of_the_program_waits_and_tells_what_failed(tmp_path):
 import pathlib
 import numpy as np
 from jlayers import training
-good, bad = training.Checkpoints("good"), training.Checkpoints("bad")
+good, bad = training.CheckpointManager("good"), training.CheckpointManager("bad")
 pathlib.Path("bad").rmdir()
 pathlib.Path("bad").write_text("")
 bad.save(1, {"x": np.zeros(3)})
@@ -140,7 +140,7 @@ good.save(1, {"x": np.zeros(3_000_000)})
         text=True,
     )
     assert "a checkpoint was not written, and nobody asked" in done.stderr
-    assert training.Checkpoints(tmp_path / "good").steps() == [1]
+    assert training.CheckpointManager(tmp_path / "good").steps() == [1]
 
 
 def half_written(folder):
@@ -159,7 +159,7 @@ def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(fil
         (folder / ".hidden").write_text("")
         (folder / "step_00000100").rename(folder / ".step_00000100.replaced-0123abcd")
         assert filled.steps() == [200, 300]
-        again = training.Checkpoints(folder)
+        again = training.CheckpointManager(folder)
         assert again.steps() == [100, 200, 300]
         assert half.is_dir()
         assert sorted(half_written(folder)) == [".hidden", half.name]
@@ -182,7 +182,7 @@ def test_options():
         ({"best": -1}, "*best must be an int of at least 0, got -1"),
     ]
     for options, *texts in wrong:
-        read((lambda options=options: training.Checkpoints("nowhere", **options), *texts))
+        read((lambda options=options: training.CheckpointManager("nowhere", **options), *texts))
     assert not pathlib.Path("nowhere").exists()
 
 

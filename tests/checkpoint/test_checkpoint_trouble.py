@@ -109,7 +109,11 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         read(
-            (lambda path=path: training.Checkpoints(path), "*no folder for checkpoints: *", "file")
+            (
+                lambda path=path: training.CheckpointManager(path),
+                "*no folder for checkpoints: *",
+                "file",
+            )
         )
         wrong = lambda path=path: training.save_checkpoint(path, tree(), step=1)  # noqa: E731
         read((wrong, "save_checkpoint: the checkpoint of step 1 could not be written: *"))
@@ -119,7 +123,7 @@ def test_a_folder_that_cannot_be(tmp_path):
 def test_a_file_that_has_a_checkpoints_name_stays(folder):
     folder.mkdir(parents=True)
     (folder / "step_00000001").write_text("mine")
-    checkpoints = training.Checkpoints(folder)
+    checkpoints = training.CheckpointManager(folder)
     assert checkpoints.steps() == []
     checkpoints.save(1, tree())
     read(
@@ -203,7 +207,7 @@ def test_another_model_is_no_damage(filled):
 
 
 def test_there_is_none(filled, tmp_path):
-    nothing = training.Checkpoints(tmp_path / "new")
+    nothing = training.CheckpointManager(tmp_path / "new")
     read((lambda: nothing.restore(tree()), "*no checkpoint in *new"))
     wrong = lambda: filled.restore(tree(), step=250)  # noqa: E731
     read((wrong, "*no checkpoint of step 250 in *", "one of the steps 100, 200, 300"))

@@ -43,22 +43,24 @@ def _softmax(q, k, v, *, causal=False, mask=None, scale=None):
     return jnp.einsum("bhts,bshd->bthd", weights / jnp.where(total == 0, 1.0, total), v)
 
 
-def _arrays(seed, batch, steps, keys, heads, kv_heads, size):
+def _arrays(seed, batch, steps, keys, heads, num_kv_heads, size):
     numbers = np.random.default_rng(seed)
-    shapes = [(batch, steps, heads, size), *[(batch, keys, kv_heads, size)] * 2]
+    shapes = [(batch, steps, heads, size), *[(batch, keys, num_kv_heads, size)] * 2]
     return tuple(jnp.asarray(numbers.normal(size=shape)) for shape in shapes)
 
 
 def _some_case(seed):
     """Random shapes: ragged blocks, grouped heads, masks, more or fewer keys than queries."""
     pick = random.Random(seed)
-    batch, kv_heads, groups = pick.choice([1, 2]), pick.choice([1, 2]), pick.choice([1, 2, 3])
+    batch, num_kv_heads, groups = pick.choice([1, 2]), pick.choice([1, 2]), pick.choice([1, 2, 3])
     steps = pick.choice([1, 5, 70, 129, 300])
     keys = pick.choice([1, 7, steps, steps, 140, 290])
-    arrays = _arrays(seed, batch, steps, keys, kv_heads * groups, kv_heads, pick.choice([1, 4]))
+    arrays = _arrays(
+        seed, batch, steps, keys, num_kv_heads * groups, num_kv_heads, pick.choice([1, 4])
+    )
     how = {"causal": pick.random() < 0.6, "scale": pick.choice([None, 0.3])}
     if pick.random() < 0.6:
-        whole = (batch, kv_heads * groups, steps, keys)
+        whole = (batch, num_kv_heads * groups, steps, keys)
         shape = [pick.choice([1, size]) for size in whole][pick.choice([0, 0, 2]) :]
         how["mask"] = jnp.asarray(np.random.default_rng(seed).random(shape) < 0.5)
     return arrays, how

@@ -39,10 +39,10 @@ SOURCES = {
     "in order": lambda: batches(),
     "padded": lambda: batches(key=5, last="pad"),
     "kept": lambda: batches(3, key=5, last="keep"),
-    "list": lambda: training.source(ITEMS),
-    "object": lambda: training.source(Rereadable()),
-    "function": lambda: training.source(lambda epoch: ITEMS[epoch % 3 :] + ITEMS[: epoch % 3]),
-    "generators": lambda: training.source(lambda epoch: (item for item in ITEMS)),
+    "list": lambda: training.as_source(ITEMS),
+    "object": lambda: training.as_source(Rereadable()),
+    "function": lambda: training.as_source(lambda epoch: ITEMS[epoch % 3 :] + ITEMS[: epoch % 3]),
+    "generators": lambda: training.as_source(lambda epoch: (item for item in ITEMS)),
 }
 
 
@@ -64,16 +64,16 @@ def test_every_position_resumes_exactly(kind):
 
 
 def test_an_iterator_resumes_by_a_fresh_one():
-    make = lambda: training.source(item for item in ITEMS)  # noqa: E731
+    make = lambda: training.as_source(item for item in ITEMS)  # noqa: E731
     whole, positions = labels_of(make().read())
     assert positions == [[0, 1], [0, 2], [0, 3]]
     for i in range(len(ITEMS) + 1):
         assert labels_of(make().read([0, i])) == (whole[i:], positions[i:])
-    assert [make().rereads, training.source(ITEMS).rereads, batches().rereads] == [0, 1, 1]
+    assert [make().rereads, training.as_source(ITEMS).rereads, batches().rereads] == [0, 1, 1]
 
 
 def test_an_iterable_ends_an_epoch_where_its_length_says():
-    source = training.source(ITEMS)
+    source = training.as_source(ITEMS)
     assert labels_of(source.read([0, 3], 2)) == labels_of(source.read([1, 0], 2))
     by_length, by_next = batches().read([0, 2], epochs=2), batches().read([1, 0], epochs=2)
     assert labels_of(by_length) == labels_of(by_next)
@@ -100,17 +100,17 @@ def test_grain(monkeypatch):
         batch = grain.Batch(4, drop_remainder=True)
         return grain.DataLoader(data_source=Rows(), sampler=sampler, operations=[batch])
 
-    shuffled = check_resumes(lambda: training.source(dataset()))
+    shuffled = check_resumes(lambda: training.as_source(dataset()))
     epochs = [[*itertools.chain(*shuffled[i : i + 3])] for i in range(0, 9, 3)]
     assert [sorted(epoch) for epoch in epochs] == [[*range(ROWS)]] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    check_resumes(lambda: training.source(dataset().to_iter_dataset()), epochs=2)
-    check_resumes(lambda: training.source(loader()), epochs=2)
-    _, (position, *_) = labels_of(training.source(loader()).read(epochs=1))
+    check_resumes(lambda: training.as_source(dataset().to_iter_dataset()), epochs=2)
+    check_resumes(lambda: training.as_source(loader()), epochs=2)
+    _, (position, *_) = labels_of(training.as_source(loader()).read(epochs=1))
     monkeypatch.setattr(Rows, "__repr__", lambda rows: "others")
     with pytest.raises(jl.LayerError, match="grain's set_state raised ValueError: DataSource in"):
-        list(training.source(loader()).read(position))
-    endless = training.source(dataset().repeat()).read()
+        list(training.as_source(loader()).read(position))
+    endless = training.as_source(dataset().repeat()).read()
     assert [after[:2] for _, after in itertools.islice(endless, 4)] == [
         [0, i] for i in (1, 2, 3, 4)
     ]
@@ -217,7 +217,7 @@ def test_batches_are_in_memory_of_their_own():
 @pytest.mark.parametrize("kind", ["shuffled", "in order", "padded"])
 def test_stacks_are_the_batches(kind, by):
     one = list(SOURCES[kind]().read([0, 1], epochs=2))
-    many = list(training.stacked(by(SOURCES[kind]().read([0, 1], epochs=2)), 2))
+    many = list(training.stack_batches(by(SOURCES[kind]().read([0, 1], epochs=2)), 2))
     assert [count for _, _, count in many] == [2] * (len(one) // 2) + [1] * (len(one) % 2)
     for i, (stack, after, count) in enumerate(many):
         part = one[2 * i : 2 * i + count]
@@ -235,7 +235,7 @@ def same(got, expected):
 def test_stacks_of_jax_arrays_and_sequences():
     x = jl.Sequence(jnp.asarray(X)[:, :, None])
     items = [((x, jax.random.key(i)), [0, i]) for i in range(2)]
-    (((stack, keys), _, count),) = training.stacked(items, 2)
+    (((stack, keys), _, count),) = training.stack_batches(items, 2)
     assert isinstance(stack, jl.Sequence)
     assert count == 2
     assert isinstance(stack.values, np.ndarray)
@@ -245,6 +245,6 @@ def test_stacks_of_jax_arrays_and_sequences():
 
 
 def test_a_smaller_stack_before_one_that_does_not_fit_is_not_lost():
-    kept = training.stacked(batches(3, last="keep").read(epochs=1), 3)
+    kept = training.stack_batches(batches(3, last="keep").read(epochs=1), 3)
     assert next(kept)[0][0].shape == (3, 3, 3)
     assert next(kept)[0][0].shape == (1, 2, 3)

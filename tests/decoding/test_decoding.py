@@ -45,7 +45,7 @@ MODELS = {
     "lstm": lstm_model(),
     "conv and repeated gru": conv_model(),
     "transformer": transformer(rope=True),
-    "transformer with a window": transformer(window=3, kv_heads=1, alibi=True),
+    "transformer with a window": transformer(window=3, num_kv_heads=1, alibi=True),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 MODEL = MODELS["lstm"]
@@ -388,10 +388,10 @@ def test_greedy_is_the_limit_of_the_samplers():
         np.testing.assert_array_equal(drawn.values, greedy.values)
 
 
-def exhaustive(model, params, state, row, vocabulary, steps, stop, alpha):
+def exhaustive(model, params, state, row, num_embeddings, steps, stop, alpha):
     """Every continuation with its score, the best first."""
     found = {}
-    for ids in itertools.product(range(vocabulary), repeat=steps):
+    for ids in itertools.product(range(num_embeddings), repeat=steps):
         total, taken = 0.0, []
         for one in ids:
             logits = logits_of(model, params, state, [*row, *taken])
@@ -546,7 +546,7 @@ WRONG = [
     (
         lambda: of(jl.serial(jl.Embedding(V, 4), jl.GlobalAvgPool())),
         "*the model gives no logits",
-        "expected: floating[1, 3, vocabulary] for ids int32[1, 3]",
+        "expected: floating[1, 3, num_embeddings] for ids int32[1, 3]",
         "got:      float32[1, 4]",
     ),
     (

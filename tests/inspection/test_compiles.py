@@ -28,7 +28,7 @@ def halves(x):
 
 def reports(*calls, **options):
     """The reports of calls of one watched function, with the number of each call."""
-    watched = training.watched(step, **options)
+    watched = training.jit_reporting_recompiles(step, **options)
     found = {}
     for number, args in enumerate(calls, 1):
         with warnings.catch_warnings(record=True) as caught:
@@ -140,7 +140,7 @@ def test_the_nearest_call_is_compared_with():
 
 def test_donated_arrays_tell_what_they_were():
     run = jax.device_put(RUN, jax.devices()[0])
-    watched = training.watched(step, donate_argnums=0)
+    watched = training.jit_reporting_recompiles(step, donate_argnums=0)
     after, _ = watched(run, (F32,))
     assert run["dense"]["bias"].is_deleted()
     with pytest.warns(UserWarning, match="batch/0: .* became") as caught:
@@ -149,7 +149,7 @@ def test_donated_arrays_tell_what_they_were():
 
 
 def test_a_static_argument_and_a_setting():
-    watched = training.watched(lambda x, n: x * n, static_argnums=1)
+    watched = training.jit_reporting_recompiles(lambda x, n: x * n, static_argnums=1)
     watched(jnp.ones(2), 2.0)
     with pytest.warns(
         UserWarning, match=r"^<lambda> was compiled again at call 2: n: 2.0 became 3.0$"
@@ -167,7 +167,7 @@ def test_an_object_that_can_be_called_goes_by_its_type():
         def __call__(self, x):
             return 2 * x
 
-    watched = training.watched(Doubling())
+    watched = training.jit_reporting_recompiles(Doubling())
     watched(F32)
     with pytest.warns(UserWarning, match=r"^Doubling was compiled again at call 2: x: float32"):
         watched(F32[:3])
@@ -204,7 +204,7 @@ def test_it_listens_no_longer_than_it_is_asked_to():
     end = compiles.CompileWatch.end
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiles.CompileWatch, "end", lambda self: (ended.append(self), end(self)))
-        watched = training.watched(step)
+        watched = training.jit_reporting_recompiles(step)
         del watched
         gc.collect()
     assert len(ended) == 1
@@ -212,7 +212,7 @@ def test_it_listens_no_longer_than_it_is_asked_to():
 
 
 def again(**options):
-    watched = training.watched(step, **options)
+    watched = training.jit_reporting_recompiles(step, **options)
     watched(RUN, (F32,))
     watched(RUN, (F32[:5], F32))
 
@@ -226,15 +226,19 @@ ERRORS = [
         "batch/1: float32[32, 4] is new",
         "Batches(..., last='drop')",
     ),
-    (lambda: training.watched(0.5), "watched: function is no function", "0.5"),
     (
-        lambda: training.watched(jax.jit(step)),
-        "watched: function is jitted already",
+        lambda: training.jit_reporting_recompiles(0.5),
+        "jit_reporting_recompiles: function is no function",
+        "0.5",
+    ),
+    (
+        lambda: training.jit_reporting_recompiles(jax.jit(step)),
+        "jit_reporting_recompiles: function is jitted already",
         "the function that was jitted",
     ),
     (
-        lambda: training.watched(step, max_compiles=0),
-        "watched: max_compiles must be a positive int, got 0",
+        lambda: training.jit_reporting_recompiles(step, max_compiles=0),
+        "jit_reporting_recompiles: max_compiles must be a positive int, got 0",
     ),
 ]
 

@@ -22,20 +22,20 @@ def _float64():
 
 CASES = {
     "plain": {},
-    "causal, shared heads": {"causal": True, "kv_heads": 2},
+    "causal, shared heads": {"causal": True, "num_kv_heads": 2},
     "window": {"causal": True, "window": 3, "soft_cap": 0.8},
-    "rope": {"causal": True, "rope": 100.0, "kv_heads": 1},
+    "rope": {"causal": True, "rope": 100.0, "num_kv_heads": 1},
     "rope, window": {"causal": True, "rope": True, "window": 4},
     "rope, all see all": {"rope": True, "soft_cap": 2.0},
     "alibi": {"causal": True, "alibi": True},
     "alibi, window": {"causal": True, "alibi": True, "window": 2},
-    "alibi, all see all": {"alibi": True, "kv_heads": 2},
+    "alibi, all see all": {"alibi": True, "num_kv_heads": 2},
 }
 STREAMED = [case for case, options in CASES.items() if options.get("causal")]
 
 
 def _layer(case, steps=9):
-    layer = jl.SelfAttention(4, head_size=2, features=5, **CASES[case])
+    layer = jl.SelfAttention(4, head_dim=2, features=5, **CASES[case])
     return layer, _random(layer, jl.spec((4, steps, 6), jnp.float64))
 
 
@@ -199,7 +199,7 @@ def test_a_step_copies_no_cache():
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_cross_attention_sees_the_memory_s_valid_steps(masked):
-    layer = jl.CrossAttention(4, kv_heads=2, head_size=3, features=5, soft_cap=1.5)
+    layer = jl.CrossAttention(4, num_kv_heads=2, head_dim=3, features=5, soft_cap=1.5)
     values, memory = _values(), _values(7, 3)
     params = _random(layer, (values, memory))
     seen = jnp.asarray(np.random.default_rng(0).random((4, 7)) < 0.5).at[1].set(False)
@@ -213,7 +213,7 @@ def test_cross_attention_sees_the_memory_s_valid_steps(masked):
     y, _ = jax.jit(layer.apply)(params, {}, x)
     start, step = jl.stream(layer)
     assert start(params, {}, x) == {}
-    assert jl.reach(layer, (values, memory)).future == np.inf
+    assert jl.receptive_field(layer, (values, memory)).lookahead == np.inf
     block, _ = step(params, {}, {}, (x[0][:, 2:5], x[1]))
     got, part = (a.values if masked else a for a in (y, block))
     np.testing.assert_allclose(part, got[:, 2:5], rtol=1e-12)
@@ -256,6 +256,8 @@ def test_the_contract_of_sequences():
 
 def test_reaches():
     x = jl.spec((2, 5, 4))
-    assert jl.reach(jl.SelfAttention(2, causal=True, window=4), x) == jl.Reach(1, 3, 0)
-    assert jl.reach(jl.SelfAttention(2, causal=True), x).past == np.inf
-    assert jl.reach(jl.SelfAttention(2), x).future == np.inf
+    assert jl.receptive_field(jl.SelfAttention(2, causal=True, window=4), x) == jl.ReceptiveField(
+        1, 3, 0
+    )
+    assert jl.receptive_field(jl.SelfAttention(2, causal=True), x).lookback == np.inf
+    assert jl.receptive_field(jl.SelfAttention(2), x).lookahead == np.inf

@@ -28,7 +28,7 @@ def _float64_and_small_blocks(monkeypatch):
     RULE._blockwise.cache_clear()
 
 
-# (options, T, S, kv_heads)
+# (options, T, S, num_kv_heads)
 CASES = {
     "window": ({"causal": True, "window": 4}, 23, 23, 2),
     "window over more keys": ({"causal": True, "window": 9}, 13, 31, 4),
@@ -85,8 +85,8 @@ def _agree(arrays, method, **how):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_loop_s_numbers(case, method):
-    how, steps, keys, kv_heads = CASES[case]
-    _agree(_arrays(0, 2, steps, keys, HEADS, kv_heads, 4), method, **how)
+    how, steps, keys, num_kv_heads = CASES[case]
+    _agree(_arrays(0, 2, steps, keys, HEADS, num_kv_heads, 4), method, **how)
 
 
 @pytest.mark.parametrize("method", METHODS)

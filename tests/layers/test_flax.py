@@ -177,12 +177,12 @@ def test_rms_norm(scale):
 @pytest.mark.parametrize("method", ["direct", "blocks"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize(
-    "options", [{}, {"bias": False}, {"head_size": 3, "features": 5}], ids=convert.label
+    "options", [{}, {"bias": False}, {"head_dim": 3, "features": 5}], ids=convert.label
 )
 def test_self_attention(options, causal, method):
     shape, names = (2, 7, 4), {"features": "out_features", "bias": "use_bias"}
     theirs = {names.get(name, name): value for name, value in options.items()}
-    if size := theirs.pop("head_size", None):
+    if size := theirs.pop("head_dim", None):
         theirs["qkv_features"] = 2 * size
     mask = np.tril(np.ones((1, 1, shape[1], shape[1]), bool)) if causal else None
 

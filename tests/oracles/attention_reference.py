@@ -42,7 +42,7 @@ def rotated(x, base=10000.0):
     return out
 
 
-def self_attention(params, x, *, heads, kv_heads=None, rope=None, window=None, **options):
+def self_attention(params, x, *, heads, num_kv_heads=None, rope=None, window=None, **options):
     """The layer on one row (T, D) without padding. ``options``: causal, alibi, soft_cap."""
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
 
@@ -51,7 +51,7 @@ def self_attention(params, x, *, heads, kv_heads=None, rope=None, window=None, *
         return y.reshape(len(x), count, y.shape[-1] // count)
 
     q = split("query", heads)
-    k, v = (split(name, kv_heads or heads) for name in ("key", "value"))
+    k, v = (split(name, num_kv_heads or heads) for name in ("key", "value"))
     if rope:
         q, k = rotated(q, rope), rotated(k, rope)
     falls = options.get("alibi")

@@ -84,8 +84,8 @@ def draw_input(shape, dtype=np.float32):
     return np.random.default_rng(2).standard_normal(shape).astype(dtype)
 
 
-def draw_ids(shape, vocabulary):
-    return np.random.default_rng(2).integers(0, vocabulary, shape, np.int32)
+def draw_ids(shape, num_embeddings):
+    return np.random.default_rng(2).integers(0, num_embeddings, shape, np.int32)
 
 
 def cut(options, rank):

@@ -268,8 +268,8 @@ def _dropout(f, x, rate):
     return x if keep is None else x * keep.astype(x.dtype) / (1 - rate)
 
 
-def _embedding(f, x, vocabulary, features):
-    hot = jnp.stack([x == i for i in range(vocabulary)], -1)
+def _embedding(f, x, num_embeddings, features):
+    hot = jnp.stack([x == i for i in range(num_embeddings)], -1)
     return dense(hot.astype(f.params["embedding"].dtype), f.params["embedding"])
 
 

@@ -222,14 +222,16 @@ def test_random_models_of_eight_layers(seed):
 
 def test_reach_of_combinations():
     conv = jl.Conv(4, 3, padding="CAUSAL")
-    assert jl.reach(jl.repeat(conv, 3), STEPS) == jl.Reach(1, 6, 0)
-    assert jl.reach(jl.residual(conv), STEPS) == jl.Reach(1, 2, 0)
-    assert jl.reach(jl.bidirectional(conv), STEPS) == jl.Reach(1, 2, 2)
+    assert jl.receptive_field(jl.repeat(conv, 3), STEPS) == jl.ReceptiveField(1, 6, 0)
+    assert jl.receptive_field(jl.residual(conv), STEPS) == jl.ReceptiveField(1, 2, 0)
+    assert jl.receptive_field(jl.bidirectional(conv), STEPS) == jl.ReceptiveField(1, 2, 2)
     wide = jl.Conv(4, 3)
-    assert jl.reach(jl.serial(wide, wide), STEPS) == jl.Reach(1, 0, 4)
-    assert (jl.reach(wide, STEPS).latency, jl.reach(wide, STEPS).receptive_field) == (2, 3)
+    assert jl.receptive_field(jl.serial(wide, wide), STEPS) == jl.ReceptiveField(1, 0, 4)
+    assert (jl.receptive_field(wide, STEPS).latency, jl.receptive_field(wide, STEPS).size) == (2, 3)
     strided = jl.Conv(4, 2, strides=2, padding="CAUSAL")
-    assert jl.reach(jl.serial(strided, conv, strided), jl.spec((1, 16, 4))) == jl.Reach(4, 7, 0)
+    assert jl.receptive_field(
+        jl.serial(strided, conv, strided), jl.spec((1, 16, 4))
+    ) == jl.ReceptiveField(4, 7, 0)
 
 
 def _total(params, state, carry, x, *, key, train):
@@ -247,8 +249,8 @@ def _total(params, state, carry, x, *, key, train):
 FORGETFUL = jl.Layer(
     lambda key, x: ({}, {}),
     lambda params, state, x, *, key, train: (_total({}, {}, None, x, key=key, train=train)[0], {}),
-    takes=jl.Takes("own", lambda x: jl.Reach(1, math.inf, 0)),
-    stream=jl.Stream(
+    sequence_mode=jl.SequenceMode("whole", lambda x: jl.ReceptiveField(1, math.inf, 0)),
+    stream=jl.StepPair(
         lambda params, state, x, *, capacity: {"total": jnp.zeros((x.shape[0], 3), x.dtype)}, _total
     ),
 )
@@ -423,10 +425,12 @@ def test_what_arrays_can_do_bodies_may_use(name):
 def test_reach_there_and_back():
     down, up = jl.Conv(4, 2, strides=2, padding="SAME"), jl.ConvTranspose(4, 2, strides=2)
     net = jl.residual(jl.serial(down, up))
-    assert jl.reach(net, jl.spec((1, 8, 4))).stride == 1
+    assert jl.receptive_field(net, jl.spec((1, 8, 4))).stride == 1
     check_sequence(net, jl.spec((2, 8, 4)))
     pair = jl.serial(jl.repeat(jl.parallel(jl.Dense(3), jl.Conv(3, 2, **CAUSAL)), 2), jl.add())
-    assert jl.reach(pair, (jl.spec((1, 8, 3)), jl.spec((1, 8, 3)))) == jl.Reach(1, 2, 0)
+    assert jl.receptive_field(pair, (jl.spec((1, 8, 3)), jl.spec((1, 8, 3)))) == jl.ReceptiveField(
+        1, 2, 0
+    )
 
 
 def test_means_of_narrow_floats():

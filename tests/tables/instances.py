@@ -57,7 +57,7 @@ INSTANCES = {
     "flatten": Instance(jl.Flatten(), IMAGE),
     "reshape": Instance(jl.Reshape((10, -1)), IMAGE),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
-    "dropout, the same at all steps": Instance(jl.Dropout(0.4, same_over_time=True), STEPS),
+    "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_over_time=True), STEPS),
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
@@ -69,7 +69,7 @@ INSTANCES = {
     "self-attention": Instance(jl.SelfAttention(2), STEPS),
     "self-attention in blocks, heads that share": Instance(
         jl.SelfAttention(
-            4, causal=True, kv_heads=2, head_size=3, features=6, bias=False, method="blocks"
+            4, causal=True, num_kv_heads=2, head_dim=3, features=6, bias=False, method="blocks"
         ),
         STEPS,
     ),

@@ -100,7 +100,7 @@ def test_records_are_means_over_the_steps_since_the_last():
     losses = np.asarray([own["loss"] for own in metrics])
     for record, own in zip(records, (losses[:5], losses[5:10], losses[10:]), strict=True):
         np.testing.assert_allclose(record.metrics["loss"], own.mean(), rtol=1e-6)
-    assert all(record.rate > 0 for record in records)
+    assert all(record.steps_per_second > 0 for record in records)
 
 
 def test_records_are_read_one_behind_and_never_between(monkeypatch):
@@ -171,7 +171,7 @@ def test_an_evaluation_is_the_mean_over_all_examples():
 
     run = start()
     held = training.Batches((X, LABELS), 16, last="keep")
-    metrics = training.evaluation(MODEL, measure, held)(run)
+    metrics = training.make_evaluator(MODEL, measure, held)(run)
     logits, _ = MODEL.apply(run.params, run.state, X)
     for name, value in measure(logits, LABELS).items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
@@ -186,8 +186,8 @@ def test_an_evaluation_takes_averages_and_padding():
         values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {"loss": (values * valid).sum() / valid.sum(), "weight": valid.sum()}
 
-    metrics = training.evaluation(MODEL, measure, held, ema=True)(run)
-    logits, _ = MODEL.apply(training.averaged(run), run.state, X)
+    metrics = training.make_evaluator(MODEL, measure, held, ema=True)(run)
+    logits, _ = MODEL.apply(training.ema_params(run), run.state, X)
     np.testing.assert_allclose(metrics["loss"], loss(logits, LABELS)[0], rtol=1e-5)
     assert metrics.keys() == {"loss"}
 
@@ -207,7 +207,7 @@ def test_any_pure_step_over_any_tree():
 
 
 def kept(folder, **options):
-    return training.Checkpoints(folder, keep=None, **options)
+    return training.CheckpointManager(folder, keep=None, **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"steps_per_call": 3}], ids=str)
@@ -509,7 +509,11 @@ ERRORS = [
     (lambda: fit(checkpoint_every=0), "fit: checkpoint_every must be a positive int, got 0"),
     (lambda: fit(prefetch=-1), "fit: prefetch must be an int of at least 0, got -1"),
     (lambda: fit(non_finite="explode"), "fit: unknown non_finite 'explode'", "'roll back'"),
-    (lambda: fit(non_finite="roll back"), "fit: nothing to roll back to", "Checkpoints(folder)"),
+    (
+        lambda: fit(non_finite="roll back"),
+        "fit: nothing to roll back to",
+        "CheckpointManager(folder)",
+    ),
     (lambda: fit(callbacks=[3]), "fit: callbacks must be a function of (record), got 3"),
     (lambda: fit(max_compiles=0), "fit: max_compiles must be a positive int, got 0"),
     (lambda: fit(evaluate=3, steps=4), "fit: evaluate must be a function of (run), got 3"),
@@ -517,27 +521,27 @@ ERRORS = [
     (
         lambda: fit(early_stopping=training.EarlyStopping("eval/loss", patience=2), steps=3),
         "fit: early_stopping waits for 'eval/loss', and nothing is evaluated",
-        "training.evaluation(",
+        "training.make_evaluator(",
     ),
     (
         lambda: fit(),
         "fit: nothing says where to end, and the data has no end",
         "steps= or epochs=",
     ),
-    (lambda: fit(checkpoints="folder"), "fit: checkpoints is no training.Checkpoints"),
-    (lambda: fit(data=(X, LABELS)), "source: the data is arrays, not batches of them"),
+    (lambda: fit(checkpoints="folder"), "fit: checkpoints is no training.CheckpointManager"),
+    (lambda: fit(data=(X, LABELS)), "as_source: the data is arrays, not batches of them"),
     (
         lambda: fit(lambda run, batch: (run, {"loss": batch}), 1.0, [X[0]], steps=2),
         "fit: the metric 'loss' is no number",
         "float32[6]",
     ),
     (
-        lambda: training.evaluation(MODEL, loss, iter([(X, LABELS)])),
-        "evaluation: the data can be read once only, and each evaluation reads it",
+        lambda: training.make_evaluator(MODEL, loss, iter([(X, LABELS)])),
+        "make_evaluator: the data can be read once only, and each evaluation reads it",
     ),
-    (lambda: training.evaluation(MODEL, 3, []), "evaluation: measure is no function"),
+    (lambda: training.make_evaluator(MODEL, 3, []), "make_evaluator: measure is no function"),
     (
-        lambda: training.evaluation(MODEL, lambda y, labels: {"y": y}, [(X, LABELS)])(start()),
+        lambda: training.make_evaluator(MODEL, lambda y, labels: {"y": y}, [(X, LABELS)])(start()),
         "evaluate: the metric 'y' is no scalar",
         "float32[50, 2]",
     ),
@@ -603,11 +607,11 @@ def test_a_resumption_is_proven_or_refuted():
     sys.path.insert(0, str(PROGRAMS))
     import resumable
 
-    proof = training.verify_resume(resumable.exact, 5)
+    proof = training.check_resume(resumable.exact, 5)
     assert str(proof).startswith("resumed exactly: after 10 steps ")
     assert (proof.steps, proof.batches) == (10, 10)
     with pytest.raises(jl.LayerError, match=r"does not resume exactly, after 5 of 10 steps") as e:
-        training.verify_resume(resumable.forgetful, 5)
+        training.check_resume(resumable.forgetful, 5)
     assert "batch 5 differs" in str(e.value)
 
 
@@ -616,9 +620,9 @@ def test_what_cannot_be_proven_says_why():
     import resumable
 
     with pytest.raises(jl.LayerError, match="make cannot be found by another process"):
-        training.verify_resume(lambda: start(), 5)
+        training.check_resume(lambda: start(), 5)
     with pytest.raises(jl.LayerError, match="gave something else than the arguments of fit"):
-        training.verify_resume(resumable.wrong, 5)
+        training.check_resume(resumable.wrong, 5)
 
 
 def test_the_log_of_a_resumed_run_is_that_of_one_run(tmp_path):
@@ -631,5 +635,5 @@ def test_the_log_of_a_resumed_run_is_that_of_one_run(tmp_path):
         for name in ("whole", "parts")
     ]
     for row in itertools.chain(*rows):
-        del row["seconds"], row["rate"]
+        del row["seconds"], row["steps_per_second"]
     assert rows[0] == rows[1]

@@ -191,7 +191,7 @@ def test_an_error_before_a_bad_step_is_known_saves_the_run_before_it(tmp_path):
 
 def test_the_best_is_the_one_that_was_evaluated(tmp_path):
     values = iter([0.1, 0.9, 0.9, 0.9])
-    checkpoints = training.Checkpoints(tmp_path, keep=1, best=1, metric="eval/loss")
+    checkpoints = training.CheckpointManager(tmp_path, keep=1, best=1, metric="eval/loss")
     fit(
         steps=30,
         evaluate=lambda run: {"loss": next(values)},
@@ -334,7 +334,7 @@ def test_the_average_of_narrow_parameters_moves():
     assert run.ema["kernel"].dtype == jnp.float32
     new, _ = jax.jit(step)(run, (X,))
     assert (new.ema["bias"] != run.ema["bias"]).all()
-    assert training.averaged(new)["kernel"].dtype == jnp.bfloat16
+    assert training.ema_params(new)["kernel"].dtype == jnp.bfloat16
 
 
 TWICE = jnp.ones((3,))

@@ -55,9 +55,9 @@ def test_a_line_is_one_json_object_and_gives_the_same_numbers(tmp_path):
         raise AssertionError(constant)
 
     rows = [json.loads(line, parse_constant=strict) for line in path.read_text().splitlines()]
-    assert list(rows[0]) == ["step", "epoch", "seconds", "rate", "loss", "eval/loss"]
+    assert list(rows[0]) == ["step", "epoch", "seconds", "steps_per_second", "loss", "eval/loss"]
     assert rows[1]["loss"] == "nan"
-    assert (rows[1]["up"], rows[1]["down"], rows[1]["rate"]) == ("inf", "-inf", "inf")
+    assert (rows[1]["up"], rows[1]["down"], rows[1]["steps_per_second"]) == ("inf", "-inf", "inf")
     assert repr(training.read_json_lines(path)) == repr(records)
     assert repr(training.read_json_lines(str(path))) == repr(records)
 
@@ -139,11 +139,11 @@ def test_a_full_disk_is_told():
         "important",
         '{"step": 1}\n',
         "[1, 2]\n",
-        '{"step": 1, "epoch": 0, "seconds": 1.0, "rate": 1.0, "loss": true}\n',
-        '{"step": "1", "epoch": 0, "seconds": 1.0, "rate": 1.0}\n',
-        '{"step": 1, "epoch": 0, "seconds": 1.0, "rate": 1.0, "loss": [1]}\n',
-        '{"step": 1, "epoch": 0, "seconds": 1.0, "rate": 1.0}\n\n',
-        '{"step": 1, "ep\n{"step": 1, "epoch": 0, "seconds": 1.0, "rate": 1.0}\n',
+        '{"step": 1, "epoch": 0, "seconds": 1.0, "steps_per_second": 1.0, "loss": true}\n',
+        '{"step": "1", "epoch": 0, "seconds": 1.0, "steps_per_second": 1.0}\n',
+        '{"step": 1, "epoch": 0, "seconds": 1.0, "steps_per_second": 1.0, "loss": [1]}\n',
+        '{"step": 1, "epoch": 0, "seconds": 1.0, "steps_per_second": 1.0}\n\n',
+        '{"step": 1, "ep\n{"step": 1, "epoch": 0, "seconds": 1.0, "steps_per_second": 1.0}\n',
     ],
 )
 def test_a_file_of_another_kind_is_left_as_it_is(tmp_path, text):
@@ -190,7 +190,7 @@ def test_errors_of_the_log(tmp_path):
     )
     read(
         (
-            lambda: training.json_lines(missing)(record(1, loss=1.0, rate=2.0)),
+            lambda: training.json_lines(missing)(record(1, loss=1.0, steps_per_second=2.0)),
             "json_lines: a metric is named 'rate', and so is a column of the log",
             "'step', 'epoch', 'seconds', 'rate'",
             "'loss', 'rate'",

@@ -119,7 +119,7 @@ def test_the_moving_average_is_that_of_the_parameters():
     for _ in range(3):
         run, _ = jitted(run, BATCH)
         average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, run.params)
-    assert_close(training.averaged(run), average, rtol=1e-5)
+    assert_close(training.ema_params(run), average, rtol=1e-5)
     plain, _ = taken(step_of(), 3)
     same(run.params, plain.params)
 
@@ -138,7 +138,7 @@ def test_frozen_parameters_have_no_gradient_and_no_slots():
     new, _ = taken(step, 2)
     same(new.params["body"], run.params["body"])
     assert not np.array_equal(new.params["head"]["kernel"], run.params["head"]["kernel"])
-    assert training.averaged(new).keys() == {"body", "head"}
+    assert training.ema_params(new).keys() == {"body", "head"}
     products = str(jax.make_jaxpr(step)(run, BATCH)).count("dot_general")
     assert products < str(
         jax.make_jaxpr(step_of())(run._replace(ema=None, opt_state=TX.init(run.params)), BATCH)
@@ -316,7 +316,11 @@ ERRORS = [
         "train_step: opt_state is not that of this optimiser and these trained parameters",
     ),
     (lambda: step_of()((1, 2), BATCH), "train_step: the run is no TrainState", "step.start"),
-    (lambda: training.averaged(RUN()), "averaged: the run keeps no moving average", "ema=0.999"),
+    (
+        lambda: training.ema_params(RUN()),
+        "ema_params: the run keeps no moving average",
+        "ema=0.999",
+    ),
 ]
 
 

@@ -112,8 +112,8 @@ def changes(old: Signature, new: Signature) -> list[Change]:
         return found
     for name, structure in old.structures.items():
         if structure != new.structures.get(name):
-            before, after = (truncate(str(tree)) for tree in (structure, new.structures.get(name)))
-            texts = f"the tree {before} became {after}"
+            was, now = (truncate(str(tree)) for tree in (structure, new.structures.get(name)))
+            texts = f"the tree {was} became {now}"
             found.append(Change(name, texts))
     # A traced number may have any value: only where nothing else is different was it static.
     for path, leaf in old.leaves.items():

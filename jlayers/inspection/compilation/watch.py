@@ -163,7 +163,7 @@ class CompileWatch:
 
 
 @public_api
-def watched(
+def jit_reporting_recompiles(
     function: Callable[..., Any], *, max_compiles: int | None = None, **options: Any
 ) -> Callable[..., Any]:
     """``jax.jit`` of a function, which says when it is compiled again and why.
@@ -183,7 +183,7 @@ def watched(
 
     >>> import jax.numpy as jnp
     >>> from jlayers import training
-    >>> mean = training.watched(lambda x: x.mean(), max_compiles=1)
+    >>> mean = training.jit_reporting_recompiles(lambda x: x.mean(), max_compiles=1)
     >>> float(mean(jnp.ones((32, 4))))
     1.0
     >>> mean(jnp.ones((17, 4)))

@@ -20,7 +20,7 @@ from ...base.errors import error_context
 from ...base.layer import Layer
 from ...base.paths import join, matches
 from ...base.sequence import Sequence
-from ...base.sequence_mode import Takes
+from ...base.sequence_mode import SequenceMode
 from ...base.specs import (
     Params,
     PyTree,
@@ -155,7 +155,7 @@ def _probe(
             name=node.layer.kind,
             children={"": inner},
             rebuild=lambda new: around(new[""]),
-            takes=Takes("through"),
+            sequence_mode=SequenceMode("through"),
         )
 
     return around(inner)

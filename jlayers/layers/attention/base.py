@@ -16,11 +16,11 @@ STEPS = "(batch, time, features)"
 
 
 class Heads(NamedTuple):
-    """The layers' own arguments of these names, checked by ``heads_of``."""
+    """The layers' own arguments of these names, checked by ``num_heads_of``."""
 
-    heads: int
-    kv_heads: int
-    head_size: int | None
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int | None
     features: int | None
     bias: bool
     kernel_init: Initializer
@@ -33,13 +33,13 @@ class Heads(NamedTuple):
           LayerError: where ``x`` has no number of features to be shared out.
         """
         width: int = x.shape[-1]
-        if self.head_size is None and width % self.heads:
+        if self.head_dim is None and width % self.num_heads:
             raise LayerError(
-                f"{self.heads} heads do not divide the {width} features of the input",
+                f"num_heads {self.num_heads} does not divide the {width} features of the input",
                 got=format_spec(x),
-                hint="head_size=..., the features of one head",
+                hint="head_dim=..., the features of one head",
             )
-        return self.head_size or width // self.heads
+        return self.head_dim or width // self.num_heads
 
     def init(self, key: jax.Array, x: Any, memory: Any) -> Params:
         """Parameters for queries from ``x``, and keys and values from ``memory``."""
@@ -51,25 +51,25 @@ class Heads(NamedTuple):
             arguments.has_features(steps, STEPS)
         size, width = self.size(x), x.shape[-1]
         maps = {
-            "query": (width, self.heads * size),
-            "key": (memory.shape[-1], self.kv_heads * size),
-            "value": (memory.shape[-1], self.kv_heads * size),
-            "out": (self.heads * size, self.features or width),
+            "query": (width, self.num_heads * size),
+            "key": (memory.shape[-1], self.num_kv_heads * size),
+            "value": (memory.shape[-1], self.num_kv_heads * size),
+            "out": (self.num_heads * size, self.features or width),
         }
         kernels = {f"{name}_kernel": (self.kernel_init, shape) for name, shape in maps.items()}
         biases = {f"{name}_bias": (self.bias_init, shape[1:]) for name, shape in maps.items()}
         return initialize(key, x, **kernels, **(biases if self.bias else {}))
 
     def split(self, p: Params, x: jax.Array, memory: jax.Array) -> tuple[jax.Array, ...]:
-        """Queries of ``x``, keys and values of ``memory``, (batch, time, heads, size) each."""
+        """Queries of ``x``, keys and values of ``memory``, (batch, time, num_heads, size) each."""
 
         def heads(name: str, x: jax.Array, count: int) -> jax.Array:
             y = core.dense(x, p[f"{name}_kernel"], p.get(f"{name}_bias"))
             return y.reshape(*x.shape[:2], count, y.shape[-1] // count)
 
-        kv_heads = self.kv_heads
-        q = heads("query", x, self.heads)
-        return q, heads("key", memory, kv_heads), heads("value", memory, kv_heads)
+        num_kv_heads = self.num_kv_heads
+        q = heads("query", x, self.num_heads)
+        return q, heads("key", memory, num_kv_heads), heads("value", memory, num_kv_heads)
 
     def merge(self, p: Params, y: jax.Array) -> jax.Array:
         """(batch, time, features) of what attention gives."""
@@ -78,9 +78,9 @@ class Heads(NamedTuple):
 
 
 def heads_of(
-    heads: int,
-    kv_heads: int | None,
-    head_size: int | None,
+    num_heads: int,
+    num_kv_heads: int | None,
+    head_dim: int | None,
     features: int | None,
     bias: bool,
     kernel_init: Initializer,
@@ -89,17 +89,20 @@ def heads_of(
     """The arguments, checked.
 
     Raises:
-      LayerError: for one that is none of its kind, and ``kv_heads`` that do not divide ``heads``.
+      LayerError: for an invalid argument, and for a ``num_kv_heads`` that does not divide
+        ``num_heads``.
     """
-    heads, bias = arguments.positive("heads", heads), arguments.flag("bias", bias)
-    kv_heads = heads if kv_heads is None else arguments.positive("kv_heads", kv_heads)
-    if heads % kv_heads:
-        raise LayerError(f"kv_heads {kv_heads} do not divide the {heads} heads")
-    if head_size is not None:
-        head_size = arguments.positive("head_size", head_size)
+    num_heads, bias = arguments.positive("num_heads", num_heads), arguments.flag("bias", bias)
+    if num_kv_heads is None:
+        num_kv_heads = num_heads
+    num_kv_heads = arguments.positive("num_kv_heads", num_kv_heads)
+    if num_heads % num_kv_heads:
+        raise LayerError(f"num_kv_heads {num_kv_heads} does not divide num_heads {num_heads}")
+    if head_dim is not None:
+        head_dim = arguments.positive("head_dim", head_dim)
     if features is not None:
         features = arguments.positive("features", features)
-    return Heads(heads, kv_heads, head_size, features, bias, kernel_init, bias_init)
+    return Heads(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
 
 
 def above_zero(name: str, value: Any) -> float | None:

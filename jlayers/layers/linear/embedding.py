@@ -17,7 +17,7 @@ from ...base.specs import Params, format_spec
 
 @factory
 def Embedding(
-    vocabulary: int,
+    num_embeddings: int,
     features: int,
     *,
     embedding_init: Initializer = initializers.variance_scaling(
@@ -26,18 +26,18 @@ def Embedding(
 ) -> Layer:
     """``y = embedding[x]``: a trainable row for every id.
 
-    An id outside ``[-vocabulary, vocabulary)`` gives a row of NaN rather than somebody else's
-    row; negative ids count from the end, as in NumPy.
+    An id outside ``[-num_embeddings, num_embeddings)`` gives a row of NaN rather than the row of
+    another id; negative ids count from the end, as in NumPy.
 
     Args:
-      vocabulary: how many ids there are.
+      num_embeddings: how many ids there are.
       features: size of a row.
       embedding_init: as in ``jax.nn.initializers``; by default normal with deviation
         1 / sqrt(features).
 
     Shapes:
       x: (...,), integer. y: (..., features), of the dtype of the table (float32).
-      params: embedding (vocabulary, features).
+      params: embedding (num_embeddings, features).
 
     Raises:
       LayerError: for an input that is not one integer array.
@@ -47,7 +47,7 @@ def Embedding(
     >>> jl.out_spec(jl.Embedding(1000, 16), jl.spec((8, 20), jnp.int32)).shape
     (8, 20, 16)
     """
-    vocabulary = arguments.positive("vocabulary", vocabulary)
+    num_embeddings = arguments.positive("num_embeddings", num_embeddings)
     features = arguments.positive("features", features)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
@@ -56,7 +56,7 @@ def Embedding(
             raise LayerError(
                 f"takes integer ids, got {x.dtype}", got=format_spec(x), hint="x.astype(jnp.int32)"
             )
-        return initialize(key, x, embedding=(embedding_init, (vocabulary, features)))
+        return initialize(key, x, embedding=(embedding_init, (num_embeddings, features)))
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         return jnp.take(params["embedding"], x, axis=0, mode="fill", fill_value=jnp.nan)

@@ -13,11 +13,11 @@ from ...base import arguments
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
-from ...base.receptive_field import Reach
+from ...base.receptive_field import ReceptiveField
 from ...base.sequence import join, split
-from ...base.sequence_mode import Takes
+from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
-from ...base.step_pair import Carry, Stream
+from ...base.step_pair import Carry, StepPair
 
 
 @factory
@@ -105,8 +105,8 @@ def BatchNorm(
     return Layer(
         init,
         apply,
-        takes=Takes("own", lambda x: Reach(), rows=True),
-        stream=Stream(lambda params, state, x, *, capacity: {}, step),
+        sequence_mode=SequenceMode("whole", lambda x: ReceptiveField(), rows=True),
+        stream=StepPair(lambda params, state, x, *, capacity: {}, step),
     )
 
 

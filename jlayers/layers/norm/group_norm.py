@@ -14,7 +14,7 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
 from ...base.sequence import join, split
-from ...base.sequence_mode import Takes
+from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
 
 
@@ -84,6 +84,6 @@ def GroupNorm(
     return Layer(
         lambda key, x: (init(key, x), {}),
         apply,
-        takes=Takes("own"),
+        sequence_mode=SequenceMode("whole"),
         stream="its statistics are those of the whole sequence",
     )

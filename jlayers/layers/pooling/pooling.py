@@ -15,7 +15,7 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence, split
-from ...base.sequence_mode import Takes
+from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
 from ..conv.base import IMAGE, NO_CHANNELS, Sizes
 from ..windowed import Windowed, windowed
@@ -23,7 +23,7 @@ from ..windowed import Windowed, windowed
 
 @factory
 def MaxPool(
-    window: Sizes,
+    window_shape: Sizes,
     *,
     strides: Sizes | None = None,
     padding: arguments.Padding = "VALID",
@@ -32,7 +32,7 @@ def MaxPool(
     """The largest value of each window. Padding never wins.
 
     Args:
-      window: an int for all spatial axes, or one for each.
+      window_shape: an int for all spatial axes, or one for each.
       strides: likewise; the window by default, so that windows do not overlap.
       padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output sees no later step of the first
         spatial axis), an int, or a (low, high) for each spatial axis.
@@ -49,7 +49,7 @@ def MaxPool(
     >>> jl.out_spec(jl.MaxPool(2), jl.spec((8, 28, 28, 32))).shape
     (8, 14, 14, 32)
     """
-    options = _Windows(window, strides, padding)
+    options = _Windows(window_shape, strides, padding)
 
     def run(params: Params, x: jax.Array, mask: Any, within: bool) -> jax.Array:
         if mask is not None:
@@ -61,7 +61,7 @@ def MaxPool(
 
 @factory
 def AvgPool(
-    window: Sizes,
+    window_shape: Sizes,
     *,
     strides: Sizes | None = None,
     padding: arguments.Padding = "VALID",
@@ -71,7 +71,7 @@ def AvgPool(
     """The mean of each window.
 
     Args:
-      window: an int for all spatial axes, or one for each.
+      window_shape: an int for all spatial axes, or one for each.
       strides: likewise; the window by default, so that windows do not overlap.
       padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output sees no later step of the first
         spatial axis), an int, or a (low, high) for each spatial axis.
@@ -91,7 +91,7 @@ def AvgPool(
     >>> jl.out_spec(jl.AvgPool((2, 1)), jl.spec((8, 28, 28, 32))).shape
     (8, 14, 28, 32)
     """
-    options = _Windows(window, strides, padding)
+    options = _Windows(window_shape, strides, padding)
     count_include_pad = arguments.flag("count_include_pad", count_include_pad)
 
     def check(key: Any, x: Any) -> Params:
@@ -122,7 +122,7 @@ class _Windows:
     """The arguments of a pool, checked, and spread over the axes of an input."""
 
     def __init__(self, window: Sizes, strides: Sizes | None, padding: arguments.Padding):
-        self.window = arguments.positive_sizes("window", window)
+        self.window = arguments.positive_sizes("window_shape", window)
         self.strides = (
             self.window if strides is None else arguments.positive_sizes("strides", strides)
         )
@@ -146,7 +146,7 @@ class _Windows:
         arguments.real(x)
         arguments.not_empty(x, IMAGE)
         rank = x.ndim - 2
-        window = arguments.spread("window", self.window, rank)
+        window = arguments.spread("window_shape", self.window, rank)
         padding = arguments.spread_padding(self.padding, rank)
         arguments.window_fits(x, x.shape[1:-1], window, padding, "the window")
         if not isinstance(padding, str) and any(
@@ -224,4 +224,9 @@ def _over_all(pool: Callable[[jax.Array, Any], jax.Array], check: Callable[[Any]
     ) -> tuple[jax.Array, State]:
         return pool(*split(x)), state
 
-    return Layer(init, apply, takes=Takes("own"), stream="it is one value for the whole sequence")
+    return Layer(
+        init,
+        apply,
+        sequence_mode=SequenceMode("whole"),
+        stream="it is one value for the whole sequence",
+    )

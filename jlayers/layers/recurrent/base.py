@@ -15,16 +15,16 @@ from ...base import arguments
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
-from ...base.receptive_field import CAUSAL, Reach
+from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import join, joined_masks, split
-from ...base.sequence_mode import Takes
+from ...base.sequence_mode import SequenceMode
 from ...base.specs import (
     Params,
     PyTree,
     State,
     format_spec,
 )
-from ...base.step_pair import Carry, Stream, of_step
+from ...base.step_pair import Carry, StepPair, of_step
 from ...core import Course
 
 STEPS = "(batch, time, features)"
@@ -140,8 +140,10 @@ def recurrent(
     return Layer(
         init,
         of_step(step),
-        takes=Takes("own", lambda x: Reach(1, 0, math.inf) if reverse else CAUSAL),
-        stream=unstreamed or Stream(start, step),
+        sequence_mode=SequenceMode(
+            "whole", lambda x: ReceptiveField(1, 0, math.inf) if reverse else CAUSAL
+        ),
+        stream=unstreamed or StepPair(start, step),
     )
 
 

@@ -15,14 +15,14 @@ from ...base.specs import Params, State
 
 
 @factory
-def Dropout(rate: float, *, same_over_time: bool = False) -> Layer:
+def Dropout(rate: float, *, shared_over_time: bool = False) -> Layer:
     """In training, each value is zero with probability ``rate`` and else ``x / (1 - rate)``.
 
     With ``train=False`` it is the identity (Srivastava et al., 2014, JMLR 15).
 
     Args:
       rate: the probability of dropping, from 0 up to, not including, 1.
-      same_over_time: whether all steps of a sequence, (batch, time, ...), drop the same values
+      shared_over_time: whether all steps of a sequence, (batch, time, ...), drop the same values
         (Gal & Ghahramani, 2016): what is meant between recurrent layers. In a stream they are
         drawn from the key of each block: the same key, the same mask.
 
@@ -39,10 +39,10 @@ def Dropout(rate: float, *, same_over_time: bool = False) -> Layer:
     [0.0, 2.0]
     """
     rate = arguments.fraction("rate", rate)
-    same_over_time = arguments.flag("same_over_time", same_over_time)
+    shared_over_time = arguments.flag("shared_over_time", shared_over_time)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
-        if same_over_time:
+        if shared_over_time:
             arguments.one_array(x, "(batch, time, features)", least_rank=3)
         else:
             arguments.one_array(x, "one array")
@@ -56,7 +56,7 @@ def Dropout(rate: float, *, same_over_time: bool = False) -> Layer:
             return x, state
         if key is None:
             raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
-        shape = (x.shape[0], 1, *x.shape[2:]) if same_over_time else x.shape
+        shape = (x.shape[0], 1, *x.shape[2:]) if shared_over_time else x.shape
         keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
         return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
 

@@ -13,7 +13,7 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence
-from ...base.sequence_mode import Takes
+from ...base.sequence_mode import SequenceMode
 from ...base.specs import (
     Params,
     State,
@@ -92,7 +92,12 @@ def _of_rows(function: Callable[[jax.Array], jax.Array]) -> Layer:
             )
         return function(x), state
 
-    return Layer(init, apply, takes=Takes("own"), stream="it puts all steps of a row together")
+    return Layer(
+        init,
+        apply,
+        sequence_mode=SequenceMode("whole"),
+        stream="it puts all steps of a row together",
+    )
 
 
 def _shape_argument(shape: Any) -> tuple[int, ...]:

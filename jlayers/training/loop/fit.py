@@ -12,9 +12,9 @@ import jax
 from ...base import arguments
 from ...base.errors import LayerError, public_api
 from ...base.specs import format_short
-from ...checkpoint.manager import Checkpoints
+from ...checkpoint.manager import CheckpointManager
 from ...data.positions import Position
-from ...data.source import source
+from ...data.source import as_source
 from ..record import Record
 from ..step import Step, TrainStep
 from ..writers.progress import Progress
@@ -29,7 +29,7 @@ NonFinitePolicy = Literal["stop", "skip", "roll back", "ignore"]
 _POLICIES = ("stop", "skip", "roll back", "ignore")
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """What ``fit`` gives back.
 
     Attributes:
@@ -62,7 +62,7 @@ def fit(
     evaluate_every: int | None = None,
     callbacks: Iterable[Callback] = (),
     early_stopping: EarlyStopping | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: CheckpointManager | None = None,
     checkpoint_every: int | None = None,
     resume: bool = True,
     progress: bool | Progress = True,
@@ -70,7 +70,7 @@ def fit(
     max_compiles: int | None = None,
     prefetch: int | None = None,
     device: Any = None,
-) -> Fitted:
+) -> FitResult:
     """Takes steps until it is told to stop, and never waits for the device between two of them.
 
     The step is compiled with the run donated: **the run that is given is used up**, as by
@@ -83,7 +83,7 @@ def fit(
         own over any pytree. Metrics are scalars by name; floats are averaged over the steps of a
         record, ints summed (in int32).
       run: a ``TrainState``, or the pytree of your own step.
-      data: batches; see ``source`` for all that serves.
+      data: batches; see ``as_source`` for all that serves.
       steps: the number of steps in all, those before a resumption included.
       epochs: the number of epochs in all. Of ``steps`` and ``epochs`` what comes first ends the
         loop; of an iterator, which is read once, the end does.
@@ -91,7 +91,7 @@ def fit(
         time than Python takes to ask for it. What is due at a step happens after its call.
       log_every: steps from one record to the next.
       evaluate: ``evaluate(run)`` gives metrics, which are recorded as "eval/...". It is called
-        every ``evaluate_every`` steps, and after the last. ``evaluation`` makes one.
+        every ``evaluate_every`` steps, and after the last. ``make_evaluator`` makes one.
       evaluate_every: steps; ten times ``log_every`` where it is not said.
       callbacks: called with each ``Record``, in order. One that returns True ends the loop. What
         has a ``close`` is closed at the end.
@@ -148,14 +148,15 @@ def fit(
         raise LayerError(f"unknown non_finite {non_finite!r}", expected=f"one of {_POLICIES}")
     if non_finite == "roll back" and checkpoints is None:
         raise LayerError(
-            "nothing to roll back to", hint="fit(..., checkpoints=training.Checkpoints(folder))"
+            "nothing to roll back to",
+            hint="fit(..., checkpoints=training.CheckpointManager(folder))",
         )
     for callback in (callbacks := tuple(callbacks)):
         arguments.function("callbacks", callback, "record")
     if evaluate is not None:
         arguments.function("evaluate", evaluate, "run")
     for name, value, kind in (
-        ("checkpoints", checkpoints, Checkpoints),
+        ("checkpoints", checkpoints, CheckpointManager),
         ("early_stopping", early_stopping, EarlyStopping),
     ):
         if value is not None and not isinstance(value, kind):
@@ -167,9 +168,9 @@ def fit(
     ):
         raise LayerError(
             f"early_stopping waits for {early_stopping.metric!r}, and nothing is evaluated",
-            hint="fit(..., evaluate=training.evaluation(model, measure, data))",
+            hint="fit(..., evaluate=training.make_evaluator(model, measure, data))",
         )
-    batches = source(data)
+    batches = as_source(data)
     log_every = arguments.positive("log_every", log_every)
     plan = Arguments(
         step=step,
@@ -215,8 +216,8 @@ def fit(
     return _fitted(loop, stopped)
 
 
-def _fitted(loop: Loop, stopped: str) -> Fitted:
-    return Fitted(loop.run, loop.ledger.records, loop.step, loop.position, stopped)
+def _fitted(loop: Loop, stopped: str) -> FitResult:
+    return FitResult(loop.run, loop.ledger.records, loop.step, loop.position, stopped)
 
 
 def _positive(name: str, value: int | None) -> int | None:

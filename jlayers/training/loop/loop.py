@@ -16,7 +16,7 @@ from ...base.errors import warn
 from ...base.specs import specs_of
 from ...data.positions import Position
 from ...data.prefetch import prefetch
-from ...data.stacking import stacked
+from ...data.stacking import stack_batches
 from ..writers.progress import Progress
 from .arguments import Arguments
 from .donation import Donation, check_apart
@@ -258,13 +258,13 @@ def _stacks(items: Any, steps: int, taken: int, left: int | None) -> Iterator[An
     After an end between two calls the first goes up to where the next call would have been.
     """
     head = -taken % steps if left is None else min(-taken % steps, left)
-    yield from stacked(itertools.islice(items, head), steps)
+    yield from stack_batches(itertools.islice(items, head), steps)
     if left is None:
-        yield from stacked(items, steps)
+        yield from stack_batches(items, steps)
         return
     whole, rest = divmod(left - head, steps)
-    yield from itertools.islice(stacked(items, steps), whole)
-    yield from stacked(itertools.islice(items, rest), steps)
+    yield from itertools.islice(stack_batches(items, steps), whole)
+    yield from stack_batches(itertools.islice(items, rest), steps)
 
 
 def _beside(run: Any, tally: Tally) -> Tally:

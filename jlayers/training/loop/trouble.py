@@ -27,7 +27,7 @@ class NonFiniteError(LayerError):
       batch: the batch; None where it could not be kept, and cannot be read again.
       run: the run as it was before the step.
       report: which layer it began in, a ``NonFinite``; None where that is not known.
-      fitted: what the loop had done, a ``Fitted``.
+      fitted: what the loop had done, a ``FitResult``.
     """
 
     # As users know it, in tracebacks too.

@@ -16,7 +16,7 @@ from ..record import Record
 Callback = Callable[[Record], None]
 Path = str | os.PathLike[str]
 
-_OWN = ("step", "epoch", "seconds", "rate")
+_OWN = ("step", "epoch", "seconds", "steps_per_second")
 # How each of our lines begins, so that the half of one is told from a file of another kind.
 _HEAD = b'{"step": '
 _encode = json.JSONEncoder(allow_nan=False).encode
@@ -32,7 +32,7 @@ class _Line(NamedTuple):
 def json_lines(path: Path) -> Callback:
     """A callback that appends every record to a file, as one JSON object a line.
 
-    An object holds "step", "epoch", "seconds" and "rate" (steps a second), then the metrics by
+    An object holds "step", "epoch", "seconds" and "steps_per_second", then the metrics by
     name. Numbers are written so that reading gives the same float64; those that JSON has no
     numbers for are the strings "nan", "inf" and "-inf". Each line is with the operating system
     when the callback returns.
@@ -57,7 +57,7 @@ def json_lines(path: Path) -> Callback:
     >>> log = training.json_lines(path)
     >>> log(training.Record(10, 0, {"loss": 0.5}, 1.25, 8.0))
     >>> print(path.read_text())
-    {"step": 10, "epoch": 0, "seconds": 1.25, "rate": 8.0, "loss": 0.5}
+    {"step": 10, "epoch": 0, "seconds": 1.25, "steps_per_second": 8.0, "loss": 0.5}
     """
     # The real path, so that a later chdir changes nothing, and a link is not replaced by a file.
     file = os.path.realpath(os.fspath(path))
@@ -96,7 +96,7 @@ def read_json_lines(path: Path) -> list[Record]:
     >>> path = os.path.join(tempfile.mkdtemp(), "log.jsonl")
     >>> training.json_lines(path)(training.Record(10, 0, {"loss": float("nan")}, 1.25, 8.0))
     >>> training.read_json_lines(path)
-    [Record(step=10, epoch=0, metrics={'loss': nan}, seconds=1.25, rate=8.0)]
+    [Record(step=10, epoch=0, metrics={'loss': nan}, seconds=1.25, steps_per_second=8.0)]
     """
     with _told("read", path):
         if not os.path.exists(path):
@@ -113,7 +113,8 @@ def _text(record: Record) -> bytes:
             got=truncate(", ".join(map(repr, record.metrics))),
         )
     row: dict[str, Any] = {"step": int(record.step), "epoch": int(record.epoch)}
-    numbers = {"seconds": record.seconds, "rate": record.rate, **record.metrics}
+    own = {"seconds": record.seconds, "steps_per_second": record.steps_per_second}
+    numbers = {**own, **record.metrics}
     for name, value in numbers.items():
         number = float(value)
         row[name] = number if math.isfinite(number) else str(number)
@@ -126,12 +127,14 @@ def _record(line: bytes) -> Record | None:
         row = json.loads(line)
     except ValueError:
         return None
+    if isinstance(row, dict) and "steps_per_second" not in row and "rate" in row:
+        row["steps_per_second"] = row.pop("rate")  # as logs of version 0.1 have it
     if not isinstance(row, dict) or any(name not in row for name in _OWN):
         return None
     step, epoch = row.pop("step"), row.pop("epoch")
     if type(step) is not int or type(epoch) is not int or not all(map(_is_number, row.values())):
         return None
-    seconds, rate = float(row.pop("seconds")), float(row.pop("rate"))
+    seconds, rate = float(row.pop("seconds")), float(row.pop("steps_per_second"))
     metrics = {name: float(value) for name, value in row.items()}
     return Record(step, epoch, metrics, seconds, rate)
 

@@ -34,7 +34,11 @@ class _Events:
             # From its readers' side: what an earlier run wrote of this step and later ones is void.
             start = SessionLog(status=SessionLog.START)
             self._add(Event(wall_time=now, step=record.step, session_log=start))
-        scalars = {**record.metrics, "steps_per_second": record.rate, "epoch": record.epoch}
+        scalars = {
+            **record.metrics,
+            "steps_per_second": record.steps_per_second,
+            "epoch": record.epoch,
+        }
         values = [
             Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
         ]
