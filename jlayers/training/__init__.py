@@ -19,7 +19,6 @@ from ..data.stacking import stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
 from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
-from ..testing.resume import ResumeReport, check_resume
 from .evaluate import make_evaluator
 from .loop.early_stopping import EarlyStopping
 from .loop.fit import FitResult, fit
@@ -48,12 +47,10 @@ __all__ = [
     "Record",
     "RestorePlan",
     "Restored",
-    "ResumeReport",
     "ScaleState",
     "TrainState",
     "TrainStep",
     "as_source",
-    "check_resume",
     "compiled",
     "ema_params",
     "find_non_finite",

@@ -91,7 +91,7 @@ ARGUMENTS = [
         lambda: jl.LayerNorm(scale=initializers.ones),
         "LayerNorm: scale must be True or False, got jax.nn.initializers.ones",
     ),
-    (lambda: jl.Embedding(0, 3), "Embedding: vocabulary must be a positive int, got 0"),
+    (lambda: jl.Embedding(0, 3), "Embedding: num_embeddings must be a positive int, got 0"),
     (
         lambda: jl.LSTM(3, return_sequences=1),
         "LSTM: return_sequences must be True or False, got 1",

@@ -117,7 +117,7 @@ GIVEN = [
     ),
     (lambda: training.as_source("x.npy"), "as_source: the data is none", "'x.npy'"),
     (lambda: training.as_source(3), "as_source: the data is none", "a function of the epoch", "3"),
-    (lambda: training.as_source(lambda: ITEMS), "source: data must be a function of (epoch)*"),
+    (lambda: training.as_source(lambda: ITEMS), "as_source: data must be a function of (epoch)*"),
     (
         lambda: list(training.as_source(lambda epoch: epoch / 0).read()),
         "the function of the epoch raised ZeroDivisionError*",

@@ -18,7 +18,7 @@ from error_text import each, read
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jlayers as jl
-from jlayers import training
+from jlayers import testing, training
 from jlayers.training.loop.donation import Donation
 
 MODEL = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dropout(0.2), jl.Dense(2))
@@ -607,11 +607,11 @@ def test_a_resumption_is_proven_or_refuted():
     sys.path.insert(0, str(PROGRAMS))
     import resumable
 
-    proof = training.check_resume(resumable.exact, 5)
+    proof = testing.check_resume(resumable.exact, 5)
     assert str(proof).startswith("resumed exactly: after 10 steps ")
     assert (proof.steps, proof.batches) == (10, 10)
     with pytest.raises(jl.LayerError, match=r"does not resume exactly, after 5 of 10 steps") as e:
-        training.check_resume(resumable.forgetful, 5)
+        testing.check_resume(resumable.forgetful, 5)
     assert "batch 5 differs" in str(e.value)
 
 
@@ -620,9 +620,9 @@ def test_what_cannot_be_proven_says_why():
     import resumable
 
     with pytest.raises(jl.LayerError, match="make cannot be found by another process"):
-        training.check_resume(lambda: start(), 5)
+        testing.check_resume(lambda: start(), 5)
     with pytest.raises(jl.LayerError, match="gave something else than the arguments of fit"):
-        training.check_resume(resumable.wrong, 5)
+        testing.check_resume(resumable.wrong, 5)
 
 
 def test_the_log_of_a_resumed_run_is_that_of_one_run(tmp_path):
