@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlayers import LayerError, training
-from jlayers.training.checkpoints import manifest
+from jlayers.checkpoint import manifest
 
 from .resident import forget_peak, peak
 

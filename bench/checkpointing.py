@@ -1,4 +1,4 @@
-"""Checkpoints: how fast they are written, and what a killed writer leaves.
+"""CheckpointManager: how fast they are written, and what a killed writer leaves.
 
 python -m bench.checkpointing speed          1 GB of parameters, against cat to the same disk
 python -m bench.checkpointing kill 200       writers killed at random moments
@@ -35,7 +35,7 @@ def content(step: int) -> dict[str, Any]:
 
 def write_on(folder: pathlib.Path, told: int) -> None:
     """Goes on from the latest checkpoint, and saves one after the other until it is killed."""
-    with training.Checkpoints(folder, keep=3, best=1) as checkpoints:
+    with training.CheckpointManager(folder, keep=3, best=1) as checkpoints:
         step = checkpoints.latest() or 0
         if step:
             # As a run would: what the last one left must be whole.
@@ -97,7 +97,7 @@ def kill(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
         for path in folder.glob("step_*"):
             assert_whole(path, int(path.name[5:]))
             checked += 1
-        latest = training.Checkpoints(folder).latest() or 0
+        latest = training.CheckpointManager(folder).latest() or 0
         assert latest >= promised >= last, (latest, promised, last)
         assert not list(folder.glob(".step_*"))
         last = promised
@@ -129,7 +129,7 @@ def seconds_of(megabytes: int, rounds: int, folder: pathlib.Path) -> dict[str, l
     def copy() -> None:
         [np.array(leaf) for leaf in tree.values()]
 
-    checkpoints = training.Checkpoints(folder / "manager", keep=1)
+    checkpoints = training.CheckpointManager(folder / "manager", keep=1)
 
     def blocked() -> None:
         checkpoints.save(1, tree)
@@ -138,7 +138,7 @@ def seconds_of(megabytes: int, rounds: int, folder: pathlib.Path) -> dict[str, l
         "cat and fsync": cat,
         "save_checkpoint": save,
         "copy to the host": copy,
-        "Checkpoints.save": blocked,
+        "CheckpointManager.save": blocked,
     }
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
@@ -173,7 +173,7 @@ def speed_over_cat(seconds: dict[str, list[float]]) -> float:
 
 
 def blocked_over_copy(seconds: dict[str, list[float]]) -> float:
-    return _ratio(seconds, "Checkpoints.save", "copy to the host")
+    return _ratio(seconds, "CheckpointManager.save", "copy to the host")
 
 
 def _ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:

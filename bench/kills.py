@@ -70,7 +70,7 @@ def program(name: str, folder: pathlib.Path, steps: int) -> None:
     """Trains to the end, from the newest checkpoint on; any warning is an error."""
     warnings.simplefilter("error")
     arguments = PROGRAMS[name]()
-    with training.Checkpoints(folder / CHECKPOINTS) as checkpoints:
+    with training.CheckpointManager(folder / CHECKPOINTS) as checkpoints:
         with open(folder / RESUMED, "a") as file:
             print(checkpoints.latest() or 0, file=file)
         training.fit(

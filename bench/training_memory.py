@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import jlayers as jl
 from jlayers import training
 from jlayers.training.loop.flat import form_of
+from jlayers.training.loop.metrics import start_tally
 from jlayers.training.loop.program import program_of
-from jlayers.training.loop.tally import start_tally
 
 from .neighbours import mark, share_of_others
 from .resident import forget_peak, peak

@@ -49,7 +49,7 @@ def blocking(budget: float, rounds: int, megabytes: int = 1000) -> Row:
     ratio = checkpointing.blocked_over_copy(seconds)
     return Row(
         f"checkpoint of {megabytes} MB: training blocked, over a copy to the host",
-        f"{ratio:.2f}x ({_medians(seconds, 'Checkpoints.save', 'copy to the host')})",
+        f"{ratio:.2f}x ({_medians(seconds, 'CheckpointManager.save', 'copy to the host')})",
         "1x",
         round(ratio, 2) <= 1,
         seconds,

@@ -1,6 +1,7 @@
-"""The contract as code: ``check_layer`` and ``check_sequence``, for anybody's layers."""
+"""The contract as code, for jlayers' own layers and for anybody's."""
 
 from .layers import check_layer
-check_sequence = None
+from .resume import ResumeReport, check_resume
+from .sequences import check_sequence
 
-__all__ = ["check_layer", "check_sequence"]
+__all__ = ["ResumeReport", "check_layer", "check_resume", "check_sequence"]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..specs import PyTree, specs_of
+from ..base.specs import PyTree, specs_of
 
 
 def values_for(x: PyTree) -> PyTree:
