@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..base.layer import Layer
-from ..base.specs import PyTree, path_text, format_spec, specs_of
+from ..base.specs import PyTree, format_spec, path_text, specs_of
 from .purity import same_program
 from .trees import numbers, values_for
 
@@ -64,15 +64,16 @@ class Case:
 
     def same(self, law: int, text: str, got: PyTree, expected: PyTree, **tolerance: Any) -> None:
         if jax.tree.structure(got) != jax.tree.structure(expected):  # type: ignore[operator]
-            self.fail(
-                law, f"{text}: structure {format_spec(specs_of(got))}, not {format_spec(specs_of(expected))}"
-            )
+            found, wanted = (format_spec(specs_of(tree)) for tree in (got, expected))
+            self.fail(law, f"{text}: structure {found}, not {wanted}")
         for (path, a), b in zip(
             jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True
         ):
             where = f"{text} {path_text(path)}".strip()
             if a.dtype != b.dtype or a.shape != b.shape:
-                self.fail(law, f"{where}: {format_spec(specs_of(a))}, not {format_spec(specs_of(b))}")
+                self.fail(
+                    law, f"{where}: {format_spec(specs_of(a))}, not {format_spec(specs_of(b))}"
+                )
             try:
                 np.testing.assert_allclose(numbers(a), numbers(b), **tolerance)
             except AssertionError as error:
@@ -81,4 +82,6 @@ class Case:
     def same_specs(self, law: int, text: str, got: PyTree, expected: PyTree) -> None:
         """Structure, shapes and dtypes; not the values."""
         if specs_of(got) != specs_of(expected):
-            self.fail(law, f"{text}: {format_spec(specs_of(got))}, not {format_spec(specs_of(expected))}")
+            self.fail(
+                law, f"{text}: {format_spec(specs_of(got))}, not {format_spec(specs_of(expected))}"
+            )

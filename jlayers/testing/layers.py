@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..base.errors import LayerError
 from ..base.constructors import lift, out_spec
+from ..base.errors import LayerError
 from ..base.naming import child_key
-from ..base.specs import PyTree, format_spec, specs_of
+from ..base.specs import PyTree, specs_of
 from ..base.tracing import trace
 from .cases import Case
 from .derivatives import check_derivatives
@@ -149,8 +149,7 @@ def _law_2_trees(case: Case) -> None:
 
 def _law_3_state(case: Case) -> None:
     _, trained = case.run(True)
-    if specs_of(trained) != specs_of(case.state):
-        case.fail(3, f"state becomes {format_spec(specs_of(trained))}, was {format_spec(specs_of(case.state))}")
+    case.same_specs(3, "the state after training", trained, case.state)
     _, kept = case.run(False, state=trained)
     case.same(3, "state out of training", kept, trained, rtol=0)
 

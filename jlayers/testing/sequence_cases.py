@@ -58,9 +58,7 @@ class SequenceCase:
         self.run = {train: self.program(self._apply(train)) for train in self.modes}
 
     def _apply(self, train: bool) -> Callable[[PyTree, PyTree], Any]:
-        return lambda params, x: self.layer.apply(
-            params, self.state, x, key=self.key, train=train
-        )
+        return lambda params, x: self.layer.apply(params, self.state, x, key=self.key, train=train)
 
     def _modes(self) -> tuple[bool, ...]:
         jaxprs = (jax.make_jaxpr(self._apply(mode))(self.params, self.x) for mode in (False, True))

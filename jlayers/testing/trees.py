@@ -1,4 +1,4 @@
-"""Arithmetic on trees of numbers in NumPy: what a check computes beside the layer compiles nothing."""
+"""Trees of numbers in NumPy: what a check computes beside the layer compiles nothing."""
 
 from __future__ import annotations
 

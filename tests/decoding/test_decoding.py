@@ -15,7 +15,6 @@ from error_text import each, read
 import jlayers as jl
 from jlayers import decoding
 
-
 V = 11
 KEY = jax.random.key(3)
 

@@ -114,7 +114,7 @@ BROKEN = {
         init=lambda key, x: ({}, {"seen": jnp.zeros(1)}),
         apply=lambda p, s, x, *, key, train: (x, {"seen": s["seen"] + 1}),
     ),
-    "law 4: .* jit of apply": _pair(apply=_counting()),
+    "law 4: .* second trace": _pair(apply=_counting()),
     "law 6: .* against differences": jl.lift(_drops_a_jump),
     "law 7: .* uses a key": _pair(apply=_drawn_without_key),
     "law 9: .* bfloat16 output": jl.lift(
