@@ -95,8 +95,8 @@ class SequenceCase:
         @jax.jit
         def run(params: PyTree, x: PyTree) -> Result:
             at = {"params": params, "x": floats_of(x)}
-            gradient, outputs = jax.grad(loss, has_aux=True)(at, x)
-            return Result(*outputs, gradient)
+            gradient, (y, valid, state) = jax.grad(loss, has_aux=True)(at, x)
+            return Result(y, valid, state, gradient)
 
         return lambda x: run(self.params, x)
 
