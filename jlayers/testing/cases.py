@@ -71,9 +71,8 @@ class Case:
         ):
             where = f"{text} {path_text(path)}".strip()
             if a.dtype != b.dtype or a.shape != b.shape:
-                self.fail(
-                    law, f"{where}: {format_spec(specs_of(a))}, not {format_spec(specs_of(b))}"
-                )
+                found, wanted = (jax.ShapeDtypeStruct(c.shape, c.dtype) for c in (a, b))
+                self.fail(law, f"{where}: {format_spec(found)}, not {format_spec(wanted)}")
             try:
                 np.testing.assert_allclose(numbers(a), numbers(b), **tolerance)
             except AssertionError as error:

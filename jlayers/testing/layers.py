@@ -21,7 +21,7 @@ from ..base.specs import PyTree, specs_of
 from ..base.tracing import trace
 from .cases import Case
 from .derivatives import check_derivatives
-from .purity import same_program, same_traces
+from .purity import equations, same_program, same_traces
 from .trees import (
     as_float,
     floats_of,
@@ -32,6 +32,8 @@ from .trees import (
     without_first,
 )
 
+# Equations of a program that is run without jit too, where JAX compiles each of them by itself.
+_FEW = 40
 _FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
 _BFLOAT16 = {"rtol": 0.1, "atol": 0.1}
 
@@ -49,7 +51,8 @@ def check_layer(
        ``eval_shape`` and ``out_shardings``.
     2. Parameters and state are nested dicts with string keys and without empty entries.
     3. State keeps its structure, shapes and dtypes; out of training it does not change.
-    4. ``apply`` is pure: ``jit`` and ``vmap`` change nothing; a second call traces nothing.
+    4. ``apply`` is pure: ``jit`` and ``vmap`` change nothing; a second call traces nothing, and a
+       second trace gives the same program.
     5. ``grad``, ``jvp``, ``vmap`` of ``grad``, forward-over-reverse, ``scan``, ``remat`` and
        ``eval_shape`` work and agree.
     6. Gradients match finite differences in float64.
@@ -161,6 +164,8 @@ def _law_4_pure(case: Case) -> None:
             case.fail(4, "a second trace of apply gives another program")
         ys = case.run(train)
         case.same_specs(4, "the output, by out_spec", ys[0], out_spec(case.layer, case.x))
+        if len(list(equations(case.jaxprs[train]))) <= _FEW:
+            case.same(4, "jit of apply", ys, program.once(*case.args), **_FLOAT32)
         flipped = map_numpy(lambda a: np.flip(a, 0) if a.ndim else a, case.x)
         xs = stacked([case.x, flipped])
         mapped = jax.jit(jax.vmap(program.once, (None, None, 0, None)))(

@@ -49,8 +49,22 @@ def _constants(jaxpr: Any) -> Iterator[Any]:
             # A literal. The text gives small ones' values and of others the shape alone.
             if getattr(getattr(variable, "val", None), "ndim", 0):
                 yield variable.val
-        for parameter in equation.params.values():
-            inner = parameter if isinstance(parameter, tuple | list) else [parameter]
-            for each in inner:
-                if hasattr(getattr(each, "jaxpr", each), "eqns"):
-                    yield from _constants(each)
+        for inner in _within(equation):
+            yield from _constants(inner)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a jaxpr and of those within it; not those that only hold others."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inner = list(_within(equation))
+        if not inner:
+            yield equation
+        for each in inner:
+            yield from equations(each)
+
+
+def _within(equation: Any) -> Iterator[Any]:
+    for parameter in equation.params.values():
+        for each in parameter if isinstance(parameter, tuple | list) else [parameter]:
+            if hasattr(getattr(each, "jaxpr", each), "eqns"):
+                yield each

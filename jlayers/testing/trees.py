@@ -47,7 +47,7 @@ def map_numpy(function: Callable[..., Any], *trees: PyTree) -> PyTree:
 
 
 def as_float(tree: PyTree, dtype: Any) -> PyTree:
-    return map_numpy(lambda a: a.astype(dtype) if is_float(a) else a, tree)
+    return map_numpy(lambda a: jnp.asarray(a.astype(dtype)) if is_float(a) else a, tree)
 
 
 def floats_of(x: PyTree) -> list[Any]:

@@ -19,6 +19,12 @@ def sample(values, *fast):
     return [value if i in fast else full(value)[0] for i, value in enumerate(values)]
 
 
-def rows(table):
-    """The names of a table whose rows have a column ``full``."""
-    return [full(name)[0] if row.full else name for name, row in table.items()]
+def rows(table, optimised=()):
+    """The names of a table, marked ``full`` where the row's column says so."""
+    return [
+        pytest.param(
+            name,
+            marks=[pytest.mark.full] * row.full + [pytest.mark.optimised] * (name in optimised),
+        )
+        for name, row in table.items()
+    ]
