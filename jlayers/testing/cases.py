@@ -71,8 +71,8 @@ class Case:
         ):
             where = f"{text} {path_text(path)}".strip()
             if a.dtype != b.dtype or a.shape != b.shape:
-                found, wanted = (jax.ShapeDtypeStruct(c.shape, c.dtype) for c in (a, b))
-                self.fail(law, f"{where}: {format_spec(found)}, not {format_spec(wanted)}")
+                specs = (jax.ShapeDtypeStruct(c.shape, c.dtype) for c in (a, b))
+                self.fail(law, f"{where}: {', not '.join(map(format_spec, specs))}")
             try:
                 np.testing.assert_allclose(numbers(a), numbers(b), **tolerance)
             except AssertionError as error:

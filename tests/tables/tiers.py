@@ -19,7 +19,7 @@ def sample(values, *fast):
     return [value if i in fast else full(value)[0] for i, value in enumerate(values)]
 
 
-def rows(table, optimised=()):
+def rows(table, optimised=(), without=()):
     """The names of a table, marked ``full`` where the row's column says so."""
     return [
         pytest.param(
@@ -27,4 +27,5 @@ def rows(table, optimised=()):
             marks=[pytest.mark.full] * row.full + [pytest.mark.optimised] * (name in optimised),
         )
         for name, row in table.items()
+        if name not in without
     ]
