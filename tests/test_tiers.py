@@ -20,7 +20,7 @@ MARKERS = ("full", "soak", "conformance", "optimised", "cold", "newest")
 PUBLIC = ("training", "decoding", "testing")
 
 
-class Tests:
+class Tiers:
     """All tests, and those of ``make test``."""
 
     def __init__(self, items):
@@ -50,7 +50,7 @@ def tests(request):
     files = {path for path in TESTS.rglob("test_*.py") if path.parent.name != "conformance"}
     if missing := files - {item.path for item in items}:
         pytest.skip(f"asks for a run of all tests; {len(missing)} files are not in this one")
-    return Tests(items)
+    return Tiers(items)
 
 
 def test_a_test_is_in_a_tier(tests):
