@@ -16,7 +16,7 @@ from jlayers.core.attention.blockwise import Blocks
 METHODS = ["direct", "blocks"]
 HEADS = 4
 # The package names the function so, not the module.
-RULE = importlib.import_module("jlayers.core.attention")
+RULE = importlib.import_module("jlayers.core.attention.attention")
 
 
 @pytest.fixture(autouse=True)
