@@ -71,6 +71,7 @@ def with_custom_gradient(
             (result,) = jax.linear_transpose(vjp, out)(active_tangents)
             return result  # type: ignore[no-any-return]
 
+        # Nothing varies, and there is nothing to transpose.
         if not active:
             return out, jax.tree.map(jnp.zeros_like, out)
         return out, tangent_out(primals, residuals, [tangents[i] for i in active])

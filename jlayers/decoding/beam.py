@@ -129,7 +129,9 @@ def beam_search(
         totals = jnp.broadcast_to(log_p[..., None], log_p_next.shape) + log_p_next
         new_lengths = lengths + (~done).astype(jnp.int32)
         penalty = _penalty(new_lengths, length_penalty)
+        # Penalised for the choice only: `log_p` has to add up over the steps.
         scores = totals / jnp.broadcast_to(penalty[..., None], log_p_next.shape)
+        # Over beams and ids together: the children of one beam may replace all others.
         _, best = lax.top_k(scores.reshape(rows, -1), beams)
         parent, chosen = best // size, (best % size).astype(jnp.int32)
 
@@ -137,6 +139,7 @@ def beam_search(
             return jnp.take_along_axis(values, parent, 1)
 
         log_p = jnp.take_along_axis(totals.reshape(rows, -1), best, 1)
+        # All that belongs to a beam is inherited from the beam that it extends.
         done, lengths = of_parent(done), of_parent(new_lengths)
         ids = jnp.take_along_axis(ids, jnp.broadcast_to(parent[..., None], ids.shape), 1)
         ids = ids.at[:, :, step].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
@@ -163,6 +166,7 @@ def beam_search(
     ids, lengths, log_p = loop.ids, loop.lengths, loop.log_p
     indices = jnp.broadcast_to(jnp.arange(steps), ids.shape)
     valid = indices < jnp.broadcast_to(lengths[..., None], ids.shape)
+    # An unused beam has been extended like the others, by ids that mean nothing.
     mask = valid & jnp.broadcast_to((log_p > -jnp.inf)[..., None], ids.shape)
     scores = log_p / _penalty(lengths, length_penalty)
     return Beams(jnp.where(mask, ids, jnp.asarray(pad, jnp.int32)), mask, scores)
@@ -183,6 +187,7 @@ def _batch_axes(decoder: Decoder, rows: int) -> dict[str, object]:
     """
 
     def axis(small: jax.ShapeDtypeStruct, large: jax.ShapeDtypeStruct) -> int:
+        # By shapes for two batch sizes, and not by position: any layer's carry is understood.
         grown = [i for i, n in enumerate(small.shape) if large.shape[i] != n]
         if len(grown) > 1 or any(small.shape[i] != rows for i in grown):
             raise LayerError(

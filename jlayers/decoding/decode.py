@@ -123,8 +123,10 @@ def decode_prompt(
         step, carry, last, done, lengths, ids = loop
         logits, carry = decoder.advance(carry, last)
         chosen = _choose_ids(choose, logits, row_keys(step))
+        # Rows that have ended go on being computed, because shapes are fixed; `pad` hides it.
         ids = ids.at[:, step].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
         lengths = lengths + (~done).astype(jnp.int32)
+        # After the id has been written and counted: the stop is part of the row.
         for stop_id in stops:
             done = done | (chosen == stop_id)
         return _Loop(step + 1, carry, chosen, done, lengths, ids)
@@ -144,6 +146,7 @@ def decode_prompt(
 
 
 def _choose_ids(choose: Choose, logits: jax.Array, keys: jax.Array | None) -> jax.Array:
+    # For one row at a time, so that a choice of one's own needs no batch axis.
     with calling_user_code("choose"):
         chosen = jax.vmap(choose)(logits, keys)
     fits = hasattr(chosen, "shape") and chosen.shape == logits.shape[:1]

@@ -84,6 +84,7 @@ def generate(
     """
     check_model(model)
     buckets = None if buckets is None else tuple(buckets)
+    # Whether a traced number is 0, or valid at all, cannot be known here.
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if isinstance(value, jax.core.Tracer):
             raise LayerError(f"{name} is traced", hint="decode(..., sampler(...)) inside jit")

@@ -59,6 +59,7 @@ class Prompt(NamedTuple):
         Then the last ids are one column of the array, and a causal convolution, which counts padded
         steps as steps, finds the row's own last ids before the first new one.
         """
+        # int32 whatever the user's dtype, so that programs do not differ by it.
         ids = jnp.asarray(self.ids).astype(jnp.int32)
         if self.mask is None:
             return Prompt(ids, None)
@@ -88,6 +89,7 @@ def as_prompt(prompt: PromptLike) -> Prompt:
             got=format_short(prompt),
             hint=hint,
         )
+    # Something has to be read before the first id can be chosen.
     if ids.shape[1] == 0:
         raise LayerError("the prompt is empty", got=format_spec(ids), hint=_FIRST_ID)
     result = Prompt(ids, mask)
@@ -160,6 +162,7 @@ def prefill(
     """
     ids, mask = jnp.asarray(prompt.ids), prompt.mask
     rows, length = ids.shape
+    # Every id but the very last is read: those of the prompt, and those that are generated.
     start, step = stream(model, capacity=length - 1 + steps)
     check_ids(model, prompt, stop)
 
@@ -187,6 +190,7 @@ def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
     """
     ids = prompt.ids
     rows, length = ids.shape
+    # Abstractly: nothing is computed, and the result is cached with the model.
     y = out_spec(model, spec((rows, length), jnp.int32))
     fits = hasattr(y, "shape") and len(y.shape) == 3 and y.shape[:2] == (rows, length)
     if not fits or not jnp.issubdtype(y.dtype, jnp.floating):
@@ -195,6 +199,7 @@ def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
             expected=f"floating[{rows}, {length}, num_embeddings] for ids int32[{rows}, {length}]",
             got=format_spec(y),
         )
+    # Embedding would answer them with NaN, and a traced prompt still does.
     if prompt.concrete and (np.asarray(ids)[_mask_of(prompt)] >= y.shape[2]).any():
         raise LayerError(
             "the prompt holds ids that the model has no logits for",

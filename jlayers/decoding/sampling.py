@@ -98,6 +98,7 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     p = jnp.asarray(p, logits.dtype)
     ordered, indices = lax.top_k(logits, logits.shape[-1])
     probabilities = jax.nn.softmax(ordered, -1)
+    # The probability of all likelier ids: the first id always stays, since it has 0 before it.
     before = jnp.cumsum(probabilities, -1) - probabilities
     # With p = 1 all stay, even where a rounded sum reaches one too early.
     return _keep(logits, indices, (before < p) | (p >= 1))
@@ -136,6 +137,7 @@ def sampler(
     def choose(logits: jax.Array, key: jax.Array | None) -> jax.Array:
         if key is None:
             raise LayerError("sampling needs a key", hint="key=jax.random.key(0)")
+        # Temperature first, as everywhere: top_p depends on how flat the distribution is.
         for name, value in settings.items():
             if value is not None:
                 logits = _FILTERS[name](logits, value)

@@ -112,6 +112,7 @@ def attention(
         for platform in ("cpu", "gpu")
     )
     record_choice("attention", cpu, default, method)
+    # An empty softmax is NaN, and a loop over no blocks has no output.
     if keys == 0 or q.size == 0:
         return jnp.zeros_like(q)
     if method == "cudnn":
@@ -270,6 +271,7 @@ def _blockwise(
         """The mask with its arrays again, and the block sizes."""
         sizes = _block_sizes(args[0].shape, args[1].shape, static_mask.causal)
         has_mask, has_positions = present
+        # In the order of `arrays` in `attention`: mask, then both positions.
         mask = args[3] if has_mask else None
         positions = (args[-2], args[-1]) if has_positions else None
         return static_mask._replace(mask=mask, positions=positions), sizes

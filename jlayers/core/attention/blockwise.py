@@ -100,6 +100,7 @@ def forward(
 
         def block(start: Index, steps: int, key_end: int) -> tuple[jax.Array, jax.Array]:
             """Queries ``start`` up to ``start + steps``, and the keys up to ``key_end``."""
+            # Dynamic slices, because `start` is traced inside a loop; outside they are constants.
             queries = lax.dynamic_slice_in_dim(q, start * groups, steps * groups, 0)
             first, count = _key_range(mask, start, steps, key_end, all_keys)
             keys, values = (lax.dynamic_slice_in_dim(a, first, count, 0) for a in (k, v))
@@ -175,6 +176,7 @@ def backward(
         head, log_total = operands[:2]
         q, k, v, out, ct = map(_widen, operands[2:])
         q = q * np.array(options.scale, q.dtype)
+        # One number for each row, for all of its blocks.
         out_ct = jnp.sum(out * ct, 1)
 
         def block(
@@ -196,6 +198,8 @@ def backward(
             scores = _masked(capped, mask, (head, first, steps, start, size), transposed=True)
             weights = lax.optimization_barrier(jnp.exp(scores - _as_row(log_total_rows, scores)))
             dweights = _dot(values, ct_rows, 1, 1)
+            # The softmax's gradient; the sum over a row of P dP equals the sum of O dO, which is
+            # cheaper: H terms in place of S (FlashAttention, section 3.1).
             dscores = weights * (dweights - _as_row(out_ct_rows, dweights))
             dscores = options.cap_vjp(dscores, capped)
             dvalues = _dot(weights, ct_rows, 1, 0)
@@ -242,6 +246,7 @@ def backward(
         _fold(out, num_kv_heads),
         _fold(ct, num_kv_heads),
     )
+    # Head by head, so that what a block leaves in the cache is used by the next one.
     dq, dk, dv = lax.map(one_head, (heads, log_totals, *folded))
     return (
         _unfold(dq, batch, num_heads),

@@ -62,6 +62,7 @@ class AttentionMask(NamedTuple):
 
     def full(self, steps: int, keys: int) -> jax.Array | None:
         """(B or 1, N or 1, T or 1, S or 1), or None where every query attends to every key."""
+        # Each part with the axes it has: what does not vary over heads is not repeated for them.
         parts = [] if self.mask is None else [self.mask]
         if self.causal:
             queries = jnp.arange(steps, dtype=jnp.int32) + self.offset
@@ -78,6 +79,7 @@ class AttentionMask(NamedTuple):
 
     def full_bias(self, steps: int, keys: int, dtype: DTypeLike) -> jax.Array | None:
         """What is added to the scores, (B or 1, N, T, S), or None."""
+        # In the dtype of the scores, float32 at least: bfloat16 would round distances above 256.
         if not self.alibi:
             return None
         slopes = _slopes(self.groups * self.num_kv_heads, dtype)[None, :, None]
@@ -115,6 +117,7 @@ class AttentionMask(NamedTuple):
         if not self.alibi:
             return None
         slopes = _slopes(self.groups * self.num_kv_heads, dtype)
+        # The slopes of the query heads that share this head of keys.
         own = lax.dynamic_slice_in_dim(slopes, head % self.num_kv_heads * self.groups, self.groups)
         rows = jnp.broadcast_to(own, (steps, self.groups)).reshape(-1)
         distance = _negative_distance(*self._block_positions(head, step, steps, key, keys), dtype)
@@ -149,6 +152,7 @@ class AttentionMask(NamedTuple):
         batch, first_head = head // self.num_kv_heads, head % self.num_kv_heads * self.groups
         start = (batch, first_head, step, key)
         size = (1, self.groups, steps, keys)
+        # An axis of size 1 is broadcast: its only index is 0, whatever the block.
         varies = [axis != 1 for axis in self.mask.shape]
         part = lax.dynamic_slice(
             self.mask,
@@ -175,6 +179,7 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     >>> jl.core.alibi_slopes(4).tolist()
     [0.25, 0.0625, 0.015625, 0.00390625]
     """
+    # The largest power of two that is not above the number of heads.
     lower = 1 << (num_heads.bit_length() - 1)
 
     def powers(n: int) -> np.ndarray:

@@ -68,5 +68,6 @@ def apply_rope(x: jax.Array, positions: jax.Array, base: float = 10000.0) -> jax
         jnp.broadcast_to(a[..., None, :], halves) for a in (jnp.cos(angles), jnp.sin(angles))
     )
     first, second = x[..., :half].astype(wide), x[..., half:].astype(wide)
+    # Halves and not neighbours: whole vectors are rotated, without a gather.
     parts = (first * cos - second * sin, second * cos + first * sin)
     return jnp.concatenate(parts, -1).astype(x.dtype)

@@ -194,6 +194,7 @@ def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     parts = parts.reshape(*kernel_size, count, merged * inputs, merged * features)
     dense = planes if len(kernel_size) == 3 else direct
     width = merged * inputs
+    # Each block on its own: one convolution with `feature_group_count` would be slow again.
     return lax.concatenate(
         [
             dense(
@@ -226,6 +227,7 @@ def planes(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     )
     images = stacked.reshape(-1, *stacked.shape[2:])
     kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+    # A kernel along the first axis alone is a product once its elements are channels.
     run = matmul if kernel.shape[:2] == (1, 1) else direct
     y = run(images, kernel, rest)
     return y.reshape(x.shape[0], depth, *y.shape[1:])

@@ -111,7 +111,7 @@ def choose_conv(
     strided = rank == 2 and max(geometry.strides) > 1 and max(geometry.dilation) == 1
     copies = math.prod(kernel[:rank]) / math.prod(geometry.strides)
     if strided and copies <= _MAX_COPIES and copies * math.prod(x) <= _MAX_PATCH_NUMBERS:
-        reason = "strides: few patches contain a pixel, so they are laid out for one product"
+        reason = "strides: a pixel is in few patches, so patches are laid out"
         return AlgorithmChoice("patches", reason)
     if rank == 3:
         reason = "3-D: the kernel's first axis as channels of a 2-D convolution"

@@ -27,6 +27,7 @@ class Geometry(NamedTuple):
 def channels_last(rank: int) -> lax.ConvDimensionNumbers:
     """Dimension numbers of images and kernels with ``rank`` spatial axes."""
     spatial = tuple(range(1, rank + 1))
+    # lax lists the positions of batch, channels, *spatial; for kernels of out, in, *spatial.
     image = (0, rank + 1, *spatial)
     kernel = (rank + 1, rank, *range(rank))
     return lax.ConvDimensionNumbers(image, kernel, image)
@@ -49,6 +50,7 @@ def pad_image(x: jax.Array, geometry: Geometry) -> jax.Array:
     """``x`` with its padding, if there is any."""
     if not any(any(pads) for pads in geometry.padding):
         return x
+    # lax.pad even for zeros that a convolution could pad itself: slices need them in place.
     zero = jnp.zeros((), x.dtype)
     return lax.pad(x, zero, [(0, 0, 0), *((*pads, 0) for pads in geometry.padding), (0, 0, 0)])
 

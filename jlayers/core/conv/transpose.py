@@ -233,6 +233,7 @@ def _phases(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         )
         missing = [(0, n - phase.size, 0) for n, phase in zip(largest, phases, strict=True)]
         parts.append(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *missing, (0, 0, 0)]))
+    # Up to a stride too many outputs, where the phases were padded.
     y = interleave(parts, strides)
     return y[(slice(None), *(slice(n) for n in out_shape))]
 

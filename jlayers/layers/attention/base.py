@@ -45,6 +45,7 @@ class Projections(NamedTuple):
 
     def init(self, key: jax.Array, x: Spec, memory: Spec) -> Params:
         """Parameters for queries from ``x``, and keys and values from ``memory``."""
+        # Checked before shapes are computed from them, so that errors name the input.
         for steps in (x, memory):
             hint = "Reshape((time, features)) before it; Embedding for ids"
             arguments.one_array(steps, STEPS, rank=3, lower=hint)
@@ -58,6 +59,8 @@ class Projections(NamedTuple):
             "value": (memory.shape[-1], self.num_kv_heads * size),
             "out": (self.num_heads * size, self.features or width),
         }
+        # Flat names (query_kernel) and not a child for each projection: selectors, sharding rules
+        # and imported weights then match one level.
         kernels = {f"{name}_kernel": (self.kernel_init, shape) for name, shape in shapes.items()}
         biases = {f"{name}_bias": (self.bias_init, shape[1:]) for name, shape in shapes.items()}
         return initialize(key, x, **kernels, **(biases if self.bias else {}))
@@ -69,6 +72,7 @@ class Projections(NamedTuple):
 
         def project(name: str, x: jax.Array, count: int) -> jax.Array:
             y = core.dense(x, params[f"{name}_kernel"], params.get(f"{name}_bias"))
+            # The kernel has all heads side by side, so one product serves them all.
             return y.reshape(*x.shape[:2], count, y.shape[-1] // count)
 
         q = project("query", x, self.num_heads)
@@ -118,6 +122,7 @@ def above_zero(name: str, value: object) -> float | None:
     if value is None:
         return None
     number = arguments.number(name, value)
+    # `number` allows 0, and a cap or a base of 0 would divide by it.
     if number == 0:
         raise LayerError(f"{name} must be a number above 0, got {value!r}")
     return number

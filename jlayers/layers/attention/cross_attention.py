@@ -97,6 +97,7 @@ def CrossAttention(
         (values, mask), (memory, memory_mask) = split(x[0]), split(x[1])
         p = cast_like(params, values)
         q, k, v = maps.qkv(p, values, memory)
+        # (batch, steps) to (batch, 1, 1, steps): the same keys for all heads and queries.
         key_mask = None if memory_mask is None else memory_mask[:, None, None]
         y = core.attention(q, k, v, mask=key_mask, soft_cap=soft_cap, method=method)
         return join(maps.output(p, y), mask), {}
@@ -108,5 +109,6 @@ def CrossAttention(
         sequence_mode=SequenceMode(
             "whole", lambda x: EVERYWHERE if made_of_steps(x[1]) else ReceptiveField()
         ),
+        # Its carry is empty: no step of x is read by a later one.
         stream=StepPair(lambda params, state, x, *, capacity: {}, step),
     )

@@ -113,6 +113,7 @@ def SelfAttention(
 
     def init(key: jax.Array, x: Spec) -> Params:
         params = maps.init(key, x, x)
+        # Only known here: head_dim may follow from the input.
         if rope_base is not None and maps.size(x) % 2:
             raise LayerError(
                 f"rope turns pairs of features, and a head has {maps.size(x)}",
@@ -121,6 +122,7 @@ def SelfAttention(
         return params
 
     def start(params: Params, state: State, x: Spec, *, capacity: int | None) -> Carry:
+        # With a window the cache is a ring of that many slots, and a stream may be endless.
         slots = window or capacity
         if slots is None:
             raise LayerError(
@@ -129,6 +131,7 @@ def SelfAttention(
             )
         size = params["key_kernel"].shape[-1] // maps.num_kv_heads
         empty = jnp.zeros((x.shape[0], slots, maps.num_kv_heads, size), x.dtype)
+        # For each row of its own, since rows may have had different numbers of valid steps.
         count = jnp.zeros((x.shape[0],), jnp.int32)
         return {"keys": empty, "values": jnp.zeros_like(empty), "count": count}
 
@@ -147,7 +150,9 @@ def SelfAttention(
         count = None if carry is None else carry["count"]
         positions = _positions(mask, count, values.shape[:2])
         if rope_base is not None:
+            # Before keys are cached, so that a cached key is never rotated again.
             q, k = (core.apply_rope(a, positions, rope_base) for a in (q, k))
+        # The projections are in the dtype of the input; core computes the softmax in float32.
         options: _Options = {"alibi": alibi, "soft_cap": soft_cap, "method": method}
         if carry is None:
             y = core.attention(
@@ -165,6 +170,7 @@ def SelfAttention(
         cache = core.Cache(carry["keys"], carry["values"], carry["count"])
         y, cache = core.cached_attention(q, k, v, cache, mask=mask, window=window, **options)
         after = {"keys": cache.keys, "values": cache.values, "count": cache.lengths}
+        # Under the names of the carry, which are part of saved streams.
         return join(maps.output(p, y), mask), after
 
     not_streamable = None if causal else "every step sees the later ones"
@@ -182,6 +188,7 @@ def _positions(
     mask: jax.Array | None, count: jax.Array | None, shape: tuple[int, int]
 ) -> jax.Array:
     """The positions of the steps after ``count`` others, (time,) or (batch, time)."""
+    # Shared by all rows: rotary angles are then computed once and not for each row.
     if mask is None and count is None:
         return jnp.arange(shape[1], dtype=jnp.int32)
     return core.positions_from_mask(jnp.ones(shape, bool) if mask is None else mask, count)
@@ -192,6 +199,7 @@ def _receptive_field(window: int | None, x: jax.Array | Sequence) -> ReceptiveFi
 
 
 def _rope_base(rope: object) -> float | None:
+    # Before the check of numbers: True is one, and 10000 is the base of the paper.
     if isinstance(rope, bool):
         return 10000.0 if rope else None
     return above_zero("rope", rope)

@@ -67,6 +67,7 @@ def windowed_layer(
         params: Params, state: State, x: jax.ShapeDtypeStruct, *, capacity: int | None
     ) -> Carry:
         window = _causal_window(op, x)
+        # Kernels of one step need no context: an empty carry, and no concatenation.
         if not window.context:
             return {}
         shape = (x.shape[0], window.context)
@@ -83,10 +84,12 @@ def windowed_layer(
         train: bool,
     ) -> tuple[jax.Array | Sequence, Carry]:
         values, mask = split(x)
+        # The whole sequence: padding in time is the operation's own business.
         if carry is None:
             y = op.run(params, values, mask, False)
             return _with_output_mask(op, values, mask, y), {}
         window = _causal_window(op, values)
+        # Otherwise the next block would start between two outputs.
         if values.shape[1] % window.stride:
             raise LayerError(
                 f"a block of {values.shape[1]} steps is no multiple of the stride {window.stride}",
@@ -95,6 +98,8 @@ def windowed_layer(
             )
         if not window.context:
             return _with_output_mask(op, values, mask, op.run(params, values, mask, True)), {}
+        # The context takes the place of the padding before the first step: zeros at the start of a
+        # stream, as the padding of "CAUSAL" is.
         block = jnp.concatenate([carry["context"], values], 1)
         after = {"context": block[:, -window.context :]}
         block_mask = None
@@ -102,6 +107,8 @@ def windowed_layer(
             valid = jnp.ones(values.shape[:2], bool) if mask is None else mask
             block_mask = jnp.concatenate([carry["valid"], valid], 1)
             after["valid"] = block_mask[:, -window.context :]
+        # The mask of the output is computed from the block alone: its context belongs to outputs
+        # that were returned before.
         y = op.run(params, block, block_mask, True)
         return _with_output_mask(op, values, mask, y), after
 
@@ -206,6 +213,7 @@ def convolution(
         arguments.floating(x)
         arguments.has_features(x, IMAGE)
         size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 2)
+        # For images "causal" has no agreed meaning; a pool takes its first axis as time.
         if padding == "CAUSAL" and len(size) != 1:
             raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=format_spec(x))
         _check_divides(groups, x.shape[-1], "channels of the input")
@@ -220,6 +228,7 @@ def convolution(
     def apply(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         rank = x.ndim - 2
         strides, padding, dilation = options(rank)
+        # Only the first axis is time; the others are padded as always.
         if has_context:
             pads = explicit_padding(x, extents(rank), strides, padding)
             padding = ((0, 0), *pads[1:])
@@ -233,6 +242,7 @@ def convolution(
             method=method,
         )
 
+    # A function of the input, because SAME pads by its length.
     def window(x: Image) -> TimeWindow | TransposedTimeWindow:
         rank = len(x.shape) - 2
         return time_window(x, extents(rank), options(rank))

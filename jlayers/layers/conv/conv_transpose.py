@@ -78,6 +78,7 @@ def ConvTranspose(
 
 
 def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TransposedTimeWindow:
+    # As in core.conv_transpose: padding by name depends on the kernel, not on the input.
     stride, padding = options.strides[0], options.padding
     if isinstance(padding, str):
         pads = transposed_padding(extents[0], stride, padding)
@@ -88,6 +89,7 @@ def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> Tran
 
 def _check_fit(x: jax.ShapeDtypeStruct, extents: Sequence[int], options: ConvOptions) -> None:
     strides, padding, _ = options
+    # Explicit padding may be too small for the kernel to fit anywhere.
     if not isinstance(padding, str):  # padding by name is as large as the kernel needs
         dilated = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]
         arguments.window_fits(x, dilated, extents, padding, "the dilated kernel")

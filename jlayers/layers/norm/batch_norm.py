@@ -74,6 +74,8 @@ def BatchNorm(
             scale=(scale_init, features) if scale else None,
             bias=(bias_init, features) if bias else None,
         )
+        # Through initialize as parameters are, so that they get the dtype of storage, float32 at
+        # least.
         running = initialize(
             key, x, mean=(initializers.zeros, features), var=(initializers.ones, features)
         )
@@ -93,6 +95,7 @@ def BatchNorm(
         scale, bias = params.get("scale"), params.get("bias")
         axes = range(values.ndim - 1)
         if mask is None:
+            # One gradient through y and the statistics: two sums and one pass over the input.
             y, *batch = core.standardize(values, scale, bias, epsilon, axes)
             return y, updated(state, batch)
         y, *batch = core.masked_normalize(values, mask, scale, bias, epsilon, axes)
@@ -106,6 +109,7 @@ def BatchNorm(
     def updated(state: State, batch: list[jax.Array]) -> State:
         return {
             name: momentum * state[name]
+            # Statistics have axes of size 1 for all that was reduced.
             + (1 - momentum) * value.reshape(-1).astype(state[name].dtype)
             for name, value in zip(("mean", "var"), batch, strict=True)
         }
@@ -125,6 +129,7 @@ def BatchNorm(
     return Layer(
         init,
         apply,
+        # rows: a mask of rows alone matters too, because statistics are taken over the batch.
         sequence_mode=SequenceMode("whole", lambda x: ReceptiveField(), rows=True),
         stream=StepPair(lambda params, state, x, *, capacity: {}, step),
     )

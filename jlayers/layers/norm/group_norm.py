@@ -82,6 +82,7 @@ def GroupNorm(
     ) -> tuple[jax.Array | Sequence, State]:
         values, mask = split(x)
         scale, bias = params.get("scale"), params.get("bias")
+        # Not the batch: the rows of a batch must not depend on each other.
         axes = range(1, values.ndim - 1)
         if mask is None:
             return core.standardize(values, scale, bias, epsilon, axes, groups)[0], state
@@ -92,5 +93,6 @@ def GroupNorm(
         lambda key, x: (init(key, x), {}),
         apply,
         sequence_mode=SequenceMode("whole"),
+        # The last step is needed before the first output is known.
         stream="its statistics are those of the whole sequence",
     )

@@ -61,6 +61,7 @@ def RMSNorm(
         if factor is not None:
             factor = factor.reshape((1,) * (x.ndim - 1) + factor.shape)
         wide = x.astype(at_least_float32(x.dtype))
+        # In float32: the squares of float16 overflow at 256.
         square = jnp.mean(lax.square(wide), -1, keepdims=True)
         return core.normalize(x, None, square, factor, None, epsilon)
 

@@ -65,6 +65,7 @@ def AvgPool(
         total, count = (
             mean(part, has_context, True) for part in (valid.fill(), valid._with(ones).fill())
         )
+        # A window of padding alone gives 0 and not 0 / 0.
         count = jnp.where(count > 0, count, jnp.ones_like(count))
         y = total.astype(count.dtype) / jnp.broadcast_to(count, total.shape)
         return y.astype(x.dtype)

@@ -53,6 +53,7 @@ class PoolWindow:
           LayerError: for an input of another rank, and where a window fits nowhere or would hold
             padding alone.
         """
+        # A tuple fixes the rank; an int fits images of any rank.
         fixed_rank = len(self.window_shape) + 2 if isinstance(self.window_shape, tuple) else None
         arguments.one_array(x, IMAGE, rank=fixed_rank, least_rank=3, lower=NO_CHANNELS)
         arguments.real(x)

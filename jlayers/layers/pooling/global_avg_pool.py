@@ -38,6 +38,7 @@ def GlobalAvgPool() -> Layer:
             return jnp.mean(x, axes, dtype=wide).astype(x.dtype)
         # The padding holds zeros, so the sum needs no mask; the count does.
         total = jnp.sum(x, axes, dtype=wide)
+        # At least 1: a row without steps gives 0 and not 0 / 0.
         count = jnp.maximum(jnp.sum(mask, 1), 1) * math.prod(x.shape[2:-1])
         return (total / jnp.broadcast_to(count[:, None], total.shape).astype(wide)).astype(x.dtype)
 

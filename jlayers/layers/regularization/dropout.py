@@ -53,8 +53,10 @@ def Dropout(rate: float, *, shared_over_time: bool = False) -> Layer:
     ) -> tuple[jax.Array, State]:
         if not train or rate == 0:
             return x, state
+        # Never a fixed key instead: a model that is trained without noise would go unnoticed.
         if key is None:
             raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
+        # One mask for all steps: an axis of size 1, broadcast over time.
         shape = (x.shape[0], 1, *x.shape[2:]) if shared_over_time else x.shape
         # Scaled in training, so that the layer is the identity where it is used.
         keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)

@@ -42,5 +42,6 @@ def per_row(function: Callable[[jax.Array], jax.Array]) -> Layer:
         init,
         apply,
         sequence_mode=SequenceMode("whole"),
+        # A block of a stream holds a part of a row, and the result is of the whole row.
         stream="it puts all steps of a row together",
     )
