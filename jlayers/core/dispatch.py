@@ -64,7 +64,7 @@ def record_choice(
       default: the choice on all other platforms.
       method: the core function's own argument of this name.
     """
-    # A look-up of a context variable is all that a call costs while nobody records.
+    # Looking up a context variable is all that a call costs while nothing is recorded.
     records = _records.get()
     if records is None:
         return

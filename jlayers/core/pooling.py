@@ -1,7 +1,7 @@
 """Pooling windows of any rank, channels last.
 
 How to read this file: ``max_pool`` and ``avg_pool`` each define three programs, XLA's own (direct),
-one axis after the other (by axis), and the gradient that goes with the latter. ``_pool`` puts them
+one axis after the other (by axis), and the gradient of the latter. ``_pool`` puts them
 together for the platform; ``choose_pool`` is the rule. ``_max_gradient`` decides how many images
 the gradient of the maximum takes at a time, ``_max_gradient_of`` computes it. The windows
 themselves are in ``windows.py``, the measurements in docs/notes/0009-compiled-cores.md.
@@ -174,7 +174,7 @@ def avg_pool(
     total = _sum_pool(wide, windows, _choose("avg_pool", x, 1, method), method)
     if count_include_pad or not any(map(any, pads)):
         return (total / math.prod(window_shape)).astype(x.dtype)
-    # How many pixels of each window are no padding: the same for all images and channels.
+    # How many pixels of each window are not padding: the same for all images and channels.
     ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
     count = windows.reduce(ones, zero, lax.add)
     return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)

@@ -275,7 +275,7 @@ def algorithm(method: str, geometry: Geometry) -> BilinearRule:
             vjp_lhs=lambda x, kernel, ct: _patches_image_gradient(x, kernel, ct, geometry),
         )
     if method == "planes":
-        # The gradient of the kernel is that of planes even where the value goes by lines.
+        # The gradient of the kernel is that of planes even where `_lines` computes the value.
         return bilinear_rule(lambda x, kernel: _planes_or_lines(x, kernel, geometry))._replace(
             vjp_rhs=transposed.vjp_rhs
         )

@@ -109,8 +109,8 @@ def _convolve_transposed(
     if geometry.groups > 1 or x.ndim == 5:
         # Each phase chooses its own algorithm, gradients included.
         return bilinear_op(phases, xla)(x, kernel)
-    # Whatever the value goes by, XLA's gradient of the input is a strided convolution and fast, and
-    # its gradient of the kernel is not: 15 to 70 times slower than ours.
+    # Whichever program computes the value, XLA's gradient of the input is a strided convolution and
+    # fast, and its gradient of the kernel is not: 15 to 70 times slower than ours.
     value = xla.value if cpu_method == "direct" else phases.value
     cpu = BilinearRule(
         value, xla.vjp_lhs, lambda x, kernel, ct: _kernel_gradient(x, kernel, ct, geometry)

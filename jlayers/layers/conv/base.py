@@ -84,7 +84,7 @@ def windowed_layer(
         train: bool,
     ) -> tuple[jax.Array | Sequence, Carry]:
         values, mask = split(x)
-        # The whole sequence: padding in time is the operation's own business.
+        # The whole sequence: the operation itself pads in time.
         if carry is None:
             y = op.run(params, values, mask, False)
             return _with_output_mask(op, values, mask, y), {}

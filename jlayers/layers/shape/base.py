@@ -16,7 +16,7 @@ from ...base.specs import Params, State, format_spec
 def per_row(function: Callable[[jax.Array], jax.Array]) -> Layer:
     """The layer of a function that rearranges each row of the batch, whatever its steps.
 
-    It takes no ``Sequence``: afterwards nobody could tell which values are padding.
+    It refuses a ``Sequence``: afterwards the mask could not say which values are padding.
     """
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
