@@ -18,13 +18,13 @@ from .recurrent.cells import (
 )
 from .recurrent.fused import gru, lstm, simple_rnn
 from .recurrent.linear import min_gru, rg_lru
-from .recurrent.stepwise import Course, stepwise
+from .recurrent.stepwise import ScanOptions, stepwise
 from .time_windows import SpreadWindow, TimeWindow
 from .windows import explicit_padding
 
 __all__ = [
     "Cache",
-    "Course",
+    "ScanOptions",
     "SpreadWindow",
     "TimeWindow",
     "alibi_slopes",

@@ -16,37 +16,47 @@ from .pooling.pooling import (
     GlobalMaxPool,
     MaxPool,
 )
-from .recurrent.conv_lstm import ConvLSTM
-from .recurrent.gru import GRU
-from .recurrent.linear_recurrence import LinearRecurrence
-from .recurrent.lstm import LSTM
-from .recurrent.min_gru import MinGRU
-from .recurrent.simple_rnn import SimpleRNN
+from .recurrent.cell import Cell
+from .recurrent.conv_lstm import ConvLSTM, ConvLSTMCell
+from .recurrent.gru import GRU, GRUCell
+from .recurrent.linear_recurrence import LinearRecurrence, LinearRecurrenceCell
+from .recurrent.lstm import LSTM, LSTMCell
+from .recurrent.min_gru import MinGRU, MinGRUCell
+from .recurrent.rnn import RNN
+from .recurrent.simple_rnn import SimpleRNN, SimpleRNNCell
 from .regularization.dropout import Dropout
 from .shape.shape import Flatten, Reshape
 
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
     "AvgPool",
     "BatchNorm",
+    "Cell",
     "Conv",
     "ConvLSTM",
+    "ConvLSTMCell",
     "ConvTranspose",
     "CrossAttention",
     "Dense",
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "LSTMCell",
     "LayerNorm",
     "LinearRecurrence",
+    "LinearRecurrenceCell",
     "MaxPool",
     "MinGRU",
+    "MinGRUCell",
     "RMSNorm",
     "Reshape",
     "SelfAttention",
     "SimpleRNN",
+    "SimpleRNNCell",
 ]
