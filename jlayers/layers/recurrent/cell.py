@@ -132,7 +132,10 @@ class Cell(Layer):
         if project is not None:
             arguments.function("project", project, "params, x")
         if isinstance(carry, Mapping):
-            sizes = {name: arguments.positive(f"carry {name!r}", carry[name]) for name in carry}
+            sizes = {
+                name: arguments.positive(f"the size of {name!r} in the carry", carry[name])
+                for name in carry
+            }
             carry = rows(sizes)
         arguments.function("carry", carry, "x")
 
@@ -269,7 +272,7 @@ def _checked(carry: Callable[[Spec], CarrySpecs]) -> Callable[[Spec], CarrySpecs
                 expected='{"h": jl.spec((batch, size))}',
                 got=format_short(specs),
             )
-        found: CarrySpecs = specs_of(specs, "the carry")
-        return found
+        # Entry by entry: jax.tree would sort the names, and the first is the output.
+        return {name: specs_of(spec, "the carry") for name, spec in specs.items()}
 
     return checked

@@ -27,7 +27,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, PyTree, Spec, State, format_short, format_spec
 from ...base.step_pair import Carry, StepPair, of_step
 from ...core.recurrent.chunking import Carry as CoreCarry
-from ...core.recurrent.stepwise import ScanOptions, stepwise
+from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
 from .cell import CarrySpecs, Cell
 
 
@@ -141,12 +141,7 @@ def RNN(
         if mask_of_resets is not None:
             mask = mask_of_resets if mask is None else joined_masks(mask, mask_of_resets)
         specs = definition.carry(_one_step(values))
-        # Made from a slice of the input, so that they are sharded as it is: a scan requires that.
-        one = jnp.zeros_like(values[:, 0, ..., :1])
-        firsts = {
-            name: initial(params, name, jnp.broadcast_to(one.astype(spec.dtype), spec.shape))
-            for name, spec in specs.items()
-        }
+        firsts = {name: initial(params, name, _zeros(spec, values)) for name, spec in specs.items()}
         carry = firsts if carry is None else carry
         noise = draw_noise(specs, values.shape[1], key, train)
         options = ScanOptions(reverse, mask, resets, tuple(firsts.values()), *noise)
@@ -222,6 +217,14 @@ def short_form(make_cell: Callable[..., Layer], given: dict[str, Any]) -> Layer:
 def _one_step(x: Spec | jax.Array) -> Spec:
     """The spec of (batch, ...) for (batch, time, ...)."""
     return Spec((x.shape[0], *x.shape[2:]), x.dtype)
+
+
+def _zeros(spec: Spec, x: jax.Array) -> jax.Array:
+    """Zeros made from a slice of ``x``, to have its sharding: a scan requires that of a carry."""
+    one = jnp.zeros_like(x[:, 0, ..., :1]).astype(spec.dtype)
+    if len(spec.shape) == one.ndim and spec.shape[:-1] == one.shape[:-1]:
+        return jnp.broadcast_to(one, spec.shape)
+    return expand(one[:, *(0,) * (one.ndim - 1)], spec.shape)
 
 
 def _split_resets(x: PyTree) -> tuple[PyTree, PyTree]:
