@@ -196,6 +196,19 @@ def test_masks_and_steps(layer):
     check_sequence(layer, jl.spec((3, 4, 3)))
 
 
+def test_a_cell_over_images():
+    """A running mean over each image, whose state has another shape than the input."""
+
+    def step(params, x, h, carry):
+        return {"h": 0.5 * carry["h"] + 0.5 * x.mean((1, 2))}
+
+    layer = jl.RNN(jl.Cell(lambda x: {}, {"h": 2}, step, rank=3))
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 2))
+    means = x.mean((2, 3))
+    wanted = means[:, 0] / 8 + means[:, 1] / 4 + means[:, 2] / 2
+    np.testing.assert_allclose(layer.apply({}, {}, x)[0][:, -1], wanted, atol=1e-6)
+
+
 def test_the_carry_of_a_cell_may_have_any_shape_and_dtype():
     """A count of steps, an integer, beside a matrix; what is carried first is the output."""
 
@@ -282,6 +295,23 @@ ERRORS = [
         lambda: jl.out_spec(jl.RNN(cell_of(lambda params, x, h, carry: (h,))), STEPS),
         "RNN: the step gave another carry than it was given",
         "got:      (float32[2, 3],)",
+    ),
+    (
+        lambda: jl.out_spec(
+            jl.RNN(
+                jl.Cell(lambda x: {"kernel": (3, 3)}, {"h": 3}, lambda params, x, h, carry: carry)
+            ),
+            STEPS,
+        ),
+        "RNN: parameters must give an initialiser and a shape for each name",
+        'expected: {"kernel": (init, shape)}',
+    ),
+    (
+        lambda: jl.out_spec(
+            jl.RNN(cell_of(lambda params, x, h, carry: carry, rank=3)), jl.spec((2, 5, 3))
+        ),
+        "RNN: takes an array of rank 5, got rank 3",
+        "expected: (batch, time, ...)",
     ),
     (
         lambda: cell_of(lambda params, x, h: h),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ...base import arguments
-from ...base.errors import LayerError, calling_user_code
+from ...base.errors import LayerError, calling_user_code, public_api
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like, initialize
 from ...base.repr_text import function_text
@@ -30,13 +30,25 @@ Scan = Callable[[Params, jax.Array, Carry, ScanOptions, str | None], tuple[jax.A
 
 
 def check_features(x: Any, leading: str) -> None:
-    """Raises unless ``x`` is (batch, features), or (batch, time, features) for a sequence."""
+    """Raises unless ``x`` is (*leading, features): (batch, time, features) for a sequence."""
     axes, rank = f"({leading}, features)", leading.count(",") + 2
     arguments.one_array(
         x, axes, rank, lower="Reshape((time, features)) before it; Embedding for ids"
     )
     arguments.floating(x)
     arguments.not_empty(x, axes)
+
+
+def check_rank(rank: int) -> Callable[[Any, str], None]:
+    """Raises unless ``x`` has ``rank`` axes after the leading ones."""
+    if rank == 1:
+        return check_features
+
+    def check(x: Any, leading: str) -> None:
+        arguments.one_array(x, f"({leading}, ...)", leading.count(",") + 1 + rank)
+        arguments.floating(x)
+
+    return check
 
 
 class CellDefinition(NamedTuple):
@@ -89,6 +101,7 @@ class Cell(Layer):
       project: ``project(params, x)``, the part of a step that depends on the input alone, which
         replaces ``x`` in ``step``. It is computed for all steps at once, from (time, batch,
         features): one large product in the place of many small ones.
+      rank: how many axes the input of a step has after the batch: 3 for (height, width, channels).
 
     Shapes:
       x: ((batch, features), carry); ``RNN`` takes (batch, time, features).
@@ -119,6 +132,7 @@ class Cell(Layer):
 
     definition: CellDefinition
 
+    @public_api
     def __init__(
         self,
         parameters: Callable[[Spec], Parameters],
@@ -126,6 +140,7 @@ class Cell(Layer):
         step: Callable[[Params, Any, jax.Array, dict[str, jax.Array]], dict[str, jax.Array]],
         *,
         project: Callable[[Params, jax.Array], Any] | None = None,
+        rank: int = 1,
     ):
         arguments.function("parameters", parameters, "x")
         arguments.function("step", step, "params, x, h, carry")
@@ -154,7 +169,9 @@ class Cell(Layer):
             return StepCell(lambda x: x if project is None else project(params, x), step_)
 
         text = f"Cell({function_text(parameters)}, {function_text(step)})"
-        self._define(CellDefinition(parameters, _checked(carry), bind), text)
+        check = check_rank(arguments.positive("rank", rank))
+        parameters, carry = _checked_parameters(parameters), _checked_carry(carry)
+        self._define(CellDefinition(parameters, carry, bind, check=check), text)
 
     @classmethod
     def of(cls, definition: CellDefinition) -> Cell:
@@ -260,7 +277,29 @@ def positive_or_none(name: str, value: float | None) -> float | None:
     return number
 
 
-def _checked(carry: Callable[[Spec], CarrySpecs]) -> Callable[[Spec], CarrySpecs]:
+def _checked_parameters(parameters: Callable[[Spec], Parameters]) -> Callable[[Spec], Parameters]:
+    """A user's ``parameters``, whose result is checked."""
+
+    def is_pair(entry: object) -> bool:
+        return isinstance(entry, tuple) and len(entry) == 2 and callable(entry[0])
+
+    def checked(x: Spec) -> Parameters:
+        with calling_user_code("parameters"):
+            found = parameters(x)
+        if not isinstance(found, dict) or not all(
+            entry is None or is_pair(entry) for entry in found.values()
+        ):
+            raise LayerError(
+                "parameters must give an initialiser and a shape for each name",
+                expected='{"kernel": (init, shape)}',
+                got=format_short(found),
+            )
+        return dict(found)
+
+    return checked
+
+
+def _checked_carry(carry: Callable[[Spec], CarrySpecs]) -> Callable[[Spec], CarrySpecs]:
     """A user's ``carry``, whose result is checked."""
 
     def checked(x: Spec) -> CarrySpecs:
