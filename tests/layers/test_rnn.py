@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tables.instances import INSTANCES
+from tables.tiers import sample
 
 import jlayers as jl
 from jlayers.testing import check_sequence
-
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 STEPS = jl.spec((2, 5, 3))
 SHORT_FORMS = {
@@ -51,7 +50,11 @@ def input_of(short_form):
 
 @pytest.mark.parametrize(
     ("short_form", "of_cell", "of_loop"),
-    GRID,
+    # An LSTM without options, and one with those of cell and loop.
+    [
+        pytest.param(*case, marks=[pytest.mark.full] * (i not in (0, 5)))
+        for i, case in enumerate(GRID)
+    ],
     ids=lambda part: part.__name__ if callable(part) else ",".join(part),
 )
 def test_a_short_form_is_rnn_of_its_cell(short_form, of_cell, of_loop):
@@ -149,8 +152,9 @@ def mgu_step(w, x, h):
     return (1 - forget) * h + forget * np.tanh(new_in + (forget * h) @ kernels[1])
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
-@pytest.mark.parametrize("method", ["store", "recompute"])
+@pytest.mark.parametrize(
+    ("reverse", "method"), sample([(False, "store"), (True, "store"), (True, "recompute")])
+)
 def test_a_users_cell_against_a_loop(reverse, method):
     """Masks with holes, NaN in the padding, resets, zoneout, a trainable carry."""
     with jax.enable_x64(True):
@@ -185,11 +189,13 @@ def test_a_users_cell_against_a_loop(reverse, method):
 
 @pytest.mark.parametrize(
     "layer",
-    [
-        jl.RNN(INSTANCES["a user's cell"].layer, trainable_carry=True, zoneout=0.2),
-        jl.RNN(INSTANCES["a user's cell"].layer, reverse=True, recurrent_dropout=0.3),
-        jl.RNN(jl.LinearRecurrenceCell(2), zoneout=0.2),
-    ],
+    sample(
+        [
+            jl.RNN(INSTANCES["a user's cell"].layer, trainable_carry=True, zoneout=0.2),
+            jl.RNN(INSTANCES["a user's cell"].layer, reverse=True, recurrent_dropout=0.3),
+            jl.RNN(jl.LinearRecurrenceCell(2), zoneout=0.2),
+        ]
+    ),
     ids=lambda layer: repr(layer)[:60],
 )
 def test_masks_and_steps(layer):
