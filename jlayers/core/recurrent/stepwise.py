@@ -92,7 +92,7 @@ def stepwise(
       ValueError: for an unknown method.
     """
     check_method(method, METHODS, name)
-    choice = Choice("store", "with options, or resets: JAX's own gradient of a scan")
+    choice = Choice("store", "a scan over the steps, with the gradient that JAX makes of it")
     record(name, choice, choice, method)
     mask, resets = (
         None if bools is None else jnp.swapaxes(bools, 0, 1)

@@ -58,7 +58,8 @@ class CellDefinition(NamedTuple):
       parameters: the initialiser and shape of each parameter, for the spec of one step's input;
         an entry of None is left out.
       carry: the name and spec of each array of the carry, in order; the first is the output.
-      bind: ``bind(params, names)``, the step for given parameters and names of the carry.
+      bind: ``bind(params, names)``, the step for given parameters and names of the carry. It is
+        called outside the scan, so that what depends on parameters alone is computed once.
       scan: ``scan(params, x, carry, options, method)``, a faster algorithm for (batch, time, ...);
         None for options that it does not cover.
       check: ``check(x, leading)`` raises for an input that the cell does not take; ``leading`` is
@@ -156,6 +157,7 @@ class Cell(Layer):
 
         def bind(params: Params, names: tuple[str, ...]) -> StepCell[Any]:
             def step_(projected: Any, h: jax.Array, before: Carry) -> Carry:
+                # By name for the user; the core's carry is a tuple, whose order is fixed.
                 old = dict(zip(names, before, strict=True))
                 new = step(params, projected, h, old)
                 if specs_of(new, "the carry") != specs_of(old):
@@ -210,6 +212,7 @@ class Cell(Layer):
             x, carry, specs = parts(inputs)
             cell = definition.bind(definition.cast(params, x), tuple(specs))
             before = tuple(carry[name].astype(spec.dtype) for name, spec in specs.items())
+            # As a sequence of one step, since a projection may treat the time axis apart.
             projected = jax.tree.map(lambda values: values[0], cell.project(x[None]))
             after = cell.step(projected, before[0], before)
             return (after[0].astype(x.dtype), dict(zip(specs, after, strict=True))), state
@@ -218,6 +221,7 @@ class Cell(Layer):
         self._set(definition=definition, kind="cell", maker="Cell", _text=lambda: text)
 
     def _copy(self, **changes: Any) -> Cell:
+        # A Layer copies its own fields only.
         copy = super()._copy(**changes)
         copy._set(definition=self.definition)
         return copy

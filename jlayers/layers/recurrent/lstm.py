@@ -86,6 +86,7 @@ def LSTMCell(
     clip, cell_clip = positive_or_none("clip", clip), positive_or_none("cell_clip", cell_clip)
     width = (3 if coupled else 4) * features
     if coupled and bias_init is forget_one:
+        # There is no forget gate whose bias could be 1.
         bias_init = initializers.zeros
     plain = not (peephole or coupled or layer_norm or projection or clip or cell_clip)
 

@@ -62,6 +62,7 @@ def MinGRUCell(
         CellDefinition(
             name="min_gru",
             parameters=parameters,
+            # In bfloat16 h would not move for small updates.
             carry=rows({"h": features}, wide=True),
             bind=bind,
             scan=associative_scan(bind),

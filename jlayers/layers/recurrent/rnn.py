@@ -145,6 +145,7 @@ def RNN(
         carry = firsts if carry is None else carry
         noise = draw_noise(specs, values.shape[1], key, train)
         options = ScanOptions(reverse, mask, resets, tuple(firsts.values()), *noise)
+        # The cell gets its own parameters only, as keyword arguments of a core function.
         initials = {f"initial_{name}" for name in specs} if trainable_carry else set()
         own = {name: value for name, value in params.items() if name not in initials}
         before = tuple(carry[name] for name in specs)
@@ -179,9 +180,11 @@ def RNN(
         if key is None:
             raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
         dropout_mask, zoneout_mask = None, None
+        # Each draw has its own number, so that one option does not change the values of another.
         if recurrent_dropout:
             h = next(iter(specs.values()))
             keep = jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - recurrent_dropout, h.shape)
+            # One mask for all steps, scaled so that the mean is the same as outside training.
             dropout_mask = keep.astype(h.dtype) / (1 - recurrent_dropout)
         if zoneout:
             zoneout_mask = tuple(
@@ -208,6 +211,7 @@ _LOOP_OPTIONS = [name for name in inspect.signature(RNN).parameters if name != "
 
 def short_form(make_cell: Callable[..., Layer], given: dict[str, Any]) -> Layer:
     """``RNN(make_cell(...), ...)`` from the arguments of a factory that takes those of both."""
+    # By RNN's signature, so that an option of the loop is listed in one place.
     loop = {name: given.pop(name) for name in _LOOP_OPTIONS if name in given}
     # Without their decorators, so that the layer and its errors have the short form's name.
     layer: Layer = inspect.unwrap(RNN)(inspect.unwrap(make_cell)(**given), **loop)
@@ -224,6 +228,7 @@ def _zeros(spec: Spec, x: jax.Array) -> jax.Array:
     one = jnp.zeros_like(x[:, 0, ..., :1]).astype(spec.dtype)
     if len(spec.shape) == one.ndim and spec.shape[:-1] == one.shape[:-1]:
         return jnp.broadcast_to(one, spec.shape)
+    # A carry of other axes than the input has the sharding of its batch only.
     return expand(one[:, *(0,) * (one.ndim - 1)], spec.shape)
 
 
