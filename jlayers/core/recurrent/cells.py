@@ -71,6 +71,7 @@ def lstm_cell(
         if peepholes is not None:
             i = i + _broadcast(peepholes[0], c) * c
             f = [gate + _broadcast(peepholes[1], c) * c for gate in f]
+        # f is empty where the gates are coupled.
         c = _new_cell(i, f[0] if f else None, g, c, clip)
         if cell_clip is not None:
             c = jnp.clip(c, -cell_clip, cell_clip)
@@ -96,6 +97,7 @@ def gru_cell(
     clip: float | None = None,
 ) -> StepCell[_Parts]:
     """The GRU of ``jlayers.GRU``; gates r, z, n."""
+    # r and z share a product; the candidate has its own, since r may act on h before it.
     split = 2 * recurrent_kernel.shape[0]
 
     def parts(values: jax.Array | None) -> list[jax.Array] | tuple[None, None]:

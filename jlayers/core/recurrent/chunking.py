@@ -57,6 +57,7 @@ def choose_recurrence(
         return Choice("store", "the gates of all steps fit the cache")
     chunks = f"on CPU {size} steps at a time, so that their gates stay in cache"
     # An element of the gates costs in + hidden multiplications to recompute.
+    # A cell that is not summed has to store two terms.
     if x[2] + hidden >= _STORE_FROM * (1 if summed else 2):
         return Choice("store", f"gates of {x[2]} + {hidden} products cost less stored; {chunks}")
     return Choice("recompute", f"gates of {x[2]} + {hidden} products cost less remade; {chunks}")
@@ -67,6 +68,7 @@ def _chunk(steps: int, step_bytes: int) -> int:
     size = max(_SMALLEST_CHUNK, _CHUNK_BYTES // max(step_bytes, 1))
     if size >= steps:
         return steps
+    # With a divisor no steps are left over, which would need a loop of their own.
     divisors = [k for k in range(max(size // 2, _SMALLEST_CHUNK // 2), 2 * size) if steps % k == 0]
     return min(divisors, key=lambda k: abs(k - size), default=size)
 

@@ -36,13 +36,16 @@ def linear_recurrence(
     if options.resets is not None:
         resets = expand(options.resets, decay.shape)
         initial = jnp.broadcast_to(options.initial[0][:, None], decay.shape)
+        # The state before a reset has no part in the step: its decay is 0.
         update = jnp.where(resets, decay * initial + update, update)
         decay = jnp.where(resets, jnp.zeros_like(decay), decay)
     if options.mask is not None:
+        # A skipped step is the identity, h' = 1 h + 0.
         valid = expand(options.mask, decay.shape)
         update = jnp.where(valid, update, jnp.zeros_like(update))
         decay = jnp.where(valid, decay, jnp.ones_like(decay))
     first, last = (-1, 0) if options.reverse else (0, -1)
+    # The state before all steps is a part of the first update, so that the scan starts from zero.
     update = update.at[:, first].add(decay[:, first] * h)
     _, outputs = lax.associative_scan(_compose, (decay, update), reverse=options.reverse, axis=1)
     return outputs, outputs[:, last]

@@ -96,6 +96,7 @@ def recurrence(
     choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
     record(name, choice, choice, method)
     stores = (method or choice.method) == "store"
+    # A custom gradient takes arrays only, so absent weights and masks are left out.
     present = [i for i, w in enumerate(weights) if w is not None]
     masks = () if mask is None else (mask,)
     arguments = (x, *carry, *(weights[i] for i in present), *masks)
@@ -167,6 +168,7 @@ def _backward(
 ) -> _Gradients:
     """The cotangents of x, the first carry and the weights."""
     steps, (doutputs, dcarry), (stacked, stored) = x.values.shape[1], ct, residuals
+    # Once, and not at every step.
     transposed = weights.recurrent_kernel.T
 
     def before(start: Index, size: int) -> Carry:
@@ -215,6 +217,7 @@ def _backward(
         dx = lax.dot_general(dprojected, weights.kernel, (((2,), (1,)), ((), ())))
         return (dcarry, dweights), dx
 
+    # Sums over all steps, so in float32 at least.
     dweights = jax.tree.map(lambda w: jnp.zeros(w.shape, at_least_float32(w.dtype)), weights)
     doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
     chunks = plan.chunks(x.values, weights.kernel.shape[1])

@@ -94,6 +94,7 @@ def stepwise(
     check_method(method, METHODS, name)
     choice = Choice("store", "a scan over the steps, with the gradient that JAX makes of it")
     record(name, choice, choice, method)
+    # Time leads in a scan.
     mask, resets = (
         None if bools is None else jnp.swapaxes(bools, 0, 1)
         for bools in (options.mask, options.resets)
