@@ -3,7 +3,11 @@
 ``initializers.glorot_uniform()`` of any shape is the same short list of operations on the bits of
 the key, with other numbers in it. Parameters with the same list are drawn by one compiled program,
 whatever their shapes and however many they are. An initialiser that does more (a decomposition, a
-second draw, a gather) has no recipe, and is called as it is.
+second draw, a gather) has no such program, and is called as it is.
+
+How to read this file: ``initializer_program`` reads an initialiser into an ``InitializerProgram``
+(``_Reader`` walks its jaxpr), and ``compiled`` turns the steps of one into a function that draws
+rows of many parameters at once. ``docs/notes/0007-init.md`` has the measurements behind it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from .types import Initializer
 
 # Words per row of a drawn block. A parameter takes whole rows: little is wasted on small ones, and
 # the rows of one start at a multiple of 64 bytes, so that XLA can use them where they lie.
@@ -41,7 +47,7 @@ class Step(NamedTuple):
     """One operation: on what came out of earlier steps, by their place in the list.
 
     Attributes:
-      primitive: the operation; a string for what is none: "bits", "number", "constant".
+      primitive: the operation; or "bits", "number" or "constant", which are not operations.
       operands: places of earlier steps.
       params: of the primitive, sorted by name; (value, dtype) of a constant.
       full: whether there is a value for each element, or one for all of them.
@@ -55,8 +61,8 @@ class Step(NamedTuple):
     program: int
 
 
-class Recipe(NamedTuple):
-    """Steps that many shapes have in common, and the numbers that are this shape's own."""
+class InitializerProgram(NamedTuple):
+    """Steps that many shapes have in common, and the numbers that only this shape has."""
 
     steps: tuple[Step, ...]
     numbers: tuple[np.generic, ...]
@@ -72,16 +78,18 @@ def _key() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
 
 
-class _NoRecipeError(Exception):
-    """The initialiser does what has no place in a recipe."""
+class _NoProgramError(Exception):
+    """The initialiser does what an ``InitializerProgram`` cannot express."""
 
 
-def recipe_of(init: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any) -> Recipe | None:
-    """The recipe of ``init(key, shape, dtype)``, or None where it has none."""
+def initializer_program(
+    init: Initializer, shape: tuple[int, ...], dtype: Any
+) -> InitializerProgram | None:
+    """The program of ``init(key, shape, dtype)``, or None where it has none."""
     closed = jax.make_jaxpr(lambda key: init(key, shape, dtype))(_key())
     try:
-        return _Reader(closed, int(np.prod(shape))).recipe()
-    except _NoRecipeError:
+        return _Reader(closed, int(np.prod(shape))).program()
+    except _NoProgramError:
         return None
 
 
@@ -95,21 +103,21 @@ class _Reader:
         self._numbers: list[np.generic] = []
         self._programs = 0
 
-    def recipe(self) -> Recipe:
+    def program(self) -> InitializerProgram:
         (key,) = self._closed.jaxpr.invars
         places = self._read(self._closed, [key], {key: "key"}, top=True)
         if len(places) != 1 or places[0] == "key":
-            raise _NoRecipeError
+            raise _NoProgramError
         steps = self._steps
         if places[0] != len(steps) - 1 or sum(s.primitive == "bits" for s in steps) > 1:
-            raise _NoRecipeError
-        return Recipe(tuple(steps), tuple(self._numbers))
+            raise _NoProgramError
+        return InitializerProgram(tuple(steps), tuple(self._numbers))
 
     def _read(self, closed: Any, invars: Sequence[Any], env: dict[Any, Any], top: bool) -> Any:
         jaxpr = closed.jaxpr
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             if np.size(value) != 1:
-                raise _NoRecipeError
+                raise _NoProgramError
             env[var] = self._literal(value, var.aval.dtype, top)
 
         def place(atom: Any) -> Any:
@@ -133,30 +141,30 @@ class _Reader:
 
     def _step(self, eqn: Any, name: str, place: Callable[[Any], Any]) -> int:
         if len(eqn.outvars) != 1:
-            raise _NoRecipeError
+            raise _NoProgramError
         size = int(np.prod(eqn.outvars[0].aval.shape))
         if name == "random_bits":
             if place(eqn.invars[0]) != "key" or eqn.params["bit_width"] != 32 or size != self._size:
-                raise _NoRecipeError
+                raise _NoProgramError
             return self._add("bits", (), (), True)
         operands = tuple(place(atom) for atom in eqn.invars)
         if "key" in operands:
-            raise _NoRecipeError
+            raise _NoProgramError
         full = any(self._steps[operand].full for operand in operands)
         if name in ("broadcast_in_dim", "reshape", "squeeze") and len(operands) == 1:
             # The order of the elements stays; a number for all of them is not spread out.
             if full and size != self._size:
-                raise _NoRecipeError
+                raise _NoProgramError
             return operands[0]  # type: ignore[no-any-return]
         if name not in _ELEMENTWISE or (full and size != self._size):
-            raise _NoRecipeError
+            raise _NoProgramError
         if name in ("add", "sub") and any(map(self._rounded_before, operands)):
-            raise _NoRecipeError
+            raise _NoProgramError
         params = tuple(sorted(eqn.params.items()))
         try:
             hash(params)
         except TypeError:
-            raise _NoRecipeError from None
+            raise _NoProgramError from None
         return self._add(eqn.primitive, operands, params, full)
 
     def _rounded_before(self, operand: int) -> bool:
@@ -167,7 +175,7 @@ class _Reader:
 
     def _literal(self, value: Any, dtype: Any, top: bool) -> int:
         if dtype not in _NUMBERS:
-            raise _NoRecipeError
+            raise _NoProgramError
         number = np.asarray(value, dtype)
         if top:
             self._numbers.append(number.reshape(())[()])  # type: ignore[arg-type]
@@ -182,7 +190,7 @@ class _Reader:
 
 
 @functools.lru_cache(maxsize=256)
-def program(steps: tuple[Step, ...]) -> Callable[..., jax.Array]:
+def compiled(steps: tuple[Step, ...]) -> Callable[..., jax.Array]:
     """The compiled steps: ``(keys, starts, numbers) -> block``.
 
     Args of the result:

@@ -1,35 +1,38 @@
-"""The layer: a pair of pure functions over parameter pytrees, and its description."""
+"""The layer: a pair of pure functions over parameter pytrees, and its description.
+
+How to read this file: ``Layer.init`` and ``Layer.apply`` are the two public functions. Both ask
+the abstract pass (``tracing``) what the layer needs for this input; ``init`` draws the table that
+the pass wrote (``initialization``), ``apply`` calls the layer's own function.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ParamSpec
+from typing import Any, NoReturn
 
 import jax
 
 from . import arguments
 from .errors import LayerError, caller_location, error_context, public_api, truncate
-from .frozen import Frozen
-from .initialization import make_all, path_of
-from .naming import check_name
+from .initialization import draw
+from .parameters import check_name
 from .repr_text import function_text
-from .sequence_mode import (
-    SequenceMode,
-    taking_sequences,
+from .sequence_mode import SequenceMode, taking_sequences
+from .specs import (
+    as_array,
+    format_short,
+    input_specs,
+    placeholders,
+    spec_key,
+    specs_of,
+    tree_matches,
 )
-from .specs import Params, PyTree, State, as_array, format_short, placeholders, specs_of
 from .step_pair import StepPair, filling
-from .tracing import (
-    Trace,
-    checked_result,
-    init_child,
-    run_pair,
-    trace,
-)
+from .tracing import AbstractFn, Trace, checked_result, run_pair, trace
+from .types import ApplyFn, InitFn, Params, PyTree, State
 from .validation import check_tree, check_tree_matches
-
-P = ParamSpec("P")
 
 
 class _Required:
@@ -38,9 +41,11 @@ class _Required:
 
 
 _REQUIRED: Any = _Required()
+Rebuild = Callable[[dict[str, "Layer"]], "Layer"]
 
 
-class Layer(Frozen):
+@dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, weakref_slot=True)
+class Layer:
     """A pair of pure functions, and a small description of itself.
 
     ::
@@ -83,79 +88,61 @@ class Layer(Frozen):
     {'calls': Array(1, dtype=int32)}
     """
 
-    __slots__ = (
-        "_abstract",
-        "_apply",
-        "_by_path",
-        "_init",
-        "_named",
-        "_rebuild",
-        "_sequence_mode",
-        "_stream",
-        "_text",
-        "_traces",
-        "children",
-        "copies",
-        "kind",
-        "maker",
-        "site",
-    )
-
     kind: str
+    maker: str
+    site: str
     children: Mapping[str, Layer]
     copies: int
-    site: str
-    maker: str
-    _init: Callable[..., tuple[Params, State]]
-    _apply: Callable[..., tuple[PyTree, State]]
-    _rebuild: Callable[[dict[str, Layer]], Layer] | None
-    _abstract: Callable[..., tuple[Trace, PyTree]]
-    _by_path: bool
     _named: bool
-    _stream: StepPair | str | None
-    _sequence_mode: SequenceMode
     _text: Callable[[], str]
+    _init: InitFn | None
+    _apply: ApplyFn
+    _apply_to_array: ApplyFn
+    _rebuild: Rebuild | None
+    _abstract: AbstractFn
+    _sequence_mode: SequenceMode
+    _stream: StepPair | str | None
     _traces: dict[Any, Trace]
 
     @public_api
     def __init__(
         self,
-        init: Callable[..., tuple[Params, State]],
-        apply: Callable[..., tuple[PyTree, State]],
+        init: InitFn | None,
+        apply: ApplyFn,
         *,
         name: str | None = None,
         children: Mapping[str, Layer] | None = None,
-        rebuild: Callable[[dict[str, Layer]], Layer] | None = None,
+        rebuild: Rebuild | None = None,
         copies: int = 1,
-        abstract: Callable[..., tuple[Trace, PyTree]] = run_pair,
-        by_path: bool = False,
+        abstract: AbstractFn | None = None,
         sequence_mode: SequenceMode = SequenceMode.PER_STEP,
         stream: StepPair | str | None = None,
     ):
-        arguments.function("Layer's init", init, "key, x")
+        if abstract is None:
+            arguments.function("Layer's init", init, "key, x")
         arguments.function("Layer's apply", apply, "params, state, x", by_name="key, train")
         if name is not None:
             check_name(name)
         if children and rebuild is None:
             raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
         kind = name or "layer"
-        given = (init, apply)
-        init, apply = taking_sequences(init, apply, sequence_mode)
+        given = [function for function in (init, apply) if function is not None]
         if isinstance(stream, StepPair) and sequence_mode.kind == "whole":
             stream = filling(stream)
+        init_of, apply_to = taking_sequences(init, apply, sequence_mode)
         self._set(
             kind=kind,
             maker=kind,
+            site=caller_location(),
             children=MappingProxyType(dict(children or {})),
             copies=copies,
-            site=caller_location(),
             _named=name is not None,
             _text=lambda: f"Layer({', '.join(map(function_text, given))}, name={kind!r})",
-            _init=init,
-            _apply=apply,
+            _init=init_of,
+            _apply=apply_to,
+            _apply_to_array=apply,
             _rebuild=rebuild,
-            _abstract=abstract,
-            _by_path=by_path,
+            _abstract=run_pair if abstract is None else abstract,
             _sequence_mode=sequence_mode,
             _stream=stream,
             _traces={},
@@ -185,11 +172,7 @@ class Layer(Frozen):
                     hint="x may be a spec: jl.spec((32, 784))",
                 )
             arguments.typed_key(key)
-            trace(self, x)
-            path = path_of(key)
-            if path is None:
-                return self._init(key, specs_of(x))
-            return make_all(init_child(self, path, specs_of(x)))  # type: ignore[no-any-return]
+            return draw(trace(self, x), key)
 
     @public_api
     def apply(
@@ -215,25 +198,23 @@ class Layer(Frozen):
           LayerError: where the input does not fit, where parameters or state are not the layer's
             own (all differences by path), and where a key is needed and missing.
         """
+        # On this path no module is entered that only explains what is wrong.
         with error_context(self):
-            check_tree(params, "params")
-            if x is _REQUIRED:
-                raise LayerError(
-                    "apply got two arguments",
-                    expected="apply(params, state, x)",
-                    hint="the state that init returned goes between params and x; "
-                    "jl.without_state(layer) for a pair that has none",
-                )
-            check_tree(state, "state")
-            if key is not None:
-                arguments.typed_key(key)
-            arguments.train_flag(train)
-            found = trace(self, x)
+            dicts = type(params) is dict and type(state) is dict
+            if key is not None or not dicts or x is _REQUIRED or type(train) is not bool:
+                _check_arguments(params, state, x, key, train)
+            found = self._traces.get(spec_key(input_specs(x)))
+            if found is None:
+                found = trace(self, x)
             x = jax.tree.map(as_array, x)
-            check_tree_matches(params, found.params, "params", x, beside=state)
-            check_tree_matches(state, found.state, "state", x)
-            y, new_state = checked_result(self._apply(params, state, x, key=key, train=train))
-            if train:
+            if not (tree_matches(params, found.params) and tree_matches(state, found.state)):
+                check_tree_matches(params, found.params, "params", x, beside=state)
+                check_tree_matches(state, found.state, "state", x)
+            result = self._apply(params, state, x, key=key, train=train)
+            if not (type(result) is tuple and len(result) == 2 and type(result[1]) is dict):
+                result = checked_result(result)
+            y, new_state = result
+            if train and not tree_matches(new_state, found.state):
                 check_tree_matches(new_state, found.state, "new state", x)
             return y, new_state
 
@@ -255,7 +236,7 @@ class Layer(Frozen):
                     else ", ".join(names) or "no children",
                 )
             rebuilt = self._rebuild({name: children[name] for name in self.children})
-            return rebuilt._copy(kind=self.kind, site=self.site)
+            return rebuilt._replace(kind=self.kind, site=self.site)
 
     def short(self) -> str:
         """The ``repr`` cut to one line."""
@@ -264,6 +245,31 @@ class Layer(Frozen):
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         yield self.init
         yield self.apply
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not set")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not deleted")
+
+    def __copy__(self) -> Layer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+        return self
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    # Not ``dataclasses.replace``: it calls the constructor with every field, and this one takes
+    # what a user gives. Nor ``frozen=True``, whose error does not say which layer it was.
+    def _replace(self, **changes: Any) -> Layer:
+        """The same layer with other values of some fields. What was traced is shared."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        copy = object.__new__(Layer)
+        copy._set(**(fields | changes))
+        return copy
 
     def __repr__(self) -> str:
         return self._text()
@@ -289,6 +295,22 @@ class Layer(Frozen):
             calls.append(specs_of(x))
             return placeholders(trace(self, x).out), state
 
-        return Layer(init, apply, name=self.kind, sequence_mode=SequenceMode.DELEGATE)._copy(
+        return Layer(init, apply, name=self.kind, sequence_mode=SequenceMode.DELEGATE)._replace(
             maker=self.maker
         )
+
+
+def _check_arguments(params: Any, state: Any, x: PyTree, key: Any, train: Any) -> None:
+    """Raises for the first argument of ``apply`` that is of the wrong kind."""
+    check_tree(params, "params")
+    if x is _REQUIRED:
+        raise LayerError(
+            "apply got two arguments",
+            expected="apply(params, state, x)",
+            hint="the state that init returned goes between params and x; "
+            "jl.without_state(layer) for a pair that has none",
+        )
+    check_tree(state, "state")
+    if key is not None:
+        arguments.typed_key(key)
+    arguments.train_flag(train)

@@ -17,7 +17,7 @@ import jax
 
 from .receptive_field import EVERYWHERE, ReceptiveField
 from .sequence import Sequence, is_sequence, mapped, sequences_in
-from .specs import PyTree
+from .types import ApplyFn, InitFn, Params, PyTree, State
 
 KINDS = ("per_step", "whole", "delegate")
 
@@ -53,17 +53,20 @@ SequenceMode.DELEGATE = SequenceMode("delegate")
 
 
 def taking_sequences(
-    init: Callable[..., Any], apply: Callable[..., Any], mode: SequenceMode
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    init: InitFn | None, apply: ApplyFn, mode: SequenceMode
+) -> tuple[InitFn | None, ApplyFn]:
     """A pair that takes Sequences, from one that is written as ``mode`` says."""
     if mode.kind == "delegate":
         return init, apply
 
-    def init_of(key: Any, x: PyTree) -> Any:
+    def init_of(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        assert init is not None
         return init(key, without_masks(x))
 
     @functools.wraps(apply)
-    def apply_to(params: Any, state: Any, x: PyTree, *, key: Any, train: bool) -> Any:
+    def apply_to(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
         found = sequences_in(x)
         if not found:
             return apply(params, state, x, key=key, train=train)
@@ -79,7 +82,7 @@ def taking_sequences(
 
         return mapped(of_values, (x,)), states[0]
 
-    return init_of, apply_to
+    return init and init_of, apply_to
 
 
 def without_masks(x: PyTree) -> PyTree:

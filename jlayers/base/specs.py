@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,11 @@ from ..core.dtypes import at_least_float32
 from . import sequence
 from .errors import LayerError, public_api, truncate
 from .repr_text import value_text
+from .types import Params as Params
+from .types import PyTree as PyTree
+from .types import Spec as Spec
+from .types import State as State
 
-PyTree = Any
-Params = dict[str, Any]
-State = dict[str, Any]
-Spec = jax.ShapeDtypeStruct
 # Sizes may be symbolic, as in jax.export: what is surely none is refused, all else let through.
 _NO_SIZE = (type(None), bool, float, np.floating, str, tuple, list, dict, jax.Array, np.ndarray)
 
@@ -68,6 +68,16 @@ def _spec_of(leaf: Any, what: str) -> Spec:
         expected="arrays or jax.ShapeDtypeStructs",
         got=format_short(leaf),
     )
+
+
+def input_specs(x: PyTree) -> PyTree:
+    """The specs of what a user passed for an input.
+
+    Raises:
+      LayerError: for a tuple of Python numbers, and for what is neither an array nor a spec.
+    """
+    refuse_numbers(x)
+    return specs_of(x)
 
 
 def as_array(leaf: Any) -> jax.Array:
@@ -168,3 +178,44 @@ def storage_dtype(x: PyTree) -> Any:
     """
     dtype = floating_dtype(x)
     return jnp.float32 if dtype is None else at_least_float32(dtype)
+
+
+def cast_like(params: PyTree, x: PyTree) -> PyTree:
+    """The parameters in the floating dtype of ``x``; as they are where ``x`` has none.
+
+    Parameters are stored in float32 and used in the dtype of the input, so that a bfloat16 input
+    gives a bfloat16 output from parameters that keep their precision.
+    """
+    dtype = floating_dtype(x)
+    return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def tree_matches(tree: object, expected: Mapping[str, Any]) -> bool:
+    """Whether ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``."""
+    return (
+        type(tree) is dict
+        and tree.keys() == expected.keys()
+        and all(
+            tree_matches(tree[name], spec)
+            if isinstance(spec, dict)
+            else leaf_matches(tree[name], spec)
+            for name, spec in expected.items()
+        )
+    )
+
+
+def leaf_matches(leaf: Any, spec: Any) -> bool:
+    """Whether an array has the shape of a spec, and a dtype of the same kind.
+
+    A float may be any float: parameters cast to bfloat16 are still the model's own.
+    """
+    if not isinstance(spec, jax.ShapeDtypeStruct) or isinstance(leaf, jax.ShapeDtypeStruct):
+        return False
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        return False
+    if tuple(leaf.shape) != tuple(spec.shape):
+        return False
+    for kind in (jnp.floating, jnp.complexfloating):
+        if jnp.issubdtype(spec.dtype, kind):
+            return bool(jnp.issubdtype(leaf.dtype, kind))
+    return bool(leaf.dtype == spec.dtype)

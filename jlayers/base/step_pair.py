@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from .errors import LayerError
-from .sequence_mode import filled, without_masks
-from .specs import PyTree, format_short, specs_of
-
-if TYPE_CHECKING:
-    from .layer import Layer
-
-Carry = dict[str, Any]
+from .sequence_mode import SequenceMode, filled, without_masks
+from .specs import format_short, specs_of
+from .types import ApplyFn, LayerLike, Params, PyTree, State
+from .types import Carry as Carry
 
 
 class StepPair(NamedTuple):
@@ -34,8 +31,21 @@ class StepPair(NamedTuple):
     step: Callable[..., tuple[PyTree, Carry]]
 
 
-def stream_of(layer: Layer) -> StepPair:
-    """The stream of a layer.
+class Steppable(LayerLike, Protocol):
+    """What is asked of a layer to step it."""
+
+    @property
+    def _apply(self) -> ApplyFn: ...
+
+    @property
+    def _sequence_mode(self) -> SequenceMode: ...
+
+    @property
+    def _stream(self) -> StepPair | str | None: ...
+
+
+def stream_of(layer: Steppable) -> StepPair:
+    """The ``StepPair`` of a layer.
 
     Raises:
       LayerError: for one that reads later steps, or all of them.
@@ -51,11 +61,17 @@ def stream_of(layer: Layer) -> StepPair:
     )
 
 
-def _of_each_step(layer: Layer) -> StepPair:
-    """The stream of a layer without a memory."""
+def _of_each_step(layer: Steppable) -> StepPair:
+    """The pair of a layer that works on each step by itself: it has no carry."""
 
     def step(
-        params: Any, state: Any, carry: Carry, x: PyTree, *, key: Any, train: bool
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: PyTree,
+        *,
+        key: jax.Array | None,
+        train: bool,
     ) -> tuple[PyTree, Carry]:
         y, _ = layer._apply(params, state, x, key=key, train=train)
         blocks = {jnp.shape(leaf)[:2] for leaf in jax.tree.leaves(x) if jnp.ndim(leaf) > 1}
@@ -71,24 +87,21 @@ def _of_each_step(layer: Layer) -> StepPair:
     return StepPair(lambda params, state, x, *, capacity: {}, step)
 
 
-def of_step(step: Callable[..., Any]) -> Callable[..., Any]:
-    """``apply`` of a causal layer: its ``step`` over the whole sequence."""
-
-    def apply(
-        params: Any, state: Any, x: PyTree, *, key: Any, train: bool
-    ) -> tuple[PyTree, dict[str, Any]]:
-        return step(params, state, None, x, key=key, train=train)[0], state
-
-    return apply
-
-
 def filling(stream: StepPair) -> StepPair:
-    """The stream of a layer that takes Sequences itself: it sees no padding, and no masks first."""
+    """The pair of a layer that takes Sequences itself: padded steps are zeros for it."""
 
-    def start(params: Any, state: Any, x: PyTree, *, capacity: int | None) -> Carry:
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         return stream.start(params, state, without_masks(x), capacity=capacity)
 
-    def step(params: Any, state: Any, carry: Any, x: PyTree, *, key: Any, train: bool) -> Any:
+    def step(
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: PyTree,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[PyTree, Carry]:
         return stream.step(params, state, carry, filled(x), key=key, train=train)
 
     return StepPair(start, step)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .errors import LayerError
-from .specs import PyTree, format_short, format_spec
+from .specs import format_short, format_spec, leaf_matches, tree_matches
+from .types import PyTree
 
 _SHOWN = 20
 _MISMATCHES = {
@@ -53,7 +53,7 @@ def check_tree_matches(
     Raises:
       LayerError: with all differences.
     """
-    if _same(tree, expected):
+    if tree_matches(tree, expected):
         return
     check_tree(tree, what)
     have, want = dict(_by_path(tree)), dict(_by_path(expected))
@@ -62,7 +62,7 @@ def check_tree_matches(
     rows += [
         ("different", path, f"expected {format_spec(want[path])}, got {_kind(have[path])}")
         for path in want
-        if path in have and not _fits(have[path], want[path])
+        if path in have and not leaf_matches(have[path], want[path])
     ]
     counts = [
         f"{sum(kind == wanted for kind, _, _ in rows)} {wanted}"
@@ -85,10 +85,10 @@ def check_tree_matches(
 def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: Any) -> str | None:
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
-    if beside is not None and _same(beside, expected):
+    if beside is not None and tree_matches(beside, expected):
         return "params and state have changed places: layer.apply(params, state, x)"
     for name, value in tree.items():
-        if _same(value, expected):
+        if tree_matches(value, expected):
             return f"its entry {name!r} fits: {what}[{name!r}]"
     return None
 
@@ -101,30 +101,6 @@ def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any
             yield from _by_path(value, f"{here}/")
         else:
             yield here, value
-
-
-def _same(tree: Any, expected: Mapping[str, Any]) -> bool:
-    return (
-        type(tree) is dict
-        and tree.keys() == expected.keys()
-        and all(
-            _same(tree[name], wanted) if isinstance(wanted, dict) else _fits(tree[name], wanted)
-            for name, wanted in expected.items()
-        )
-    )
-
-
-def _fits(leaf: Any, spec: Any) -> bool:
-    if not isinstance(spec, jax.ShapeDtypeStruct) or isinstance(leaf, jax.ShapeDtypeStruct):
-        return False
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        return False
-    if tuple(leaf.shape) != tuple(spec.shape):
-        return False
-    for kind in (jnp.floating, jnp.complexfloating):
-        if jnp.issubdtype(spec.dtype, kind):
-            return bool(jnp.issubdtype(leaf.dtype, kind))
-    return bool(leaf.dtype == spec.dtype)
 
 
 def _kind(leaf: Any) -> str:

@@ -2,93 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
-
-import jax
 
 from ..base import arguments
 from ..base.constructors import lift_child
-from ..base.errors import LayerError, error_context
+from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.naming import check_name, child_key, merge_entry
-from ..base.parameters import make
-from ..base.scope import ApplyScope, InitScope
-from ..base.sequence_mode import SequenceMode
-from ..base.specs import Params, PyTree, State
-from ..base.step_pair import StepPair
-from ..base.tracing import Trace, init_child, trace
+from ..base.parameters import check_name
+from ..base.scope import Body, composite
 from ..sequences.array_bodies import taking_sequences
-from ..sequences.streaming import Body, stream_of_body
 
 _RESERVED = ("children", "key", "param", "train", "variable")
-
-
-def composite(
-    body: Body,
-    children: Mapping[str, Layer],
-    *,
-    name: str | None = None,
-    rebuild: Callable[[dict[str, Layer]], Layer],
-    each_step: bool = False,
-    unstreamed: str | None = None,
-) -> Layer:
-    """A layer from a body and its named children: what ``compose`` and the combinators are.
-
-    A single child named ``""`` is transparent: its parameters are the layer's own.
-
-    Args:
-      body: a function of the namespace and the input.
-      children: by name.
-      name: the kind.
-      rebuild: the same around other children.
-      each_step: whether the steps of a sequence do not meet in it, whatever the children do.
-      unstreamed: why it cannot be streamed, if not for its children.
-    """
-    stream: StepPair | str | None = unstreamed
-    if unstreamed is None and not each_step:
-        stream = stream_of_body(body, children, lambda: layer)
-
-    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        f = InitScope(children, x, key)
-        y = body(f, x)
-        return f.found(), y
-
-    def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        found = trace(layer, x)
-        params: Params = {}
-        state: State = {}
-        for child_name, child in children.items():
-            with error_context(child, child_name):
-                made = init_child(child, child_key(key, child_name), found.inputs[child_name][0])
-            for tree, entry in zip((params, state), made, strict=True):
-                if entry:
-                    merge_entry(tree, child_name, entry)
-        for tree, declared in ((params, found.params_declared), (state, found.state_declared)):
-            for own, wanted in declared.items():
-                tree[own] = make(key, own, *wanted)
-        return params, state
-
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
-    ) -> tuple[PyTree, State]:
-        f = ApplyScope(children, params, state, x, key, train)
-        y = body(f, x)
-        return y, f.next_state() if train else state
-
-    layer = Layer(
-        init,
-        apply,
-        name=name,
-        children=children,
-        rebuild=rebuild,
-        abstract=abstract,
-        by_path=True,
-        sequence_mode=SequenceMode.DELEGATE,
-        stream=stream,
-    )
-    return layer
 
 
 @factory

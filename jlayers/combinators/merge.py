@@ -14,7 +14,7 @@ from ..base.constructors import lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.scope import Scope
+from ..base.scope import Scope, composite
 from ..base.sequence import (
     Sequence,
     is_sequence,
@@ -22,7 +22,6 @@ from ..base.sequence import (
     mapped,
 )
 from ..base.specs import PyTree, format_spec, specs_of
-from .compose import composite
 from .serial import of_layers
 
 

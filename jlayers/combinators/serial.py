@@ -9,11 +9,9 @@ from ..base.constructors import lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.naming import name_children
-from ..base.scope import Scope
+from ..base.parameters import name_children
+from ..base.scope import Body, Scope, composite
 from ..base.specs import PyTree, format_spec, specs_of
-from ..sequences.streaming import Body
-from .compose import composite
 
 
 def _adopt(layers: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Layer]:

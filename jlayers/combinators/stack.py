@@ -11,33 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.constructors import lift, out_spec
+from ..base.constructors import lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
-from ..base.initialization import Path
 from ..base.layer import Layer
 from ..base.receptive_field import ReceptiveField
 from ..base.sequence import sequences_in
 from ..base.sequence_mode import SequenceMode, with_receptive_field
-from ..base.specs import (
-    Params,
-    PyTree,
-    State,
-    format_short,
-    format_spec,
-    spec_key,
-    specs_of,
-)
-from ..base.step_pair import (
-    Carry,
-    StepPair,
-    check_carry,
-    stream_of,
-)
-from ..base.tracing import init_child, trace
+from ..base.specs import format_short, format_spec, spec_key, specs_of
+from ..base.step_pair import StepPair, check_carry, stream_of
+from ..base.tracing import AbstractFn, Trace, run, trace
+from ..base.types import ApplyFn, Carry, Params, PyTree, Spec, State
 
 Policy = Callable[..., bool]
 
@@ -69,19 +57,18 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     if remat is not None and not isinstance(remat, bool) and not callable(remat):
         raise LayerError(f"remat must be True, False or a policy, got {format_short(remat)}")
 
-    def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        with error_context(inner):
-            y = out_spec(inner, x)
-        if spec_key(with_receptive_field(y, None)) != spec_key(
+    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        found, y = _stacked(inner, n, key, x)
+        if spec_key(with_receptive_field(specs_of(y), None)) != spec_key(
             with_receptive_field(specs_of(x), None)
         ):
             raise LayerError(
                 "the output of a repeated layer differs from its input",
                 expected=format_spec(specs_of(x)),
-                got=format_spec(y),
+                got=format_spec(specs_of(y)),
                 hint="a layer that keeps its shape and dtype, or serial",
             )
-        return _stacked_init(inner, n, key, x)
+        return found, _through_copies(inner, n, x, with_receptive_field(y, None))
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
@@ -115,12 +102,12 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
 
         # The carries of all copies stay in one place: as a scan's input and output they would be
         # copied, and a cache of keys and values is most of what a short step touches.
-        copies = (params, state, _keys(key, n), jax.numpy.arange(n))
+        copies = (params, state, _keys(key, n), jnp.arange(n))
         (y, after), _ = lax.scan(step, (x, carry), copies, length=n)
         return y, after
 
     return _wrapper(
-        inner, init, apply, lambda new: repeat(new, n, remat), n, StepPair(start, block)
+        inner, abstract, apply, lambda new: repeat(new, n, remat), n, StepPair(start, block)
     )
 
 
@@ -138,8 +125,9 @@ def ensemble(layer: Any, n: int) -> Layer:
     inner = lift(layer)
     n = arguments.positive("n", n)
 
-    def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        return _stacked_init(inner, n, key, x)
+    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        found, y = _stacked(inner, n, key, x)
+        return found, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), y)
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
@@ -152,7 +140,7 @@ def ensemble(layer: Any, n: int) -> Layer:
         return y, new_state if train else state
 
     unstreamed = "the copies' outputs do not begin with (batch, time)"
-    return _wrapper(inner, init, apply, lambda new: ensemble(new, n), n, unstreamed)
+    return _wrapper(inner, abstract, apply, lambda new: ensemble(new, n), n, unstreamed)
 
 
 @factory
@@ -183,8 +171,11 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
         y, new_state = jax.checkpoint(run, policy=policy)(params, state, x, key)
         return y, new_state if train else state
 
-    def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        return init_child(inner, key, x)
+    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        with error_context(inner):
+            found, y = run(inner, key, x)
+        inputs = {"": (specs_of(x),)}
+        return Trace(found.params, found.state, None, inputs, inside={"": found}), y
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         with error_context(inner):
@@ -199,28 +190,45 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
 
         return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
 
-    return _wrapper(inner, init, apply, lambda new: remat(new, policy), 1, StepPair(start, step))
+    return _wrapper(
+        inner, abstract, apply, lambda new: remat(new, policy), 1, StepPair(start, step)
+    )
 
 
 def _wrapper(
     layer: Layer,
-    init: Callable[..., tuple[Params, State]],
-    apply: Callable[..., tuple[PyTree, State]],
+    abstract: AbstractFn,
+    apply: ApplyFn,
     again: Callable[[Layer], Layer],
     copies: int,
     stream: StepPair | str,
 ) -> Layer:
     return Layer(
-        init,
+        None,
         apply,
         name=layer.kind,
         children={"": layer},
         rebuild=lambda new: again(new[""]),
         copies=copies,
-        by_path=True,
+        abstract=abstract,
         sequence_mode=SequenceMode.DELEGATE,
         stream=stream,
     )
+
+
+def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+    """The abstract pass of n copies, and the output of one of them."""
+    with error_context(layer):
+        found, y = run(layer, key, x)
+
+    def stacked(specs: PyTree) -> PyTree:
+        if isinstance(specs, dict):  # not by jax.tree, which sorts
+            return {name: stacked(entry) for name, entry in specs.items()}
+        return Spec((n, *specs.shape), specs.dtype)
+
+    inputs = {"": (specs_of(x),)}
+    params, state = stacked(found.params), stacked(found.state)
+    return Trace(params, state, None, inputs, inside={"": found}, copies=n), y
 
 
 def _stacked_start(
@@ -246,14 +254,7 @@ def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
     return with_receptive_field(y, field)
 
 
-def _stacked_init(layer: Layer, n: int, key: Any, x: PyTree) -> tuple[Params, State]:
-    with error_context(layer):
-        if isinstance(key, Path):
-            return init_child(layer, key.stack(n), x)
-        return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))
-
-
 def _keys(key: jax.Array | None, n: int) -> jax.Array | None:
     if key is None:
         return None
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jax.numpy.arange(n))
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))

@@ -11,10 +11,9 @@ from ..base.constructors import lift, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.scope import Scope
+from ..base.scope import Scope, composite
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.specs import PyTree, format_spec, specs_of
-from .compose import composite
 from .merge import concat
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,11 @@ import rich.table
 from ..base.constructors import lift
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
+from ..base.parameters import ParamSpec
 from ..base.paths import join
-from ..base.specs import PyTree, format_spec, specs_of
+from ..base.specs import format_spec, specs_of
 from ..base.tracing import Trace, trace
+from ..base.types import PyTree
 from .flops import flops
 from .tables import table_text
 
@@ -127,18 +129,17 @@ def summary(layer: Any, x: PyTree) -> Summary:
     return Summary(
         tuple(_rows(layer, specs_of(x), "", 1)),
         found.out,
-        *_count(found.params),
-        _count(found.state)[1],
+        *_count(found.parameters.values()),
+        _count(found.variables.values())[1],
         _flops(layer, found, specs_of(x)),
     )
 
 
 def _rows(layer: Layer, x: PyTree, path: str, copies: int, calls: int = 1) -> Iterator[Row]:
     found = trace(layer, x)
-    own = {name: spec for name, spec in found.params.items() if name in found.params_declared}
-    if not layer.children or own:
-        counted = own if layer.children else found.params
-        numbers, size = _count(counted)
+    own = found.own_parameters
+    if not layer.children or (found.inside and own):
+        numbers, size = _count(own.values())
         cost = 0 if layer.children else _flops(layer, found, x)
         name = layer.short() if not layer.children else f"{layer.maker}: {', '.join(own)}"
         yield Row(path, name, found.out, numbers * copies, size * copies, cost * copies * calls)
@@ -170,12 +171,10 @@ def _flops(layer: Layer, found: Trace, x: PyTree) -> int:
         )
 
 
-def _count(tree: PyTree) -> tuple[int, int]:
-    leaves = jax.tree.leaves(tree)
-    sizes = [math.prod(leaf.shape) for leaf in leaves]
-    return sum(sizes), sum(
-        size * leaf.dtype.itemsize for size, leaf in zip(sizes, leaves, strict=True)
-    )
+def _count(table: Iterable[ParamSpec]) -> tuple[int, int]:
+    """How many numbers the arrays of a table have, and how many bytes."""
+    sizes = [(math.prod(spec.shape), spec.dtype.itemsize) for spec in table]
+    return sum(count for count, _ in sizes), sum(count * size for count, size in sizes)
 
 
 def size_text(size: int) -> str:

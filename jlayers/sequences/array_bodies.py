@@ -16,7 +16,7 @@ import jax
 
 from ..base.errors import LayerError
 from ..base.layer import Layer
-from ..base.scope import InitScope, Scope
+from ..base.scope import Body, InitScope, Scope
 from ..base.sequence import (
     Sequence,
     is_sequence,
@@ -31,7 +31,6 @@ from ..base.specs import (
     specs_of,
 )
 from ..base.tracing import REMEMBERED
-from .streaming import Body
 
 # No model has a batch of so many rows, or axes of so many steps. The steps have many divisors, so
 # that what strides make of different numbers stays different.

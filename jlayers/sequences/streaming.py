@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from ..base import arguments
-from ..base.constructors import lift
+from ..base.constructors import lift, of_step
 from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.naming import entry_of, merge_entry
 from ..base.receptive_field import CAUSAL, ReceptiveField
-from ..base.scope import ApplyScope, Scope
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import (
@@ -30,13 +28,10 @@ from ..base.step_pair import (
     Carry,
     StepPair,
     check_carry,
-    of_step,
     stream_of,
 )
 from ..base.tracing import trace
 from ..base.validation import check_tree, check_tree_matches
-
-Body = Callable[[Scope, PyTree], PyTree]
 
 
 @public_api
@@ -226,56 +221,3 @@ def receptive_field(layer: Any, x: PyTree) -> ReceptiveField:
         if len(found) != 1 or found[0] is None:
             raise LayerError("its output is not one sequence", got=format_spec(y))
         return found[0]
-
-
-class StepScope(ApplyScope):
-    """Runs a body on a block: its children take their step."""
-
-    streaming = True
-
-    def __init__(
-        self, children: Mapping[str, Layer], params: Params, state: State, carry: Carry, *rest: Any
-    ):
-        super().__init__(children, params, state, *rest)
-        self._carry = carry
-        self.carry: Carry = {}
-
-    def _run_call(
-        self, call: str, child: Layer, params: Params, state: State, x: PyTree, key: Any
-    ) -> tuple[PyTree, State]:
-        y, after = stream_of(child).step(
-            params, state, entry_of(self._carry, call), x, key=key, train=self.train
-        )
-        if after:
-            merge_entry(self.carry, call, after)
-        return y, state
-
-
-def stream_of_body(
-    body: Body, children: Mapping[str, Layer], layer: Callable[[], Layer]
-) -> StepPair:
-    """The stream of a composite: its children's, wired by its body.
-
-    A child that is called twice has two carries, ``name`` and ``name/1``.
-    """
-
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        carry: Carry = {}
-        for name, inputs in trace(layer(), x).inputs.items():
-            child = children[name]
-            for again, child_x in enumerate(inputs):
-                with error_context(child, name):
-                    entry = stream_of(child).start(
-                        entry_of(params, name), entry_of(state, name), child_x, capacity=capacity
-                    )
-                if entry:
-                    merge_entry(carry, f"{name}/{again}" if again else name, entry)
-        return carry
-
-    def step(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
-    ) -> tuple[PyTree, Carry]:
-        f = StepScope(children, params, state, carry, x, key, train)
-        return body(f, x), f.carry
-
-    return StepPair(start, step)
