@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 @public_api
 def without_state(layer: Layer) -> Pair:
-    """The pair of a layer that has no state, free of the empty dicts.
+    """The pair of a layer that has no state, without the empty dicts.
 
     Raises:
       LayerError: when init or apply finds that a layer inside has state, naming it.
@@ -44,7 +44,7 @@ def without_state(layer: Layer) -> Pair:
             if state:
                 paths = ", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state))
                 raise LayerError(
-                    "without_state of a layer that has state",
+                    "without_state needs a layer without state",
                     got=paths,
                     hint="params, state = layer.init(key, x)",
                 )
@@ -61,9 +61,9 @@ def without_state(layer: Layer) -> Pair:
         if key is not None and not arguments.is_key(key):
             with error_context(layer):
                 raise LayerError(
-                    "the key is no single typed key",
+                    "the key must be a single typed key",
                     got=format_short(key),
-                    hint="apply(params, x, key): without_state left the state out",
+                    hint="apply(params, x, key): without_state takes no state",
                 )
         check(x)
         return layer.apply(params, {}, x, key=key, train=train)[0]

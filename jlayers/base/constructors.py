@@ -21,6 +21,9 @@ from .sequence_mode import SequenceMode
 from .specs import format_short
 from .types import ApplyFn, Carry, Params, PyTree, State
 
+# What serial and the other combinators take for a layer.
+LayerOrFunction = Layer | Callable[[Any], PyTree]
+
 
 @factory
 def stateless(
@@ -47,7 +50,7 @@ def stateless(
         params = init(key, x)
         if isinstance(params, tuple):
             raise LayerError(
-                "init of a stateless layer gives params alone",
+                "init of a stateless layer must return params alone",
                 got=format_short(params),
                 hint="jl.Layer(init, apply) for a layer with state",
             )
@@ -72,25 +75,28 @@ def of_step(step: Callable[..., tuple[PyTree, Carry]]) -> ApplyFn:
     return apply
 
 
-def lift(layer: Any) -> Layer:
+def lift(layer: LayerOrFunction) -> Layer:
     """A ``Layer`` as it is; any other function of one argument as a layer without parameters.
 
+    Args:
+      layer: a ``Layer``, or a function of one argument, an array or a tree of arrays.
+
     Raises:
-      LayerError: for what is no function of one argument, and for a factory that was not called.
+      LayerError: for anything else, and for a factory that was not called.
     """
     if isinstance(layer, Layer):
         return layer
-    function = layer
+    function: Any = layer
     while isinstance(function, functools.partial):
         function = function.func
     if getattr(function, "__jlayers_factory__", False):
         raise LayerError(
-            f"the factory {function.__name__} stands where a layer belongs",
+            f"expected a layer, got the factory {function.__name__}",
             hint=f"call it: {function.__name__}(...)",
         )
     if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
         raise LayerError(
-            "a bare pair of functions stands where a layer belongs",
+            "expected a layer, got a bare pair of functions",
             hint="jl.Layer(init, apply), or jl.stateless(init, apply)",
         )
     if not callable(layer):
@@ -102,7 +108,7 @@ def lift(layer: Any) -> Layer:
         elif isinstance(layer, str):
             hint = "a layer's name is its keyword in the parent: serial(head=Dense(10))"
         raise LayerError(
-            f"{format_short(layer)} stands where a layer belongs",
+            f"expected a layer, got {format_short(layer)}",
             expected="a Layer, or a function of one argument",
             hint=hint,
         )
@@ -122,13 +128,13 @@ def lift(layer: Any) -> Layer:
 
 @factory
 def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
-    """A function of a whole ``Sequence`` as a layer, mask and all; of an array as it is.
+    """A layer of a function of a whole ``Sequence``, values and mask.
 
-    Functions are layers that act on each step alone: of a ``Sequence`` they see the values. One
-    that mixes steps has to say so, and to mind the mask.
+    A plain function is a layer that works on each step by itself: it is called with the values of
+    a ``Sequence`` alone. A function that mixes steps has to say so here, and to use the mask.
 
     Args:
-      function: of the input, to a Sequence, an array, or a tree of these.
+      function: of the input, a Sequence or an array, to a Sequence, an array, or a tree of these.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> last = jl.on_sequence(jl.Sequence.last)
@@ -145,7 +151,7 @@ def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
     )
 
 
-def lift_child(name: str, layer: Any) -> Layer:
+def lift_child(name: str, layer: LayerOrFunction) -> Layer:
     """``lift`` with the child's name in the error."""
     try:
         return lift(layer)
@@ -162,6 +168,6 @@ def _check_one_argument(function: Callable[..., Any]) -> None:
         fits = False
     if not fits:
         raise LayerError(
-            f"{function_text(function)} is no function of one argument",
-            hint="a lambda of one argument, or compose; several inputs come as one tuple",
+            f"{function_text(function)} must be a function of one argument",
+            hint="a lambda of one argument, or compose; several inputs are one tuple",
         )

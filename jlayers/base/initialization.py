@@ -108,7 +108,7 @@ class _Keys:
     """The key of each key path; each prefix is folded once."""
 
     def __init__(self, key: jax.Array, compiled: bool):
-        self._fold_in = _compiled_fold_in() if compiled else jnp.vectorize(jax.random.fold_in)
+        self._fold_in = _compiled_fold_in() if compiled else _fold_in
         self._keys: dict[KeyPath, jax.Array] = {(): key}
 
     def __getitem__(self, path: KeyPath) -> jax.Array:
@@ -126,9 +126,17 @@ class _Keys:
         return found
 
 
+def _fold_in(keys: jax.Array, numbers: np.ndarray[Any, Any] | np.uint32) -> jax.Array:
+    """``jax.random.fold_in`` for arrays of keys and of numbers."""
+    if keys.ndim == numbers.ndim == 0:
+        return jax.random.fold_in(keys, numbers)
+    folded: jax.Array = jnp.vectorize(jax.random.fold_in)(keys, numbers)
+    return folded
+
+
 @functools.cache
-def _compiled_fold_in() -> Callable[[jax.Array, Any], jax.Array]:
-    return jax.jit(jnp.vectorize(jax.random.fold_in))
+def _compiled_fold_in() -> Callable[..., jax.Array]:
+    return jax.jit(_fold_in)
 
 
 def _of_copies(function: Callable[[jax.Array], Any], keys: jax.Array) -> Any:

@@ -55,8 +55,8 @@ class Layer:
         params, state = layer.init(key, x)
         y, state      = layer.apply(params, state, x, key=None, train=False)
 
-    ``params`` and ``state`` are nested dicts of arrays with string keys, always both; a layer
-    that has none of the one has ``{}``. ``x`` is one pytree: several inputs are a tuple or a dict.
+    ``params`` and ``state`` are nested dicts of arrays with string keys. Every layer has both;
+    without parameters or state they are ``{}``. ``x`` is one pytree: several inputs are a tuple or a dict.
 
     A layer is immutable and compared by identity. It is closed over by ``jax.jit``, never passed
     through it: ``jax.jit(layer.apply, static_argnames="train")``.
@@ -65,17 +65,21 @@ class Layer:
       init: ``init(key, x) -> (params, state)``; ``x`` holds ``jax.ShapeDtypeStruct``s.
       apply: ``apply(params, state, x, *, key, train) -> (y, state)``.
       name: the kind, after which a parent names its positional children.
-      children: layers inside this one by name; the name ``""`` says that the child goes by the
-        layer's own name and that its parameters are the layer's own.
-      rebuild: the same layer around other children of the same names.
-      sequence_mode: how it takes a ``Sequence``: by default step by step.
-      stream: its ``StepPair`` if it is causal in time and mixes steps; or why it has none.
+      children: layers inside this one by name; a child named ``""`` has the path and the
+        parameters of the layer itself.
+      rebuild: ``rebuild(children)``, the same layer around other children of the same names.
+      sequence_mode: how it takes a ``Sequence``; by default it works on each step by itself.
+      stream: its ``StepPair`` if it is causal in time and mixes steps; or a text that says why it
+        cannot be streamed.
+      abstract: instead of ``init``, the layer's part of the abstract pass, which writes the table of
+        parameters: for combinators.
 
     Attributes:
       kind: what a parent names the layer after: ``dense``, ``dense_1``, ...
       children: read-only mapping of names to layers, in order.
-      site: ``file:line`` that built it.
-      copies: how many layers stand in this one's place: n for ``repeat`` and ``ensemble``.
+      maker: the name of the function that built it.
+      site: ``file:line`` of that call.
+      copies: how many copies of its child it holds: n for ``repeat`` and ``ensemble``.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> count = jl.Layer(
@@ -186,7 +190,7 @@ class Layer:
         """The output of the layer, and its next state.
 
         Args:
-          params, state: as ``init`` returned them, or later versions of these.
+          params, state: as ``init`` returned them, or as training has updated them.
           x: arrays, one pytree.
           key: a typed key, for layers that draw random numbers.
           train: whether this is a training step; a Python bool.
@@ -195,8 +199,8 @@ class Layer:
           ``(y, state)``; with ``train=False`` the state is the one that came in.
 
         Raises:
-          LayerError: where the input does not fit, where parameters or state are not the layer's
-            own (all differences by path), and where a key is needed and missing.
+          LayerError: where the input does not fit, where parameters or state are not those of the
+            layer (with all differences by path), and where a key is needed and missing.
         """
         # On this path no module is entered that only explains what is wrong.
         with error_context(self):
@@ -278,12 +282,12 @@ class Layer:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with error_context(self):
             raise LayerError(
-                "a layer is called like a function",
+                "a layer cannot be called like a function",
                 hint="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
             )
 
     def _stand_in(self, calls: list[PyTree]) -> Layer:
-        """A layer of the same shapes that computes nothing and notes the input of each call."""
+        """A layer of the same shapes that computes nothing and records the input of each call."""
 
         def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
             found = trace(self, x)

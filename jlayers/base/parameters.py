@@ -66,7 +66,7 @@ def check_name(name: str) -> None:
     """Raises unless ``name`` can be one segment of a path."""
     if not is_name(name):
         raise LayerError(
-            f"{name!r} is no name", expected="a string that is not empty, without / * ? [ ]"
+            f"{name!r} cannot be a name", expected="a non-empty string without / * ? [ ]"
         )
 
 

@@ -27,24 +27,24 @@ from .types import Carry, Initializer, Params, PyTree, Spec, State
 
 
 class Variable:
-    """A value that stays between steps: read ``.value``, and set it when training.
+    """A value of the state: read ``.value``, and in training set it.
 
     Setting raises ``LayerError`` outside training, and for another shape or dtype.
     """
 
-    __slots__ = ("_frame", "_name")
+    __slots__ = ("_name", "_scope")
 
-    def __init__(self, frame: Scope, name: str):
-        self._frame = frame
+    def __init__(self, scope: Scope, name: str):
+        self._scope = scope
         self._name = name
 
     @property
     def value(self) -> jax.Array:
-        return self._frame._variables[self._name]  # type: ignore[no-any-return]
+        return self._scope._variables[self._name]  # type: ignore[no-any-return]
 
     @value.setter
     def value(self, new: jax.Array) -> None:
-        if not self._frame.train:
+        if not self._scope.train:
             raise LayerError(
                 f"the variable {self._name!r} is set outside training",
                 hint=f"if f.train: {self._name}.value = ...",
@@ -52,14 +52,14 @@ class Variable:
         old = self.value
         wide = jnp.issubdtype(old.dtype, jnp.inexact)
         if isinstance(new, int) or (isinstance(new, float) and wide):
-            new = jnp.asarray(new, old.dtype)  # a Python number has no dtype of its own
+            new = jnp.asarray(new, old.dtype)  # a Python number takes the variable's dtype
         if specs_of(new, f"the variable {self._name!r}") != specs_of(old):
             raise LayerError(
                 f"the variable {self._name!r} would change its shape or dtype",
                 expected=format_spec(old),
                 got=format_spec(new),
             )
-        self._frame._variables[self._name] = jnp.asarray(new, old.dtype)
+        self._scope._variables[self._name] = jnp.asarray(new, old.dtype)
 
 
 class Scope:
@@ -70,7 +70,7 @@ class Scope:
     Attributes:
       train: whether this is a training step, a Python bool.
       children: the names of the children, in order.
-      streaming: whether ``x`` is a block of a sequence, of which others may come.
+      streaming: whether ``x`` is one block of a longer sequence.
     """
 
     train: bool
@@ -98,7 +98,7 @@ class Scope:
     def __getitem__(self, name: str) -> Callable[[PyTree], PyTree]:
         if name not in self._children:
             raise LayerError(
-                f"the body asks for a child {name!r} that was not given",
+                f"the body calls a child {name!r} that was not given",
                 got=f"children {', '.join(self._children) or 'none'}",
                 hint=f"compose(body, {name}=...)",
             )
@@ -113,8 +113,8 @@ class Scope:
           name: its name in the parameters.
           init: ``init(key, shape, dtype)``, as in ``jax.nn.initializers``.
           shape: its shape.
-          dtype: of storage and use; by default stored in float32 (float64 for float64 inputs)
-            and given in the floating dtype of the body's input.
+          dtype: in which it is stored and used; by default it is stored in float32 (float64 for
+            float64 inputs) and used in the floating dtype of the body's input.
         """
         stored = storage_dtype(self._x) if dtype is None else dtype
         value = self._param(name, init, self._declared_spec(name, shape, stored))
@@ -139,7 +139,7 @@ class Scope:
         """A fresh key at each call.
 
         Raises:
-          LayerError: if ``apply`` was given none.
+          LayerError: if ``apply`` was called without a key.
         """
         if self._key is None:
             raise LayerError("needs a key and got none", hint="layer.apply(..., key=key)")
@@ -150,8 +150,8 @@ class Scope:
         check_name(name)
         if name in self._children or name in self._declared:
             raise LayerError(
-                f"{name!r} stands for two things in one layer",
-                hint="ask for a parameter once and keep it; another name for another one",
+                f"{name!r} names two things in one layer",
+                hint="declare a parameter once and reuse its value; another parameter needs another name",
             )
         self._declared.add(name)
         return checked_spec(f"the shape of {name!r}", shape, dtype)
@@ -208,7 +208,7 @@ class InitScope(Scope):
                 raise LayerError(
                     f"two calls with different inputs need different {what}",
                     got=f"{format_spec(self._inputs[name][0])} and {format_spec(specs_of(x))}",
-                    hint="two children in the place of one that is called twice",
+                    hint="two children instead of one that is called twice",
                 )
         self._inputs[name].append(specs_of(x))
         return y
@@ -232,7 +232,7 @@ class InitScope(Scope):
         if unused:
             raise LayerError(
                 f"the body never calls its child {unused[0]!r}",
-                hint="call every child whatever f.train is, or leave it out",
+                hint="call every child whatever f.train is, or leave it out of compose",
             )
         params: Params = {}
         state: State = {}
@@ -308,8 +308,8 @@ class ApplyScope(Scope):
     def _entry(self, tree: Mapping[str, Any], name: str) -> jax.Array:
         if name not in tree:
             raise LayerError(
-                f"{name!r} is asked for in apply and was not at init",
-                hint="ask for it whatever f.train is",
+                f"{name!r} is declared in apply and was not at init",
+                hint="declare it whatever f.train is",
             )
         return tree[name]  # type: ignore[no-any-return]
 

@@ -134,7 +134,7 @@ def run(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         return found, placeholders(found.out)
     found, y = layer._abstract(layer, key, x)
     if y is None and x is not None:
-        raise LayerError("its output is None", hint="return at the end of its function")
+        raise LayerError("its output is None", hint="its function has no return statement")
     found = dataclasses.replace(found, out=specs_of(y, "the output"))
     if len(layer._traces) >= REMEMBERED:
         layer._traces.pop(next(iter(layer._traces)))
@@ -160,10 +160,10 @@ def run_pair(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree
         trees = pair._init(key, specs)
     if not (isinstance(trees, tuple) and len(trees) == 2):
         raise LayerError(
-            "init returned no pair of trees",
+            "init must return a pair of trees",
             expected="(params, state)",
             got=format_short(trees),
-            hint="jl.stateless(init, apply) where init gives params alone",
+            hint="jl.stateless(init, apply) for an init that returns params alone",
         )
     params, state = trees
     _check_tree(params, "params")
@@ -231,13 +231,13 @@ def _specs_in_order(tree: PyTree) -> PyTree:
 
 
 def checked_result(result: Any) -> tuple[PyTree, State]:
-    """What a user's ``apply`` returned, if it is a pair of output and state."""
+    """What ``apply`` returned. Raises unless it is a pair of an output and a state."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise LayerError(
-            "apply returned no pair of output and state",
+            "apply must return a pair of output and state",
             expected="(y, state) with a dict for state",
             got=format_short(result),
-            hint="jl.stateless(init, apply) where apply gives y alone",
+            hint="jl.stateless(init, apply) for an apply that returns y alone",
         )
     return result
 
@@ -246,20 +246,22 @@ def _check_tree(tree: PyTree, what: str) -> None:
     """Parameters and state are nested dicts of arrays with names for keys."""
     if not isinstance(tree, dict):
         raise LayerError(
-            f"init gave no dict for {what}",
+            f"init must return a dict for {what}",
             expected="nested dicts of arrays with string keys",
             got=format_short(tree),
         )
     for name, value in tree.items():
         if not is_name(name):
             raise LayerError(
-                f"init gave {what} with the key {name!r}",
-                expected="a string that is not empty, without / * ? [ ]",
+                f"init returned {what} with the key {name!r}",
+                expected="a non-empty string without / * ? [ ]",
             )
         if isinstance(value, dict):
             _check_tree(value, what)
         elif not isinstance(value, jax.Array | np.ndarray | np.generic):
-            raise LayerError(f"init gave no array for {name!r} in {what}", got=format_short(value))
+            raise LayerError(
+                f"init must return an array for {name!r} in {what}", got=format_short(value)
+            )
 
 
 def _key_spec() -> jax.ShapeDtypeStruct:

@@ -1,4 +1,8 @@
-"""Do these parameters belong to this model? If not: every difference, by path."""
+"""Whether a tree belongs to a model. If not, every difference is reported by path.
+
+How to read this file: ``check_tree_matches`` is the entry; ``specs.tree_matches`` has decided that
+something differs, and here the text is made.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ _MISMATCHES = {
 
 
 def check_tree(tree: Any, what: str) -> None:
-    """Raises unless what a user passed for ``what`` is a dict, as a tree of parameters is."""
+    """Raises unless what a user passed as ``what`` is a dict."""
     if type(tree) is dict:
         return
     hint = "params, state = layer.init(key, x); layer.apply(params, state, x)"
@@ -29,7 +33,7 @@ def check_tree(tree: Any, what: str) -> None:
         hint = f"init returns a pair, unpack it: {hint}"
     plain = tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float)
     raise LayerError(
-        f"{what} is no tree of arrays",
+        f"{what} must be a tree of arrays",
         expected="nested dicts of arrays",
         got=format_short(tree) if plain else f"a {type(tree).__name__}, {format_short(tree)}",
         hint=hint,
@@ -48,7 +52,7 @@ def check_tree_matches(
       expected: the tree of specs that ``init`` would give for ``x``.
       what: ``"params"``, ``"state"``, ``"new state"`` or ``"carry"``.
       x: the input, for the text.
-      beside: the tree that was passed beside, for the text.
+      beside: the other tree that was passed, for the hint.
 
     Raises:
       LayerError: with all differences.
@@ -86,7 +90,7 @@ def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: 
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
     if beside is not None and tree_matches(beside, expected):
-        return "params and state have changed places: layer.apply(params, state, x)"
+        return "params and state are swapped: layer.apply(params, state, x)"
     for name, value in tree.items():
         if tree_matches(value, expected):
             return f"its entry {name!r} fits: {what}[{name!r}]"
@@ -94,7 +98,7 @@ def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: 
 
 
 def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The path of every entry that is no dict with entries of its own."""
+    """The path of every entry that is not a dict with entries."""
     for name, value in tree.items():
         here = path + (name if isinstance(name, str) else f"[{name!r}]")
         if type(value) is dict and value:

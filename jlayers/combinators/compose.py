@@ -18,14 +18,14 @@ _RESERVED = ("children", "key", "param", "train", "variable")
 
 @factory
 def compose(body: Body, /, *, name: str | None = None, **children: Any) -> Layer:
-    """Any wiring of layers, or a layer of one's own, as one function.
+    """Any wiring of layers, or a custom layer, as one function.
 
     ``body(f, x)`` serves ``init`` and ``apply``. At init it runs on abstract values, so each
-    child's input is known and nothing is computed; Python's ``if`` on shapes is fine, on values
-    it is not.
+    child's input is known and nothing is computed: Python's ``if`` may depend on shapes, but not
+    on values.
 
     Args:
-      body: a function of the namespace ``f`` and the input ``x``. ``f.child(x)`` calls a child,
+      body: a function of the scope ``f`` and the input ``x``. ``f.child(x)`` calls a child,
         ``f.param(name, init, shape)`` is a parameter, ``f.variable(name, init, shape)`` a value
         in the state, ``f.key()`` a fresh random key, ``f.train`` whether this is training.
       name: what a parent names the layer after; by default ``compose``, or the ``factory``.
@@ -35,7 +35,7 @@ def compose(body: Body, /, *, name: str | None = None, **children: Any) -> Layer
       A ``Layer`` with the children's parameters under their names.
 
     Raises:
-      LayerError: for a child that is no layer or has a name that ``f`` uses itself.
+      LayerError: for a child that is not a layer, or has a name that ``f`` itself uses.
 
     >>> import jax, jlayers as jl
     >>> def body(f, x):
@@ -52,7 +52,9 @@ def compose(body: Body, /, *, name: str | None = None, **children: Any) -> Layer
     arguments.function("the body", body, "f, x")
     for child in children:
         if child in _RESERVED or child.startswith("_"):
-            raise LayerError(f"no child can be named {child!r}: f.{child} is the namespace's own")
+            raise LayerError(
+                f"a child cannot be named {child!r}: f.{child} is an attribute of the scope"
+            )
         check_name(child)
     layers = {child: lift_child(child, layer) for child, layer in children.items()}
     whole = taking_sequences(body, layers)

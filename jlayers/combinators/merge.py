@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..base import arguments
-from ..base.constructors import lift_child
+from ..base.constructors import LayerOrFunction, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
@@ -21,18 +21,19 @@ from ..base.sequence import (
     join,
     mapped,
 )
-from ..base.specs import PyTree, format_spec, specs_of
+from ..base.specs import format_spec, specs_of
+from ..base.types import PyTree
 from .serial import of_layers
 
 
 @factory
-def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
+def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -> Layer:
     """Every layer on the one input, the outputs concatenated along ``axis``.
 
-    Without layers it merges a tuple of arrays that comes in, or a dict in the order of its keys.
+    Without layers it takes a tuple of arrays, or a dict of arrays in the order of its keys.
 
     Raises:
-      LayerError: where the outputs differ in rank, dtype or in a size off the axis.
+      LayerError: where the outputs differ in rank, in dtype, or in their size along another axis.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.concat(jl.Dense(3), jl.Dense(4)), jl.spec((8, 5))).shape
@@ -48,24 +49,26 @@ def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
         rank = outputs[0].ndim
         at = axis + rank if axis < 0 else axis
         if not 0 <= at < rank:
-            raise LayerError(f"no axis {axis} in arrays of rank {rank}", got=_shown(named_outputs))
+            raise LayerError(
+                f"no axis {axis} in arrays of rank {rank}", got=_format_named(named_outputs)
+            )
         sides = {(*o.shape[:at], None, *o.shape[at + 1 :]) for o in outputs}
         if len({(o.ndim, o.dtype) for o in outputs}) > 1 or len(sides) > 1:
             raise LayerError(
-                f"arrays that do not fit side by side along axis {axis}",
+                f"cannot concatenate along axis {axis}",
                 expected="one dtype, and equal sizes on all other axes",
-                got=_shown(named_outputs),
+                got=_format_named(named_outputs),
             )
         if at == 1 and f.streaming:
-            raise LayerError("cannot be streamed: it puts sequences one after the other")
+            raise LayerError("cannot be streamed: it concatenates along time")
         return concatenate(outputs, at)
 
     return of_layers(body, layers, named, lambda *a, **k: concat(*a, axis=axis, **k))
 
 
 @factory
-def add(*layers: Any, **named: Any) -> Layer:
-    """The sum of every layer's output for the one input; without layers, of a tuple coming in.
+def add(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The sum of every layer's output for one input; without layers, of a tuple or dict of arrays.
 
     Raises:
       LayerError: where the outputs differ in shape or dtype.
@@ -78,8 +81,8 @@ def add(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def multiply(*layers: Any, **named: Any) -> Layer:
-    """The product of every layer's output, as ``add`` is the sum: gates, for instance.
+def multiply(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The product of every layer's output: gates, for instance. Otherwise as ``add``.
 
     >>> import jax, jlayers as jl
     >>> gated = jl.multiply(jl.Dense(3), gate=jl.serial(jl.Dense(3), jax.nn.sigmoid))
@@ -90,8 +93,8 @@ def multiply(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def average(*layers: Any, **named: Any) -> Layer:
-    """The mean of every layer's output, as ``add`` is the sum.
+def average(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The mean of every layer's output; otherwise as ``add``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.average(), (jl.spec((8, 3)), jl.spec((8, 3)))).shape
@@ -101,8 +104,8 @@ def average(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def maximum(*layers: Any, **named: Any) -> Layer:
-    """The elementwise maximum of every layer's output (maxout), as ``add`` is the sum.
+def maximum(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The elementwise maximum of every layer's output (maxout); otherwise as ``add``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.maximum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
@@ -112,8 +115,8 @@ def maximum(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def minimum(*layers: Any, **named: Any) -> Layer:
-    """The elementwise minimum of every layer's output, as ``add`` is the sum.
+def minimum(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The elementwise minimum of every layer's output; otherwise as ``add``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.minimum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
@@ -123,7 +126,7 @@ def minimum(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def residual(layer: Any, shortcut: Any = None) -> Layer:
+def residual(layer: LayerOrFunction, shortcut: LayerOrFunction | None = None) -> Layer:
     """``x + layer(x)``, or ``shortcut(x) + layer(x)`` (He et al., 2015, arXiv:1512.03385).
 
     The children are named ``body`` and ``shortcut``.
@@ -143,28 +146,28 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
         y = f["body"](x)
         shortcut = f["shortcut"](x) if "shortcut" in children else x
         terms = {"shortcut": shortcut, "body": y}
-        _arrays(terms)
+        _check_arrays(terms)
         hint = "a shortcut to the shape of the body's output"
         if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
             hint = f"residual(..., shortcut=Dense({y.shape[-1]}))"
-        _same(terms, hint)
-        return _together(jnp.add, shortcut, y)
+        _check_same_spec(terms, hint)
+        return _elementwise(jnp.add, shortcut, y)
 
     return composite(body, children, rebuild=lambda new: residual(new["body"], new.get("shortcut")))
 
 
 def _merge(
-    layers: tuple[Any, ...],
-    named: Mapping[str, Any],
+    layers: tuple[LayerOrFunction, ...],
+    named: Mapping[str, LayerOrFunction],
     again: Callable[..., Layer],
-    pair: Callable[[jax.Array, jax.Array], jax.Array],
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
     finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
 ) -> Layer:
     def body(f: Scope, x: PyTree) -> Any:
         outputs = _outputs(f, x)
-        _same(outputs)
-        total = functools.reduce(functools.partial(_together, pair), outputs.values())
-        return _together(lambda total: finish(total, len(outputs)), total)
+        _check_same_spec(outputs)
+        total = functools.reduce(functools.partial(_elementwise, combine), outputs.values())
+        return _elementwise(lambda total: finish(total, len(outputs)), total)
 
     return of_layers(body, layers, named, again)
 
@@ -180,48 +183,50 @@ def _outputs(f: Scope, x: PyTree) -> dict[str, jax.Array]:
         # In the order of the keys, the only one that a dict keeps through jit, remat and vmap.
         entries = {key: x[key] for key in sorted(x)} if isinstance(x, dict) else dict(enumerate(x))
         outputs = {f"input {name}": entry for name, entry in entries.items()}
-    _arrays(outputs)
+    _check_arrays(outputs)
     return outputs
 
 
 def concatenate(parts: Any, axis: int) -> Any:
-    """Arrays, or Sequences, put together along ``axis``; along the steps, their masks too.
+    """Arrays or Sequences, concatenated along ``axis``; along rows or time, their masks too.
 
     Raises:
-      LayerError: for Sequences and arrays along rows or steps.
+      LayerError: for Sequences and arrays along rows or time: which steps are valid is unknown.
     """
     if not any(map(is_sequence, parts)):
         return jnp.concatenate(parts, axis)
     if axis >= next(part.mask.ndim for part in parts if is_sequence(part)):
         return mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
     if not all(map(is_sequence, parts)):
-        raise LayerError("puts Sequences and arrays one after the other", hint="jl.Sequence(x)")
+        raise LayerError(
+            "cannot concatenate Sequences and arrays along time", hint="jl.Sequence(x)"
+        )
     values = jnp.concatenate([part.fill() for part in parts], axis)
     return join(values, jnp.concatenate([part.mask for part in parts], axis))
 
 
-def _together(function: Callable[..., jax.Array], *terms: Any) -> Any:
+def _elementwise(function: Callable[..., jax.Array], *terms: Any) -> Any:
     """A function of arrays, elementwise, on arrays or Sequences."""
     if any(isinstance(term, Sequence) for term in terms):
         return mapped(function, terms)
     return function(*terms)
 
 
-def _arrays(terms: Mapping[str, Any]) -> None:
+def _check_arrays(terms: Mapping[str, Any]) -> None:
     for term in terms.values():
         if not hasattr(term, "shape"):
-            raise LayerError("merges arrays", got=_shown(terms))
+            raise LayerError("merges arrays", got=_format_named(terms))
 
 
-def _same(terms: Mapping[str, jax.Array], hint: str | None = None) -> None:
-    """No silent broadcast: elementwise merges want one shape and one dtype."""
+def _check_same_spec(terms: Mapping[str, jax.Array], hint: str | None = None) -> None:
+    """No silent broadcast: elementwise merges take one shape and one dtype."""
     if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
         raise LayerError(
             "merges arrays of one shape and dtype",
-            got=_shown(terms),
+            got=_format_named(terms),
             hint=hint,
         )
 
 
-def _shown(terms: Mapping[str, Any]) -> str:
+def _format_named(terms: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {format_spec(term)}" for name, term in terms.items())

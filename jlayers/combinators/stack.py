@@ -1,7 +1,10 @@
 """Wrappers of one layer: many copies in sequence or side by side, and rematerialisation.
 
-All are transparent: they go by the layer's own name, and their parameters are the layer's own,
-stacked along a new first axis for ``repeat`` and ``ensemble``.
+All are transparent: they have the name of the layer inside, and its parameters, for ``repeat`` and
+``ensemble`` stacked along a new first axis.
+
+How to read this file: each wrapper has an ``abstract``, its part of the abstract pass, in which
+the layer inside is traced once (``_stacked`` for copies), an ``apply``, and a ``StepPair``.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.constructors import lift
+from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
@@ -31,8 +34,8 @@ Policy = Callable[..., bool]
 
 
 @factory
-def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
-    """``n`` copies in sequence, each with parameters of its own, as one ``lax.scan``.
+def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -> Layer:
+    """``n`` copies in sequence, each with its own parameters, as one ``lax.scan``.
 
     Compile time does not grow with ``n``. Parameters and state are the layer's, each leaf with a
     new first axis of size ``n``. Copy i is initialised with ``fold_in(key, i)``.
@@ -89,7 +92,7 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
         return _stacked_start(inner, n, params, state, x, capacity)
 
     def block(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, Carry]:
         def step(loop: Any, copy: Any) -> tuple[Any, None]:
             (x, carries), (params, state, key, i) = loop, copy
@@ -112,8 +115,8 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
 
 
 @factory
-def ensemble(layer: Any, n: int) -> Layer:
-    """``n`` independent copies on the one input, side by side under ``vmap``.
+def ensemble(layer: LayerOrFunction, n: int) -> Layer:
+    """``n`` independent copies of a layer on one input, under ``vmap``.
 
     Parameters, state and outputs have a new first axis of size ``n``. Copy i is initialised
     with ``fold_in(key, i)``.
@@ -132,24 +135,24 @@ def ensemble(layer: Any, n: int) -> Layer:
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
-        def one(params: Params, state: State, key: Any) -> tuple[PyTree, State]:
+        def one(params: Params, state: State, key: jax.Array | None) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
         y, new_state = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
         return y, new_state if train else state
 
-    unstreamed = "the copies' outputs do not begin with (batch, time)"
+    unstreamed = "its output does not begin with (batch, time)"
     return _wrapper(inner, abstract, apply, lambda new: ensemble(new, n), n, unstreamed)
 
 
 @factory
-def remat(layer: Any, policy: Policy | None = None) -> Layer:
-    """The same layer, recomputed in the backward pass instead of kept (``jax.checkpoint``).
+def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
+    """The same layer, recomputed in the backward pass instead of stored (``jax.checkpoint``).
 
     Args:
       layer: any layer.
-      policy: what to keep, from ``jax.checkpoint_policies``; nothing but the input by default.
+      policy: what to store, of ``jax.checkpoint_policies``; by default the input alone.
 
     >>> import jlayers as jl
     >>> jl.remat(jl.Dense(3))
@@ -164,7 +167,9 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
-        def run(params: Params, state: State, x: PyTree, key: Any) -> tuple[PyTree, State]:
+        def run(
+            params: Params, state: State, x: PyTree, key: jax.Array | None
+        ) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
@@ -182,9 +187,11 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
             return stream_of(inner).start(params, state, x, capacity=capacity)
 
     def step(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, Carry]:
-        def run(params: Params, state: State, carry: Carry, x: PyTree, key: Any) -> Any:
+        def run(
+            params: Params, state: State, carry: Carry, x: PyTree, key: jax.Array | None
+        ) -> Any:
             with error_context(inner):
                 return stream_of(inner).step(params, state, carry, x, key=key, train=train)
 

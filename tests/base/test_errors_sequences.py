@@ -89,7 +89,7 @@ SEQUENCES = [
     ),
     (
         lambda: init(jl.concat(axis=1), (jl.Sequence(STEPS), STEPS)),
-        "concat: puts Sequences and arrays one after the other",
+        "concat: cannot concatenate Sequences and arrays along time",
         "hint:     jl.Sequence(x)",
     ),
 ]
@@ -116,7 +116,7 @@ BODIES = [
     ),
     (
         lambda: init(jl.bidirectional(jl.GRU(3)), (STEPS, jl.spec((2, 6), bool))),
-        "bidirectional: resets say where an episode begins: backwards, where it ends",
+        "bidirectional: resets mark where an episode starts; reversed in time, they mark where it ends",
         "got:      (float32[2, 6, 4], bool[2, 6])",
     ),
     (
@@ -179,7 +179,7 @@ STREAMS = [
     ),
     (
         lambda: started(jl.ensemble(jl.Dense(3), 2)),
-        "ensemble: cannot be streamed: the copies' outputs do not begin with (batch, time)",
+        "ensemble: cannot be streamed: its output does not begin with (batch, time)",
     ),
     (
         lambda: jl.stream(CAUSAL).step(
@@ -214,7 +214,7 @@ STREAMS = [
     ),
     (
         lambda: jl.stream(jl.concat(axis=1)).step({}, {}, {}, (X, X)),
-        "concat: cannot be streamed: it puts sequences one after the other",
+        "concat: cannot be streamed: it concatenates along time",
     ),
     (
         lambda: jl.stream(CAUSAL).start(PARAMS, STATE, jnp.ones(3)),
@@ -223,7 +223,7 @@ STREAMS = [
     ),
     (
         lambda: jl.stream(CAUSAL).step(PARAMS, STATE, None, X),
-        "serial: carry is no tree of arrays",
+        "serial: carry must be a tree of arrays",
     ),
     (lambda: jl.stream(CAUSAL, capacity=0), "stream: capacity must be a positive int, got 0"),
     (
