@@ -56,7 +56,8 @@ class Layer:
         y, state      = layer.apply(params, state, x, key=None, train=False)
 
     ``params`` and ``state`` are nested dicts of arrays with string keys. Every layer has both;
-    without parameters or state they are ``{}``. ``x`` is one pytree: several inputs are a tuple or a dict.
+    without parameters or state they are ``{}``. ``x`` is one pytree: several inputs are a tuple or
+    a dict.
 
     A layer is immutable and compared by identity. It is closed over by ``jax.jit``, never passed
     through it: ``jax.jit(layer.apply, static_argnames="train")``.
@@ -71,8 +72,8 @@ class Layer:
       sequence_mode: how it takes a ``Sequence``; by default it works on each step by itself.
       stream: its ``StepPair`` if it is causal in time and mixes steps; or a text that says why it
         cannot be streamed.
-      abstract: instead of ``init``, the layer's part of the abstract pass, which writes the table of
-        parameters: for combinators.
+      abstract: instead of ``init``, the layer's part of the abstract pass, which writes the table
+        of parameters; combinators have one.
 
     Attributes:
       kind: what a parent names the layer after: ``dense``, ``dense_1``, ...

@@ -25,7 +25,7 @@ def join(path: str, name: str) -> str:
 def matches(path: str, pattern: str) -> bool:
     """Whether a path fits a pattern, segment by segment.
 
-    ``*`` and ``?`` stand for characters within one segment, ``**`` for any number of segments.
+    ``*`` and ``?`` match characters within one segment, ``**`` matches any number of segments.
 
     >>> matches("encoder/conv_1/kernel", "**/kernel"), matches("encoder/conv_1", "encoder/*")
     (True, True)
@@ -39,7 +39,7 @@ def _match(path: list[str], pattern: list[str]) -> bool:
     if not pattern:
         return not path
     if pattern[0] == "**":
-        # At the end it stands for all that is inside, as in gitignore: one segment or more.
+        # At the end it means everything inside, as in gitignore: one segment or more.
         if len(pattern) == 1:
             return bool(path)
         return any(_match(path[i:], pattern[1:]) for i in range(len(path) + 1))
@@ -91,7 +91,7 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
       *patterns: ``"**/bias"``, ``"encoder/**"``; see ``matches``.
 
     Raises:
-      LayerError: for a pattern that fits no path: a slip of the pen, most likely.
+      LayerError: for a pattern that fits no path, which most likely is a typing error.
 
     >>> params = {"encoder": {"kernel": 1.0, "bias": 0.0}, "head": {"kernel": 1.0, "bias": 0.0}}
     >>> select(params, "**/kernel")

@@ -151,7 +151,7 @@ class Scope:
         if name in self._children or name in self._declared:
             raise LayerError(
                 f"{name!r} names two things in one layer",
-                hint="declare a parameter once and reuse its value; another parameter needs another name",
+                hint="declare a parameter once and reuse its value; others need other names",
             )
         self._declared.add(name)
         return checked_spec(f"the shape of {name!r}", shape, dtype)

@@ -1,4 +1,9 @@
-"""Sequence: values over time that carry their mask."""
+"""Sequence: values over time that carry their mask.
+
+How to read this file: the class comes first, a pytree of values and mask. ``mapped`` applies a
+function step by step; ``split`` and ``join`` take a Sequence apart and put it together again; the
+functions at the end build masks from lengths and rows.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from ..core.dtypes import at_least_float32
 from .errors import LayerError, public_api
@@ -20,11 +26,11 @@ from .types import PyTree
 class Sequence:
     """A batch of sequences of different lengths: values (B, T, ...) and their mask (B, T).
 
-    Every layer takes one in the place of an array. What stands in the padding, NaN included,
-    fields no valid output, no statistic and no gradient.
+    Every layer takes one instead of an array. Padded values, NaN included, have no
+    influence on valid outputs, on statistics or on gradients.
 
-    Arithmetic works step by step (``x + y``, ``2 * x``), all else by ``map``: functions of
-    ``jnp`` take arrays, and would forget the mask.
+    Arithmetic works step by step (``x + y``, ``2 * x``); for everything else there is ``map``.
+    Functions of ``jnp`` take arrays, and would lose the mask.
 
     Args:
       values: one array, or a spec of one, (batch, time, ...).
@@ -42,7 +48,7 @@ class Sequence:
     [[2.0], [2.0]]
     """
 
-    # As users know it, in JAX's errors too.
+    # The name users import it by, in JAX's errors too.
     __module__ = "jlayers"
     __slots__ = ("_receptive_field", "mask", "values")
 
@@ -55,7 +61,7 @@ class Sequence:
         if not hasattr(values, "shape"):
             values = jnp.asarray(values)
         if len(values.shape) < 2:
-            raise LayerError("a Sequence is (batch, time, ...)", got=text(values))
+            raise LayerError("a Sequence must be (batch, time, ...)", got=text(values))
         if mask is None:
             mask = _mask_like(values)
         if not hasattr(mask, "shape"):
@@ -71,7 +77,7 @@ class Sequence:
 
     @classmethod
     @public_api
-    def from_lengths(cls, values: Any, lengths: Any) -> Sequence:
+    def from_lengths(cls, values: ArrayLike, lengths: ArrayLike) -> Sequence:
         """Rows whose first ``lengths`` steps are valid.
 
         Args:
@@ -79,20 +85,20 @@ class Sequence:
           lengths: integers (batch,), from 0 to time.
 
         Raises:
-          LayerError: for other shapes and dtypes, and for lengths outside that are known.
+          LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
         """
         values = jnp.asarray(values)
         return cls(values, mask_of_lengths(values, lengths))
 
     @classmethod
     @public_api
-    def from_rows(cls, rows: Iterable[Any], length: int | None = None) -> Sequence:
+    def from_rows(cls, rows: Iterable[ArrayLike], length: int | None = None) -> Sequence:
         """Rows of different lengths, (time, ...) each, padded with zeros to one length.
 
         Args:
           rows: arrays of one dtype and of the same shape but for the first axis.
-          length: to which they are padded; that of the longest by default. A few lengths for all
-            batches of a data set mean a few compiled programs.
+          length: to which they are padded; by default that of the longest. Every length is a
+            program of its own to compile, so a data set should have few.
 
         Raises:
           LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
@@ -120,21 +126,20 @@ class Sequence:
         """How many steps of each row are valid, (batch,) int32."""
         return jnp.sum(self.mask, -1, dtype=jnp.int32)
 
-    def fill(self, value: Any = 0) -> jax.Array:
+    def fill(self, value: ArrayLike = 0) -> jax.Array:
         """The values with ``value`` in the padding."""
-        return jnp.where(self._spread(), self.values, jnp.asarray(value, self.dtype))
+        return jnp.where(self._broadcast_mask(), self.values, jnp.asarray(value, self.dtype))
 
-    def map(self, function: Callable[..., PyTree], *others: Any) -> PyTree:
+    def map(self, function: Callable[..., PyTree], *others: Sequence | ArrayLike) -> PyTree:
         """``function`` of the values, and the mask again.
 
-        The padding is filled with zeros before, so that neither the values there nor what they
-        would do to a gradient gets through.
+        The padding is filled with zeros first, so that padded values reach neither the result nor
+        a gradient.
 
         Args:
           function: of the values, and of those of ``others``, to one array (batch, time, ...) or a
             tree of them.
-          *others: Sequences and arrays. Where several are Sequences a step is valid that is so in
-            all of them.
+          *others: Sequences and arrays. A step is valid if it is valid in every Sequence.
 
         Returns:
           A Sequence for each array.
@@ -145,7 +150,7 @@ class Sequence:
         return mapped(function, (self, *others))
 
     def mean(self) -> jax.Array:
-        """The mean over all valid steps of all rows: of losses, say. Zeros if there are none."""
+        """The mean over all valid steps of all rows, of losses for example; 0 without any."""
         wide = at_least_float32(self.dtype)
         count = jnp.maximum(jnp.sum(self.mask), 1)
         total = jnp.sum(self.fill(), tuple(range(self.mask.ndim)), dtype=wide)
@@ -159,12 +164,12 @@ class Sequence:
         at = (steps - 1 - back).reshape(-1, *(1,) * (self.ndim - 1))
         return jnp.take_along_axis(self.fill(), at, axis=1)[:, 0]
 
-    def astype(self, dtype: Any) -> Sequence:
+    def astype(self, dtype: DTypeLike) -> Sequence:
         """The values in another dtype."""
         return self._with(self.values.astype(dtype))
 
-    def _spread(self) -> jax.Array:
-        """The mask, repeated for all that a step holds."""
+    def _broadcast_mask(self) -> jax.Array:
+        """The mask in the shape of the values."""
         mask = self.mask.reshape(*self.mask.shape, *(1,) * (self.ndim - self.mask.ndim))
         return jnp.broadcast_to(mask, self.shape)
 
@@ -180,12 +185,14 @@ class Sequence:
         index = index if isinstance(index, tuple) else (index,)
         if len(index) > 2 or not all(isinstance(part, slice) for part in index):
             raise LayerError(
-                "a Sequence is cut by slices of rows and steps",
+                "a Sequence is indexed by slices of rows and steps",
                 hint="x[:, :10]; x.values[...] for the numbers alone",
             )
         part = self._with(self.values[index], self.mask[index])
-        moved = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
-        return part._with_field(EVERYWHERE) if moved and self._receptive_field is not None else part
+        shifted = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
+        return (
+            part._with_field(EVERYWHERE) if shifted and self._receptive_field is not None else part
+        )
 
     def __repr__(self) -> str:
         return f"Sequence({self.values!r}, {self.mask!r})"
@@ -193,7 +200,7 @@ class Sequence:
     def __neg__(self) -> Any:
         return self.map(operator.neg)
 
-    # Or else NumPy would add a Sequence to each element of an array.
+    # Otherwise NumPy would add a Sequence to each element of an array.
     __array_priority__ = 1000
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
@@ -239,7 +246,7 @@ def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree
     for leaf in jax.tree.leaves(y):
         if tuple(jnp.shape(leaf)[: len(lead)]) != lead:
             raise LayerError(
-                "a function of each step of a Sequence gives something else than steps",
+                "a function of each step of a Sequence must return steps",
                 expected=f"[{', '.join(map(str, lead))}, ...]",
                 got=text(leaf),
                 hint="jl.on_sequence(function) for a function of the whole Sequence",
@@ -256,15 +263,18 @@ def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:
     if a is b:
         return a
     if a.shape != b.shape:
-        raise LayerError("joins Sequences of different lengths", got=f"{text(a)} and {text(b)}")
+        raise LayerError(
+            "cannot join Sequences of different lengths", got=f"{text(a)} and {text(b)}"
+        )
     return a & b
 
 
-def is_sequence(node: Any) -> bool:
+def is_sequence(node: object) -> bool:
+    """Whether a node of a tree is a Sequence: the ``is_leaf`` of ``jax.tree``."""
     return isinstance(node, Sequence)
 
 
-def made_of_steps(node: Any) -> bool:
+def made_of_steps(node: object) -> bool:
     """Whether the receptive field of a Sequence is being tracked."""
     return isinstance(node, Sequence) and node._receptive_field is not None
 
@@ -279,8 +289,8 @@ def split(x: Any) -> tuple[Any, jax.Array | None]:
     return (x.values, x.mask) if isinstance(x, Sequence) else (x, None)
 
 
-def join(values: Any, mask: jax.Array | None) -> Any:
-    """What ``split`` took apart."""
+def join(values: jax.Array, mask: jax.Array | None) -> jax.Array | Sequence:
+    """The inverse of ``split``."""
     return values if mask is None else _make(values, mask, None)
 
 
@@ -296,21 +306,21 @@ def _mask_like(values: Any) -> Any:
     return jnp.ones(values.shape[:2], bool)
 
 
-def mask_of_lengths(values: jax.Array, lengths: Any) -> jax.Array:
+def mask_of_lengths(values: jax.Array, lengths: ArrayLike) -> jax.Array:
     """Bools (batch, time) for rows of ``values`` whose first ``lengths`` steps are valid.
 
     Raises:
-      LayerError: for other shapes and dtypes, and for lengths outside that are known.
+      LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
     """
     lengths = jnp.asarray(lengths)
     if values.ndim < 2 or lengths.shape != values.shape[:1]:
         raise LayerError(
-            "lengths are one for each row",
+            "lengths must be one integer for each row",
             expected=f"int[{values.shape[0] if values.ndim else 'batch'}]",
             got=text(lengths),
         )
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise LayerError("lengths are integers", got=text(lengths))
+        raise LayerError("lengths must be integers", got=text(lengths))
     steps = values.shape[1]
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
         low, high = int(lengths.min()), int(lengths.max())
@@ -321,22 +331,22 @@ def mask_of_lengths(values: jax.Array, lengths: Any) -> jax.Array:
                 got=f"{low if low < 0 else high}",
             )
     shape = (lengths.shape[0], steps)
-    places = jnp.broadcast_to(jnp.arange(steps, dtype=lengths.dtype), shape)
-    return places < jnp.broadcast_to(lengths[:, None], shape)
+    positions = jnp.broadcast_to(jnp.arange(steps, dtype=lengths.dtype), shape)
+    return positions < jnp.broadcast_to(lengths[:, None], shape)
 
 
-def padded(rows: Iterable[Any], length: int | None) -> tuple[jax.Array, jax.Array]:
-    """Rows (time, ...) in one array, with zeros after each, and their lengths.
+def padded(rows: Iterable[ArrayLike], length: int | None) -> tuple[jax.Array, jax.Array]:
+    """Rows (time, ...) in one array, padded with zeros at the end, and their lengths.
 
     Raises:
       LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
     """
     arrays = [np.asarray(row) for row in rows]
     if not arrays or any(row.ndim < 1 for row in arrays):
-        raise LayerError("takes rows of shape (time, ...)", got=f"{len(arrays)} rows")
+        raise LayerError("rows must be of shape (time, ...)", got=f"{len(arrays)} rows")
     if len({(row.shape[1:], row.dtype) for row in arrays}) > 1:
         raise LayerError(
-            "rows that differ beyond their lengths",
+            "rows must have one dtype, and one shape but for their lengths",
             got=", ".join(sorted({text(row) for row in arrays})[:4]),
         )
     longest = max(len(row) for row in arrays)

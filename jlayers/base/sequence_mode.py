@@ -1,9 +1,10 @@
-"""How a layer takes a Sequence: the one wrapper round every pair of functions.
+"""How a layer takes a Sequence: the one wrapper around every pair of functions.
 
 A layer that works on each step by itself knows nothing of masks: it gets the values, with zeros in
-the padding, and the mask is passed on. One that mixes steps gets the Sequence with its padding
-filled. One that only calls other layers passes it to them. So padded values meet a select wherever
-they enter a layer, and so does the gradient that leaves one: neither gets through, NaN included.
+the padding, and the mask is passed on. A layer that mixes steps gets the Sequence, its padding
+filled with zeros. One that only calls other layers passes it to them. So padded values go through a
+select wherever they enter a layer, and so do gradients on their way out: neither can pass, not even
+NaN.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class SequenceMode:
       kind: "per_step", "whole" or "delegate".
       receptive_field: ``receptive_field(x) -> ReceptiveField`` for the input, a Sequence or a tree
         of them; None where it is not known.
-      rows: whether a "whole" layer also wants a Sequence whose mask is of rows alone, (batch,): one
-        that takes statistics over the batch does; for others rows are independent.
+      rows: whether a "whole" layer also takes a Sequence whose mask is of rows alone, (batch,). A
+        layer with statistics over the batch does; for others rows are independent.
     """
 
     kind: str = "per_step"
@@ -86,7 +87,7 @@ def taking_sequences(
 
 
 def without_masks(x: PyTree) -> PyTree:
-    """The tree with its values in the place of each Sequence."""
+    """The tree with each Sequence replaced by its values."""
     return jax.tree.map(
         lambda node: node.values if isinstance(node, Sequence) else node, x, is_leaf=is_sequence
     )
@@ -102,7 +103,7 @@ def filled(x: PyTree) -> PyTree:
 
 
 def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> PyTree:
-    """``y`` with its receptive field, where that of the inputs is tracked."""
+    """``y`` with its receptive field, if that of the inputs is tracked."""
     fields = [
         sequence._receptive_field for sequence in found if sequence._receptive_field is not None
     ]
@@ -113,9 +114,9 @@ def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> 
 
 
 def with_receptive_field(y: PyTree, field: ReceptiveField | None) -> PyTree:
-    """The tree with ``field`` noted on each Sequence, or nothing."""
+    """The tree with ``field`` set on each Sequence; None clears it."""
 
-    def note(node: Any) -> Any:
+    def with_field(node: Any) -> Any:
         return node._with_field(field) if isinstance(node, Sequence) else node
 
-    return jax.tree.map(note, y, is_leaf=is_sequence)
+    return jax.tree.map(with_field, y, is_leaf=is_sequence)

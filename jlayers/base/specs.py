@@ -1,4 +1,9 @@
-"""Shapes and dtypes of trees: what a layer may know of its input at init."""
+"""Shapes and dtypes of trees: all that a layer knows of its input at init.
+
+How to read this file: ``spec`` and ``specs_of`` make ``jax.ShapeDtypeStruct``s; ``format_spec``
+shows them in errors; ``storage_dtype`` and ``cast_like`` decide the dtypes of parameters;
+``tree_matches`` compares a tree with its specs, on the path of every ``apply``.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +23,13 @@ from .types import PyTree as PyTree
 from .types import Spec as Spec
 from .types import State as State
 
-# Sizes may be symbolic, as in jax.export: what is surely none is refused, all else let through.
+# Sizes may be symbolic, as in jax.export: only what certainly is not a size is refused.
 _NO_SIZE = (type(None), bool, float, np.floating, str, tuple, list, dict, jax.Array, np.ndarray)
 
 
 @public_api
 def spec(shape: Sequence[int], dtype: Any = jnp.float32) -> Spec:
-    """Short for a ``jax.ShapeDtypeStruct``, float32 unless said otherwise.
+    """A ``jax.ShapeDtypeStruct``, float32 by default.
 
     >>> spec((32, 784))
     ShapeDtypeStruct(shape=(32, 784), dtype=float32)
@@ -45,11 +50,11 @@ def checked_spec(what: str, shape: Any, dtype: Any) -> Spec:
     try:
         return Spec(sizes, dtype)
     except TypeError:
-        raise LayerError(f"no dtype: {format_short(dtype)}") from None
+        raise LayerError(f"expected a dtype, got {format_short(dtype)}") from None
 
 
 def specs_of(tree: PyTree, what: str = "x") -> PyTree:
-    """The tree with a ``ShapeDtypeStruct`` for every leaf; numpy dtypes as JAX will see them."""
+    """The tree with a ``ShapeDtypeStruct`` for every leaf; NumPy dtypes become those of JAX."""
     return jax.tree.map(lambda leaf: _spec_of(leaf, what), tree)
 
 
@@ -81,14 +86,14 @@ def input_specs(x: PyTree) -> PyTree:
 
 
 def as_array(leaf: Any) -> jax.Array:
-    """What a user passed for an input's array.
+    """An array that a user passed, as a JAX array.
 
     Raises:
       LayerError: for a spec.
     """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise LayerError(
-            "apply got a spec, and computes with arrays",
+            "apply computes with arrays, and got a spec",
             got=format_spec(leaf),
             hint="jl.out_spec(layer, x) for shapes alone",
         )
@@ -96,7 +101,7 @@ def as_array(leaf: Any) -> jax.Array:
 
 
 def refuse_numbers(x: PyTree) -> None:
-    """Raises where an input holds a tuple of Python numbers, which most likely is a shape."""
+    """Raises where an input holds a tuple of Python numbers: most likely it is a shape."""
     for node in jax.tree.leaves(x, is_leaf=_is_numbers):
         if _is_numbers(node):
             hint = "jnp.asarray(x)"
@@ -124,7 +129,7 @@ def path_text(path: tuple[Any, ...]) -> str:
 
 
 def spec_key(specs: PyTree) -> Hashable:
-    """A key under which all that depends on ``specs`` alone can be remembered."""
+    """A dictionary key for what depends on ``specs`` alone."""
     leaves, treedef = jax.tree.flatten(specs)
     x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     return x64, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -142,7 +147,7 @@ def _placeholder(leaf: Spec) -> jax.Array:
 
 
 def format_spec(tree: PyTree) -> str:
-    """``float32[32, 784]``; tuples and dicts of these; all else as code, on one line."""
+    """``float32[32, 784]``; tuples and dicts of these; anything else as code, on one line."""
     if sequence.is_sequence(tree):
         return f"Sequence {format_spec(tree.values)}"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
@@ -159,12 +164,12 @@ def format_spec(tree: PyTree) -> str:
 
 
 def format_short(tree: PyTree) -> str:
-    """``show``, cut to fit on a line beside other text."""
+    """``format_spec``, truncated to fit on a line with other text."""
     return truncate(format_spec(tree))
 
 
 def floating_dtype(x: PyTree) -> Any:
-    """dtype of the first floating (or complex) leaf of ``x``, None where all are integers."""
+    """The dtype of the first floating or complex leaf of ``x``; None where there is none."""
     for leaf in jax.tree.leaves(x):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf.dtype
@@ -172,10 +177,7 @@ def floating_dtype(x: PyTree) -> Any:
 
 
 def storage_dtype(x: PyTree) -> Any:
-    """dtype in which parameters for the input ``x`` are stored: float32, or wider if ``x`` is.
-
-    Parameters of a bfloat16 model are kept in float32, and used in the dtype of the input.
-    """
+    """The dtype in which parameters for the input ``x`` are stored: float32 or wider."""
     dtype = floating_dtype(x)
     return jnp.float32 if dtype is None else at_least_float32(dtype)
 

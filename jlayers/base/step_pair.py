@@ -1,4 +1,4 @@
-"""StepPair: the second pair of a layer that is causal in time, and where layers get theirs from."""
+"""StepPair: ``start`` and ``step`` of a layer that is causal in time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .types import Carry as Carry
 
 
 class StepPair(NamedTuple):
-    """``start`` and ``step`` of a causal layer; ``apply`` is one step from the beginning.
+    """``start`` and ``step`` of a causal layer; ``apply`` is one step over the whole sequence.
 
     Attributes:
-      start: ``start(params, state, x, *, capacity) -> carry``: what is known before the first
+      start: ``start(params, state, x, *, capacity) -> carry``: the carry before the first
         step. ``x`` holds specs of a block, without masks; ``capacity`` is how many steps a layer
-        that remembers all of them has to have room for, or None.
+        that remembers all of them allocates memory for, or None.
       step: ``step(params, state, carry, x, *, key, train) -> (y, carry)`` for a block ``x``,
         (batch, k, ...). A carry of None says that ``x`` is the whole sequence: the layer starts
-        by itself, and the carry that it returns is thrown away.
+        by itself, and its new carry is discarded.
     """
 
     start: Callable[..., Carry]
@@ -48,7 +48,7 @@ def stream_of(layer: Steppable) -> StepPair:
     """The ``StepPair`` of a layer.
 
     Raises:
-      LayerError: for one that reads later steps, or all of them.
+      LayerError: for a layer that reads later steps, or all of them.
     """
     found = layer._stream
     if isinstance(found, StepPair):
@@ -78,7 +78,7 @@ def _of_each_step(layer: Steppable) -> StepPair:
         for leaf in jax.tree.leaves(y):
             if blocks and jnp.shape(leaf)[:2] not in blocks:
                 raise LayerError(
-                    "cannot be streamed: its output has other steps than its input",
+                    "cannot be streamed: its output does not have the steps of its input",
                     expected="(batch, time, ...)",
                     got=format_short(specs_of(y)),
                 )
@@ -108,7 +108,7 @@ def filling(stream: StepPair) -> StepPair:
 
 
 def check_carry(carry: Carry, after: Carry) -> None:
-    """Raises where a step gave another kind of carry than it was given."""
+    """Raises where the new carry has another structure, shape or dtype than the old one."""
     before = specs_of(carry, "the carry")
     if specs_of(after) != before:
         raise LayerError(

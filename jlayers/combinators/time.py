@@ -57,7 +57,7 @@ def bidirectional(
                 )
             if leaf.dtype == bool:
                 raise LayerError(
-                    "resets mark where an episode starts; reversed in time, they mark where it ends",
+                    "resets mark where an episode starts; backwards they mark where it ends",
                     got=format_spec(specs_of(x)),
                     hint="an LSTM and one with reverse=True, each with its own resets",
                 )

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 
 from ..base.specs import PyTree
 
-# Moving and shaping numbers is no arithmetic; nor is what gives integers or truth values.
+# Moving and reshaping data is free; so is whatever returns integers or bools (``_size``).
 _FREE = frozenset(
     "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice "  # noqa: SIM905
     "dynamic_update_slice gather concatenate split pad rev copy copy_p device_put name select_n "
     "convert_element_type bitcast_convert_type stop_gradient optimization_barrier pvary "
     "sharding_constraint scatter sort iota empty".split()
 )
-# One operation for each number that goes in.
+# One operation for each number of the input.
 _REDUCTIONS = ("reduce_", "cum", "scatter", "select_and_scatter")
 
 
@@ -26,12 +26,12 @@ def flops(function: Callable[..., Any], *specs: PyTree) -> int:
     """Floating-point operations of ``function``: a multiply-add is two, an elementwise one is one.
 
     The count is of the program as written, before XLA's optimisations: a scan counts its body
-    once for each step, a ``while`` loop of unknown length once, a ``cond`` its dearest branch.
-    Data movement, comparisons and integer arithmetic are free.
+    once for each step, a ``while`` loop of unknown length once, a ``cond`` its most
+    expensive branch. Data movement, comparisons and integer arithmetic are free.
 
     Args:
       function: a function of arrays.
-      *specs: arrays or ``jax.ShapeDtypeStruct``s, as it is called.
+      *specs: arrays or ``jax.ShapeDtypeStruct``s, as the function is called with.
 
     >>> import jlayers as jl
     >>> flops(lambda x, w: x @ w, jl.spec((32, 784)), jl.spec((784, 10)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..base.constructors import lift
+from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
 from ..base.parameters import ParamSpec
 from ..base.tracing import trace
@@ -12,7 +10,7 @@ from ..base.types import PyTree
 
 
 @public_api
-def parameters(layer: Any, x: PyTree) -> dict[str, ParamSpec]:
+def parameters(layer: LayerOrFunction, x: PyTree) -> dict[str, ParamSpec]:
     """How each parameter of a model is made, by its path. Nothing is computed.
 
     ``init`` draws its parameters from this table.
@@ -41,7 +39,7 @@ def parameters(layer: Any, x: PyTree) -> dict[str, ParamSpec]:
 
 
 @public_api
-def variables(layer: Any, x: PyTree) -> dict[str, ParamSpec]:
+def variables(layer: LayerOrFunction, x: PyTree) -> dict[str, ParamSpec]:
     """How each array of a model's state is made, by its path; see ``parameters``.
 
     >>> import jlayers as jl

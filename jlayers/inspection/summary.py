@@ -1,17 +1,21 @@
-"""summary: a model as a table of paths, shapes, parameters, bytes and FLOPs."""
+"""summary: a model as a table of paths, shapes, parameters, bytes and FLOPs.
+
+How to read this file: ``summary`` walks the layers and the abstract pass together (``_rows``);
+parameters are counted in the table that ``init`` draws from, FLOPs by ``flops``.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import rich.box
 import rich.markup
 import rich.table
 
-from ..base.constructors import lift
+from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
@@ -105,8 +109,10 @@ class Summary(NamedTuple):
 
 
 @public_api
-def summary(layer: Any, x: PyTree) -> Summary:
-    """What a model is made of, for inputs shaped like ``x``. Nothing is computed.
+def summary(layer: LayerOrFunction, x: PyTree) -> Summary:
+    """The layers of a model with their sizes and costs, for inputs shaped like ``x``.
+
+    Nothing is computed.
 
     Args:
       layer: a model.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from ..base.constructors import lift
+from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
 from ..base.layer import Layer
 from ..base.paths import check_each_fits, join, matches
 
 
-def walk(layer: Any, path: str = "") -> Iterator[tuple[str, Layer]]:
+def walk(layer: LayerOrFunction, path: str = "") -> Iterator[tuple[str, Layer]]:
     """Every layer of a model with its path, parents first, in the order of the description.
 
     A transparent wrapper has the path of the layer inside it.
@@ -31,11 +30,13 @@ def walk(layer: Any, path: str = "") -> Iterator[tuple[str, Layer]]:
 
 
 @public_api
-def rewrite(layer: Any, pattern: str, change: Callable[[Layer], Any]) -> Layer:
-    """The model with ``change(child)`` in the place of every layer whose path fits the pattern.
+def rewrite(
+    layer: LayerOrFunction, pattern: str, change: Callable[[Layer], LayerOrFunction]
+) -> Layer:
+    """The model with every layer whose path fits the pattern replaced by ``change(layer)``.
 
-    Names, and so the paths of all parameters around, stay as they are. Inside is changed before
-    outside; where a wrapper shares the path of the layer inside it, the layer inside is changed.
+    Names, and so the paths of the other parameters, stay as they are. Inner layers are changed
+    before outer ones; where a wrapper and the layer inside it have one path, the inner is changed.
 
     Args:
       layer: a model.
@@ -55,7 +56,9 @@ def rewrite(layer: Any, pattern: str, change: Callable[[Layer], Any]) -> Layer:
     return _rewrite(layer, "", pattern, change)
 
 
-def _rewrite(layer: Layer, path: str, pattern: str, change: Callable[[Layer], Any]) -> Layer:
+def _rewrite(
+    layer: Layer, path: str, pattern: str, change: Callable[[Layer], LayerOrFunction]
+) -> Layer:
     new = {
         name: _rewrite(child, join(path, name), pattern, change)
         for name, child in layer.children.items()

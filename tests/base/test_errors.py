@@ -134,7 +134,7 @@ ARGUMENTS = [
     (lambda: jl.spec((None, 3)), "spec: a shape must be a tuple of sizes, got (None, 3)"),
     (lambda: jl.spec((-1, 3)), "spec: a shape must be a tuple of sizes, got (-1, 3)"),
     (lambda: jl.spec((2.5, 3)), "spec: a shape must be a tuple of sizes, got (2.5, 3)"),
-    (lambda: jl.spec((3,), "flaot32"), "spec: no dtype: 'flaot32'"),
+    (lambda: jl.spec((3,), "flaot32"), "spec: expected a dtype, got 'flaot32'"),
     (lambda: jl.Layer(None, keep), "Layer's init must be a function of (key, x), got None"),
     (
         lambda: jl.Layer(lambda key, x: ({}, {}), lambda params, x: x),
@@ -250,7 +250,7 @@ CHILDREN = [
     (
         lambda: jl.serial(**{"a/b": Dense(3)}),
         "serial: 'a/b' cannot be a name",
-        "expected: a non-empty string, without / * ? [ ]",
+        "expected: a non-empty string without / * ? [ ]",
     ),
     (lambda: jl.serial(**{"": Dense(3)}), "serial: '' cannot be a name"),
     (lambda: jl.compose(never_called, name="a/b"), "compose: 'a/b' cannot be a name"),

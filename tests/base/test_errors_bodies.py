@@ -119,7 +119,7 @@ BODIES = [
         lambda: param((5,), initializers.ones),
         "compose: the shape of 'scale' must be a tuple of sizes, got jax.nn.initializers.ones",
     ),
-    (lambda: param(initializers.ones, (8, 5), "flaot"), "compose: no dtype: 'flaot'"),
+    (lambda: param(initializers.ones, (8, 5), "flaot"), "compose: expected a dtype, got 'flaot'"),
     (
         lambda: param(1.0, (8, 5)),
         "compose: the initialiser of 'scale' must be a function of (key, shape, dtype), got 1.0",

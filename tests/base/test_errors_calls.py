@@ -216,7 +216,7 @@ CALLS = [
     ),
     (
         lambda: run(PARAMS, x=F32),
-        "serial: apply got a spec, and computes with arrays",
+        "serial: apply computes with arrays, and got a spec",
         "hint:     jl.out_spec(layer, x) for shapes alone",
     ),
     (lambda: run(PARAMS, x=None), "Dense at 'dense': takes one array", "got:      None"),
