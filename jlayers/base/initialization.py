@@ -12,7 +12,7 @@ key; ``_together`` groups the table by program, and ``_rows_drawn`` runs one of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ from .types import Params, PyTree, State
 _MOST_ROWS = 1 << 14
 
 KeyPath = tuple[str | int, ...]
+Numbers = np.ndarray[Any, np.dtype[Any]]
 
 
 def draw(found: Trace, key: jax.Array) -> tuple[Params, State]:
@@ -126,7 +127,7 @@ class _Keys:
         return found
 
 
-def _fold_in(keys: jax.Array, numbers: np.ndarray[Any, Any] | np.uint32) -> jax.Array:
+def _fold_in(keys: jax.Array, numbers: Numbers | np.uint32) -> jax.Array:
     """``jax.random.fold_in`` for arrays of keys and of numbers."""
     if keys.ndim == numbers.ndim == 0:
         return jax.random.fold_in(keys, numbers)
@@ -139,7 +140,7 @@ def _compiled_fold_in() -> Callable[..., jax.Array]:
     return jax.jit(_fold_in)
 
 
-def _of_copies(function: Callable[[jax.Array], Any], keys: jax.Array) -> Any:
+def _of_copies(function: Callable[[jax.Array], PyTree], keys: jax.Array) -> PyTree:
     """``function`` of one key, or of the keys of all copies: the results are stacked."""
     for _ in range(keys.ndim):
         function = jax.vmap(function)
@@ -164,10 +165,10 @@ def _alone(spec: ParamSpec, keys: _Keys) -> jax.Array:
 def _together(specs: Sequence[ParamSpec], keys: _Keys) -> list[jax.Array]:
     """The same values, with one compiled program for all initialisers of a kind."""
     values: list[Any] = [None] * len(specs)
-    blocks: list[tuple[int, np.ndarray[Any, Any]]] = []
+    blocks: list[tuple[int, Numbers]] = []
     drawn: dict[tuple[Step, ...], list[tuple[int, ParamSpec, InitializerProgram]]] = {}
     # For this call alone: an initialiser may read a global that has another value tomorrow.
-    known: dict[Any, InitializerProgram | None] = {}
+    known: dict[Hashable, InitializerProgram | None] = {}
     for i, spec in enumerate(specs):
         assert not isinstance(spec.initializer, OwnInit)
         shape = spec.shape_of_one
@@ -220,7 +221,7 @@ def _rows_drawn(
     specs: Sequence[ParamSpec],
     programs: Sequence[InitializerProgram],
     keys: _Keys,
-) -> list[np.ndarray[Any, Any]]:
+) -> list[Numbers]:
     """The values of parameters with the same steps, as views into one block."""
     row_keys, starts, numbers = [], [], []
     for spec, program in zip(specs, programs, strict=True):

@@ -13,15 +13,24 @@ rows of many parameters at once. ``docs/notes/0007-init.md`` has the measurement
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from .types import Initializer
+
+# JAX has no public types for these.
+Jaxpr: TypeAlias = Any
+Equation: TypeAlias = Any
+Primitive: TypeAlias = Any
+Variable: TypeAlias = Any
+# The place of the key among those of the steps, which count from 0.
+_KEY = -1
 
 # Words per row of a drawn block. A parameter takes whole rows: little is wasted on small ones, and
 # the rows of one start at a multiple of 64 bytes, so that XLA can use them where they lie.
@@ -54,7 +63,7 @@ class Step(NamedTuple):
       program: where the operation stands in the programs that JAX compiles for the initialiser.
     """
 
-    primitive: Any
+    primitive: Primitive
     operands: tuple[int, ...]
     params: tuple[tuple[str, Any], ...]
     full: bool
@@ -74,8 +83,9 @@ class InitializerProgram(NamedTuple):
 
 
 @functools.cache
-def _key() -> Any:
-    return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+def _key() -> jax.ShapeDtypeStruct:
+    key: jax.ShapeDtypeStruct = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    return key
 
 
 class _NoProgramError(Exception):
@@ -83,7 +93,7 @@ class _NoProgramError(Exception):
 
 
 def initializer_program(
-    init: Initializer, shape: tuple[int, ...], dtype: Any
+    init: Initializer, shape: tuple[int, ...], dtype: DTypeLike
 ) -> InitializerProgram | None:
     """The program of ``init(key, shape, dtype)``, or None where it has none."""
     closed = jax.make_jaxpr(lambda key: init(key, shape, dtype))(_key())
@@ -96,7 +106,7 @@ def initializer_program(
 class _Reader:
     """Writes the steps of one jaxpr."""
 
-    def __init__(self, closed: Any, size: int):
+    def __init__(self, closed: Jaxpr, size: int):
         self._closed = closed
         self._size = size
         self._steps: list[Step] = []
@@ -105,22 +115,22 @@ class _Reader:
 
     def program(self) -> InitializerProgram:
         (key,) = self._closed.jaxpr.invars
-        places = self._read(self._closed, [key], {key: "key"}, top=True)
-        if len(places) != 1 or places[0] == "key":
+        places = self._read(self._closed, {key: _KEY}, top=True)
+        if len(places) != 1 or places[0] == _KEY:
             raise _NoProgramError
         steps = self._steps
         if places[0] != len(steps) - 1 or sum(s.primitive == "bits" for s in steps) > 1:
             raise _NoProgramError
         return InitializerProgram(tuple(steps), tuple(self._numbers))
 
-    def _read(self, closed: Any, invars: Sequence[Any], env: dict[Any, Any], top: bool) -> Any:
+    def _read(self, closed: Jaxpr, env: dict[Variable, int], top: bool) -> list[int]:
         jaxpr = closed.jaxpr
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             if np.size(value) != 1:
                 raise _NoProgramError
             env[var] = self._literal(value, var.aval.dtype, top)
 
-        def place(atom: Any) -> Any:
+        def place(atom: Variable) -> int:
             if hasattr(atom, "val"):
                 return self._literal(atom.val, atom.aval.dtype, top)
             return env[atom]
@@ -132,30 +142,30 @@ class _Reader:
                 inner = eqn.params["jaxpr" if name in _ONE_PROGRAM else "call_jaxpr"]
                 places = [place(atom) for atom in eqn.invars]
                 known = dict(zip(inner.jaxpr.invars, places, strict=True))
-                made = self._read(inner, inner.jaxpr.invars, known, top=False)
+                made = self._read(inner, known, top=False)
             else:
                 made = [self._step(eqn, name, place)]
             for var, there in zip(eqn.outvars, made, strict=True):
                 env[var] = there
         return [place(atom) for atom in jaxpr.outvars]
 
-    def _step(self, eqn: Any, name: str, place: Callable[[Any], Any]) -> int:
+    def _step(self, eqn: Equation, name: str, place: Callable[[Variable], int]) -> int:
         if len(eqn.outvars) != 1:
             raise _NoProgramError
         size = int(np.prod(eqn.outvars[0].aval.shape))
         if name == "random_bits":
-            if place(eqn.invars[0]) != "key" or eqn.params["bit_width"] != 32 or size != self._size:
+            if place(eqn.invars[0]) != _KEY or eqn.params["bit_width"] != 32 or size != self._size:
                 raise _NoProgramError
             return self._add("bits", (), (), True)
         operands = tuple(place(atom) for atom in eqn.invars)
-        if "key" in operands:
+        if _KEY in operands:
             raise _NoProgramError
         full = any(self._steps[operand].full for operand in operands)
         if name in ("broadcast_in_dim", "reshape", "squeeze") and len(operands) == 1:
             # The order of the elements stays; a number for all of them is not spread out.
             if full and size != self._size:
                 raise _NoProgramError
-            return operands[0]  # type: ignore[no-any-return]
+            return operands[0]
         if name not in _ELEMENTWISE or (full and size != self._size):
             raise _NoProgramError
         if name in ("add", "sub") and any(map(self._rounded_before, operands)):
@@ -173,7 +183,7 @@ class _Reader:
         is_product = getattr(step.primitive, "name", None) in _PRODUCTS
         return is_product and step.program != self._programs
 
-    def _literal(self, value: Any, dtype: Any, top: bool) -> int:
+    def _literal(self, value: ArrayLike, dtype: np.dtype[Any], top: bool) -> int:
         if dtype not in _NUMBERS:
             raise _NoProgramError
         number = np.asarray(value, dtype)
@@ -184,7 +194,13 @@ class _Reader:
         kept = (("value", number.item()), ("dtype", number.dtype))
         return self._add("constant", (), kept, False)
 
-    def _add(self, primitive: Any, operands: Any, params: Any, full: bool) -> int:
+    def _add(
+        self,
+        primitive: Primitive,
+        operands: tuple[int, ...],
+        params: tuple[tuple[str, Any], ...],
+        full: bool,
+    ) -> int:
         self._steps.append(Step(primitive, operands, params, full, self._programs))
         return len(self._steps) - 1
 

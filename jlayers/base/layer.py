@@ -8,7 +8,7 @@ the pass wrote (``initialization``), ``apply`` calls the layer's own function.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -107,7 +107,7 @@ class Layer:
     _abstract: AbstractFn
     _sequence_mode: SequenceMode
     _stream: StepPair | str | None
-    _traces: dict[Any, Trace]
+    _traces: dict[Hashable, Trace]
 
     @public_api
     def __init__(
@@ -247,7 +247,7 @@ class Layer:
         """The ``repr`` cut to one line."""
         return truncate(repr(self))
 
-    def __iter__(self) -> Iterator[Callable[..., Any]]:
+    def __iter__(self) -> Iterator[Callable[..., tuple[PyTree, State]]]:
         yield self.init
         yield self.apply
 
@@ -260,16 +260,16 @@ class Layer:
     def __copy__(self) -> Layer:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+    def __deepcopy__(self, memo: dict[int, object]) -> Layer:
         return self
 
-    def _set(self, **fields: Any) -> None:
+    def _set(self, **fields: object) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     # Not ``dataclasses.replace``: it calls the constructor with every field, and this one takes
     # what a user gives. Nor ``frozen=True``, whose error does not say which layer it was.
-    def _replace(self, **changes: Any) -> Layer:
+    def _replace(self, **changes: object) -> Layer:
         """The same layer with other values of some fields. What was traced is shared."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         copy = object.__new__(Layer)
@@ -280,7 +280,7 @@ class Layer:
         return self._text()
 
     @public_api
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         with error_context(self):
             raise LayerError(
                 "a layer cannot be called like a function",
@@ -295,7 +295,7 @@ class Layer:
             return placeholders(found.params), placeholders(found.state)
 
         def apply(
-            params: Params, state: State, x: PyTree, *, key: Any, train: bool
+            params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
         ) -> tuple[PyTree, State]:
             calls.append(specs_of(x))
             return placeholders(trace(self, x).out), state
@@ -305,7 +305,7 @@ class Layer:
         )
 
 
-def _check_arguments(params: Any, state: Any, x: PyTree, key: Any, train: Any) -> None:
+def _check_arguments(params: object, state: object, x: PyTree, key: object, train: object) -> None:
     """Raises for the first argument of ``apply`` that is of the wrong kind."""
     check_tree(params, "params")
     if x is _REQUIRED:

@@ -15,10 +15,12 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 from . import arguments
 from .errors import Described, LayerError, calling_user_code
@@ -81,7 +83,11 @@ def stable_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
 
 
-def child_key(key: Any, name: str) -> Any:
+@overload
+def child_key(key: jax.Array, name: str) -> jax.Array: ...
+@overload
+def child_key(key: None, name: str) -> None: ...
+def child_key(key: jax.Array | None, name: str) -> jax.Array | None:
     """``fold_in(key, hash of name)``: adding or removing a sibling changes no other key.
 
     Without a key there is none; a transparent child, whose name is empty, has its parent's.
@@ -91,12 +97,12 @@ def child_key(key: Any, name: str) -> Any:
     return jax.random.fold_in(key, stable_hash(name))
 
 
-def entry_of(tree: Mapping[str, Any], name: str) -> Any:
+def entry_of(tree: Params, name: str) -> Params:
     """The part of a tree that belongs to the child ``name``: all of it for the empty name."""
     return tree.get(name, {}) if name else tree
 
 
-def merge_entry(tree: dict[str, Any], name: str, entry: Mapping[str, Any]) -> None:
+def merge_entry(tree: Params, name: str, entry: Params) -> None:
     """Puts a child's ``entry`` into its parent's tree."""
     if name:
         tree[name] = entry
@@ -121,7 +127,7 @@ class ParamSpec:
 
     initializer: Initializer | OwnInit
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: np.dtype[Any]
     key_path: tuple[str | int, ...] = ()
 
     @property
@@ -212,7 +218,7 @@ def recording() -> Iterator[list[Made]]:
 
 
 def make(
-    key: jax.Array, name: str, init: Initializer, shape: Sequence[int], dtype: Any
+    key: jax.Array, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike
 ) -> jax.Array:
     """One parameter from an initialiser, checked. The key is folded with the parameter's name.
 

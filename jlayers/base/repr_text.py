@@ -8,7 +8,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,7 @@ def _call(maker: str, parts: Iterable[str]) -> str:
     return f"{maker}(\n{body},\n)"
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """An argument as code: functions and types under their public names, all else by ``repr``."""
     if isinstance(value, tuple):
         inner = ", ".join(value_text(item) for item in value)
@@ -57,14 +56,14 @@ def value_text(value: Any) -> str:
     return repr(value)
 
 
-def function_name(function: Callable[..., Any]) -> str:
+def function_name(function: Callable[..., object]) -> str:
     """The bare name of a function, or of the type of a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-def function_text(function: Callable[..., Any]) -> str:
+def function_text(function: Callable[..., object]) -> str:
     """A function as code: ``jax.nn.relu``, ``partial(...)``, ``<lambda model.py:12>``."""
     if isinstance(function, functools.partial):
         arguments = [value_text(item) for item in function.args]
@@ -86,7 +85,7 @@ def function_text(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
-def _closure_text(function: Callable[..., Any]) -> str | None:
+def _closure_text(function: Callable[..., object]) -> str | None:
     """``variance_scaling(1.0, ...)`` for the function that ``variance_scaling`` returned."""
     outer_name, _, inner = getattr(function, "__qualname__", "").rpartition(".<locals>.")
     if not outer_name or not inspect.isfunction(function) or "<" in inner:
@@ -114,5 +113,5 @@ def _closure_text(function: Callable[..., Any]) -> str | None:
     return _call(prefix + outer_name, arguments)
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     return a is b or (type(a) is type(b) and isinstance(a, str | int | float | tuple) and a == b)

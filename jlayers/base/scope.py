@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from .errors import LayerError, error_context
 from .layer import Layer, Rebuild
@@ -105,7 +106,7 @@ class Scope:
         return functools.partial(self._call, name)
 
     def param(
-        self, name: str, init: Initializer, shape: Sequence[int], dtype: Any = None
+        self, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike | None = None
     ) -> jax.Array:
         """A trainable parameter of this layer.
 
@@ -121,7 +122,7 @@ class Scope:
         return value if dtype is not None else cast_like(value, self._x)
 
     def variable(
-        self, name: str, init: Initializer, shape: Sequence[int], dtype: Any = jnp.float32
+        self, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike = jnp.float32
     ) -> Variable:
         """A value in the state, such as a running mean: read and set its ``.value``.
 
@@ -146,7 +147,7 @@ class Scope:
         self._keys_drawn += 1
         return jax.random.fold_in(self._key, self._keys_drawn)
 
-    def _declared_spec(self, name: str, shape: Sequence[int], dtype: Any) -> Spec:
+    def _declared_spec(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> Spec:
         check_name(name)
         if name in self._children or name in self._declared:
             raise LayerError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax.typing import ArrayLike, DTypeLike
 from ..core.dtypes import at_least_float32
 from .errors import LayerError, public_api
 from .receptive_field import EVERYWHERE, ReceptiveField
-from .types import PyTree
+from .types import PyTree, Spec
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -57,23 +57,19 @@ class Sequence:
     _receptive_field: ReceptiveField | None
 
     @public_api
-    def __init__(self, values: Any, mask: Any = None):
-        if not hasattr(values, "shape"):
-            values = jnp.asarray(values)
-        if len(values.shape) < 2:
-            raise LayerError("a Sequence must be (batch, time, ...)", got=text(values))
-        if mask is None:
-            mask = _mask_like(values)
-        if not hasattr(mask, "shape"):
-            mask = jnp.asarray(mask)
-        if mask.dtype != bool or tuple(mask.shape) != tuple(values.shape[:2]):
+    def __init__(self, values: ArrayLike | Spec, mask: ArrayLike | Spec | None = None):
+        array = _as_array(values)
+        if len(array.shape) < 2:
+            raise LayerError("a Sequence must be (batch, time, ...)", got=text(array))
+        bools = _as_array(_mask_like(array) if mask is None else mask)
+        if bools.dtype != bool or tuple(bools.shape) != tuple(array.shape[:2]):
             raise LayerError(
                 "the mask of a Sequence does not fit its values",
-                expected=f"bool{list(values.shape[:2])}",
-                got=text(mask),
-                hint="Sequence.from_lengths(values, lengths)" if mask.ndim == 1 else None,
+                expected=f"bool{list(array.shape[:2])}",
+                got=text(bools),
+                hint="Sequence.from_lengths(values, lengths)" if bools.ndim == 1 else None,
             )
-        self.values, self.mask, self._receptive_field = values, mask, None
+        self.values, self.mask, self._receptive_field = array, bools, None
 
     @classmethod
     @public_api
@@ -117,7 +113,7 @@ class Sequence:
         return len(self.values.shape)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype[Any]:
         """The dtype of the values."""
         return self.values.dtype
 
@@ -173,14 +169,14 @@ class Sequence:
         mask = self.mask.reshape(*self.mask.shape, *(1,) * (self.ndim - self.mask.ndim))
         return jnp.broadcast_to(mask, self.shape)
 
-    def _with(self, values: Any, mask: Any = None) -> Sequence:
+    def _with(self, values: jax.Array | Spec, mask: jax.Array | Spec | None = None) -> Sequence:
         """Other values, of the same steps unless a mask is given."""
         return _make(values, self.mask if mask is None else mask, self._receptive_field)
 
     def _with_field(self, field: ReceptiveField | None) -> Sequence:
         return _make(self.values, self.mask, field)
 
-    def __getitem__(self, index: Any) -> Sequence:
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> Sequence:
         """Rows and steps: ``x[rows, steps]`` with slices."""
         index = index if isinstance(index, tuple) else (index,)
         if len(index) > 2 or not all(isinstance(part, slice) for part in index):
@@ -197,18 +193,18 @@ class Sequence:
     def __repr__(self) -> str:
         return f"Sequence({self.values!r}, {self.mask!r})"
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> PyTree:
         return self.map(operator.neg)
 
     # Otherwise NumPy would add a Sequence to each element of an array.
     __array_priority__ = 1000
 
-    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+    def tree_flatten_with_keys(self) -> tuple[PyTree, ReceptiveField | None]:
         key = jax.tree_util.GetAttrKey
         return ((key("values"), self.values), (key("mask"), self.mask)), self._receptive_field
 
     @classmethod
-    def tree_unflatten(cls, field: Any, leaves: Any) -> Sequence:
+    def tree_unflatten(cls, field: ReceptiveField | None, leaves: tuple[Any, Any]) -> Sequence:
         values, mask = leaves
         return _make(values, mask, field)
 
@@ -216,10 +212,10 @@ class Sequence:
 def _arithmetic(name: str) -> None:
     function = getattr(operator, name)
 
-    def apply(self: Sequence, other: Any) -> Any:
+    def apply(self: Sequence, other: Sequence | ArrayLike) -> PyTree:
         return self.map(function, other)
 
-    def reflected(self: Sequence, other: Any) -> Any:
+    def reflected(self: Sequence, other: ArrayLike) -> PyTree:
         return self.map(lambda x, y: function(y, x), other)
 
     setattr(Sequence, f"__{name}__", apply)
@@ -269,7 +265,7 @@ def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:
     return a & b
 
 
-def is_sequence(node: object) -> bool:
+def is_sequence(node: object) -> TypeGuard[Sequence]:
     """Whether a node of a tree is a Sequence: the ``is_leaf`` of ``jax.tree``."""
     return isinstance(node, Sequence)
 
@@ -284,7 +280,7 @@ def sequences_in(tree: PyTree) -> list[Sequence]:
     return [n for n in jax.tree.leaves(tree, is_leaf=is_sequence) if isinstance(n, Sequence)]
 
 
-def split(x: Any) -> tuple[Any, jax.Array | None]:
+def split(x: PyTree) -> tuple[PyTree, jax.Array | None]:
     """(values, mask) of a Sequence, (x, None) of an array."""
     return (x.values, x.mask) if isinstance(x, Sequence) else (x, None)
 
@@ -294,13 +290,18 @@ def join(values: jax.Array, mask: jax.Array | None) -> jax.Array | Sequence:
     return values if mask is None else _make(values, mask, None)
 
 
-def _make(values: Any, mask: Any, field: ReceptiveField | None) -> Sequence:
+def _make(values: PyTree, mask: PyTree, field: ReceptiveField | None) -> Sequence:
     made = object.__new__(Sequence)
     made.values, made.mask, made._receptive_field = values, mask, field
     return made
 
 
-def _mask_like(values: Any) -> Any:
+def _as_array(value: ArrayLike | Spec) -> Any:
+    """Arrays and specs as they are, so that a Sequence of specs stands for one of arrays."""
+    return value if hasattr(value, "shape") else jnp.asarray(value)
+
+
+def _mask_like(values: jax.Array | Spec) -> jax.Array | Spec:
     if isinstance(values, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(values.shape[:2], bool)
     return jnp.ones(values.shape[:2], bool)
@@ -359,6 +360,6 @@ def padded(rows: Iterable[ArrayLike], length: int | None) -> tuple[jax.Array, ja
     return jnp.asarray(values), jnp.asarray([len(row) for row in arrays])
 
 
-def text(value: Any) -> str:
+def text(value: Sequence | jax.Array | np.ndarray[Any, Any] | Spec) -> str:
     """Dtype and shape, as errors show them."""
     return f"{value.dtype}[{', '.join(map(str, value.shape))}]"

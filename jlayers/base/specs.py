@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from ..core.dtypes import at_least_float32
 from . import sequence
@@ -28,7 +29,7 @@ _NO_SIZE = (type(None), bool, float, np.floating, str, tuple, list, dict, jax.Ar
 
 
 @public_api
-def spec(shape: Sequence[int], dtype: Any = jnp.float32) -> Spec:
+def spec(shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Spec:
     """A ``jax.ShapeDtypeStruct``, float32 by default.
 
     >>> spec((32, 784))
@@ -37,7 +38,7 @@ def spec(shape: Sequence[int], dtype: Any = jnp.float32) -> Spec:
     return checked_spec("a shape", shape, dtype)
 
 
-def checked_spec(what: str, shape: Any, dtype: Any) -> Spec:
+def checked_spec(what: str, shape: Sequence[int], dtype: DTypeLike) -> Spec:
     """``Spec(shape, dtype)`` from a user's arguments; ``what`` is the shape, for the message."""
     sizes = tuple(shape) if isinstance(shape, tuple | list) else (None,)
     if any(isinstance(n, _NO_SIZE) or (isinstance(n, int) and n < 0) for n in sizes):
@@ -58,7 +59,7 @@ def specs_of(tree: PyTree, what: str = "x") -> PyTree:
     return jax.tree.map(lambda leaf: _spec_of(leaf, what), tree)
 
 
-def _spec_of(leaf: Any, what: str) -> Spec:
+def _spec_of(leaf: PyTree, what: str) -> Spec:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         dtype = leaf.dtype
         if isinstance(leaf, np.ndarray | np.generic) and dtype.kind in "OUSMmV":
@@ -85,7 +86,7 @@ def input_specs(x: PyTree) -> PyTree:
     return specs_of(x)
 
 
-def as_array(leaf: Any) -> jax.Array:
+def as_array(leaf: ArrayLike | Spec) -> jax.Array:
     """An array that a user passed, as a JAX array.
 
     Raises:
@@ -116,14 +117,14 @@ def refuse_numbers(x: PyTree) -> None:
             )
 
 
-def _is_numbers(node: Any) -> bool:
+def _is_numbers(node: object) -> bool:
     if not isinstance(node, tuple | list):
         return False
     numbers = [n for n in node if n is not None]
     return bool(numbers) and all(isinstance(n, int | float | complex) for n in numbers)
 
 
-def path_text(path: tuple[Any, ...]) -> str:
+def path_text(path: tuple[object, ...]) -> str:
     """A path of ``jax.tree_util`` as ``encoder/conv_1/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -168,18 +169,19 @@ def format_short(tree: PyTree) -> str:
     return truncate(format_spec(tree))
 
 
-def floating_dtype(x: PyTree) -> Any:
+def floating_dtype(x: PyTree) -> np.dtype[Any] | None:
     """The dtype of the first floating or complex leaf of ``x``; None where there is none."""
     for leaf in jax.tree.leaves(x):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf.dtype
+            dtype: np.dtype[Any] = leaf.dtype
+            return dtype
     return None
 
 
-def storage_dtype(x: PyTree) -> Any:
+def storage_dtype(x: PyTree) -> np.dtype[Any]:
     """The dtype in which parameters for the input ``x`` are stored: float32 or wider."""
     dtype = floating_dtype(x)
-    return jnp.float32 if dtype is None else at_least_float32(dtype)
+    return np.dtype(np.float32 if dtype is None else at_least_float32(dtype))
 
 
 def cast_like(params: PyTree, x: PyTree) -> PyTree:
@@ -206,7 +208,7 @@ def tree_matches(tree: object, expected: Mapping[str, Any]) -> bool:
     )
 
 
-def leaf_matches(leaf: Any, spec: Any) -> bool:
+def leaf_matches(leaf: PyTree, spec: Spec) -> bool:
     """Whether an array has the shape of a spec, and a dtype of the same kind.
 
     A float may be any float: parameters cast to bfloat16 are still the model's own.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -101,7 +101,7 @@ class Traceable(LayerLike, Protocol):
     def _abstract(self) -> AbstractFn: ...
 
     @property
-    def _traces(self) -> dict[Any, Trace]: ...
+    def _traces(self) -> dict[Hashable, Trace]: ...
 
     def rebuild(self, children: Mapping[str, Any], /) -> Traceable: ...
 

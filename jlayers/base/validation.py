@@ -7,13 +7,12 @@ something differs, and here the text is made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 
 from .errors import LayerError
 from .specs import format_short, format_spec, leaf_matches, tree_matches
-from .types import PyTree
+from .types import Params, PyTree
 
 _SHOWN = 20
 _MISMATCHES = {
@@ -24,7 +23,7 @@ _MISMATCHES = {
 }
 
 
-def check_tree(tree: Any, what: str) -> None:
+def check_tree(tree: object, what: str) -> None:
     """Raises unless what a user passed as ``what`` is a dict."""
     if type(tree) is dict:
         return
@@ -41,7 +40,7 @@ def check_tree(tree: Any, what: str) -> None:
 
 
 def check_tree_matches(
-    tree: Any, expected: Mapping[str, Any], what: str, x: PyTree, beside: Any = None
+    tree: PyTree, expected: Mapping[str, PyTree], what: str, x: PyTree, beside: object = None
 ) -> None:
     """Raises unless ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``.
 
@@ -60,7 +59,7 @@ def check_tree_matches(
     if tree_matches(tree, expected):
         return
     check_tree(tree, what)
-    have, want = dict(_by_path(tree)), dict(_by_path(expected))
+    have, want = dict(_by_path(tree)), dict(_by_path(dict(expected)))
     rows = [("missing", path, format_spec(want[path])) for path in want if path not in have]
     rows += [("extra", path, format_short(have[path])) for path in have if path not in want]
     rows += [
@@ -86,7 +85,7 @@ def check_tree_matches(
     )
 
 
-def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: Any) -> str | None:
+def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: object) -> str | None:
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
     if beside is not None and tree_matches(beside, expected):
@@ -97,7 +96,7 @@ def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: 
     return None
 
 
-def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _by_path(tree: Params, path: str = "") -> Iterator[tuple[str, PyTree]]:
     """The path of every entry that is not a dict with entries."""
     for name, value in tree.items():
         here = path + (name if isinstance(name, str) else f"[{name!r}]")
@@ -107,7 +106,7 @@ def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any
             yield here, value
 
 
-def _kind(leaf: Any) -> str:
+def _kind(leaf: PyTree) -> str:
     return (
         f"the spec {format_spec(leaf)}"
         if isinstance(leaf, jax.ShapeDtypeStruct)

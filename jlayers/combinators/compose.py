@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..base import arguments
-from ..base.constructors import lift_child
+from ..base.constructors import LayerOrFunction, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
@@ -17,7 +15,7 @@ _RESERVED = ("children", "key", "param", "train", "variable")
 
 
 @factory
-def compose(body: Body, /, *, name: str | None = None, **children: Any) -> Layer:
+def compose(body: Body, /, *, name: str | None = None, **children: LayerOrFunction) -> Layer:
     """Any wiring of layers, or a custom layer, as one function.
 
     ``body(f, x)`` serves ``init`` and ``apply``. At init it runs on abstract values, so each

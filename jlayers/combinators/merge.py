@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Sequence as Many
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ from ..base.specs import format_spec, specs_of
 from ..base.types import PyTree
 from .serial import of_layers
 
+Batch = jax.Array | Sequence
+
 
 @factory
 def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -> Layer:
@@ -43,7 +45,7 @@ def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -
     """
     axis = arguments.integer("axis", axis)
 
-    def body(f: Scope, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> PyTree:
         named_outputs = _outputs(f, x)
         outputs = list(named_outputs.values())
         rank = outputs[0].ndim
@@ -142,7 +144,7 @@ def residual(layer: LayerOrFunction, shortcut: LayerOrFunction | None = None) ->
     if shortcut is not None:
         children["shortcut"] = lift_child("shortcut", shortcut)
 
-    def body(f: Scope, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> PyTree:
         y = f["body"](x)
         shortcut = f["shortcut"](x) if "shortcut" in children else x
         terms = {"shortcut": shortcut, "body": y}
@@ -163,7 +165,7 @@ def _merge(
     combine: Callable[[jax.Array, jax.Array], jax.Array],
     finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
 ) -> Layer:
-    def body(f: Scope, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> PyTree:
         outputs = _outputs(f, x)
         _check_same_spec(outputs)
         total = functools.reduce(functools.partial(_elementwise, combine), outputs.values())
@@ -172,7 +174,7 @@ def _merge(
     return of_layers(body, layers, named, again)
 
 
-def _outputs(f: Scope, x: PyTree) -> dict[str, jax.Array]:
+def _outputs(f: Scope, x: PyTree) -> dict[str, Batch]:
     """The output of each child for ``x``; the entries of ``x`` itself where there are none."""
     outputs = {name: f[name](x) for name in f.children}
     if not outputs:
@@ -187,38 +189,41 @@ def _outputs(f: Scope, x: PyTree) -> dict[str, jax.Array]:
     return outputs
 
 
-def concatenate(parts: Any, axis: int) -> Any:
+def concatenate(parts: Many[Batch], axis: int) -> Batch:
     """Arrays or Sequences, concatenated along ``axis``; along rows or time, their masks too.
 
     Raises:
       LayerError: for Sequences and arrays along rows or time: which steps are valid is unknown.
     """
-    if not any(map(is_sequence, parts)):
-        return jnp.concatenate(parts, axis)
-    if axis >= next(part.mask.ndim for part in parts if is_sequence(part)):
-        return mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
-    if not all(map(is_sequence, parts)):
+    sequences = [part for part in parts if is_sequence(part)]
+    if not sequences:
+        return jnp.concatenate(parts, axis)  # type: ignore[arg-type]
+    if axis >= sequences[0].mask.ndim:
+        joined: Batch = mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
+        return joined
+    if len(sequences) < len(parts):
         raise LayerError(
             "cannot concatenate Sequences and arrays along time", hint="jl.Sequence(x)"
         )
-    values = jnp.concatenate([part.fill() for part in parts], axis)
-    return join(values, jnp.concatenate([part.mask for part in parts], axis))
+    values = jnp.concatenate([part.fill() for part in sequences], axis)
+    return join(values, jnp.concatenate([part.mask for part in sequences], axis))
 
 
-def _elementwise(function: Callable[..., jax.Array], *terms: Any) -> Any:
+def _elementwise(function: Callable[..., jax.Array], *terms: Batch) -> Batch:
     """A function of arrays, elementwise, on arrays or Sequences."""
     if any(isinstance(term, Sequence) for term in terms):
-        return mapped(function, terms)
+        joined: Batch = mapped(function, terms)
+        return joined
     return function(*terms)
 
 
-def _check_arrays(terms: Mapping[str, Any]) -> None:
+def _check_arrays(terms: Mapping[str, Batch]) -> None:
     for term in terms.values():
         if not hasattr(term, "shape"):
             raise LayerError("merges arrays", got=_format_named(terms))
 
 
-def _check_same_spec(terms: Mapping[str, jax.Array], hint: str | None = None) -> None:
+def _check_same_spec(terms: Mapping[str, Batch], hint: str | None = None) -> None:
     """No silent broadcast: elementwise merges take one shape and one dtype."""
     if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
         raise LayerError(
@@ -228,5 +233,5 @@ def _check_same_spec(terms: Mapping[str, jax.Array], hint: str | None = None) ->
         )
 
 
-def _format_named(terms: Mapping[str, Any]) -> str:
+def _format_named(terms: Mapping[str, Batch]) -> str:
     return ", ".join(f"{name} {format_spec(term)}" for name, term in terms.items())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +75,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
-        def step(x: PyTree, copy: tuple[Params, State, Any]) -> tuple[PyTree, State]:
+        def step(x: PyTree, copy: tuple[Params, State, jax.Array | None]) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(copy[0], copy[1], x, key=copy[2], train=train)
 
@@ -94,7 +93,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     def block(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, Carry]:
-        def step(loop: Any, copy: Any) -> tuple[Any, None]:
+        def step(loop: tuple[PyTree, Carry], copy: PyTree) -> tuple[PyTree, None]:
             (x, carries), (params, state, key, i) = loop, copy
             before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), carries)
             with error_context(inner):
@@ -191,7 +190,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
     ) -> tuple[PyTree, Carry]:
         def run(
             params: Params, state: State, carry: Carry, x: PyTree, key: jax.Array | None
-        ) -> Any:
+        ) -> tuple[PyTree, Carry]:
             with error_context(inner):
                 return stream_of(inner).step(params, state, carry, x, key=key, train=train)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -74,7 +72,7 @@ def bidirectional(
     )
 
 
-def _folded(x: Any, steps: int) -> Any:
+def _folded(x: jax.Array | Sequence, steps: int) -> jax.Array | Sequence:
     """(batch, time, ...) as (batch * time, ...): a Sequence then has a mask of its rows."""
     if not isinstance(x, Sequence):
         return x.reshape(-1, *x.shape[2:])
@@ -82,7 +80,9 @@ def _folded(x: Any, steps: int) -> Any:
     return x._with(x.values.reshape(-1, *x.shape[2:]), mask.reshape(-1))
 
 
-def _unfolded(y: Any, lead: tuple[int, ...], rows: Any) -> Any:
+def _unfolded(
+    y: jax.Array | Sequence, lead: tuple[int, ...], rows: jax.Array | None
+) -> jax.Array | Sequence:
     if not isinstance(y, Sequence):
         return y.reshape(*lead, *y.shape[1:])
     mask = y.mask.reshape(lead) if rows is None else rows
@@ -95,7 +95,7 @@ def _reversed(x: PyTree, of_rank: int = 2) -> PyTree:
     Only the valid part of a Sequence is reversed.
     """
 
-    def flip(node: Any) -> Any:
+    def flip(node: jax.Array | Sequence) -> jax.Array | Sequence:
         if isinstance(node, Sequence):
             return _reverse_valid(node)
         return jnp.flip(node, 1) if node.ndim >= of_rank else node
