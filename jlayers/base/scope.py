@@ -3,7 +3,8 @@
 How to read this file: ``composite`` makes the layer, and every combinator calls it. Its three
 functions run the body with a scope of their own: ``InitScope`` in the abstract pass, where it
 writes the table of parameters, ``ApplyScope`` in ``apply``, and ``StepScope`` for one block of a
-stream. ``Scope`` is what all of them offer to the body.
+stream. ``Scope`` is what all of them offer to the body. They stay in one file, longer than others,
+because a change of one mode has to be made in all three.
 """
 
 from __future__ import annotations

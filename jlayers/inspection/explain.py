@@ -17,7 +17,7 @@ from ..base.paths import join
 from ..base.specs import PyTree, specs_of
 from ..base.tracing import Trace, trace
 from ..core.dispatch import Record, recording
-from .tables import table_text
+from .summary import table_text
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 

@@ -6,12 +6,14 @@ parameters are counted in the table that ``init`` draws from, FLOPs by ``flops``
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
 import rich.box
+import rich.console
 import rich.markup
 import rich.table
 
@@ -24,7 +26,6 @@ from ..base.specs import format_spec, specs_of
 from ..base.tracing import Trace, trace
 from ..base.types import PyTree
 from .flops import flops
-from .tables import table_text
 
 
 class Row(NamedTuple):
@@ -201,3 +202,12 @@ def count_text(count: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.0f}" if not unit else f"{value:.3g} {unit}"
+
+
+def table_text(table: rich.table.Table) -> str:
+    """The table in plain characters, without blank lines."""
+    text = io.StringIO()
+    # Wide enough for any row: a pipe or a log file has no width of its own.
+    rich.console.Console(file=text, width=200).print(table)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    return "\n".join(line for line in lines if line)
