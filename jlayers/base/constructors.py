@@ -87,6 +87,7 @@ def lift(layer: LayerOrFunction) -> Layer:
     if isinstance(layer, Layer):
         return layer
     function: Any = layer
+    # partial(Dense, ...) is a factory too.
     while isinstance(function, functools.partial):
         function = function.func
     if getattr(function, "__jlayers_factory__", False):
@@ -94,6 +95,7 @@ def lift(layer: LayerOrFunction) -> Layer:
             f"expected a layer, got the factory {function.__name__}",
             hint=f"call it: {function.__name__}(...)",
         )
+    # As in stax, whose layers are bare pairs.
     if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
         raise LayerError(
             "expected a layer, got a bare pair of functions",
@@ -122,6 +124,7 @@ def lift(layer: LayerOrFunction) -> Layer:
     ) -> tuple[PyTree, State]:
         return layer(x), state
 
+    # Children are named after the function: ``relu``, ``relu_1``.
     kind = snake_case(function_name(layer))
     return Layer(init, apply, name=kind)._replace(_named=False, _text=lambda: function_text(layer))
 
@@ -163,6 +166,7 @@ def lift_child(name: str, layer: LayerOrFunction) -> Layer:
 def _check_one_argument(function: Callable[..., Any]) -> None:
     try:
         arguments.function("a child", function, "x")
+        # arguments.function cannot see the arity of a ufunc.
         fits = getattr(function, "nin", 1) == 1  # a ufunc hides its arguments behind *args
     except LayerError:
         fits = False

@@ -70,6 +70,7 @@ def _arrays(specs: Sequence[ParamSpec], key: jax.Array) -> list[jax.Array]:
     """One array for each entry of the table."""
     together = _may_draw_together(key)
     keys = _Keys(key, compiled=together)
+    # One layer in two places has one ``init`` and two keys.
     returned: dict[tuple[int, KeyPath], tuple[Params, State]] = {}
     values: list[Any] = [None] * len(specs)
     ours: list[int] = []
@@ -142,6 +143,7 @@ def _compiled_fold_in() -> Callable[..., jax.Array]:
 
 def _of_copies(function: Callable[[jax.Array], PyTree], keys: jax.Array) -> PyTree:
     """``function`` of one key, or of the keys of all copies: the results are stacked."""
+    # One vmap for each stack: a layer in ``repeat`` in ``ensemble`` has two.
     for _ in range(keys.ndim):
         function = jax.vmap(function)
     return function(keys)
@@ -180,6 +182,7 @@ def _together(specs: Sequence[ParamSpec], keys: _Keys) -> list[jax.Array]:
         if program is None or np.prod(shape) >= 2**32:
             values[i] = _alone(spec, keys)
         elif program.constant is not None:
+            # Zeros and ones need no program: biases, scales and statistics.
             blocks.append((i, np.full(spec.shape, program.constant)))
         else:
             drawn.setdefault(program.steps, []).append((i, spec, program))
@@ -208,6 +211,7 @@ def _batches(
     batch: list[tuple[int, ParamSpec, InitializerProgram]] = []
     rows = 0
     for item in group:
+        # A block is one array: its size bounds the memory that init needs on top of the parameters.
         if batch and rows + _rows(item[1]) > _MOST_ROWS:
             yield batch
             batch, rows = [], 0
@@ -227,6 +231,7 @@ def _rows_drawn(
     for spec, program in zip(specs, programs, strict=True):
         data = np.asarray(jax.random.key_data(keys[spec.key_path])).reshape(-1, 2)
         each = _rows_each(spec)
+        # Each row carries its own key and the number of its first element, so rows are independent.
         row_keys.append(np.repeat(data, each, axis=0))
         starts.append(np.tile(np.arange(each, dtype=np.uint32) * np.uint32(ROW), len(data)))
         numbers.append((program.numbers, each * len(data)))
@@ -247,6 +252,7 @@ def _rows_drawn(
     views, row = [], 0
     for spec in specs:
         rows, size = _rows(spec), int(np.prod(spec.shape_of_one))
+        # The last row of a parameter is drawn in full; the rest of it is cut off.
         view = values[row : row + rows].reshape(*spec.copies, -1)[..., :size]
         views.append(view.reshape(spec.shape))
         row += rows

@@ -40,6 +40,7 @@ class _Required:
         return "<required>"
 
 
+# Not None, which is a valid x: a layer without inputs.
 _REQUIRED: Any = _Required()
 Rebuild = Callable[[dict[str, "Layer"]], "Layer"]
 
@@ -128,10 +129,12 @@ class Layer:
         arguments.function("Layer's apply", apply, "params, state, x", by_name="key, train")
         if name is not None:
             check_name(name)
+        # Without it rewrite could not change the children.
         if children and rebuild is None:
             raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
         kind = name or "layer"
         given = [function for function in (init, apply) if function is not None]
+        # Blocks are filled with zeros in the padding, as whole Sequences are.
         if isinstance(stream, StepPair) and sequence_mode.kind == "whole":
             stream = filling(stream)
         init_of, apply_to = taking_sequences(init, apply, sequence_mode)
@@ -205,12 +208,14 @@ class Layer:
         """
         # On this path no module is entered that only explains what is wrong.
         with error_context(self):
+            # A message needs the order of the checks; a call that is right needs none of them.
             dicts = type(params) is dict and type(state) is dict
             if key is not None or not dicts or x is _REQUIRED or type(train) is not bool:
                 _check_arguments(params, state, x, key, train)
             found = self._traces.get(spec_key(input_specs(x)))
             if found is None:
                 found = trace(self, x)
+            # NumPy arrays have other methods, and other rules of promotion, than layers are written for.
             x = jax.tree.map(as_array, x)
             if not (tree_matches(params, found.params) and tree_matches(state, found.state)):
                 check_tree_matches(params, found.params, "params", x, beside=state)
@@ -219,6 +224,7 @@ class Layer:
             if not (type(result) is tuple and len(result) == 2 and type(result[1]) is dict):
                 result = checked_result(result)
             y, new_state = result
+            # With train=False the layer returned the state it got, which was checked.
             if train and not tree_matches(new_state, found.state):
                 check_tree_matches(new_state, found.state, "new state", x)
             return y, new_state
@@ -241,6 +247,7 @@ class Layer:
                     else ", ".join(names) or "no children",
                 )
             rebuilt = self._rebuild({name: children[name] for name in self.children})
+            # The kind keeps its place in a parent's names; the site is where the user built it.
             return rebuilt._replace(kind=self.kind, site=self.site)
 
     def short(self) -> str:
@@ -272,6 +279,7 @@ class Layer:
     def _replace(self, **changes: object) -> Layer:
         """The same layer with other values of some fields. What was traced is shared."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # The traces are shared: what differs is the description, not the functions.
         copy = object.__new__(Layer)
         copy._set(**(fields | changes))
         return copy
@@ -290,6 +298,7 @@ class Layer:
     def _stand_in(self, calls: list[PyTree]) -> Layer:
         """A layer of the same shapes that computes nothing and records the input of each call."""
 
+        # The child is traced by itself, once: a stand-in costs nothing, however often it is called.
         def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
             found = trace(self, x)
             return placeholders(found.params), placeholders(found.state)

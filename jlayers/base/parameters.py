@@ -30,8 +30,10 @@ from .specs import format_spec, specs_of, storage_dtype
 from .types import InitFn, Params, PyTree, State
 from .types import Initializer as Initializer
 
+# Children are named before layers exist here: this module is below ``layer``.
 L = TypeVar("L", bound=Described)
 
+# Between a small and a capital letter, and before the last capital of an acronym.
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -92,6 +94,7 @@ def child_key(key: jax.Array | None, name: str) -> jax.Array | None:
 
     Without a key there is none; a transparent child, whose name is empty, has its parent's.
     """
+    # None: apply without a key; the layers that need one raise by themselves.
     if key is None or not name:
         return key
     return jax.random.fold_in(key, stable_hash(name))
@@ -140,6 +143,7 @@ class ParamSpec:
         """The shape of one copy, which is what the initialiser is called with."""
         return self.shape[len(self.copies) :]
 
+    # Parents prepend: the outermost name is folded into the key first.
     def inside(self, above: tuple[str | int, ...]) -> ParamSpec:
         """The same array seen from further out, below names and in copies."""
         stacked = tuple(step for step in above if isinstance(step, int))
@@ -201,6 +205,7 @@ class Made(NamedTuple):
     spec: ParamSpec
 
 
+# A context variable and not a global: models are initialised in threads.
 _recording: contextvars.ContextVar[list[Made] | None] = contextvars.ContextVar(
     "_recording", default=None
 )
@@ -233,9 +238,11 @@ def make(
     """
     what = f"the initialiser of {name!r}"
     arguments.function(what, init, "key, shape, dtype")
+    # In the dtype that JAX will use, so that float64 asks for float32 where x64 is off.
     expected = specs_of(jax.ShapeDtypeStruct(tuple(shape), dtype))
     with calling_user_code(what):
         value = init(child_key(key, name), expected.shape, expected.dtype)
+    # A factory of initialisers, such as glorot_uniform, that was passed without a call.
     if callable(value):
         raise LayerError(f"{what} gave a function", hint=f"call it: {function_text(init)}()")
     if specs_of(value, what) != expected:
@@ -244,6 +251,7 @@ def make(
             expected=format_spec(expected),
             got=format_spec(value),
         )
+    # An initialiser may compute with NumPy.
     value = value if isinstance(value, jax.Array) else jnp.asarray(value)
     made = _recording.get()
     if made is not None:

@@ -38,6 +38,7 @@ def matches(path: str, pattern: str) -> bool:
 def _match(path: list[str], pattern: list[str]) -> bool:
     if not pattern:
         return not path
+    # fnmatch has no ``**``: segments are matched one by one.
     if pattern[0] == "**":
         # At the end it means everything inside, as in gitignore: one segment or more.
         if len(pattern) == 1:
@@ -73,6 +74,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
                 raise LayerError(f"the path {path!r} runs through a leaf at {name!r}")
+            # By identity, since a leaf may itself be an empty dict.
             inner.add(id(node))
         if id(node.get(last)) in inner:
             raise LayerError(f"the path {path!r} is a leaf, and leads to others")

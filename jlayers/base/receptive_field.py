@@ -40,6 +40,7 @@ class ReceptiveField(NamedTuple):
     def compose(self, after: ReceptiveField) -> ReceptiveField:
         """The receptive field of a layer with ``after`` on top of one with this one."""
         return ReceptiveField(
+            # Fractions are exact: a transposed convolution has a stride below 1.
             _plain(Fraction(self.stride) * after.stride),  # type: ignore[arg-type]
             _plain(self.lookback + _times(self.stride, after.lookback)),
             _plain(self.lookahead + _times(self.stride, after.lookahead)),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
+# A repr is pasted into code, which is formatted at this width by default.
 _LINE = 88
 # A function is shown under the public name by which people know it.
 _PUBLIC_MODULES = (jax.nn, jnp, jax.lax, jax.nn.initializers, jax.random, jnp.linalg, jnp.fft, jax)
@@ -51,6 +52,7 @@ def value_text(value: object) -> str:
     if isinstance(value, tuple):
         inner = ", ".join(value_text(item) for item in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    # A layer is callable too, and has a repr of its own.
     if isinstance(value, type) or (callable(value) and not hasattr(value, "children")):
         return function_text(value)
     return repr(value)
@@ -73,6 +75,7 @@ def function_text(function: Callable[..., object]) -> str:
     for module in _PUBLIC_MODULES:
         if getattr(module, name, None) is function:
             return f"{module.__name__}.{name}"
+    # They have no module of their own, so they are looked up here.
     for name_of_policy, policy in vars(jax.checkpoint_policies).items():
         if policy is function:
             return f"jax.checkpoint_policies.{name_of_policy}"

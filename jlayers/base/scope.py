@@ -93,6 +93,7 @@ class Scope:
         return tuple(self._children)
 
     def __getattr__(self, name: str) -> Callable[[PyTree], PyTree]:
+        # copy and pickle look for special methods; those are not children.
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
@@ -145,11 +146,13 @@ class Scope:
         """
         if self._key is None:
             raise LayerError("needs a key and got none", hint="layer.apply(..., key=key)")
+        # Counted, so that a body that asks twice draws two different numbers.
         self._keys_drawn += 1
         return jax.random.fold_in(self._key, self._keys_drawn)
 
     def _declared_spec(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> Spec:
         check_name(name)
+        # Otherwise one would overwrite the other in the tree, silently.
         if name in self._children or name in self._declared:
             raise LayerError(
                 f"{name!r} names two things in one layer",
@@ -166,6 +169,7 @@ class Scope:
                 hint=f"f.{name}(x); several inputs are a tuple: f.{name}((a, b))",
             )
         child = self._children[name]
+        # Profiles show the path; a transparent wrapper adds no segment to it.
         scope = jax.named_scope(name) if name else contextlib.nullcontext()
         with error_context(child, name, self._before), scope:
             y = self._run_child(name, child, xs[0])
@@ -201,6 +205,7 @@ class InitScope(Scope):
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         found, y = run(child, self._key, x)
+        # A child has one set of parameters, whatever the number of its calls.
         first = self._found.setdefault(name, found)
         for before, now, what in (
             (first.params, found.params, "parameters"),
@@ -238,6 +243,7 @@ class InitScope(Scope):
             )
         params: Params = {}
         state: State = {}
+        # In the order of the children, not of their calls.
         inside = {name: self._found[name] for name in self._children}
         for name, found in inside.items():
             for tree, entry in ((params, found.params), (state, found.state)):
@@ -284,6 +290,7 @@ class ApplyScope(Scope):
         params, state = self._params, self._old_state
         if name:
             params, state = params.get(name, {}), state.get(name, {})
+        # A second call continues from the state after the first.
         state = self._state_of_children.get(name, state)
         y, self._state_of_children[name] = self._run_call(call, child, params, state, x, key)
         return y
@@ -316,6 +323,7 @@ class ApplyScope(Scope):
         return tree[name]  # type: ignore[no-any-return]
 
     def next_state(self) -> State:
+        # Most layers have none: no dict is built for them.
         if not self._old_state:
             return self._old_state
         new = dict(self._old_state) | self._variables
@@ -399,6 +407,7 @@ def composite(
         return y, f.next_state() if train else state
 
     stream: StepPair | str | None = unstreamed
+    # each_step folds time into the batch: each step is by itself, whatever its children do.
     if unstreamed is None and not each_step:
         stream = _stream_of_body(body, children, lambda: layer)
     layer = Layer(
@@ -424,6 +433,7 @@ def _stream_of_body(
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         carry: Carry = {}
+        # Each child starts from what the body gives it, which the abstract pass has recorded.
         for name, inputs in trace(layer(), x).inputs.items():
             child = children[name]
             for again, child_x in enumerate(inputs):

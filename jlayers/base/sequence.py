@@ -50,6 +50,7 @@ class Sequence:
 
     # The name users import it by, in JAX's errors too.
     __module__ = "jlayers"
+    # The receptive field is static: it is part of the treedef and costs nothing when compiled.
     __slots__ = ("_receptive_field", "mask", "values")
 
     values: jax.Array
@@ -59,6 +60,7 @@ class Sequence:
     @public_api
     def __init__(self, values: ArrayLike | Spec, mask: ArrayLike | Spec | None = None):
         array = _as_array(values)
+        # A spec has no ndim.
         if len(array.shape) < 2:
             raise LayerError("a Sequence must be (batch, time, ...)", got=text(array))
         bools = _as_array(_mask_like(array) if mask is None else mask)
@@ -124,6 +126,7 @@ class Sequence:
 
     def fill(self, value: ArrayLike = 0) -> jax.Array:
         """The values with ``value`` in the padding."""
+        # A select and not a product: 0 * NaN is NaN, in values and in gradients.
         return jnp.where(self._broadcast_mask(), self.values, jnp.asarray(value, self.dtype))
 
     def map(self, function: Callable[..., PyTree], *others: Sequence | ArrayLike) -> PyTree:
@@ -147,7 +150,9 @@ class Sequence:
 
     def mean(self) -> jax.Array:
         """The mean over all valid steps of all rows, of losses for example; 0 without any."""
+        # A sum over many steps loses too much in bfloat16.
         wide = at_least_float32(self.dtype)
+        # Without any valid step the mean is 0 / 1, not NaN.
         count = jnp.maximum(jnp.sum(self.mask), 1)
         total = jnp.sum(self.fill(), tuple(range(self.mask.ndim)), dtype=wide)
         mean = total / jnp.broadcast_to(count, total.shape).astype(wide)
@@ -156,6 +161,7 @@ class Sequence:
     def last(self) -> jax.Array:
         """The last valid step of each row, (batch, ...); zeros for a row without any."""
         steps = self.mask.shape[1]
+        # The mask may have holes, so the last valid step is searched for and not counted.
         back = jnp.argmax(jnp.flip(self.mask, 1), 1)
         at = (steps - 1 - back).reshape(-1, *(1,) * (self.ndim - 1))
         return jnp.take_along_axis(self.fill(), at, axis=1)[:, 0]
@@ -179,12 +185,14 @@ class Sequence:
     def __getitem__(self, index: slice | tuple[slice, ...]) -> Sequence:
         """Rows and steps: ``x[rows, steps]`` with slices."""
         index = index if isinstance(index, tuple) else (index,)
+        # An integer would drop the axis of rows or steps that the mask needs.
         if len(index) > 2 or not all(isinstance(part, slice) for part in index):
             raise LayerError(
                 "a Sequence is indexed by slices of rows and steps",
                 hint="x[:, :10]; x.values[...] for the numbers alone",
             )
         part = self._with(self.values[index], self.mask[index])
+        # A slice that starts later renumbers the steps, which strides count from the start.
         shifted = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
         return (
             part._with_field(EVERYWHERE) if shifted and self._receptive_field is not None else part
@@ -218,6 +226,7 @@ def _arithmetic(name: str) -> None:
     def reflected(self: Sequence, other: ArrayLike) -> PyTree:
         return self.map(lambda x, y: function(y, x), other)
 
+    # Methods by loop, so that all five have one meaning.
     setattr(Sequence, f"__{name}__", apply)
     setattr(Sequence, f"__r{name}__", reflected)
 
@@ -239,6 +248,7 @@ def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree
     )
     y = function(*filled)
     lead = tuple(mask.shape)
+    # A result with other leading axes has mixed steps, and has no mask.
     for leaf in jax.tree.leaves(y):
         if tuple(jnp.shape(leaf)[: len(lead)]) != lead:
             raise LayerError(
@@ -256,6 +266,7 @@ def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:
     Raises:
       LayerError: for Sequences of different lengths.
     """
+    # The common case; the compiled program needs no ``and``.
     if a is b:
         return a
     if a.shape != b.shape:
@@ -291,6 +302,7 @@ def join(values: jax.Array, mask: jax.Array | None) -> jax.Array | Sequence:
 
 
 def _make(values: PyTree, mask: PyTree, field: ReceptiveField | None) -> Sequence:
+    # Without the checks: jax.tree also unflattens sentinels and bare objects.
     made = object.__new__(Sequence)
     made.values, made.mask, made._receptive_field = values, mask, field
     return made
@@ -323,6 +335,7 @@ def mask_of_lengths(values: jax.Array, lengths: ArrayLike) -> jax.Array:
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise LayerError("lengths must be integers", got=text(lengths))
     steps = values.shape[1]
+    # Traced lengths have no values to check.
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
@@ -350,6 +363,7 @@ def padded(rows: Iterable[ArrayLike], length: int | None) -> tuple[jax.Array, ja
             "rows must have one dtype, and one shape but for their lengths",
             got=", ".join(sorted({text(row) for row in arrays})[:4]),
         )
+    # NumPy: rows of new lengths would be new programs for JAX.
     longest = max(len(row) for row in arrays)
     length = longest if length is None else operator.index(length)
     if longest > length:

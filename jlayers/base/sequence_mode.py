@@ -57,6 +57,7 @@ def taking_sequences(
     init: InitFn | None, apply: ApplyFn, mode: SequenceMode
 ) -> tuple[InitFn | None, ApplyFn]:
     """A pair that takes Sequences, from one that is written as ``mode`` says."""
+    # Its children have wrappers of their own.
     if mode.kind == "delegate":
         return init, apply
 
@@ -71,6 +72,7 @@ def taking_sequences(
         found = sequences_in(x)
         if not found:
             return apply(params, state, x, key=key, train=train)
+        # A mask of rows alone comes from each_step: every row is then a plain input to the layer.
         if mode.kind == "whole" and (mode.rows or found[0].mask.ndim > 1):
             y, state = apply(params, state, filled(x), key=key, train=train)
             return tracked(y, found, mode, x), state
@@ -81,6 +83,7 @@ def taking_sequences(
             states.append(state_after)
             return y
 
+        # The state leaves by a list, because ``mapped`` puts a mask on all that is returned.
         return mapped(of_values, (x,)), states[0]
 
     return init and init_of, apply_to
@@ -109,6 +112,7 @@ def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> 
     ]
     if not fields:
         return y
+    # What is not known is assumed to mix all steps.
     own = EVERYWHERE if mode.receptive_field is None else mode.receptive_field(x)
     return with_receptive_field(y, functools.reduce(ReceptiveField.merge, fields).compose(own))
 

@@ -40,6 +40,7 @@ def spec(shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Spec:
 
 def checked_spec(what: str, shape: Sequence[int], dtype: DTypeLike) -> Spec:
     """``Spec(shape, dtype)`` from a user's arguments; ``what`` is the shape, for the message."""
+    # An int or an array is not a shape; the placeholder makes the test below refuse it.
     sizes = tuple(shape) if isinstance(shape, tuple | list) else (None,)
     if any(isinstance(n, _NO_SIZE) or (isinstance(n, int) and n < 0) for n in sizes):
         hint = None
@@ -62,12 +63,15 @@ def specs_of(tree: PyTree, what: str = "x") -> PyTree:
 def _spec_of(leaf: PyTree, what: str) -> Spec:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         dtype = leaf.dtype
+        # Object, string and time arrays of NumPy have no JAX dtype.
         if isinstance(leaf, np.ndarray | np.generic) and dtype.kind in "OUSMmV":
             raise LayerError(f"{what} holds an array of dtype {dtype}", expected="numbers")
+        # Keys have an extended dtype, which canonicalize_dtype refuses.
         if not jnp.issubdtype(dtype, jax.dtypes.extended):
             dtype = jax.dtypes.canonicalize_dtype(dtype)
         return Spec(leaf.shape, dtype)
     if isinstance(leaf, bool | int | float | complex):
+        # A Python number is an array of rank 0, as for jnp.
         return Spec((), jnp.result_type(leaf))
     raise LayerError(
         f"{what} holds a {type(leaf).__name__}",
@@ -132,6 +136,7 @@ def path_text(path: tuple[object, ...]) -> str:
 def spec_key(specs: PyTree) -> Hashable:
     """A dictionary key for what depends on ``specs`` alone."""
     leaves, treedef = jax.tree.flatten(specs)
+    # With another x64 mode the same specs lead to other dtypes inside.
     x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     return x64, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
@@ -142,6 +147,7 @@ def placeholders(specs: PyTree) -> PyTree:
 
 
 def _placeholder(leaf: Spec) -> jax.Array:
+    # jnp.zeros cannot make keys.
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jnp.broadcast_to(jax.random.key(0), leaf.shape)
     return jnp.zeros(leaf.shape, leaf.dtype)
@@ -191,12 +197,14 @@ def cast_like(params: PyTree, x: PyTree) -> PyTree:
     gives a bfloat16 output from parameters that keep their precision.
     """
     dtype = floating_dtype(x)
+    # Integer inputs, ids for instance, say nothing about the dtype of the computation.
     return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
 def tree_matches(tree: object, expected: Mapping[str, Any]) -> bool:
     """Whether ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``."""
     return (
+        # A subclass of dict is not: jax.tree would rebuild it as another type.
         type(tree) is dict
         and tree.keys() == expected.keys()
         and all(
@@ -219,6 +227,7 @@ def leaf_matches(leaf: PyTree, spec: Spec) -> bool:
         return False
     if tuple(leaf.shape) != tuple(spec.shape):
         return False
+    # Within a kind any precision is accepted, across kinds none: a float is not an integer.
     for kind in (jnp.floating, jnp.complexfloating):
         if jnp.issubdtype(spec.dtype, kind):
             return bool(jnp.issubdtype(leaf.dtype, kind))

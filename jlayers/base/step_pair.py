@@ -53,6 +53,7 @@ def stream_of(layer: Steppable) -> StepPair:
     found = layer._stream
     if isinstance(found, StepPair):
         return found
+    # A layer that takes whole Sequences mixes steps: without a StepPair it cannot be stepped.
     if found is None and layer._sequence_mode.kind != "whole":
         return _of_each_step(layer)
     raise LayerError(
@@ -74,6 +75,7 @@ def _of_each_step(layer: Steppable) -> StepPair:
         train: bool,
     ) -> tuple[PyTree, Carry]:
         y, _ = layer._apply(params, state, x, key=key, train=train)
+        # An array beside the block, such as a memory, may have other steps than the block.
         blocks = {jnp.shape(leaf)[:2] for leaf in jax.tree.leaves(x) if jnp.ndim(leaf) > 1}
         for leaf in jax.tree.leaves(y):
             if blocks and jnp.shape(leaf)[:2] not in blocks:

@@ -120,6 +120,7 @@ def trace(layer: Traceable, x: PyTree) -> Trace:
         x = input_specs(x)
         found = layer._traces.get(spec_key(x))
         if found is None:
+            # The trace is a side effect, as eval_shape returns specs of arrays alone.
             jax.eval_shape(lambda key, x: run(layer, key, x)[1], _key_spec(), x)
             found = layer._traces[spec_key(x)]
     return found
@@ -129,14 +130,17 @@ def run(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
     """One layer's part of a pass, inside ``jax.eval_shape``: the result, and the traced output."""
     specs = specs_of(x)
     known = spec_key(specs)
+    # A shared layer, or one that was traced before: the output is made up from its specs.
     found = layer._traces.get(known)
     if found is not None:
         return found, placeholders(found.out)
     found, y = layer._abstract(layer, key, x)
+    # A function without return gives None, which JAX takes for an empty tree.
     if y is None and x is not None:
         raise LayerError("its output is None", hint="its function has no return statement")
     found = dataclasses.replace(found, out=specs_of(y, "the output"))
     if len(layer._traces) >= REMEMBERED:
+        # The oldest goes; a dict keeps the order of insertion.
         layer._traces.pop(next(iter(layer._traces)))
     layer._traces[known] = found
     return found, y
@@ -156,6 +160,7 @@ def run_pair(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree
     assert pair._init is not None
     assert layer._init is not None
     specs = specs_of(x)
+    # With a child's key, ``make`` was called for another layer: such records are left out below.
     with recording() as made:
         trees = pair._init(key, specs)
     if not (isinstance(trees, tuple) and len(trees) == 2):
@@ -168,6 +173,7 @@ def run_pair(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree
     params, state = trees
     _check_tree(params, "params")
     _check_tree(state, "state")
+    # init may have called children too; what counts is what apply gives them.
     for calls in inputs.values():
         calls.clear()
     y, new_state = checked_result(pair._apply(params, state, x, key=key, train=False))
@@ -177,6 +183,7 @@ def run_pair(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree
             expected=format_spec(state),
             got=format_spec(new_state),
         )
+    # The layer itself, not the one around stand-ins, whose arrays are zeros.
     source = PairInit(layer, layer._init, specs)
     parameters, variables = _tables(trees, [one for one in made if one.key is key], source)
     return Trace(
@@ -195,8 +202,10 @@ def _tables(trees: tuple[Params, State], made: list[Made], source: PairInit) -> 
     By its initialiser, where all of them were made by ``make`` under their own names; otherwise
     by the layer's ``init``, of which nothing is known.
     """
+    # By identity: each array is a tracer of its own, and two parameters may be equal.
     by_initializer = {(one.name, id(one.value)): one.spec for one in made}
     leaves = [list(_leaves(tree)) for tree in trees]
+    # All or none: an init that draws by itself uses its key as it likes.
     if all(("/".join(path), id(leaf)) in by_initializer for tree in leaves for path, leaf in tree):
         tables = [
             {path[-1]: by_initializer[path[-1], id(leaf)] for path, leaf in tree} for tree in leaves

@@ -14,6 +14,7 @@ from .errors import LayerError
 from .specs import format_short, format_spec, leaf_matches, tree_matches
 from .types import Params, PyTree
 
+# More lines than that are not read; the counts are in the first line.
 _SHOWN = 20
 _MISMATCHES = {
     "params": "params do not fit the model",
@@ -30,6 +31,7 @@ def check_tree(tree: object, what: str) -> None:
     hint = "params, state = layer.init(key, x); layer.apply(params, state, x)"
     if isinstance(tree, tuple) and len(tree) == 2 and all(type(part) is dict for part in tree):
         hint = f"init returns a pair, unpack it: {hint}"
+    # The type of these is plain from their text.
     plain = tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float)
     raise LayerError(
         f"{what} must be a tree of arrays",
@@ -88,8 +90,10 @@ def check_tree_matches(
 def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: object) -> str | None:
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
+    # The other tree fits here: the two were swapped.
     if beside is not None and tree_matches(beside, expected):
         return "params and state are swapped: layer.apply(params, state, x)"
+    # One level too high: the tree of the training state, or of a parent.
     for name, value in tree.items():
         if tree_matches(value, expected):
             return f"its entry {name!r} fits: {what}[{name!r}]"

@@ -49,11 +49,13 @@ def compose(body: Body, /, *, name: str | None = None, **children: LayerOrFuncti
         raise LayerError(f"the body must be a function of (f, x), got {body.short()}")
     arguments.function("the body", body, "f, x")
     for child in children:
+        # ``f.key`` would be either, and the reader could not tell which.
         if child in _RESERVED or child.startswith("_"):
             raise LayerError(
                 f"a child cannot be named {child!r}: f.{child} is an attribute of the scope"
             )
         check_name(child)
     layers = {child: lift_child(child, layer) for child, layer in children.items()}
+    # Only bodies that users wrote need it; those of the combinators take Sequences.
     whole = taking_sequences(body, layers)
     return composite(whole, layers, name=name, rebuild=lambda new: compose(body, name=name, **new))

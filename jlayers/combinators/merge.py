@@ -54,6 +54,7 @@ def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -
             raise LayerError(
                 f"no axis {axis} in arrays of rank {rank}", got=_format_named(named_outputs)
             )
+        # All sizes but the one along the axis.
         sides = {(*o.shape[:at], None, *o.shape[at + 1 :]) for o in outputs}
         if len({(o.ndim, o.dtype) for o in outputs}) > 1 or len(sides) > 1:
             raise LayerError(
@@ -61,6 +62,7 @@ def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -
                 expected="one dtype, and equal sizes on all other axes",
                 got=_format_named(named_outputs),
             )
+        # Two blocks end to end are not a block of the two sequences end to end.
         if at == 1 and f.streaming:
             raise LayerError("cannot be streamed: it concatenates along time")
         return concatenate(outputs, at)
@@ -149,6 +151,7 @@ def residual(layer: LayerOrFunction, shortcut: LayerOrFunction | None = None) ->
         shortcut = f["shortcut"](x) if "shortcut" in children else x
         terms = {"shortcut": shortcut, "body": y}
         _check_arrays(terms)
+        # A projection of the features is the usual remedy where only these differ.
         hint = "a shortcut to the shape of the body's output"
         if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
             hint = f"residual(..., shortcut=Dense({y.shape[-1]}))"
@@ -198,6 +201,7 @@ def concatenate(parts: Many[Batch], axis: int) -> Batch:
     sequences = [part for part in parts if is_sequence(part)]
     if not sequences:
         return jnp.concatenate(parts, axis)  # type: ignore[arg-type]
+    # Behind batch and time: the mask stays as it is.
     if axis >= sequences[0].mask.ndim:
         joined: Batch = mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
         return joined
@@ -205,6 +209,7 @@ def concatenate(parts: Many[Batch], axis: int) -> Batch:
         raise LayerError(
             "cannot concatenate Sequences and arrays along time", hint="jl.Sequence(x)"
         )
+    # Padding of different Sequences must not differ: it becomes part of one.
     values = jnp.concatenate([part.fill() for part in sequences], axis)
     return join(values, jnp.concatenate([part.mask for part in sequences], axis))
 

@@ -39,6 +39,7 @@ def of_layers(
     count = len(layers)
 
     def rebuild(new: dict[str, Layer]) -> Layer:
+        # Positional children come first, as ``name_children`` ordered them.
         values = list(new.values())
         return again(*values[:count], **dict(list(new.items())[count:]))
 
@@ -96,6 +97,7 @@ def parallel(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
 
     def body(f: Scope, x: PyTree) -> PyTree:
         if named:
+            # By key and never by order: jit sorts the keys of a dict.
             if not isinstance(x, dict) or set(x) != set(children):
                 raise LayerError(
                     "takes a dict with an input for each layer",

@@ -81,6 +81,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
 
         if remat:
             policy = None if remat is True else remat
+            # prevent_cse is for straight code; a scan keeps the copies apart by itself.
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
         # The receptive field must not enter the loop's carry, whose structure cannot change.
         plain = with_receptive_field(x, None)
@@ -227,6 +228,7 @@ def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, Py
     with error_context(layer):
         found, y = run(layer, key, x)
 
+    # The axis of the copies comes first in params and state, as lax.scan and vmap take it.
     def stacked(specs: PyTree) -> PyTree:
         if isinstance(specs, dict):  # not by jax.tree, which sorts
             return {name: stacked(entry) for name, entry in specs.items()}
@@ -249,6 +251,7 @@ def _stacked_start(
 
 def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
     """``y`` with the receptive field of n copies on ``x``, where that of ``x`` is tracked."""
+    # n copies widen the field n times; the scan itself has to carry one structure.
     fields = [sequence._receptive_field for sequence in sequences_in(x)]
     if None in fields or not fields:
         return y
@@ -261,6 +264,7 @@ def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
 
 
 def _keys(key: jax.Array | None, n: int) -> jax.Array | None:
+    # No key for any copy: the layers that need one raise.
     if key is None:
         return None
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))

@@ -53,6 +53,7 @@ def bidirectional(
                 raise LayerError(
                     "takes sequences", expected="(batch, time, ...)", got=format_spec(specs_of(x))
                 )
+            # The only bools beside a sequence are resets of a recurrent layer.
             if leaf.dtype == bool:
                 raise LayerError(
                     "resets mark where an episode starts; backwards they mark where it ends",
@@ -61,6 +62,7 @@ def bidirectional(
                 )
         ahead = f["forward"](x)
         behind = f["backward"](_reversed(x))
+        # An output of rank 2 is the last step's, which has no time to reverse.
         behind = _reversed(behind, of_rank=3)
         return f["merge"]((ahead, behind))
 
@@ -135,6 +137,7 @@ def each_step(layer: LayerOrFunction) -> Layer:
                     expected=f"{lead[0] * lead[1]} rows",
                     got=format_spec(specs_of(y)),
                 )
+        # Nested in another each_step the mask is of rows already, and holds for all their steps.
         masked = sequences_in(x)
         rows = masked[0].mask if masked and masked[0].mask.ndim == 1 else None
         return jax.tree.map(lambda leaf: _unfolded(leaf, lead, rows), y, is_leaf=is_sequence)
@@ -159,6 +162,7 @@ def _reverse_valid(x: Sequence) -> Sequence:
     if x.mask.ndim == 1:  # of rows: each is a plain sequence
         return x._with(jnp.flip(x.values, 1))._with_field(field)
     places = jnp.broadcast_to(jnp.arange(x.mask.shape[1], dtype=jnp.int32), x.mask.shape)
+    # The mask may have holes: the end is after the last valid step.
     ends = jnp.max(jnp.where(x.mask, places + 1, jnp.zeros_like(places)), 1, keepdims=True)
     ends = jnp.broadcast_to(ends, places.shape)
     source = jnp.where(places < ends, ends - 1 - places, places)

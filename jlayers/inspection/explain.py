@@ -117,10 +117,12 @@ def _decisions(
 def _records(layer: Layer, found: Trace, x: PyTree, platform: str) -> list[Record]:
     with recording(platform) as records:
         jax.eval_shape(
+            # train=True, since dropout and batch norm may choose otherwise there.
             lambda params, state, key, x: layer._apply(params, state, x, key=key, train=True),
             found.params,
             found.state,
             jax.random.key(0),
             x,
         )
+    # A layer under scan is traced more than once.
     return list(dict.fromkeys(records))

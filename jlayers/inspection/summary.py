@@ -144,6 +144,7 @@ def summary(layer: LayerOrFunction, x: PyTree) -> Summary:
 
 def _rows(layer: Layer, x: PyTree, path: str, copies: int, calls: int = 1) -> Iterator[Row]:
     found = trace(layer, x)
+    # A leaf's own parameters are all it has; a compose body may have some beside its children's.
     own = found.own_parameters
     if not layer.children or (found.inside and own):
         numbers, size = _count(own.values())

@@ -65,6 +65,7 @@ def _rewrite(
     }
     if any(new[name] is not child for name, child in layer.children.items()):
         layer = layer.rebuild(new)
+    # A wrapper has the path of the layer inside it, which was changed already.
     if "" in new or not matches(path, pattern):
         return layer
     changed = lift(change(layer))

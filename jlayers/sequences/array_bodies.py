@@ -68,6 +68,7 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
         if sequences_in(x)[0].mask.ndim == 1:  # a mask of rows: each row is one plain input
             return mapped(functools.partial(body, f), (x,))
         known = (spec_key(specs), f.train)
+        # A plan depends on structure and sizes: it is made once for each, as a trace is.
         if known not in plans:
             if len(plans) >= REMEMBERED:
                 plans.pop(next(iter(plans)))
@@ -80,6 +81,7 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
 
 def _plan(body: Body, children: Mapping[str, Layer], x: PyTree, train: bool) -> Plan | None:
     """None for a body that takes Sequences as they are."""
+    # First as it is: most bodies only call children.
     try:
         _abstractly(body, children, x, train)
     except Exception as first:
@@ -94,6 +96,7 @@ def _plan(body: Body, children: Mapping[str, Layer], x: PyTree, train: bool) -> 
                 raise
             except Exception:  # its text would show sizes that are not the user's
                 pass
+        # The user's own error: the body takes neither Sequences nor arrays.
         raise first from None
     return None
 
@@ -123,6 +126,7 @@ def _discover(
     def distinct(node: Any) -> Any:
         if not isinstance(node, Sequence):
             shape = tuple(node.shape)
+            # An array of the Sequence's own rows and steps, such as positions, gets the same sizes.
             if shape[:2] in leads:
                 shape = (_ROWS, steps[leads.index(shape[:2])], *shape[2:])
             elif shape[:1] == leads[0][:1]:
@@ -177,6 +181,7 @@ class _Discovering(_Values):
         taken = _keys(x, self._masks)
         for leaf, key in zip(jax.tree.leaves(x), taken, strict=True):
             shape = jax.numpy.shape(leaf)
+            # Multiples too: a reshape may have folded rows or steps into another axis.
             of_rows = any(size % _ROWS == 0 and size for size in shape)
             of_steps = any(size % steps == 0 and size for size in shape for steps in self._masks)
             if key is None and of_rows and (of_steps or self._all_steps):
@@ -202,6 +207,7 @@ class _Following(_Values):
         self._calls = iter(plan.calls)
 
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
+        # The calls come in the order of the abstract run: a body may not depend on values.
         taken, given = next(self._calls)
         y, masks = _values(child(_wrapped(x, taken, self._masks)), keep_leaves=True)
         for key, mask in zip(given, masks, strict=True):

@@ -73,6 +73,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
     True
     """
     layer = lift(layer)
+    # None: no layer inside remembers all steps, or each has a window.
     if capacity is not None:
         capacity = arguments.positive("capacity", capacity)
 
@@ -108,12 +109,14 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
             trace(layer, x)
+            # A block is a part of a sequence: its statistics are not those of training.
             if train and state:
                 raise LayerError(
                     "has state, which a step cannot update: statistics are of whole batches",
                     got=", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state)),
                     hint="train=False",
                 )
+            # The carry's specs follow from the block; nothing is computed to know them.
             expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
             check_tree_matches(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
@@ -178,6 +181,7 @@ def _check_blocks(x: PyTree) -> None:
 
 def _check_causal(layer: Layer, x: PyTree) -> None:
     """Raises where a body looks ahead between its children, which no ``StepPair`` shows."""
+    # With several inputs their fields cannot be told apart in the output.
     if len(jax.tree.leaves(x, is_leaf=is_sequence)) > 1:
         return  # a memory beside the block, all of which may be read
     for sequence in sequences_in(trace(layer, _tracked(x)).out):
