@@ -215,7 +215,7 @@ class Layer:
             found = self._traces.get(spec_key(input_specs(x)))
             if found is None:
                 found = trace(self, x)
-            # NumPy arrays have other methods, and other rules of promotion, than layers are written for.
+            # Layers are written for the methods and the promotion rules of JAX arrays.
             x = jax.tree.map(as_array, x)
             if not (tree_matches(params, found.params) and tree_matches(state, found.state)):
                 check_tree_matches(params, found.params, "params", x, beside=state)
