@@ -170,9 +170,9 @@ def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(fil
 
 
 def module_written(target):
-    from jlayers.checkpoint.atomic import written_whole
+    from jlayers.checkpoint.atomic import atomic_directory
 
-    return written_whole(target)
+    return atomic_directory(target)
 
 
 def test_options():

@@ -47,7 +47,7 @@ def test_sizes_in_a_file_ask_for_no_memory(tmp_path, monkeypatch):
     try:
         for data in (whole, (1 << 62).to_bytes(8, "little") + whole[8:]):
             file.write_bytes(data)
-            with pytest.raises(training.DamagedCheckpointError, match="is truncated"):
+            with pytest.raises(training.CorruptCheckpointError, match="is truncated"):
                 training.read_arrays(path)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

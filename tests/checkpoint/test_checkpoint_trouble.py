@@ -182,7 +182,7 @@ def test_damage_is_told_and_the_one_before_is_good(filled, damage):
     damage(filled.path(300))
     first = f"*the checkpoint *step_00000300 is damaged: {DAMAGE[damage]}"
     read((lambda: filled.restore(tree()), first, "step=200, the last good one, or fallback=True"))
-    with pytest.raises(training.DamagedCheckpointError):
+    with pytest.raises(training.CorruptCheckpointError):
         filled.restore(tree(), 300)
     assert value(filled.restore(tree(), step=200)) == 200
     damage(filled.path(200))
