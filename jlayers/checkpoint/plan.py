@@ -141,5 +141,7 @@ def make_plan(
     for pattern in allow:
         if not any(matches(path, pattern) for path in paths):
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
-            raise CheckpointError(f"the pattern {pattern!r} matches no path", got=shown or "no leaves")
+            raise CheckpointError(
+                f"the pattern {pattern!r} matches no path", got=shown or "no leaves"
+            )
     return RestorePlan(name, expected, found, tuple(allow))

@@ -83,8 +83,8 @@ def save_checkpoint(
       The checkpoint's directory.
 
     Raises:
-      CheckpointError: before anything is written, for a leaf that a checkpoint cannot hold and for a
-        value that JSON does not have; and if the disk is full or the folder cannot be written. A
+      CheckpointError: before anything is written, for a leaf that a checkpoint cannot hold and for
+        a value that JSON does not have; and if the disk is full or the folder cannot be written. A
         checkpoint that was there before is still complete then.
 
     >>> import tempfile, jax.numpy as jnp
@@ -140,7 +140,9 @@ def _as_float(name: str, value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise CheckpointError(f"the metric {name!r} must be a number", got=format_short(value)) from None
+        raise CheckpointError(
+            f"the metric {name!r} must be a number", got=format_short(value)
+        ) from None
 
 
 def write_snapshot(folder: Path, shot: Snapshot) -> Path:

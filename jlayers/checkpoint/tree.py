@@ -172,7 +172,8 @@ def to_host(
       copy: False allows views of the leaves' own memory, which the next step may overwrite.
 
     Raises:
-      CheckpointError: for an int beyond 64 bits, a deleted array, and one on devices of other processes.
+      CheckpointError: for an int beyond 64 bits, a deleted array, and one that is not
+        wholly on devices of this process.
     """
     arrays = {path: _as_array(path, leaf, what) for path, leaf in leaves.items()}
     for leaf in arrays.values():
