@@ -12,10 +12,7 @@ from ..checkpoint import (
     restore_plan,
     save_checkpoint,
 )
-from ..data.batches import Batches
-from ..data.prefetch import prefetch
-from ..data.source import as_source
-from ..data.stacking import stack_batches
+from ..data import Batches, as_source, prefetch, stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
 from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
