@@ -9,8 +9,6 @@ from ..base.errors import CheckpointError
 from ..base.paths import matches
 from .tree import LeafSpec
 
-_DIFFERENCES = ("missing", "extra", "wrong shape", "wrong dtype")
-
 
 @dataclass(frozen=True, repr=False)
 class RestorePlan:
@@ -46,12 +44,12 @@ class RestorePlan:
     @property
     def wrong_shape(self) -> tuple[str, ...]:
         """Paths of both, with different shapes."""
-        return tuple(p for p in self._shared() if self.expected[p].shape != self.found[p].shape)
+        return tuple(p for p, a, b in self._shared() if a.shape != b.shape)
 
     @property
     def wrong_dtype(self) -> tuple[str, ...]:
         """Paths of both, with different dtypes; an array differs from a Python number, too."""
-        return tuple(p for p in self._shared() if self.expected[p].label != self.found[p].label)
+        return tuple(p for p, a, b in self._shared() if a.label != b.label)
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -66,32 +64,33 @@ class RestorePlan:
         paths = dict.fromkeys((*self.expected, *self.found))
         return tuple(path for path in paths if path not in matched and not self._allowed(path))
 
-    def _shared(self) -> list[str]:
-        return [path for path in self.expected if path in self.found]
+    def _shared(self) -> list[tuple[str, LeafSpec, LeafSpec]]:
+        return [(p, leaf, self.found[p]) for p, leaf in self.expected.items() if p in self.found]
 
     def _allowed(self, path: str) -> bool:
         return any(matches(path, pattern) for pattern in self.allow)
 
-    def _paths(self, difference: str) -> tuple[str, ...]:
-        paths: tuple[str, ...] = getattr(self, difference.replace(" ", "_"))
-        return paths
+    def _differences(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "missing": self.missing,
+            "extra": self.extra,
+            "wrong shape": self.wrong_shape,
+            "wrong dtype": self.wrong_dtype,
+        }
 
     def summary(self) -> str:
         """The numbers of paths, on one line."""
-        counts = ", ".join(f"{len(self._paths(what))} {what}" for what in _DIFFERENCES)
+        counts = ", ".join(f"{len(paths)} {what}" for what, paths in self._differences().items())
         total = len(self.expected.keys() | self.found.keys())
         return f"{self.name}: {len(self.matched)} of {total} paths match; {counts}"
 
     def lines(self) -> list[str]:
         """A line for each path that differs."""
-        differences: dict[str, list[str]] = {}
-        for what in _DIFFERENCES:
-            for path in self._paths(what):
-                differences.setdefault(path, []).append(what)
-        rows = [
-            (" and ".join(whats), repr(path), self._comparison(path))
-            for path, whats in differences.items()
-        ]
+        of_path: dict[str, str] = {}
+        for what, paths in self._differences().items():
+            for path in paths:
+                of_path[path] = f"{of_path[path]} and {what}" if path in of_path else what
+        rows = [(what, repr(path), self._comparison(path)) for path, what in of_path.items()]
         first, second = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
         return [f"{what:<{first}}  {path:<{second}}  {text}" for what, path, text in rows]
 

@@ -76,11 +76,8 @@ def read_checkpoint(
     >>> restored.step, restored.position, restored.tree["kernel"]
     (400, [2, 0], Array([1., 1., 1.], dtype=float32))
     """
-    path = Path(path)
-    with reraise_corruption(path):
-        content = manifest.read(path / MANIFEST)
-    templates = named_leaves(like, "the template")
-    plan = _plan(path, content, templates, allow)
+    path, templates = Path(path), named_leaves(like, "the template")
+    content, plan = _plan(path, templates, allow)
     plan.check()
     values = {name: templates[name] for name in plan.kept}
     for name, value in values.items():
@@ -92,16 +89,8 @@ def read_checkpoint(
         for name, array in _arrays(path, content, set(plan.matched)):
             values[name] = place_like(templates[name], content.leaves[name], array)
     tree = jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in templates])
-    return Restored(
-        tree,
-        content.step,
-        content.position,
-        content.metrics,
-        content.history,
-        content.extra,
-        plan,
-        path,
-    )
+    # step, position, metrics, history and extra come first in both.
+    return Restored(tree, *content[:5], plan, path)
 
 
 @public_api
@@ -124,17 +113,16 @@ def restore_plan(
     step_00000400: 0 of 1 paths match; 0 missing, 0 extra, 1 wrong shape, 0 wrong dtype
       wrong shape  'kernel'  expected float32[4], the checkpoint has float32[3]
     """
-    path = Path(path)
-    with reraise_corruption(path):
-        content = manifest.read(path / MANIFEST)
-    return _plan(path, content, named_leaves(like, "the template"), allow)
+    return _plan(Path(path), named_leaves(like, "the template"), allow)[1]
 
 
 def _plan(
-    path: Path, content: Manifest, templates: dict[str, object], allow: Sequence[str]
-) -> RestorePlan:
+    path: Path, templates: dict[str, object], allow: Sequence[str]
+) -> tuple[Manifest, RestorePlan]:
+    with reraise_corruption(path):
+        content = manifest.read(path / MANIFEST)
     expected = leaf_specs(templates, "the template")
-    return make_plan(path.name, expected, content.leaves, allow)
+    return content, make_plan(path.name, expected, content.leaves, allow)
 
 
 def _arrays(

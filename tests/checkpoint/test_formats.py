@@ -16,7 +16,7 @@ from test_checkpoints import NAN_PAYLOAD, assert_exact, numbers, raw
 import jlayers as jl
 from jlayers import checkpoint
 from jlayers.checkpoint.formats import base
-from jlayers.checkpoint.formats.safetensors import _DTYPES, Safetensors
+from jlayers.checkpoint.formats.safetensors import _DTYPES, _PACKED, Safetensors
 from jlayers.checkpoint.tree import DTYPES
 
 
@@ -199,9 +199,10 @@ def write_file(path, entries, data=b"", **metadata):
 
 @pytest.mark.parametrize("code", _DTYPES)
 def test_foreign_files_of_every_dtype_are_read(tmp_path, code):
-    dtype, bits = np.dtype(_DTYPES[code][0]), _DTYPES[code][1]
+    dtype = _DTYPES[code]
+    bits = _PACKED.get(code, 8 * dtype.itemsize)
     count = 8
-    numbers = np.arange(count) % 2 if code == "BOOL" else np.arange(count * max(1, bits // 8))
+    numbers = np.arange(count) % 2 if code == "BOOL" else np.arange(count * dtype.itemsize)
     expected = (numbers % 2 ** min(bits, 8)).astype(np.uint8).view(dtype)
     # A number of 4 or 6 bits is packed, the first in the lowest bits of the first byte.
     packed = sum(int(n) << (bits * i) for i, n in enumerate(numbers[:count])) if bits < 8 else 0
@@ -223,6 +224,12 @@ def test_the_table_of_dtypes_is_that_of_the_package(tmp_path):
         checkpoint.read_safetensors(file)
     listed = str(caught.value).split("expected one of")[1].split(" at line")[0]
     assert {name.strip(" `") for name in listed.split(",")} == set(_DTYPES)
+
+
+def test_a_dtype_of_a_later_version_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.delitem(_DTYPES, "C64")
+    file = write_file(tmp_path / "x", [("w", "C64", [1], bytes(8))])
+    read((lambda: checkpoint.read_safetensors(file), "*cannot read 'w' in *x", "BF16", "C64"))
 
 
 def test_a_file_of_the_package_is_read_as_the_package_reads_it(tmp_path):

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import ml_dtypes
 import numpy as np
@@ -22,31 +22,33 @@ import numpy as np
 from ...base.errors import CheckpointError, public_api
 from .base import CorruptFileError, open_regular, register
 
-# NumPy's dtype, and the bits of a number in the file, for every dtype that the format has.
-_DTYPES: dict[str, tuple[type, int]] = {
-    "BOOL": (np.bool_, 8),
-    "U8": (np.uint8, 8),
-    "I8": (np.int8, 8),
-    "U16": (np.uint16, 16),
-    "I16": (np.int16, 16),
-    "U32": (np.uint32, 32),
-    "I32": (np.int32, 32),
-    "U64": (np.uint64, 64),
-    "I64": (np.int64, 64),
-    "F4": (ml_dtypes.float4_e2m1fn, 4),
-    "F6_E2M3": (ml_dtypes.float6_e2m3fn, 6),
-    "F6_E3M2": (ml_dtypes.float6_e3m2fn, 6),
-    "F8_E4M3": (ml_dtypes.float8_e4m3fn, 8),
-    "F8_E5M2": (ml_dtypes.float8_e5m2, 8),
-    "F8_E8M0": (ml_dtypes.float8_e8m0fnu, 8),
-    "F8_E4M3FNUZ": (ml_dtypes.float8_e4m3fnuz, 8),
-    "F8_E5M2FNUZ": (ml_dtypes.float8_e5m2fnuz, 8),
-    "BF16": (ml_dtypes.bfloat16, 16),
-    "F16": (np.float16, 16),
-    "F32": (np.float32, 32),
-    "F64": (np.float64, 64),
-    "C64": (np.complex64, 64),
+# The dtype in memory for every dtype that the format has.
+_DTYPES: dict[str, np.dtype] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype(np.uint16),
+    "I16": np.dtype(np.int16),
+    "U32": np.dtype(np.uint32),
+    "I32": np.dtype(np.int32),
+    "U64": np.dtype(np.uint64),
+    "I64": np.dtype(np.int64),
+    "F4": np.dtype(ml_dtypes.float4_e2m1fn),
+    "F6_E2M3": np.dtype(ml_dtypes.float6_e2m3fn),
+    "F6_E3M2": np.dtype(ml_dtypes.float6_e3m2fn),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "C64": np.dtype(np.complex64),
 }
+# The bits of a number in the file where that is not a whole byte, as it is in memory.
+_PACKED = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 class Safetensors:
@@ -78,15 +80,6 @@ class Safetensors:
 register(Safetensors())
 
 
-class _Place(NamedTuple):
-    """Where an array lies in the file, and what it is."""
-
-    start: int
-    nbytes: int
-    code: str
-    shape: tuple[int, ...]
-
-
 class OpenFile(Mapping[str, np.ndarray]):
     """The arrays of an open file by name, in the order of the file; each is read when indexed."""
 
@@ -94,12 +87,13 @@ class OpenFile(Mapping[str, np.ndarray]):
         self._name = path.name
         self._file = io.FileIO(open_regular(path))
         try:
-            self._places = self._read_header(path)
+            self._places = self._find_arrays(path)
         except BaseException:
             self._file.close()
             raise
 
-    def _read_header(self, path: Path) -> dict[str, _Place]:
+    def _find_arrays(self, path: Path) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
+        """The first byte of each array, the number of its bytes, its dtype and shape."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -109,39 +103,35 @@ class OpenFile(Mapping[str, np.ndarray]):
         except SafetensorError as error:
             raise CorruptFileError(f"{self._name} is not a safetensors file: {error}") from None
         places = {}
+        # A file begins with the length of its header, in 8 bytes.
         start = 8 + int.from_bytes(self._file.read(8), "little")
         for name, (code, shape) in found.items():
             if code not in _DTYPES:
+                known = ", ".join(_DTYPES)
                 raise CheckpointError(
-                    f"cannot read {name!r} in {path}",
-                    expected=f"one of the dtypes {', '.join(_DTYPES)}",
-                    got=code,
+                    f"cannot read {name!r} in {path}", expected=f"a dtype of {known}", got=code
                 )
             # Exact: the package refuses arrays that do not end with a whole byte.
-            nbytes = math.prod(shape) * _DTYPES[code][1] // 8
-            places[name] = _Place(start, nbytes, code, shape)
+            nbytes = math.prod(shape) * _PACKED.get(code, 8 * _DTYPES[code].itemsize) // 8
+            places[name] = (start, nbytes, code, shape)
             start += nbytes
         if start != os.fstat(self._file.fileno()).st_size:
             raise CorruptFileError(f"{self._name} was changed while it was read")
         return places
 
     def __getitem__(self, name: str) -> np.ndarray:
-        place = self._places[name]
-        data = np.empty(place.nbytes, np.uint8)
-        self._file.seek(place.start)
-        view = data.data
-        while view:
-            count = self._file.readinto(view)
-            if not count:
-                raise CorruptFileError(f"{self._name} was changed while it was read")
-            view = view[count:]
-        dtype, bits = _DTYPES[place.code]
-        if bits < 8:
-            data = _unpack(data, bits)
-        if dtype is np.bool_ and data.size and data.max() > 1:
+        start, nbytes, code, shape = self._places[name]
+        self._file.seek(start)
+        data = np.fromfile(self._file, np.uint8, nbytes)
+        if data.size != nbytes:
+            raise CorruptFileError(f"{self._name} was changed while it was read")
+        if code in _PACKED:
+            data = _unpack(data, _PACKED[code])
+        # Any other byte in a boolean array makes NumPy give contradictory results.
+        if code == "BOOL" and data.max(initial=0) > 1:
             raise CorruptFileError(f"{name!r} in {self._name} has booleans other than 0 and 1")
         try:
-            return data.view(dtype).reshape(place.shape)
+            return data.view(_DTYPES[code]).reshape(shape)
         except ValueError as error:
             raise CorruptFileError(
                 f"{name!r} in {self._name} has a shape that NumPy does not support: {error}"
