@@ -231,7 +231,7 @@ def test_a_run_that_is_over_is_given_back(tmp_path):
 
 def test_resume_is_a_choice(tmp_path):
     fit(steps=7, checkpoints=kept(tmp_path))
-    with pytest.warns(UserWarning, match="stays the latest"):
+    with pytest.warns(UserWarning, match="remains the latest"):
         assert fit(steps=3, checkpoints=kept(tmp_path), resume=False).step == 3
 
 
