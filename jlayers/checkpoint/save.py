@@ -119,7 +119,7 @@ def snapshot(
         step=arguments.integer("step", step, 0),
         position=_json_copy("position", position),
         metrics={name: _as_float(name, value) for name, value in (metrics or {}).items()},
-        # Not checked here, as it may be long: the thread that writes does it.
+        # A shallow copy, and not checked here, as it may be long: the thread that writes does it.
         history=list(history),
         extra=_json_copy("extra", dict(extra or {})),
         model=model if model is None or isinstance(model, str) else repr(model),
@@ -153,6 +153,7 @@ def write_snapshot(folder: Path, shot: Snapshot) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_directory(target) as directory:
             file = directory / file_name(file_format)
+            # A pass over the data in between would take as long as writing it.
             with _checksums(shot.arrays) as checksums:
                 file_format.write({stored_name(p): array for p, array in shot.arrays.items()}, file)
                 sync(file)
@@ -179,16 +180,13 @@ def _checksums(arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, int]]:
         result.update((name, checksum(array)) for name, array in arrays.items())
 
     thread = threading.Thread(target=compute, name="checkpoint-checksums")
-    try:
+    # When Python is exiting, it starts no more threads.
+    with contextlib.suppress(RuntimeError):
         thread.start()
-    except RuntimeError:  # Python is exiting, and starts no threads any more
-        compute()
-        yield result
-        return
     try:
         yield result
     finally:
-        thread.join()
+        compute() if thread.ident is None else thread.join()
 
 
 def checksum(array: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,59 @@ def test_the_format_itself_makes_arrays_contiguous(tmp_path, layout):
         x = x.real.astype(np.float32).T[::-1]
     Safetensors().write({"x": x}, tmp_path / "x")
     np.testing.assert_array_equal(checkpoint.read_safetensors(tmp_path / "x")["x"], x)
+
+
+def test_the_files_have_the_permissions_of_new_files(tmp_path):
+    """The package by itself writes a file that only its owner may read."""
+    path = checkpoint.save_checkpoint(tmp_path, {"x": np.zeros(3)}, step=1)
+    (path / "new").touch()
+    modes = {file.name: file.stat().st_mode for file in path.iterdir()}
+    assert len(modes) == 3
+    assert len(set(modes.values())) == 1
+
+
+def test_a_file_is_not_overwritten(tmp_path):
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(FileExistsError):
+        Safetensors().write({"x": np.zeros(3)}, tmp_path / "x")
+    assert (tmp_path / "x").read_text() == "mine"
+
+
+def test_checksums_are_complete_when_python_starts_no_threads(tmp_path, monkeypatch):
+    def exiting(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", exiting)
+        path = checkpoint.save_checkpoint(tmp_path, {"x": np.arange(3)}, step=1)
+    np.testing.assert_array_equal(checkpoint.read_arrays(path)["x"], np.arange(3))
+
+
+def test_mutated_files_are_refused_or_read(tmp_path):
+    """Whatever the bytes are, nothing but a CheckpointError is raised."""
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.ones(5, np.int8), "c": np.array(True)}
+    file = tmp_path / "x"
+    save_file(arrays, file, metadata={"format": "pt"})
+    whole, refused = file.read_bytes(), 0
+    pick = np.random.default_rng(0)
+    for _ in range(400):
+        data = bytearray(whole)
+        at = int(pick.integers(len(data) if pick.random() < 0.5 else 9))
+        change = pick.integers(4)
+        if change == 0:
+            data[at] ^= 1 << int(pick.integers(8))
+        elif change == 1:
+            del data[at : at + int(pick.integers(1, 9))]
+        elif change == 2:
+            data[at:at] = pick.bytes(int(pick.integers(1, 9)))
+        else:
+            data[at : at + 8] = int(pick.choice([0, 1, 2**31, 2**63])).to_bytes(8, "little")
+        file.write_bytes(data)
+        try:
+            checkpoint.read_safetensors(file)
+        except jl.CheckpointError as error:
+            refused += bool(str(error))
+    assert refused > 250
 
 
 def test_sharded_arrays_are_stored_whole(tmp_path):

@@ -64,10 +64,14 @@ class Safetensors:
 
         # Version 0.8 writes the memory of an array as it lies, whatever its strides are.
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        # The package renames a temporary file that only its owner may read.
+        path.touch(exist_ok=False)
+        mode = path.stat().st_mode
         try:
             save_file(contiguous, path)
+            path.chmod(mode)
         except SafetensorError as error:
-            # The package has no other way to say that the disk is full.
+            # A full disk, for instance: the number is only in the text.
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
                 raise
