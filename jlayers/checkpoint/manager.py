@@ -78,9 +78,12 @@ class CheckpointManager:
         self.best = arguments.integer("best", best, 0)
         self.metric, self.mode = metric, mode
         self.format = find(format).name
+        # Read once: pruning would parse all manifests again after every save.
         self._metrics: dict[int, dict[str, float]] = {}
+        # `save` does not warn of these when training goes back before them.
         self._corrupt: set[int] = set()
         self._thread: threading.Thread | None = None
+        # A list of its own, as the finalizer below must not refer to this object.
         self._errors: list[Exception] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +120,7 @@ class CheckpointManager:
         Raises:
           CheckpointError: if ``tree`` cannot be saved, and if the previous write failed.
         """
+        # One write at a time, so that at most one copy of the tree is in memory.
         self.wait()
         shot = snapshot(
             tree, step, position, metrics, history, extra, model, self.format, copy=True
@@ -144,6 +148,7 @@ class CheckpointManager:
         steps = self.steps()
         if self.keep is None:
             return
+        # When training goes back, the step just written is not among the last ones.
         kept = {just_written, *steps[-self.keep :], *self._best(steps)}
         for step in steps:
             if step not in kept:
@@ -169,6 +174,7 @@ class CheckpointManager:
             try:
                 self._metrics[step] = read_manifest(self.path(step)).metrics
             except CheckpointError:
+                # It may be corrupt, or just removed: not among the best in any case.
                 self._metrics[step] = {}
         return self._metrics[step]
 
@@ -270,6 +276,7 @@ class CheckpointManager:
                 continue
             except CheckpointError:  # of another model
                 continue
+            # The last good one is looked for in any case, to be named in the hint.
             if not fallback:
                 first.hint = f"step={earlier}, the last good one, or fallback=True"
                 raise first

@@ -107,6 +107,7 @@ def as_json(what: str, value: object) -> Any:
 
 
 def _is_plain(value: object) -> bool:
+    # The exact types: NumPy's float64 is a float, too, and True an int.
     if type(value) is float:
         return math.isfinite(value)
     return type(value) is int or type(value) is str
@@ -162,6 +163,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 def write(path: Path, text: str) -> None:
     """Writes a manifest, down to the disk."""
+    # The same bytes on every system, and never over an existing file.
     with open(path, "x", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -211,9 +213,11 @@ def _parse(content: dict[str, Any]) -> Manifest:
         crc32 = fields.pop("crc32")
         leaves[path] = _leaf_spec(**fields)
         checksums[path] = int(crc32, 16)
+    # Missing and additional entries raise a KeyError or TypeError, which `read` translates.
     values = {name: from_json(content[name]) for name in _VALUES}
     file = {"format": "safetensors", "size": None} if content["version"] == 1 else content["file"]
     manifest = Manifest(**values, leaves=leaves, checksums=checksums, **file)
+    # The checksum is right, but anyone can compute one.
     _require(type(manifest.step) is int and manifest.step >= 0)
     _require(all(type(value) is float for value in manifest.metrics.values()))
     _require(type(manifest.history) is list and type(manifest.extra) is dict)

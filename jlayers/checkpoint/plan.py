@@ -54,6 +54,7 @@ class RestorePlan:
     @property
     def kept(self) -> tuple[str, ...]:
         """Paths where the template keeps its own values."""
+        # As a set: with thousands of paths a tuple would be searched for each of them.
         matched = set(self.matched)
         return tuple(path for path in self.expected if path not in matched and self._allowed(path))
 
@@ -86,6 +87,7 @@ class RestorePlan:
 
     def lines(self) -> list[str]:
         """A line for each path that differs."""
+        # A path may differ in both shape and dtype; it still has one line.
         of_path: dict[str, str] = {}
         for what, paths in self._differences().items():
             for path in paths:
@@ -115,6 +117,7 @@ class RestorePlan:
           CheckpointError: with a line for each path.
         """
         if self.refused:
+            # The pattern for the hint covers the siblings, which usually differ as well.
             first = self.refused[0]
             pattern = f"{first.rpartition('/')[0]}/**" if "/" in first else first
             raise CheckpointError(
@@ -137,8 +140,10 @@ def make_plan(
             "allow must be a sequence of patterns", got=repr(allow), hint=f"allow=({allow!r},)"
         )
     paths = list(dict.fromkeys((*expected, *found)))
+    # A misspelt pattern would allow nothing, and say nothing.
     for pattern in allow:
         if not any(matches(path, pattern) for path in paths):
+            # Enough to see how paths are spelt.
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
             raise CheckpointError(
                 f"the pattern {pattern!r} matches no path", got=shown or "no leaves"

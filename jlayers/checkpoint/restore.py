@@ -79,6 +79,7 @@ def read_checkpoint(
     path, templates = Path(path), named_leaves(like, "the template")
     content, plan = _plan(path, templates, allow)
     plan.check()
+    # Checked before anything is read: a template may have shapes only.
     values = {name: templates[name] for name in plan.kept}
     for name, value in values.items():
         if not is_concrete(value):
@@ -86,6 +87,7 @@ def read_checkpoint(
                 f"the template has no value to keep at {name!r}", got=format_short(value)
             )
     with reraise_corruption(path):
+        # Placed one by one, so that the host never holds all arrays at once.
         for name, array in _arrays(path, content, set(plan.matched)):
             values[name] = place_like(templates[name], content.leaves[name], array)
     tree = jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in templates])
@@ -135,6 +137,7 @@ def _arrays(
     """
     file_format = find(content.format)
     file = path / file_name(file_format)
+    # Before the format opens it: most corrupt files are truncated ones.
     _check_size(file, content)
     names = {stored_name(leaf): leaf for leaf in content.leaves}
     with file_format.read(file) as arrays:
@@ -144,6 +147,7 @@ def _arrays(
             raise CorruptFileError(
                 f"{file.name} does not match the manifest: {different!r} is missing in {where}"
             )
+        # In the order of the file, which a disk reads fastest.
         for name in arrays:
             if (leaf := names[name]) in wanted:
                 array = from_file(leaf, content.leaves[leaf], arrays[name])
@@ -156,6 +160,7 @@ def _check_size(file: Path, content: Manifest) -> None:
     descriptor = open_regular(file)
     found = os.fstat(descriptor).st_size
     os.close(descriptor)
+    # Version 1 of the manifest has no size.
     if content.size is not None and found != content.size:
         problem = "is truncated" if found < content.size else "is too long"
         raise CorruptFileError(f"{file.name} {problem}: {found} bytes, {content.size} were written")

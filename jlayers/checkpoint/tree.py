@@ -142,6 +142,7 @@ def _leaf_spec(path: str, leaf: object, what: str) -> LeafSpec:
             impl = _key_impl(dtype)
             if impl is not None:
                 return LeafSpec("key", "uint32", shape, impl)
+        # Other extended dtypes have no numbers to store.
         elif not jnp.issubdtype(dtype, jax.dtypes.extended) and np.dtype(dtype).name in DTYPES:
             return LeafSpec("array", np.dtype(dtype).name, shape)
     raise CheckpointError(
@@ -178,11 +179,13 @@ def to_host(
     arrays = {path: _as_array(path, leaf, what) for path, leaf in leaves.items()}
     for leaf in arrays.values():
         if isinstance(leaf, jax.Array):
+            # All copies are started before the first is waited for.
             leaf.copy_to_host_async()
     return {path: _stored(leaf, specs[path], copy) for path, leaf in arrays.items()}
 
 
 def _as_array(path: str, leaf: object, what: str) -> np.ndarray | jax.Array:
+    # The exact types: a NumPy float64 is a Python float, too.
     if isinstance(leaf, bool | int | float | complex) and type(leaf) in _PYTHON:
         try:
             return np.array(leaf, _PYTHON[type(leaf)])
@@ -254,6 +257,7 @@ def place_like(template: object, spec: LeafSpec, array: np.ndarray) -> object:
     """
     if spec.kind in SCALARS:
         return array.item()
+    # A NumPy scalar is restored as one, not as an array without axes.
     if isinstance(template, np.generic):
         return array[()]
     if isinstance(template, np.ndarray):

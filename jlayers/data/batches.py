@@ -90,6 +90,7 @@ class Batches:
                     hint="a smaller size, or last='keep' or 'pad'",
                 )
         except JlayersError as error:
+            # A class, not a function, was called: `public_api` does not name it.
             error.attribute_to("Batches")
             raise
         self._last = last
@@ -161,6 +162,7 @@ class Batches:
         rows = [self._row_numbers(epoch, index) for epoch, index, _ in places]
         if any(len(numbers) != len(rows[0]) for numbers in rows):
             return stack([self._at(epoch, index) for epoch, index, _ in places])  # raises
+        # A column, so that the bools of "pad" are (steps, size).
         index = np.array([[index] for _, index, _ in places])
         return self._gather(np.stack(rows), index)
 

@@ -44,8 +44,10 @@ class Epochs:
         self, epoch: int, index: int, extra: list[Any], epochs: int | None
     ) -> Iterator[tuple[PyTree, Position]]:
         while epochs is None or epoch < epochs:
+            # One ahead: the position after the last batch is the start of the next epoch.
             batches = self._read_epoch(epoch, index, extra)
             batch, after = next(batches, (_END, extra))
+            # At the end of a resumed epoch there may be none left; in a new one there must be.
             if batch is _END and not index:
                 raise _no_batch(epoch)
             for next_batch, next_after in batches:
@@ -92,6 +94,7 @@ class OneEpoch:
                 "the data is an iterator, which was read already",
                 hint="a list, or a function of the epoch that returns a new iterator",
             )
+        # Given up now, not at the end: a second read would take batches from the first.
         iterator, self._iterator = self._iterator, None
         return self._read(iterator, index)
 
@@ -113,6 +116,7 @@ def skip(iterator: Iterator[PyTree], epoch: int, count: int) -> None:
 
 
 def _no_batch(epoch: int) -> DataError:
+    # The usual mistake is an iterable that is exhausted after one pass.
     again = "a list, or a function of the epoch that returns a new iterator"
     return DataError(
         f"the data has no batch in epoch {epoch}",

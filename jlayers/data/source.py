@@ -46,6 +46,7 @@ def parse_position(position: object, num_extra: int = 0) -> tuple[int, int, list
       DataError: if it is not a position.
     """
     if isinstance(position, list | tuple) and 2 <= len(position) <= 2 + num_extra:
+        # `operator.index` takes NumPy's integers, and refuses floats.
         with contextlib.suppress(TypeError):
             epoch, index = (operator.index(number) for number in position[:2])
             if epoch >= 0 and index >= 0:

@@ -96,6 +96,7 @@ def _stack(path: tuple[Any, ...], leaves: tuple[Any, ...]) -> Any:
                 got=format_spec(array),
                 hint="Batches(..., last='drop') or last='pad'; or one step in a call, steps=1",
             )
+    # What is on a device stays there; a copy to the host would wait for it.
     if on_device:
         return jnp.stack(arrays)
     out = host_arrays.empty((len(arrays), *first.shape), first.dtype)

@@ -79,6 +79,7 @@ def find(name: object) -> Format:
     Raises:
       CheckpointError: if there is none.
     """
+    # The name may come from a file: no other modules are imported for it.
     if name not in _formats and name in _BUILT_IN:
         importlib.import_module(f".{name}", __package__)
     if not isinstance(name, str) or name not in _formats:
@@ -105,6 +106,7 @@ def open_regular(path: Path) -> int:
     Raises:
       CorruptFileError: for anything but a regular file.
     """
+    # Windows has neither the flag nor pipes that are files.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

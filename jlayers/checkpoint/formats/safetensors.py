@@ -18,6 +18,7 @@ from typing import Self
 
 import ml_dtypes
 import numpy as np
+import safetensors.numpy
 
 from ...base.errors import CheckpointError, public_api
 from .base import CorruptFileError, open_regular, register
@@ -58,19 +59,15 @@ class Safetensors:
     suffix = ".safetensors"
 
     def write(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
-        # Imported here, as in `read`: a program that saves nothing does not wait for it.
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-
         # Version 0.8 writes the memory of an array as it lies, whatever its strides are.
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         # The package renames a temporary file that only its owner may read.
         path.touch(exist_ok=False)
         mode = path.stat().st_mode
         try:
-            save_file(contiguous, path)
+            safetensors.numpy.save_file(contiguous, path)
             path.chmod(mode)
-        except SafetensorError as error:
+        except safetensors.SafetensorError as error:
             # A full disk, for instance: the number is only in the text.
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
@@ -98,13 +95,11 @@ class OpenFile(Mapping[str, np.ndarray]):
 
     def _find_arrays(self, path: Path) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
         """The first byte of each array, the number of its bytes, its dtype and shape."""
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(path, framework="numpy") as header:
+            with safetensors.safe_open(path, framework="numpy") as header:
                 slices = {name: header.get_slice(name) for name in header.offset_keys()}
                 found = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
-        except SafetensorError as error:
+        except safetensors.SafetensorError as error:
             raise CorruptFileError(f"{self._name} is not a safetensors file: {error}") from None
         places = {}
         # A file begins with the length of its header, in 8 bytes.
@@ -126,6 +121,7 @@ class OpenFile(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         start, nbytes, code, shape = self._places[name]
         self._file.seek(start)
+        # As bytes, because NumPy has no dtypes of 4 and 6 bits.
         data = np.fromfile(self._file, np.uint8, nbytes)
         if data.size != nbytes:
             raise CorruptFileError(f"{self._name} was changed while it was read")
@@ -134,6 +130,7 @@ class OpenFile(Mapping[str, np.ndarray]):
         # Any other byte in a boolean array makes NumPy give contradictory results.
         if code == "BOOL" and data.max(initial=0) > 1:
             raise CorruptFileError(f"{name!r} in {self._name} has booleans other than 0 and 1")
+        # An array without elements may have sizes that no memory would have room for.
         try:
             return data.view(_DTYPES[code]).reshape(shape)
         except ValueError as error:
