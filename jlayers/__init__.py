@@ -3,7 +3,7 @@
 from . import core
 from .base.adapters import Pair, out_spec, without_state
 from .base.constructors import lift, on_sequence, stateless
-from .base.errors import LayerError
+from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
 from .base.factory import factory
 from .base.layer import Layer
 from .base.parameters import ParamSpec
@@ -76,11 +76,13 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "Cell",
+    "CheckpointError",
     "Conv",
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvTranspose",
     "CrossAttention",
+    "DataError",
     "Decision",
     "Dense",
     "Dropout",
@@ -91,6 +93,7 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "JlayersError",
     "LSTMCell",
     "Layer",
     "LayerError",
@@ -113,6 +116,7 @@ __all__ = [
     "SimpleRNNCell",
     "StepPair",
     "Summary",
+    "TrainingError",
     "add",
     "average",
     "bidirectional",
