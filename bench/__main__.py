@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     run(names, found, options)
 
 
-def run(names: list[str], found: dict[str, Any], options: argparse.Scope) -> None:
+def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measures, stores after every row, and shows."""
     from . import results, show
     from .device import device, environment, now
