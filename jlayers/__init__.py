@@ -3,7 +3,7 @@
 from . import core
 from .base.adapters import Pair, out_spec, without_state
 from .base.constructors import lift, on_sequence, stateless
-from .base.errors import LayerError
+from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
 from .base.factory import factory
 from .base.layer import Layer
 from .base.parameters import ParamSpec
@@ -35,10 +35,13 @@ from .inspection.traverse import rewrite, walk
 from .layers import (
     GRU,
     LSTM,
+    RNN,
     AvgPool,
     BatchNorm,
+    Cell,
     Conv,
     ConvLSTM,
+    ConvLSTMCell,
     ConvTranspose,
     CrossAttention,
     Dense,
@@ -48,14 +51,19 @@ from .layers import (
     GlobalAvgPool,
     GlobalMaxPool,
     GroupNorm,
+    GRUCell,
     LayerNorm,
     LinearRecurrence,
+    LinearRecurrenceCell,
+    LSTMCell,
     MaxPool,
     MinGRU,
+    MinGRUCell,
     Reshape,
     RMSNorm,
     SelfAttention,
     SimpleRNN,
+    SimpleRNNCell,
 )
 from .sequences.streaming import causal, receptive_field, stream
 
@@ -64,27 +72,37 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
     "AvgPool",
     "BatchNorm",
+    "Cell",
+    "CheckpointError",
     "Conv",
     "ConvLSTM",
+    "ConvLSTMCell",
     "ConvTranspose",
     "CrossAttention",
+    "DataError",
     "Decision",
     "Dense",
     "Dropout",
     "Embedding",
     "Explanation",
     "Flatten",
+    "GRUCell",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "JlayersError",
+    "LSTMCell",
     "Layer",
     "LayerError",
     "LayerNorm",
     "LinearRecurrence",
+    "LinearRecurrenceCell",
     "MaxPool",
     "MinGRU",
+    "MinGRUCell",
     "Pair",
     "ParamSpec",
     "RMSNorm",
@@ -95,8 +113,10 @@ __all__ = [
     "Sequence",
     "SequenceMode",
     "SimpleRNN",
+    "SimpleRNNCell",
     "StepPair",
     "Summary",
+    "TrainingError",
     "add",
     "average",
     "bidirectional",
