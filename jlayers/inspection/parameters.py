@@ -32,7 +32,7 @@ def parameters(layer: LayerOrFunction, x: PyTree) -> dict[str, ParamSpec]:
     ...     print(path, spec)
     layer_norm/scale ParamSpec(jax.nn.initializers.ones, float32[784])
     layer_norm/bias ParamSpec(jax.nn.initializers.zeros, float32[784])
-    head/kernel ParamSpec(jax.nn.initializers.glorot_uniform(), float32[784, 10])
+    head/kernel ParamSpec(jax.nn.initializers.variance_scaling(...), float32[784, 10])
     head/bias ParamSpec(jax.nn.initializers.zeros, float32[10])
     """
     return dict(trace(lift(layer), x).parameters)

@@ -195,7 +195,8 @@ def convolution(
     bias = arguments.flag("bias", bias)
     _check_divides(groups, features, "features")
 
-    # The rank is the input's, so ints are spread over its axes each time.
+    # The rank is the input's. Most layers meet one rank alone, in every call.
+    @functools.cache
     def options(rank: int) -> ConvOptions:
         return ConvOptions(
             arguments.spread("strides", strides, rank),
