@@ -1,24 +1,13 @@
 """jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them."""
 
 from . import core
-from .base.constructors import (
-    Pair,
-    lift,
-    on_sequence,
-    out_spec,
-    stateless,
-    without_state,
-)
-from .base.errors import LayerError
+from .base.adapters import Pair, out_spec, without_state
+from .base.constructors import lift, on_sequence, stateless
+from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
 from .base.factory import factory
 from .base.layer import Layer
-from .base.paths import (
-    flatten,
-    rewrite,
-    select,
-    unflatten,
-    walk,
-)
+from .base.parameters import ParamSpec
+from .base.paths import combine, flatten, partition, select, unflatten
 from .base.receptive_field import ReceptiveField
 from .base.scope import Scope
 from .base.sequence import Sequence
@@ -40,7 +29,9 @@ from .combinators.stack import ensemble, remat, repeat
 from .combinators.time import bidirectional, each_step
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
+from .inspection.parameters import parameters, variables
 from .inspection.summary import Summary, summary
+from .inspection.traverse import rewrite, walk
 from .layers import (
     GRU,
     LSTM,
@@ -85,11 +76,13 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "Cell",
+    "CheckpointError",
     "Conv",
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvTranspose",
     "CrossAttention",
+    "DataError",
     "Decision",
     "Dense",
     "Dropout",
@@ -100,6 +93,7 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "JlayersError",
     "LSTMCell",
     "Layer",
     "LayerError",
@@ -110,6 +104,7 @@ __all__ = [
     "MinGRU",
     "MinGRUCell",
     "Pair",
+    "ParamSpec",
     "RMSNorm",
     "ReceptiveField",
     "Reshape",
@@ -121,11 +116,13 @@ __all__ = [
     "SimpleRNNCell",
     "StepPair",
     "Summary",
+    "TrainingError",
     "add",
     "average",
     "bidirectional",
     "branch",
     "causal",
+    "combine",
     "compose",
     "concat",
     "core",
@@ -142,6 +139,8 @@ __all__ = [
     "on_sequence",
     "out_spec",
     "parallel",
+    "parameters",
+    "partition",
     "receptive_field",
     "remat",
     "repeat",
@@ -154,6 +153,7 @@ __all__ = [
     "stream",
     "summary",
     "unflatten",
+    "variables",
     "walk",
     "without_state",
 ]

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..custom_gradient import with_gradient
-from ..dense import affine, outer_product
-from ..dispatch import check_method, record
+from ..custom_gradient import with_custom_gradient
+from ..dense import affine, kernel_gradient
+from ..dispatch import check_method, record_choice
 from ..dtypes import at_least_float32
 from .chunking import (
     METHODS,
@@ -94,7 +94,7 @@ def recurrence(
     check_method(method, METHODS, name)
     hidden, width = weights.recurrent_kernel.shape
     choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
-    record(name, choice, choice, method)
+    record_choice(name, choice, choice, method)
     stores = (method or choice.method) == "store"
     # A custom gradient takes arrays only, so absent weights and masks are left out.
     present = [i for i, w in enumerate(weights) if w is not None]
@@ -124,7 +124,7 @@ def recurrence(
             default=functools.partial(run, whole),
         )
 
-    run = with_gradient(
+    run = with_custom_gradient(
         pick(lambda plan, *arguments: _forward(plan, *unpack(arguments))),
         lambda arguments, residuals, ct: pick(
             lambda plan, arguments, residuals, ct: pack(
@@ -208,8 +208,8 @@ def _backward(
         dcarry, dgates = lax.scan(step, dcarry, steps_of_chunk, reverse=True)
         dprojected, drecurrent = (dgates, dgates) if plan.cell.summed else dgates
         more = Weights(
-            outer_product(inputs, dprojected, weights.kernel),
-            outer_product(carries[0], drecurrent, weights.recurrent_kernel),
+            kernel_gradient(inputs, dprojected, weights.kernel),
+            kernel_gradient(carries[0], drecurrent, weights.recurrent_kernel),
             None if weights.bias is None else _total(dprojected),
             None if weights.recurrent_bias is None else _total(drecurrent),
         )

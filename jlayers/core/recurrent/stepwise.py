@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..dispatch import Choice, check_method, record
+from ..dispatch import AlgorithmChoice, check_method, record_choice
 from .chunking import METHODS, Carry
 
 # What a cell computes from the input alone: one array, or a tuple of them.
@@ -92,8 +92,10 @@ def stepwise(
       ValueError: for an unknown method.
     """
     check_method(method, METHODS, name)
-    choice = Choice("store", "a scan over the steps, with the gradient that JAX makes of it")
-    record(name, choice, choice, method)
+    choice = AlgorithmChoice(
+        "store", "a scan over the steps, with the gradient that JAX makes of it"
+    )
+    record_choice(name, choice, choice, method)
     # Time leads in a scan.
     mask, resets = (
         None if bools is None else jnp.swapaxes(bools, 0, 1)

@@ -7,6 +7,7 @@ give theirs to ``Cell.of``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -85,6 +86,7 @@ class CellDefinition(NamedTuple):
         return cast | wide
 
 
+@dataclasses.dataclass(init=False, repr=False, eq=False)
 class Cell(Layer):
     """One step of a recurrence; ``RNN(cell)`` runs it over a sequence.
 
@@ -219,12 +221,6 @@ class Cell(Layer):
 
         super().__init__(init, apply, stream="it is one step of a sequence")
         self._set(definition=definition, kind="cell", maker="Cell", _text=lambda: text)
-
-    def _copy(self, **changes: Any) -> Cell:
-        # A Layer copies its own fields only.
-        copy = super()._copy(**changes)
-        copy._set(definition=self.definition)
-        return copy
 
 
 def rows(sizes: Mapping[str, int], wide: bool = False) -> Callable[[Spec], CarrySpecs]:

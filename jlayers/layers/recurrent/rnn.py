@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from ...base import arguments
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -25,7 +26,7 @@ from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import join, joined_masks, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, PyTree, Spec, State, format_short, format_spec
-from ...base.step_pair import Carry, StepPair, of_step
+from ...base.step_pair import Carry, StepPair
 from ...core.recurrent.chunking import Carry as CoreCarry
 from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
 from .cell import CarrySpecs, Cell
