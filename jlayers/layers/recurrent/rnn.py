@@ -142,7 +142,8 @@ def RNN(
         if mask_of_resets is not None:
             mask = mask_of_resets if mask is None else joined_masks(mask, mask_of_resets)
         specs = definition.carry(_one_step(values))
-        firsts = {name: initial(params, name, _zeros(spec, values)) for name, spec in specs.items()}
+        zeros = _zeros_like(values)
+        firsts = {name: initial(params, name, zeros(spec)) for name, spec in specs.items()}
         carry = firsts if carry is None else carry
         noise = draw_noise(specs, values.shape[1], key, train)
         options = ScanOptions(reverse, mask, resets, tuple(firsts.values()), *noise)
@@ -224,13 +225,18 @@ def _one_step(x: Spec | jax.Array) -> Spec:
     return Spec((x.shape[0], *x.shape[2:]), x.dtype)
 
 
-def _zeros(spec: Spec, x: jax.Array) -> jax.Array:
+def _zeros_like(x: jax.Array) -> Callable[[Spec], jax.Array]:
     """Zeros made from a slice of ``x``, to have its sharding: a scan requires that of a carry."""
-    one = jnp.zeros_like(x[:, 0, ..., :1]).astype(spec.dtype)
-    if len(spec.shape) == one.ndim and spec.shape[:-1] == one.shape[:-1]:
-        return jnp.broadcast_to(one, spec.shape)
-    # A carry of other axes than the input has the sharding of its batch only.
-    return expand(one[:, *(0,) * (one.ndim - 1)], spec.shape)
+    one = jnp.zeros_like(x[:, 0, ..., :1])
+
+    def zeros(spec: Spec) -> jax.Array:
+        like = one.astype(spec.dtype)
+        if len(spec.shape) == one.ndim and spec.shape[:-1] == one.shape[:-1]:
+            return jnp.broadcast_to(like, spec.shape)
+        # A carry of other axes than the input has the sharding of its batch only.
+        return expand(like[:, *(0,) * (one.ndim - 1)], spec.shape)
+
+    return zeros
 
 
 def _split_resets(x: PyTree) -> tuple[PyTree, PyTree]:
