@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec
 
-from .errors import LayerError, caller_location, public_api
+from .errors import LayerError, call_error, caller_location, public_api
 from .layer import Layer
 from .naming import snake_case
 from .repr_text import call_text
@@ -40,6 +40,10 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
     @public_api
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
         try:
+            arguments = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise call_error(function.__name__, signature, args, kwargs) or error from None
+        try:
             layer = function(*args, **kwargs)
             if not isinstance(layer, Layer):
                 raise LayerError("the factory gave no Layer", got=format_short(layer))
@@ -47,7 +51,6 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             error.attribute_to(function.__name__)
             raise
         name = function.__name__
-        arguments = signature.bind(*args, **kwargs)
         return layer._copy(
             kind=layer.kind if layer._named else snake_case(name),
             maker=name,

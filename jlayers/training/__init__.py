@@ -1,5 +1,7 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
+from typing import TYPE_CHECKING
+
 from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.manifest import Manifest
 from ..checkpoint.plan import RestorePlan
@@ -71,3 +73,10 @@ __all__ = [
     "train_state",
     "train_step",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

@@ -217,8 +217,13 @@ CALLS = [
         "Dense at 'dense': takes floating numbers, got int32",
     ),
     (lambda: MODEL.init(KEY), "serial: init got one argument", "expected: init(key, x)"),
-    (lambda: MODEL.apply(PARAMS), "Layer.apply() missing 1 required positional argument: 'state'"),
-    (lambda: run(PARAMS, rng=KEY), "Layer.apply() got an unexpected keyword argument 'rng'"),
+    (lambda: MODEL.apply(PARAMS), "apply: missing a required argument: 'state'"),
+    (
+        lambda: run(PARAMS, rng=KEY),
+        "apply: unknown argument 'rng'",
+        "expected: apply(params, state, x=..., key=None, train=False)",
+        "hint:     key=...",
+    ),
 ]
 
 
