@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from .naming import child_key
 from .repr_text import function_text
 from .specs import Params, PyTree, floating_dtype, format_spec, specs_of, storage_dtype
 
-Initializer = Callable[..., jax.Array]
+# Checked where a layer is built, see ``factory``.
+Initializer = Annotated[Callable[..., jax.Array], arguments.initializer]
 _made: contextvars.ContextVar[list[tuple[Any, Any]] | None] = contextvars.ContextVar(
     "_made", default=None
 )

@@ -63,6 +63,36 @@ ARGUMENTS = [
         "expected: Dense(features, *, bias=True, kernel_init=..., bias_init=...)",
     ),
     (lambda: Conv(8), "Conv: missing a required argument: 'kernel_size'"),
+    (
+        lambda: Dense(3, kernel_init="he_normal"),
+        "Dense: kernel_init must be a function of (key, shape, dtype), got 'he_normal'",
+        "hint:     jax.nn.initializers.he_normal()",
+    ),
+    (
+        lambda: Dense(3, bias_init="zeros"),
+        "Dense: bias_init must be a function of (key, shape, dtype), got 'zeros'",
+        "hint:     jax.nn.initializers.zeros",
+    ),
+    (
+        lambda: Dense(3, kernel_init="random_normal"),
+        "Dense: kernel_init must be a function of (key, shape, dtype), got 'random_normal'",
+        "hint:     jax.nn.initializers.glorot_uniform()",
+    ),
+    (
+        lambda: jl.LSTM(3, recurrent_init=initializers.orthogonal),
+        "LSTM: recurrent_init must be a function of (key, shape, dtype), got*orthogonal",
+        "hint:     call it: jax.nn.initializers.orthogonal()",
+    ),
+    (
+        lambda: Dense(3, kernel_init=lambda key, shape: jnp.zeros(shape)),
+        "Dense: kernel_init must be a function of (key, shape, dtype), got <lambda*",
+        "got:      a function of (key, shape)",
+    ),
+    (
+        lambda: Dense(3, bias_init=0.0),
+        "Dense: bias_init must be a function of (key, shape, dtype), got 0.0",
+    ),
+    (lambda: Dense(3, bias_init=None), "Dense: bias_init must be a function of (key, shape,*"),
     (lambda: Conv(8, ()), "Conv: kernel_size must be a positive int or a tuple of them, got ()"),
     (lambda: Conv(8, (3, -1)), "Conv: kernel_size must be a positive int, got -1"),
     (lambda: Conv(8, 3, strides=0), "Conv: strides must be a positive int, got 0"),

@@ -8,6 +8,7 @@ import jax
 from jax.nn import initializers
 
 from ... import core
+from ...base.arguments import AboveZero, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -17,17 +18,17 @@ from ...base.sequence import join, made_of_steps, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
 from ...base.step_pair import Carry, StepPair, of_step
-from .base import above_zero, heads_of
+from .base import heads_of
 
 
 @factory
 def CrossAttention(
-    num_heads: int,
+    num_heads: Positive,
     *,
-    num_kv_heads: int | None = None,
-    head_dim: int | None = None,
-    features: int | None = None,
-    soft_cap: float | None = None,
+    num_kv_heads: Positive | None = None,
+    head_dim: Positive | None = None,
+    features: Positive | None = None,
+    soft_cap: AboveZero | None = None,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
@@ -73,7 +74,6 @@ def CrossAttention(
     (2, 10, 32)
     """
     maps = heads_of(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
-    soft_cap = above_zero("soft_cap", soft_cap)
 
     def init(key: jax.Array, x: Any) -> Params:
         if not isinstance(x, tuple | list) or len(x) != 2:

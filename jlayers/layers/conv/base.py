@@ -9,13 +9,13 @@ import jax
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import Sizes
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like, initialize
 from ...base.specs import Params, format_spec
 from ..windowed import Windowed, windowed
 
-Sizes = int | tuple[int, ...]
 Pads = str | tuple[tuple[int, int], ...]
 Fits = Callable[[jax.ShapeDtypeStruct, Sequence[int], Sequence[int], Pads], None]
 
@@ -38,7 +38,6 @@ def convolution(
     kernel_init: Initializer,
     bias_init: Initializer,
     method: str | None,
-    causal: bool = False,
 ) -> Layer:
     """The pair of a convolution, of which ``Conv`` and ``ConvTranspose`` are the two kinds.
 
@@ -47,15 +46,8 @@ def convolution(
       fits: raises where the dilated kernel is too large: ``fits(x, dilated, strides, padding)``.
       over_time: ``over_time(x, extents, options)``, the window along the first spatial axis, for
         the extents of the dilated kernel.
-      causal: whether ``"CAUSAL"`` is a padding; the rest are the layers' own arguments.
+      The rest are the layers' own arguments, checked.
     """
-    features = arguments.positive("features", features)
-    kernel_size = arguments.positive_sizes("kernel_size", kernel_size)
-    strides = arguments.positive_sizes("strides", strides)
-    dilation = arguments.positive_sizes("dilation", dilation)
-    padding = arguments.padding_argument(padding, causal)
-    groups = arguments.positive("groups", groups)
-    bias = arguments.flag("bias", bias)
     _divides(groups, features, "features")
 
     def options(rank: int) -> dict[str, Any]:

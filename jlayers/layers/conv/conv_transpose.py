@@ -10,21 +10,22 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import Padding, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
-from .base import Pads, Sizes, convolution
+from .base import Pads, convolution
 
 
 @factory
 def ConvTranspose(
-    features: int,
+    features: Positive,
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: arguments.Padding = "VALID",
+    padding: Padding = "VALID",
     dilation: Sizes = 1,
-    groups: int = 1,
+    groups: Positive = 1,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import CausalPadding, Sizes
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
-from ..conv.base import IMAGE, NO_CHANNELS, Sizes
+from ..conv.base import IMAGE, NO_CHANNELS
 from ..windowed import Windowed, windowed
 
 
@@ -26,7 +27,7 @@ def MaxPool(
     window_shape: Sizes,
     *,
     strides: Sizes | None = None,
-    padding: arguments.Padding = "VALID",
+    padding: CausalPadding = "VALID",
     method: str | None = None,
 ) -> Layer:
     """The largest value of each window. Padding never wins.
@@ -64,7 +65,7 @@ def AvgPool(
     window_shape: Sizes,
     *,
     strides: Sizes | None = None,
-    padding: arguments.Padding = "VALID",
+    padding: CausalPadding = "VALID",
     count_include_pad: bool = False,
     method: str | None = None,
 ) -> Layer:
@@ -92,7 +93,6 @@ def AvgPool(
     (8, 14, 28, 32)
     """
     options = _Windows(window_shape, strides, padding)
-    count_include_pad = arguments.flag("count_include_pad", count_include_pad)
 
     def check(key: Any, x: Any) -> Params:
         options.check(key, x)
@@ -119,14 +119,12 @@ def AvgPool(
 
 
 class _Windows:
-    """The arguments of a pool, checked, and spread over the axes of an input."""
+    """The arguments of a pool, spread over the axes of an input."""
 
-    def __init__(self, window: Sizes, strides: Sizes | None, padding: arguments.Padding):
-        self.window = arguments.positive_sizes("window_shape", window)
-        self.strides = (
-            self.window if strides is None else arguments.positive_sizes("strides", strides)
-        )
-        self.padding = arguments.padding_argument(padding, causal=True)
+    def __init__(self, window: Sizes, strides: Sizes | None, padding: CausalPadding):
+        self.window = window
+        self.strides = window if strides is None else strides
+        self.padding = padding
 
     def check(self, key: Any, x: Any) -> Params:
         """Raises where they do not fit ``x``."""
