@@ -28,6 +28,7 @@ from .tracing import (
     trace,
 )
 from .validation import check_tree, check_tree_matches
+from .wrong_input import input_error
 
 P = ParamSpec("P")
 
@@ -230,7 +231,13 @@ class Layer(Frozen):
             arguments.train_flag(train)
             found = trace(self, x)
             x = jax.tree.map(as_array, x)
-            check_tree_matches(params, found.params, "params", x, beside=state)
+            try:
+                check_tree_matches(params, found.params, "params", x, beside=state)
+            except LayerError:
+                error = input_error(self, params, x)
+                if error is None:
+                    raise
+                raise error from None
             check_tree_matches(state, found.state, "state", x)
             y, new_state = checked_result(self._apply(params, state, x, key=key, train=train))
             if train:

@@ -53,16 +53,16 @@ def check_tree_matches(
     Raises:
       LayerError: with all differences.
     """
-    if _same(tree, expected):
+    if same(tree, expected):
         return
     check_tree(tree, what)
-    have, want = dict(_by_path(tree)), dict(_by_path(expected))
+    have, want = dict(leaves_by_path(tree)), dict(leaves_by_path(expected))
     rows = [("missing", path, format_spec(want[path])) for path in want if path not in have]
     rows += [("extra", path, format_short(have[path])) for path in have if path not in want]
     rows += [
         ("different", path, f"expected {format_spec(want[path])}, got {_kind(have[path])}")
         for path in want
-        if path in have and not _fits(have[path], want[path])
+        if path in have and not leaf_fits(have[path], want[path])
     ]
     counts = [
         f"{sum(kind == wanted for kind, _, _ in rows)} {wanted}"
@@ -85,36 +85,38 @@ def check_tree_matches(
 def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: Any) -> str | None:
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
-    if beside is not None and _same(beside, expected):
+    if beside is not None and same(beside, expected):
         return "params and state have changed places: layer.apply(params, state, x)"
     for name, value in tree.items():
-        if _same(value, expected):
+        if same(value, expected):
             return f"its entry {name!r} fits: {what}[{name!r}]"
     return None
 
 
-def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves_by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """The path of every entry that is no dict with entries of its own."""
     for name, value in tree.items():
         here = path + (name if isinstance(name, str) else f"[{name!r}]")
         if type(value) is dict and value:
-            yield from _by_path(value, f"{here}/")
+            yield from leaves_by_path(value, f"{here}/")
         else:
             yield here, value
 
 
-def _same(tree: Any, expected: Mapping[str, Any]) -> bool:
+def same(tree: Any, expected: Mapping[str, Any]) -> bool:
+    """Whether ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``."""
     return (
         type(tree) is dict
         and tree.keys() == expected.keys()
         and all(
-            _same(tree[name], wanted) if isinstance(wanted, dict) else _fits(tree[name], wanted)
+            same(tree[name], wanted) if isinstance(wanted, dict) else leaf_fits(tree[name], wanted)
             for name, wanted in expected.items()
         )
     )
 
 
-def _fits(leaf: Any, spec: Any) -> bool:
+def leaf_fits(leaf: Any, spec: Any) -> bool:
+    """Whether ``leaf`` is an array of the shape of ``spec``, and of its kind of dtype."""
     if not isinstance(spec, jax.ShapeDtypeStruct) or isinstance(leaf, jax.ShapeDtypeStruct):
         return False
     if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):

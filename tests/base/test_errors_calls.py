@@ -97,8 +97,10 @@ CALLS = [
     ),
     (
         lambda: run(PARAMS, x=jnp.ones((8, 6))),
-        "serial: params do not fit the model: 1 different",
-        "different  dense/kernel  expected float32[6, 4], got float32[5, 4]",
+        "Dense at 'dense': its input has 6 features, and its parameters were made for 5",
+        "layer:    Dense(4)  (",
+        "expected: float32[8, 5]",
+        "got:      float32[8, 6]",
     ),
     (
         lambda: run(jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)),

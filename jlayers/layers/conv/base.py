@@ -70,7 +70,7 @@ def convolution(
         size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 2)
         if padding == "CAUSAL" and len(size) != 1:
             raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=format_spec(x))
-        _divides(groups, x.shape[-1], "channels of the input")
+        _divides(groups, x.shape[-1], "channels of the input", format_spec(x))
         how = options(len(size))
         fits(x, extents(len(size)), how["strides"], how["padding"])
         return initialize(
@@ -94,6 +94,6 @@ def convolution(
     return windowed(init, Windowed(window, apply))
 
 
-def _divides(groups: int, channels: int, what: str) -> None:
+def _divides(groups: int, channels: int, what: str, got: str | None = None) -> None:
     if channels % groups:
-        raise LayerError(f"groups {groups} do not divide the {channels} {what}")
+        raise LayerError(f"groups {groups} do not divide the {channels} {what}", got=got)
