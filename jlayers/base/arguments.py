@@ -208,7 +208,7 @@ def typed_key(key: Any) -> None:
         hint = "jax.vmap over the keys"
     elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
         hint = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
-    raise LayerError("the key is no single typed key", got=format_short(key), hint=hint)
+    raise LayerError("the key must be a single typed key", got=format_short(key), hint=hint)
 
 
 def train_flag(train: Any) -> None:
@@ -219,7 +219,7 @@ def train_flag(train: Any) -> None:
     if isinstance(train, jax.core.Tracer):
         got = f"a traced {format_spec(train)}"
         hint = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
-    raise LayerError("train is no Python bool", got=got, hint=hint)
+    raise LayerError("train must be a Python bool", got=got, hint=hint)
 
 
 def one_array(
@@ -316,7 +316,7 @@ def window_fits(
     padding: str | Sequence[tuple[int, int]],
     what: str,
 ) -> None:
-    """The window (a dilated kernel, say) is no larger than the padded ``sizes`` of ``x``."""
+    """The window (a dilated kernel, say) is at most as large as the padded ``sizes`` of ``x``."""
     if isinstance(padding, str):
         if padding != "VALID":
             return

@@ -40,7 +40,7 @@ _HINTS = (
     (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) in the place of x[mask]"),
     (jax.errors.ConcretizationTypeError, "Python numbers and shapes cannot depend on them"),
 )
-# JAX refuses whatever is no array in many words, with the class among them.
+# JAX's errors for something other than an array name its class.
 _NO_ARRAY = "jlayers.Sequence'>"
 _MAP = "x.map(function), or the function as a child of its own; arithmetic works"
 # Of a deep model's layers before the one that failed, the last ones matter.
@@ -121,7 +121,7 @@ class JlayersError(ValueError):
         return "\n".join(lines)
 
     def attribute_to(self, maker: str, layer: str | None = None, site: str | None = None) -> None:
-        """Names the layer that failed; the first (innermost) to do so stands."""
+        """Names the layer that failed, unless a layer further inside was named before."""
         if self.maker is None:
             self.maker, self.layer, self.site = maker, layer, site
 
@@ -227,7 +227,7 @@ def _failure(error: Any, subject: str = "", kind: type[JlayersError] = LayerErro
         hint = f"a layer is traced, its values are not known: {hints[0]}" if hints else None
         if refuses_sequences(error):
             problem, hint = (
-                "a Sequence stands where an array belongs, and would lose its mask",
+                "expected an array here, got a Sequence, which would lose its mask",
                 _MAP,
             )
         error._jlayers_failure = kind(problem.strip(), hint=hint)

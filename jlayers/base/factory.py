@@ -63,7 +63,7 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             else:
                 layer = function(*given.args, **given.kwargs)
             if not isinstance(layer, Layer):
-                raise LayerError("the factory gave no Layer", got=format_short(layer))
+                raise LayerError("the factory must return a Layer", got=format_short(layer))
         except LayerError as error:
             error.attribute_to(name)
             raise

@@ -161,7 +161,7 @@ ARGUMENTS = [
         "Reshape: shape must hold sizes and at most one -1, got (-1, -1)",
     ),
     (lambda: MLP(3), "Dense: features must be a positive int, got -1"),
-    (lambda: Forgetful(3), "Forgetful: the factory gave no Layer", "got:      None"),
+    (lambda: Forgetful(3), "Forgetful: the factory must return a Layer", "got:      None"),
     (lambda: jl.repeat(Dense(5), 0), "repeat: n must be a positive int, got 0"),
     (lambda: jl.repeat(Dense(5), 2.0), "repeat: n must be a positive int, got 2.0"),
     (lambda: jl.ensemble(Dense(5), True), "ensemble: n must be a positive int, got True"),
