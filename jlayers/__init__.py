@@ -9,24 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import core, inspection
-from .base.constructors import (
-    Pair,
-    lift,
-    on_sequence,
-    out_spec,
-    stateless,
-    without_state,
-)
+from .base.adapters import Pair, out_spec, without_state
+from .base.constructors import lift, on_sequence, stateless
 from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
 from .base.factory import factory
 from .base.layer import Layer
-from .base.paths import (
-    flatten,
-    rewrite,
-    select,
-    unflatten,
-    walk,
-)
+from .base.parameters import ParamSpec
+from .base.paths import combine, flatten, partition, select, unflatten
 from .base.receptive_field import ReceptiveField
 from .base.scope import Scope
 from .base.sequence import Sequence
@@ -48,7 +37,9 @@ from .combinators.stack import ensemble, remat, repeat
 from .combinators.time import bidirectional, each_step
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
+from .inspection.parameters import parameters, variables
 from .inspection.summary import Summary, summary
+from .inspection.traverse import rewrite, walk
 from .layers import (
     GRU,
     LSTM,
@@ -113,6 +104,7 @@ __all__ = [
     "MaxPool",
     "MinGRU",
     "Pair",
+    "ParamSpec",
     "RMSNorm",
     "ReceptiveField",
     "Reshape",
@@ -129,6 +121,7 @@ __all__ = [
     "bidirectional",
     "branch",
     "causal",
+    "combine",
     "compose",
     "concat",
     "core",
@@ -146,6 +139,8 @@ __all__ = [
     "on_sequence",
     "out_spec",
     "parallel",
+    "parameters",
+    "partition",
     "receptive_field",
     "remat",
     "repeat",
@@ -158,6 +153,7 @@ __all__ = [
     "stream",
     "summary",
     "unflatten",
+    "variables",
     "walk",
     "without_state",
 ]

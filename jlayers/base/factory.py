@@ -12,9 +12,10 @@ from typing import ParamSpec
 from . import arguments
 from .errors import LayerError, call_error, caller_location, public_api
 from .layer import Layer
-from .naming import snake_case
+from .parameters import snake_case
 from .repr_text import call_text
 from .specs import format_short
+from .types import Initializer
 
 P = ParamSpec("P")
 Check = Callable[[str, typing.Any], typing.Any]
@@ -38,8 +39,8 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
     A ``name`` given to ``Layer``, ``stateless`` or ``compose`` inside ``function`` goes before
     the function's own.
 
-    An argument that is annotated as a ``bool``, or by one of the annotations of
-    ``base.arguments``, is checked before ``function`` is called.
+    An argument that is annotated as a ``bool``, as an ``Initializer``, or by one of the annotations
+    of ``base.arguments``, is checked before ``function`` is called.
     """
     signature = inspect.signature(function)
     # Found at the first call, when all names in the annotations exist.
@@ -67,7 +68,7 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
         except LayerError as error:
             error.attribute_to(name)
             raise
-        return layer._copy(
+        return layer._replace(
             kind=layer.kind if layer._named else snake_case(name),
             maker=name,
             site=caller_location(),
@@ -119,6 +120,8 @@ def _evaluated(function: Callable[..., object], annotation: object) -> object:
 def _check_of(annotation: object) -> Check | None:
     if annotation is bool:
         return arguments.flag
+    if annotation is Initializer:
+        return arguments.initializer
     if typing.get_origin(annotation) is typing.Annotated:
         return next((check for check in typing.get_args(annotation)[1:] if callable(check)), None)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):

@@ -8,41 +8,49 @@ differs in the size of one axis alone, for which the parameters are right.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from .errors import LayerError
-from .specs import Params, PyTree, Spec, format_spec, specs_of
-from .tracing import trace
-from .validation import leaf_fits, leaves_by_path, same
+from .specs import Spec, format_spec, specs_of, tree_matches
+from .tracing import Traceable, trace
+from .types import Params, PyTree, State
+from .validation import check_tree_matches, leaves_by_path
 
-if TYPE_CHECKING:
-    from .layer import Layer
-
-# Each trial is an abstract run of one layer, in a call that fails anyway.
+# Each trial is an abstract pass of one layer, in a call that fails anyway.
 _MOST_TRIALS = 16
+
+
+def refuse_trees(model: Traceable, params: Params, state: State, x: PyTree) -> None:
+    """Raises for ``params`` or ``state`` that do not fit the model and its input.
+
+    Raises:
+      LayerError: for the input of one layer where it is at fault; else with all differences.
+    """
+    found = trace(model, x)
+    try:
+        check_tree_matches(params, found.params, "params", x, beside=state)
+    except LayerError:
+        error = _input_error(model, params, specs_of(x))
+        if error is None:
+            raise
+        raise error from None
+    check_tree_matches(state, found.state, "state", x)
 
 
 class _Misfit(NamedTuple):
     """The first layer, in the order of the children, whose parameters do not fit its input."""
 
-    layer: Layer
-    params: Any
+    layer: Traceable
+    params: Params
     x: PyTree
     path: tuple[str, ...]
     before: tuple[tuple[str, str, str], ...]
 
 
-def input_error(model: Layer, params: Params, x: PyTree) -> LayerError | None:
-    """The error that blames the input of one layer, or None where the parameters are at fault.
-
-    Args:
-      model: the model.
-      params: what it was given, which does not fit ``x``.
-      x: its input.
-    """
-    x = specs_of(x)
+def _input_error(model: Traceable, params: Params, x: PyTree) -> LayerError | None:
+    """The error that blames the input of one layer, or None where the parameters are at fault."""
     found = _first_misfit(_Misfit(model, params, x, (), ()))
     expected = trace(found.layer, found.x).params
     for leaf, axis, size in _trials(found.params, expected, found.x):
@@ -57,23 +65,22 @@ def input_error(model: Layer, params: Params, x: PyTree) -> LayerError | None:
 
 def _first_misfit(parent: _Misfit) -> _Misfit:
     found = trace(parent.layer, parent.x)
+    if found.copies is not None:  # their parameters are stacked, and fit no child
+        return parent
     before = parent.before
     for name, child in parent.layer.children.items():
-        calls = found.inputs.get(name)
-        if not calls:
+        if name not in found.inside:
             continue
-        inside = trace(child, calls[0])
-        path = (*parent.path, name)
-        # A wrapper's child has the wrapper's own parameters, under no name.
-        own = inside.params and found.params.get(name) == inside.params and name in parent.params
-        if own and not same(parent.params[name], inside.params):
-            return _first_misfit(_Misfit(child, parent.params[name], calls[0], path, before))
-        row = ("/".join(path), format_spec(calls[0]), format_spec(inside.out))
-        before = (*before, row)
+        x, inside = found.inputs[name][0], found.inside[name]
+        params = parent.params.get(name) if name else parent.params
+        path = (*parent.path, name) if name else parent.path
+        if isinstance(params, dict) and not tree_matches(params, inside.params):
+            return _first_misfit(_Misfit(child, params, x, path, before))
+        before = (*before, ("/".join(path), format_spec(x), format_spec(inside.out)))
     return parent
 
 
-def _trials(params: Any, expected: Params, x: PyTree) -> Iterator[tuple[int, int, int]]:
+def _trials(params: Params, expected: Params, x: PyTree) -> Iterator[tuple[int, int, int]]:
     """(leaf of ``x``, axis, another size) that may explain how ``params`` differ."""
     have, want = dict(leaves_by_path(params)), dict(leaves_by_path(expected))
     if have.keys() != want.keys():
@@ -105,19 +112,19 @@ def _resized(x: PyTree, leaf: int, axis: int, size: int) -> PyTree:
     return jax.tree.unflatten(treedef, leaves)
 
 
-def _fits(layer: Layer, params: Any, x: PyTree) -> bool:
+def _fits(layer: Traceable, params: Params, x: PyTree) -> bool:
     try:
-        return same(params, trace(layer, x).params)
+        return tree_matches(params, trace(layer, x).params)
     except Exception:  # an input that the layer refuses explains nothing
         return False
 
 
-def _alone(path: tuple[str, ...], model: Layer, params: Params, x: PyTree) -> bool:
+def _alone(path: tuple[str, ...], model: Traceable, params: Params, x: PyTree) -> bool:
     """Whether all parameters that do not fit are those of the layer at ``path``."""
     have = dict(leaves_by_path(params))
     return all(
         path == tuple(name.split("/")[: len(path)])
-        or (name in have and leaf_fits(have[name], spec))
+        or (name in have and leaf_matches(have[name], spec))
         for name, spec in leaves_by_path(trace(model, x).params)
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import core
 from ..base import arguments
-from ..base.constructors import out_spec
+from ..base.adapters import out_spec
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.sequence import Sequence

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..base.constructors import of_step
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.receptive_field import ReceptiveField
 from ..base.sequence import join, split
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import Params, State, format_spec
-from ..base.step_pair import Carry, StepPair, of_step
+from ..base.step_pair import Carry, StepPair
 from ..core import SpreadWindow, TimeWindow
 
 

@@ -9,6 +9,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base.arguments import AboveZero, Positive
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -17,7 +18,7 @@ from ...base.receptive_field import EVERYWHERE, ReceptiveField
 from ...base.sequence import join, made_of_steps, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
-from ...base.step_pair import Carry, StepPair, of_step
+from ...base.step_pair import Carry, StepPair
 from .base import heads_of
 
 

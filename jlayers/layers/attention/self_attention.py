@@ -11,6 +11,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base.arguments import AboveZero, Positive, above_zero
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -19,7 +20,7 @@ from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
-from ...base.step_pair import Carry, StepPair, of_step
+from ...base.step_pair import Carry, StepPair
 from .base import heads_of
 
 _CARRY = ("keys", "values", "count")

@@ -12,6 +12,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
@@ -24,7 +25,7 @@ from ...base.specs import (
     State,
     format_spec,
 )
-from ...base.step_pair import Carry, StepPair, of_step
+from ...base.step_pair import Carry, StepPair
 from ...core import Course
 
 STEPS = "(batch, time, features)"
