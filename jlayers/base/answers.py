@@ -115,7 +115,6 @@ NAMES: dict[str, dict[str, str]] = {
         "apply": "layer.apply(params, state, x)",
         "tabulate": "jl.summary(layer, x)",
         "filter_jit": "jax.jit(layer.apply): params are arrays alone",
-        "partition": "jl.select(tree, *patterns)",
         "tree_at": "jl.rewrite(layer, pattern, change)",
         # activations as classes
         "ReLU": f"jax.nn.relu: {_FUNCTION}",

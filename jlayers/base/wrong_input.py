@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 
 from .errors import LayerError
-from .specs import Spec, format_spec, specs_of, tree_matches
+from .specs import Spec, format_spec, leaf_matches, specs_of, tree_matches
 from .tracing import Traceable, trace
 from .types import Params, PyTree, State
 from .validation import check_tree_matches, leaves_by_path

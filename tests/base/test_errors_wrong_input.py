@@ -71,7 +71,7 @@ INPUTS = [
     ),
     (
         wrong(jl.residual(jl.remat(Dense(8)), Dense(8)), EIGHT, NINE),
-        "remat at 'body': its input has 9 features, and its parameters were made for 8",
+        "Dense at 'body': its input has 9 features, and its parameters were made for 8",
     ),
     (
         wrong(jl.compose(positions), of(2, 5, 7), of(2, 6, 7)),
