@@ -10,12 +10,10 @@ from .norm.batch_norm import BatchNorm
 from .norm.group_norm import GroupNorm
 from .norm.layer_norm import LayerNorm
 from .norm.rms_norm import RMSNorm
-from .pooling.pooling import (
-    AvgPool,
-    GlobalAvgPool,
-    GlobalMaxPool,
-    MaxPool,
-)
+from .pooling.avg_pool import AvgPool
+from .pooling.global_avg_pool import GlobalAvgPool
+from .pooling.global_max_pool import GlobalMaxPool
+from .pooling.max_pool import MaxPool
 from .recurrent.conv_lstm import ConvLSTM
 from .recurrent.gru import GRU
 from .recurrent.linear_recurrence import LinearRecurrence
@@ -23,7 +21,8 @@ from .recurrent.lstm import LSTM
 from .recurrent.min_gru import MinGRU
 from .recurrent.simple_rnn import SimpleRNN
 from .regularization.dropout import Dropout
-from .shape.shape import Flatten, Reshape
+from .shape.flatten import Flatten
+from .shape.reshape import Reshape
 
 __all__ = [
     "GRU",

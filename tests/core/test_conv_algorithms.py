@@ -36,24 +36,24 @@ def _xla(x, kernel, how, transposed=False):
     )
 
 
-def _some_case(seed, transposed):
+def _random_case(seed, transposed):
     """Random shapes: rank, kernel, strides, padding, dilation, groups, channels."""
-    pick = random.Random(seed)
-    rank = pick.choice([1, 2, 2, 3])
-    size = [pick.choice([1, 2, 3, 4, 5] if rank < 3 else [1, 2, 3]) for _ in range(rank)]
-    if pick.random() < 0.2:
+    draw = random.Random(seed)
+    rank = draw.choice([1, 2, 2, 3])
+    size = [draw.choice([1, 2, 3, 4, 5] if rank < 3 else [1, 2, 3]) for _ in range(rank)]
+    if draw.random() < 0.2:
         size = [1] * rank
-    strides = [pick.choice([1, 1, 2, 3]) for _ in size]
-    dilation = [pick.choice([1, 1, 2, 3]) for _ in size]
-    groups = pick.choice([1, 1, 2, 4, 6])
-    inputs, features = pick.choice([1, 1, 2, 3]), pick.choice([1, 2, 9 if transposed else 3])
+    strides = [draw.choice([1, 1, 2, 3]) for _ in size]
+    dilation = [draw.choice([1, 1, 2, 3]) for _ in size]
+    groups = draw.choice([1, 1, 2, 4, 6])
+    inputs, features = draw.choice([1, 1, 2, 3]), draw.choice([1, 2, 9 if transposed else 3])
     reach = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
     if transposed:
-        spatial = [pick.randrange(1, 5) for _ in size]
-        padding = [(r + pick.randrange(4), r + pick.randrange(4)) for r in reach]
+        spatial = [draw.randrange(1, 5) for _ in size]
+        padding = [(r + draw.randrange(4), r + draw.randrange(4)) for r in reach]
     else:
-        spatial = [r + pick.randrange(1, 6) for r in reach]
-        padding = [(pick.randrange(3), pick.randrange(3)) for _ in size]
+        spatial = [r + draw.randrange(1, 6) for r in reach]
+        padding = [(draw.randrange(3), draw.randrange(3)) for _ in size]
     numbers = np.random.default_rng(seed)
     x = jnp.asarray(numbers.normal(size=(2, *spatial, groups * inputs)))
     kernel = jnp.asarray(numbers.normal(size=(*size, inputs, groups * features)))
@@ -85,7 +85,7 @@ def _compare(ours, theirs, x, kernel):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("seed", sample(range(12), 0, 1, 2))
 def test_the_chosen_algorithm_gives_the_numbers_of_xla(seed, transposed):
-    x, kernel, how = _some_case(seed, transposed)
+    x, kernel, how = _random_case(seed, transposed)
     run = core.conv_transpose if transposed else core.conv
     _compare(
         lambda x, kernel: run(x, kernel, **how),
@@ -99,9 +99,9 @@ METHODS = {
     # method: (spatial, kernel's shape, strides, groups)
     "matmul": ((5, 4), (1, 1, 3, 4), (2, 1), 1),
     "patches": ((6, 5), (3, 3, 2, 4), (2, 2), 1),
-    "patches, side by side": ((7, 6), (3, 2, 2, 4), (3, 2), 1),
+    "patches, tiles": ((7, 6), (3, 2, 2, 4), (3, 2), 1),
     "shifted": ((6, 5), (3, 3, 1, 8), (1, 2), 4),
-    "shifted, many taps": ((9, 8), (5, 4, 1, 3), (1, 1), 3),
+    "shifted, large kernel": ((9, 8), (5, 4, 1, 3), (1, 1), 3),
     "blocks": ((6, 5), (3, 2, 2, 12), (2, 1), 6),
     "planes": ((5, 4, 6), (3, 2, 3, 2, 4), (2, 1, 1), 1),
     "planes, all in one": ((5, 4, 6), (3, 1, 1, 2, 4), (2, 1, 1), 1),
@@ -180,7 +180,7 @@ def test_a_method_that_cannot_compute_it_is_refused():
 
 
 def test_gradients_keep_no_patches_for_the_backward_pass():
-    """What the kernel's gradient makes of the image is made again, not stored."""
+    """What the kernel's gradient derives from the image is computed again, not stored."""
     x, kernel, how = _method_case("shifted")
 
     def loss(kernel):

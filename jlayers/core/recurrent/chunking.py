@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..dispatch import Choice
+from ..dispatch import AlgorithmChoice
 
 Carry = tuple[jax.Array, ...]
 METHODS = ("store", "recompute")
@@ -36,16 +36,20 @@ class Cell(NamedTuple):
 
 def choose_recurrence(
     x: Sequence[int], hidden: int, width: int, summed: bool, dtype: Any
-) -> Choice:
+) -> AlgorithmChoice:
     """What the gradient does of an ``x`` of that shape and ``width`` gates, with the reason."""
     size = _chunk(x[1], x[0] * width * jnp.dtype(dtype).itemsize)
     if size >= x[1]:
-        return Choice("store", "the gates of all steps fit the cache")
+        return AlgorithmChoice("store", "the gates of all steps fit the cache")
     chunks = f"on CPU {size} steps at a time, so that their gates stay in cache"
     # An element of the gates costs that many multiplications to make again.
     if x[2] + hidden >= _STORE_FROM * (1 if summed else 2):
-        return Choice("store", f"gates of {x[2]} + {hidden} products cost less stored; {chunks}")
-    return Choice("recompute", f"gates of {x[2]} + {hidden} products cost less remade; {chunks}")
+        return AlgorithmChoice(
+            "store", f"gates of {x[2]} + {hidden} products cost less stored; {chunks}"
+        )
+    return AlgorithmChoice(
+        "recompute", f"gates of {x[2]} + {hidden} products cost less remade; {chunks}"
+    )
 
 
 def _chunk(steps: int, step_bytes: int) -> int:

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..custom_gradient import with_gradient
-from ..dense import affine, outer_product
-from ..dispatch import check_method, record
+from ..custom_gradient import with_custom_gradient
+from ..dense import affine, kernel_gradient
+from ..dispatch import check_method, record_choice
 from ..dtypes import at_least_float32
 from .chunking import (
     METHODS,
@@ -79,7 +79,7 @@ def recurrence(
     check_method(method, METHODS, name)
     hidden, width = weights.recurrent_kernel.shape
     choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
-    record(name, choice, choice, method)
+    record_choice(name, choice, choice, method)
     stores = (method or choice.method) == "store"
     present = [i for i, w in enumerate(weights) if w is not None]
     masks = () if mask is None else (mask,)
@@ -108,7 +108,7 @@ def recurrence(
             default=functools.partial(run, whole),
         )
 
-    run = with_gradient(
+    run = with_custom_gradient(
         pick(lambda plan, *arguments: _forward(plan, *unpack(arguments))),
         lambda arguments, residuals, ct: pick(
             lambda plan, arguments, residuals, ct: pack(
@@ -165,7 +165,7 @@ def _backward(
 
         return tuple(of(first, values) for first, values in zip(carry, stacked, strict=True))
 
-    # Rematerialised: see derive.py on loops in a gradient.
+    # Rematerialised: see custom_gradient.py on loops in a gradient.
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
     def chunk(state: Any, start: Any, size: int, at: Any) -> Any:
         (dcarry, dweights), (doutputs, gates) = state, at
@@ -189,8 +189,8 @@ def _backward(
         dcarry, dgates = lax.scan(step, dcarry, at, reverse=True)
         dprojected, drecurrent = (dgates, dgates) if plan.cell.summed else dgates
         more = Weights(
-            outer_product(inputs, dprojected, weights.kernel),
-            outer_product(carries[0], drecurrent, weights.recurrent_kernel),
+            kernel_gradient(inputs, dprojected, weights.kernel),
+            kernel_gradient(carries[0], drecurrent, weights.recurrent_kernel),
             None if weights.bias is None else _total(dprojected),
             None if weights.recurrent_bias is None else _total(drecurrent),
         )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..dispatch import Choice, check_method, record
+from ..dispatch import AlgorithmChoice, check_method, record_choice
 from .chunking import METHODS, Carry
 
 
@@ -80,8 +80,8 @@ def stepwise(
       ValueError: for an unknown method.
     """
     check_method(method, METHODS, name)
-    choice = Choice("store", "with options, or resets: JAX's own gradient of a scan")
-    record(name, choice, choice, method)
+    choice = AlgorithmChoice("store", "with options, or resets: JAX's own gradient of a scan")
+    record_choice(name, choice, choice, method)
     mask, resets = (
         None if bools is None else jnp.swapaxes(bools, 0, 1)
         for bools in (course.mask, course.resets)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from ... import core
 from ...base import arguments
 from ...base.constructors import of_step
 from ...base.errors import LayerError
@@ -26,7 +25,8 @@ from ...base.specs import (
     format_spec,
 )
 from ...base.step_pair import Carry, StepPair
-from ...core import Course
+from ...core.dtypes import at_least_float32
+from ...core.recurrent.stepwise import Course
 
 STEPS = "(batch, time, features)"
 Run = Callable[[Params, jax.Array, tuple[jax.Array, ...], Course], tuple[jax.Array, Any]]
@@ -157,7 +157,7 @@ def of_rows(features: dict[str, int], wide: bool = False) -> Callable[[Any], Any
     """
 
     def carries(x: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        dtype = core.at_least_float32(x.dtype) if wide else x.dtype
+        dtype = at_least_float32(x.dtype) if wide else x.dtype
         return {
             name: jax.ShapeDtypeStruct((x.shape[0], size), dtype) for name, size in features.items()
         }

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from ... import core
 from ...base import arguments
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.specs import Params
+from ...core.recurrent.cells import conv_lstm_cell
+from ...core.recurrent.stepwise import Course, stepwise
 from .base import Wanted, recurrent
 from .lstm import forget_one
 
@@ -94,9 +95,9 @@ def ConvLSTM(
         shape = (x.shape[0], *x.shape[2:-1], features)
         return dict.fromkeys(("h", "c"), jax.ShapeDtypeStruct(shape, x.dtype))
 
-    def run(params: Params, x: jax.Array, carry: Any, course: core.Course) -> Any:
-        cell = core.conv_lstm_cell(**cast_like(params, x))
-        return core.stepwise(cell, x, carry, course, method=method, name="conv_lstm")
+    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
+        cell = conv_lstm_cell(**cast_like(params, x))
+        return stepwise(cell, x, carry, course, method=method, name="conv_lstm")
 
     return recurrent(
         run,

@@ -13,6 +13,8 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.specs import Params
+from ...core.recurrent.cells import gru_cell
+from ...core.recurrent.stepwise import Course, stepwise
 from .base import (
     Wanted,
     bound,
@@ -110,14 +112,14 @@ def GRU(
             wanted |= dict.fromkeys(("kernel_scale", "recurrent_scale"), scale)
         return wanted
 
-    def run(params: Params, x: jax.Array, carry: Any, course: core.Course) -> Any:
+    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
         params = cast_like(params, x)
         if fast and course.plain:
             return core.gru(
                 x, carry, **params, reverse=course.reverse, method=method, mask=course.mask
             )
-        cell = core.gru_cell(**params, reset_after=reset_after, clip=clip)
-        return core.stepwise(cell, x, carry, course, method=method, name="gru")
+        cell = gru_cell(**params, reset_after=reset_after, clip=clip)
+        return stepwise(cell, x, carry, course, method=method, name="gru")
 
     return recurrent(
         run,

@@ -15,6 +15,8 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.specs import Params, format_spec
+from ...core.recurrent.linear import rg_lru
+from ...core.recurrent.stepwise import Course
 from .base import Wanted, of_rows, recurrent
 
 
@@ -93,12 +95,12 @@ def LinearRecurrence(
             "decay": (decay_init, (features,)),
         }
 
-    def run(params: Params, x: jax.Array, carry: Any, course: core.Course) -> Any:
+    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
         near_one = {"decay": params["decay"].astype(carry[0].dtype)}
         given = cast_like(params, x) | near_one
         if project:
             x = core.dense(x, given.pop("kernel"), given.pop("bias", None))
-        outputs, last = core.rg_lru(x, *carry, **given, course=course)
+        outputs, last = rg_lru(x, *carry, **given, course=course)
         return outputs.astype(x.dtype), (last,)
 
     return recurrent(

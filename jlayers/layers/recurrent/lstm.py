@@ -14,6 +14,8 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.specs import Params
+from ...core.recurrent.cells import lstm_cell
+from ...core.recurrent.stepwise import Course, stepwise
 from .base import (
     Wanted,
     bound,
@@ -144,14 +146,14 @@ def LSTM(
             wanted["cell_bias"] = (zeros, (features,)) if bias else None
         return wanted
 
-    def run(params: Params, x: jax.Array, carry: Any, course: core.Course) -> Any:
+    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
         params = cast_like(params, x)
         if fast and course.plain:
             return core.lstm(
                 x, carry, **params, reverse=course.reverse, method=method, mask=course.mask
             )
-        cell = core.lstm_cell(**params, coupled=coupled, clip=clip, cell_clip=cell_clip)
-        return core.stepwise(cell, x, carry, course, method=method, name="lstm")
+        cell = lstm_cell(**params, coupled=coupled, clip=clip, cell_clip=cell_clip)
+        return stepwise(cell, x, carry, course, method=method, name="lstm")
 
     return recurrent(
         run,

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from ... import core
 from ...base import arguments
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.specs import Params
+from ...core.recurrent.linear import min_gru
+from ...core.recurrent.stepwise import Course
 from .base import Wanted, of_rows, recurrent
 
 
@@ -64,8 +65,8 @@ def MinGRU(
             "bias": (bias_init, (2 * features,)) if bias else None,
         }
 
-    def run(params: Params, x: jax.Array, carry: Any, course: core.Course) -> Any:
-        outputs, last = core.min_gru(x, *carry, **cast_like(params, x), course=course)
+    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
+        outputs, last = min_gru(x, *carry, **cast_like(params, x), course=course)
         return outputs.astype(x.dtype), (last,)
 
     return recurrent(

@@ -16,6 +16,8 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.specs import Params, format_spec, specs_of
+from ...core.recurrent.cells import simple_rnn_cell
+from ...core.recurrent.stepwise import Course, stepwise
 from .base import (
     Wanted,
     bound,
@@ -103,7 +105,7 @@ def SimpleRNN(
             "scale": (initializers.ones, (features,)) if layer_norm else None,
         }
 
-    def run(params: Params, x: jax.Array, carry: Any, course: core.Course) -> Any:
+    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
         params = cast_like(params, x)
         if fast and course.plain:
             return core.simple_rnn(
@@ -115,8 +117,8 @@ def SimpleRNN(
                 method=method,
                 mask=course.mask,
             )
-        cell = core.simple_rnn_cell(**params, activation=activation, clip=clip)
-        return core.stepwise(cell, x, carry, course, method=method, name="simple_rnn")
+        cell = simple_rnn_cell(**params, activation=activation, clip=clip)
+        return stepwise(cell, x, carry, course, method=method, name="simple_rnn")
 
     return recurrent(
         run,
