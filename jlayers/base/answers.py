@@ -156,7 +156,19 @@ NAMES: dict[str, dict[str, str]] = {
         "Streamed": "jl.StepPair",
         "Namespace": "jl.Scope",
     },
+    "jlayers.checkpoint": {
+        "DamagedCheckpointError": "checkpoint.CorruptCheckpointError",
+        "Checkpoints": "checkpoint.CheckpointManager",
+        "save": "checkpoint.save_checkpoint",
+        "load": "checkpoint.read_checkpoint",
+    },
+    "jlayers.data": {
+        "DataLoader": "data.Batches(arrays, size), or any loader: fit takes it",
+        "source": "data.as_source",
+        "stacked": "data.stack_batches",
+    },
     "jlayers.training": {
+        "DamagedCheckpointError": "training.CorruptCheckpointError",
         "Checkpoints": "training.CheckpointManager",
         "Fitted": "training.FitResult",
         "averaged": "training.ema_params",
@@ -279,6 +291,7 @@ SAME_ARGUMENT: dict[str, tuple[str, ...]] = {
     "target_shape": ("shape",),
     "dims": ("shape",),
     "num_layers": ("n",),
+    "layers": ("n",),
     "depth": ("n",),
     "length": ("n",),
     "copies": ("n",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import jax
 
@@ -276,11 +276,11 @@ class Layer:
 
     # Not ``dataclasses.replace``: it calls the constructor with every field, and this one takes
     # what a user gives. Nor ``frozen=True``, whose error does not say which layer it was.
-    def _replace(self, **changes: object) -> Layer:
+    def _replace(self, **changes: object) -> Self:
         """The same layer with other values of some fields. What was traced is shared."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         # The traces are shared: what differs is the description, not the functions.
-        copy = object.__new__(Layer)
+        copy = object.__new__(type(self))
         copy._set(**(fields | changes))
         return copy
 

@@ -101,7 +101,8 @@ def misfit(
         unknown = [key for key in kwargs if key not in named]
         if unknown:
             words = ", ".join(map(repr, unknown))
-            hints = [_other_argument(name, key, kwargs[key], named) for key in unknown]
+            given = {*list(parameters)[: len(args)], *kwargs}
+            hints = [_other_argument(name, key, kwargs[key], named, given) for key in unknown]
             return Misfit(
                 f"unknown argument{'s' if len(unknown) > 1 else ''} {words}",
                 expected,
@@ -145,8 +146,9 @@ class _Ellipsis:
 _ELLIPSIS = _Ellipsis()
 
 
-def _other_argument(function: str, word: str, value: object, names: Iterable[str]) -> str | None:
-    names = set(names)
+def _other_argument(
+    function: str, word: str, value: object, names: set[str], given: set[str]
+) -> str | None:
     own = ARGUMENTS_OF.get(function, {})
     if word in own:
         return own[word]
@@ -155,7 +157,7 @@ def _other_argument(function: str, word: str, value: object, names: Iterable[str
             return f"{same}={_plain(value)}"
     if word in ARGUMENTS:
         return ARGUMENTS[word]
-    close = _closest(word, names)
+    close = _closest(word, names - given)
     return None if close is None else f"{close}={_plain(value)}"
 
 

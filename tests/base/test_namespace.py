@@ -161,8 +161,11 @@ def parameters():
 
 def test_answers_name_what_exists():
     roots = {"jl": jl, "jax": jax, "jnp": jnp, "training": jl.training, "core": jl.core}
+    roots |= {"data": jl.data, "checkpoint": jl.checkpoint}
     for text in ANSWERS:
-        for root, path in re.findall(r"\b(jl|jax|jnp|training|core)((?:\.\w+)+)", text):
+        for root, path in re.findall(
+            r"\b(jl|jax|jnp|training|core|data|checkpoint)((?:\.\w+)+)", text
+        ):
             value = roots[root]
             for name in path[1:].split("."):
                 assert hasattr(value, name), text

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ...base.errors import TrainingError
-from ...data.positions import Position, Source
+from ...data import Position, Source
 from ...inspection.nonfinite.find import find_non_finite
 from ..state import TrainState
 from ..step import TrainStep
