@@ -159,7 +159,6 @@ NAMES: dict[str, dict[str, str]] = {
     "jlayers.checkpoint": {
         "DamagedCheckpointError": "checkpoint.CorruptCheckpointError",
         "Checkpoints": "checkpoint.CheckpointManager",
-        "save": "checkpoint.save_checkpoint",
         "load": "checkpoint.read_checkpoint",
     },
     "jlayers.data": {
