@@ -1,6 +1,14 @@
-"""jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them."""
+"""jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them.
 
-from . import core
+The names below are what ``import jlayers as jl`` offers. The subpackages ``jl.training``,
+``jl.decoding``, ``jl.checkpoint``, ``jl.data`` and ``jl.testing`` are imported at their first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import core, inspection
 from .base.adapters import Pair, out_spec, without_state
 from .base.constructors import lift, on_sequence, stateless
 from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
@@ -67,6 +75,13 @@ from .layers import (
 )
 from .sequences.streaming import causal, receptive_field, stream
 
+if TYPE_CHECKING:
+    from . import checkpoint as checkpoint
+    from . import data as data
+    from . import decoding as decoding
+    from . import testing as testing
+    from . import training as training
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -132,6 +147,7 @@ __all__ = [
     "factory",
     "flatten",
     "flops",
+    "inspection",
     "lift",
     "maximum",
     "minimum",
@@ -157,3 +173,27 @@ __all__ = [
     "walk",
     "without_state",
 ]
+
+_LAZY = ("checkpoint", "data", "decoding", "testing", "training")
+
+# Python binds every imported subpackage to a name of its parent. These four are internal, and have
+# no place beside the layers. ``from jlayers.base... import`` still finds them in ``sys.modules``.
+for _name in ("base", "combinators", "layers", "sequences"):
+    del globals()[_name]
+del _name
+
+
+if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
+
+    def __getattr__(name: str) -> object:
+        if name in _LAZY:
+            import importlib
+
+            return importlib.import_module(f"{__name__}.{name}")
+        from .base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __dir__(), _LAZY)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_LAZY, "__version__"])

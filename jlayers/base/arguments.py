@@ -1,22 +1,27 @@
-"""Checks of arguments and inputs that several layers share; each says what it expected."""
+"""Checks of arguments and inputs that several layers share; each says what it expected.
+
+How to read this file: first the checks of single arguments, ``check(name, value)``, which give the
+value as the layer uses it; then the annotations that carry them (``features: Positive``), which
+``factory`` applies when a layer is built; then the checks of keys and of inputs, which layers call
+in their ``init``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from .errors import LayerError, truncate
 from .specs import PyTree, format_short, format_spec
-
-Padding = str | int | Sequence[int | tuple[int, int]]
 
 
 def positive(name: str, value: Any) -> int:
@@ -105,6 +110,85 @@ def _signature_text(signature: inspect.Signature) -> str:
     return truncate(f"a function of {inspect.Signature(parameters)}")
 
 
+def above_zero(name: str, value: Any) -> float:
+    """``value`` as a float above 0."""
+    above = number(name, value)
+    if above == 0:
+        raise LayerError(f"{name} must be a number above 0, got {value!r}")
+    return above
+
+
+def initializer(name: str, value: Any) -> Any:
+    """``value`` as an initialiser, ``init(key, shape, dtype)``."""
+    hint = None
+    if isinstance(value, str):
+        word = value.lower()
+        known = hasattr(jax.nn.initializers, word)
+        hint = _initializer_text(word if known else "glorot_uniform")
+    elif _makes_initializers(value):
+        hint = f"call it: jax.nn.initializers.{value.__name__}()"
+    if hint is not None:
+        raise LayerError(
+            f"{name} must be a function of (key, shape, dtype), got {format_short(value)}",
+            hint=hint,
+        )
+    function(name, value, "key, shape, dtype")
+    return value
+
+
+def _makes_initializers(value: Any) -> bool:
+    """Whether it is a function of ``jax.nn.initializers`` that has to be called first.
+
+    Most of them take three arguments too, and would be taken for an initialiser.
+    """
+    known = vars(jax.nn.initializers).get(getattr(value, "__name__", ""))
+    if known is None or known is not value:
+        return False
+    return next(iter(inspect.signature(known).parameters)) != "key"
+
+
+def _initializer_text(name: str) -> str:
+    call = "()" if _makes_initializers(getattr(jax.nn.initializers, name)) else ""
+    return f"jax.nn.initializers.{name}{call}"
+
+
+def padding(name: str, value: Any, causal: bool = False) -> Any:
+    """A padding as given by a user: checked, with the names in upper case."""
+    names = ("VALID", "SAME") + (("CAUSAL",) if causal else ())
+    if isinstance(value, str) and value.upper() in names:
+        return value.upper()
+    if isinstance(value, tuple | list):
+        return tuple(_pad_pair(item) for item in value)
+    if isinstance(value, int):
+        return integer(name, value, 0)
+    raise LayerError(
+        f"unknown {name} {format_short(value)}",
+        expected=f"{', '.join(map(repr, names))}, an int, or one (low, high) for each axis",
+    )
+
+
+def _pad_pair(item: Any) -> tuple[int, int]:
+    if isinstance(item, tuple | list):
+        if len(item) != 2:
+            raise LayerError(f"padding of one axis must be (low, high), got {item!r}")
+        return integer("padding", item[0], 0), integer("padding", item[1], 0)
+    both = integer("padding", item, 0)
+    return both, both
+
+
+# What the annotation of a factory's argument says of it. A bool is checked by ``flag``.
+Positive = Annotated[int, positive]
+Sizes = Annotated[int | tuple[int, ...], positive_sizes]
+Fraction = Annotated[float, fraction]
+NonNegative = Annotated[float, number]
+UpToOne = Annotated[float, functools.partial(number, most=1.0)]
+AboveZero = Annotated[float, above_zero]
+Padding = Annotated[str | int | Sequence[int | tuple[int, int]], padding]
+CausalPadding = Annotated[
+    str | int | Sequence[int | tuple[int, int]], functools.partial(padding, causal=True)
+]
+
+
 def is_key(key: Any) -> bool:
     """Whether ``key`` is one typed key."""
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -124,7 +208,7 @@ def typed_key(key: Any) -> None:
         hint = "jax.vmap over the keys"
     elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
         hint = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
-    raise LayerError("the key is no single typed key", got=format_short(key), hint=hint)
+    raise LayerError("the key must be a single typed key", got=format_short(key), hint=hint)
 
 
 def train_flag(train: Any) -> None:
@@ -135,7 +219,7 @@ def train_flag(train: Any) -> None:
     if isinstance(train, jax.core.Tracer):
         got = f"a traced {format_spec(train)}"
         hint = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
-    raise LayerError("train is no Python bool", got=got, hint=hint)
+    raise LayerError("train must be a Python bool", got=got, hint=hint)
 
 
 def one_array(
@@ -211,30 +295,6 @@ def _axes(rank: int) -> str:
     return f"{rank} spatial {'axis' if rank == 1 else 'axes'}"
 
 
-def padding_argument(value: Any, causal: bool = False) -> Padding:
-    """A padding as given by a user: checked, with the names in upper case."""
-    names = ("VALID", "SAME") + (("CAUSAL",) if causal else ())
-    if isinstance(value, str) and value.upper() in names:
-        return value.upper()
-    if isinstance(value, tuple | list):
-        return tuple(_pad_pair(item) for item in value)
-    if isinstance(value, int):
-        return integer("padding", value, 0)
-    raise LayerError(
-        f"unknown padding {format_short(value)}",
-        expected=f"{', '.join(map(repr, names))}, an int, or one (low, high) for each axis",
-    )
-
-
-def _pad_pair(item: Any) -> tuple[int, int]:
-    if isinstance(item, tuple | list):
-        if len(item) != 2:
-            raise LayerError(f"padding of one axis must be (low, high), got {item!r}")
-        return integer("padding", item[0], 0), integer("padding", item[1], 0)
-    both = integer("padding", item, 0)
-    return both, both
-
-
 def spread_padding(value: Padding, rank: int) -> str | tuple[tuple[int, int], ...]:
     """The padding for ``rank`` spatial axes: a name, or a (low, high) for each."""
     if isinstance(value, str):
@@ -256,7 +316,7 @@ def window_fits(
     padding: str | Sequence[tuple[int, int]],
     what: str,
 ) -> None:
-    """The window (a dilated kernel, say) is no larger than the padded ``sizes`` of ``x``."""
+    """The window (a dilated kernel, say) is at most as large as the padded ``sizes`` of ``x``."""
     if isinstance(padding, str):
         if padding != "VALID":
             return

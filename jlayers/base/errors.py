@@ -1,28 +1,28 @@
 """Errors that say where, what was expected and what was got.
 
-A :class:`JlayersError` climbs from the layer that failed to the call that the user
-made. On its way each parent adds its child's name and the shapes of the layers before it, so no
-global stack of frames is kept to know the path.
+How to read this file: the classes and their text come first. An error climbs from the layer that
+failed to the call that the user made; on its way each parent adds its child's name and the shapes
+of the layers before it (``error_context``), so that no global stack of frames is needed to know the
+path. ``public_api`` is the last stop: it removes the frames that are not the user's, and turns a
+call that does not fit a signature into an error with an answer (``unknown.py``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import sys
-import types
+import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import jax
 
+from .tracebacks import drop_jax_notes, nearest_frame, raised_by_call, users_frames
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OWN_FRAMES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_JAX_FRAMES = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
 _TRANSLATED = (
     TypeError,
     ValueError,
@@ -40,7 +40,7 @@ _HINTS = (
     (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) in the place of x[mask]"),
     (jax.errors.ConcretizationTypeError, "Python numbers and shapes cannot depend on them"),
 )
-# JAX refuses whatever is no array in many words, with the class among them.
+# JAX's errors for something other than an array name its class.
 _NO_ARRAY = "jlayers.Sequence'>"
 _MAP = "x.map(function), or the function as a child of its own; arithmetic works"
 # Of a deep model's layers before the one that failed, the last ones matter.
@@ -121,7 +121,7 @@ class JlayersError(ValueError):
         return "\n".join(lines)
 
     def attribute_to(self, maker: str, layer: str | None = None, site: str | None = None) -> None:
-        """Names the layer that failed; the first (innermost) to do so stands."""
+        """Names the layer that failed, unless a layer further inside was named before."""
         if self.maker is None:
             self.maker, self.layer, self.site = maker, layer, site
 
@@ -157,6 +157,11 @@ class TrainingError(JlayersError):
     __module__ = "jlayers"
 
 
+# Python has a ``TypeError`` for a call that does not fit a signature: ours are one as well.
+_CALL_ERRORS: dict[type[JlayersError], type[JlayersError]] = {
+    kind: type(kind.__name__, (kind, TypeError), {"__module__": "jlayers"})
+    for kind in (LayerError, CheckpointError, DataError, TrainingError)
+}
 # The checks of arguments are shared; the package of the function that was called names the class.
 _OF_PACKAGE: dict[str, type[JlayersError]] = {
     "jlayers.checkpoint": CheckpointError,
@@ -222,7 +227,7 @@ def _failure(error: Any, subject: str = "", kind: type[JlayersError] = LayerErro
         hint = f"a layer is traced, its values are not known: {hints[0]}" if hints else None
         if refuses_sequences(error):
             problem, hint = (
-                "a Sequence stands where an array belongs, and would lose its mask",
+                "expected an array here, got a Sequence, which would lose its mask",
                 _MAP,
             )
         error._jlayers_failure = kind(problem.strip(), hint=hint)
@@ -251,7 +256,9 @@ def public_api(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except Exception as caught:
             error: Exception = caught
-            if isinstance(caught, JlayersError):
+            if type(caught) is TypeError and raised_by_call(caught):
+                error = call_error(owner, inspect.signature(function), args, kwargs, kind) or caught
+            elif isinstance(caught, JlayersError):
                 if kind is not None and type(caught) is LayerError:
                     error = _of_kind(kind, caught, owner)
                 if not special:
@@ -263,14 +270,34 @@ def public_api(function: Callable[P, R]) -> Callable[P, R]:
             cause = caught.__cause__
         # Raised outside the handler, so that the frames below are not its context either.
         if not isinstance(error, JlayersError):
-            raise error.with_traceback(_users_frames(error.__traceback__))
-        _drop_jax_notes(error)
+            raise error.with_traceback(users_frames(error.__traceback__))
+        drop_jax_notes(error)
         if cause is not None:
-            _drop_jax_notes(cause)
-            cause.__traceback__ = _users_frames(cause.__traceback__)
+            drop_jax_notes(cause)
+            cause.__traceback__ = users_frames(cause.__traceback__)
         raise error.with_traceback(None) from cause
 
     return call
+
+
+def call_error(
+    name: str,
+    signature: inspect.Signature,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    kind: type[JlayersError] | None = None,
+) -> JlayersError | None:
+    """The error of a call that does not fit a signature, or None where it does."""
+    from .unknown import misfit
+
+    found = misfit(name, signature, args, kwargs)
+    if found is None:
+        return None
+    error = _CALL_ERRORS[kind or LayerError](
+        found.problem, expected=found.expected, got=found.got, hint=found.hint
+    )
+    error.maker = name
+    return error
 
 
 def _of_kind(kind: type[JlayersError], error: LayerError, owner: str) -> JlayersError:
@@ -282,42 +309,15 @@ def _of_kind(kind: type[JlayersError], error: LayerError, owner: str) -> Jlayers
     return other
 
 
-def _drop_jax_notes(error: BaseException) -> None:
-    # JAX notes that it removed frames at each nested trace; the text speaks of its own setting.
-    notes = getattr(error, "__notes__", [])
-    notes[:] = [note for note in notes if "JAX_TRACEBACK_FILTERING" not in note]
-
-
-def _users_frames(trace: types.TracebackType | None) -> types.TracebackType | None:
-    frames = []
-    while trace is not None:
-        if not trace.tb_frame.f_code.co_filename.startswith((_OWN_FRAMES, _JAX_FRAMES)):
-            frames.append(trace)
-        trace = trace.tb_next
-    kept = None
-    for frame in reversed(frames):
-        kept = types.TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
-    return kept
-
-
 def caller_location() -> str:
     """``file:line`` of the nearest frame outside jlayers."""
-    frame, _ = _nearest_frame()
+    frame, _ = nearest_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def warn(text: str) -> None:
     """A ``UserWarning`` of the nearest frame outside jlayers."""
-    warnings.warn(text, stacklevel=_nearest_frame()[1])
-
-
-def _nearest_frame() -> tuple[Any, int]:
-    """The nearest frame outside jlayers, and its level: 1 is the function that asks."""
-    frame: Any = sys._getframe(2)
-    level = 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
-        frame, level = frame.f_back, level + 1
-    return frame, level
+    warnings.warn(text, stacklevel=nearest_frame()[1])
 
 
 def truncate(text: str) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
-from .errors import LayerError, caller_location, public_api
+from . import arguments
+from .errors import LayerError, call_error, caller_location, public_api
 from .layer import Layer
 from .parameters import snake_case
 from .repr_text import call_text
 from .specs import format_short
+from .types import Initializer
 
 P = ParamSpec("P")
+Check = Callable[[str, typing.Any], typing.Any]
 
 
 def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
@@ -33,28 +38,99 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
 
     A ``name`` given to ``Layer``, ``stateless`` or ``compose`` inside ``function`` goes before
     the function's own.
+
+    An argument that is annotated as a ``bool``, as an ``Initializer``, or by one of the annotations
+    of ``base.arguments``, is checked before ``function`` is called.
     """
     signature = inspect.signature(function)
+    # Found at the first call, when all names in the annotations exist.
+    checks: list[dict[str, Check]] = []
 
     @functools.wraps(function)
     @public_api
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
-        try:
-            layer = function(*args, **kwargs)
-            if not isinstance(layer, Layer):
-                raise LayerError("the factory gave no Layer", got=format_short(layer))
-        except LayerError as error:
-            error.attribute_to(function.__name__)
-            raise
         name = function.__name__
-        arguments = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise call_error(name, signature, args, kwargs) or error from None
+        if not checks:
+            checks.append(_checks(function, signature))
+        try:
+            given = _checked(checks[0], bound)
+            # A call that no check changes is passed on as it is.
+            if given is bound:
+                layer = function(*args, **kwargs)
+            else:
+                layer = function(*given.args, **given.kwargs)
+            if not isinstance(layer, Layer):
+                raise LayerError("the factory must return a Layer", got=format_short(layer))
+        except LayerError as error:
+            error.attribute_to(name)
+            raise
         return layer._replace(
             kind=layer.kind if layer._named else snake_case(name),
             maker=name,
             site=caller_location(),
             _named=False,
-            _text=lambda: call_text(name, arguments),
+            _text=lambda: call_text(name, bound),
         )
 
     make.__jlayers_factory__ = True  # type: ignore[attr-defined]
     return make
+
+
+def _checked(checks: Mapping[str, Check], bound: inspect.BoundArguments) -> inspect.BoundArguments:
+    """The arguments as their checks give them; ``bound`` itself where no check changes one."""
+    changed = {}
+    for name, value in bound.arguments.items():
+        check = checks.get(name)
+        if check is not None:
+            new = check(name, value)
+            if new is not value:
+                changed[name] = new
+    if not changed:
+        return bound
+    return inspect.BoundArguments(bound.signature, {**bound.arguments, **changed})
+
+
+def _checks(function: Callable[..., object], signature: inspect.Signature) -> dict[str, Check]:
+    """What the annotations of the arguments ask for, by name."""
+    found = {}
+    for name, parameter in signature.parameters.items():
+        single = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        check = _check_of(_evaluated(function, parameter.annotation)) if single else None
+        if check is not None:
+            found[name] = check
+    return found
+
+
+def _evaluated(function: Callable[..., object], annotation: object) -> object:
+    """The annotation as a type, where it was left a string; None where it cannot be known."""
+    if not isinstance(annotation, str):
+        return annotation
+    # Each by itself, unlike ``typing.get_type_hints``: a name that is imported for type checkers
+    # alone must not switch off the other checks.
+    try:
+        return eval(annotation, function.__globals__)
+    except Exception:
+        return None
+
+
+def _check_of(annotation: object) -> Check | None:
+    if annotation is bool:
+        return arguments.flag
+    if annotation is Initializer:
+        return arguments.initializer
+    if typing.get_origin(annotation) is typing.Annotated:
+        return next((check for check in typing.get_args(annotation)[1:] if callable(check)), None)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        parts = typing.get_args(annotation)
+        inner = [part for part in parts if part is not type(None)]
+        check = _check_of(inner[0]) if len(inner) == 1 else None
+        return None if check is None else functools.partial(_unless_none, check)
+    return None
+
+
+def _unless_none(check: Check, name: str, value: object) -> object:
+    return None if value is None else check(name, value)

@@ -33,6 +33,7 @@ from .step_pair import StepPair, filling
 from .tracing import AbstractFn, Trace, checked_result, run_pair, trace
 from .types import ApplyFn, InitFn, Params, PyTree, State
 from .validation import check_tree, check_tree_matches
+from .wrong_input import refuse_trees
 
 
 class _Required:
@@ -218,8 +219,7 @@ class Layer:
             # Layers are written for the methods and the promotion rules of JAX arrays.
             x = jax.tree.map(as_array, x)
             if not (tree_matches(params, found.params) and tree_matches(state, found.state)):
-                check_tree_matches(params, found.params, "params", x, beside=state)
-                check_tree_matches(state, found.state, "state", x)
+                refuse_trees(self, params, state, x)
             result = self._apply(params, state, x, key=key, train=train)
             if not (type(result) is tuple and len(result) == 2 and type(result[1]) is dict):
                 result = checked_result(result)

@@ -61,7 +61,7 @@ def check_tree_matches(
     if tree_matches(tree, expected):
         return
     check_tree(tree, what)
-    have, want = dict(_by_path(tree)), dict(_by_path(dict(expected)))
+    have, want = dict(leaves_by_path(tree)), dict(leaves_by_path(dict(expected)))
     rows = [("missing", path, format_spec(want[path])) for path in want if path not in have]
     rows += [("extra", path, format_short(have[path])) for path in have if path not in want]
     rows += [
@@ -100,12 +100,12 @@ def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: objec
     return None
 
 
-def _by_path(tree: Params, path: str = "") -> Iterator[tuple[str, PyTree]]:
+def leaves_by_path(tree: Params, path: str = "") -> Iterator[tuple[str, PyTree]]:
     """The path of every entry that is not a dict with entries."""
     for name, value in tree.items():
         here = path + (name if isinstance(name, str) else f"[{name!r}]")
         if type(value) is dict and value:
-            yield from _by_path(value, f"{here}/")
+            yield from leaves_by_path(value, f"{here}/")
         else:
             yield here, value
 

@@ -4,6 +4,8 @@
 them. All of this works without ``jlayers.training``, on any tree of arrays.
 """
 
+from typing import TYPE_CHECKING
+
 from .formats.base import CorruptFileError, Format, register
 from .formats.safetensors import read_safetensors
 from .manager import CheckpointManager
@@ -38,8 +40,9 @@ __all__ = [
     "save_checkpoint",
 ]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> object:
-    if name == "DamagedCheckpointError":
-        raise AttributeError(f"{__name__}.{name} is called CorruptCheckpointError now")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

@@ -5,6 +5,8 @@
 ``jlayers.training``.
 """
 
+from typing import TYPE_CHECKING
+
 from .as_source import as_source
 from .batches import Batches
 from .prefetch import Prefetched, prefetch
@@ -20,3 +22,10 @@ __all__ = [
     "prefetch",
     "stack_batches",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

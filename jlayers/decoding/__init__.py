@@ -1,5 +1,7 @@
 """Decoding: a causal model of ids generates text, id by id, from the carry of its stream."""
 
+from typing import TYPE_CHECKING
+
 from .beam import Beams, beam_search
 from .decode import decode
 from .generate import generate
@@ -16,3 +18,10 @@ __all__ = [
     "top_k",
     "top_p",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

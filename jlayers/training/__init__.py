@@ -1,5 +1,7 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
+from typing import TYPE_CHECKING
+
 from ..checkpoint import (
     CheckpointManager,
     CorruptCheckpointError,
@@ -69,8 +71,9 @@ __all__ = [
     "train_step",
 ]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> object:
-    if name == "DamagedCheckpointError":
-        raise AttributeError(f"{__name__}.{name} is called CorruptCheckpointError now")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

@@ -50,10 +50,49 @@ ARGUMENTS = [
     (lambda: Dense(X), "Dense: features must be a positive int, got float32[8, 5]"),
     (lambda: Dense(3, bias=0), "Dense: bias must be True or False, got 0"),
     (lambda: Dense(3, bias=None), "Dense: bias must be True or False, got None"),
-    (lambda: Dense(3, 4), "Dense() takes 1 positional argument but 2 were given"),
-    (lambda: Dense(), "Dense() missing 1 required positional argument: 'features'"),
-    (lambda: Dense(3, units=4), "Dense() got an unexpected keyword argument 'units'"),
-    (lambda: Conv(8), "Conv() missing 1 required positional argument: 'kernel_size'"),
+    (
+        lambda: Dense(8, 16),
+        "Dense: takes 1 argument by position, got 2",
+        "expected: Dense(features, *, bias=True, kernel_init=..., bias_init=...)",
+        "got:      8, 16",
+        "hint:     sizes come from the input: Dense(16)",
+    ),
+    (
+        lambda: Dense(),
+        "Dense: missing a required argument: 'features'",
+        "expected: Dense(features, *, bias=True, kernel_init=..., bias_init=...)",
+    ),
+    (lambda: Conv(8), "Conv: missing a required argument: 'kernel_size'"),
+    (
+        lambda: Dense(3, kernel_init="he_normal"),
+        "Dense: kernel_init must be a function of (key, shape, dtype), got 'he_normal'",
+        "hint:     jax.nn.initializers.he_normal()",
+    ),
+    (
+        lambda: Dense(3, bias_init="zeros"),
+        "Dense: bias_init must be a function of (key, shape, dtype), got 'zeros'",
+        "hint:     jax.nn.initializers.zeros",
+    ),
+    (
+        lambda: Dense(3, kernel_init="random_normal"),
+        "Dense: kernel_init must be a function of (key, shape, dtype), got 'random_normal'",
+        "hint:     jax.nn.initializers.glorot_uniform()",
+    ),
+    (
+        lambda: jl.LSTM(3, recurrent_init=initializers.orthogonal),
+        "LSTM: recurrent_init must be a function of (key, shape, dtype), got*orthogonal",
+        "hint:     call it: jax.nn.initializers.orthogonal()",
+    ),
+    (
+        lambda: Dense(3, kernel_init=lambda key, shape: jnp.zeros(shape)),
+        "Dense: kernel_init must be a function of (key, shape, dtype), got <lambda*",
+        "got:      a function of (key, shape)",
+    ),
+    (
+        lambda: Dense(3, bias_init=0.0),
+        "Dense: bias_init must be a function of (key, shape, dtype), got 0.0",
+    ),
+    (lambda: Dense(3, bias_init=None), "Dense: bias_init must be a function of (key, shape,*"),
     (lambda: Conv(8, ()), "Conv: kernel_size must be a positive int or a tuple of them, got ()"),
     (lambda: Conv(8, (3, -1)), "Conv: kernel_size must be a positive int, got -1"),
     (lambda: Conv(8, 3, strides=0), "Conv: strides must be a positive int, got 0"),
@@ -77,11 +116,19 @@ ARGUMENTS = [
         lambda: jl.AvgPool(2, count_include_pad=1),
         "AvgPool: count_include_pad must be True or False, got 1",
     ),
-    (lambda: jl.GlobalMaxPool(2), "GlobalMaxPool() takes 0 positional arguments but 1 was given"),
+    (
+        lambda: jl.GlobalMaxPool(2),
+        "GlobalMaxPool: takes 0 arguments by position, got 1",
+        "hint:     it takes all spatial axes; MaxPool(window_shape) for windows",
+    ),
     (lambda: jl.Dropout(1.0), "Dropout: rate must be at least 0 and less than 1, got 1.0"),
     (lambda: jl.Dropout("0.5"), "Dropout: rate must be at least 0 and less than 1, got '0.5'"),
     (lambda: jl.Dropout(np.nan), "Dropout: rate must be at least 0 and less than 1, got nan"),
-    (lambda: jl.BatchNorm(64), "BatchNorm() takes 0 positional arguments but 1 was given"),
+    (
+        lambda: jl.BatchNorm(64),
+        "BatchNorm: takes 0 arguments by position, got 1",
+        "hint:     sizes come from the input: BatchNorm()",
+    ),
     (lambda: jl.BatchNorm(momentum=2), "BatchNorm: momentum must be a number from 0 to 1, got 2"),
     (
         lambda: jl.LayerNorm(epsilon=-1.0),
@@ -114,11 +161,15 @@ ARGUMENTS = [
         "Reshape: shape must hold sizes and at most one -1, got (-1, -1)",
     ),
     (lambda: MLP(3), "Dense: features must be a positive int, got -1"),
-    (lambda: Forgetful(3), "Forgetful: the factory gave no Layer", "got:      None"),
+    (lambda: Forgetful(3), "Forgetful: the factory must return a Layer", "got:      None"),
     (lambda: jl.repeat(Dense(5), 0), "repeat: n must be a positive int, got 0"),
     (lambda: jl.repeat(Dense(5), 2.0), "repeat: n must be a positive int, got 2.0"),
     (lambda: jl.ensemble(Dense(5), True), "ensemble: n must be a positive int, got True"),
-    (lambda: jl.repeat(Dense(5)), "repeat() missing 1 required positional argument: 'n'"),
+    (
+        lambda: jl.repeat(Dense(5)),
+        "repeat: missing a required argument: 'n'",
+        "expected: repeat(layer, n, remat=None)",
+    ),
     (
         lambda: jl.repeat(Dense(5), 2, remat="full"),
         "repeat: remat must be True, False or a policy, got 'full'",
@@ -158,7 +209,12 @@ ARGUMENTS = [
         "compose: the body must be a function of (f, x), got <lambda test_errors.py:*",
         "got:      a function of (x)",
     ),
-    (lambda: jl.compose(keep, Dense(3)), "compose() takes 1 positional argument but 2 were given"),
+    (
+        lambda: jl.compose(keep, Dense(3)),
+        "compose: takes 1 argument by position, got 2",
+        "got:      keep, Dense(3)",
+        "hint:     children are given by name: compose(body, dense=jl.Dense(3))",
+    ),
 ]
 
 CHILDREN = [

@@ -21,6 +21,11 @@ def body(body, **children):
     return init(jl.compose(body, **children))
 
 
+def not_called(mean=0.0, scale=1.0, dtype=None):
+    """A factory of initialisers that takes as many arguments as an initialiser."""
+    return initializers.normal(scale)
+
+
 def param(*args, **kwargs):
     return body(lambda f, x: x + f.param("scale", *args, **kwargs))
 
@@ -125,18 +130,18 @@ BODIES = [
         "compose: the initialiser of 'scale' must be a function of (key, shape, dtype), got 1.0",
     ),
     (
-        lambda: init(Dense(3, kernel_init="ones")),
-        "Dense: the initialiser of 'kernel' must be a function of (key, shape, dtype), got 'ones'",
+        lambda: param("ones", (8, 5)),
+        "compose: the initialiser of 'scale' must be a function of (key, shape, dtype), got 'ones'",
     ),
     (
-        lambda: init(Dense(3, kernel_init=lambda key, shape: jnp.zeros(shape))),
-        "Dense: the initialiser of 'kernel' must be a function of (key, shape, dtype), got*",
+        lambda: param(lambda key, shape: jnp.zeros(shape), (8, 5)),
+        "compose: the initialiser of 'scale' must be a function of (key, shape, dtype), got*",
         "got:      a function of (key, shape)",
     ),
     (
-        lambda: init(jl.serial(head=Dense(3, kernel_init=initializers.glorot_uniform))),
+        lambda: init(jl.serial(head=Dense(3, kernel_init=not_called))),
         "Dense at 'head': the initialiser of 'kernel' gave a function",
-        "hint:     call it: jax.nn.initializers.glorot_uniform()",
+        "hint:     call it: not_called()",
     ),
     (
         lambda: init(Dense(3, bias_init=initializers.glorot_uniform())),

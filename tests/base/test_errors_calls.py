@@ -105,8 +105,10 @@ CALLS = [
     ),
     (
         lambda: run(PARAMS, x=jnp.ones((8, 6))),
-        "serial: params do not fit the model: 1 different",
-        "different  dense/kernel  expected float32[6, 4], got float32[5, 4]",
+        "Dense at 'dense': its input has 6 features, and its parameters were made for 5",
+        "layer:    Dense(4)  (",
+        "expected: float32[8, 5]",
+        "got:      float32[8, 6]",
     ),
     (
         lambda: run(jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)),
@@ -162,28 +164,28 @@ CALLS = [
     ),
     (
         lambda: MODEL.init(0, F32),
-        "serial: the key is no single typed key",
+        "serial: the key must be a single typed key",
         "got:      0",
         "hint:     jax.random.key(0)",
     ),
-    (lambda: MODEL.init(None, F32), "serial: the key is no single typed key", "got:      None"),
-    (lambda: MODEL.init(F32, KEY), "serial: the key is no single typed key", "float32[8, 5]"),
+    (lambda: MODEL.init(None, F32), "serial: the key must be a single typed key", "got:      None"),
+    (lambda: MODEL.init(F32, KEY), "serial: the key must be a single typed key", "float32[8, 5]"),
     (
         lambda: MODEL.init(jax.random.PRNGKey(0), F32),
-        "serial: the key is no single typed key",
+        "serial: the key must be a single typed key",
         "got:      uint32[2]",
         "hint:     jax.random.key(seed) in the place of jax.random.PRNGKey(seed)",
     ),
     (
         lambda: MODEL.init(jax.random.split(KEY, 3), F32),
-        "serial: the key is no single typed key",
+        "serial: the key must be a single typed key",
         "got:      key<fry>[3]",
         "hint:     jax.vmap over the keys",
     ),
-    (lambda: run(PARAMS, key=1.5), "serial: the key is no single typed key", "got:      1.5"),
+    (lambda: run(PARAMS, key=1.5), "serial: the key must be a single typed key", "got:      1.5"),
     (
         lambda: MODEL.apply(PARAMS, STATE, X, True),
-        "serial: the key is no single typed key",
+        "serial: the key must be a single typed key",
         "hint:     train=True, by name",
     ),
     (
@@ -200,17 +202,17 @@ CALLS = [
         "compose at 'compose': needs a key and got none",
         "hint:     layer.apply(..., key=key)",
     ),
-    (lambda: run(PARAMS, train=None), "serial: train is no Python bool", "got:      None"),
-    (lambda: run(PARAMS, train=1), "serial: train is no Python bool", "got:      1"),
+    (lambda: run(PARAMS, train=None), "serial: train must be a Python bool", "got:      None"),
+    (lambda: run(PARAMS, train=1), "serial: train must be a Python bool", "got:      1"),
     (
         lambda: run(PARAMS, train=np.bool_(True)),
-        "serial: train is no Python bool",
+        "serial: train must be a Python bool",
         "got:      np.True_",
         "hint:     train=True or train=False",
     ),
     (
         lambda: jax.jit(MODEL.apply)(PARAMS, STATE, X, train=True),
-        "serial: train is no Python bool",
+        "serial: train must be a Python bool",
         "got:      a traced bool[]",
         "hint:     jax.jit(layer.apply, static_argnames='train'): it is chosen when traced",
     ),
@@ -225,8 +227,13 @@ CALLS = [
         "Dense at 'dense': takes floating numbers, got int32",
     ),
     (lambda: MODEL.init(KEY), "serial: init got one argument", "expected: init(key, x)"),
-    (lambda: MODEL.apply(PARAMS), "Layer.apply() missing 1 required positional argument: 'state'"),
-    (lambda: run(PARAMS, rng=KEY), "Layer.apply() got an unexpected keyword argument 'rng'"),
+    (lambda: MODEL.apply(PARAMS), "apply: missing a required argument: 'state'"),
+    (
+        lambda: run(PARAMS, rng=KEY),
+        "apply: unknown argument 'rng'",
+        "expected: apply(params, state, x=..., key=None, train=False)",
+        "hint:     key=...",
+    ),
 ]
 
 

@@ -121,7 +121,7 @@ BODIES = [
     ),
     (
         lambda: init(jl.on_sequence(jnp.tanh), jl.Sequence(STEPS)),
-        "on_sequence: a Sequence stands where an array belongs, and would lose its mask",
+        "on_sequence: expected an array here, got a Sequence, which would lose its mask",
         "hint:     x.map(function), or the function as a child of its own; arithmetic works",
     ),
 ]

@@ -7,6 +7,7 @@ import pytest
 from jax.nn import initializers
 
 import jlayers as jl
+from jlayers.base import initialization
 from jlayers.base.initialization import _may_draw_together
 from jlayers.base.initializer_programs import ROW, _bits, initializer_program
 from jlayers.base.parameters import child_key
@@ -175,7 +176,7 @@ def test_more_than_one_block(key, monkeypatch):
     model = jl.serial(*[jl.Dense(70) for _ in range(4)], jl.repeat(jl.Dense(70), 3))
     x = jl.spec((2, 70))
     whole = model.init(key, x)
-    monkeypatch.setattr("jlayers.base.initialization._MOST_ROWS", 5)
+    monkeypatch.setattr(initialization, "_MOST_ROWS", 5)
     assert_same(model.init(key, x), whole)
 
 

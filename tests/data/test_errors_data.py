@@ -61,10 +61,10 @@ CONSTRUCTION = [
     ),
     (lambda: batches(key=-1), "Batches: key must be an int of at least 0, got -1"),
     (lambda: batches(key=2**128), "Batches: key must be less than 2*128, got *"),
-    (lambda: batches(key=0.5), "Batches: the key is no single typed key"),
+    (lambda: batches(key=0.5), "Batches: the key must be a single typed key"),
     (
         lambda: batches(key=jax.random.PRNGKey(0)),
-        "Batches: the key is no single typed key",
+        "Batches: the key must be a single typed key",
         "jax.random.key(seed)",
     ),
 ]

@@ -474,7 +474,7 @@ WRONG = [
     ),
     (
         lambda: write(temperature=1, key=7),
-        "generate: the key is no single typed key",
+        "generate: the key must be a single typed key",
     ),
     (lambda: write(top_k=0), "generate: top_k must be a positive int, got 0"),
     (lambda: write(top_p=0.0), "generate: top_p must be more than 0 and at most 1, got 0.0"),

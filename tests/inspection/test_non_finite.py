@@ -534,7 +534,7 @@ WRONG = [
     ),
     (
         lambda: find_non_finite(DEEP, mean, start(DEEP, X), (X[:, :3],)),
-        "serial: params do not fit the model*",
+        "Dense at *: its input has 3 features, and its parameters were made for*",
     ),
     (
         lambda: find_non_finite(DEEP, mean, start(DEEP, X)._replace(params={}), (X,)),

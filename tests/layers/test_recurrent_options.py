@@ -447,7 +447,7 @@ def test_gates_that_are_shut_have_gradients():
 
 STEPS = jl.spec((2, 5, 3))
 ERRORS = [
-    (lambda: jl.LSTM(3, clip=0), "LSTM: clip must be above 0, or None"),
+    (lambda: jl.LSTM(3, clip=0), "LSTM: clip must be a number above 0, got 0"),
     (lambda: jl.LSTM(3, cell_clip=-1), "LSTM: cell_clip must be a number of at least 0, got -1"),
     (lambda: jl.LSTM(3, projection=0), "LSTM: projection must be a positive int, got 0"),
     (lambda: jl.LSTM(3, coupled=1), "LSTM: coupled must be True or False, got 1"),

@@ -260,7 +260,7 @@ def cell_of(step, carry=None, **more):
 
 ERRORS = [
     (lambda: jl.RNN(jl.LSTM(3)), "RNN: cell must be a Cell, got LSTM(3)", "hint:     LSTMCell(32)"),
-    (lambda: jl.RNN(jl.LSTMCell(3, clip=0)), "LSTMCell: clip must be above 0, or None"),
+    (lambda: jl.RNN(jl.LSTMCell(3, clip=0)), "LSTMCell: clip must be a number above 0, got 0"),
     (lambda: jl.RNN(jl.GRUCell(3), zoneout=1), "RNN: zoneout must be at least 0 and less than 1"),
     (
         lambda: jl.out_spec(jl.serial(jl.Dense(3), jl.RNN(jl.GRUCell(4))), jl.spec((2, 3))),

@@ -99,7 +99,7 @@ def test_a_stack_that_an_end_cut_short_is_no_time_for_a_record(tmp_path):
 
 def test_a_call_that_fails_took_no_batch(tmp_path):
     data = [(X[:8], LABELS[:8])] * 7 + [(X[:8, :3], LABELS[:8])] + [(X[:8], LABELS[:8])] * 5
-    with pytest.raises(jl.LayerError, match="params do not fit the model"):
+    with pytest.raises(jl.LayerError, match="its input has 3 features"):
         fit(data=data, steps=12, checkpoints=kept(tmp_path))
     found = kept(tmp_path).restore(start())
     assert (found.step, found.position) == (7, [0, 7])

@@ -226,7 +226,7 @@ STEPPING = [
     ),
     (
         lambda: jax.jit(step_of())(start(), (jnp.ones((8, 6)), jnp.zeros(8, jnp.int32))),
-        "serial: params do not fit the model*",
+        "Dense at *dense*: its input has 6 features, and its parameters were made for*",
     ),
 ]
 

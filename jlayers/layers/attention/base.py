@@ -18,7 +18,7 @@ STEPS = "(batch, time, features)"
 
 
 class Projections(NamedTuple):
-    """The layers' own arguments of these names, checked by ``projections``."""
+    """The layers' own arguments of these names, checked."""
 
     num_heads: int
     num_kv_heads: int
@@ -94,35 +94,13 @@ def projections(
     kernel_init: Initializer,
     bias_init: Initializer,
 ) -> Projections:
-    """The arguments, checked.
+    """The layers' own arguments of these names.
 
     Raises:
-      LayerError: for an invalid argument, and for a ``num_kv_heads`` that does not divide
-        ``num_heads``.
+      LayerError: for a ``num_kv_heads`` that does not divide ``num_heads``.
     """
-    num_heads, bias = arguments.positive("num_heads", num_heads), arguments.flag("bias", bias)
     if num_kv_heads is None:
         num_kv_heads = num_heads
-    num_kv_heads = arguments.positive("num_kv_heads", num_kv_heads)
     if num_heads % num_kv_heads:
         raise LayerError(f"num_kv_heads {num_kv_heads} does not divide num_heads {num_heads}")
-    if head_dim is not None:
-        head_dim = arguments.positive("head_dim", head_dim)
-    if features is not None:
-        features = arguments.positive("features", features)
     return Projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
-
-
-def above_zero(name: str, value: object) -> float | None:
-    """``value`` as a float above 0, or None.
-
-    Raises:
-      LayerError: for any other value.
-    """
-    if value is None:
-        return None
-    number = arguments.number(name, value)
-    # `number` allows 0, and a cap or a base of 0 would divide by it.
-    if number == 0:
-        raise LayerError(f"{name} must be a number above 0, got {value!r}")
-    return number

@@ -6,6 +6,7 @@ import jax
 from jax.nn import initializers
 
 from ... import core
+from ...base.arguments import AboveZero, Positive
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
@@ -16,17 +17,17 @@ from ...base.sequence import Sequence, join, made_of_steps, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
 from ...base.step_pair import Carry, StepPair
-from .base import Spec, above_zero, projections
+from .base import Spec, projections
 
 
 @factory
 def CrossAttention(
-    num_heads: int,
+    num_heads: Positive,
     *,
-    num_kv_heads: int | None = None,
-    head_dim: int | None = None,
-    features: int | None = None,
-    soft_cap: float | None = None,
+    num_kv_heads: Positive | None = None,
+    head_dim: Positive | None = None,
+    features: Positive | None = None,
+    soft_cap: AboveZero | None = None,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
@@ -72,7 +73,6 @@ def CrossAttention(
     (2, 10, 32)
     """
     maps = projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
-    soft_cap = above_zero("soft_cap", soft_cap)
 
     def init(key: jax.Array, x: tuple[Spec, Spec]) -> Params:
         if not isinstance(x, tuple | list) or len(x) != 2:

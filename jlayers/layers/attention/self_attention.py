@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from ... import core
-from ...base import arguments
+from ...base.arguments import AboveZero, Positive, above_zero
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
@@ -26,7 +26,7 @@ from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
 from ...base.step_pair import Carry, StepPair
-from .base import Spec, above_zero, projections
+from .base import Spec, projections
 
 
 class _Options(TypedDict):
@@ -39,16 +39,16 @@ class _Options(TypedDict):
 
 @factory
 def SelfAttention(
-    num_heads: int,
+    num_heads: Positive,
     *,
     causal: bool = False,
-    window: int | None = None,
-    num_kv_heads: int | None = None,
-    head_dim: int | None = None,
-    features: int | None = None,
+    window: Positive | None = None,
+    num_kv_heads: Positive | None = None,
+    head_dim: Positive | None = None,
+    features: Positive | None = None,
     rope: bool | float = False,
     alibi: bool = False,
-    soft_cap: float | None = None,
+    soft_cap: AboveZero | None = None,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
@@ -104,13 +104,9 @@ def SelfAttention(
     (2, 10, 32)
     """
     maps = projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
-    causal, alibi = arguments.flag("causal", causal), arguments.flag("alibi", alibi)
-    if window is not None:
-        window = arguments.positive("window", window)
-        if not causal:
-            raise LayerError("a window looks back alone", hint=f"causal=True, window={window}")
+    if window is not None and not causal:
+        raise LayerError("a window looks back alone", hint=f"causal=True, window={window}")
     rope_base = _rope_base(rope)
-    soft_cap = above_zero("soft_cap", soft_cap)
 
     def init(key: jax.Array, x: Spec) -> Params:
         params = maps.init(key, x, x)
@@ -203,4 +199,4 @@ def _rope_base(rope: object) -> float | None:
     # Before the check of numbers: True is one, and 10000 is the base of the paper.
     if isinstance(rope, bool):
         return 10000.0 if rope else None
-    return above_zero("rope", rope)
+    return None if rope is None else above_zero("rope", rope)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ...base import arguments
+from ...base.arguments import Sizes
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.layer import Layer
@@ -30,7 +31,6 @@ from ...base.step_pair import Carry, StepPair
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
 from ...core.windows import explicit_padding
 
-Sizes = int | tuple[int, ...]
 Padding = str | tuple[tuple[int, int], ...]
 Image = jax.Array | jax.ShapeDtypeStruct
 
@@ -173,7 +173,6 @@ def convolution(
     kernel_init: Initializer,
     bias_init: Initializer,
     method: str | None,
-    causal: bool = False,
 ) -> Layer:
     """The layer of a convolution, of which ``Conv`` and ``ConvTranspose`` are the two kinds.
 
@@ -182,17 +181,9 @@ def convolution(
       check_fit: ``check_fit(x, extents, options)`` raises where the dilated kernel is too large;
         ``extents`` are its sides.
       time_window: ``time_window(x, extents, options)``, the window along the first spatial axis.
-      causal: whether ``"CAUSAL"`` is allowed as a padding.
       features, kernel_size, strides, padding, dilation, groups, bias, kernel_init, bias_init,
-        method: the layers' own arguments.
+        method: the layers' own arguments, checked.
     """
-    features = arguments.positive("features", features)
-    kernel_size = arguments.positive_sizes("kernel_size", kernel_size)
-    strides = arguments.positive_sizes("strides", strides)
-    dilation = arguments.positive_sizes("dilation", dilation)
-    padding = arguments.padding_argument(padding, causal)
-    groups = arguments.positive("groups", groups)
-    bias = arguments.flag("bias", bias)
     _check_divides(groups, features, "features")
 
     # The rank is the input's. Most layers meet one rank alone, in every call.
@@ -218,7 +209,7 @@ def convolution(
         # For images "causal" has no agreed meaning; a pool takes its first axis as time.
         if padding == "CAUSAL" and len(size) != 1:
             raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=format_spec(x))
-        _check_divides(groups, x.shape[-1], "channels of the input")
+        _check_divides(groups, x.shape[-1], "channels of the input", format_spec(x))
         check_fit(x, extents(len(size)), options(len(size)))
         return initialize(
             key,
@@ -252,6 +243,6 @@ def convolution(
     return windowed_layer(init, WindowedOp(window, apply))
 
 
-def _check_divides(groups: int, channels: int, what: str) -> None:
+def _check_divides(groups: int, channels: int, what: str, got: str | None = None) -> None:
     if channels % groups:
-        raise LayerError(f"groups {groups} do not divide the {channels} {what}")
+        raise LayerError(f"groups {groups} do not divide the {channels} {what}", got=got)

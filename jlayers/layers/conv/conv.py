@@ -9,23 +9,24 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import CausalPadding, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
 from ...core.time_windows import TimeWindow
 from ...core.windows import explicit_padding
-from .base import ConvOptions, Image, Sizes, convolution
+from .base import ConvOptions, Image, convolution
 
 
 @factory
 def Conv(
-    features: int,
+    features: Positive,
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: arguments.Padding = "VALID",
+    padding: CausalPadding = "VALID",
     dilation: Sizes = 1,
-    groups: int = 1,
+    groups: Positive = 1,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
@@ -72,7 +73,6 @@ def Conv(
         kernel_init=kernel_init,
         bias_init=bias_init,
         method=method,
-        causal=True,
     )
 
 

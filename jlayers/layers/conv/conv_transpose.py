@@ -9,23 +9,24 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import Padding, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
 from ...core.conv.transpose import transposed_padding
 from ...core.time_windows import TransposedTimeWindow
-from .base import ConvOptions, Image, Sizes, convolution
+from .base import ConvOptions, Image, convolution
 
 
 @factory
 def ConvTranspose(
-    features: int,
+    features: Positive,
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: arguments.Padding = "VALID",
+    padding: Padding = "VALID",
     dilation: Sizes = 1,
-    groups: int = 1,
+    groups: Positive = 1,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,

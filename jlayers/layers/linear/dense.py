@@ -7,6 +7,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import Positive
 from ...base.constructors import stateless
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -16,7 +17,7 @@ from ...base.specs import Params
 
 @factory
 def Dense(
-    features: int,
+    features: Positive,
     *,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
@@ -42,8 +43,6 @@ def Dense(
     >>> jax.tree.map(lambda p: p.shape, params)
     {'bias': (10,), 'kernel': (784, 10)}
     """
-    features = arguments.positive("features", features)
-    bias = arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(..., features)", least_rank=1)

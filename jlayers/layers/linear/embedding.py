@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from ...base import arguments
+from ...base.arguments import Positive
 from ...base.constructors import stateless
 from ...base.errors import LayerError
 from ...base.factory import factory
@@ -17,8 +18,8 @@ from ...base.specs import Params, format_spec
 
 @factory
 def Embedding(
-    num_embeddings: int,
-    features: int,
+    num_embeddings: Positive,
+    features: Positive,
     *,
     embedding_init: Initializer = initializers.variance_scaling(
         1.0, "fan_in", "normal", out_axis=0
@@ -47,8 +48,6 @@ def Embedding(
     >>> jl.out_spec(jl.Embedding(1000, 16), jl.spec((8, 20), jnp.int32)).shape
     (8, 20, 16)
     """
-    num_embeddings = arguments.positive("num_embeddings", num_embeddings)
-    features = arguments.positive("features", features)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(...,) of integer ids")

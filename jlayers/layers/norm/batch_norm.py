@@ -8,6 +8,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import NonNegative, UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
@@ -22,8 +23,8 @@ from ...core.dtypes import at_least_float32
 @factory
 def BatchNorm(
     *,
-    momentum: float = 0.99,
-    epsilon: float = 1e-5,
+    momentum: UpToOne = 0.99,
+    epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,
     scale_init: Initializer = initializers.ones,
@@ -58,9 +59,6 @@ def BatchNorm(
     >>> state
     {'mean': Array([0., 0., 0.], dtype=float32), 'var': Array([1., 1., 1.], dtype=float32)}
     """
-    momentum = arguments.number("momentum", momentum, most=1.0)
-    epsilon = arguments.number("epsilon", epsilon)
-    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
         arguments.one_array(x, "(..., features)", least_rank=2)

@@ -7,6 +7,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import NonNegative, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -18,9 +19,9 @@ from ...base.specs import Params, State, format_spec
 
 @factory
 def GroupNorm(
-    groups: int,
+    groups: Positive,
     *,
-    epsilon: float = 1e-5,
+    epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,
     scale_init: Initializer = initializers.ones,
@@ -51,9 +52,6 @@ def GroupNorm(
     >>> jl.serial(jl.Conv(32, 3), jl.GroupNorm(8))
     serial(Conv(32, 3), GroupNorm(8))
     """
-    groups = arguments.positive("groups", groups)
-    epsilon = arguments.number("epsilon", epsilon)
-    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(batch, ..., features)", least_rank=2)

@@ -7,6 +7,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import NonNegative
 from ...base.constructors import stateless
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -18,7 +19,7 @@ from ...core.norm import batch_statistics
 @factory
 def LayerNorm(
     *,
-    epsilon: float = 1e-5,
+    epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,
     scale_init: Initializer = initializers.ones,
@@ -46,8 +47,6 @@ def LayerNorm(
     >>> jl.serial(jl.LayerNorm(), jl.Dense(8))
     serial(LayerNorm(), Dense(8))
     """
-    epsilon = arguments.number("epsilon", epsilon)
-    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(..., features)", least_rank=1)

@@ -9,6 +9,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import NonNegative
 from ...base.constructors import stateless
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -20,7 +21,7 @@ from ...core.dtypes import at_least_float32
 @factory
 def RMSNorm(
     *,
-    epsilon: float = 1e-5,
+    epsilon: NonNegative = 1e-5,
     scale: bool = True,
     scale_init: Initializer = initializers.ones,
 ) -> Layer:
@@ -46,8 +47,6 @@ def RMSNorm(
     >>> jl.serial(jl.RMSNorm(), jl.Dense(8))
     serial(RMSNorm(), Dense(8))
     """
-    epsilon = arguments.number("epsilon", epsilon)
-    scale = arguments.flag("scale", scale)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(..., features)", least_rank=1)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 from ... import core
 from ...base import arguments
+from ...base.arguments import CausalPadding, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence
 from ...base.specs import Params
 from ...core.dtypes import at_least_float32
-from ..conv.base import Sizes, WindowedOp, windowed_layer
+from ..conv.base import WindowedOp, windowed_layer
 from .base import PoolWindow
 
 
@@ -21,7 +22,7 @@ def AvgPool(
     window_shape: Sizes,
     *,
     strides: Sizes | None = None,
-    padding: arguments.Padding = "VALID",
+    padding: CausalPadding = "VALID",
     count_include_pad: bool = False,
     method: str | None = None,
 ) -> Layer:
@@ -49,7 +50,6 @@ def AvgPool(
     (8, 14, 28, 32)
     """
     window = PoolWindow(window_shape, strides, padding)
-    count_include_pad = arguments.flag("count_include_pad", count_include_pad)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         params = window.init(key, x)

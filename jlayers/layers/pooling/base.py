@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 
 from ...base import arguments
+from ...base.arguments import CausalPadding, Sizes
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.sequence import Sequence, split
@@ -14,18 +15,16 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
 from ...core.time_windows import TimeWindow
 from ...core.windows import Windows, explicit_padding
-from ..conv.base import IMAGE, NO_CHANNELS, Image, Sizes
+from ..conv.base import IMAGE, NO_CHANNELS, Image
 
 
 class PoolWindow:
     """The arguments of a pool, checked, which may be ints for all spatial axes of an input."""
 
-    def __init__(self, window_shape: Sizes, strides: Sizes | None, padding: arguments.Padding):
-        self.window_shape = arguments.positive_sizes("window_shape", window_shape)
-        self.strides = self.window_shape
-        if strides is not None:
-            self.strides = arguments.positive_sizes("strides", strides)
-        self.padding = arguments.padding_argument(padding, causal=True)
+    def __init__(self, window_shape: Sizes, strides: Sizes | None, padding: CausalPadding):
+        self.window_shape = window_shape
+        self.strides = window_shape if strides is None else strides
+        self.padding = padding
 
     def init(self, key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         """No parameters.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 
 from ... import core
-from ...base import arguments
+from ...base.arguments import CausalPadding, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence
 from ...base.specs import Params
 from ...core.dtypes import min_value
-from ..conv.base import Sizes, WindowedOp, windowed_layer
+from ..conv.base import WindowedOp, windowed_layer
 from .base import PoolWindow
 
 
@@ -20,7 +20,7 @@ def MaxPool(
     window_shape: Sizes,
     *,
     strides: Sizes | None = None,
-    padding: arguments.Padding = "VALID",
+    padding: CausalPadding = "VALID",
     method: str | None = None,
 ) -> Layer:
     """The largest value of each window; the padding never is.

@@ -267,16 +267,6 @@ def associative_scan(bind: Callable[[Params, tuple[str, ...]], StepCell[Coeffici
     return scan
 
 
-def positive_or_none(name: str, value: float | None) -> float | None:
-    """``value`` as a number above 0, or None."""
-    if value is None:
-        return None
-    number = arguments.number(name, value)
-    if number == 0:
-        raise LayerError(f"{name} must be above 0, or None", got="0")
-    return number
-
-
 def _checked_parameters(parameters: Callable[[Spec], Parameters]) -> Callable[[Spec], Parameters]:
     """A user's ``parameters``, whose result is checked."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from jax.nn import initializers
 
 from ...base import arguments
+from ...base.arguments import Fraction, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
@@ -19,8 +20,8 @@ from .rnn import short_form
 
 @factory
 def ConvLSTMCell(
-    features: int,
-    kernel_size: int | tuple[int, ...],
+    features: Positive,
+    kernel_size: Sizes,
     *,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
@@ -51,9 +52,6 @@ def ConvLSTMCell(
     >>> jl.out_spec(jl.RNN(jl.ConvLSTMCell(8, 3)), jl.spec((4, 10, 16, 16, 3))).shape
     (4, 10, 16, 16, 8)
     """
-    features = arguments.positive("features", features)
-    kernel_size = arguments.positive_sizes("kernel_size", kernel_size)
-    bias = arguments.flag("bias", bias)
 
     def check(x: Any, leading: str) -> None:
         axes, before = f"({leading}, *spatial, channels)", leading.count(",") + 1
@@ -87,14 +85,14 @@ def ConvLSTMCell(
 
 @factory
 def ConvLSTM(
-    features: int,
-    kernel_size: int | tuple[int, ...],
+    features: Positive,
+    kernel_size: Sizes,
     *,
     return_sequences: bool = True,
     reverse: bool = False,
     bias: bool = True,
-    zoneout: float = 0.0,
-    recurrent_dropout: float = 0.0,
+    zoneout: Fraction = 0.0,
+    recurrent_dropout: Fraction = 0.0,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = forget_one,

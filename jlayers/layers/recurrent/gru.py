@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from jax.nn import initializers
 
-from ...base import arguments
+from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
 from ...base.specs import Spec
 from ...core.recurrent.cells import gru_cell
 from ...core.recurrent.fused import gru
-from .cell import Cell, CellDefinition, Parameters, fused_scan, positive_or_none, rows
+from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
 from .rnn import short_form
 
 
 @factory
 def GRUCell(
-    features: int,
+    features: Positive,
     *,
     bias: bool = True,
     reset_after: bool = True,
     layer_norm: bool = False,
-    clip: float | None = None,
+    clip: AboveZero | None = None,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,
@@ -63,10 +63,6 @@ def GRUCell(
     >>> jl.out_spec(jl.RNN(jl.GRUCell(32, reset_after=False)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = arguments.positive("features", features)
-    bias, layer_norm = arguments.flag("bias", bias), arguments.flag("layer_norm", layer_norm)
-    reset_after = arguments.flag("reset_after", reset_after)
-    clip = positive_or_none("clip", clip)
     plain = reset_after and not layer_norm and clip is None
 
     def parameters(x: Spec) -> Parameters:
@@ -93,7 +89,7 @@ def GRUCell(
 
 @factory
 def GRU(
-    features: int,
+    features: Positive,
     *,
     return_sequences: bool = True,
     reverse: bool = False,
@@ -101,9 +97,9 @@ def GRU(
     reset_after: bool = True,
     trainable_carry: bool = False,
     layer_norm: bool = False,
-    clip: float | None = None,
-    zoneout: float = 0.0,
-    recurrent_dropout: float = 0.0,
+    clip: AboveZero | None = None,
+    zoneout: Fraction = 0.0,
+    recurrent_dropout: Fraction = 0.0,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from ...base import arguments
+from ...base.arguments import Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -32,7 +32,7 @@ def slow_decay(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.fl
 
 @factory
 def LinearRecurrenceCell(
-    features: int,
+    features: Positive,
     *,
     project: bool = True,
     bias: bool = True,
@@ -71,8 +71,6 @@ def LinearRecurrenceCell(
     >>> jl.out_spec(jl.RNN(jl.LinearRecurrenceCell(32)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = arguments.positive("features", features)
-    project, bias = arguments.flag("project", project), arguments.flag("bias", bias)
 
     def check(x: Any, leading: str) -> None:
         check_features(x, leading)
@@ -117,7 +115,7 @@ def LinearRecurrenceCell(
 
 @factory
 def LinearRecurrence(
-    features: int,
+    features: Positive,
     *,
     project: bool = True,
     return_sequences: bool = True,

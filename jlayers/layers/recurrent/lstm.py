@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from ...base import arguments
+from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
 from ...base.specs import Spec
 from ...core.recurrent.cells import lstm_cell
 from ...core.recurrent.fused import lstm
-from .cell import Cell, CellDefinition, Parameters, fused_scan, positive_or_none, rows
+from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
 from .rnn import short_form
 
 
@@ -26,15 +26,15 @@ def forget_one(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.fl
 
 @factory
 def LSTMCell(
-    features: int,
+    features: Positive,
     *,
     bias: bool = True,
     peephole: bool = False,
     coupled: bool = False,
-    projection: int | None = None,
+    projection: Positive | None = None,
     layer_norm: bool = False,
-    clip: float | None = None,
-    cell_clip: float | None = None,
+    clip: AboveZero | None = None,
+    cell_clip: AboveZero | None = None,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = forget_one,
@@ -78,12 +78,7 @@ def LSTMCell(
     >>> jl.out_spec(jl.RNN(jl.LSTMCell(32, peephole=True)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = arguments.positive("features", features)
-    hidden = features if projection is None else arguments.positive("projection", projection)
-    bias, peephole = arguments.flag("bias", bias), arguments.flag("peephole", peephole)
-    coupled = arguments.flag("coupled", coupled)
-    layer_norm = arguments.flag("layer_norm", layer_norm)
-    clip, cell_clip = positive_or_none("clip", clip), positive_or_none("cell_clip", cell_clip)
+    hidden = features if projection is None else projection
     width = (3 if coupled else 4) * features
     if coupled and bias_init is forget_one:
         # There is no forget gate whose bias could be 1.
@@ -120,7 +115,7 @@ def LSTMCell(
 
 @factory
 def LSTM(
-    features: int,
+    features: Positive,
     *,
     return_sequences: bool = True,
     reverse: bool = False,
@@ -128,12 +123,12 @@ def LSTM(
     trainable_carry: bool = False,
     peephole: bool = False,
     coupled: bool = False,
-    projection: int | None = None,
+    projection: Positive | None = None,
     layer_norm: bool = False,
-    clip: float | None = None,
-    cell_clip: float | None = None,
-    zoneout: float = 0.0,
-    recurrent_dropout: float = 0.0,
+    clip: AboveZero | None = None,
+    cell_clip: AboveZero | None = None,
+    zoneout: Fraction = 0.0,
+    recurrent_dropout: Fraction = 0.0,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = forget_one,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jax.nn import initializers
 
-from ...base import arguments
+from ...base.arguments import Positive
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
@@ -17,7 +17,7 @@ from .rnn import short_form
 
 @factory
 def MinGRUCell(
-    features: int,
+    features: Positive,
     *,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
@@ -46,8 +46,6 @@ def MinGRUCell(
     >>> jl.out_spec(jl.RNN(jl.MinGRUCell(32)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = arguments.positive("features", features)
-    bias = arguments.flag("bias", bias)
 
     def parameters(x: Spec) -> Parameters:
         return {
@@ -73,7 +71,7 @@ def MinGRUCell(
 
 @factory
 def MinGRU(
-    features: int,
+    features: Positive,
     *,
     return_sequences: bool = True,
     reverse: bool = False,

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from ...base import arguments
+from ...base.arguments import Fraction
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
@@ -39,8 +39,8 @@ def RNN(
     return_sequences: bool = True,
     reverse: bool = False,
     trainable_carry: bool = False,
-    zoneout: float = 0.0,
-    recurrent_dropout: float = 0.0,
+    zoneout: Fraction = 0.0,
+    recurrent_dropout: Fraction = 0.0,
     method: str | None = None,
 ) -> Layer:
     """Runs a cell over a sequence, from a carry of zeros.
@@ -92,11 +92,6 @@ def RNN(
             f"cell must be a Cell, got {format_short(cell)}",
             hint="LSTMCell(32), or jl.Cell(parameters, carry, step)",
         )
-    return_sequences = arguments.flag("return_sequences", return_sequences)
-    reverse = arguments.flag("reverse", reverse)
-    trainable_carry = arguments.flag("trainable_carry", trainable_carry)
-    zoneout = arguments.fraction("zoneout", zoneout)
-    recurrent_dropout = arguments.fraction("recurrent_dropout", recurrent_dropout)
     definition = cell.definition
     if recurrent_dropout and not definition.has_product:
         raise LayerError(

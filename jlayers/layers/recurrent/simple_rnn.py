@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from ...base import arguments
+from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.errors import LayerError, calling_user_code
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -16,18 +17,18 @@ from ...base.parameters import Initializer
 from ...base.specs import Spec, format_spec, specs_of
 from ...core.recurrent.cells import simple_rnn_cell
 from ...core.recurrent.fused import simple_rnn
-from .cell import Cell, CellDefinition, Parameters, fused_scan, positive_or_none, rows
+from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
 from .rnn import short_form
 
 
 @factory
 def SimpleRNNCell(
-    features: int,
+    features: Positive,
     *,
     bias: bool = True,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     layer_norm: bool = False,
-    clip: float | None = None,
+    clip: AboveZero | None = None,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,
@@ -56,9 +57,6 @@ def SimpleRNNCell(
     >>> jl.out_spec(layer, jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = arguments.positive("features", features)
-    bias, layer_norm = arguments.flag("bias", bias), arguments.flag("layer_norm", layer_norm)
-    clip = positive_or_none("clip", clip)
     arguments.function("activation", activation, "x")
     plain = not layer_norm and clip is None
 
@@ -92,7 +90,7 @@ def SimpleRNNCell(
 
 @factory
 def SimpleRNN(
-    features: int,
+    features: Positive,
     *,
     return_sequences: bool = True,
     reverse: bool = False,
@@ -100,9 +98,9 @@ def SimpleRNN(
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     trainable_carry: bool = False,
     layer_norm: bool = False,
-    clip: float | None = None,
-    zoneout: float = 0.0,
-    recurrent_dropout: float = 0.0,
+    clip: AboveZero | None = None,
+    zoneout: Fraction = 0.0,
+    recurrent_dropout: Fraction = 0.0,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ...base import arguments
+from ...base.arguments import Fraction
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -13,7 +14,7 @@ from ...base.specs import Params, State
 
 
 @factory
-def Dropout(rate: float, *, shared_over_time: bool = False) -> Layer:
+def Dropout(rate: Fraction, *, shared_over_time: bool = False) -> Layer:
     """In training, each value is zero with probability ``rate``, and otherwise ``x / (1 - rate)``.
 
     With ``train=False`` it is the identity (Srivastava et al., 2014, JMLR 15).
@@ -37,8 +38,6 @@ def Dropout(rate: float, *, shared_over_time: bool = False) -> Layer:
     >>> sorted(set(y.tolist()))
     [0.0, 2.0]
     """
-    rate = arguments.fraction("rate", rate)
-    shared_over_time = arguments.flag("shared_over_time", shared_over_time)
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
         if shared_over_time:
