@@ -20,13 +20,13 @@ def parser() -> argparse.ArgumentParser:
         epilog="python -m bench report: docs/benchmarks.md and its picture, from what is stored.",
     )
     add = made.add_argument
-    add("names", nargs="*", help="rows, groups, patterns; all where there is none")
+    add("names", nargs="*", help="rows, groups, patterns; all by default")
     add("--list", action="store_true", help="show groups and rows")
     add("--platform", choices=("cpu", "gpu"), default="cpu")
     add(
         "--budget", type=float, default=BUDGET, help="seconds to time a row's mode in (%(default)s)"
     )
-    add("--rounds", type=int, default=ROUNDS, help="most calls of a contender (%(default)s)")
+    add("--rounds", type=int, default=ROUNDS, help="most calls of a framework (%(default)s)")
     add(
         "--resume", action="store_true", help="keep rows stored with this device and these versions"
     )
@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> None:
     found = entries()
     names = choose(options.names, found)
     if options.list:
-        shown = groups({name: found[name] for name in names})
-        print("\n".join("\n  ".join([group, *own]) for group, own in shown.items()))
+        listed = groups({name: found[name] for name in names})
+        print("\n".join("\n  ".join([group, *own]) for group, own in listed.items()))
         return
     run(names, found, options)
 
@@ -61,13 +61,14 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
     """Measures, stores after every row, and shows."""
     from . import results, show
     from .device import device, environment, now
+    from .frameworks import installed
     from .groups import groups
 
-    here, around, stamp = device(), environment(), now()
-    around |= {"budget": options.budget, "rounds": options.rounds}
-    # In a file or a pipe there is no width to fit into.
+    here, stamp = device(), now()
+    conditions = environment(installed()) | {"budget": options.budget, "rounds": options.rounds}
+    # A file or a pipe has no width of its own.
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
-    console.print(f"{here['name']}, {around['versions']}")
+    console.print(f"{here['name']}, {conditions['versions']}")
     shown: dict[str, dict[str, Any]] = {}
     found_groups = groups(found)
     for count, name in enumerate(names, 1):
@@ -75,9 +76,9 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
         stored = results.read(options.results, here, entry.group)
         rows = shown.setdefault(entry.group, {})
         what = results.as_stored(entry.what)
-        kept = _kept(stored, name, what, around) if options.resume else {}
-        if kept:
-            rows |= kept
+        earlier = _earlier(stored, name, what, conditions) if options.resume else {}
+        if earlier:
+            rows |= earlier
             console.print(f"{count}/{len(names)} {name}: kept")
             continue
         console.print(f"{count}/{len(names)} {name}")
@@ -87,7 +88,7 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
             console.print(show.row_table(own, result))
         if not measured:
             continue
-        stored["runs"][stamp] = around
+        stored["runs"][stamp] = conditions
         order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)
     for group, rows in shown.items():
@@ -95,14 +96,16 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
     console.print(show.means([row for rows in shown.values() for row in rows.values()]))
 
 
-def _kept(stored: dict[str, Any], name: str, what: Any, around: dict[str, Any]) -> dict[str, Any]:
-    """What is stored under the name, if it was measured on the same with the same."""
+def _earlier(
+    stored: dict[str, Any], name: str, what: Any, conditions: dict[str, Any]
+) -> dict[str, Any]:
+    """The stored rows of that name that were measured on the same, under the same conditions."""
     return {
         row: result
         for row, result in stored["rows"].items()
         if result["from"] == name
         and result["what"] == what
-        and stored["runs"][result["run"]] == around
+        and stored["runs"][result["run"]] == conditions
     }
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .contenders import Unavailable
+from .frameworks import Unavailable
 
 
 def floor_seconds(flops: float, traffic: float, dtype: str) -> float:
-    """The least time for so much arithmetic and so many bytes, one behind the other's back."""
+    """The least time for so much arithmetic and so many bytes, where the two overlap."""
     return max(flops / peak(dtype), traffic / bandwidth(_magnitude(traffic)))
 
 
@@ -31,11 +31,11 @@ def bandwidth(traffic: int) -> float:
     """Bytes a second that are read and written in place, ``traffic`` of them: a cache counts."""
     values = jnp.ones((max(traffic // 8, 1024),), jnp.float32)
     scale = jax.jit(lambda values: values * 1.0001, donate_argnums=0)
-    held = [values]
+    current = [values]
 
     def once() -> Any:
-        held[0] = scale(held[0])
-        return held[0]
+        current[0] = scale(current[0])
+        return current[0]
 
     return 8 * values.size / _best(once)
 
@@ -46,7 +46,7 @@ def _magnitude(traffic: float) -> int:
 
 
 def _best(call: Callable[[], Any], seconds: float = 0.4, least: int = 5) -> float:
-    """The shortest of many calls: a floor is what could be, not what mostly is."""
+    """The shortest of many calls: a floor is what is possible, not what is usual."""
     jax.block_until_ready(call())
     times: list[float] = []
     while sum(times) < seconds or len(times) < least:
@@ -60,9 +60,9 @@ def _torch_product(size: int, dtype: str) -> float:
     try:
         import torch
 
-        from .contenders.torch import device, settle, wait
+        from .frameworks.torch.ops import configure, device, wait
 
-        settle()
+        configure()
         a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device())
     except (ModuleNotFoundError, Unavailable):
         return math.inf

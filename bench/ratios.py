@@ -40,13 +40,13 @@ class Ratios(NamedTuple):
 
 def modes(result: dict[str, Any]) -> list[str]:
     """The modes that anybody was timed in."""
-    everyone = result.get("contenders", {}).values()
+    everyone = result.get("frameworks", {}).values()
     return [mode for mode in MODES if any(mode in own for own in everyone)]
 
 
 def ratios(result: dict[str, Any], mode: str) -> Ratios:
     """The ratios of a stored row."""
-    timed = {name: own[mode] for name, own in result["contenders"].items() if mode in own}
+    timed = {name: own[mode] for name, own in result["frameworks"].items() if mode in own}
     ours = timed.get(OURS)
     # "jlayers loop" is jlayers too, "linen scan" a peer.
     peers = {name: own for name, own in timed.items() if not name.startswith((OURS, LAX, TORCH))}

@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from .contenders import FRAMEWORKS
-from .neighbours import NOISY
+from .frameworks import FRAMEWORKS
+from .noise import NOISY
 from .picture import draw
 from .ratios import BEHIND, Ratios, geometric_mean, modes, ratios
 from .results import FOLDER, devices
@@ -112,7 +112,7 @@ def device_part(
     yield remarks(all_rows)
     for group, rows in groups.items():
         yield f"### {group}\n"
-        timed = {name: row for name, row in rows.items() if "contenders" in row}
+        timed = {name: row for name, row in rows.items() if "frameworks" in row}
         yield ratio_table(timed) + milliseconds_table(timed) if timed else questions_table(rows)
 
 
@@ -177,7 +177,7 @@ def remarks(rows: dict[str, Result]) -> str:
             if r.to_peer is not None and r.to_peer < BEHIND:
                 text = f"{name} ({mode}, {times(r.to_peer)} of {r.peer})"
                 (same if r.same else behind).append(text)
-        for who, entry in row.get("contenders", {}).items():
+        for who, entry in row.get("frameworks", {}).items():
             if entry["status"] in ("wrong", "failed"):
                 wrong.append(f"{name}: {who} (`{_line(entry['reason'])}`)")
         if (row.get("others") or 0) > NOISY:
@@ -227,13 +227,13 @@ def _ratio_cells(r: Ratios) -> list[str]:
 
 def milliseconds_table(rows: dict[str, Result]) -> str:
     """Everybody's medians, all modes in one cell."""
-    there = dict.fromkeys(who for row in rows.values() for who in row["contenders"])
+    there = dict.fromkeys(who for row in rows.values() for who in row["frameworks"])
     everyone = sorted(there, key=_place)
     lines = []
     for name, row in rows.items():
         cells = []
         for who in everyone:
-            entry = row["contenders"].get(who, {})
+            entry = row["frameworks"].get(who, {})
             own = [milliseconds(entry[mode]["median"]) for mode in modes(row) if mode in entry]
             cells.append(" / ".join(own) or entry.get("status", "-"))
         lines.append([f"`{name}`", *cells])

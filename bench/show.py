@@ -4,7 +4,7 @@ from typing import Any
 
 import rich.table
 
-from .neighbours import NOISY
+from .noise import NOISY
 from .ratios import BEHIND, MODES, geometric_mean, modes, ratios
 
 Result = dict[str, Any]
@@ -12,9 +12,9 @@ Result = dict[str, Any]
 
 def row_table(name: str, result: Result) -> rich.table.Table:
     """A row with all its contenders."""
-    if "contenders" not in result:
+    if "frameworks" not in result:
         return foundation_table({name: result})
-    shown, own = modes(result), result["contenders"]
+    shown, own = modes(result), result["frameworks"]
     floors = [
         f"{mode} {milliseconds(seconds)} ms" for mode, seconds in result.get("floor", {}).items()
     ]
@@ -54,7 +54,7 @@ def _timing_cells(own: Result, who: str, mode: str) -> list[str]:
 
 def group_table(group: str, rows: dict[str, Result]) -> rich.table.Table:
     """A group, a line for each row and mode: how jlayers stands."""
-    if any("contenders" not in row for row in rows.values()):
+    if any("frameworks" not in row for row in rows.values()):
         return foundation_table(rows)
     table = rich.table.Table(title=group, title_justify="left")
     headings = ("row", "", "ms", "middle half", "best peer", "ms", "faster", "than lax", "torch")
@@ -65,7 +65,7 @@ def group_table(group: str, rows: dict[str, Result]) -> rich.table.Table:
         for mode in modes(row):
             r = ratios(row, mode)
             if r.ours is None:
-                table.add_row(name, mode, row["contenders"].get("jlayers", {}).get("status", "-"))
+                table.add_row(name, mode, row["frameworks"].get("jlayers", {}).get("status", "-"))
                 continue
             behind = r.to_peer is not None and r.to_peer < BEHIND
             table.add_row(

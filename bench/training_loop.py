@@ -2,13 +2,12 @@
 
     python -m bench.training_loop 10000 5 784 128 128 10
 
-times 5 calls of 10,000 steps of an MLP with 784 inputs and layers of so many features, by ``fit``
-with all on, by ``fit`` with metrics alone and by the loop written by hand, in turns, and prints the
-seconds as JSON.
+times 5 calls of 10,000 steps of an MLP with 784 inputs and layers of these features, in turns: by
+``fit`` with everything on, by ``fit`` with metrics alone and by the loop written by hand ("bare").
+It prints the seconds as JSON.
 """
 
 import collections
-import functools
 import gc
 import io
 import itertools
@@ -31,23 +30,25 @@ import rich.console
 import jlayers as jl
 from jlayers import training
 
-from .neighbours import mark, share_of_others
-from .sequences import Row
+from .frameworks.lax.train import mlp_step
+from .frameworks.optax_step import cross_entropy
+from .noise import mark, share_of_others
+from .questions import Answer, Question
 
 TX = optax.adam(1e-3)
 BATCH = 32
-# Between two checkpoints (one and a half seconds), and between two records.
+# Steps between two checkpoints (one and a half seconds), and between two records.
 SAVE_EVERY, LOG_EVERY = 5000, 100
-# Of a call that is timed: its start and its end, where it saves, are a small part of it.
+# In a call that is timed: many, so that its start and its end, where it saves, hardly count.
 STEPS = 10_000
-# Calls of each, whatever the budget, and processes that take so many: where its memory lies makes
-# a loop a few percent faster or slower as long as a process lives.
+# Calls of each loop in a process, at any budget, and processes: how a process' memory is laid out
+# makes a loop a few percent faster or slower for as long as it lives.
 CALLS, PROCESSES = 5, 6
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Size(NamedTuple):
-    """Of an MLP: inputs, then the features of each layer."""
+    """The size of an MLP: inputs, then the features of each layer."""
 
     inputs: int
     features: tuple[int, ...]
@@ -62,10 +63,6 @@ def model_of(size: Size) -> jl.Layer:
     return jl.serial(*itertools.chain(*layers), jl.Dense(classes))
 
 
-def loss(logits: Any, labels: Any) -> Any:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
 def batches(size: Size, count: int = 128) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
 
@@ -76,24 +73,11 @@ def batches(size: Size, count: int = 128) -> list[tuple[np.ndarray, np.ndarray]]
     return [batch() for _ in range(count)]
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
-def bare_step(params: Any, moments: Any, x: jax.Array, labels: jax.Array) -> Any:
-    """The step as one writes it by hand."""
-
-    def value(params: Any) -> jax.Array:
-        *hidden, last = params.values()
-        y = x
-        for layer in hidden:
-            y = jax.nn.relu(y @ layer["kernel"] + layer["bias"])
-        return loss(y @ last["kernel"] + last["bias"], labels)
-
-    now, gradient = jax.value_and_grad(value)(params)
-    updates, moments = TX.update(gradient, moments, params)
-    return optax.apply_updates(params, updates), moments, now
+bare_step = mlp_step(TX)
 
 
 class Bare:
-    """The loop written by hand: it donates, and reads nothing."""
+    """The loop written by hand: it donates, and reads no loss."""
 
     def __init__(self, size: Size, data: list[Any]):
         params, _ = model_of(size).init(jax.random.key(0), jl.spec((BATCH, size.inputs)))
@@ -107,29 +91,29 @@ class Bare:
 
 
 class Fit:
-    """``fit``, call after call of it, for one step that is compiled once.
+    """``fit``, one call after another, with a step that is compiled once.
 
     Args:
-      everything: with a progress bar, a log as JSON lines and checkpoints, in ``folder``.
+      everything: whether with a progress bar, and a log and checkpoints in ``folder``.
       options: of ``fit``.
     """
 
     def __init__(
         self, size: Size, data: list[Any], folder: pathlib.Path, everything: bool, **options: Any
     ):
-        self.step = training.train_step(model_of(size), loss, TX)
-        self.run = self.step.start(jax.random.key(0), jl.spec((BATCH, size.inputs)))
+        self.step = training.train_step(model_of(size), cross_entropy, TX)
+        self.state = self.step.start(jax.random.key(0), jl.spec((BATCH, size.inputs)))
         self.data, self.folder, self.everything, self.taken = data, folder, everything, 0
         self.options = {"log_every": LOG_EVERY, "progress": False, **options}
 
     def __call__(self, steps: int) -> None:
         self.taken += steps
         options = self.options | (self._all() if self.everything else {})
-        fitted = training.fit(self.step, self.run, self.data, steps=self.taken, **options)
-        self.run = jax.block_until_ready(fitted.run)
+        fitted = training.fit(self.step, self.state, self.data, steps=self.taken, **options)
+        self.state = jax.block_until_ready(fitted.run)
 
     def _all(self) -> dict[str, Any]:
-        # A folder that had a checkpoint would be resumed from.
+        # A new folder: fit would resume from a checkpoint.
         folder = self.folder / f"until_{self.taken}"
         terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=100)
         return {
@@ -143,7 +127,7 @@ class Fit:
 def in_turns(
     loops: dict[str, Callable[[int], Any]], steps: int, calls: int
 ) -> dict[str, list[float]]:
-    """Seconds of whole calls of the loops for so many steps, the order drawn anew in each round."""
+    """Seconds of calls that take so many steps; each round has a new random order."""
     order, names = random.Random(0), list(loops)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(calls):
@@ -157,29 +141,29 @@ def in_turns(
 
 
 def overhead_seconds(size: Size, steps: int, calls: int) -> dict[str, list[float]]:
-    """Seconds of calls in this process, after calls that leave the same bits."""
+    """Seconds of calls in this process, after a check that all loops give the same bits."""
     data = batches(size)
-    with tempfile.TemporaryDirectory() as folder:
-        place = pathlib.Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
         loops = {
-            "fit": Fit(size, data, place, everything=True),
-            "fit with metrics alone": Fit(size, data, place, everything=False),
+            "fit": Fit(size, data, folder, everything=True),
+            "fit with metrics alone": Fit(size, data, folder, everything=False),
             "bare": Bare(size, data),
         }
         same_after(loops, steps)
         return in_turns(loops, steps, calls)
 
 
-def told(seconds: dict[str, list[float]], steps: int) -> str:
-    """Microseconds a step of each."""
+def _microseconds(seconds: dict[str, list[float]], steps: int) -> str:
+    """Of a step, for each loop."""
     texts = (f"{name} {1e6 * median(s) / steps:.1f} us" for name, s in seconds.items())
     return ", ".join(texts)
 
 
 def overhead(
     budget: float, rounds: int, steps: int = STEPS, processes: int = PROCESSES, size: Size = SMALL
-) -> Row:
-    """A step by ``fit`` with all that it does beside, over one of the bare loop."""
+) -> Answer:
+    """A step by ``fit`` with everything on, over one of the bare loop."""
     start, seconds = mark(), collections.defaultdict(list)
     numbers = map(str, (steps, min(rounds, CALLS), size.inputs, *size.features))
     command = [sys.executable, "-m", "bench.training_loop", *numbers]
@@ -189,10 +173,10 @@ def overhead(
             seconds[name] += values
     bare = seconds["bare"]
     ratio, alone = (median(seconds[name]) / median(bare) for name in list(seconds)[:2])
-    return Row(
+    return Answer(
         f"a step by fit, progress bar, log and checkpoints on, over the bare loop: {steps} steps,"
         f" {processes} processes",
-        f"{ratio:.3f}x; {alone:.3f}x with metrics alone ({told(seconds, steps)})",
+        f"{ratio:.3f}x; {alone:.3f}x with metrics alone ({_microseconds(seconds, steps)})",
         "1.03x",
         ratio <= 1.03,
         dict(seconds),
@@ -200,13 +184,13 @@ def overhead(
     )
 
 
-def many(budget: float, rounds: int, steps: int = STEPS, size: Size = SMALL) -> Row:
+def many(budget: float, rounds: int, steps: int = STEPS, size: Size = SMALL) -> Answer:
     """32 steps in a call, against the bare loop."""
     data = batches(size)
-    with tempfile.TemporaryDirectory() as folder:
-        place = pathlib.Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
         loops = {
-            "fit": Fit(size, data, place, everything=True, steps_per_call=32),
+            "fit": Fit(size, data, folder, everything=True, steps_per_call=32),
             "bare": Bare(size, data),
         }
         same_after(loops, steps)
@@ -214,9 +198,9 @@ def many(budget: float, rounds: int, steps: int = STEPS, size: Size = SMALL) -> 
         seconds = in_turns(loops, steps, min(rounds, CALLS))
         others = share_of_others(start)
     faster = median(seconds["bare"]) / median(seconds["fit"])
-    return Row(
+    return Answer(
         f"fit with 32 steps in a call, all on, against the bare loop: the same bits, {steps} steps",
-        f"{faster:.2f}x as fast ({told(seconds, steps)})",
+        f"{faster:.2f}x as fast ({_microseconds(seconds, steps)})",
         "1.15x as fast",
         faster >= 1.15,
         seconds,
@@ -225,7 +209,7 @@ def many(budget: float, rounds: int, steps: int = STEPS, size: Size = SMALL) -> 
 
 
 def same_after(loops: dict[str, Any], steps: int) -> None:
-    """All loops take their first steps, which leave the same bits.
+    """All loops take their first steps, which must give the same bits.
 
     Raises:
       AssertionError: where a parameter differs.
@@ -235,9 +219,12 @@ def same_after(loops: dict[str, Any], steps: int) -> None:
     bare = loops["bare"]
     for loop in loops.values():
         if loop is not bare:
-            jax.tree.map(np.testing.assert_array_equal, loop.run.params, bare.params)
-            moments = [jax.tree.leaves(tree) for tree in (loop.run.opt_state, bare.moments)]
+            jax.tree.map(np.testing.assert_array_equal, loop.state.params, bare.params)
+            moments = [jax.tree.leaves(tree) for tree in (loop.state.opt_state, bare.moments)]
             jax.tree.map(np.testing.assert_array_equal, *moments)
+
+
+ROWS: dict[str, Question] = {"loop-overhead": overhead, "loop-32": many}
 
 
 def main(steps: str, calls: str, inputs: str, *features: str) -> None:

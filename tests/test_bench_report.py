@@ -1,4 +1,4 @@
-"""What the benchmark says of stored results: ratios, the page and the picture."""
+"""What the benchmark reports about stored results: ratios, the page and the picture."""
 
 import json
 
@@ -17,7 +17,7 @@ STORED = {
         "floor": {"forward": 0.001},
         "others": 0.5,
         "run": "2026-01-02T00:00:00Z",
-        "contenders": {
+        "frameworks": {
             "jlayers": timed(0.002, temp_bytes=2e6),
             "lax": timed(0.006, temp_bytes=8e6),
             "nnx": timed(0.004, temp_bytes=9e6),
@@ -29,12 +29,12 @@ STORED = {
         "op": "conv",
         "floor": {"forward": 0.001},
         "run": "2026-01-03T00:00:00Z",
-        "contenders": {"jlayers": timed(0.002), "linen": timed(0.001)},
+        "frameworks": {"jlayers": timed(0.002), "linen": timed(0.001)},
     },
     "x-4": {
         "op": "step",
         "run": "2026-01-03T00:00:00Z",
-        "contenders": {
+        "frameworks": {
             "by hand": timed(2.0),
             "jlayers, 32 steps a call": timed(1.0),
             "jlayers": timed(2.0),
@@ -43,7 +43,7 @@ STORED = {
     "x-3": {
         "op": "conv",
         "run": "2026-01-03T00:00:00Z",
-        "contenders": {"jlayers": {"status": "missing", "reason": "none yet"}, "nnx": timed(1.0)},
+        "frameworks": {"jlayers": {"status": "missing", "reason": "none yet"}, "nnx": timed(1.0)},
     },
 }
 
@@ -94,8 +94,8 @@ def test_a_report_of_nothing_is_still_a_page(tmp_path):
 
 def test_a_peer_that_runs_the_same_program_is_behind_by_noise(tmp_path):
     def row(digest):
-        contenders = {"jlayers": timed(0.002, digest="a"), "nnx": timed(0.001, digest=digest)}
-        return {"op": "conv", "run": "2026-01-02T00:00:00Z", "contenders": contenders}
+        frameworks = {"jlayers": timed(0.002, digest="a"), "nnx": timed(0.001, digest=digest)}
+        return {"op": "conv", "run": "2026-01-02T00:00:00Z", "frameworks": frameworks}
 
     rows = {"x-same": row("a"), "x-other": row("b"), "x-unknown": row(None)}
     assert [ratios.ratios(r, "forward").same for r in rows.values()] == [True, False, False]

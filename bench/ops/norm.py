@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..row import Row
-from .op import Op, Weights, normal
+from .op import Op, Weights, no_flops, normal
 
 EPSILON = 1e-5
 
@@ -49,11 +49,7 @@ def _small(row: Row) -> Row:
     return row.replace((4, *[3] * (len(row.x) - 2), 8), **groups)
 
 
-def _flops(row: Row) -> float:
-    return 0
-
-
-BATCH_NORM = Op(_weights, _batch, _flops, _small)
-LAYER_NORM = Op(_weights, _layer, _flops, _small)
-GROUP_NORM = Op(_weights, _group, _flops, _small)
-RMS_NORM = Op(_scale_alone, _rms, _flops, _small)
+BATCH_NORM = Op(_weights, _batch, no_flops, _small)
+LAYER_NORM = Op(_weights, _layer, no_flops, _small)
+GROUP_NORM = Op(_weights, _group, no_flops, _small)
+RMS_NORM = Op(_scale_alone, _rms, no_flops, _small)

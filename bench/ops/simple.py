@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..row import Row
-from .op import Op, Weights, normal, nothing
+from .op import Op, Weights, no_flops, no_weights, normal
 
 # Dense
 
@@ -33,7 +33,7 @@ DENSE = Op(
 
 
 def _embedding_traffic(row: Row) -> tuple[float, float]:
-    """The rows that are looked up; with the gradient, a whole table of it besides."""
+    """The rows that are looked up; with the gradient, a whole table besides."""
     size = jnp.dtype(row.dtype).itemsize * row["features"]
     looked_up = 2 * size * math.prod(row.x)
     return looked_up, 2 * looked_up + size * row["vocabulary"]
@@ -42,18 +42,18 @@ def _embedding_traffic(row: Row) -> tuple[float, float]:
 EMBEDDING = Op(
     lambda row, rng: {"embedding": normal(rng, (row["vocabulary"], row["features"]))},
     lambda row, weights, x: weights["embedding"][x],
-    lambda row: 0,
+    no_flops,
     lambda row: row.replace((2, 7), vocabulary=5, features=4),
     inputs=lambda row, rng: rng.integers(0, row["vocabulary"], row.x, np.int32),
     traffic=_embedding_traffic,
 )
 
 
-# Dropout: which values are dropped is the contender's choice, all else follows from it.
+# Dropout: which values are dropped is up to the framework; everything else follows from it.
 
 
 def _judge(row: Row, x: Any, cotangent: Any, y: Any) -> tuple[Any, Any]:
-    """What must come out with the zeros of ``y``; NaN where there are too many or too few."""
+    """The right results for the zeros of ``y``; NaN where there are too many or too few."""
     kept = np.asarray(y, np.float64) != 0
     rate, count = row["rate"], kept.size
     spread = math.sqrt(rate * (1 - rate) / count)
@@ -63,9 +63,9 @@ def _judge(row: Row, x: Any, cotangent: Any, y: Any) -> tuple[Any, Any]:
 
 
 DROPOUT = Op(
-    nothing,
+    no_weights,
     lambda row, weights, x: x,
-    lambda row: 0,
+    no_flops,
     lambda row: row.replace((8, 16)),
     judge=_judge,
 )

@@ -1,0 +1,175 @@
+"""Equinox's layers: one example a module, channels first, under ``jax.vmap``."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...ops.conv import geometry
+from ...ops.norm import EPSILON
+from ...ops.pool import window
+from ...row import Row
+from ..jax_op import JaxOp, stacked
+from . import layout
+
+LACKS = {
+    "simple_rnn": "equinox has no plain recurrent cell",
+    "attention": "equinox has attention only with its projections",
+}
+Run = Callable[[Any, Any], Any]
+KEY = jax.random.key(0)
+
+
+def module(built: Any, run: Run = lambda module, x: jax.vmap(module)(x), **options: Any) -> JaxOp:
+    """``run(module, x)`` is how a batch goes through; ``options`` are those of ``JaxOp``."""
+    params, static = eqx.partition(built, eqx.is_inexact_array)
+    return JaxOp(lambda params, x: run(eqx.combine(params, static), x), filling(params), **options)
+
+
+def filling(params: Any) -> Callable[[Any], Any]:
+    """The conversion of weights to a module with those arrays for attributes."""
+
+    def convert(weights: Any) -> Any:
+        own = layout(weights)
+        if not own:
+            return params
+        # The bias of a convolution has an axis of size one for each spatial one.
+        values = [value.reshape(getattr(params, name).shape) for name, value in own.items()]
+        return eqx.tree_at(lambda tree: [getattr(tree, name) for name in own], params, values)
+
+    return convert
+
+
+def conv(row: Row) -> JaxOp:
+    g = geometry(row)
+    shape = (g.rank, g.channels, g.features, g.kernel, g.strides, g.padding, g.dilation, g.groups)
+    built = eqx.nn.Conv(*shape, use_bias=g.bias, dtype=row.dtype, key=KEY)
+    return module(built, channels_first=True)
+
+
+def conv_transpose(row: Row) -> JaxOp:
+    g = geometry(row)
+    shape = (g.rank, g.channels, g.features, g.kernel, g.strides, row["padding"])
+    built = eqx.nn.ConvTranspose(*shape, dtype=row.dtype, key=KEY)
+    return module(built, channels_first=True)
+
+
+def pool(kind: str) -> Callable[[Row], JaxOp]:
+    def op(row: Row) -> JaxOp:
+        w = window(row)
+        make = getattr(eqx.nn, f"{kind}Pool{len(w.window)}d")
+        return module(make(w.window, w.strides, w.padding), channels_first=True)
+
+    return op
+
+
+def avg_pool(row: Row) -> JaxOp:
+    # Padding counts as zeros there; where it must not, users divide it out again.
+    made = pool("Avg")(row)
+    if not any(window(row).padding):
+        return made
+    ones = np.ones((1, 1, *row.x[1:-1]), row.dtype)
+
+    def apply(params: Any, x: Any) -> Any:
+        return made.apply(params, x) / made.apply(params, jnp.asarray(ones))
+
+    return made._replace(apply=apply)
+
+
+def mapped(axes: int) -> Run:
+    """A module of one vector, or id, on every one of a batch."""
+
+    def run(module: Any, x: Any) -> Any:
+        for _ in range(axes):
+            module = jax.vmap(module)
+        return module(x)
+
+    return run
+
+
+def over_last(make: Callable[..., Any], **options: Any) -> Callable[[Row], JaxOp]:
+    def op(row: Row) -> JaxOp:
+        built = make(row.x[-1], eps=EPSILON, dtype=row.dtype, **options)
+        return module(built, mapped(len(row.x) - 1))
+
+    return op
+
+
+def group_norm(row: Row) -> JaxOp:
+    built = eqx.nn.GroupNorm(row["groups"], row.x[-1], eps=EPSILON, dtype=row.dtype)
+    return module(built, channels_first=True)
+
+
+def batch_norm(row: Row) -> JaxOp:
+    make = eqx.nn.make_with_state(eqx.nn.BatchNorm)
+    built, state = make(row.x[-1], "batch", eps=EPSILON, mode="batch", dtype=row.dtype)
+    params, static = eqx.partition(built, eqx.is_inexact_array)
+
+    def apply(params: Any, x: Any, state: Any) -> Any:
+        norm = eqx.combine(params, static)
+        return jax.vmap(norm, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, state)
+
+    return JaxOp(apply, filling(params), extra=(state,), aux=True, channels_first=True)
+
+
+def recurrent(cell: Callable[..., Any], carries: int) -> Callable[[Row], JaxOp]:
+    """``carries``: how many vectors go from step to step."""
+
+    def one(row: Row, channels: int, reverse: bool) -> JaxOp:
+        built = cell(channels, row["features"], dtype=row.dtype, key=KEY)
+
+        def run(cell: Any, x: Any) -> Any:
+            def step(carry: Any, value: Any) -> Any:
+                carry = cell(value, carry)
+                return carry, carry[0] if carries > 1 else carry
+
+            def sequence(steps: Any) -> Any:
+                zeros = jnp.zeros(row["features"], x.dtype)
+                start = (zeros,) * carries if carries > 1 else zeros
+                return jax.lax.scan(step, start, steps, reverse=reverse)[1]
+
+            return jax.vmap(sequence)(x)
+
+        return module(built, run)
+
+    return functools.partial(stacked, one)
+
+
+def dense(row: Row) -> JaxOp:
+    built = eqx.nn.Linear(row.x[-1], row["features"], dtype=row.dtype, key=KEY)
+    return module(built, mapped(len(row.x) - 1))
+
+
+def embedding(row: Row) -> JaxOp:
+    table = jnp.zeros((row["vocabulary"], row["features"]), row.dtype)
+    return module(eqx.nn.Embedding(weight=table), mapped(len(row.x)))
+
+
+def dropout(row: Row) -> JaxOp:
+    built = eqx.nn.Dropout(row["rate"])
+
+    def apply(params: Any, x: Any, key: Any) -> Any:
+        return jax.vmap(lambda x, key: built(x, key=key))(x, jax.random.split(key, x.shape[0]))
+
+    return JaxOp(apply, extra=(KEY,))
+
+
+OPS: dict[str, Callable[[Row], JaxOp]] = {
+    "dense": dense,
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "max_pool": pool("Max"),
+    "avg_pool": avg_pool,
+    "batch_norm": batch_norm,
+    "layer_norm": over_last(eqx.nn.LayerNorm),
+    "group_norm": group_norm,
+    "rms_norm": over_last(eqx.nn.RMSNorm, use_bias=False),
+    "lstm": recurrent(eqx.nn.LSTMCell, carries=2),
+    "gru": recurrent(eqx.nn.GRUCell, carries=1),
+    "embedding": embedding,
+    "dropout": dropout,
+}

@@ -1,0 +1,97 @@
+"""jlayers' layers, as its users write them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import jlayers as jl
+
+from ...ops.conv import geometry
+from ...ops.norm import EPSILON
+from ...ops.pool import window
+from ...row import Row
+from ..jax_op import JaxOp
+from ..weights import own_names
+
+
+def stateless(layer: jl.Layer) -> JaxOp:
+    return JaxOp(lambda params, x: layer.apply(params, {}, x)[0])
+
+
+def conv(row: Row) -> JaxOp:
+    g = geometry(row)
+    shape: Any = {"strides": g.strides, "padding": g.pairs, "dilation": g.dilation}
+    return stateless(jl.Conv(g.features, g.kernel, groups=g.groups, bias=g.bias, **shape))
+
+
+def conv_transpose(row: Row) -> JaxOp:
+    options = {"strides": row["strides"], "padding": row["padding"]}
+    return stateless(jl.ConvTranspose(row["features"], row["kernel"], **options))
+
+
+def recurrent(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
+    def op(row: Row) -> JaxOp:
+        one = make(row["features"])
+        if row["bidirectional"]:
+            one = jl.bidirectional(one)
+        model = jl.serial(**{f"layer_{i}": one for i in range(row["layers"])})
+
+        def convert(weights: Any) -> dict[str, Any]:
+            layers = [[own_names(cell) for cell in directions] for directions in weights]
+            return {
+                f"layer_{i}": dict(zip(("forward", "backward"), cells, strict=True))
+                if len(cells) == 2
+                else cells[0]
+                for i, cells in enumerate(layers)
+            }
+
+        return stateless(model)._replace(convert=convert)
+
+    return op
+
+
+def batch_norm(row: Row) -> JaxOp:
+    layer = jl.BatchNorm(epsilon=EPSILON)
+    _, state = layer.init(jax.random.key(0), jl.spec(row.x, row.dtype))
+
+    def apply(params: Any, x: Any, state: Any) -> Any:
+        return layer.apply(params, state, x, train=True)
+
+    return JaxOp(apply, extra=(state,), aux=True)
+
+
+def pool(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
+    def op(row: Row) -> JaxOp:
+        w = window(row)
+        return stateless(make(w.window, strides=w.strides, padding=w.pairs))
+
+    return op
+
+
+def dropout(row: Row) -> JaxOp:
+    layer = jl.Dropout(row["rate"])
+
+    def apply(params: Any, x: Any, key: Any) -> Any:
+        return layer.apply({}, {}, x, key=key, train=True)[0]
+
+    return JaxOp(apply, extra=(jax.random.key(0),))
+
+
+OPS: dict[str, Callable[[Row], JaxOp]] = {
+    "dense": lambda row: stateless(jl.Dense(row["features"])),
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "max_pool": pool(jl.MaxPool),
+    "avg_pool": pool(jl.AvgPool),
+    "batch_norm": batch_norm,
+    "layer_norm": lambda row: stateless(jl.LayerNorm(epsilon=EPSILON)),
+    "group_norm": lambda row: stateless(jl.GroupNorm(row["groups"], epsilon=EPSILON)),
+    "rms_norm": lambda row: stateless(jl.RMSNorm(epsilon=EPSILON)),
+    "lstm": recurrent(jl.LSTM),
+    "gru": recurrent(jl.GRU),
+    "simple_rnn": recurrent(jl.SimpleRNN),
+    "attention": lambda row: JaxOp(lambda params, x: jl.core.attention(*x, causal=row["causal"])),
+    "embedding": lambda row: stateless(jl.Embedding(row["vocabulary"], row["features"])),
+    "dropout": dropout,
+}

@@ -1,0 +1,197 @@
+"""The operations written by hand on ``jax.lax``."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ...ops.conv import geometry
+from ...ops.norm import EPSILON
+from ...ops.pool import window
+from ...row import Row
+from ..jax_op import JaxOp, stacked
+
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def dense(row: Row) -> JaxOp:
+    return JaxOp(lambda params, x: x @ params["kernel"] + params["bias"])
+
+
+def conv(row: Row) -> JaxOp:
+    g = geometry(row)
+
+    def apply(params: Any, x: Any) -> Any:
+        y = lax.conv_general_dilated(
+            x,
+            params["kernel"],
+            g.strides,
+            g.pairs,
+            rhs_dilation=g.dilation,
+            dimension_numbers=LAYOUTS[g.rank],
+            feature_group_count=g.groups,
+        )
+        return y + params["bias"] if g.bias else y
+
+    return JaxOp(apply)
+
+
+def conv_transpose(row: Row) -> JaxOp:
+    g, padding = geometry(row), row["padding"]
+    convolve = functools.partial(lax.conv_transpose, dimension_numbers=LAYOUTS[g.rank])
+
+    def apply(params: Any, x: Any) -> Any:
+        return convolve(x, params["kernel"], g.strides, padding) + params["bias"]
+
+    return JaxOp(apply)
+
+
+def max_pool(row: Row) -> JaxOp:
+    sizes, strides, pads = window(row).with_batch_and_channels
+
+    def apply(params: Any, x: Any) -> Any:
+        return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, pads)
+
+    return JaxOp(apply)
+
+
+def avg_pool(row: Row) -> JaxOp:
+    w = window(row)
+    sizes, strides, pads = w.with_batch_and_channels
+
+    def apply(params: Any, x: Any) -> Any:
+        total = lax.reduce_window(x, 0.0, lax.add, sizes, strides, pads)
+        if not any(w.padding):
+            return total / math.prod(w.window)
+        ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
+        return total / lax.reduce_window(ones, 0.0, lax.add, sizes, strides, pads)
+
+    return JaxOp(apply)
+
+
+def normalised(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """The values, in float32, and the statistics."""
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axes, keepdims=True)
+    var = wide.var(axes, keepdims=True)
+    return (wide - mean) * lax.rsqrt(var + EPSILON), mean, var
+
+
+def scaled(params: Any, y: Any, like: Any) -> Any:
+    return (y.reshape(like.shape) * params["scale"] + params["bias"]).astype(like.dtype)
+
+
+def batch_norm(row: Row) -> JaxOp:
+    features = row.x[-1]
+
+    def apply(params: Any, x: Any, running: Any) -> Any:
+        y, mean, var = normalised(x, tuple(range(x.ndim - 1)))
+        new = {"mean": mean.reshape(-1), "var": var.reshape(-1)}
+        running = {name: 0.99 * running[name] + 0.01 * new[name] for name in new}
+        return scaled(params, y, x), running
+
+    running = {"mean": jnp.zeros(features), "var": jnp.ones(features)}
+    return JaxOp(apply, extra=(running,), aux=True)
+
+
+def layer_norm(row: Row) -> JaxOp:
+    return JaxOp(lambda params, x: scaled(params, normalised(x, (-1,))[0], x))
+
+
+def group_norm(row: Row) -> JaxOp:
+    groups = row["groups"]
+
+    def apply(params: Any, x: Any) -> Any:
+        parts = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+        return scaled(params, normalised(parts, (1, 3))[0], x)
+
+    return JaxOp(apply)
+
+
+def rms_norm(row: Row) -> JaxOp:
+    def apply(params: Any, x: Any) -> Any:
+        wide = x.astype(jnp.float32)
+        y = wide * lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + EPSILON)
+        return (y * params["scale"]).astype(x.dtype)
+
+    return JaxOp(apply)
+
+
+def lstm_step(params: Any, carry: Any, projected: Any) -> Any:
+    h, c = carry
+    i, f, g, o = jnp.split(projected + h @ params["recurrent_kernel"], 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return (h, c), h
+
+
+def gru_step(params: Any, carry: Any, projected: Any) -> Any:
+    h, c = carry
+    xr, xz, xn = jnp.split(projected, 3, -1)
+    hr, hz, hn = jnp.split(h @ params["recurrent_kernel"], 3, -1)
+    r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
+    h = (1 - z) * jnp.tanh(xn + r * (hn + params["recurrent_bias"])) + z * h
+    return (h, c), h
+
+
+def simple_step(params: Any, carry: Any, projected: Any) -> Any:
+    h, c = carry
+    h = jnp.tanh(projected + h @ params["recurrent_kernel"])
+    return (h, c), h
+
+
+def recurrent(step: Callable[..., Any]) -> Callable[[Row], JaxOp]:
+    """One product with all inputs, then a scan over time."""
+
+    def one(row: Row, channels: int, reverse: bool) -> JaxOp:
+        def apply(params: Any, x: Any) -> Any:
+            projected = jnp.swapaxes(x @ params["kernel"] + params["bias"], 0, 1)
+            zeros = jnp.zeros((x.shape[0], row["features"]), x.dtype)
+            carry = (zeros, zeros if step is lstm_step else None)
+            ys = lax.scan(functools.partial(step, params), carry, projected, reverse=reverse)[1]
+            return jnp.swapaxes(ys, 0, 1)
+
+        return JaxOp(apply)
+
+    return functools.partial(stacked, one)
+
+
+def attention(row: Row) -> JaxOp:
+    return JaxOp(lambda params, x: jax.nn.dot_product_attention(*x, is_causal=row["causal"]))
+
+
+def embedding(row: Row) -> JaxOp:
+    return JaxOp(lambda params, x: params["embedding"][x])
+
+
+def dropout(row: Row) -> JaxOp:
+    rate = row["rate"]
+
+    def apply(params: Any, x: Any, key: Any) -> Any:
+        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(keep, x / (1 - rate), 0)
+
+    return JaxOp(apply, extra=(jax.random.key(0),))
+
+
+OPS = {
+    "dense": dense,
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "max_pool": max_pool,
+    "avg_pool": avg_pool,
+    "batch_norm": batch_norm,
+    "layer_norm": layer_norm,
+    "group_norm": group_norm,
+    "rms_norm": rms_norm,
+    "lstm": recurrent(lstm_step),
+    "gru": recurrent(gru_step),
+    "simple_rnn": recurrent(simple_step),
+    "attention": attention,
+    "embedding": embedding,
+    "dropout": dropout,
+}

@@ -1,0 +1,44 @@
+"""Training without a layer library, with optax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from ..optax_step import cross_entropy, train
+from ..sizes import Perceptron
+from ..step import ADAM, Loop, Optimizer, Training
+from ..weights import Weights
+from .models import MODELS, mlp
+
+
+def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
+    return train(MODELS[model](size), size, optimizer, weights)
+
+
+def mlp_step(tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """(params, moments, x, labels) to (params, moments, loss), as one writes it by hand."""
+
+    def step(params: Any, moments: Any, x: Any, labels: Any) -> Any:
+        def loss_of(params: Any) -> Any:
+            return cross_entropy(mlp(params, x), labels)
+
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, moments = tx.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), moments, loss
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def documented_loop(size: Perceptron, weights: Weights) -> Loop:
+    """A loop written by hand: jitted, donating, its loss read now and then."""
+    made = training("mlp", size, ADAM, weights)
+    carry, loss = made.carry, None
+
+    def take(x: Any, labels: Any) -> None:
+        nonlocal carry, loss
+        *changed, loss = made.step(*carry, x, labels)
+        carry = tuple(changed)
+
+    return Loop(take, lambda: loss, lambda: carry)

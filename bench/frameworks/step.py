@@ -1,0 +1,96 @@
+"""A training step: how a framework provides it, and what is known once it has been compiled.
+
+Nothing here imports a framework, JAX included.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Optimizer(NamedTuple):
+    """An optimiser, by the name that it has in every framework."""
+
+    name: str
+    learning_rate: float
+    options: dict[str, Any]
+
+
+SGD = Optimizer("sgd", 0.01, {"momentum": 0.9})
+ADAM = Optimizer("adam", 1e-3, {})
+ADAMW = Optimizer("adamw", 1e-3, {"weight_decay": 0.01})
+
+
+class Training(NamedTuple):
+    """A step as a framework has it: ``step(*carry, *data)`` gives ``(*carry, loss)``.
+
+    Args:
+      step: jitted, and donating its carry, where the framework compiles.
+      carry: parameters, state, optimiser; empty where the step changes objects in place.
+      data: what goes in and comes out unchanged: a batch and its labels.
+      parameters: how many numbers are trained.
+      wait: called with the carry and the loss.
+    """
+
+    step: Callable[..., Any]
+    carry: tuple[Any, ...]
+    data: tuple[Any, ...]
+    parameters: int
+    wait: Callable[[Any], Any]
+
+
+class Step(NamedTuple):
+    """A training step ready to be timed.
+
+    Args:
+      run: one step, which waits for its results; the loss.
+      first_losses: those of the first three steps, by which the step is judged.
+      parameters: how many numbers are trained.
+      trace_seconds, compile_seconds: what these took; None where the framework does not compile.
+      temp_bytes: what the executable allocates besides its arguments and results.
+    """
+
+    run: Callable[[], Any]
+    first_losses: tuple[float, ...]
+    parameters: int
+    trace_seconds: float | None = None
+    compile_seconds: float | None = None
+    temp_bytes: int | None = None
+
+
+class Loop(NamedTuple):
+    """The body of a training loop as a framework's documentation has it.
+
+    Args:
+      take: (x, labels): a step.
+      loss: the loss to be printed.
+      wait: everything that the steps changed, to be waited for.
+    """
+
+    take: Callable[[Any, Any], Any]
+    loss: Callable[[], Any]
+    wait: Callable[[], Any]
+
+
+def prepare(training: Training) -> Step:
+    """Traces and compiles a step where that is possible, and takes the first three."""
+    trace = compiling = temp = None
+    if hasattr(training.step, "lower"):
+        start = time.perf_counter()
+        lowered = training.step.lower(*training.carry, *training.data)
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        trace, compiling = traced - start, time.perf_counter() - traced
+        memory = getattr(compiled, "compiled", compiled).memory_analysis()
+        temp = None if memory is None else int(memory.temp_size_in_bytes)
+    carry = training.carry
+
+    def run() -> Any:
+        nonlocal carry
+        *changed, loss = training.step(*carry, *training.data)
+        carry = tuple(changed)
+        training.wait((carry, loss))
+        return loss
+
+    losses = tuple(float(run()) for _ in range(3))
+    return Step(run, losses, training.parameters, trace, compiling, temp)

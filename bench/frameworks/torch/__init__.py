@@ -1,0 +1,27 @@
+"""PyTorch."""
+
+from typing import Any
+
+import numpy as np
+
+from ..weights import Arrays, gate_count, kernel_first, renamed
+
+
+def layout(arrays: Arrays) -> Arrays:
+    if "recurrent_kernel" in arrays:
+        return {
+            "weight_ih": arrays["kernel"].T,
+            "weight_hh": arrays["recurrent_kernel"].T,
+            "bias_ih": arrays["bias"],
+            **({"bias_hh": _second_bias(arrays)} if "second_bias" in arrays else {}),
+        }
+    own = renamed(arrays, weight="scale", bias="bias") | renamed(arrays, weight="embedding")
+    return own | {"weight": kernel_first(arrays["kernel"])} if "kernel" in arrays else own
+
+
+def _second_bias(arrays: Arrays) -> Any:
+    """That of the hidden state's side: all of a GRU's, of which jlayers has one gate."""
+    second = arrays["second_bias"]
+    if gate_count(arrays) != 3:
+        return second
+    return np.concatenate([second, arrays["recurrent_bias"]])

@@ -1,0 +1,54 @@
+"""The soak tests about training as rows: kills, mutated checkpoints and memory.
+
+The tests are those of ``tests/soak``; here each runs in a process of its own, and its figure is
+stored beside the timings.
+"""
+
+import functools
+import pathlib
+import subprocess
+import sys
+import tempfile
+from xml.etree import ElementTree
+
+from .noise import mark, share_of_others
+from .questions import Answer, Question
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def answer(test: str, question: str, bound: str, budget: float = 0, rounds: int = 0) -> Answer:
+    """Runs a test, whose properties ``figure`` and, if it has one, ``question`` are shown."""
+    start = mark()
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder, "report.xml")
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "soak", f"--junitxml={report}"]
+        subprocess.run([*command, f"tests/soak/{test}"], capture_output=True, cwd=ROOT)
+        case = ElementTree.parse(report).find(".//testcase")
+    others = share_of_others(start)
+    if case is None:
+        return Answer(question, f"{test} was not found", bound, False, {}, others)
+    told = {entry.get("name"): entry.get("value", "") for entry in case.iter("property")}
+    problem = next((entry for tag in ("failure", "error") for entry in case.iter(tag)), None)
+    message = "" if problem is None else problem.get("message", "failed").splitlines()[0]
+    figure = told.get("figure", message)
+    return Answer(told.get("question", question), figure, bound, problem is None, {}, others)
+
+
+ROWS: dict[str, Question] = {
+    "step-memory": functools.partial(
+        answer, "test_step_memory.py", "memory of fit over the bare loop", "1.02x"
+    ),
+    "kill-9": functools.partial(
+        answer,
+        "test_kills.py::test_killed_training_resumes",
+        "kill -9 at random moments: resumed from a whole checkpoint, to the same bits",
+        "200 of 200",
+    ),
+    "checkpoint-fuzz": functools.partial(
+        answer,
+        "test_checkpoint_fuzz.py",
+        "20,000 mutated checkpoints: refused with a message, or read back exactly",
+        "nothing else",
+    ),
+}

@@ -1,0 +1,110 @@
+"""How long does it take to start? Every framework in a fresh process, nothing compiled before.
+
+Rows: from the start of the process to the end of the first training step of a transformer of 48
+blocks; and the parameters of a ResNet-50, imports not counted.
+
+    python -m bench.startup first_step linen
+
+is one such process. It prints when its time begins, 0 for the start of the process, and when it
+ends, as ``time.time``; it imports nothing before it must.
+"""
+
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from .frameworks import LIBRARIES, Unavailable, part
+
+ROWS = {
+    "first step of a 48-block transformer": "first_step",
+    "init of a ResNet-50": "init",
+}
+ROOT = pathlib.Path(__file__).parents[1]
+LONGEST = 300.0  # seconds, of one process
+
+
+def measure(names: tuple[str, ...] = LIBRARIES, rounds: int = 3) -> dict[str, dict[str, Any]]:
+    """By row and framework the mode "start", the frameworks in turns, or why there is none."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row, what in ROWS.items():
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        failed: dict[str, Any] = {}
+        for _ in range(rounds):
+            for name in [name for name in names if name not in failed]:
+                try:
+                    seconds[name].append(seconds_of_process(what, name))
+                except RuntimeError as error:
+                    failed[name] = _failure(str(error))
+        rows[row] = {name: failed.get(name) or _started(values) for name, values in seconds.items()}
+    return rows
+
+
+def seconds_of_process(what: str, name: str) -> float:
+    """Seconds of one fresh process.
+
+    Raises:
+      RuntimeError: with the last line that the process wrote.
+    """
+    command = [sys.executable, "-m", "bench.startup", what, name]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    start = time.time()
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"more than {LONGEST:.0f} seconds") from None
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
+    begun, ended = map(float, lines[-1].split())
+    return ended - (begun or start)
+
+
+def _started(values: list[float]) -> dict[str, Any]:
+    spread = {"low": min(values), "high": max(values), "calls": len(values)}
+    return {"status": "ok", "start": {"median": statistics.median(values), **spread}}
+
+
+def _failure(reason: str) -> dict[str, Any]:
+    missing = "not installed" in reason or "No module named" in reason
+    return {"status": "missing" if missing else "failed", "reason": reason[:300]}
+
+
+def first_step(name: str) -> float:
+    """From the start of the process to the end of the first training step."""
+    from .steps.table import first_step
+
+    first_step(name)
+    return 0.0
+
+
+def init(name: str) -> float:
+    """From the imported framework to the parameters."""
+    from .frameworks.sizes import ResNet
+
+    make, model = part(name, "train").init, part(name, "models").MODELS["resnet50"]
+    if name != "torch":
+        import jax
+
+        # Starting the device does not count.
+        jax.block_until_ready(jax.numpy.zeros(3) + 1)
+    begun = time.time()
+    make(model, ResNet())
+    return begun
+
+
+def main(what: str, name: str) -> None:
+    try:
+        begun = {"first_step": first_step, "init": init}[what](name)
+    except (Unavailable, ModuleNotFoundError) as reason:
+        sys.exit(str(reason))
+    print(begun, time.time())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
