@@ -32,14 +32,14 @@ bench: $(VENV)/.bench  ## against JAX libraries and torch; ROW="lstm conv", ARGS
 	$(BIN)/python -m bench $(ROW) $(ARGS)
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
-	$(BIN)/python -m pytest -n auto -q -m conformance tests/conformance tests/test_bench_steps.py
+	$(BIN)/python -m pytest -n auto -q -m conformance tests/conformance tests/bench/test_bench_steps.py
 
 # The newest JAX may want a newer Python: tested where one is on the machine. What a newer JAX may break are
 # the laws of every layer, the errors and the docs; that algorithms are equal has just been tested, with all
 # of XLA's optimisations.
-NEWEST := $(addprefix tests/test_,laws.py docs.py errors*.py sequences.py decoding.py attention_layers.py \
-    recurrent_options.py core.py description.py initializing.py training.py training_options.py fit.py \
-    data.py compiles.py checkpoints.py example.py language_model.py rooms.py)
+NEWEST := tests/base tests/sequences tests/decoding tests/data tests/checkpoint tests/training tests/inspection \
+    $(addprefix tests/layers/test_,laws.py attention_layers.py recurrent_options.py) tests/core/test_core.py \
+    $(addprefix tests/test_,docs.py example.py language_model.py)
 test-newest:
 	@newer=$$(sh tools/newer_python.sh) || { echo "no Python of 3.12 or later: skipped"; exit 0; }; \
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(MAKE) test PYTHON=$$newer VENV=.venv-newest ARGS="$(NEWEST)"

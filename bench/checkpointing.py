@@ -41,12 +41,12 @@ def seconds_of(megabytes: int, rounds: int, folder: pathlib.Path) -> Seconds:
             subprocess.run(["cat", source], stdout=file, check=True)
             os.fsync(file.fileno())
 
-    checkpoints = training.Checkpoints(folder / "manager", keep=1)
+    checkpoints = training.CheckpointManager(folder / "manager", keep=1)
     candidates: dict[str, Callable[[], Any]] = {
         "cat and fsync": cat,
         "save_checkpoint": lambda: training.save_checkpoint(folder / "saved", tree, step=1),
         "copy to the host": lambda: [np.array(leaf) for leaf in tree.values()],
-        "Checkpoints.save": lambda: checkpoints.save(1, tree),
+        "CheckpointManager.save": lambda: checkpoints.save(1, tree),
     }
     seconds: Seconds = {name: [] for name in candidates}
     for turn in range(rounds + 1):
@@ -85,9 +85,9 @@ def write(budget: float, rounds: int, megabytes: int = 1000) -> Answer:
 def blocking(budget: float, rounds: int, megabytes: int = 1000) -> Answer:
     """How long training waits for a save, against a copy of the arrays to the host."""
     seconds, others = _saved(megabytes, min(rounds, SAVES))
-    ratio = _ratio(seconds, "Checkpoints.save", "copy to the host")
+    ratio = _ratio(seconds, "CheckpointManager.save", "copy to the host")
     question = f"checkpoint of {megabytes} MB: training blocked, over a copy to the host"
-    figure = f"{ratio:.2f}x ({_medians(seconds, 'Checkpoints.save', 'copy to the host')})"
+    figure = f"{ratio:.2f}x ({_medians(seconds, 'CheckpointManager.save', 'copy to the host')})"
     return Answer(question, figure, "1x", round(ratio, 2) <= 1, seconds, others)
 
 

@@ -119,7 +119,7 @@ class Fit:
         return {
             "progress": training.Progress(self.taken, console=terminal),
             "callbacks": [training.json_lines(folder / "log.jsonl")],
-            "checkpoints": training.Checkpoints(folder / "checkpoints"),
+            "checkpoints": training.CheckpointManager(folder / "checkpoints"),
             "checkpoint_every": SAVE_EVERY,
         }
 

@@ -82,7 +82,7 @@ def bits_of(model, text, every=1):
         return {"loss": costs.sum() / counts.sum(), "weight": counts.sum()}
 
     batches = training.Batches((seen[:, :-1], seen[:, CONTEXT:], counts), 32, last="keep")
-    return training.evaluation(model, measure, batches)
+    return training.make_evaluator(model, measure, batches)
 
 
 def train(job, text, folder):
@@ -100,7 +100,7 @@ def train(job, text, folder):
         log_every=max(job.steps // 100, 1),
         evaluate=bits_of(job.model, text.held_out, every=8),
         evaluate_every=max(job.steps // 10, 1),
-        checkpoints=training.Checkpoints(folder / "checkpoints"),
+        checkpoints=training.CheckpointManager(folder / "checkpoints"),
         checkpoint_every=max(job.steps // 10, 1),
         callbacks=[training.json_lines(folder / "log.jsonl")],
     )

@@ -1,13 +1,46 @@
 """jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them."""
 
 from . import core
-from .combinators import branch, parallel, serial
-from .compose import compose
-from .cost import flops
-from .errors import LayerError
-from .explain import Decision, Explanation, explain
-from .factory import factory
-from .layer import Layer
+from .base.constructors import (
+    Pair,
+    lift,
+    on_sequence,
+    out_spec,
+    stateless,
+    without_state,
+)
+from .base.errors import LayerError
+from .base.factory import factory
+from .base.layer import Layer
+from .base.paths import (
+    flatten,
+    rewrite,
+    select,
+    unflatten,
+    walk,
+)
+from .base.receptive_field import ReceptiveField
+from .base.scope import Scope
+from .base.sequence import Sequence
+from .base.sequence_mode import SequenceMode
+from .base.specs import spec
+from .base.step_pair import StepPair
+from .combinators.compose import compose
+from .combinators.merge import (
+    add,
+    average,
+    concat,
+    maximum,
+    minimum,
+    multiply,
+    residual,
+)
+from .combinators.serial import branch, parallel, serial
+from .combinators.stack import ensemble, remat, repeat
+from .combinators.time import bidirectional, each_step
+from .inspection.explain import Decision, Explanation, explain
+from .inspection.flops import flops
+from .inspection.summary import Summary, summary
 from .layers import (
     GRU,
     LSTM,
@@ -33,19 +66,7 @@ from .layers import (
     SelfAttention,
     SimpleRNN,
 )
-from .lifting import Pair, lift, on_sequence, out_spec, stateless, without_state
-from .masking import Takes
-from .merges import add, average, concat, maximum, minimum, multiply, residual
-from .namespace import Namespace
-from .over_time import bidirectional, each_step
-from .paths import flatten, rewrite, select, unflatten, walk
-from .reach import Reach
-from .sequence import Sequence
-from .specs import spec
-from .streaming import Streamed, causal, reach, stream
-from .streams import Stream
-from .summary import Summary, summary
-from .wrappers import ensemble, remat, repeat
+from .sequences.streaming import causal, receptive_field, stream
 
 __version__ = "0.1.0"
 
@@ -73,18 +94,17 @@ __all__ = [
     "LinearRecurrence",
     "MaxPool",
     "MinGRU",
-    "Namespace",
     "Pair",
     "RMSNorm",
-    "Reach",
+    "ReceptiveField",
     "Reshape",
+    "Scope",
     "SelfAttention",
     "Sequence",
+    "SequenceMode",
     "SimpleRNN",
-    "Stream",
-    "Streamed",
+    "StepPair",
     "Summary",
-    "Takes",
     "add",
     "average",
     "bidirectional",
@@ -106,7 +126,7 @@ __all__ = [
     "on_sequence",
     "out_spec",
     "parallel",
-    "reach",
+    "receptive_field",
     "remat",
     "repeat",
     "residual",

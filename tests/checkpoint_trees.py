@@ -16,7 +16,7 @@ def value(found):
 
 
 def filled_folder(folder):
-    with training.Checkpoints(folder) as checkpoints:
+    with training.CheckpointManager(folder) as checkpoints:
         for step in (100, 200, 300):
             checkpoints.save(step, tree(step), metrics={"loss": 1 / step})
     return checkpoints

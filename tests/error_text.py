@@ -45,6 +45,6 @@ def read(case: Case) -> None:
     for part in later:
         assert any(part in line for line in lines), text
     for line in lines:
-        assert re.match(r"  (layer|expected|got|try|before):| {4,}\S", line), text
+        assert re.match(r"  (layer|expected|got|hint|before):| {4,}\S", line), text
         assert line == line.rstrip(), text
         assert not line.startswith("  layer:") or re.search(r"  \(/.*\.py:\d+\)$", line), text

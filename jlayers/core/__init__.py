@@ -1,20 +1,25 @@
 """Numerics: functions on arrays that know nothing of ``Layer``."""
 
-from .attention import attention
-from .attention_cache import Cache, cached_attention
-from .attention_mask import alibi_slopes
-from .conv import conv
-from .conv_transpose import conv_transpose, transposed_padding
+from .attention.attention import attention
+from .attention.cache import Cache, cached_attention
+from .attention.mask import alibi_slopes
+from .attention.rotary import rotary, step_positions
+from .conv.conv import conv
+from .conv.transpose import conv_transpose, transposed_padding
 from .dense import dense
 from .dtypes import at_least_float32, lowest_of
-from .linear_recurrence import min_gru, rg_lru
 from .norm import batch_statistics, normalize, standardize, standardize_valid
-from .pool import avg_pool, global_max_pool, max_pool
-from .recurrent import gru, lstm, simple_rnn
-from .recurrent_cells import conv_lstm_cell, gru_cell, lstm_cell, simple_rnn_cell
-from .rope import rotary, step_positions
-from .stepwise import Course, stepwise
-from .time_window import SpreadWindow, TimeWindow
+from .pooling import avg_pool, global_max_pool, max_pool
+from .recurrent.cells import (
+    conv_lstm_cell,
+    gru_cell,
+    lstm_cell,
+    simple_rnn_cell,
+)
+from .recurrent.fused import gru, lstm, simple_rnn
+from .recurrent.linear import min_gru, rg_lru
+from .recurrent.stepwise import Course, stepwise
+from .time_windows import SpreadWindow, TimeWindow
 from .windows import explicit_padding
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from jax import lax
 
-from .derive import bilinear, product
+from .custom_gradient import bilinear, product
 from .dtypes import at_least_float32
 from .sharding import is_spread
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .derive import with_gradient
+from .custom_gradient import with_gradient
 from .dtypes import at_least_float32
 
 # Up to this square of mean / deviation, the difference of two means has a variance to 5 digits.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .derive import pullback
+from .custom_gradient import pullback
 
 Pads = str | Sequence[tuple[int, int]]
 # A side of a window that is longer is reduced by XLA: taken apart, the program would be as long.

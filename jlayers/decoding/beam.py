@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import checks
-from ..errors import LayerError, boundary
-from ..layer import Layer
-from ..specs import Params, State, show
+from ..base import arguments
+from ..base.errors import LayerError, public_api
+from ..base.layer import Layer
+from ..base.specs import Params, State, format_spec
 from .prompts import Writer, check_model, check_stop, checked, read
 
 
@@ -31,7 +31,7 @@ class Beams(NamedTuple):
     scores: jax.Array
 
 
-@boundary
+@public_api
 def beam_search(
     model: Layer,
     params: Params,
@@ -72,9 +72,9 @@ def beam_search(
     ((2, 3, 5), (2, 3))
     """
     check_model(model)
-    steps, beams = checks.positive("steps", steps), checks.positive("beams", beams)
-    stops, pad = check_stop(stop), checks.integer("pad", pad)
-    length_penalty = checks.number("length_penalty", length_penalty)
+    steps, beams = arguments.positive("steps", steps), arguments.positive("beams", beams)
+    stops, pad = check_stop(stop), arguments.integer("pad", pad)
+    length_penalty = arguments.number("length_penalty", length_penalty)
     writer = read(model, params, state, checked(prompt).ending_together(), steps, stops)
     rows = writer.last.shape[0]
     axes = _batch_axes(writer, rows)
@@ -149,7 +149,8 @@ def _batch_axes(writer: Writer, rows: int) -> Any:
         grown = [i for i, n in enumerate(few.shape) if many.shape[i] != n]
         if len(grown) > 1 or any(few.shape[i] != rows for i in grown):
             raise LayerError(
-                "a carry has no axis of its own for the batch", got=f"{show(few)}, {show(many)}"
+                "a carry has no axis of its own for the batch",
+                got=f"{format_spec(few)}, {format_spec(many)}",
             )
         return grown[0] if grown else -1
 

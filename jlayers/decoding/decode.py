@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import checks
-from ..errors import LayerError, boundary, doing
-from ..layer import Layer
-from ..sequence import Sequence
-from ..specs import Params, State, brief
+from ..base import arguments
+from ..base.errors import LayerError, calling_user_code, public_api
+from ..base.layer import Layer
+from ..base.sequence import Sequence
+from ..base.specs import Params, State, format_short
 from .prompts import Prompt, check_model, check_stop, checked, read
 from .sampling import Choose, greedy
 
 
-@boundary
+@public_api
 def decode(
     model: Layer,
     params: Params,
@@ -36,13 +36,13 @@ def decode(
     compile or to shard it yourself, and for a choice of your own.
 
     Args:
-      model: causal, from ids (batch, steps) to logits (batch, steps, vocabulary).
+      model: causal, from ids (batch, steps) to logits (batch, steps, num_embeddings).
       params, state: the model's own.
       prompt: ints (batch, steps), or a ``Sequence`` of them. What a row gives is what it gives
         alone, however long the others are. A row without a valid step, where that is not known
         before it runs, gives something without meaning.
       steps: how many ids are written at most.
-      choose: ``choose(logits, key) -> id`` for the logits (vocabulary,) of one row, float32 at
+      choose: ``choose(logits, key) -> id`` for the logits (num_embeddings,) of one row, float32 at
         least: ``greedy``, a ``sampler(...)``, or your own.
       key: for a ``choose`` that draws; a row's draw is from the key with the number of the step
         and then that of the row folded in, so that it does not depend on other rows.
@@ -81,9 +81,13 @@ def written(
 ) -> Sequence:
     """``decode`` of a prompt that has been checked."""
     check_model(model)
-    steps, pad, stop = checks.positive("steps", steps), checks.integer("pad", pad), check_stop(stop)
+    steps, pad, stop = (
+        arguments.positive("steps", steps),
+        arguments.integer("pad", pad),
+        check_stop(stop),
+    )
     if key is not None:
-        checks.typed_key(key)
+        arguments.typed_key(key)
     writer = read(model, params, state, prompt.ending_together(), steps, stop)
     rows = writer.last.shape[0]
 
@@ -120,10 +124,10 @@ def written(
 
 
 def _chosen(choose: Choose, logits: jax.Array, keys: Any) -> jax.Array:
-    with doing("choose"):
+    with calling_user_code("choose"):
         chosen = jax.vmap(choose)(logits, keys)
     fits = hasattr(chosen, "shape") and chosen.shape == logits.shape[:1]
     if not fits or not jnp.issubdtype(chosen.dtype, jnp.integer):
         expected = f"int[{len(logits)}] of {len(logits)} rows"
-        raise LayerError("choose gives no ids", expected=expected, got=brief(chosen))
+        raise LayerError("choose gives no ids", expected=expected, got=format_short(chosen))
     return chosen.astype(jnp.int32)

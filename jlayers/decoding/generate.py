@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from .. import checks
-from ..errors import LayerError, boundary
-from ..layer import Layer
-from ..sequence import Sequence
-from ..specs import Params, State
+from ..base import arguments
+from ..base.errors import LayerError, public_api
+from ..base.layer import Layer
+from ..base.sequence import Sequence
+from ..base.specs import Params, State
 from .decode import written
 from .prompts import Prompt, bucket, check_ids, check_model, check_stop, checked
 from .sampling import check_settings, sampler
@@ -20,7 +20,7 @@ from .sampling import check_settings, sampler
 _PROGRAMS: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
 
-@boundary
+@public_api
 def generate(
     model: Layer,
     params: Params,
@@ -75,14 +75,14 @@ def generate(
     buckets = None if buckets is None else tuple(buckets)
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if isinstance(value, jax.core.Tracer):
-            raise LayerError(f"{name} is traced", mend="decode(..., sampler(...)) inside jit")
+            raise LayerError(f"{name} is traced", hint="decode(..., sampler(...)) inside jit")
     check_settings(temperature, top_k, top_p)
     found = checked(prompt)
     draws = temperature != 0
     if draws and key is None:
-        raise LayerError(f"temperature {temperature} needs a key", mend="key=jax.random.key(0)")
+        raise LayerError(f"temperature {temperature} needs a key", hint="key=jax.random.key(0)")
     if key is not None:
-        checks.typed_key(key)
+        arguments.typed_key(key)
     length = bucket(found.ids.shape[1], buckets)
     pads = buckets is None or bool(buckets)
     if pads:
@@ -95,10 +95,10 @@ def generate(
         found,
         key if draws else None,
         {name: value for name, value in numbers.items() if draws and value is not None},
-        steps=checks.positive("steps", steps),
+        steps=arguments.positive("steps", steps),
         top_k=top_k if draws else None,
         stop=check_stop(stop),
-        pad=checks.integer("pad", pad),
+        pad=arguments.integer("pad", pad),
     )
 
 

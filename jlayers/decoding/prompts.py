@@ -10,13 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks, core
-from ..errors import LayerError
-from ..layer import Layer
-from ..lifting import out_spec
-from ..sequence import Sequence
-from ..specs import Params, State, brief, show, spec
-from ..streaming import stream
+from .. import core
+from ..base import arguments
+from ..base.constructors import out_spec
+from ..base.errors import LayerError
+from ..base.layer import Layer
+from ..base.sequence import Sequence
+from ..base.specs import (
+    Params,
+    State,
+    format_short,
+    format_spec,
+    spec,
+)
+from ..sequences.streaming import stream
 
 Ids = Any  # bools and ints of numpy or of JAX: nothing is compiled to look at a prompt
 
@@ -63,19 +70,19 @@ def checked(prompt: Any) -> Prompt:
         except ValueError:
             ids = np.asarray(None)
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        mend = "jl.Sequence.from_rows(rows) for rows of different lengths"
+        hint = "jl.Sequence.from_rows(rows) for rows of different lengths"
         if ids.ndim == 1:
-            mend = "prompt[None] for a batch of one"
+            hint = "prompt[None] for a batch of one"
         elif ids.ndim == 2 and ids.dtype != object:
-            mend = "prompt.astype(jnp.int32)"
+            hint = "prompt.astype(jnp.int32)"
         raise LayerError(
             "the prompt is no batch of ids",
             expected="int[batch, steps], or a Sequence of them",
-            got=brief(prompt),
-            mend=mend,
+            got=format_short(prompt),
+            hint=hint,
         )
     if ids.shape[1] == 0:
-        raise LayerError("the prompt is empty", got=show(ids), mend=_FIRST)
+        raise LayerError("the prompt is empty", got=format_spec(ids), hint=_FIRST)
     found = Prompt(ids, mask)
     if found.known:
         _check_values(found)
@@ -89,12 +96,14 @@ def _check_values(prompt: Prompt) -> None:
     ids, mask = np.asarray(prompt.ids), _valid(prompt)
     if not mask.any(1).all():
         row = int(np.argmin(mask.any(1)))
-        raise LayerError(f"row {row} of the prompt is empty", got=brief(prompt.ids), mend=_FIRST)
+        raise LayerError(
+            f"row {row} of the prompt is empty", got=format_short(prompt.ids), hint=_FIRST
+        )
     if (ids[mask] < 0).any():
         raise LayerError(
             "the prompt holds negative ids",
-            got=brief(prompt.ids),
-            mend="jl.Sequence(ids, mask) says what is padding",
+            got=format_short(prompt.ids),
+            hint="jl.Sequence(ids, mask) says what is padding",
         )
 
 
@@ -105,7 +114,7 @@ class Writer(NamedTuple):
       carry: what it remembers.
       last: int32 (batch,), the last ids.
       advance: ``advance(carry, ids) -> (logits, carry)`` for the ids (rows,) of one step; the
-        logits are (rows, vocabulary), float32 at least.
+        logits are (rows, num_embeddings), float32 at least.
       start: ``start(rows)``, the carry before the first step of so many rows.
     """
 
@@ -163,8 +172,8 @@ def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
     if not fits or not jnp.issubdtype(y.dtype, jnp.floating):
         raise LayerError(
             "the model gives no logits",
-            expected=f"floating[{rows}, {length}, vocabulary] for ids int32[{rows}, {length}]",
-            got=show(y),
+            expected=f"floating[{rows}, {length}, num_embeddings] for ids int32[{rows}, {length}]",
+            got=format_spec(y),
         )
     if prompt.known and (np.asarray(ids)[_valid(prompt)] >= y.shape[2]).any():
         raise LayerError(
@@ -187,7 +196,7 @@ def _valid(prompt: Prompt) -> np.ndarray:
 
 def check_model(model: Any) -> None:
     if not isinstance(model, Layer):
-        raise LayerError("model is no layer", got=brief(model), mend="jl.lift(model)")
+        raise LayerError("model is no layer", got=format_short(model), hint="jl.lift(model)")
 
 
 def check_stop(stop: Any) -> tuple[int, ...]:
@@ -195,7 +204,7 @@ def check_stop(stop: Any) -> tuple[int, ...]:
     if stop is None:
         return ()
     many = stop if isinstance(stop, tuple | list) else (stop,)
-    return tuple(checks.integer("stop", value) for value in many)
+    return tuple(arguments.integer("stop", value) for value in many)
 
 
 def bucket(length: int, buckets: Many[int] | None) -> int:
@@ -207,10 +216,12 @@ def bucket(length: int, buckets: Many[int] | None) -> int:
     if buckets is None:
         # The last ids go in by themselves: what goes in before is a power of two.
         return length if length == 1 else 1 + (1 << (length - 2).bit_length())
-    sizes = sorted(checks.positive("a bucket", size) for size in buckets)
+    sizes = sorted(arguments.positive("a bucket", size) for size in buckets)
     if not sizes:
         return length
     for size in sizes:
         if size >= length:
             return size
-    raise LayerError(f"a prompt of {length} steps does not fit into the buckets", got=brief(sizes))
+    raise LayerError(
+        f"a prompt of {length} steps does not fit into the buckets", got=format_short(sizes)
+    )

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import checks, core
-from ..errors import LayerError, boundary
-from ..specs import brief
+from .. import core
+from ..base import arguments
+from ..base.errors import LayerError, public_api
+from ..base.specs import format_short
 
 Choose = Callable[[jax.Array, Any], jax.Array]
 
@@ -20,7 +21,7 @@ def greedy(logits: jax.Array, key: Any = None) -> jax.Array:
     """The likeliest id; of several the lowest.
 
     Args:
-      logits: floats (..., vocabulary).
+      logits: floats (..., num_embeddings).
       key: not used.
 
     Returns:
@@ -49,7 +50,7 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
     """The ``k`` largest logits, ``-inf`` for the others (Fan et al., 2018, arXiv:1805.04833).
 
     Args:
-      logits: floats (..., vocabulary).
+      logits: floats (..., num_embeddings).
       k: how many stay; of equal ones those of lower ids.
 
     >>> import jax.numpy as jnp
@@ -67,7 +68,7 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     They are as few as reach it, and at least one (Holtzman et al., 2020, arXiv:1904.09751).
 
     Args:
-      logits: floats (..., vocabulary).
+      logits: floats (..., num_embeddings).
       p: more than 0, at most 1.
 
     >>> import jax.numpy as jnp
@@ -83,7 +84,7 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     return _only(logits, places, (before < p) | (p >= 1))
 
 
-@boundary
+@public_api
 def sampler(
     temperature: float | jax.Array = 1.0,
     top_k: int | None = None,
@@ -96,7 +97,7 @@ def sampler(
       top_k, top_p: see the functions of these names; None for no such filter.
 
     Args of the result:
-      logits: floats (vocabulary,).
+      logits: floats (num_embeddings,).
       key: a typed key.
 
     Raises:
@@ -115,7 +116,7 @@ def sampler(
 
     def choose(logits: jax.Array, key: Any) -> jax.Array:
         if key is None:
-            raise LayerError("draws ids, and has no key", mend="key=jax.random.key(0)")
+            raise LayerError("draws ids, and has no key", hint="key=jax.random.key(0)")
         for name, value in settings.items():
             if value is not None:
                 logits = _FILTERS[name](logits, value)
@@ -133,13 +134,13 @@ _FILTERS: dict[str, Callable[..., jax.Array]] = {
 
 def check_settings(temperature: Any, top_k: Any, top_p: Any) -> None:
     if not isinstance(temperature, jax.core.Tracer):
-        checks.number("temperature", _number(temperature))
+        arguments.number("temperature", _number(temperature))
     if top_k is not None:
-        checks.positive("top_k", top_k)
+        arguments.positive("top_k", top_k)
     if top_p is not None and not isinstance(top_p, jax.core.Tracer):
-        most = checks.number("top_p", _number(top_p))
+        most = arguments.number("top_p", _number(top_p))
         if not 0 < most <= 1:
-            raise LayerError(f"top_p must be more than 0 and at most 1, got {brief(top_p)}")
+            raise LayerError(f"top_p must be more than 0 and at most 1, got {format_short(top_p)}")
 
 
 def _number(value: Any) -> Any:

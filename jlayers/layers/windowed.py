@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..base.errors import LayerError
+from ..base.layer import Layer
+from ..base.receptive_field import ReceptiveField
+from ..base.sequence import join, split
+from ..base.sequence_mode import SequenceMode
+from ..base.specs import Params, State, format_spec
+from ..base.step_pair import Carry, StepPair, of_step
 from ..core import SpreadWindow, TimeWindow
-from ..errors import LayerError
-from ..layer import Layer
-from ..masking import Takes
-from ..reach import Reach
-from ..sequence import join, split
-from ..specs import Params, State, show
-from ..streams import Carry, Stream, of_step
 
 
 class Windowed(NamedTuple):
@@ -61,7 +61,8 @@ def windowed(init: Callable[[Any, Any], Params], how: Windowed) -> Layer:
         if values.shape[1] % window.stride:
             raise LayerError(
                 f"a block of {values.shape[1]} steps is no multiple of the stride {window.stride}",
-                mend="blocks of a multiple of the model's stride: jl.reach(model, x).stride",
+                hint="blocks of a multiple of the model's stride: "
+                "jl.receptive_field(model, x).stride",
             )
         if not window.context:
             return _masked(how, values, mask, how.run(params, values, mask, True)), {}
@@ -77,8 +78,8 @@ def windowed(init: Callable[[Any, Any], Params], how: Windowed) -> Layer:
     return Layer(
         lambda key, x: (init(key, x), {}),
         of_step(step),
-        takes=Takes("own", functools.partial(_reach, how)),
-        stream=Stream(start, step),
+        sequence_mode=SequenceMode("whole", functools.partial(_receptive_field, how)),
+        stream=StepPair(start, step),
     )
 
 
@@ -91,16 +92,16 @@ def _causal(how: Windowed, x: Any) -> TimeWindow:
     if not isinstance(window, TimeWindow) or not window.causal:
         raise LayerError(
             "cannot be streamed: its windows reach later steps",
-            got=show(x),
-            mend="padding='CAUSAL'",
+            got=format_spec(x),
+            hint="padding='CAUSAL'",
         )
     return window
 
 
-def _reach(how: Windowed, x: Any) -> Reach:
+def _receptive_field(how: Windowed, x: Any) -> ReceptiveField:
     window = how.window(x)
     before, after = window.low, window.extent - 1 - window.low
     if isinstance(window, TimeWindow):
-        return Reach(window.stride, before, after)
+        return ReceptiveField(window.stride, before, after)
     one = Fraction(1, window.stride)
-    return Reach().then(Reach(one, one * before, one * after))
+    return ReceptiveField().compose(ReceptiveField(one, one * before, one * after))

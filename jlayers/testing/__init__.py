@@ -1,6 +1,7 @@
-"""check_layer: the contract as code, for jlayers' own layers and for anybody's."""
+"""The contract as code, for jlayers' own layers and for anybody's."""
 
 from .laws import check_layer
+from .resume import ResumeReport, check_resume
 from .sequences import check_sequence
 
-__all__ = ["check_layer", "check_sequence"]
+__all__ = ["ResumeReport", "check_layer", "check_resume", "check_sequence"]

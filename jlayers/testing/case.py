@@ -8,8 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..layer import Layer
-from ..specs import PyTree, path_text, placeholders, show, specs_of
+from ..base.layer import Layer
+from ..base.specs import (
+    PyTree,
+    format_spec,
+    path_text,
+    placeholders,
+    specs_of,
+)
 
 
 class Case:
@@ -37,14 +43,18 @@ class Case:
     def same(self, law: int, text: str, got: PyTree, expected: PyTree, **tolerance: Any) -> None:
         if jax.tree.structure(got) != jax.tree.structure(expected):  # type: ignore[operator]
             self.fail(
-                law, f"{text}: structure {show(specs_of(got))}, not {show(specs_of(expected))}"
+                law,
+                f"{text}: structure {format_spec(specs_of(got))}, "
+                f"not {format_spec(specs_of(expected))}",
             )
         for (path, a), b in zip(
             jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True
         ):
             where = f"{text} {path_text(path)}".strip()
             if a.dtype != b.dtype or a.shape != b.shape:
-                self.fail(law, f"{where}: {show(specs_of(a))}, not {show(specs_of(b))}")
+                self.fail(
+                    law, f"{where}: {format_spec(specs_of(a))}, not {format_spec(specs_of(b))}"
+                )
             try:
                 np.testing.assert_allclose(_numbers(a), _numbers(b), **tolerance)
             except AssertionError as error:

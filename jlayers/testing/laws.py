@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..errors import LayerError
-from ..lifting import lift, out_spec
-from ..naming import child_key
-from ..specs import PyTree, show, specs_of
-from ..trace import trace
+from ..base.constructors import lift, out_spec
+from ..base.errors import LayerError
+from ..base.naming import child_key
+from ..base.specs import PyTree, format_spec, specs_of
+from ..base.tracing import trace
 from .case import (
     Case,
     as_float,
@@ -130,7 +130,11 @@ def _law_2_trees(case: Case) -> None:
 def _law_3_state(case: Case) -> None:
     _, trained = case.apply(case.params, case.x, True)
     if specs_of(trained) != specs_of(case.state):
-        case.fail(3, f"state becomes {show(specs_of(trained))}, was {show(specs_of(case.state))}")
+        case.fail(
+            3,
+            f"state becomes {format_spec(specs_of(trained))}, "
+            f"was {format_spec(specs_of(case.state))}",
+        )
     _, kept = case.apply(case.params, case.x, False, trained)
     case.same(3, "state out of training", kept, trained, rtol=0)
 

@@ -9,12 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import LayerError
-from ..lifting import out_spec
-from ..masking import without_masks
-from ..sequence import Sequence, is_sequence, sequences_in
-from ..specs import PyTree, path_text, show, specs_of
-from ..streaming import stream
+from ..base.constructors import out_spec
+from ..base.errors import LayerError
+from ..base.sequence import Sequence, is_sequence, sequences_in
+from ..base.sequence_mode import without_masks
+from ..base.specs import (
+    PyTree,
+    format_spec,
+    path_text,
+    specs_of,
+)
+from ..sequences.streaming import stream
 from .case import as_float, floats_of, values_for, with_floats
 
 
@@ -26,7 +31,7 @@ class SequenceCase:
         self.x = as_float(values_for(without_masks(x)), jnp.float64)
         leads = {leaf.shape[:2] for leaf in jax.tree.leaves(self.x)}
         if len(leads) != 1 or len(next(iter(leads))) != 2:
-            raise LayerError("takes an input (batch, time, ...)", got=show(specs_of(x)))
+            raise LayerError("takes an input (batch, time, ...)", got=format_spec(specs_of(x)))
         (self.lead,) = leads
         key = jax.random.key(5)
         params, state = layer.init(key, self.x)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import LayerError
-from ..lifting import lift
-from ..merges import concatenate
-from ..sequence import is_sequence, sequences_in
-from ..specs import PyTree, show, specs_of
-from ..streaming import reach as reach_of
-from ..streaming import stream
+from ..base.constructors import lift
+from ..base.errors import LayerError
+from ..base.sequence import is_sequence, sequences_in
+from ..base.specs import PyTree, format_spec, specs_of
+from ..combinators.merge import concatenate
+from ..sequences.streaming import receptive_field as receptive_field_of
+from ..sequences.streaming import stream
 from .case import other_than
 from .sequence_case import SequenceCase, numbers, valid_of
 
@@ -155,7 +155,9 @@ def _blocks(case: SequenceCase) -> None:
         def advance(carry: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
             y, carry = step(params, case.state, carry, part)
             if specs_of(carry) != fixed:
-                case.fail(f"the carry changes: {show(fixed)} became {show(specs_of(carry))}")
+                case.fail(
+                    f"the carry changes: {format_spec(fixed)} became {format_spec(specs_of(carry))}"
+                )
             return carry, y
 
         if len(set(sizes)) == 1:
@@ -183,7 +185,7 @@ def _blocks(case: SequenceCase) -> None:
 
 def _reported(case: SequenceCase) -> None:
     try:
-        reach = reach_of(case.layer, case.x)
+        receptive_field = receptive_field_of(case.layer, case.x)
     except LayerError as error:
         if "not one sequence" not in error.problem:
             raise
@@ -216,10 +218,15 @@ def _reported(case: SequenceCase) -> None:
             apart = np.abs(numbers(y) - numbers(base)) > 1e-12
             seen[:, at] |= apart.reshape(batch, count, -1).any((0, 2))
     outputs, inputs = np.nonzero(seen)
-    distance = float(reach.stride) * outputs - inputs
+    distance = float(receptive_field.stride) * outputs - inputs
     for name, measured, most, room in (
-        ("past", distance.max(initial=0), reach.past, float(reach.stride) * (count - 1)),
-        ("future", (-distance).max(initial=0), reach.future, steps - 1),
+        (
+            "past",
+            distance.max(initial=0),
+            receptive_field.lookback,
+            float(receptive_field.stride) * (count - 1),
+        ),
+        ("future", (-distance).max(initial=0), receptive_field.lookahead, steps - 1),
     ):
         if measured > max(most, 0) + _EXACT:
             case.fail(f"an output sees {measured} steps of the {name}, and {most} are reported")

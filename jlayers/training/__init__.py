@@ -1,9 +1,9 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
-from .checkpoints.checkpoint import save_checkpoint
-from .checkpoints.folder import Checkpoints
-from .checkpoints.manifest import Manifest
-from .checkpoints.restore import (
+from ..checkpoint.manager import CheckpointManager
+from ..checkpoint.manifest import Manifest
+from ..checkpoint.plan import RestorePlan
+from ..checkpoint.restore import (
     DamagedCheckpointError,
     Restored,
     read_arrays,
@@ -11,35 +11,34 @@ from .checkpoints.restore import (
     read_manifest,
     restore_plan,
 )
-from .checkpoints.restoring_plan import RestorePlan
-from .data.batches import Batches
-from .data.prefetch import prefetch
-from .data.sources import source
-from .data.stacking import stacked
-from .diagnosis.compiles import CompileWatch, watched
-from .diagnosis.non_finite import find_non_finite
-from .diagnosis.non_finite_text import NonFinite
-from .logs.curve import learning_curve
-from .logs.json_lines import json_lines, read_json_lines
-from .logs.progress import Progress
-from .logs.tensorboard import tensorboard
+from ..checkpoint.save import save_checkpoint
+from ..data.batches import Batches
+from ..data.prefetch import prefetch
+from ..data.source import as_source
+from ..data.stacking import stack_batches
+from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
+from ..inspection.nonfinite.find import find_non_finite
+from ..inspection.nonfinite.report import NonFinite
+from .evaluate import make_evaluator
 from .loop.early_stopping import EarlyStopping
-from .loop.fit import Fitted, fit
+from .loop.fit import FitResult, fit
 from .loop.trouble import NonFiniteError
-from .loop.verify import Resumption, verify_resume
+from .loss_scale import LossScale, ScaleState
 from .record import Record
-from .steps.evaluate import evaluation
-from .steps.loss_scale import LossScale, ScaleState
-from .steps.step import TrainStep, compiled, train_step
-from .steps.train_state import TrainState, averaged, train_state
+from .state import TrainState, ema_params, train_state
+from .step import TrainStep, compiled, train_step
+from .writers.curve import learning_curve
+from .writers.jsonl import json_lines, read_json_lines
+from .writers.progress import Progress
+from .writers.tensorboard import tensorboard
 
 __all__ = [
     "Batches",
-    "Checkpoints",
+    "CheckpointManager",
     "CompileWatch",
     "DamagedCheckpointError",
     "EarlyStopping",
-    "Fitted",
+    "FitResult",
     "LossScale",
     "Manifest",
     "NonFinite",
@@ -48,17 +47,18 @@ __all__ = [
     "Record",
     "RestorePlan",
     "Restored",
-    "Resumption",
     "ScaleState",
     "TrainState",
     "TrainStep",
-    "averaged",
+    "as_source",
     "compiled",
-    "evaluation",
+    "ema_params",
     "find_non_finite",
     "fit",
+    "jit_reporting_recompiles",
     "json_lines",
     "learning_curve",
+    "make_evaluator",
     "prefetch",
     "read_arrays",
     "read_checkpoint",
@@ -66,11 +66,8 @@ __all__ = [
     "read_manifest",
     "restore_plan",
     "save_checkpoint",
-    "source",
-    "stacked",
+    "stack_batches",
     "tensorboard",
     "train_state",
     "train_step",
-    "verify_resume",
-    "watched",
 ]

@@ -14,11 +14,11 @@ class Record(NamedTuple):
       metrics: means over the steps since the last record, by name; what an evaluation gave goes by
         "eval/..." and is there only where there was one.
       seconds: since the loop began, in this process.
-      rate: steps a second since the last record.
+      steps_per_second: since the last record.
     """
 
     step: int
     epoch: int
     metrics: dict[str, float]
     seconds: float
-    rate: float
+    steps_per_second: float

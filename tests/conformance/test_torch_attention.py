@@ -1,10 +1,10 @@
 """Attention against PyTorch, in float64: values and gradients, the same weights."""
 
-import convert
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import convert
 
 import jlayers as jl
 

@@ -57,27 +57,27 @@ def labels_of(items):
 @pytest.mark.parametrize("kind", LOADERS)
 def test_every_position_resumes_exactly(kind):
     loader, fresh = LOADERS[kind](), LOADERS[kind]()
-    source = training.source(loader)
+    source = training.as_source(loader)
     whole, positions = labels_of(source.read(epochs=2))
     assert positions == [[0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [2, 0]]
     assert (whole[:3] == whole[3:]) == (kind == "in order")
     # A fresh loader, as in a new process, and one that was read before.
     for i, again in itertools.product(range(7), (fresh, loader)):
         position = json.loads(json.dumps([source.start, *positions][i]))
-        rest = training.source(again).read(position, epochs=2)
+        rest = training.as_source(again).read(position, epochs=2)
         assert labels_of(rest) == (whole[i:], positions[i:])
 
 
 def test_workers_change_nothing():
     options = {"num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True}
     loader = data.DataLoader(ROWS, 4, shuffle=True, generator=seeded(), **options)
-    alone = training.source(LOADERS["shuffled"]()).read([0, 1], epochs=3)
-    assert labels_of(training.source(loader).read([0, 1], epochs=3)) == labels_of(alone)
+    alone = training.as_source(LOADERS["shuffled"]()).read([0, 1], epochs=3)
+    assert labels_of(training.as_source(loader).read([0, 1], epochs=3)) == labels_of(alone)
 
 
 def test_a_read_that_stops_leaves_the_seed_as_it_was():
     loader = LOADERS["shuffled"]()
-    reading = training.source(loader).read([1, 0])
+    reading = training.as_source(loader).read([1, 0])
     next(reading)
     reading.close()
     assert loader.generator.initial_seed() == 4
@@ -85,7 +85,7 @@ def test_a_read_that_stops_leaves_the_seed_as_it_was():
 
 def test_tensors_become_arrays_on_the_same_memory():
     rows = [{"x": X[:4], "half": X[:4].bfloat16(), "name": "a"}]
-    ((batch, _),) = training.source(data.DataLoader(rows, batch_size=None)).read(epochs=1)
+    ((batch, _),) = training.as_source(data.DataLoader(rows, batch_size=None)).read(epochs=1)
     np.testing.assert_array_equal(batch["x"], X[:4].numpy())
     assert batch["half"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(batch["half"].astype(np.float32), X[:4].numpy())
@@ -100,9 +100,10 @@ def test_an_order_that_cannot_be_resumed_is_refused():
         data.DataLoader(ROWS, batch_sampler=data.BatchSampler(data.RandomSampler(ROWS), 4, True)),
     ):
         with pytest.raises(jl.LayerError) as caught:
-            training.source(loader)
+            training.as_source(loader)
         assert str(caught.value).splitlines() == [
-            "source: the DataLoader shuffles by PyTorch's global generator, and cannot be resumed",
+            "as_source: the DataLoader shuffles by PyTorch's global generator, "
+            "and cannot be resumed",
             "  expected: an order that is a function of a seed and the epoch",
-            "  try:      generator=torch.Generator().manual_seed(0), for a sampler of your own too",
+            "  hint:     generator=torch.Generator().manual_seed(0), for a sampler of your own too",
         ]

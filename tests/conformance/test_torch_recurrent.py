@@ -1,9 +1,9 @@
 """Recurrent layers on rows of different lengths against PyTorch's packed sequences, in float64."""
 
-import convert
 import jax
 import numpy as np
 import pytest
+from oracles import convert
 
 import jlayers as jl
 
@@ -107,7 +107,7 @@ def test_layers_on_layers():
     }
     layer = jl.serial(
         below=jl.bidirectional(jl.LSTM(3)),
-        dropout=jl.Dropout(0.5, same_over_time=True),
+        dropout=jl.Dropout(0.5, shared_over_time=True),
         above=jl.bidirectional(jl.LSTM(3)),
     )
     check(module, layer, lambda w: {name: f(w) for name, f in parts.items()}, outputs)

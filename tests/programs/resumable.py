@@ -50,7 +50,7 @@ if __name__ == "__main__":
     options.add_argument("folder")
     options.add_argument("--steps", type=int, default=10**9)
     given = options.parse_args()
-    with training.Checkpoints(given.folder, keep=None) as checkpoints:
+    with training.CheckpointManager(given.folder, keep=None) as checkpoints:
         fitted = training.fit(
             **exact(),
             steps=given.steps,

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlayers import LayerError, training
-from jlayers.training.checkpoints.manifest import _checksum as checksum_of
+from jlayers.checkpoint.manifest import _checksum as checksum_of
 
 from . import run_program
 from .resident import peak, reset_peak

@@ -68,7 +68,7 @@ def program(name: str, folder: pathlib.Path, steps: int) -> None:
     """Trains to the end, from the newest checkpoint if there is one; any warning is an error."""
     warnings.simplefilter("error")
     arguments = PROGRAMS[name]()
-    with training.Checkpoints(folder / CHECKPOINTS) as checkpoints:
+    with training.CheckpointManager(folder / CHECKPOINTS) as checkpoints:
         with open(folder / RESUMED, "a") as file:
             print(checkpoints.latest() or 0, file=file)
         training.fit(
@@ -119,7 +119,7 @@ def outcome(folder: pathlib.Path) -> tuple[dict[str, Any], Any]:
     records = training.read_json_lines(folder / LOG)
     history = [training.Record(*row) for row in manifest.history]
     timeless = [
-        [row._replace(seconds=0.0, rate=0.0) for row in rows] for rows in (records, history)
+        [row._replace(seconds=0.0, steps_per_second=0.0) for row in rows] for rows in (records, history)
     ]
     described = (manifest.step, manifest.position, manifest.extra, timeless)
     return training.read_arrays(newest), described

@@ -20,8 +20,8 @@ from bench.frameworks.optax_step import cross_entropy
 from bench.training_loop import BATCH, TX, Bare, Fit, Size, bare_step, batches, model_of
 from jlayers import training
 from jlayers.training.loop.flat import form_of
+from jlayers.training.loop.metrics import start_tally
 from jlayers.training.loop.program import program_of
-from jlayers.training.loop.tally import start_tally
 
 from . import run_program
 from .resident import peak, reset_peak

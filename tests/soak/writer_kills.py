@@ -30,7 +30,7 @@ def content(step: int) -> dict[str, Any]:
 
 def write_until_killed(folder: pathlib.Path, pipe: int) -> None:
     """Continues from the latest checkpoint; the pipe gets each step that was written."""
-    with training.Checkpoints(folder, keep=3, best=1) as checkpoints:
+    with training.CheckpointManager(folder, keep=3, best=1) as checkpoints:
         step = checkpoints.latest() or 0
         if step:
             # As a training program would: what the last writer left must be intact.
@@ -92,7 +92,7 @@ def run(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
         for path in folder.glob("step_*"):
             assert_intact(path, int(path.name[5:]))
             checked += 1
-        latest = training.Checkpoints(folder).latest() or 0
+        latest = training.CheckpointManager(folder).latest() or 0
         assert latest >= written >= last, (latest, written, last)
         assert not list(folder.glob(".step_*"))
         last = written

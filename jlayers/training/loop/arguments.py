@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..checkpoints.folder import Checkpoints
-from ..data.positions import Source
-from ..steps.step import Step
+from ...checkpoint.manager import CheckpointManager
+from ...data.positions import Source
+from ..step import Step
 
 
 class Arguments(NamedTuple):
@@ -21,7 +21,7 @@ class Arguments(NamedTuple):
     log_every: int
     evaluate: Callable[[Any], dict[str, Any]] | None
     evaluate_every: int
-    checkpoints: Checkpoints | None
+    checkpoints: CheckpointManager | None
     checkpoint_every: int
     non_finite: str
     max_compiles: int | None

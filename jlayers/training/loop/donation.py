@@ -7,8 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...errors import LayerError, warn
-from ...specs import PyTree, path_text, show, specs_of
+from ...base.errors import LayerError, warn
+from ...base.specs import (
+    PyTree,
+    format_spec,
+    path_text,
+    specs_of,
+)
 
 
 def check_apart(tree: PyTree) -> None:
@@ -21,7 +26,7 @@ def check_apart(tree: PyTree) -> None:
                 raise LayerError(
                     f"{seen[address]!r} and {own!r} of the run are one array",
                     expected="each leaf in memory of its own, which is donated",
-                    mend="jnp.copy of one of them",
+                    hint="jnp.copy of one of them",
                 )
             seen[address] = own
 
@@ -41,7 +46,7 @@ class Donation:
     def verify(self, tree: PyTree) -> None:
         """Warns of the arrays of the next tree that stand in memory of their own."""
         own = [
-            f"  {path_text(path)}: {show(specs_of(leaf))}"
+            f"  {path_text(path)}: {format_spec(specs_of(leaf))}"
             for path, leaf in jax.tree.leaves_with_path(tree)
             if self._addresses and not self._addresses.issuperset(_addresses(leaf))
         ]

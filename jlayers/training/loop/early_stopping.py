@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import brief
+from ...base import arguments
+from ...base.errors import LayerError, public_api
+from ...base.specs import format_short
 from ..record import Record
 
 _EVAL = "eval/"
@@ -63,20 +63,20 @@ class EarlyStopping:
     min_delta: float = 0.0
     mode: str = "min"
 
-    @boundary
+    @public_api
     def __post_init__(self) -> None:
         try:
             if not isinstance(self.metric, str) or not self.metric:
-                raise LayerError(f"metric must be a metric's name, got {brief(self.metric)}")
-            checks.positive("patience", self.patience)
-            checks.number("min_delta", self.min_delta)
+                raise LayerError(f"metric must be a metric's name, got {format_short(self.metric)}")
+            arguments.positive("patience", self.patience)
+            arguments.number("min_delta", self.min_delta)
             if self.mode not in ("min", "max"):
-                raise LayerError(f"mode must be 'min' or 'max', got {brief(self.mode)}")
+                raise LayerError(f"mode must be 'min' or 'max', got {format_short(self.mode)}")
         except LayerError as error:
-            error.blame("EarlyStopping")
+            error.attribute_to("EarlyStopping")
             raise
 
-    @boundary
+    @public_api
     def should_stop(self, records: Iterable[Record]) -> bool:
         """Whether to stop after the last of these records.
 
@@ -121,5 +121,5 @@ class EarlyStopping:
             f"EarlyStopping waits for {self.metric!r}, a metric that there is not",
             expected="one of " + ", ".join(map(repr, sorted(names))),
             got=repr(self.metric),
-            mend=f"EarlyStopping({same!r}, ...)" if same in names else None,
+            hint=f"EarlyStopping({same!r}, ...)" if same in names else None,
         )

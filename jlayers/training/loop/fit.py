@@ -9,19 +9,19 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from ... import checks
-from ...errors import LayerError, boundary
-from ...specs import brief
-from ..checkpoints.folder import Checkpoints
-from ..data.positions import Position
-from ..data.sources import source
-from ..logs.progress import Progress
+from ...base import arguments
+from ...base.errors import LayerError, public_api
+from ...base.specs import format_short
+from ...checkpoint.manager import CheckpointManager
+from ...data.positions import Position
+from ...data.source import as_source
 from ..record import Record
-from ..steps.step import Step, TrainStep
+from ..step import Step, TrainStep
+from ..writers.progress import Progress
 from .arguments import Arguments
 from .early_stopping import EarlyStopping
 from .ledger import Ledger
-from .running import Loop
+from .loop import Loop
 
 Callback = Callable[[Record], Any]
 Evaluate = Callable[[Any], dict[str, Any]]
@@ -29,7 +29,7 @@ NonFinitePolicy = Literal["stop", "skip", "roll back", "ignore"]
 _POLICIES = ("stop", "skip", "roll back", "ignore")
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """What ``fit`` gives back.
 
     Attributes:
@@ -48,7 +48,7 @@ class Fitted(NamedTuple):
     stopped: str
 
 
-@boundary
+@public_api
 def fit(
     step: Step,
     run: Any,
@@ -62,7 +62,7 @@ def fit(
     evaluate_every: int | None = None,
     callbacks: Iterable[Callback] = (),
     early_stopping: EarlyStopping | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: CheckpointManager | None = None,
     checkpoint_every: int | None = None,
     resume: bool = True,
     progress: bool | Progress = True,
@@ -70,7 +70,7 @@ def fit(
     max_compiles: int | None = None,
     prefetch: int | None = None,
     device: Any = None,
-) -> Fitted:
+) -> FitResult:
     """Takes steps until it is told to stop, and never waits for the device between two of them.
 
     The step is compiled with the run donated: **the run that is given is used up**, as by
@@ -83,7 +83,7 @@ def fit(
         own over any pytree. Metrics are scalars by name; floats are averaged over the steps of a
         record, ints summed (in int32).
       run: a ``TrainState``, or the pytree of your own step.
-      data: batches; see ``source`` for all that serves.
+      data: batches; see ``as_source`` for all that serves.
       steps: the number of steps in all, those before a resumption included.
       epochs: the number of epochs in all. Of ``steps`` and ``epochs`` what comes first ends the
         loop; of an iterator, which is read once, the end does.
@@ -91,7 +91,7 @@ def fit(
         time than Python takes to ask for it. What is due at a step happens after its call.
       log_every: steps from one record to the next.
       evaluate: ``evaluate(run)`` gives metrics, which are recorded as "eval/...". It is called
-        every ``evaluate_every`` steps, and after the last. ``evaluation`` makes one.
+        every ``evaluate_every`` steps, and after the last. ``make_evaluator`` makes one.
       evaluate_every: steps; ten times ``log_every`` where it is not said.
       callbacks: called with each ``Record``, in order. One that returns True ends the loop. What
         has a ``close`` is closed at the end.
@@ -138,28 +138,29 @@ def fit(
     [[3.]] [1.]
     """
     if not callable(step):
-        raise LayerError("step is no function", expected="step(run, batch)", got=brief(step))
+        raise LayerError("step is no function", expected="step(run, batch)", got=format_short(step))
     if isinstance(step, TrainStep) and step.steps != 1:
         raise LayerError(
             f"the step takes {step.steps} steps itself",
-            mend="train_step(...) without steps=, and fit(..., steps_per_call=...)",
+            hint="train_step(...) without steps=, and fit(..., steps_per_call=...)",
         )
     if non_finite not in _POLICIES:
         raise LayerError(f"unknown non_finite {non_finite!r}", expected=f"one of {_POLICIES}")
     if non_finite == "roll back" and checkpoints is None:
         raise LayerError(
-            "nothing to roll back to", mend="fit(..., checkpoints=training.Checkpoints(folder))"
+            "nothing to roll back to",
+            hint="fit(..., checkpoints=training.CheckpointManager(folder))",
         )
     for callback in (callbacks := tuple(callbacks)):
-        checks.function("callbacks", callback, "record")
+        arguments.function("callbacks", callback, "record")
     if evaluate is not None:
-        checks.function("evaluate", evaluate, "run")
+        arguments.function("evaluate", evaluate, "run")
     for name, value, kind in (
-        ("checkpoints", checkpoints, Checkpoints),
+        ("checkpoints", checkpoints, CheckpointManager),
         ("early_stopping", early_stopping, EarlyStopping),
     ):
         if value is not None and not isinstance(value, kind):
-            raise LayerError(f"{name} is no training.{kind.__name__}", got=brief(value))
+            raise LayerError(f"{name} is no training.{kind.__name__}", got=format_short(value))
     if (
         early_stopping is not None
         and evaluate is None
@@ -167,16 +168,16 @@ def fit(
     ):
         raise LayerError(
             f"early_stopping waits for {early_stopping.metric!r}, and nothing is evaluated",
-            mend="fit(..., evaluate=training.evaluation(model, measure, data))",
+            hint="fit(..., evaluate=training.make_evaluator(model, measure, data))",
         )
-    batches = source(data)
-    log_every = checks.positive("log_every", log_every)
+    batches = as_source(data)
+    log_every = arguments.positive("log_every", log_every)
     plan = Arguments(
         step=step,
         source=batches,
         steps=_positive("steps", steps),
         epochs=_positive("epochs", epochs),
-        steps_per_call=checks.positive("steps_per_call", steps_per_call),
+        steps_per_call=arguments.positive("steps_per_call", steps_per_call),
         log_every=log_every,
         evaluate=evaluate,
         evaluate_every=_positive("evaluate_every", evaluate_every) or 10 * log_every,
@@ -184,13 +185,13 @@ def fit(
         checkpoint_every=_positive("checkpoint_every", checkpoint_every) or 10 * log_every,
         non_finite=non_finite,
         max_compiles=_positive("max_compiles", max_compiles),
-        prefetch=checks.integer("prefetch", _ahead(steps_per_call, prefetch), 0),
+        prefetch=arguments.integer("prefetch", _ahead(steps_per_call, prefetch), 0),
         device=device,
     )
     if non_finite == "roll back" and not batches.rereads:
         raise LayerError(
             "no rolling back with data that can be read once only",
-            mend="a list, or a function of the epoch that gives a new iterator",
+            hint="a list, or a function of the epoch that gives a new iterator",
         )
     if steps is None and epochs is None and batches.rereads:
         raise LayerError(
@@ -215,12 +216,12 @@ def fit(
     return _fitted(loop, stopped)
 
 
-def _fitted(loop: Loop, stopped: str) -> Fitted:
-    return Fitted(loop.run, loop.ledger.records, loop.step, loop.position, stopped)
+def _fitted(loop: Loop, stopped: str) -> FitResult:
+    return FitResult(loop.run, loop.ledger.records, loop.step, loop.position, stopped)
 
 
 def _positive(name: str, value: int | None) -> int | None:
-    return None if value is None else checks.positive(name, value)
+    return None if value is None else arguments.positive(name, value)
 
 
 def _ahead(steps_per_call: int, prefetch: int | None) -> int:

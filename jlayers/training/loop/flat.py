@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ...specs import PyTree
+from ...base.specs import PyTree
 
 
 class Form(NamedTuple):

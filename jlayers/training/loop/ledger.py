@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..logs.progress import Progress
 from ..record import Record
+from ..writers.progress import Progress
 from .early_stopping import EarlyStopping, Waiting
-from .tally import Tally, uncut
+from .metrics import Tally, uncut
 
 # Seconds: more than it takes to copy what is there already.
 _WAITED = 1e-3

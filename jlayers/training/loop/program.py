@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..diagnosis.compiles import CompileWatch
-from ..steps.asked import check_result
-from ..steps.gradient import Metrics
-from ..steps.guard import finite, keep_if
-from ..steps.step import Step, TrainStep
+from ...inspection.compilation.watch import CompileWatch
+from ..finite import finite, keep_if
+from ..gradient import Metrics
+from ..step import Step, TrainStep
+from ..validation import check_result
 from .flat import Form, flattened
-from .tally import Tally, cut
+from .metrics import Tally, cut
 
 # (run, batch, alive) to the next run, its metrics, and whether the step was sound.
 Guarded = Callable[[Any, Any, Any], tuple[Any, Metrics, jax.Array]]

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoints.folder import Checkpoints
-from ..data.positions import Position, Source
+from ...checkpoint.manager import CheckpointManager
+from ...data.positions import Position, Source
 from ..record import Record
-from ..steps.step import Step, TrainStep
-from .tally import Tally
+from ..step import Step, TrainStep
+from .metrics import Tally
 
 # Records that every checkpoint keeps; of the older ones it keeps those with an evaluation.
 _RECENT = 10_000
@@ -34,7 +34,7 @@ class Kept(NamedTuple):
     sums: dict[str, Any] | None
 
 
-def save(checkpoints: Checkpoints, kept: Kept, tally: Tally, looked: int, step: Step) -> None:
+def save(checkpoints: CheckpointManager, kept: Kept, tally: Tally, looked: int, step: Step) -> None:
     """Copies what is to be kept to the host, and has it written.
 
     Args:
@@ -71,7 +71,7 @@ def _rows(records: list[Record]) -> list[list[Any]]:
     return [list(record) for record in evaluations + records[-_RECENT:]]
 
 
-def restored(checkpoints: Checkpoints | None, source: Source, like: Any) -> Kept | None:
+def restored(checkpoints: CheckpointManager | None, source: Source, like: Any) -> Kept | None:
     """The newest moment that was kept whole, or None where nothing was."""
     if checkpoints is None:
         return None

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ...errors import LayerError
-from ..data.positions import Position, Source
-from ..diagnosis.non_finite import find_non_finite
-from ..steps.step import TrainStep
-from ..steps.train_state import TrainState
+from ...base.errors import LayerError
+from ...data.positions import Position, Source
+from ...inspection.nonfinite.find import find_non_finite
+from ..state import TrainState
+from ..step import TrainStep
 
 # Bytes of batches that are kept of data which cannot be read again.
 _KEPT = 1 << 28
@@ -27,7 +27,7 @@ class NonFiniteError(LayerError):
       batch: the batch; None where it could not be kept, and cannot be read again.
       run: the run as it was before the step.
       report: which layer it began in, a ``NonFinite``; None where that is not known.
-      fitted: what the loop had done, a ``Fitted``.
+      fitted: what the loop had done, a ``FitResult``.
     """
 
     # As users know it, in tracebacks too.
@@ -44,7 +44,7 @@ class NonFiniteError(LayerError):
             f"the loss or the gradient of step {step} is not finite "
             f"(its batch is at {found.position} in the data)",
             got=text,
-            mend='fit(..., non_finite="skip") leaves such steps out',
+            hint='fit(..., non_finite="skip") leaves such steps out',
         )
         self.step, self.run, self.report = step, run, report
         self.batch, self.position, self.after = found

@@ -1,0 +1,271 @@
+"""Checks of arguments and inputs that several layers share; each says what it expected."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .errors import LayerError, truncate
+from .specs import PyTree, format_short, format_spec
+
+Padding = str | int | Sequence[int | tuple[int, int]]
+
+
+def positive(name: str, value: Any) -> int:
+    """``value`` as an int of at least 1."""
+    return integer(name, value, 1)
+
+
+def integer(name: str, value: Any, least: int | None = None) -> int:
+    """``value`` as an int, of at least ``least``."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            number = operator.index(value)
+            if least is None or number >= least:
+                return number
+    kind = {None: "an int", 1: "a positive int"}.get(least, f"an int of at least {least}")
+    raise LayerError(f"{name} must be {kind}, got {format_short(value)}")
+
+
+def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
+    """``value`` as a positive int, or as a tuple of them (one for each spatial axis)."""
+    if isinstance(value, tuple | list):
+        if not value:
+            raise LayerError(f"{name} must be a positive int or a tuple of them, got {value!r}")
+        return tuple(positive(name, item) for item in value)
+    return positive(name, value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """``value`` as a float from 0 up to, not including, 1."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise LayerError(f"{name} must be at least 0 and less than 1, got {format_short(value)}")
+    return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value`` as a Python bool."""
+    if not isinstance(value, bool):
+        raise LayerError(f"{name} must be True or False, got {format_short(value)}")
+    return value
+
+
+def number(name: str, value: Any, least: float = 0.0, most: float = math.inf) -> float:
+    """``value`` as a float of at least ``least`` and at most ``most``."""
+    if not _is_number(value) or not least <= value <= most:
+        kind = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise LayerError(f"{name} must be a number {kind}, got {format_short(value)}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
+    """``value`` can be called with ``arguments``, and with those that are given ``by_name``.
+
+    Args:
+      name: what a user knows it by.
+      value: what the user gave.
+      arguments: ``"params, state, x"``.
+      by_name: ``"key, train"``.
+    """
+    got = None
+    fits = callable(value)
+    if fits:
+        try:
+            signature = inspect.signature(value)
+        except (ValueError, TypeError):
+            return  # a builtin that says nothing of its arguments
+        try:
+            keywords = by_name.split(", ") if by_name else []
+            signature.bind(*arguments.split(", "), **dict.fromkeys(keywords))
+        except TypeError:
+            fits, got = False, _signature_text(signature)
+    if not fits:
+        wanted = f"{arguments}, *, {by_name}" if by_name else arguments
+        raise LayerError(
+            f"{name} must be a function of ({wanted}), got {format_short(value)}", got=got
+        )
+
+
+def _signature_text(signature: inspect.Signature) -> str:
+    parameters = [
+        parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
+    ]
+    return truncate(f"a function of {inspect.Signature(parameters)}")
+
+
+def is_key(key: Any) -> bool:
+    """Whether ``key`` is one typed key."""
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return typed and key.shape == ()
+
+
+def typed_key(key: Any) -> None:
+    """``key`` is one typed key, as ``jax.random.key`` makes them."""
+    if is_key(key):
+        return
+    hint = "jax.random.key(0)"
+    if isinstance(key, bool):
+        hint = f"train={key}, by name"
+    elif isinstance(key, int):
+        hint = f"jax.random.key({key})"
+    elif hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        hint = "jax.vmap over the keys"
+    elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
+        hint = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
+    raise LayerError("the key is no single typed key", got=format_short(key), hint=hint)
+
+
+def train_flag(train: Any) -> None:
+    """``train`` is a Python bool."""
+    if isinstance(train, bool):
+        return
+    got, hint = truncate(repr(train)), "train=True or train=False"
+    if isinstance(train, jax.core.Tracer):
+        got = f"a traced {format_spec(train)}"
+        hint = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
+    raise LayerError("train is no Python bool", got=got, hint=hint)
+
+
+def one_array(
+    x: PyTree,
+    shape: str,
+    rank: int | None = None,
+    least_rank: int = 0,
+    lower: str | None = None,
+) -> None:
+    """``x`` is one array of the wanted rank.
+
+    Args:
+      x: the input of a layer.
+      shape: the wanted shape in words, for the message: ``"(batch, time, features)"``.
+      rank: the only rank allowed, if there is only one.
+      least_rank: the lowest rank allowed.
+      lower: the hint for an input whose rank is too low by one.
+    """
+    if not hasattr(x, "shape"):
+        hint = None
+        if isinstance(x, tuple | list | dict) and x:
+            hint = "parallel for one layer per input, concat() to merge them first"
+        raise LayerError("takes one array", expected=shape, got=format_spec(x), hint=hint)
+    rank_fits = len(x.shape) == rank if rank is not None else len(x.shape) >= least_rank
+    if not rank_fits:
+        wanted = f"rank {rank}" if rank is not None else f"rank {least_rank} or more"
+        excess = len(x.shape) - (rank or least_rank)
+        raise LayerError(
+            f"takes an array of {wanted}, got rank {len(x.shape)}",
+            expected=shape,
+            got=format_spec(x),
+            hint={-1: lower, 1: "each_step(layer) for a sequence of such inputs"}.get(excess),
+        )
+
+
+def floating(x: Any, hint: str = "x.astype(jnp.float32)") -> None:
+    """``x`` holds floating (or complex) numbers."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise LayerError(f"takes floating numbers, got {x.dtype}", got=format_spec(x), hint=hint)
+
+
+def real(x: Any) -> None:
+    """``x`` holds numbers with an order: no complex ones, and no bools."""
+    if not jnp.issubdtype(x.dtype, jnp.integer) and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise LayerError(f"takes real numbers, got {x.dtype}", got=format_spec(x))
+
+
+def not_empty(x: Any, shape: str) -> None:
+    """No axis but the first has size 0, so that a mean over it makes sense."""
+    if any(size == 0 for size in x.shape[1:]):
+        raise LayerError("takes no empty axis", expected=shape, got=format_spec(x))
+
+
+def has_features(x: Any, shape: str) -> None:
+    """The last axis has not size 0, so that parameters over it make sense."""
+    if x.shape[-1] == 0:
+        raise LayerError("takes no empty last axis", expected=shape, got=format_spec(x))
+
+
+def spread(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """An int for all of ``rank`` spatial axes, or the tuple if it has as many entries."""
+    if isinstance(value, int):
+        return (value,) * rank
+    if len(value) != rank:
+        raise LayerError(
+            f"{name} {value} has {len(value)} entries for {_axes(rank)}",
+            expected=f"an int, or {rank} ints; inputs are (batch, *spatial, channels)",
+        )
+    return value
+
+
+def _axes(rank: int) -> str:
+    return f"{rank} spatial {'axis' if rank == 1 else 'axes'}"
+
+
+def padding_argument(value: Any, causal: bool = False) -> Padding:
+    """A padding as given by a user: checked, with the names in upper case."""
+    names = ("VALID", "SAME") + (("CAUSAL",) if causal else ())
+    if isinstance(value, str) and value.upper() in names:
+        return value.upper()
+    if isinstance(value, tuple | list):
+        return tuple(_pad_pair(item) for item in value)
+    if isinstance(value, int):
+        return integer("padding", value, 0)
+    raise LayerError(
+        f"unknown padding {format_short(value)}",
+        expected=f"{', '.join(map(repr, names))}, an int, or one (low, high) for each axis",
+    )
+
+
+def _pad_pair(item: Any) -> tuple[int, int]:
+    if isinstance(item, tuple | list):
+        if len(item) != 2:
+            raise LayerError(f"padding of one axis must be (low, high), got {item!r}")
+        return integer("padding", item[0], 0), integer("padding", item[1], 0)
+    both = integer("padding", item, 0)
+    return both, both
+
+
+def spread_padding(value: Padding, rank: int) -> str | tuple[tuple[int, int], ...]:
+    """The padding for ``rank`` spatial axes: a name, or a (low, high) for each."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return ((value, value),) * rank
+    if len(value) != rank:
+        raise LayerError(
+            f"padding {value} has {len(value)} entries for {_axes(rank)}",
+            expected=f"a name, an int, or {rank} pairs (low, high)",
+        )
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def window_fits(
+    x: Any,
+    sizes: Sequence[int],
+    window: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    what: str,
+) -> None:
+    """The window (a dilated kernel, say) is no larger than the padded ``sizes`` of ``x``."""
+    if isinstance(padding, str):
+        if padding != "VALID":
+            return
+        padding = ((0, 0),) * len(sizes)
+    room = [size + low + high for size, (low, high) in zip(sizes, padding, strict=True)]
+    if any(have < want for have, want in zip(room, window, strict=True)):
+        raise LayerError(
+            f"{what} {tuple(window)} is larger than the {'padded ' if room != [*sizes] else ''}"
+            f"input {tuple(room)}",
+            got=format_spec(x),
+            hint=f"padding='SAME', or a smaller {what.split()[-1]}",
+        )

@@ -1,0 +1,274 @@
+"""Errors that say where, what was expected and what was got.
+
+One exception, :class:`LayerError`, climbs from the layer that failed to the call that the user
+made. On its way each parent adds its child's name and the shapes of the layers before it, so no
+global stack of frames is kept to know the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OWN_FRAMES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_JAX_FRAMES = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
+_TRANSLATED = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    NameError,
+    OverflowError,
+    ZeroDivisionError,
+)
+_HINTS = (
+    (jax.errors.TracerBoolConversionError, "jnp.where or jax.lax.cond in the place of Python's if"),
+    (jax.errors.TracerArrayConversionError, "jnp in the place of np"),
+    (jax.errors.TracerIntegerConversionError, "index an array, not a list, with an array"),
+    (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) in the place of x[mask]"),
+    (jax.errors.ConcretizationTypeError, "Python numbers and shapes cannot depend on them"),
+)
+# JAX refuses whatever is no array in many words, with the class among them.
+_NO_ARRAY = "jlayers.Sequence'>"
+_MAP = "x.map(function), or the function as a child of its own; arithmetic works"
+# Of a deep model's layers before the one that failed, the last ones matter.
+_SHOWN = 12
+_WIDTH = 72
+
+
+class Described(Protocol):
+    """What an error says of a layer: what made it, its ``repr`` on one line, and where."""
+
+    @property
+    def maker(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def site(self) -> str: ...
+
+    def short(self) -> str: ...
+
+
+class LayerError(ValueError):
+    """A layer, its input or its parameters are not what they have to be.
+
+    The text has one fact a line: where and what on the first, then the layer and the line that
+    built it, what was expected, what was got, the shapes before the layer, and a hint.
+
+    Attributes:
+      problem: what is wrong, one line.
+      expected, got, hint: texts, or None.
+      path: names from the model down to the layer, empty for the model itself.
+      before: (path, input shapes, output shapes) of the layers that ran before.
+    """
+
+    # As users know it, in tracebacks too.
+    __module__ = "jlayers"
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        hint: str | None = None,
+    ):
+        super().__init__(problem)
+        self.problem = problem
+        self.expected = expected
+        self.got = got
+        self.hint = hint
+        self.path: tuple[str, ...] = ()
+        self.before: tuple[tuple[str, str, str], ...] = ()
+        self.maker: str | None = None
+        self.layer: str | None = None
+        self.site: str | None = None
+
+    def __str__(self) -> str:
+        where = self.maker or ""
+        if self.path:
+            where += f" at {'/'.join(self.path)!r}"
+        first = f"{where.strip()}: {self.problem}" if where else self.problem
+        lines = [first]
+        if self.layer is not None:
+            lines.append(f"  layer:    {self.layer}" + (f"  ({self.site})" if self.site else ""))
+        if self.expected is not None:
+            lines.append(f"  expected: {self.expected}")
+        if self.got is not None:
+            space = "" if self.got.startswith("\n") else " " * 6
+            lines.append(f"  got:{space}{self.got}")
+        before = self.before[-_SHOWN:]
+        width = max((len(path) for path, _, _ in before), default=0)
+        for i, (path, x, y) in enumerate(before):
+            label = "" if i else "before:"
+            lines.append(f"  {label:<10}{path:<{width}}  {x} -> {y}")
+        if self.hint is not None:
+            lines.append(f"  hint:     {self.hint}")
+        return "\n".join(lines)
+
+    def attribute_to(self, maker: str, layer: str | None = None, site: str | None = None) -> None:
+        """Names the layer that failed; the first (innermost) to do so stands."""
+        if self.maker is None:
+            self.maker, self.layer, self.site = maker, layer, site
+
+    def add_parent_context(self, name: str, before: list[tuple[str, str, str]]) -> None:
+        """Adds a parent's view: the child's ``name`` and the siblings that ran ``before`` it."""
+        prefix = f"{name}/" if name else ""
+        below = tuple((prefix + path, x, y) for path, x, y in self.before)
+        self.before = (*before, *below)
+        self.path = ((name,) if name else ()) + self.path
+
+
+@contextlib.contextmanager
+def error_context(
+    layer: Described, name: str = "", before: Callable[[], list[tuple[str, str, str]]] = list
+) -> Iterator[None]:
+    """Blames ``layer`` for what fails inside, seen from a parent that calls it ``name``.
+
+    Mistakes that Python or JAX report become a ``LayerError`` with the original as its cause. All
+    other exceptions, a user's own classes among them, stay what they are, so that ``except``
+    clauses keep working, and get a note that says where.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = _failure(error)
+        old_note = str(failure)
+        failure.attribute_to(layer.maker, layer.short(), layer.site)
+        failure.add_parent_context(name, before())
+        if failure is error:
+            raise
+        if _is_translated(error):
+            raise failure from error
+        notes = [note for note in getattr(error, "__notes__", []) if note != old_note]
+        error.__notes__ = [*notes, str(failure)]
+        raise
+
+
+@contextlib.contextmanager
+def calling_user_code(what: str) -> Iterator[None]:
+    """Says that it was ``what`` that raised, where something that a user gave is called."""
+    try:
+        yield
+    except Exception as error:
+        failure = _failure(error, what)
+        if failure is error or not _is_translated(error):
+            raise
+        raise failure from error
+
+
+def _is_translated(error: Exception) -> bool:
+    named = type(error).__module__.split(".")[0] in ("builtins", "jax")
+    return named and isinstance(error, _TRANSLATED)
+
+
+def _failure(error: Any, subject: str = "") -> LayerError:
+    """The ``LayerError`` that says where ``error`` came from; the same one all the way up."""
+    if isinstance(error, LayerError):
+        return error
+    if not hasattr(error, "_jlayers_failure"):
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        problem = f"{subject} raised {type(error).__name__}" + (f": {first}" if first else "")
+        hints = [hint for kind, hint in _HINTS if isinstance(error, kind)]
+        hint = f"a layer is traced, its values are not known: {hints[0]}" if hints else None
+        if refuses_sequences(error):
+            problem, hint = (
+                "a Sequence stands where an array belongs, and would lose its mask",
+                _MAP,
+            )
+        error._jlayers_failure = LayerError(problem.strip(), hint=hint)
+    return error._jlayers_failure  # type: ignore[no-any-return]
+
+
+def refuses_sequences(error: Exception) -> bool:
+    """Whether it is JAX's error for a Sequence where an array belongs."""
+    return _NO_ARRAY in str(error)
+
+
+def public_api(function: Callable[P, R]) -> Callable[P, R]:
+    """Keeps JAX's and jlayers' own frames out of the traceback of an error.
+
+    ``jax.config.update("jax_traceback_filtering", "off")`` brings them back. A ``LayerError`` that
+    names no layer names the function.
+    """
+    special = function.__name__.startswith("__")
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        __tracebackhide__ = True
+        try:
+            return function(*args, **kwargs)
+        except Exception as caught:
+            if isinstance(caught, LayerError) and not special:
+                caught.attribute_to(function.__name__)
+            if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
+                raise
+            error, cause = caught, caught.__cause__
+        # Raised outside the handler, so that the frames below are not its context either.
+        if not isinstance(error, LayerError):
+            raise error.with_traceback(_users_frames(error.__traceback__))
+        _drop_jax_notes(error)
+        if cause is not None:
+            _drop_jax_notes(cause)
+            cause.__traceback__ = _users_frames(cause.__traceback__)
+        raise error.with_traceback(None) from cause
+
+    return call
+
+
+def _drop_jax_notes(error: BaseException) -> None:
+    # JAX notes that it removed frames at each nested trace; the text speaks of its own setting.
+    notes = getattr(error, "__notes__", [])
+    notes[:] = [note for note in notes if "JAX_TRACEBACK_FILTERING" not in note]
+
+
+def _users_frames(trace: types.TracebackType | None) -> types.TracebackType | None:
+    frames = []
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith((_OWN_FRAMES, _JAX_FRAMES)):
+            frames.append(trace)
+        trace = trace.tb_next
+    kept = None
+    for frame in reversed(frames):
+        kept = types.TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return kept
+
+
+def caller_location() -> str:
+    """``file:line`` of the nearest frame outside jlayers."""
+    frame, _ = _nearest_frame()
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def warn(text: str) -> None:
+    """A ``UserWarning`` of the nearest frame outside jlayers."""
+    warnings.warn(text, stacklevel=_nearest_frame()[1])
+
+
+def _nearest_frame() -> tuple[Any, int]:
+    """The nearest frame outside jlayers, and its level: 1 is the function that asks."""
+    frame: Any = sys._getframe(2)
+    level = 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
+        frame, level = frame.f_back, level + 1
+    return frame, level
+
+
+def truncate(text: str) -> str:
+    """The text on one line, and no longer than fits beside other text."""
+    text = " ".join(text.split()).replace("( ", "(").replace(", )", ")")
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 4] + " ..."

@@ -1,0 +1,74 @@
+"""Which steps of its input one step of an output is made of."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+from .errors import LayerError
+
+
+class ReceptiveField(NamedTuple):
+    """Output step t is made of the input steps ``stride * t - lookback`` to
+    ``stride * t + lookahead``.
+
+    Attributes:
+      stride: input steps for one output step, less than one where there are more outputs.
+      lookback, lookahead: how many steps before and after it depends on; ``math.inf`` where
+        there is no bound. Negative where the nearest steps play no part.
+
+    >>> import jlayers as jl
+    >>> jl.receptive_field(jl.Conv(4, 3, padding="CAUSAL", dilation=2), jl.spec((1, 8, 2)))
+    ReceptiveField(stride=1, lookback=4, lookahead=0)
+    """
+
+    stride: int | Fraction = 1
+    lookback: float | Fraction = 0
+    lookahead: float | Fraction = 0
+
+    @property
+    def size(self) -> float | Fraction:
+        """How many input steps lie between the first and the last one used, both counted."""
+        return self.lookback + self.lookahead + 1
+
+    @property
+    def latency(self) -> float | Fraction:
+        """Input steps that have to come in after step ``stride * t`` before output t is known."""
+        return max(self.lookahead, 0)
+
+    def compose(self, after: ReceptiveField) -> ReceptiveField:
+        """The receptive field of a layer with ``after`` on top of one with this one."""
+        return ReceptiveField(
+            _plain(Fraction(self.stride) * after.stride),  # type: ignore[arg-type]
+            _plain(self.lookback + _times(self.stride, after.lookback)),
+            _plain(self.lookahead + _times(self.stride, after.lookahead)),
+        )
+
+    def merge(self, other: ReceptiveField) -> ReceptiveField:
+        """The receptive field of two outputs that are joined.
+
+        Raises:
+          LayerError: for different strides: then steps that are joined belong to different times.
+        """
+        if self.stride != other.stride:
+            raise LayerError(
+                "joins sequences of different strides", got=f"{self.stride} and {other.stride}"
+            )
+        return ReceptiveField(
+            self.stride, max(self.lookback, other.lookback), max(self.lookahead, other.lookahead)
+        )
+
+
+def _times(stride: int | Fraction, steps: float | Fraction) -> float | Fraction:
+    """Exact where there is a bound."""
+    return steps if math.isinf(steps) else stride * Fraction(steps)
+
+
+def _plain(number: float | Fraction) -> float | Fraction:
+    whole = isinstance(number, Fraction) and number.denominator == 1
+    return int(number) if whole else number
+
+
+EVERYWHERE = ReceptiveField(1, math.inf, math.inf)
+CAUSAL = ReceptiveField(1, math.inf, 0)

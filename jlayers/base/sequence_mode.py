@@ -1,0 +1,118 @@
+"""How a layer takes a Sequence: the one wrapper round every pair of functions.
+
+A layer that works on each step by itself knows nothing of masks: it gets the values, with zeros in
+the padding, and the mask is passed on. One that mixes steps gets the Sequence with its padding
+filled. One that only calls other layers passes it to them. So padded values meet a select wherever
+they enter a layer, and so does the gradient that leaves one: neither gets through, NaN included.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+
+from .receptive_field import EVERYWHERE, ReceptiveField
+from .sequence import Sequence, is_sequence, mapped, sequences_in
+from .specs import PyTree
+
+KINDS = ("per_step", "whole", "delegate")
+
+
+@dataclass(frozen=True)
+class SequenceMode:
+    """How a layer takes Sequences.
+
+    ``SequenceMode.PER_STEP`` is for a layer that works on each step by itself,
+    ``SequenceMode("whole", ...)`` for one that mixes steps and takes the Sequence itself, and
+    ``SequenceMode.DELEGATE`` for one that only calls other layers.
+
+    Attributes:
+      kind: "per_step", "whole" or "delegate".
+      receptive_field: ``receptive_field(x) -> ReceptiveField`` for the input, a Sequence or a tree
+        of them; None where it is not known.
+      rows: whether a "whole" layer also wants a Sequence whose mask is of rows alone, (batch,): one
+        that takes statistics over the batch does; for others rows are independent.
+    """
+
+    kind: str = "per_step"
+    receptive_field: Callable[[Any], ReceptiveField] | None = None
+    rows: bool = False
+
+    PER_STEP: ClassVar[SequenceMode]
+    WHOLE: ClassVar[SequenceMode]
+    DELEGATE: ClassVar[SequenceMode]
+
+
+SequenceMode.PER_STEP = SequenceMode("per_step")
+SequenceMode.WHOLE = SequenceMode("whole")
+SequenceMode.DELEGATE = SequenceMode("delegate")
+
+
+def taking_sequences(
+    init: Callable[..., Any], apply: Callable[..., Any], mode: SequenceMode
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A pair that takes Sequences, from one that is written as ``mode`` says."""
+    if mode.kind == "delegate":
+        return init, apply
+
+    def init_of(key: Any, x: PyTree) -> Any:
+        return init(key, without_masks(x))
+
+    @functools.wraps(apply)
+    def apply_to(params: Any, state: Any, x: PyTree, *, key: Any, train: bool) -> Any:
+        found = sequences_in(x)
+        if not found:
+            return apply(params, state, x, key=key, train=train)
+        if mode.kind == "whole" and (mode.rows or found[0].mask.ndim > 1):
+            y, state = apply(params, state, filled(x), key=key, train=train)
+            return tracked(y, found, mode, x), state
+        states = []
+
+        def of_values(x: PyTree) -> PyTree:
+            y, state_after = apply(params, state, x, key=key, train=train)
+            states.append(state_after)
+            return y
+
+        return mapped(of_values, (x,)), states[0]
+
+    return init_of, apply_to
+
+
+def without_masks(x: PyTree) -> PyTree:
+    """The tree with its values in the place of each Sequence."""
+    return jax.tree.map(
+        lambda node: node.values if isinstance(node, Sequence) else node, x, is_leaf=is_sequence
+    )
+
+
+def filled(x: PyTree) -> PyTree:
+    """The tree with zeros in the padding of each Sequence."""
+    return jax.tree.map(
+        lambda node: node._with(node.fill()) if isinstance(node, Sequence) else node,
+        x,
+        is_leaf=is_sequence,
+    )
+
+
+def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> PyTree:
+    """``y`` with its receptive field, where that of the inputs is tracked."""
+    fields = [
+        sequence._receptive_field for sequence in found if sequence._receptive_field is not None
+    ]
+    if not fields:
+        return y
+    own = EVERYWHERE if mode.receptive_field is None else mode.receptive_field(x)
+    return with_receptive_field(y, functools.reduce(ReceptiveField.merge, fields).compose(own))
+
+
+def with_receptive_field(y: PyTree, field: ReceptiveField | None) -> PyTree:
+    """The tree with ``field`` noted on each Sequence, or nothing."""
+
+    def note(node: Any) -> Any:
+        return node._with_field(field) if isinstance(node, Sequence) else node
+
+    return jax.tree.map(note, y, is_leaf=is_sequence)

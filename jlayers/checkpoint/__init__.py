@@ -1,0 +1,1 @@
+"""CheckpointManager: trees of arrays in files, written atomically and restored strictly."""

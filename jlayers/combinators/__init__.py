@@ -1,0 +1,1 @@
+"""Combinators: verbs that make one layer of several."""

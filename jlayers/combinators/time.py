@@ -1,0 +1,159 @@
+"""Wrappers of layers for sequences, (batch, time, ...)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..base.constructors import lift, lift_child
+from ..base.errors import LayerError
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.scope import Scope
+from ..base.sequence import Sequence, is_sequence, sequences_in
+from ..base.specs import PyTree, format_spec, specs_of
+from .compose import composite
+from .merge import concat
+
+
+@factory
+def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Layer:
+    """``layer`` forwards and a second copy backwards in time, merged.
+
+    The backward copy reads the steps in reverse order; its outputs are put back into the order
+    of the input. The children are named ``forward`` and ``backward``; an output of rank 2 is the
+    last step's, one of rank 3 and up is a sequence (batch, time, ...).
+
+    Args:
+      layer: a layer on sequences, (batch, time, ...).
+      merge: a layer on the pair (forward, backward); ``concat()`` along the features by default.
+        ``serial()`` keeps the pair.
+      backward: the layer that reads backwards, where it is not a copy of ``layer``.
+
+    >>> import jlayers as jl
+    >>> both = jl.bidirectional(jl.LSTM(16))
+    >>> jl.out_spec(both, jl.spec((4, 10, 8))).shape
+    (4, 10, 32)
+    """
+    layer = lift_child("forward", layer)
+    children = {
+        "forward": layer,
+        "backward": layer if backward is None else lift_child("backward", backward),
+        "merge": concat() if merge is None else lift_child("merge", merge),
+    }
+
+    def body(f: Scope, x: PyTree) -> PyTree:
+        for leaf in jax.tree.leaves(x, is_leaf=is_sequence):
+            if leaf.ndim < 2:
+                raise LayerError(
+                    "takes sequences", expected="(batch, time, ...)", got=format_spec(specs_of(x))
+                )
+            if leaf.dtype == bool:
+                raise LayerError(
+                    "resets say where an episode begins: backwards, where it ends",
+                    got=format_spec(specs_of(x)),
+                    hint="an LSTM and one with reverse=True, each with resets of its own",
+                )
+        ahead = f["forward"](x)
+        behind = f["backward"](_reversed(x))
+        behind = _reversed(behind, of_rank=3)
+        return f["merge"]((ahead, behind))
+
+    return composite(
+        body,
+        children,
+        rebuild=lambda new: bidirectional(new["forward"], new["merge"], backward=new["backward"]),
+        unstreamed="it reads the sequence from both ends",
+    )
+
+
+def _folded(x: Any, steps: int) -> Any:
+    """(batch * time, ...) of (batch, time, ...): a Sequence then has a mask of its rows."""
+    if not isinstance(x, Sequence):
+        return x.reshape(-1, *x.shape[2:])
+    mask = x.mask if x.mask.ndim == 2 else jnp.repeat(x.mask, steps)
+    return x._with(x.values.reshape(-1, *x.shape[2:]), mask.reshape(-1))
+
+
+def _unfolded(y: Any, lead: tuple[int, ...], rows: Any) -> Any:
+    if not isinstance(y, Sequence):
+        return y.reshape(*lead, *y.shape[1:])
+    mask = y.mask.reshape(lead) if rows is None else rows
+    return y._with(y.values.reshape(*lead, *y.shape[1:]), mask)
+
+
+def _reversed(x: PyTree, of_rank: int = 2) -> PyTree:
+    """The tree backwards in time, where it has sequences: arrays of that rank, and Sequences.
+
+    Of a Sequence the valid part alone is turned round.
+    """
+
+    def flip(node: Any) -> Any:
+        if isinstance(node, Sequence):
+            return _turned_round(node)
+        return jnp.flip(node, 1) if node.ndim >= of_rank else node
+
+    return jax.tree.map(flip, x, is_leaf=is_sequence)
+
+
+@factory
+def each_step(layer: Any) -> Layer:
+    """``layer`` on every step of a sequence: (batch, time, ...) to (batch, time, ...).
+
+    The steps are folded into the batch, so that the layer runs once. Transparent: parameters and
+    name are the layer's own. Keras calls it ``TimeDistributed``.
+
+    >>> import jlayers as jl
+    >>> frames = jl.spec((2, 5, 16, 16, 3))
+    >>> jl.out_spec(jl.each_step(jl.Conv(8, 3)), frames).shape
+    (2, 5, 14, 14, 8)
+    """
+    layer = lift(layer)
+
+    def body(f: Scope, x: PyTree) -> PyTree:
+        leads = {leaf.shape[:2] for leaf in jax.tree.leaves(x, is_leaf=is_sequence)}
+        if len(leads) != 1 or len(next(iter(leads))) != 2:
+            raise LayerError(
+                "takes sequences",
+                expected="(batch, time, ...) with one batch and time for all inputs",
+                got=format_spec(specs_of(x)),
+            )
+        (lead,) = leads
+        folded = jax.tree.map(lambda leaf: _folded(leaf, lead[1]), x, is_leaf=is_sequence)
+        y = f[""](folded)
+        for leaf in jax.tree.leaves(y):
+            if jnp.shape(leaf)[:1] != (lead[0] * lead[1],):
+                raise LayerError(
+                    "the layer under each_step does not keep its batch axis",
+                    expected=f"{lead[0] * lead[1]} rows",
+                    got=format_spec(specs_of(y)),
+                )
+        masked = sequences_in(x)
+        rows = masked[0].mask if masked and masked[0].mask.ndim == 1 else None
+        return jax.tree.map(lambda leaf: _unfolded(leaf, lead, rows), y, is_leaf=is_sequence)
+
+    return composite(
+        body,
+        {"": layer},
+        name=layer.kind,
+        rebuild=lambda new: each_step(new[""]),
+        each_step=True,
+    )
+
+
+def _turned_round(x: Sequence) -> Sequence:
+    """Backwards in time, the padding behind a row still behind it: strides count from the start."""
+    seen = x._receptive_field
+    if seen is not None:
+        seen = seen._replace(lookback=seen.lookahead, lookahead=seen.lookback)
+    if x.mask.ndim == 1:  # of rows: each is a plain sequence
+        return x._with(jnp.flip(x.values, 1))._with_field(seen)
+    places = jnp.broadcast_to(jnp.arange(x.mask.shape[1], dtype=jnp.int32), x.mask.shape)
+    ends = jnp.max(jnp.where(x.mask, places + 1, jnp.zeros_like(places)), 1, keepdims=True)
+    ends = jnp.broadcast_to(ends, places.shape)
+    source = jnp.where(places < ends, ends - 1 - places, places)
+    of_values = source.reshape(*source.shape, *(1,) * (x.ndim - 2))
+    values = jnp.take_along_axis(x.values, of_values, axis=1)
+    return x._with(values, jnp.take_along_axis(x.mask, source, axis=1))._with_field(seen)

@@ -1,0 +1,1 @@
+"""Attention: the operation, its masks, its blocks and its cache."""

@@ -1,0 +1,1 @@
+"""Convolutions: the operation, its algorithms and its geometry."""

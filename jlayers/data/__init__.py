@@ -1,0 +1,1 @@
+"""Sources of batches: arrays, iterables and loaders, with positions to resume from."""

@@ -1,0 +1,109 @@
+"""Several batches as one, for a step that takes several steps in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..base import arguments
+from ..base.errors import LayerError, public_api
+from ..base.specs import (
+    PyTree,
+    format_short,
+    format_spec,
+    path_text,
+)
+from . import host_arrays
+from .positions import Position
+
+
+@public_api
+def stack_batches(
+    items: Iterable[tuple[PyTree, Position]], steps: int
+) -> Iterator[tuple[PyTree, Position, int]]:
+    """Batches in stacks of ``steps``, for a step that was built with ``steps=``.
+
+    Args:
+      items: (batch, position after it), as ``read`` of a source gives them.
+      steps: how many batches a stack holds.
+
+    Returns:
+      An iterator of (the stack, the position after its last batch, how many batches it holds). The
+      arrays of a stack have one more first axis, over its batches. The last stack holds what is
+      left over. Arrays in host memory become numpy arrays, those on a device stay there.
+
+    Raises:
+      LayerError: where the arrays of two batches differ in shape or dtype.
+
+    >>> import numpy as np
+    >>> from jlayers import training
+    >>> batches = training.Batches((np.arange(14), np.arange(14) % 2), 2)
+    >>> for (x, label), position, count in training.stack_batches(batches.read(epochs=1), 4):
+    ...     print(x.shape, position, count)
+    (4, 2) [0, 4] 4
+    (3, 2) [1, 0] 3
+    """
+    steps = arguments.positive("steps", steps)
+    if hasattr(items, "stacks"):  # of Batches: gathered at once, not copied a second time
+        return items.stacks(steps)  # type: ignore[no-any-return]
+    return _stacks(iter(items), steps)
+
+
+def _stacks(
+    items: Iterator[tuple[PyTree, Position]], steps: int
+) -> Iterator[tuple[PyTree, Position, int]]:
+    batches, position = [], None
+    for batch, position in items:
+        batches.append(batch)
+        if len(batches) == steps:
+            yield stack(batches), position, steps
+            batches = []
+    if batches:
+        assert position is not None
+        yield stack(batches), position, len(batches)
+
+
+def stack(batches: list[PyTree]) -> PyTree:
+    """One tree for several, with one more first axis in every array."""
+    flat, _ = jax.tree.flatten_with_path(batches[0])
+    others: list[tuple[list[Any], Any]] = [jax.tree.flatten(batch) for batch in batches]
+    treedef = others[0][1]
+    for batch, (_, other) in zip(batches, others, strict=True):
+        if other != treedef:
+            raise LayerError(
+                "batches of different structure cannot be stacked",
+                expected=format_short(batches[0]),
+                got=format_short(batch),
+            )
+    columns = zip(*(leaves for leaves, _ in others), strict=True)
+    stacks = [_stack(path, leaves) for (path, _), leaves in zip(flat, columns, strict=True)]
+    return jax.tree.unflatten(treedef, stacks)
+
+
+def _stack(path: tuple[Any, ...], leaves: tuple[Any, ...]) -> Any:
+    on_device = isinstance(leaves[0], jax.Array) and not _is_on_host(leaves[0])
+    arrays = leaves if on_device else [np.asarray(leaf) for leaf in leaves]
+    first = arrays[0]
+    for array in arrays:
+        if array.shape != first.shape or array.dtype != first.dtype:
+            raise LayerError(
+                f"batches that differ at {path_text(path)!r} cannot be stacked",
+                expected=format_spec(first),
+                got=format_spec(array),
+                hint="Batches(..., last='drop') or last='pad'; or one step in a call, steps=1",
+            )
+    if on_device:
+        return jnp.stack(arrays)
+    out = host_arrays.empty((len(arrays), *first.shape), first.dtype)
+    for i, array in enumerate(arrays):
+        out[i] = array
+    return out
+
+
+def _is_on_host(array: jax.Array) -> bool:
+    typed = jnp.issubdtype(array.dtype, jax.dtypes.extended)
+    return not typed and all(device.platform == "cpu" for device in array.devices())

@@ -1,0 +1,1 @@
+"""Looking into a model: shapes, costs, choices of algorithm, non-finite values, recompilations."""

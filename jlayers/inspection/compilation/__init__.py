@@ -1,0 +1,1 @@
+"""Why a jitted function was compiled again."""

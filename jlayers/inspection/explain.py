@@ -1,0 +1,126 @@
+"""explain: which algorithm computes each layer of a model, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import rich.box
+import rich.markup
+import rich.table
+
+from ..base.constructors import lift
+from ..base.errors import public_api
+from ..base.layer import Layer
+from ..base.paths import join
+from ..base.specs import PyTree, specs_of
+from ..base.tracing import Trace, trace
+from ..core.dispatch import Record, recording
+from .tables import table_text
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+
+
+class Decision(NamedTuple):
+    """One operation for which there are several algorithms.
+
+    Attributes:
+      path: of the layer; ``""`` for the model's own.
+      layer: its ``repr`` in one line.
+      operation: the function of ``jlayers.core``.
+      method: the algorithm, as ``method=`` names it.
+      reason: why it was chosen.
+    """
+
+    path: str
+    layer: str
+    operation: str
+    method: str
+    reason: str
+
+
+class Explanation(NamedTuple):
+    """The decisions for one platform; ``str`` and ``print`` give a table.
+
+    Attributes:
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+      decisions: in the order of the layers.
+    """
+
+    platform: str
+    decisions: tuple[Decision, ...]
+
+    def __str__(self) -> str:
+        return table_text(self.__rich__())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __rich__(self) -> rich.table.Table:
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+        for title in ("path", "layer", "operation", "method", f"why on {self.platform}"):
+            table.add_column(title, overflow="fold")
+        for row in self.decisions:
+            table.add_row(*map(rich.markup.escape, row))
+        return table
+
+
+@public_api
+def explain(layer: Any, x: PyTree, *, platform: str | None = None) -> Explanation:
+    """Which algorithm computes each layer for inputs shaped like ``x``, and why.
+
+    Layers of which there is one algorithm alone, ``Dense`` say, have no row. Nothing is computed.
+
+    Args:
+      layer: a model.
+      x: arrays or ``jax.ShapeDtypeStruct``s.
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; by default JAX's own here.
+
+    Returns:
+      An ``Explanation``: print it for a table, read its ``decisions``.
+
+    Raises:
+      LayerError: where ``x`` does not fit the model.
+      ValueError: for another platform.
+
+    >>> import jax, jlayers as jl
+    >>> model = jl.serial(jl.Conv(8, 1), jax.nn.relu, jl.Conv(8, 3, groups=8), jl.MaxPool(2))
+    >>> for row in jl.explain(model, jl.spec((4, 16, 16, 3)), platform="cpu").decisions:
+    ...     print(row.path, row.operation, row.method)
+    conv conv matmul
+    conv_1 conv shifted
+    max_pool max_pool axes
+    """
+    layer = lift(layer)
+    platform = platform or jax.default_backend()
+    if platform not in PLATFORMS:
+        raise ValueError(
+            f"platform {platform!r} is unknown\n  expected: {', '.join(map(repr, PLATFORMS))}"
+        )
+    found = trace(layer, x)
+    return Explanation(platform, tuple(_decisions(layer, found, specs_of(x), "", platform)))
+
+
+def _decisions(
+    layer: Layer, found: Trace, x: PyTree, path: str, platform: str
+) -> Iterator[Decision]:
+    if not layer.children:
+        for record in _records(layer, found, x, platform):
+            yield Decision(path, layer.short(), record.operation, *record.choice)
+    for name, child in layer.children.items():
+        # Calls with different shapes may be computed by different algorithms.
+        for inputs in found.inputs[name]:
+            yield from _decisions(child, trace(child, inputs), inputs, join(path, name), platform)
+
+
+def _records(layer: Layer, found: Trace, x: PyTree, platform: str) -> list[Record]:
+    with recording(platform) as records:
+        jax.eval_shape(
+            lambda params, state, key, x: layer._apply(params, state, x, key=key, train=True),
+            found.params,
+            found.state,
+            jax.random.key(0),
+            x,
+        )
+    return list(dict.fromkeys(records))

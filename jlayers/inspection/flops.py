@@ -1,0 +1,96 @@
+"""FLOPs of a function, counted on its jaxpr: right under scan, vmap and remat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..base.specs import PyTree
+
+# Moving and shaping numbers is no arithmetic; nor is what gives integers or truth values.
+_FREE = frozenset(
+    "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice "  # noqa: SIM905
+    "dynamic_update_slice gather concatenate split pad rev copy copy_p device_put name select_n "
+    "convert_element_type bitcast_convert_type stop_gradient optimization_barrier pvary "
+    "sharding_constraint scatter sort iota empty".split()
+)
+# One operation for each number that goes in.
+_REDUCTIONS = ("reduce_", "cum", "scatter", "select_and_scatter")
+
+
+def flops(function: Callable[..., Any], *specs: PyTree) -> int:
+    """Floating-point operations of ``function``: a multiply-add is two, an elementwise one is one.
+
+    The count is of the program as written, before XLA's optimisations: a scan counts its body
+    once for each step, a ``while`` loop of unknown length once, a ``cond`` its dearest branch.
+    Data movement, comparisons and integer arithmetic are free.
+
+    Args:
+      function: a function of arrays.
+      *specs: arrays or ``jax.ShapeDtypeStruct``s, as it is called.
+
+    >>> import jlayers as jl
+    >>> flops(lambda x, w: x @ w, jl.spec((32, 784)), jl.spec((784, 10)))
+    501760
+    """
+    return _of_jaxpr(jax.make_jaxpr(function)(*specs).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Any) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    inner = list(_inner_jaxprs(params))
+    if name == "cond":
+        return max(map(_of_jaxpr, inner))
+    if name == "scan":
+        return int(params["length"]) * sum(map(_of_jaxpr, inner))
+    if name == "pallas_call":
+        grid: tuple[int, ...] = params["grid_mapping"].grid
+        return _product(grid) * sum(map(_of_jaxpr, inner))
+    if inner and not name.startswith(("scatter", "reduce_window", "select_and_scatter")):
+        return sum(map(_of_jaxpr, inner))
+    out: int = sum(_size(v.aval) for v in equation.outvars)
+    if name in _FREE or not out:
+        return 0
+    if name == "dot_general":
+        (contract, _), _ = params["dimension_numbers"]
+        shape: tuple[int, ...] = equation.invars[0].aval.shape
+        return 2 * out * _product(shape[axis] for axis in contract)
+    if name == "conv_general_dilated":
+        kernel: tuple[int, ...] = equation.invars[1].aval.shape
+        features = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return int(2 * out * _product(kernel) // features // params["batch_group_count"])
+    if name.startswith("reduce_window"):
+        window: tuple[int, ...] = params["window_dimensions"]
+        return out * _product(window)
+    if name.startswith(_REDUCTIONS):
+        return max(_size(v.aval) for v in equation.invars)
+    return out
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    # custom_jvp and custom_vjp hold their rules as functions, which are not run; the rest are
+    # jaxprs, closed or open, alone or in tuples.
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            item = getattr(item, "jaxpr", item)
+            if hasattr(item, "eqns"):
+                yield item
+
+
+def _product(sizes: Iterable[int]) -> int:
+    return int(math.prod(sizes))
+
+
+def _size(aval: Any) -> int:
+    """How many floating numbers."""
+    if not jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact):
+        return 0
+    return _product(aval.shape)

@@ -1,0 +1,1 @@
+"""The first layer whose values or gradients are not finite."""

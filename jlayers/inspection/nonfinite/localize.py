@@ -1,0 +1,171 @@
+"""Which call of which layer was the first to make a number that is not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from ...base.naming import entry_of
+from ...base.specs import PyTree
+from .measure import (
+    HIGH,
+    INF,
+    LOW,
+    NAN,
+)
+from .probes import Node
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer, with all that was measured in it.
+
+    Attributes:
+      node: the layer.
+      number: of the call, of those that share their parameters.
+      copies: (index, count) for each ``repeat`` and ``ensemble`` around it, outermost first.
+      fold: how many steps ``each_step`` has put into each row of the batch.
+      forward, backward: the measurements of this layer and of those inside it.
+    """
+
+    node: Node
+    number: int
+    copies: tuple[tuple[int, int], ...]
+    fold: int
+    forward: PyTree
+    backward: PyTree
+
+    def seen(self, way: str, what: str) -> np.ndarray[Any, Any]:
+        """The measurement of ``"input"``, ``"output"`` or ``"params"``, ``"forward"`` or back."""
+        return whole(self.by_row(way, what))
+
+    def by_row(self, way: str, what: str) -> np.ndarray[Any, Any]:
+        """The same for each row of the batch."""
+        tree = self.forward if way == "forward" else self.backward
+        index = (*(i for i, _ in self.copies), self.number)
+        return tree[self.node.entry][what][index]  # type: ignore[no-any-return]
+
+    def finite(self, way: str, what: str) -> bool:
+        """Whether all that was measured is."""
+        return is_finite(self.by_row(way, what))
+
+    def calls(self) -> list[Call]:
+        """The calls of its children, in the order in which they ran."""
+        found: list[tuple[tuple[int, int], Call]] = []
+        for name, child in self.node.children.items():
+            forward, backward = entry_of(self.forward, name), entry_of(self.backward, name)
+            order = forward[child.entry]["order"]
+            first, end = self.node.spans[self.number][name]
+            stacked = order.ndim > len(self.copies) + 1
+            count = order.shape[len(self.copies)] if stacked else 1
+            for copy in range(count):
+                copies = (*self.copies, (copy, count)) if stacked else self.copies
+                for number in range(first, end):
+                    call = Call(child, number, copies, self.fold, forward, backward)
+                    time = int(order[(*(i for i, _ in copies), number)])
+                    found.append(((copy, time), call._folded(self)))
+        return [call for _, call in sorted(found, key=lambda item: item[0])]
+
+    def _folded(self, parent: Call) -> Call:
+        inside, around = (_lead(c.node.inputs[c.number]) for c in (self, parent))
+        folds = len(around) > 1 and len(inside) > 0 and inside[0] == around[0] * around[1]
+        own_name = parent.node.children.get("") is self.node
+        return dataclasses.replace(self, fold=self.fold * around[1]) if folds and own_name else self
+
+    def gradient_finite(self) -> bool:
+        """Whether the gradients of its parameters, and of those of the layers inside, are."""
+        return self.finite("backward", "params") and all(
+            call.gradient_finite() for call in self.calls()
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blamed:
+    """The innermost call that turned what is finite into what is not.
+
+    Attributes:
+      call: of the layer.
+      child: of a layer that did so between its children: the one whose input, or on the way back
+        whose output's gradient, was the first that was not finite. None where it was at its end.
+    """
+
+    call: Call
+    child: Call | None = None
+
+
+def first_forward(call: Call) -> Blamed:
+    """The first layer in a call whose input is finite and whose output is not."""
+    calls = call.calls()
+    seen = [(c.finite("forward", "input"), c.finite("forward", "output")) for c in calls]
+    at, broke = _first(seen)
+    if at is None:
+        return Blamed(call)
+    return first_forward(calls[at]) if broke else Blamed(call, calls[at])
+
+
+def first_backward(call: Call, needed: bool) -> Blamed:
+    """The first layer on the way back that is given a finite gradient and makes one that is not.
+
+    Args:
+      call: such a call.
+      needed: whether anybody needs the gradient of its input.
+    """
+    calls = call.calls()
+    given = [c.finite("backward", "output") for c in calls]
+    needed = needed and not call.finite("backward", "input")
+    needed = needed or not call.finite("backward", "params")
+    # A gradient of what depends on no parameter goes nowhere, and harms nobody.
+    used = [needed or not all(given[:i]) for i in range(len(calls))]
+    made = [
+        c.gradient_finite() and not (used[i] and not c.finite("backward", "input"))
+        for i, c in enumerate(calls)
+    ]
+    at, broke = _first(list(zip(given[::-1], made[::-1], strict=True)))
+    if at is None:
+        return Blamed(call)
+    at = len(calls) - 1 - at
+    return first_backward(calls[at], used[at]) if broke else Blamed(call, calls[at])
+
+
+def _first(events: list[tuple[bool, bool]]) -> tuple[int | None, bool]:
+    """The first event that breaks what is finite, or that is given what is not.
+
+    One that takes an infinity and gives none has dealt with it, as a softmax does with masked
+    scores: what was before is no cause, unless there is no other.
+
+    Args:
+      events: (what it takes is finite, what it gives is finite) for each, in order.
+
+    Returns:
+      Its index, or None, and whether it is one that breaks.
+    """
+    healed = max((i for i, (takes, gives) in enumerate(events) if gives and not takes), default=-1)
+    taken: int | None = None
+    for start in dict.fromkeys((healed + 1, 0)):
+        for i in range(start, len(events)):
+            takes, gives = events[i]
+            if takes and not gives:
+                return i, True
+            if not takes:
+                taken = i if taken is None else taken
+                break
+    return taken, False
+
+
+def whole(measurement: Any) -> np.ndarray[Any, Any]:
+    """A measurement of all rows together, (4,)."""
+    m = np.asarray(measurement)
+    nan, inf = m[:, NAN].sum(), m[:, INF].sum()
+    return np.stack([nan, inf, m[:, LOW].min(), m[:, HIGH].max()])
+
+
+def is_finite(measurement: Any) -> bool:
+    """Whether all that was measured is."""
+    return not np.asarray(measurement)[:, [NAN, INF]].any()
+
+
+def _lead(specs: PyTree) -> tuple[int, ...]:
+    return next((tuple(leaf.shape[:2]) for leaf in jax.tree.leaves(specs)), ())

@@ -1,0 +1,240 @@
+"""A model that also tells, for every call of every layer inside it, what passed through.
+
+Each layer is wrapped in a probe that hands values on unchanged. What a probe measures goes forward
+in the model's state and backward in the gradient of a parameter that the probe adds: so scans,
+``vmap`` and rematerialisation stack the measurements as they stack the layers' own trees, and the
+copies of ``repeat`` and the members of ``ensemble`` each have theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ...base.errors import error_context
+from ...base.layer import Layer
+from ...base.paths import join, matches
+from ...base.sequence import Sequence
+from ...base.sequence_mode import SequenceMode
+from ...base.specs import (
+    Params,
+    PyTree,
+    State,
+    path_text,
+)
+from ...base.tracing import trace
+from .measure import (
+    floating,
+    measured,
+    measured_arrays,
+    wide_dtype,
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """A layer of the model, and what its probe needs to know.
+
+    Attributes:
+      layer: the layer itself, without probes.
+      path: its path in the model.
+      entry: the name under which its probe writes into params and state.
+      inputs, outputs: specs, one for each call.
+      params: specs of its parameters, those of the layers inside it among them.
+      children: by name.
+      spans: for each call, by child: the first and the last but one of the child's calls in it.
+    """
+
+    layer: Layer
+    path: str
+    entry: str
+    inputs: list[PyTree]
+    outputs: list[PyTree]
+    params: Params
+    children: dict[str, Node]
+    spans: list[dict[str, tuple[int, int]]]
+
+
+def nodes_of(layer: Layer, inputs: list[PyTree], path: str = "", depth: int = 0) -> Node:
+    """The layer and all inside it, for the inputs of each of its calls."""
+    found = [trace(layer, x) for x in inputs]
+    children, spans = {}, [dict[str, tuple[int, int]]() for _ in inputs]
+    for name, child in layer.children.items():
+        calls: list[PyTree] = []
+        for span, one in zip(spans, found, strict=True):
+            span[name] = (len(calls), len(calls) + len(one.inputs[name]))
+            calls += one.inputs[name]
+        # A transparent child shares its parent's trees: only the depth tells their entries apart.
+        children[name] = nodes_of(child, calls, join(path, name), depth + 1)
+    outputs = [one.out for one in found]
+    entry, params = f"<probe {depth}>", found[0].params
+    return Node(layer, path, entry, inputs, outputs, params, children, spans)
+
+
+def probed(node: Node, rows: int, frozen: tuple[str, ...]) -> Layer:
+    """The layer of a node with a probe round it and round each layer inside it.
+
+    Args:
+      node: of the model.
+      rows: size of the batch, 0 for none.
+      frozen: patterns over the paths of parameters whose gradients do not matter.
+    """
+    return _probed(node, rows, frozen, itertools.count())
+
+
+def _probed(node: Node, rows: int, frozen: tuple[str, ...], clock: Iterator[int]) -> Layer:
+    inner = node.layer
+    if node.children:
+        around = {
+            name: _probed(child, rows, frozen, clock) for name, child in node.children.items()
+        }
+        inner = inner.rebuild(around)
+        try:
+            for x in node.inputs:
+                trace(inner, x)
+        except Exception:
+            # A pair written by hand that reads its children's trees: it is looked at as a whole.
+            node.children, inner = {}, node.layer
+    return _probe(node, inner, rows, frozen, clock)
+
+
+def _probe(
+    node: Node, inner: Layer, rows: int, frozen: tuple[str, ...], clock: Iterator[int]
+) -> Layer:
+    calls, size = len(node.inputs), max(rows, 1)
+
+    def init_around(inner: Layer) -> Callable[..., tuple[Params, State]]:
+        def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+            params, state = inner._init(key, x)
+            slots = jnp.zeros((calls, size, 4), wide_dtype())
+            backward = {"input": slots, "output": slots, "params": slots}
+            forward = {
+                "input": slots,
+                "output": slots,
+                "order": jnp.zeros(calls, jnp.int32),
+                "calls": jnp.zeros((), jnp.int32),
+            }
+            return params | {node.entry: backward}, state | {node.entry: forward}
+
+        return init
+
+    def apply_around(inner: Layer) -> Callable[..., tuple[PyTree, State]]:
+        def apply(
+            params: Params, state: State, x: PyTree, *, key: Any, train: bool
+        ) -> tuple[PyTree, State]:
+            own, notes = params[node.entry], state[node.entry]
+            params, state = (_without(tree, node.entry) for tree in (params, state))
+            at, time = notes["calls"], jnp.asarray(next(clock), jnp.int32)
+            mine = {name: leaf for name, leaf in params.items() if name not in node.children}
+            if "" not in node.children:
+                params = params | _marked_params(mine, node.path, frozen, own["params"], at)
+            seen = measured(x, rows)
+            with error_context(node.layer):
+                x = _marked(x, own["input"], at)
+                y, state = inner._apply(params, state, x, key=key, train=train)
+                y = _marked(y, own["output"], at)
+            notes = {
+                "input": notes["input"].at[at].set(seen, mode="drop"),
+                "output": notes["output"].at[at].set(measured(y, rows), mode="drop"),
+                "order": notes["order"].at[at].set(time, mode="drop"),
+                "calls": at + 1,
+            }
+            return y, state | {node.entry: notes}
+
+        return apply
+
+    def around(inner: Layer) -> Layer:
+        return Layer(
+            init_around(inner),
+            apply_around(inner),
+            name=node.layer.kind,
+            children={"": inner},
+            rebuild=lambda new: around(new[""]),
+            sequence_mode=SequenceMode("through"),
+        )
+
+    return around(inner)
+
+
+def with_probes(tree: PyTree, specs: PyTree) -> PyTree:
+    """A tree of the model with zeros in the entries of the probes, as ``specs`` has them."""
+    if not isinstance(specs, dict):
+        return tree
+    zeros = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)  # noqa: E731
+    return {
+        name: jax.tree.map(zeros, spec)
+        if name.startswith("<probe ")
+        else with_probes(tree.get(name, {}) if isinstance(spec, dict) else tree[name], spec)
+        for name, spec in specs.items()
+    }
+
+
+def without_probes(tree: PyTree) -> PyTree:
+    """The inverse of ``with_probes``."""
+    if not isinstance(tree, dict):
+        return tree
+    kept = {n: without_probes(v) for n, v in tree.items() if not n.startswith("<probe ")}
+    return {name: value for name, value in kept.items() if not isinstance(value, dict) or value}
+
+
+def probes_of(tree: PyTree) -> PyTree:
+    """What ``with_probes`` added, alone."""
+    kept = {
+        name: value if name.startswith("<probe ") else probes_of(value)
+        for name, value in tree.items()
+        if isinstance(value, dict)
+    }
+    return kept
+
+
+def _without(tree: dict[str, Any], entry: str) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if name != entry}
+
+
+def _marked(tree: PyTree, slots: jax.Array, at: jax.Array) -> PyTree:
+    """The tree as it is, measured on its way back: the gradient of ``slots[at]`` is what it was."""
+    chosen, leaves, treedef = floating(tree)
+    if not chosen:
+        return tree
+    arrays = iter(_mark([a for a, _ in chosen], [m for _, m in chosen], slots, at))
+    for i, leaf in enumerate(leaves):
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            new = next(arrays)
+            leaves[i] = leaf._with(new) if isinstance(leaf, Sequence) else new
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _marked_params(
+    params: Params, path: str, frozen: tuple[str, ...], slots: jax.Array, at: jax.Array
+) -> Params:
+    leaves, treedef = jax.tree.flatten_with_path(params)
+    names = [join(path, path_text(name)) for name, _ in leaves]
+    kept = [not any(matches(name, pattern) for pattern in frozen) for name in names]
+    trained = iter(
+        _marked([leaf for (_, leaf), keep in zip(leaves, kept, strict=True) if keep], slots, at)
+    )
+    new = [next(trained) if keep else leaf for (_, leaf), keep in zip(leaves, kept, strict=True)]
+    return jax.tree.unflatten(treedef, new)  # type: ignore[no-any-return]
+
+
+@jax.custom_vjp
+def _mark(arrays: list[Any], masks: list[Any], slots: jax.Array, at: jax.Array) -> list[Any]:
+    return arrays
+
+
+def _mark_forward(arrays: Any, masks: Any, slots: jax.Array, at: jax.Array) -> Any:
+    return arrays, (masks, slots, at)
+
+
+def _mark_backward(kept: Any, cotangents: list[Any]) -> Any:
+    masks, slots, at = kept
+    seen = measured_arrays(list(zip(cotangents, masks, strict=True)), slots.shape[1])
+    return cotangents, None, jnp.zeros_like(slots).at[at].set(seen, mode="drop"), None
+
+
+_mark.defvjp(_mark_forward, _mark_backward)

@@ -1,0 +1,198 @@
+"""summary: a model as a table of paths, shapes, parameters, bytes and FLOPs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import rich.box
+import rich.markup
+import rich.table
+
+from ..base.constructors import lift
+from ..base.errors import LayerError, public_api
+from ..base.layer import Layer
+from ..base.paths import join
+from ..base.specs import PyTree, format_spec, specs_of
+from ..base.tracing import Trace, trace
+from .flops import flops
+from .tables import table_text
+
+
+class Row(NamedTuple):
+    """One layer of a model.
+
+    Attributes:
+      path: its path; ``""`` for the model's own.
+      layer: its ``repr`` in one line.
+      output: its output's shape; of the last call, for a layer called several times.
+      parameters: how many numbers, of all copies under ``repeat`` and ``ensemble``.
+      bytes: their size, in bytes.
+      flops: floating-point operations of one ``apply``, of all calls and copies.
+    """
+
+    path: str
+    layer: str
+    output: PyTree
+    parameters: int
+    bytes: int
+    flops: int
+
+
+class Summary(NamedTuple):
+    """The rows, and the sums over the whole model; ``str`` and ``print`` give a table.
+
+    Attributes:
+      rows: one for every layer that has no children, in order, and for every layer that has
+        parameters of its own beside its children's.
+      output: shape of the model's output.
+      parameters, bytes: of all parameters.
+      state_bytes: of all state.
+      flops: of one ``apply`` of the whole model. It is the sum of the rows and of the arithmetic
+        between layers, such as the sum in ``residual``.
+    """
+
+    rows: tuple[Row, ...]
+    output: PyTree
+    parameters: int
+    bytes: int
+    state_bytes: int
+    flops: int
+
+    def __str__(self) -> str:
+        return table_text(self.__rich__())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __rich__(self) -> rich.table.Table:
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
+        between = self.flops - sum(row.flops for row in self.rows)
+        rows = [*self.rows]
+        if between:
+            rows.append(Row("", "(between layers)", None, 0, 0, between))
+        footers = (
+            "total",
+            "",
+            format_spec(self.output),
+            f"{self.parameters:,}",
+            size_text(self.bytes),
+            count_text(self.flops),
+        )
+        titles = ("path", "layer", "output", "parameters", "bytes", "FLOPs")
+        for i, (title, footer) in enumerate(zip(titles, footers, strict=True)):
+            table.add_column(
+                title,
+                footer,
+                justify="right" if i > 2 else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+        for row in rows:
+            table.add_row(
+                rich.markup.escape(row.path),
+                rich.markup.escape(row.layer),
+                rich.markup.escape(format_spec(row.output)) if row.output is not None else "",
+                f"{row.parameters:,}" if row.parameters else "",
+                size_text(row.bytes) if row.bytes else "",
+                count_text(row.flops) if row.flops else "",
+            )
+        return table
+
+
+@public_api
+def summary(layer: Any, x: PyTree) -> Summary:
+    """What a model is made of, for inputs shaped like ``x``. Nothing is computed.
+
+    Args:
+      layer: a model.
+      x: arrays or ``jax.ShapeDtypeStruct``s.
+
+    Returns:
+      A ``Summary``: print it for a table, read its ``rows`` and sums for numbers.
+
+    Raises:
+      LayerError: where ``x`` does not fit the model.
+
+    >>> import jax, jlayers as jl
+    >>> model = jl.serial(jl.Dense(128), jax.nn.relu, head=jl.Dense(10))
+    >>> total = jl.summary(model, jl.spec((32, 784)))
+    >>> total.parameters, total.bytes, [row.path for row in total.rows]
+    (101770, 407080, ['dense', 'relu', 'head'])
+    """
+    layer = lift(layer)
+    found = trace(layer, x)
+    return Summary(
+        tuple(_rows(layer, specs_of(x), "", 1)),
+        found.out,
+        *_count(found.params),
+        _count(found.state)[1],
+        _flops(layer, found, specs_of(x)),
+    )
+
+
+def _rows(layer: Layer, x: PyTree, path: str, copies: int, calls: int = 1) -> Iterator[Row]:
+    found = trace(layer, x)
+    own = {name: spec for name, spec in found.params.items() if name in found.params_declared}
+    if not layer.children or own:
+        counted = own if layer.children else found.params
+        numbers, size = _count(counted)
+        cost = 0 if layer.children else _flops(layer, found, x)
+        name = layer.short() if not layer.children else f"{layer.maker}: {', '.join(own)}"
+        yield Row(path, name, found.out, numbers * copies, size * copies, cost * copies * calls)
+    for name, child in layer.children.items():
+        inputs = found.inputs[name]
+        total = [
+            list(_rows(child, x, join(path, name), copies * layer.copies, calls)) for x in inputs
+        ]
+        # Several calls share their parameters; their FLOPs add up.
+        for same in zip(*total, strict=True):
+            yield same[-1]._replace(flops=sum(row.flops for row in same))
+
+
+def _flops(layer: Layer, found: Trace, x: PyTree) -> int:
+    try:
+        return flops(
+            lambda params, state, x: layer._apply(params, state, x, key=None, train=False),
+            found.params,
+            found.state,
+            x,
+        )
+    except LayerError:  # a layer that draws random numbers even when it does not train
+        return flops(
+            lambda params, state, x, key: layer._apply(params, state, x, key=key, train=False),
+            found.params,
+            found.state,
+            x,
+            jax.random.key(0),
+        )
+
+
+def _count(tree: PyTree) -> tuple[int, int]:
+    leaves = jax.tree.leaves(tree)
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    return sum(sizes), sum(
+        size * leaf.dtype.itemsize for size, leaf in zip(sizes, leaves, strict=True)
+    )
+
+
+def size_text(size: int) -> str:
+    """Bytes in the largest fitting of B, KiB, MiB, GiB."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def count_text(count: int) -> str:
+    """A count with three digits and k, M, G or T."""
+    value, unit = float(count), ""
+    for larger in ("k", "M", "G", "T", "P"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f}" if not unit else f"{value:.3g} {unit}"

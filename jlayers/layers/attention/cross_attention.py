@@ -1,0 +1,108 @@
+"""CrossAttention: every step of a sequence looks at those of another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.nn import initializers
+
+from ... import core
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, cast_like
+from ...base.receptive_field import EVERYWHERE, ReceptiveField
+from ...base.sequence import join, made_of_steps, split
+from ...base.sequence_mode import SequenceMode
+from ...base.specs import Params, State, format_spec
+from ...base.step_pair import Carry, StepPair, of_step
+from .base import above_zero, heads_of
+
+
+@factory
+def CrossAttention(
+    num_heads: int,
+    *,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    features: int | None = None,
+    soft_cap: float | None = None,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    method: str | None = None,
+) -> Layer:
+    """``y = concat_i(softmax(q_i k_i' / sqrt(head_dim)) v_i) @ out_kernel + out_bias``.
+
+    With ``q = x @ query_kernel + query_bias``, cut into num_heads, and ``k`` and ``v`` likewise of
+    ``memory`` (Vaswani et al., 2017, arXiv:1706.03762). Its input is the pair ``(x, memory)``, each
+    an array or a ``Sequence``. Nobody sees the padding of ``memory``; where it is all padding, y is
+    the bias alone. The steps that are some in y are those of ``x``.
+
+    Each step of ``x`` sees the whole memory and no other step: in a stream the memory is given anew
+    and whole with each block, ``step(params, state, carry, (block, memory))``. A model that makes
+    its memory of the block cannot be streamed.
+
+    Args:
+      num_heads: number of heads.
+      num_kv_heads: number of heads of keys and values, each shared by
+        ``num_heads / num_kv_heads`` neighbouring query heads (grouped-query attention, Ainslie et
+        al., 2023, arXiv:2305.13245); ``num_heads`` if None.
+      head_dim: features of a head; those of ``x`` / ``num_heads`` if None.
+      features: size of the output's last axis; that of ``x`` if None.
+      soft_cap: scores become ``soft_cap * tanh(scores / soft_cap)``.
+      bias: whether the four maps have one.
+      kernel_init, bias_init: as in ``jax.nn.initializers``.
+      method: as for ``core.attention``.
+
+    Shapes:
+      x: (batch, time, in), memory: (batch, steps, of memory), both floating and of one dtype.
+      y: (batch, time, features), of their dtype; the softmax is float32 at least.
+      params: query_kernel (in, num_heads * head_dim), key_kernel and value_kernel
+      (of memory, num_kv_heads * head_dim), out_kernel (num_heads * head_dim, features), and a bias
+      for each: query_bias, key_bias, value_bias, out_bias.
+
+    Raises:
+      LayerError: for a ``num_kv_heads`` that does not divide ``num_heads``, a ``num_heads`` that
+        does not divide the features of ``x`` where no ``head_dim`` is given, and an input that is
+        not a pair of floating arrays of rank 3, of one batch and one dtype.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.CrossAttention(4), (jl.spec((2, 10, 32)), jl.spec((2, 7, 16)))).shape
+    (2, 10, 32)
+    """
+    maps = heads_of(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
+    soft_cap = above_zero("soft_cap", soft_cap)
+
+    def init(key: jax.Array, x: Any) -> Params:
+        if not isinstance(x, tuple | list) or len(x) != 2:
+            raise LayerError("takes a pair", expected="(x, memory)", got=format_spec(x))
+        x, memory = x
+        params = maps.init(key, x, memory)
+        if x.shape[0] != memory.shape[0] or x.dtype != memory.dtype:
+            raise LayerError(
+                "x and memory are not of one batch and one dtype",
+                got=f"{format_spec(x)} and {format_spec(memory)}",
+            )
+        return params
+
+    def step(
+        params: Params, state: State, carry: Carry | None, x: Any, *, key: Any, train: bool
+    ) -> tuple[Any, Carry]:
+        (values, mask), (memory, seen) = split(x[0]), split(x[1])
+        p = cast_like(params, values)
+        q, k, v = maps.split(p, values, memory)
+        seen = None if seen is None else seen[:, None, None]
+        y = core.attention(q, k, v, mask=seen, soft_cap=soft_cap, method=method)
+        return join(maps.merge(p, y), mask), {}
+
+    return Layer(
+        lambda key, x: (init(key, x), {}),
+        of_step(step),
+        # A memory that is made of steps of the model's input is seen whole.
+        sequence_mode=SequenceMode(
+            "whole", lambda x: EVERYWHERE if made_of_steps(x[1]) else ReceptiveField()
+        ),
+        stream=StepPair(lambda params, state, x, *, capacity: {}, step),
+    )

@@ -1,0 +1,86 @@
+"""Conv: convolution of any rank, channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.nn import initializers
+
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer
+from .base import Pads, Sizes, convolution
+
+
+@factory
+def Conv(
+    features: int,
+    kernel_size: Sizes,
+    *,
+    strides: Sizes = 1,
+    padding: arguments.Padding = "VALID",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    method: str | None = None,
+) -> Layer:
+    """Convolution (cross-correlation, as everywhere in the field) in 1-D, 2-D, 3-D and up.
+
+    The rank is the input's. ``groups`` equal to the input's channels is a depthwise convolution.
+
+    Args:
+      features: channels of the output.
+      kernel_size, strides, dilation: an int for all spatial axes, or one for each.
+      padding: ``"VALID"`` (none), ``"SAME"`` (output of size ceil(input / stride)), ``"CAUSAL"``
+        (1-D: an output sees no later step), an int, or a (low, high) for each spatial axis.
+      groups: both channel counts are split into as many groups, each convolved on its own.
+      bias: whether there is one.
+      kernel_init, bias_init: as in ``jax.nn.initializers``.
+      method: the algorithm, for ``core.conv``; by default the fastest known where it runs.
+        ``jl.explain`` shows which.
+
+    Shapes:
+      x: (batch, *spatial, in), floating. y: (batch, *spatial', features), of the dtype of ``x``.
+      params: kernel (*kernel_size, in / groups, features), bias (features,).
+
+    Raises:
+      LayerError: for an input of another rank, channels that the groups do not divide, and a
+        kernel larger than the padded input.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.Conv(32, 3, strides=2, padding="SAME"), jl.spec((8, 28, 28, 1))).shape
+    (8, 14, 14, 32)
+    """
+    return convolution(
+        core.conv,
+        _fits,
+        _over_time,
+        features,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        method=method,
+        causal=True,
+    )
+
+
+def _over_time(x: Any, extents: Sequence[int], how: dict[str, Any]) -> core.TimeWindow:
+    pads = core.explicit_padding(x, extents, how["strides"], how["padding"])
+    return core.TimeWindow(extents[0], how["strides"][0], *pads[0], how["padding"] == "SAME")
+
+
+def _fits(
+    x: jax.ShapeDtypeStruct, dilated: Sequence[int], strides: Sequence[int], padding: Pads
+) -> None:
+    arguments.window_fits(x, x.shape[1:-1], dilated, padding, "the dilated kernel")

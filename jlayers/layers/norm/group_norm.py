@@ -1,0 +1,89 @@
+"""GroupNorm: each example normalised over its positions and a group of its features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.nn import initializers
+
+from ... import core
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.sequence import join, split
+from ...base.sequence_mode import SequenceMode
+from ...base.specs import Params, State, format_spec
+
+
+@factory
+def GroupNorm(
+    groups: int,
+    *,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, over all axes but the batch.
+
+    The statistics are those of one example and of one group of neighbouring features (Wu & He,
+    2018, arXiv:1803.08494). One group is a layer norm over the whole example; as many as there are
+    features is the instance norm. The padding of a ``Sequence`` does not count.
+
+    Args:
+      groups: how many; they divide the features.
+      epsilon: added to the (biased) variance.
+      scale, bias: whether the normalised values are scaled and shifted by parameters.
+      scale_init, bias_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (batch, ..., features), floating. y: of the same shape and dtype; the arithmetic is float32
+      at least.
+      params: scale (features,), bias (features,).
+
+    Raises:
+      LayerError: for features that ``groups`` does not divide.
+
+    >>> import jlayers as jl
+    >>> jl.serial(jl.Conv(32, 3), jl.GroupNorm(8))
+    serial(Conv(32, 3), GroupNorm(8))
+    """
+    groups = arguments.positive("groups", groups)
+    epsilon = arguments.number("epsilon", epsilon)
+    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        arguments.one_array(x, "(batch, ..., features)", least_rank=2)
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.not_empty(x, "(batch, ..., features)")
+        if x.shape[-1] % groups:
+            raise LayerError(
+                f"groups {groups} do not divide the {x.shape[-1]} features of the input",
+                got=format_spec(x),
+            )
+        return initialize(
+            key,
+            x,
+            scale=(scale_init, x.shape[-1:]) if scale else None,
+            bias=(bias_init, x.shape[-1:]) if bias else None,
+        )
+
+    def apply(params: Params, state: State, x: Any, *, key: Any, train: bool) -> tuple[Any, State]:
+        values, mask = split(x)
+        rows, axes = (params.get("scale"), params.get("bias")), range(1, values.ndim - 1)
+        if mask is None:
+            return core.standardize(values, *rows, epsilon, axes, groups)[0], state
+        y, _, _ = core.standardize_valid(values, mask, *rows, epsilon, axes, groups)
+        return join(y, mask), state
+
+    return Layer(
+        lambda key, x: (init(key, x), {}),
+        apply,
+        sequence_mode=SequenceMode("whole"),
+        stream="its statistics are those of the whole sequence",
+    )

@@ -1,0 +1,65 @@
+"""LayerNorm: each position normalised over its own features."""
+
+from __future__ import annotations
+
+import jax
+from jax.nn import initializers
+
+from ... import core
+from ...base import arguments
+from ...base.constructors import stateless
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.specs import Params
+
+
+@factory
+def LayerNorm(
+    *,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` over the last axis (Ba et al., 2016).
+
+    Args:
+      epsilon: added to the (biased) variance.
+      scale, bias: whether the normalised values are scaled and shifted by parameters.
+      scale_init, bias_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (..., features), floating. y: of the same shape and dtype; the arithmetic is float32 at
+      least.
+      params: scale (features,), bias (features,).
+
+    >>> import jlayers as jl
+    >>> jl.serial(jl.LayerNorm(), jl.Dense(8))
+    serial(LayerNorm(), Dense(8))
+    """
+    epsilon = arguments.number("epsilon", epsilon)
+    scale, bias = arguments.flag("scale", scale), arguments.flag("bias", bias)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        arguments.one_array(x, "(..., features)", least_rank=1)
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.has_features(x, "(..., features)")
+        return initialize(
+            key,
+            x,
+            scale=(scale_init, x.shape[-1:]) if scale else None,
+            bias=(bias_init, x.shape[-1:]) if bias else None,
+        )
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        factors = {
+            name: value.reshape((1,) * (x.ndim - 1) + value.shape) for name, value in params.items()
+        }
+        mean, variance = core.batch_statistics(x, (x.ndim - 1,))
+        scale, bias = factors.get("scale"), factors.get("bias")
+        return core.normalize(x, mean, variance, scale, bias, epsilon)
+
+    return stateless(init, apply)

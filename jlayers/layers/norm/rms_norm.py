@@ -1,0 +1,62 @@
+"""RMSNorm: each position divided by the root of its mean square."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import initializers
+
+from ... import core
+from ...base import arguments
+from ...base.constructors import stateless
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import Initializer, initialize
+from ...base.specs import Params
+
+
+@factory
+def RMSNorm(
+    *,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    scale_init: Initializer = initializers.ones,
+) -> Layer:
+    """``x / sqrt(mean(x ** 2) + epsilon) * scale`` over the last axis.
+
+    (Zhang & Sennrich, 2019, arXiv:1910.07467)
+
+    Args:
+      epsilon: added to the mean square.
+      scale: whether the normalised values are scaled by a parameter.
+      scale_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (..., features), floating. y: of the same shape and dtype; the arithmetic is float32 at
+      least.
+      params: scale (features,).
+
+    >>> import jlayers as jl
+    >>> jl.serial(jl.RMSNorm(), jl.Dense(8))
+    serial(RMSNorm(), Dense(8))
+    """
+    epsilon = arguments.number("epsilon", epsilon)
+    scale = arguments.flag("scale", scale)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        arguments.one_array(x, "(..., features)", least_rank=1)
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.has_features(x, "(..., features)")
+        return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        factor = params.get("scale")
+        if factor is not None:
+            factor = factor.reshape((1,) * (x.ndim - 1) + factor.shape)
+        wide = x.astype(core.at_least_float32(x.dtype))
+        square = jnp.mean(lax.square(wide), -1, keepdims=True)
+        return core.normalize(x, None, square, factor, None, epsilon)
+
+    return stateless(init, apply)

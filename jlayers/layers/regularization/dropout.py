@@ -1,0 +1,63 @@
+"""Dropout: values set to zero at random while training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.specs import Params, State
+
+
+@factory
+def Dropout(rate: float, *, shared_over_time: bool = False) -> Layer:
+    """In training, each value is zero with probability ``rate`` and else ``x / (1 - rate)``.
+
+    With ``train=False`` it is the identity (Srivastava et al., 2014, JMLR 15).
+
+    Args:
+      rate: the probability of dropping, from 0 up to, not including, 1.
+      shared_over_time: whether all steps of a sequence, (batch, time, ...), drop the same values
+        (Gal & Ghahramani, 2016): what is meant between recurrent layers. In a stream they are
+        drawn from the key of each block: the same key, the same mask.
+
+    Shapes:
+      x: one floating array. y: of the same shape and dtype.
+
+    Raises:
+      LayerError: for ``train=True`` without a key, unless the rate is 0; for an input without
+        time, where all steps are to drop the same.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> y, _ = jl.Dropout(0.5).apply({}, {}, jnp.ones(6), key=jax.random.key(1), train=True)
+    >>> sorted(set(y.tolist()))
+    [0.0, 2.0]
+    """
+    rate = arguments.fraction("rate", rate)
+    shared_over_time = arguments.flag("shared_over_time", shared_over_time)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
+        if shared_over_time:
+            arguments.one_array(x, "(batch, time, features)", least_rank=3)
+        else:
+            arguments.one_array(x, "one array")
+        arguments.floating(x)
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: jax.Array, *, key: Any, train: bool
+    ) -> tuple[jax.Array, State]:
+        if not train or rate == 0:
+            return x, state
+        if key is None:
+            raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
+        shape = (x.shape[0], 1, *x.shape[2:]) if shared_over_time else x.shape
+        keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
+        return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
+
+    return Layer(init, apply)

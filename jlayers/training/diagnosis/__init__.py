@@ -1,1 +1,0 @@
-"""Why it went wrong: what is not finite, and what was compiled again."""

@@ -1,0 +1,96 @@
+"""The metrics of a model over held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..base import arguments
+from ..base.errors import LayerError, public_api
+from ..base.layer import Layer
+from ..base.specs import format_short, format_spec, specs_of
+from ..data.source import as_source
+from .state import TrainState, check_model, ema_params
+
+Measure = Callable[..., dict[str, Any]]
+
+
+@public_api
+def make_evaluator(
+    model: Layer, measure: Measure, data: Any, *, ema: bool = False
+) -> Callable[[TrainState], dict[str, jax.Array]]:
+    """``evaluate(run) -> metrics``, for ``fit`` or to be called alone.
+
+    The model is applied with ``train=False`` to all batches of an epoch, in a compiled
+    program. What is given back are means over the examples, on the device: nothing waits for them.
+
+    Args:
+      model: what ``run`` trains.
+      measure: ``measure(y, *targets)`` gives means over the batch by name, as scalars. Where it
+        gives a "weight" too, that is the batch's share of the whole (the sum of ``valid``, say, of
+        ``Batches(..., last="pad")``); else it is the number of its examples.
+      data: batches ``(x, *targets)`` that can be read again; see ``as_source``.
+      ema: with the moving averages in the place of the parameters.
+
+    Raises:
+      LayerError: where an argument is not what it has to be; when called, where a metric is no
+        scalar.
+
+    >>> import jax, jax.numpy as jnp, numpy as np, optax, jlayers as jl
+    >>> from jlayers import training
+    >>> x, target = np.ones((10, 3), np.float32), np.zeros((10, 1), np.float32)
+    >>> error = lambda y, target: {"error": jnp.abs(y - target).mean()}
+    >>> evaluate = training.make_evaluator(
+    ...     jl.Dense(1), error, training.Batches((x, target), 4, last="keep")
+    ... )
+    >>> run = training.train_state(jl.Dense(1), optax.sgd(0.1), jax.random.key(0), x)
+    >>> sorted(evaluate(run))
+    ['error']
+    """
+    check_model(model)
+    if not callable(measure):
+        raise LayerError(
+            "measure is no function", expected="measure(y, *targets)", got=format_short(measure)
+        )
+    batches = as_source(data)
+    ema = arguments.flag("ema", ema)
+    if not batches.rereads:
+        raise LayerError(
+            "the data can be read once only, and each evaluation reads it",
+            hint="a list, or a function of the epoch that gives a new iterator",
+        )
+
+    @jax.jit
+    def part(params: Any, state: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        x, *targets = batch
+        y, _ = model.apply(params, state, x)
+        metrics = dict(measure(y, *targets))
+        weight = metrics.pop("weight", jax.tree.leaves(batch)[0].shape[0])
+        weight = jnp.asarray(weight, jnp.float32)
+        for name, value in metrics.items():
+            if jnp.shape(value):
+                raise LayerError(
+                    f"the metric {name!r} is no scalar",
+                    expected="a mean over the batch",
+                    got=format_spec(specs_of(value)),
+                )
+        return weight, {
+            name: weight * jnp.asarray(value, jnp.float32) for name, value in metrics.items()
+        }
+
+    add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+    mean = jax.jit(lambda total: {name: value / total[0] for name, value in total[1].items()})
+
+    @public_api
+    def evaluate(run: TrainState) -> dict[str, jax.Array]:
+        params = ema_params(run) if ema else run.params
+        total: Any = None
+        for batch, _ in batches.read(None, 1):
+            own = part(params, run.state, batch)
+            total = own if total is None else add(total, own)
+        return mean(total)  # type: ignore[no-any-return]
+
+    return evaluate

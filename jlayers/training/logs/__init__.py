@@ -1,1 +1,0 @@
-"""Records as files, pictures and lines."""

@@ -1,0 +1,1 @@
+"""Where the records of a run go: terminal, JSON lines, TensorBoard, a picture."""

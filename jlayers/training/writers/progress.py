@@ -1,0 +1,203 @@
+"""What a person at a terminal, or the reader of a log file, sees of a running loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Mapping
+from time import monotonic
+from types import TracebackType
+
+import rich.console
+import rich.live
+import rich.progress_bar
+import rich.text
+
+from ...base import arguments
+from ...base.errors import LayerError, public_api
+
+# Twice a second is fluent enough, and drawing, a millisecond, costs nothing then.
+_REDRAW = 0.5
+# The rate is that of the last so many drawings: half a minute on a terminal.
+_SAMPLES = 60
+
+
+class Progress:
+    """A line that says how far the loop is: a bar on a terminal, now and then a line elsewhere.
+
+    There is no thread: it is drawn inside ``at``, at most twice a second. On a terminal, what is
+    printed meanwhile appears above the bar. Where the output goes to a file or a pipe there are
+    plain lines, the last one at the end. If the terminal goes away, it falls silent and the loop
+    goes on.
+
+    Args:
+      total: the step at which the loop ends, None where that is not known.
+      description: a word or two before the numbers.
+      every: seconds between two lines where there is no terminal.
+      console: of rich; standard output by default.
+
+    Raises:
+      LayerError: where an argument is not what it has to be.
+
+    >>> from jlayers import training
+    >>> with training.Progress(200) as progress:
+    ...     progress.at(150)
+    ...     progress.metrics({"loss": 0.25})
+    ...     progress.at(200)
+    training  200/200  100%  ...  loss 0.25
+    """
+
+    @public_api
+    def __init__(
+        self,
+        total: int | None = None,
+        *,
+        description: str = "training",
+        every: float = 10.0,
+        console: rich.console.Console | None = None,
+    ):
+        try:
+            self._total = None if total is None else arguments.integer("total", total, 0)
+            self._every = arguments.number("every", every)
+        except LayerError as error:
+            error.attribute_to("Progress")
+            raise
+        self._description = description
+        self._console = console
+        self._step = 0
+        self._metrics: dict[str, float] = {}
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
+        self._began = self._due = monotonic()
+        self._live: rich.live.Live | None = None
+        self._silent = False
+
+    def __enter__(self) -> Progress:
+        self._began = monotonic()
+        self._samples.clear()
+        if self._console is None:
+            # rich takes a file for a terminal where FORCE_COLOR is set.
+            terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+            self._console = rich.console.Console(force_terminal=terminal)
+        elif self._console.is_dumb_terminal:
+            terminal = False
+        else:
+            terminal = self._console.is_terminal
+        self._interval = _REDRAW if terminal else self._every
+        self._due = self._began + self._interval
+        if terminal:
+            self._live = rich.live.Live(
+                console=self._console,
+                auto_refresh=False,
+                # What of the two goes to a file shall still go there.
+                redirect_stdout=sys.stdout.isatty(),
+                redirect_stderr=sys.stderr.isatty(),
+                get_renderable=self._drawing,
+            )
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        live, self._live = self._live, None
+        if live is None:
+            self._draw()
+            return
+        try:
+            live.stop()  # draws once more
+        except (OSError, ValueError):
+            self._silent = True
+
+    def at(self, step: int) -> None:
+        """The loop has taken ``step`` steps in all."""
+        self._step = step
+        now = monotonic()
+        if not self._samples:
+            self._samples.append((now, step))
+        if now >= self._due:
+            self._due = now + self._interval
+            self._samples.append((now, step))
+            self._draw()
+
+    def metrics(self, metrics: Mapping[str, float]) -> None:
+        """The newest metrics, by name; those that are not among them stay."""
+        self._metrics.update(metrics)
+
+    def _draw(self) -> None:
+        if self._silent or self._console is None:
+            return
+        try:
+            if self._live is not None:
+                self._live.refresh()
+            else:
+                self._console.file.write(f"{self._line()}\n")
+                self._console.file.flush()
+        except (OSError, ValueError):  # a terminal that is gone, a closed file
+            self._silent = True
+
+    def _line(self) -> str:
+        fields = [self._description, self._count(), self._percent(), *self._times()]
+        fields.append(self._metrics_text())
+        return "  ".join(field for field in fields if field)
+
+    def _drawing(self) -> rich.console.RenderableType:
+        # One text: a table takes twice as long to draw.
+        row = rich.text.Text(no_wrap=True, overflow="ellipsis")
+        row.append(f"{self._description}  {self._count()}  ")
+        room = min(30, self._console.width - 65) if self._console else 0
+        if self._console and self._total is not None and room >= 4:
+            bar = rich.progress_bar.ProgressBar(self._total, self._step, room)
+            for segment in self._console.render(bar):
+                row.append(segment.text, segment.style)
+            row.append(f"  {self._percent()}  ")
+        row.append("  ".join(filter(None, self._times())))
+        if self._metrics:
+            row.append(f"\n{self._metrics_text()}")
+        return row
+
+    def _metrics_text(self) -> str:
+        return "  ".join(_metric(*item) for item in self._metrics.items())
+
+    def _count(self) -> str:
+        return f"{self._step}/{self._total}" if self._total is not None else f"step {self._step}"
+
+    def _percent(self) -> str:
+        if self._total is None:
+            return ""
+        return f"{math.floor(100 * self._step / self._total) if self._total else 100}%"
+
+    def _times(self) -> tuple[str, str]:
+        """The rate, and the time gone and left."""
+        now = monotonic()
+        elapsed = _clock(now - self._began)
+        rate = None
+        if self._samples:
+            then, step = self._samples[0]
+            if now > then and self._step > step:
+                rate = (self._step - step) / (now - then)
+        if rate is None:
+            return "", elapsed
+        if self._total is not None and self._step < self._total:
+            elapsed += f" < {_clock((self._total - self._step) / rate)}"
+        return _rate(rate), elapsed
+
+
+def _rate(rate: float) -> str:
+    if rate < 1:
+        return f"{1 / rate:.1f} s/step"
+    return f"{rate:.1f} steps/s" if rate < 10 else f"{rate:,.0f} steps/s"
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"
+
+
+def _metric(name: str, value: float) -> str:
+    return f"{name} {value:.4g}"

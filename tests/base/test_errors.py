@@ -1,0 +1,294 @@
+"""Bad arguments and bad children: what is wrong is said where a model is built."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from error_text import F32, MODEL, SEQUENCE, X, each, init, read
+from jax.nn import initializers
+
+import jlayers as jl
+from jlayers import Conv, Dense
+
+
+def never_called(f, x):
+    return x
+
+
+def keep(params, state, x, *, key, train):
+    return x, state
+
+
+class StepPair:
+    """A layer as PyTorch people write it."""
+
+    def __init__(self, width, depth):
+        self.width, self.depth = width, depth
+
+
+@jl.factory
+def MLP(width):
+    return jl.serial(Dense(width), Dense(-1))
+
+
+@jl.factory
+def Forgetful(width):
+    jl.serial(Dense(width))
+
+
+# (what goes wrong, the first line, parts of later lines)
+ARGUMENTS = [
+    (lambda: Dense(0), "Dense: features must be a positive int, got 0"),
+    (lambda: Dense(-3), "Dense: features must be a positive int, got -3"),
+    (lambda: Dense(64.0), "Dense: features must be a positive int, got 64.0"),
+    (lambda: Dense(None), "Dense: features must be a positive int, got None"),
+    (lambda: Dense("64"), "Dense: features must be a positive int, got '64'"),
+    (lambda: Dense(True), "Dense: features must be a positive int, got True"),
+    (lambda: Dense((4,)), "Dense: features must be a positive int, got (4,)"),
+    (lambda: Dense(X), "Dense: features must be a positive int, got float32[8, 5]"),
+    (lambda: Dense(3, bias=0), "Dense: bias must be True or False, got 0"),
+    (lambda: Dense(3, bias=None), "Dense: bias must be True or False, got None"),
+    (lambda: Dense(3, 4), "Dense() takes 1 positional argument but 2 were given"),
+    (lambda: Dense(), "Dense() missing 1 required positional argument: 'features'"),
+    (lambda: Dense(3, units=4), "Dense() got an unexpected keyword argument 'units'"),
+    (lambda: Conv(8), "Conv() missing 1 required positional argument: 'kernel_size'"),
+    (lambda: Conv(8, ()), "Conv: kernel_size must be a positive int or a tuple of them, got ()"),
+    (lambda: Conv(8, (3, -1)), "Conv: kernel_size must be a positive int, got -1"),
+    (lambda: Conv(8, 3, strides=0), "Conv: strides must be a positive int, got 0"),
+    (lambda: Conv(8, 3, dilation=None), "Conv: dilation must be a positive int, got None"),
+    (lambda: Conv(8, 3, groups=3), "Conv: groups 3 do not divide the 8 features"),
+    (lambda: Conv(8, 3, padding="same_"), "Conv: unknown padding 'same_'", "'CAUSAL', an int"),
+    (lambda: Conv(8, 3, padding=None), "Conv: unknown padding None", "'VALID', 'SAME', 'CAUSAL'"),
+    (lambda: Conv(8, 3, padding=-1), "Conv: padding must be an int of at least 0, got -1"),
+    (
+        lambda: Conv(8, 3, padding=((1, 2, 3),)),
+        "Conv: padding of one axis must be (low, high), got (1, 2, 3)",
+    ),
+    (
+        lambda: jl.ConvTranspose(8, 3, padding="CAUSAL"),
+        "ConvTranspose: unknown padding 'CAUSAL'",
+        "expected: 'VALID', 'SAME', an int, or one (low, high) for each axis",
+    ),
+    (lambda: jl.MaxPool(0), "MaxPool: window_shape must be a positive int, got 0"),
+    (lambda: jl.AvgPool(2, strides=0), "AvgPool: strides must be a positive int, got 0"),
+    (
+        lambda: jl.AvgPool(2, count_include_pad=1),
+        "AvgPool: count_include_pad must be True or False, got 1",
+    ),
+    (lambda: jl.GlobalMaxPool(2), "GlobalMaxPool() takes 0 positional arguments but 1 was given"),
+    (lambda: jl.Dropout(1.0), "Dropout: rate must be at least 0 and less than 1, got 1.0"),
+    (lambda: jl.Dropout("0.5"), "Dropout: rate must be at least 0 and less than 1, got '0.5'"),
+    (lambda: jl.Dropout(np.nan), "Dropout: rate must be at least 0 and less than 1, got nan"),
+    (lambda: jl.BatchNorm(64), "BatchNorm() takes 0 positional arguments but 1 was given"),
+    (lambda: jl.BatchNorm(momentum=2), "BatchNorm: momentum must be a number from 0 to 1, got 2"),
+    (
+        lambda: jl.LayerNorm(epsilon=-1.0),
+        "LayerNorm: epsilon must be a number of at least 0, got -1.0",
+    ),
+    (
+        lambda: jl.LayerNorm(scale=initializers.ones),
+        "LayerNorm: scale must be True or False, got jax.nn.initializers.ones",
+    ),
+    (lambda: jl.Embedding(0, 3), "Embedding: num_embeddings must be a positive int, got 0"),
+    (
+        lambda: jl.LSTM(3, return_sequences=1),
+        "LSTM: return_sequences must be True or False, got 1",
+    ),
+    (lambda: jl.GRU(3, reverse="yes"), "GRU: reverse must be True or False, got 'yes'"),
+    (
+        lambda: jl.SimpleRNN(3, activation="tanh"),
+        "SimpleRNN: activation must be a function of (x), got 'tanh'",
+    ),
+    (
+        lambda: init(jl.SimpleRNN(3, activation=jnp.sum), SEQUENCE),
+        "SimpleRNN: activation is not elementwise",
+        "expected: float32[4, 3]",
+        "got:      float32[]",
+    ),
+    (lambda: jl.Reshape(3), "Reshape: shape must be a tuple of ints, got 3"),
+    (lambda: jl.Reshape((2.0,)), "Reshape: a size in shape must be an int, got 2.0"),
+    (
+        lambda: jl.Reshape((-1, -1)),
+        "Reshape: shape must hold sizes and at most one -1, got (-1, -1)",
+    ),
+    (lambda: MLP(3), "Dense: features must be a positive int, got -1"),
+    (lambda: Forgetful(3), "Forgetful: the factory gave no Layer", "got:      None"),
+    (lambda: jl.repeat(Dense(5), 0), "repeat: n must be a positive int, got 0"),
+    (lambda: jl.repeat(Dense(5), 2.0), "repeat: n must be a positive int, got 2.0"),
+    (lambda: jl.ensemble(Dense(5), True), "ensemble: n must be a positive int, got True"),
+    (lambda: jl.repeat(Dense(5)), "repeat() missing 1 required positional argument: 'n'"),
+    (
+        lambda: jl.repeat(Dense(5), 2, remat="full"),
+        "repeat: remat must be True, False or a policy, got 'full'",
+    ),
+    (
+        lambda: jl.remat(Dense(5), "dots"),
+        "remat: policy must be one of jax.checkpoint_policies, got 'dots'",
+    ),
+    (lambda: jl.concat(Dense(3), axis="last"), "concat: axis must be an int, got 'last'"),
+    (lambda: jl.concat(Dense(3), axis=None), "concat: axis must be an int, got None"),
+    (lambda: jl.spec(3), "spec: a shape must be a tuple of sizes, got 3", "hint:     (3,)"),
+    (lambda: jl.spec(X), "spec: a shape must be a tuple of sizes, got float32[8, 5]", "x.shape"),
+    (lambda: jl.spec((None, 3)), "spec: a shape must be a tuple of sizes, got (None, 3)"),
+    (lambda: jl.spec((-1, 3)), "spec: a shape must be a tuple of sizes, got (-1, 3)"),
+    (lambda: jl.spec((2.5, 3)), "spec: a shape must be a tuple of sizes, got (2.5, 3)"),
+    (lambda: jl.spec((3,), "flaot32"), "spec: no dtype: 'flaot32'"),
+    (lambda: jl.Layer(None, keep), "Layer's init must be a function of (key, x), got None"),
+    (
+        lambda: jl.Layer(lambda key, x: ({}, {}), lambda params, x: x),
+        "Layer's apply must be a function of (params, state, x, *, key, train), got <lambda*",
+        "got:      a function of (params, x)",
+    ),
+    (
+        lambda: jl.Layer(lambda key, x: ({}, {}), keep, children={"a": Dense(3)}),
+        "a layer with children needs rebuild",
+    ),
+    (lambda: jl.stateless(None, None), "stateless: init must be a function of (key, x), got None"),
+    (
+        lambda: jl.stateless(lambda key, x: {}, lambda params, state, x: x),
+        "stateless: apply must be a function of (params, x), got <lambda test_errors.py:*",
+        "got:      a function of (params, state, x)",
+    ),
+    (lambda: jl.compose(3), "compose: the body must be a function of (f, x), got 3"),
+    (lambda: jl.compose(Dense(3)), "compose: the body must be a function of (f, x), got Dense(3)"),
+    (
+        lambda: jl.compose(lambda x: x),
+        "compose: the body must be a function of (f, x), got <lambda test_errors.py:*",
+        "got:      a function of (x)",
+    ),
+    (lambda: jl.compose(keep, Dense(3)), "compose() takes 1 positional argument but 2 were given"),
+]
+
+CHILDREN = [
+    (
+        lambda: jl.serial(Dense(3), 3),
+        "serial at 'child 1': 3 stands where a layer belongs",
+        "expected: a Layer, or a function of one argument",
+    ),
+    (lambda: jl.serial(block=None), "serial at 'block': None stands where a layer belongs"),
+    (
+        lambda: jl.serial(Dense(3), "relu"),
+        "serial at 'child 1': 'relu' stands where a layer belongs",
+        "hint:     jax.nn.relu",
+    ),
+    (
+        lambda: jl.serial([Dense(3), Dense(4)]),
+        "serial at 'child 0': [Dense(3), Dense(4)] stands where a layer belongs",
+        "hint:     unpack it: serial(*layers)",
+    ),
+    (
+        lambda: jl.serial(Dense(3), jax.nn.relu(X)),
+        "serial at 'child 1': float32[8, 5] stands where a layer belongs",
+    ),
+    (
+        lambda: jl.serial(Dense(3), Dense),
+        "serial at 'child 1': the factory Dense stands where a layer belongs",
+        "hint:     call it: Dense(...)",
+    ),
+    (
+        lambda: jl.residual(functools.partial(Dense, bias=False)),
+        "residual at 'body': the factory Dense stands where a layer belongs",
+    ),
+    (
+        lambda: jl.serial(Dense(3), jnp.add),
+        "serial at 'child 1': jax.numpy.add is no function of one argument",
+        "hint:     a lambda of one argument, or compose; several inputs come as one tuple",
+    ),
+    (
+        lambda: jl.parallel(lambda a, b: a + b),
+        "parallel at 'child 0': <lambda test_errors.py:*> is no function of one argument",
+    ),
+    (
+        lambda: jl.branch(lambda: 3),
+        "branch at 'child 0': <lambda test_errors.py:*> is no function of one argument",
+    ),
+    (
+        lambda: jl.serial(Dense(3).apply),
+        "serial at 'child 0': Layer.apply is no function of one argument",
+    ),
+    (lambda: jl.serial(StepPair), "serial at 'child 0': StepPair is no function of one argument"),
+    (
+        lambda: jl.add((lambda key, x: {}, lambda params, x: x)),
+        "add at 'child 0': a bare pair of functions stands where a layer belongs",
+        "hint:     jl.Layer(init, apply), or jl.stateless(init, apply)",
+    ),
+    (
+        lambda: jl.serial(optax.adam(1e-3)),
+        "serial at 'child 0': a bare pair of functions stands where a layer belongs",
+    ),
+    (
+        lambda: jl.residual(Dense(3), "same"),
+        "residual at 'shortcut': 'same' stands where a layer belongs",
+    ),
+    (
+        lambda: jl.bidirectional(jl.LSTM(3), "concat"),
+        "bidirectional at 'merge': 'concat' stands where a layer belongs",
+    ),
+    (lambda: jl.repeat(3, Dense(3)), "repeat: 3 stands where a layer belongs"),
+    (
+        lambda: jl.each_step(Dense),
+        "each_step: the factory Dense stands where a layer belongs",
+    ),
+    (lambda: jl.compose(never_called, a=3), "compose at 'a': 3 stands where a layer belongs"),
+    (lambda: jl.without_state(3), "without_state: 3 stands where a layer belongs"),
+    (
+        lambda: jl.out_spec(Dense, F32),
+        "out_spec: the factory Dense stands where a layer belongs",
+        "hint:     call it: Dense(...)",
+    ),
+    (lambda: jl.out_spec(F32, MODEL), "out_spec: float32[8, 5] stands where a layer belongs"),
+    (
+        lambda: jl.serial(Dense(3), dense=Dense(4)),
+        "serial: two children are named 'dense'",
+        "got:      Dense(3) and Dense(4)",
+    ),
+    (
+        lambda: jl.serial(**{"a/b": Dense(3)}),
+        "serial: 'a/b' is no name",
+        "expected: a string that is not empty, without / * ? [ ]",
+    ),
+    (lambda: jl.serial(**{"": Dense(3)}), "serial: '' is no name"),
+    (lambda: jl.compose(never_called, name="a/b"), "compose: 'a/b' is no name"),
+    (
+        lambda: jl.compose(never_called, key=Dense(3)),
+        "compose: no child can be named 'key': f.key is the namespace's own",
+    ),
+    (
+        lambda: jl.compose(never_called, _call=Dense(3)),
+        "compose: no child can be named '_call': f._call is the namespace's own",
+    ),
+    (lambda: jl.parallel(), "parallel: got no layers", "expected: at least one"),
+    (lambda: jl.branch(Dense(3), b=Dense(4)), "branch: got positional and named layers at once"),
+    (
+        lambda: MODEL.rebuild({"dense": Dense(4)}),
+        "serial: cannot be rebuilt around these children",
+        "expected: dense, relu, dense_1",
+        "got:      dense",
+    ),
+    (lambda: MODEL.rebuild([Dense(4)]), "serial: cannot be rebuilt around these children"),
+    (
+        lambda: MODEL(X),
+        "serial: a layer is called like a function",
+        "hint:     y, state = layer.apply(params, state, x)",
+    ),
+    (
+        lambda: init(jl.serial(lambda x: Dense(3)(x))),
+        "Dense at 'lambda': a layer is called like a function",
+        "inside a compose body, f.child(x)",
+    ),
+    (
+        lambda: setattr(Dense(3), "features", 4),
+        "a Layer is immutable: 'features' of Dense(3) was not set",
+    ),
+    (
+        lambda: delattr(Dense(3), "kind"),
+        "a Layer is immutable: 'kind' of Dense(3) was not deleted",
+    ),
+]
+
+
+@each(ARGUMENTS, CHILDREN)
+def test_the_text(case):
+    read(case)

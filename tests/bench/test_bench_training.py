@@ -1,0 +1,88 @@
+"""The rows about training measure what they say. No timing is tested here."""
+
+import jax
+import pytest
+
+from bench import checkpointing, groups, measure, show, soak, training_loop
+from bench.data import default_promotion
+from bench.frameworks.sizes import Perceptron
+from bench.steps import fit
+from bench.training_loop import Size
+from jlayers import training
+
+# Warnings from other libraries are not ours to fix.
+pytestmark = pytest.mark.filterwarnings("ignore")
+TINY = Size(6, (5, 3))
+
+
+@pytest.fixture(autouse=True)
+def compiled_fast():
+    """What is compiled here runs a few times only; and promotes as optax does."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    with default_promotion():
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_the_loops_give_the_same_bits_before_they_are_timed():
+    all_on = training_loop.overhead(1e-9, 2, steps=40, processes=2, size=TINY)
+    assert {name: len(seconds) for name, seconds in all_on.seconds.items()} == {
+        "fit": 4,
+        "fit with metrics alone": 4,
+        "bare": 4,
+    }
+    many = training_loop.many(1e-9, 3, steps=40, size=TINY)
+    assert [len(seconds) for seconds in many.seconds.values()] == [3, 3]
+    for row in (all_on, many):
+        assert row.figure.split("x")[0].replace(".", "").isdigit()
+        assert show.group_table("training", {"loop": row._asdict()}).row_count == 1
+
+
+def test_loops_that_differ_are_not_timed(tmp_path):
+    data = training_loop.batches(TINY, 2)
+    loops = {"fit": training_loop.Fit(TINY, data, tmp_path, False)}
+    loops["bare"] = training_loop.Bare(TINY, data[:1])
+    with pytest.raises(AssertionError):
+        training_loop.same_after(loops, 2)
+
+
+def test_everything_is_on_where_that_is_claimed(tmp_path):
+    loop = training_loop.Fit(TINY, training_loop.batches(TINY, 4), tmp_path, everything=True)
+    loop(200)
+    loop(200)
+    assert loop.taken == 400
+    assert int(loop.state.step) == 400
+    for last in (200, 400):
+        folder = tmp_path / f"until_{last}"
+        records = training.read_json_lines(folder / "log.jsonl")
+        assert [record.step for record in records] == [last - 100, last]
+        assert training.CheckpointManager(folder / "checkpoints").steps() == [last]
+
+
+def test_the_loops_of_all_libraries_have_the_same_losses():
+    made = fit.builders(Perceptron(4, 6, (5, 7), 3), steps=40)
+    row = measure.measure_step("MLP", made, 1e-9, 3)
+    assert list(row["frameworks"]) == list(made)
+    for name, entry in row["frameworks"].items():
+        assert entry["status"] in ("ok", "missing"), (name, entry)
+    assert row["frameworks"]["jlayers"]["status"] == "ok"
+    assert row["frameworks"]["lax"]["step"]["calls"] >= 2
+
+
+def test_the_rows_are_found():
+    assert set(groups.choose(["training"], groups.entries())) == {
+        *training_loop.ROWS,
+        *checkpointing.ROWS,
+        *soak.ROWS,
+    }
+    assert "step-fit" in groups.entries()
+
+
+def test_a_gigabyte_is_written_once_for_two_rows():
+    write, blocking = (
+        row(1e-9, 1, megabytes=2) for row in (checkpointing.write, checkpointing.blocking)
+    )
+    assert write.seconds is blocking.seconds
+    assert {len(values) for values in write.seconds.values()} == {1}
+    assert "cat and fsync" in write.figure
+    assert "copy to the host" in blocking.figure

@@ -1,0 +1,264 @@
+"""Every way to compute attention gives the softmax's numbers in float64, and so do derivatives."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jlayers import core
+from jlayers.core.attention import blockwise
+from jlayers.core.attention.attention import choose_attention
+from jlayers.core.dispatch import recording
+
+METHODS = ["direct", "blocks", None]
+
+
+@pytest.fixture
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+float64 = pytest.mark.usefixtures("_float64")
+
+
+def _softmax(q, k, v, *, causal=False, mask=None, scale=None):
+    """Attention by its formula; rows that see nothing are zeros."""
+    heads, keys = q.shape[2], k.shape[1]
+    k, v = (jnp.repeat(a, heads // k.shape[2], 2) for a in (k, v))
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) * (scale or q.shape[-1] ** -0.5)
+    visible = jnp.ones(scores.shape, bool)
+    if causal:
+        triangle = jnp.tril(jnp.ones(scores.shape[2:], bool), keys - q.shape[1])
+        visible &= jnp.broadcast_to(triangle, scores.shape)
+    if mask is not None:
+        mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+        visible &= jnp.broadcast_to(mask, scores.shape)
+    scores = jnp.where(visible, scores, -1e30)
+    weights = jnp.where(visible, jnp.exp(scores - scores.max(-1, keepdims=True)), 0.0)
+    total = weights.sum(-1, keepdims=True)
+    return jnp.einsum("bhts,bshd->bthd", weights / jnp.where(total == 0, 1.0, total), v)
+
+
+def _arrays(seed, batch, steps, keys, heads, num_kv_heads, size):
+    numbers = np.random.default_rng(seed)
+    shapes = [(batch, steps, heads, size), *[(batch, keys, num_kv_heads, size)] * 2]
+    return tuple(jnp.asarray(numbers.normal(size=shape)) for shape in shapes)
+
+
+def _some_case(seed):
+    """Random shapes: ragged blocks, grouped heads, masks, more or fewer keys than queries."""
+    pick = random.Random(seed)
+    batch, num_kv_heads, groups = pick.choice([1, 2]), pick.choice([1, 2]), pick.choice([1, 2, 3])
+    steps = pick.choice([1, 5, 70, 129, 300])
+    keys = pick.choice([1, 7, steps, steps, 140, 290])
+    arrays = _arrays(
+        seed, batch, steps, keys, num_kv_heads * groups, num_kv_heads, pick.choice([1, 4])
+    )
+    how = {"causal": pick.random() < 0.6, "scale": pick.choice([None, 0.3])}
+    if pick.random() < 0.6:
+        whole = (batch, num_kv_heads * groups, steps, keys)
+        shape = [pick.choice([1, size]) for size in whole][pick.choice([0, 0, 2]) :]
+        how["mask"] = jnp.asarray(np.random.default_rng(seed).random(shape) < 0.5)
+    return arrays, how
+
+
+def _compare(ours, theirs, arrays, tolerance=1e-9):
+    close = {"rtol": tolerance, "atol": tolerance}
+    out = jax.jit(theirs)(*arrays)
+    np.testing.assert_allclose(jax.jit(ours)(*arrays), out, **close)
+    weights = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
+
+    def gradients(f):
+        def loss(*arrays):
+            return jnp.sum(jnp.sin(f(*arrays)) * weights)
+
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(*arrays)
+
+    def tangent(f):
+        moved = tuple(jnp.sin(a) + 1 for a in arrays)
+        return jax.jit(lambda a, t: jax.jvp(f, a, t)[1])(arrays, moved)
+
+    for transform in (gradients, tangent):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, **close), *map(transform, (ours, theirs))
+        )
+
+
+@float64
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", range(8))
+def test_every_method_is_the_softmax(seed, method):
+    arrays, how = _some_case(seed)
+    _compare(
+        lambda q, k, v: core.attention(q, k, v, **how, method=method),
+        lambda q, k, v: _softmax(q, k, v, **how),
+        arrays,
+    )
+
+
+@float64
+@pytest.mark.parametrize("causal", [False, True])
+def test_many_blocks_run_in_loops(causal, monkeypatch):
+    """More blocks than the program has segments, ragged at the end."""
+    monkeypatch.setattr(blockwise, "_SEGMENTS", 2)
+    how = {"causal": causal, "scale": 0.31}
+    _compare(
+        lambda q, k, v: core.attention(q, k, v, **how, method="blocks"),
+        lambda q, k, v: _softmax(q, k, v, **how),
+        _arrays(0, 1, 1300, 1300, 1, 1, 2),
+    )
+
+
+@float64
+@pytest.mark.parametrize("masked", [False, True], ids=["all seen", "masked"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_passes_every_transformation(method, masked):
+    q, k, v = _arrays(1, 2, 70, 75, 4, 2, 3)
+    mask = jnp.asarray(np.random.default_rng(0).random((2, 1, 70, 75)) < 0.6) if masked else None
+    mask = mask if mask is None else mask.at[:, :, 3].set(False)
+
+    def ours(q, k, v, mask=mask):
+        return core.attention(q, k, v, causal=True, mask=mask, method=method)
+
+    def theirs(q, k, v, mask=mask):
+        return _softmax(q, k, v, causal=True, mask=mask)
+
+    def curvature(f):
+        def loss(t):
+            return jnp.sum(jnp.sin(f(q * t, k + t, v * t)))
+
+        return jax.jit(jax.hessian(loss))(jnp.asarray(0.7))
+
+    def reverse_twice(f):
+        def loss(t):
+            return jnp.sum(jnp.sin(f(q * t, k + t, v * t)))
+
+        return jax.jit(jax.grad(jax.grad(loss)))(jnp.asarray(0.7))
+
+    def each(f):
+        def loss(q, mask):
+            return jnp.sum(jnp.sin(f(q, k, v, mask)))
+
+        masks = None if mask is None else jnp.stack([mask, ~mask, mask])
+        axes = (0, None if mask is None else 0)
+        return jax.jit(jax.vmap(jax.grad(loss), axes))(jnp.stack([q, 2 * q, q - 1]), masks)
+
+    def scanned(f):
+        def step(total, q):
+            return total + jax.checkpoint(lambda q: jnp.sum(jnp.sin(f(q, k, v))))(q), None
+
+        start = jnp.zeros((), q.dtype)
+        return jax.jit(jax.grad(lambda q: lax.scan(step, start, jnp.stack([q, q + 1]))[0]))(q)
+
+    for transform in (curvature, reverse_twice, each, scanned):
+        np.testing.assert_allclose(transform(ours), transform(theirs), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_narrow_floats_keep_their_dtype_and_a_wide_softmax(dtype, method):
+    arrays = [a.astype(dtype) for a in _arrays(2, 2, 150, 150, 4, 2, 8)]
+
+    def loss(*arrays):
+        return jnp.sum(core.attention(*arrays, causal=True, method=method).astype("float32"))
+
+    wide = [a.astype("float32") for a in arrays]
+    out = core.attention(*arrays, causal=True, method=method)
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    grads, expected = gradient(*arrays), gradient(*wide)
+    assert {a.dtype for a in (out, *grads)} == {jnp.dtype(dtype)}
+    step = float(jnp.finfo(dtype).eps)
+    reference = _softmax(*wide, causal=True)
+    np.testing.assert_allclose(out.astype("float32"), reference, atol=8 * step)
+    for a, b in zip(grads, expected, strict=True):
+        assert jnp.max(jnp.abs(a.astype("float32") - b)) <= 8 * step * jnp.max(jnp.abs(b))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_query_that_sees_no_key_gives_zeros(method):
+    q, k, v = (a.astype("float32") for a in _arrays(3, 1, 80, 80, 2, 2, 4))
+    mask = jnp.ones((80, 80), bool).at[7].set(False)
+
+    def run(q, k, v):
+        return core.attention(q, k, v, mask=mask, method=method)
+
+    out, pull = jax.vjp(run, q, k, v)
+    grads = pull(jnp.ones_like(out))
+    assert not out[:, 7].any()
+    assert not grads[0][:, 7].any()
+    assert all(jnp.isfinite(a).all() for a in (out, *grads))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_causal_queries_are_the_last_steps(method):
+    """A block of queries at the end of a sequence gives the end of the whole sequence's output."""
+    q, k, v = (a.astype("float32") for a in _arrays(4, 1, 90, 90, 2, 2, 4))
+    whole = core.attention(q, k, v, causal=True, method=method)
+    end = core.attention(q[:, -70:], k, v, causal=True, method=method)
+    np.testing.assert_allclose(end, whole[:, -70:], rtol=1e-5, atol=1e-6)
+    early = core.attention(q, k[:, :70], v[:, :70], causal=True, method=method)
+    assert not early[:, :20].any()
+    assert early[:, 20].all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2, 4), (2, 0, 2, 4), (2, 3, 2, 0)], ids=str)
+def test_nothing_gives_nothing(shape):
+    q = jnp.zeros(shape)
+    assert core.attention(q, q, q, causal=True).shape == shape
+
+
+def test_no_keys_give_zeros():
+    q, k = jnp.ones((2, 3, 4, 5)), jnp.ones((2, 0, 4, 5))
+    assert not core.attention(q, k, k).any()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_is_linear_in_the_sequence(causal):
+    def temporaries(steps):
+        x = jax.ShapeDtypeStruct((1, steps, 2, 16), jnp.float32)
+
+        def gradient(q, k, v, ct):
+            run = lambda q, k, v: core.attention(q, k, v, causal=causal)  # noqa: E731
+            return jax.vjp(run, q, k, v)[1](ct)
+
+        program = jax.jit(gradient).lower(x, x, x, x).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(4096) < 2.6 * temporaries(2048)
+
+
+def test_gradients_keep_no_scores_for_the_backward_pass():
+    q, k, v = (a.astype("float32") for a in _arrays(5, 1, 256, 256, 2, 2, 4))
+    _, pull = jax.vjp(lambda *a: core.attention(*a, method="blocks"), q, k, v)
+    stored = sum(leaf.size for leaf in jax.tree.leaves(pull))
+    assert stored <= 4 * q.size + 2 * 256
+
+
+def test_the_choice_and_its_reason():
+    assert choose_attention((2, 8, 4, 16), (2, 8, 4, 16), "cpu").reason == (
+        "8 x 8 scores of a head: too few for blocks"
+    )
+    assert choose_attention((2, 512, 4, 16), (2, 512, 4, 16), "cpu").method == "blocks"
+    assert choose_attention((2, 512, 4, 16), (2, 512, 4, 16), "gpu").method == "direct"
+    q = jax.ShapeDtypeStruct((2, 512, 4, 16), jnp.float32)
+    for platform, method in (("cpu", "blocks"), ("gpu", "direct")):
+        with recording(platform) as records:
+            jax.eval_shape(lambda q: core.attention(q, q, q), q)
+        assert [(r.operation, r.choice.method) for r in records] == [("attention", method)]
+
+
+def test_a_method_that_cannot_compute_it_is_refused():
+    q = jnp.ones((1, 4, 2, 8))
+    with pytest.raises(ValueError, match="attention has no method 'cudnn' for these arguments"):
+        core.attention(q, q, q, method="cudnn")
+
+
+def test_a_program_for_an_accelerator_is_lowered_from_a_cpu():
+    q = jnp.ones((1, 128, 2, 8))
+    gradient = jax.grad(lambda q: jnp.sum(core.attention(q, q, q, causal=True)))
+    lowered = jax.jit(gradient).trace(q).lower(lowering_platforms=("tpu",))
+    assert "while" not in lowered.as_text()

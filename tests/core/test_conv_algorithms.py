@@ -1,0 +1,188 @@
+"""Every way to compute a convolution gives XLA's numbers, in float64, and so do its derivatives."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jlayers import core
+from jlayers.core.conv.geometry import channels_last
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def _xla(x, kernel, how, transposed=False):
+    rank = x.ndim - 2
+    spread = {"lhs_dilation": how["strides"]} if transposed else {}
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1,) * rank if transposed else how["strides"],
+        how["padding"],
+        rhs_dilation=how["dilation"],
+        dimension_numbers=channels_last(rank),
+        feature_group_count=how["groups"],
+        **spread,
+    )
+
+
+def _some_case(seed, transposed):
+    """Random shapes: rank, kernel, strides, padding, dilation, groups, channels."""
+    pick = random.Random(seed)
+    rank = pick.choice([1, 2, 2, 3])
+    size = [pick.choice([1, 2, 3, 4, 5] if rank < 3 else [1, 2, 3]) for _ in range(rank)]
+    if pick.random() < 0.2:
+        size = [1] * rank
+    strides = [pick.choice([1, 1, 2, 3]) for _ in size]
+    dilation = [pick.choice([1, 1, 2, 3]) for _ in size]
+    groups = pick.choice([1, 1, 2, 4, 6])
+    inputs, features = pick.choice([1, 1, 2, 3]), pick.choice([1, 2, 9 if transposed else 3])
+    reach = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
+    if transposed:
+        spatial = [pick.randrange(1, 5) for _ in size]
+        padding = [(r + pick.randrange(4), r + pick.randrange(4)) for r in reach]
+    else:
+        spatial = [r + pick.randrange(1, 6) for r in reach]
+        padding = [(pick.randrange(3), pick.randrange(3)) for _ in size]
+    numbers = np.random.default_rng(seed)
+    x = jnp.asarray(numbers.normal(size=(2, *spatial, groups * inputs)))
+    kernel = jnp.asarray(numbers.normal(size=(*size, inputs, groups * features)))
+    how = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+    return x, kernel, how
+
+
+def _compare(ours, theirs, x, kernel):
+    y = theirs(x, kernel)
+    np.testing.assert_allclose(ours(x, kernel), y, rtol=1e-10, atol=1e-10)
+    weights = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+
+    def gradients(f):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(f(x, kernel)) * weights)
+
+        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+
+    def tangent(f):
+        return jax.jvp(f, (x, kernel), (jnp.sin(x) + 1, lax.square(kernel)))[1]
+
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **close), *map(gradients, (ours, theirs))
+    )
+    np.testing.assert_allclose(tangent(ours), tangent(theirs), **close)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_the_chosen_algorithm_gives_the_numbers_of_xla(seed, transposed):
+    x, kernel, how = _some_case(seed, transposed)
+    run = core.conv_transpose if transposed else core.conv
+    _compare(
+        lambda x, kernel: run(x, kernel, **how),
+        lambda x, kernel: _xla(x, kernel, how, transposed),
+        x,
+        kernel,
+    )
+
+
+METHODS = {
+    # method: (spatial, kernel's shape, strides, groups)
+    "matmul": ((5, 4), (1, 1, 3, 4), (2, 1), 1),
+    "patches": ((6, 5), (3, 3, 2, 4), (2, 2), 1),
+    "patches, side by side": ((7, 6), (3, 2, 2, 4), (3, 2), 1),
+    "shifted": ((6, 5), (3, 3, 1, 8), (1, 2), 4),
+    "shifted, many taps": ((9, 8), (5, 4, 1, 3), (1, 1), 3),
+    "blocks": ((6, 5), (3, 2, 2, 12), (2, 1), 6),
+    "planes": ((5, 4, 6), (3, 2, 3, 2, 4), (2, 1, 1), 1),
+    "planes, all in one": ((5, 4, 6), (3, 1, 1, 2, 4), (2, 1, 1), 1),
+    "planes, in lines": ((5, 4, 6), (3, 1, 1, 2, 4), (2, 1, 1), 1),
+    "direct": ((6, 5), (3, 2, 2, 4), (1, 2), 1),
+}
+
+
+def _method_case(name):
+    spatial, shape, strides, groups = METHODS[name]
+    numbers = np.random.default_rng(0)
+    x = jnp.asarray(numbers.normal(size=(2, *spatial, shape[-2] * groups)))
+    kernel = jnp.asarray(numbers.normal(size=shape))
+    rank = len(spatial)
+    how = {
+        "strides": strides,
+        "padding": [(1, 0), *[(0, 0) if "lines" in name else (1, 0)] * (rank - 1)],
+        "dilation": (1,) * rank,
+        "groups": groups,
+    }
+    return x, kernel, how
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_passes_every_transformation(name):
+    x, kernel, how = _method_case(name)
+    method = name.split(",")[0]
+
+    def ours(x, kernel):
+        return core.conv(x, kernel, **how, method=method)
+
+    def theirs(x, kernel):
+        return _xla(x, kernel, how)
+
+    _compare(ours, theirs, x, kernel)
+
+    def curvature(f):
+        def loss(t):
+            return jnp.sum(jnp.sin(f(x * t, kernel + t)))
+
+        return jax.hessian(loss)(jnp.asarray(0.7))
+
+    def each(f):
+        images = jnp.stack([x, 2 * x, x - 1])
+        return jax.jit(jax.vmap(jax.grad(lambda x: jnp.sum(jnp.sin(f(x, kernel))))))(images)
+
+    def scanned(f):
+        def step(total, x):
+            return total + jax.checkpoint(lambda x: jnp.sum(jnp.sin(f(x, kernel))))(x), None
+
+        start = jnp.zeros((), x.dtype)
+        return jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])(x)
+
+    for transform in (curvature, each, scanned):
+        np.testing.assert_allclose(transform(ours), transform(theirs), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["direct", "phases"])
+def test_methods_of_conv_transpose(method):
+    x, kernel, how = _method_case("direct")
+    how |= {"strides": (2, 3)}
+    _compare(
+        lambda x, kernel: core.conv_transpose(x, kernel, **how, method=method),
+        lambda x, kernel: _xla(x, kernel, how, transposed=True),
+        x,
+        kernel,
+    )
+
+
+def test_a_method_that_cannot_compute_it_is_refused():
+    x, kernel, how = _method_case("direct")
+    with pytest.raises(
+        ValueError, match="no method 'shifted' for these arguments, but 'direct', 'patches'"
+    ):
+        core.conv(x, kernel, **how, method="shifted")
+
+
+def test_gradients_keep_no_patches_for_the_backward_pass():
+    """What the kernel's gradient makes of the image is made again, not stored."""
+    x, kernel, how = _method_case("shifted")
+
+    def loss(kernel):
+        return jnp.sum(core.conv(x, kernel, **how, method="shifted"))
+
+    _, pull = jax.vjp(loss, kernel)
+    stored = sum(leaf.size for leaf in jax.tree.leaves(pull))
+    assert stored <= x.size + kernel.size

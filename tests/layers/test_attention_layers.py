@@ -1,0 +1,263 @@
+"""Layers of attention and their caches, against a NumPy loop over each row alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import attention_reference, convert
+
+import jlayers as jl
+from jlayers.testing import check_sequence
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+LENGTHS = (9, 4, 0, 1)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+CASES = {
+    "plain": {},
+    "causal, shared heads": {"causal": True, "num_kv_heads": 2},
+    "window": {"causal": True, "window": 3, "soft_cap": 0.8},
+    "rope": {"causal": True, "rope": 100.0, "num_kv_heads": 1},
+    "rope, window": {"causal": True, "rope": True, "window": 4},
+    "rope, all see all": {"rope": True, "soft_cap": 2.0},
+    "alibi": {"causal": True, "alibi": True},
+    "alibi, window": {"causal": True, "alibi": True, "window": 2},
+    "alibi, all see all": {"alibi": True, "num_kv_heads": 2},
+}
+STREAMED = [case for case, options in CASES.items() if options.get("causal")]
+
+
+def _layer(case, steps=9):
+    layer = jl.SelfAttention(4, head_dim=2, features=5, **CASES[case])
+    return layer, _random(layer, jl.spec((4, steps, 6), jnp.float64))
+
+
+def _random(layer, x):
+    return convert.draw(jax.eval_shape(layer.init, jax.random.key(0), x)[0])
+
+
+def _values(steps=9, features=6):
+    return jnp.asarray(np.random.default_rng(steps).normal(size=(4, steps, features)))
+
+
+def _reference(case, params, row):
+    options = dict(CASES[case])
+    base = options.pop("rope", None)
+    rope = 10000.0 if base is True else base
+    return attention_reference.self_attention(
+        params, np.asarray(row), heads=4, rope=rope, **options
+    )
+
+
+def _with_holes():
+    """Masks of all kinds: full, with holes, empty, and one that begins late."""
+    mask = np.random.default_rng(2).random((4, 9)) < 0.6
+    mask[0], mask[2], mask[3] = True, False, np.arange(9) > 4
+    return jnp.asarray(mask)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_row_is_that_of_its_valid_steps_alone(case):
+    layer, params = _layer(case)
+    values, mask = _values(), _with_holes()
+    x = jl.Sequence(jnp.where(mask[..., None], values, jnp.nan), mask)
+    y, _ = jax.jit(layer.apply)(params, {}, x)
+    np.testing.assert_array_equal(y.mask, mask)
+    for row, here, got in zip(values, mask, y.values, strict=True):
+        wanted = _reference(case, params, row[here])
+        np.testing.assert_allclose(got[here], wanted, rtol=1e-9, atol=1e-12)
+    # No mask at all: the first row had none.
+    alone, _ = jax.jit(layer.apply)(params, {}, values[:1])
+    np.testing.assert_allclose(alone[0], y.values[0], rtol=1e-12)
+
+
+def _blocks_of(x, cuts):
+    first = 0
+    for size in cuts:
+        yield x[:, first : first + size]
+        first += size
+    assert first == x.shape[1]
+
+
+def _streamed(layer, params, x, cuts, capacity=None):
+    """The outputs of all blocks, put together, and the last carry."""
+    start, step = jl.stream(layer, capacity=capacity)
+    step = jax.jit(step)
+    carry, outputs = start(params, {}, x[:, :1]), []
+    avals = jax.tree.map(jax.typeof, carry)
+    for block in _blocks_of(x, cuts):
+        y, carry = step(params, {}, carry, block)
+        outputs.append(y)
+        assert jax.tree.map(jax.typeof, carry) == avals
+    return jnp.concatenate(
+        [y.fill() if isinstance(y, jl.Sequence) else y for y in outputs], 1
+    ), carry
+
+
+CUTS = [(1,) * 9, (6, 0, 1, 2)]
+
+
+@pytest.mark.parametrize("case", STREAMED)
+def test_a_stream_is_the_whole_sequence_gradients_too(case):
+    """Rows of different lengths, an empty one, holes; prompts longer than the window."""
+    layer, params = _layer(case)
+    x = jl.Sequence(_values(), _with_holes())
+    weights = jnp.cos(jnp.arange(4 * 9 * 5.0)).reshape(4, 9, 5)
+
+    def loss(run):
+        def of(params, values):
+            y, *rest = run(params, jl.Sequence(values, x.mask))
+            y = y.fill() if isinstance(y, jl.Sequence) else y
+            return jnp.sum(jnp.sin(y) * weights), (y, *rest)
+
+        return jax.jit(jax.grad(of, (0, 1), has_aux=True))(params, x.values)
+
+    wanted, (whole, _) = loss(lambda params, x: layer.apply(params, {}, x))
+    for cuts in CUTS:
+        got, (y, carry) = loss(lambda params, x, cuts=cuts: _streamed(layer, params, x, cuts, 9))
+        np.testing.assert_array_equal(carry["count"], jnp.sum(x.mask, 1))
+        np.testing.assert_allclose(y, whole, rtol=1e-9, atol=1e-12)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, wanted
+        )
+
+
+def test_plain_arrays_stream_as_well():
+    layer, params = _layer("rope, window")
+    values = _values()
+    whole, _ = layer.apply(params, {}, values)
+    for cuts in ((1,) * 9, (7, 2)):
+        y, carry = _streamed(layer, params, values, cuts)
+        np.testing.assert_allclose(y, whole, rtol=1e-9, atol=1e-12)
+        assert carry["keys"].shape == (4, 4, 4, 2)
+        assert carry["count"].tolist() == [9] * 4
+
+
+def test_padding_is_no_step_of_the_cache():
+    """Step by step: an invalid one leaves its row of the carry as it is, to the bit."""
+    layer, params = _layer("window")
+    start, step = jl.stream(layer)
+    _, carry = step(params, {}, start(params, {}, _values()), _values())
+    for block in (_values(1), _values(3)):
+        mask = jnp.zeros(block.shape[:2], bool).at[1].set(True)
+        y, after = step(params, {}, carry, jl.Sequence(block * jnp.nan, mask))
+        for name, value in after.items():
+            np.testing.assert_array_equal(value[::2], carry[name][::2])
+        assert after["count"].tolist() == [9, 9 + block.shape[1], 9, 9]
+        assert bool(jnp.isfinite(y.values[::2]).all())
+
+
+def test_the_slot_of_a_step_is_its_position():
+    layer = jl.SelfAttention(1, causal=True, window=3, bias=False, kernel_init=_identity)
+    params, _ = layer.init(jax.random.key(0), jl.spec((1, 1, 2), jnp.float64))
+    values = jnp.arange(14.0).reshape(1, 7, 2)
+    for cuts in ((1,) * 7, (7,), (2, 5)):
+        _, carry = _streamed(layer, params, values, cuts)
+        assert carry["keys"][0, :, 0, 0].tolist() == [12.0, 8.0, 10.0]
+
+
+def _identity(key, shape, dtype):
+    return jnp.eye(*shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("cuts", [(1,) * 9, (9,), (4, 5)], ids=str)
+def test_steps_without_room_are_nan(cuts):
+    layer, params = _layer("rope")
+    mask = jnp.asarray(np.arange(9) < np.array(LENGTHS)[:, None])
+    whole, _ = layer.apply(params, {}, jl.Sequence(_values(), mask))
+    y, carry = _streamed(layer, params, jl.Sequence(_values(), mask), cuts, capacity=6)
+    assert carry["count"].tolist() == list(LENGTHS)
+    assert bool(jnp.isnan(y[0, 6:]).all())
+    np.testing.assert_allclose(y[:, :6], whole.fill()[:, :6], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(y[1:], whole.fill()[1:], rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_copies_no_cache():
+    layer = jl.SelfAttention(2, causal=True, rope=True)
+    x = jl.spec((3, 1, 8))
+    params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+    start, step = jl.stream(layer, capacity=4096)
+    carry = jax.eval_shape(lambda p, x: start(p, {}, x), params, x)
+
+    def one(params, carry, x):
+        return step(params, {}, carry, x)
+
+    program = jax.jit(one, donate_argnums=1).lower(params, carry, x).compile()
+    memory = program.memory_analysis()
+    assert memory.alias_size_in_bytes >= sum(
+        a.size * a.dtype.itemsize for a in jax.tree.leaves(carry)
+    )
+    assert "f32[3,4096,2,4]{3,2,1,0} copy(" not in program.as_text()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_cross_attention_sees_the_memory_s_valid_steps(masked):
+    layer = jl.CrossAttention(4, num_kv_heads=2, head_dim=3, features=5, soft_cap=1.5)
+    values, memory = _values(), _values(7, 3)
+    params = _random(layer, (values, memory))
+    seen = jnp.asarray(np.random.default_rng(0).random((4, 7)) < 0.5).at[1].set(False)
+    mask = _with_holes()
+    x = (values, memory)
+    if masked:
+        x = tuple(
+            jl.Sequence(jnp.where(m[..., None], a, jnp.nan), m)
+            for a, m in zip(x, (mask, seen), strict=True)
+        )
+    y, _ = jax.jit(layer.apply)(params, {}, x)
+    start, step = jl.stream(layer)
+    assert start(params, {}, x) == {}
+    assert jl.receptive_field(layer, (values, memory)).lookahead == np.inf
+    block, _ = step(params, {}, {}, (x[0][:, 2:5], x[1]))
+    got, part = (a.values if masked else a for a in (y, block))
+    np.testing.assert_allclose(part, got[:, 2:5], rtol=1e-12)
+    if masked:
+        np.testing.assert_array_equal(y.mask, mask)
+    for b in range(4):
+        q, k, v = (
+            (a @ params[f"{name}_kernel"] + params[f"{name}_bias"]).reshape(len(a), heads, 3)
+            for name, a, heads in (
+                ("query", np.asarray(values[b]), 4),
+                ("key", np.asarray(memory[b]), 2),
+                ("value", np.asarray(memory[b]), 2),
+            )
+        )
+        out = attention_reference.attention(
+            q, k, v, lambda t, s, b=b: not masked or bool(seen[b, s]), soft_cap=1.5
+        )
+        wanted = out.reshape(9, -1) @ params["out_kernel"] + params["out_bias"]
+        here = np.asarray(mask[b]) if masked else np.ones(9, bool)
+        np.testing.assert_allclose(got[b][here], wanted[here], rtol=1e-9, atol=1e-12)
+
+
+def test_a_memory_of_another_sequence_kind_mixes():
+    """The output has the mask of x, and none where x has none."""
+    layer = jl.CrossAttention(2)
+    values = _values()
+    params = _random(layer, (values, values))
+    memory = jl.Sequence(values, _with_holes())
+    y, _ = layer.apply(params, {}, (values, memory))
+    assert isinstance(y, jax.Array)
+    y, _ = layer.apply(params, {}, (memory, values))
+    np.testing.assert_array_equal(y.mask, memory.mask)
+
+
+def test_the_contract_of_sequences():
+    """The plain layers are in the table over which it is checked."""
+    layer = jl.residual(jl.SelfAttention(2, causal=True, window=2, rope=True))
+    check_sequence(jl.repeat(layer, 2), jl.spec((3, 5, 4)))
+
+
+def test_reaches():
+    x = jl.spec((2, 5, 4))
+    assert jl.receptive_field(jl.SelfAttention(2, causal=True, window=4), x) == jl.ReceptiveField(
+        1, 3, 0
+    )
+    assert jl.receptive_field(jl.SelfAttention(2, causal=True), x).lookback == np.inf
+    assert jl.receptive_field(jl.SelfAttention(2), x).lookahead == np.inf

@@ -1,0 +1,249 @@
+"""Every layer against Flax's linen, in float64: values and gradients, the same weights."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from oracles import convert
+
+import jlayers as jl
+
+F64 = {"param_dtype": "float64"}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def check(oracle, layer, x, conversion=convert.same, vanishing=frozenset()):
+    """``oracle``, a module or a function, and ``layer`` agree on ``x`` (an array or a shape)."""
+    apply = jl.without_state(layer).apply
+    x = convert.draw_input(x, "float64") if isinstance(x, tuple) else x
+    if isinstance(oracle, nn.Module):
+        weights = draw(oracle, x).get("params", {})
+
+        def theirs(weights, x):
+            return oracle.apply({"params": weights}, x)
+    else:
+        weights, theirs = {}, lambda weights, x: oracle(x)
+    convert.compare(theirs, lambda w, x: apply(conversion(w), x), weights, x, vanishing)
+
+
+def draw(module, x):
+    with convert.lenient():
+        shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    # Flax makes running statistics in float32 whatever it is told.
+    return jax.tree.map(lambda value: value.astype("float64"), convert.draw(shapes))
+
+
+def flax_options(options):
+    """Our options by the names that Flax has for them."""
+    names = {"bias": "use_bias", "dilation": "kernel_dilation", "groups": "feature_group_count"}
+    return {names.get(name, name): value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)], ids=str)
+def test_dense(shape, bias):
+    check(nn.Dense(3, use_bias=bias, **F64), jl.Dense(3, bias=bias), shape)
+
+
+def test_embedding():
+    check(nn.Embed(5, 3, **F64), jl.Embedding(5, 3), convert.draw_ids((2, 3), 5))
+
+
+SIZE, SMALL, KERNEL = (7, 5, 4), (4, 3, 2), (3, 2, 2)
+CONV = [
+    {},
+    {"padding": "SAME"},
+    {"strides": (2, 1, 3)},
+    {"strides": (3, 2, 2), "padding": "SAME"},
+    {"dilation": (2, 3, 1)},
+    {"dilation": 2, "strides": 2, "padding": "SAME"},
+    {"padding": 1},
+    {"padding": ((0, 2), (1, 0), (3, 1)), "strides": 2, "groups": 2},
+    {"bias": False, "groups": 2},
+]
+
+
+@pytest.mark.parametrize("options", CONV, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv(rank, options):
+    options = {"padding": "VALID", **convert.cut(options, rank)}
+    oracle = nn.Conv(4, KERNEL[:rank], **flax_options(options), **F64)
+    check(oracle, jl.Conv(4, KERNEL[:rank], **options), (2, *SIZE[:rank], 2))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dilation": 2}, {"strides": 2}, {"groups": 2}], ids=convert.label
+)
+def test_causal_conv(options):
+    options = {"padding": "CAUSAL", **options}
+    check(nn.Conv(4, (3,), **flax_options(options), **F64), jl.Conv(4, 3, **options), (2, 7, 2))
+
+
+CONV_TRANSPOSE = [
+    {},
+    {"padding": "SAME"},
+    {"strides": (2, 3, 1)},
+    {"strides": (3, 2, 2), "padding": "SAME"},
+    {"strides": 4},
+    {"strides": 4, "padding": "SAME"},
+    {"dilation": 2, "strides": 2},
+    {"dilation": 2, "strides": 2, "padding": "SAME"},
+    {"padding": ((1, 2), (0, 1), (1, 1)), "strides": 2, "bias": False},
+]
+
+
+@pytest.mark.parametrize("options", CONV_TRANSPOSE, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv_transpose(rank, options):
+    options = {"padding": "VALID", **convert.cut(options, rank)}
+    oracle = nn.ConvTranspose(4, KERNEL[:rank], **flax_options(options), **F64)
+    check(oracle, jl.ConvTranspose(4, KERNEL[:rank], **options), (2, *SMALL[:rank], 2))
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_conv_transpose_with_the_kernel_of_the_convolution(padding):
+    options = {"strides": 2, "padding": padding}
+    check(
+        nn.ConvTranspose(4, (3, 2), transpose_kernel=True, **options, **F64),
+        jl.ConvTranspose(4, (3, 2), **options),
+        (2, 4, 3, 2),
+        convert.flax_conv_transpose_transposed,
+    )
+
+
+POOL = [
+    {},
+    {"padding": "SAME"},
+    {"strides": (1, 2, 3)},
+    {"strides": (2, 2, 2), "padding": "SAME"},
+    {"padding": ((0, 2), (1, 0), (1, 1)), "strides": (2, 1, 2)},
+]
+
+
+@pytest.mark.parametrize("options", POOL, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("oracle", "layer", "more"),
+    [
+        (nn.max_pool, jl.MaxPool, {}),
+        (nn.avg_pool, jl.AvgPool, {"count_include_pad": True}),
+        (nn.avg_pool, jl.AvgPool, {"count_include_pad": False}),
+    ],
+    ids=["max", "avg, padding counts", "avg"],
+)
+def test_pool(oracle, layer, more, rank, options):
+    # The strides of a pool are 1 by default in Flax.
+    options = {"strides": (1, 1, 1), **options, **more}
+    options = convert.cut(options, rank)
+    check(
+        lambda x: oracle(x, KERNEL[:rank], **options),
+        layer(KERNEL[:rank], **options),
+        (2, *SIZE[:rank], 2),
+    )
+
+
+NORM = [{}, {"scale": False}, {"bias": False}, {"scale": False, "bias": False}]
+
+
+def norm_options(options):
+    return {f"use_{name}": value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5)], ids=str)
+def test_layer_norm(shape, options):
+    oracle = nn.LayerNorm(epsilon=1e-2, **norm_options(options), **F64)
+    check(oracle, jl.LayerNorm(epsilon=1e-2, **options), shape)
+
+
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm(groups, options):
+    oracle = nn.GroupNorm(groups, epsilon=1e-2, **norm_options(options), **F64)
+    check(oracle, jl.GroupNorm(groups, epsilon=1e-2, **options), (2, 3, 2, 6))
+
+
+@pytest.mark.parametrize("scale", [True, False], ids=["scale", "plain"])
+def test_rms_norm(scale):
+    oracle = nn.RMSNorm(epsilon=1e-2, use_scale=scale, **F64)
+    check(oracle, jl.RMSNorm(epsilon=1e-2, scale=scale), (2, 3, 5))
+
+
+@pytest.mark.parametrize("method", ["direct", "blocks"])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"head_dim": 3, "features": 5}], ids=convert.label
+)
+def test_self_attention(options, causal, method):
+    shape, names = (2, 7, 4), {"features": "out_features", "bias": "use_bias"}
+    theirs = {names.get(name, name): value for name, value in options.items()}
+    if size := theirs.pop("head_dim", None):
+        theirs["qkv_features"] = 2 * size
+    mask = np.tril(np.ones((1, 1, shape[1], shape[1]), bool)) if causal else None
+
+    class Masked(nn.MultiHeadDotProductAttention):
+        def __call__(self, x):
+            return super().__call__(x, mask=mask)
+
+    layer = jl.SelfAttention(2, causal=causal, method=method, **options)
+    # A bias of the keys moves all scores of a query alike: its gradient is zero but for rounding.
+    check(Masked(2, **theirs, **F64), layer, shape, convert.flax_attention, {"['key']['bias']"})
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 2, 3)], ids=str)
+def test_batch_norm(shape, options, train):
+    """Outputs and new running statistics, with gradients through both."""
+    settings = {"momentum": 0.8, "epsilon": 1e-2}
+    layer = jl.BatchNorm(**settings, **options)
+    oracle = nn.BatchNorm(use_running_average=not train, **settings, **norm_options(options), **F64)
+    x = convert.draw_input(shape, "float64")
+
+    def theirs(weights, x):
+        y, new = oracle.apply(weights, x, mutable=["batch_stats"])
+        return y, new["batch_stats"]
+
+    def ours(weights, x):
+        return layer.apply(weights.get("params", {}), weights["batch_stats"], x, train=train)
+
+    convert.compare(theirs, ours, draw(oracle, x), x)
+
+
+RECURRENT = {
+    "LSTM": (nn.LSTMCell, jl.LSTM, convert.flax_lstm),
+    "OptimizedLSTM": (nn.OptimizedLSTMCell, jl.LSTM, convert.flax_lstm),
+    "GRU": (nn.GRUCell, jl.GRU, convert.flax_gru),
+    "SimpleRNN": (nn.SimpleCell, jl.SimpleRNN, convert.flax_simple_rnn),
+}
+
+
+@pytest.mark.parametrize("sequences", [True, False], ids=["sequence", "last"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent(name, reverse, sequences):
+    cell, layer, conversion = RECURRENT[name]
+    oracle = nn.RNN(cell(3, **F64), reverse=reverse, keep_order=True)
+    last = 0 if reverse else -1
+    check(
+        oracle if sequences else nn.Sequential([oracle, lambda y: y[:, last]]),
+        layer(3, reverse=reverse, return_sequences=sequences),
+        (2, 4, 5),
+        conversion if sequences else lambda weights: conversion(weights["layers_0"]),
+    )
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "SimpleRNN"])
+def test_bidirectional(name):
+    cell, layer, conversion = RECURRENT[name]
+    check(
+        nn.Bidirectional(nn.RNN(cell(3, **F64)), nn.RNN(cell(3, **F64))),
+        jl.bidirectional(layer(3)),
+        (2, 4, 5),
+        convert.flax_bidirectional(conversion),
+    )

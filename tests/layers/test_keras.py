@@ -1,0 +1,291 @@
+"""Every layer against Keras 3 on its JAX backend: values and gradients, the same weights.
+
+In float32, the widest that Keras computes in on this backend.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+from oracles import convert
+
+import jlayers as jl
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+from keras import layers as k
+
+
+def check(oracle, layer, shape, conversion=convert.same, x=None, after=lambda y: y):
+    """``oracle`` and ``layer`` agree on an input of ``shape`` (or on ``x``)."""
+    apply = jl.without_state(layer).apply
+    weights, call = functional(oracle, shape)
+    convert.compare(
+        lambda w, x: after(call(w, x)[0]),
+        lambda w, x: apply(conversion(w), x),
+        weights,
+        convert.draw_input(shape) if x is None else x,
+    )
+
+
+def functional(layer, shape, **options):
+    """Random weights, and ``call(weights, x) -> (y, new weights)``, of a Keras layer."""
+    # The layer's own initial values are never asked for: drawing them costs a second a layer.
+    with keras.StatelessScope(initialize_variables=False):
+        layer.build(shape)
+    variables, tree = jax.tree.flatten(variables_of(layer))
+
+    def call(weights, x):
+        values = zip(variables, tree.flatten_up_to(weights), strict=True)
+        with keras.StatelessScope(values) as scope:
+            y = layer(x, **options)
+        return y, tree.unflatten([scope.get_current_value(variable) for variable in variables])
+
+    return convert.draw(variables_of(layer)), call
+
+
+def variables_of(layer):
+    if isinstance(layer, k.Bidirectional):
+        both = {"forward": layer.forward_layer, "backward": layer.backward_layer}
+        return {side: variables_of(one) for side, one in both.items()}
+    return {variable.name: variable for variable in layer.weights}
+
+
+def keras_options(options):
+    """Our options by the names that Keras has for them."""
+    names = {"bias": "use_bias", "dilation": "dilation_rate"}
+    return {
+        names.get(name, name): value.lower() if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)], ids=str)
+def test_dense(shape, bias):
+    check(k.Dense(3, use_bias=bias), jl.Dense(3, bias=bias), shape)
+
+
+def test_embedding():
+    ids = convert.draw_ids((2, 3), 5)
+    check(k.Embedding(5, 3), jl.Embedding(5, 3), (2, 3), convert.keras_embedding, ids)
+
+
+SIZE, SMALL, KERNEL = (7, 5, 4), (4, 3, 2), (3, 2, 2)
+CONV = [
+    {},
+    {"padding": "SAME"},
+    {"strides": (2, 1, 3)},
+    {"strides": (3, 2, 2), "padding": "SAME"},
+    {"dilation": (2, 3, 1)},
+    {"dilation": 2, "padding": "SAME"},
+    {"groups": 2, "strides": 2},
+    {"groups": 2, "dilation": 2, "padding": "SAME"},
+    {"bias": False},
+]
+
+
+@pytest.mark.parametrize("options", CONV, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv(rank, options):
+    options = convert.cut(options, rank)
+    oracle = getattr(k, f"Conv{rank}D")(4, KERNEL[:rank], **keras_options(options))
+    check(oracle, jl.Conv(4, KERNEL[:rank], **options), (2, *SIZE[:rank], 2))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"strides": 2}, {"dilation": 2}, {"groups": 2}], ids=convert.label
+)
+def test_causal_conv(options):
+    options = {**options, "padding": "CAUSAL"}
+    check(k.Conv1D(4, 3, **keras_options(options)), jl.Conv(4, 3, **options), (2, 7, 2))
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 2, "padding": "SAME"}], ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2])
+def test_depthwise_conv(rank, options):
+    oracle = getattr(k, f"DepthwiseConv{rank}D")
+    check(
+        oracle(KERNEL[:rank], depth_multiplier=2, **keras_options(options)),
+        jl.Conv(6, KERNEL[:rank], groups=3, **options),
+        (2, *SIZE[:rank], 3),
+        convert.keras_depthwise,
+    )
+
+
+CONV_TRANSPOSE = [
+    {},
+    {"padding": "SAME"},
+    {"strides": (2, 3, 1)},
+    {"strides": (3, 2, 2), "padding": "SAME"},
+    {"strides": 4},
+    {"strides": 4, "padding": "SAME"},
+    {"dilation": 2},
+    {"dilation": 2, "padding": "SAME"},
+    {"bias": False, "strides": 2},
+]
+
+
+@pytest.mark.parametrize("options", CONV_TRANSPOSE, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv_transpose(rank, options):
+    options = convert.cut(options, rank)
+    oracle = getattr(k, f"Conv{rank}DTranspose")(4, KERNEL[:rank], **keras_options(options))
+    layer = jl.ConvTranspose(4, KERNEL[:rank], **options)
+    check(oracle, layer, (2, *SMALL[:rank], 2), convert.keras_conv_transpose)
+
+
+POOL = [{}, {"padding": "SAME"}, {"strides": (1, 2, 3)}, {"strides": 2, "padding": "SAME"}]
+
+
+@pytest.mark.parametrize("options", POOL, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("name", ["Max", "Avg"])
+def test_pool(name, rank, options):
+    options = convert.cut(options, rank)
+    oracle = getattr(k, f"{name}Pool{rank}D")(KERNEL[:rank], **keras_options(options))
+    layer = getattr(jl, f"{name}Pool")(KERNEL[:rank], **options)
+    check(oracle, layer, (2, *SIZE[:rank], 2))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("name", ["Max", "Avg"])
+def test_global_pool(name, rank):
+    oracle = getattr(k, f"Global{name}Pool{rank}D")()
+    check(oracle, getattr(jl, f"Global{name}Pool")(), (2, *SIZE[:rank], 3))
+
+
+def test_flatten():
+    check(k.Flatten(), jl.Flatten(), (2, 3, 4, 2))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, -1, 2)], ids=str)
+def test_reshape(shape):
+    check(k.Reshape(shape), jl.Reshape(shape), (2, 3, 4, 2))
+
+
+NORM = [{}, {"scale": False}, {"bias": False}, {"scale": False, "bias": False}]
+
+
+def norm_options(options):
+    names = {"bias": "center"}
+    return {names.get(name, name): value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5)], ids=str)
+def test_layer_norm(shape, options):
+    oracle = k.LayerNormalization(epsilon=1e-2, **norm_options(options))
+    check(oracle, jl.LayerNorm(epsilon=1e-2, **options), shape, convert.keras_norm)
+
+
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+def test_group_norm(options):
+    oracle = k.GroupNormalization(3, epsilon=1e-2, **norm_options(options))
+    check(oracle, jl.GroupNorm(3, epsilon=1e-2, **options), (2, 4, 3, 6), convert.keras_norm)
+
+
+def test_rms_norm():
+    oracle = k.RMSNormalization(epsilon=1e-2)
+    check(oracle, jl.RMSNorm(epsilon=1e-2), (2, 3, 5), convert.renamed(scale="scale"))
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("options", NORM, ids=convert.label)
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 2, 3)], ids=str)
+def test_batch_norm(shape, options, train):
+    """Outputs and new running statistics, with gradients through both."""
+    settings = {"momentum": 0.8, "epsilon": 1e-2}
+    layer = jl.BatchNorm(**settings, **options)
+    oracle = k.BatchNormalization(**settings, **norm_options(options))
+    weights, call = functional(oracle, shape, training=train)
+
+    def theirs(weights, x):
+        y, new = call(weights, x)
+        return y, convert.keras_running(new)
+
+    def ours(weights, x):
+        state = convert.keras_running(weights)
+        return layer.apply(convert.keras_norm(weights), state, x, train=train)
+
+    convert.compare(theirs, ours, weights, convert.draw_input(shape))
+
+
+RECURRENT = {
+    "LSTM": (k.LSTM, jl.LSTM, convert.same),
+    "GRU": (k.GRU, jl.GRU, convert.keras_gru),
+    "SimpleRNN": (k.SimpleRNN, jl.SimpleRNN, convert.same),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("sequences", [True, False], ids=["sequence", "last"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent(name, reverse, sequences, bias):
+    oracle, layer, conversion = RECURRENT[name]
+    # Keras leaves the outputs of a reversed layer in the order in which they came.
+    flip = reverse and sequences
+    check(
+        oracle(3, go_backwards=reverse, return_sequences=sequences, use_bias=bias),
+        layer(3, reverse=reverse, return_sequences=sequences, bias=bias),
+        (2, 4, 5),
+        conversion,
+        after=lambda y: jnp.flip(y, 1) if flip else y,
+    )
+
+
+def test_gru_reset_before():
+    def conversion(w):
+        return {name: convert.swap_gates(value) for name, value in w.items()}
+
+    oracle = k.GRU(3, return_sequences=True, reset_after=False)
+    check(oracle, jl.GRU(3, reset_after=False), (2, 5, 4), conversion)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("sequences", [True, False], ids=["sequence", "last"])
+def test_conv_lstm(sequences, rank):
+    oracle = getattr(k, f"ConvLSTM{rank}D")
+    check(
+        oracle(2, (2, 3)[:rank], padding="same", return_sequences=sequences),
+        jl.ConvLSTM(2, (2, 3)[:rank], return_sequences=sequences),
+        (2, 3, *(5, 4)[:rank], 2),
+    )
+
+
+def test_simple_rnn_activation():
+    check(
+        k.SimpleRNN(3, activation="relu"),
+        jl.SimpleRNN(3, return_sequences=False, activation=jax.nn.relu),
+        (2, 4, 5),
+    )
+
+
+MERGE = {
+    "concat": None,
+    "sum": jl.add(),
+    "mul": jl.multiply(),
+    "ave": jl.average(),
+    None: jl.serial(),
+}
+BIDIRECTIONAL = [(name, "concat", True) for name in ("GRU", "SimpleRNN")] + [
+    ("LSTM", merge, sequences) for merge in MERGE for sequences in (True, False)
+]
+
+
+@pytest.mark.parametrize(("name", "merge", "sequences"), BIDIRECTIONAL)
+def test_bidirectional(name, merge, sequences):
+    oracle, layer, conversion = RECURRENT[name]
+    check(
+        k.Bidirectional(oracle(3, return_sequences=sequences), merge_mode=merge),
+        jl.bidirectional(layer(3, return_sequences=sequences), MERGE[merge]),
+        (2, 4, 5),
+        convert.both_ways(conversion),
+    )
+
+
+def test_each_step():
+    check(k.TimeDistributed(k.Conv1D(4, 3)), jl.each_step(jl.Conv(4, 3)), (2, 3, 7, 2))

@@ -1,0 +1,1 @@
+"""References that nobody derived from jlayers: NumPy loops and converters of weights."""

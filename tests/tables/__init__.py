@@ -1,0 +1,1 @@
+"""Tables that tests walk: one instance of each layer."""

@@ -1,0 +1,173 @@
+"""One table of instances: every public layer and combinator at least once, with an input.
+
+Small sizes, different from axis to axis, so that no two axes are taken for one another.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jlayers as jl
+
+
+class Instance(NamedTuple):
+    layer: jl.Layer
+    x: Any
+    batch_axis: int | None = 0
+    same_dtype: bool = True
+
+
+VECTOR = jl.spec((3, 4))
+STEPS = jl.spec((2, 5, 4))
+EPISODES = (STEPS, jl.spec((2, 5), bool))
+IMAGE = jl.spec((2, 6, 5, 4))
+VOLUME = jl.spec((2, 4, 5, 3, 2))
+IDS = jl.spec((2, 5), jnp.int32)
+
+
+def _count_calls(f, x):
+    calls = f.variable("calls", jax.nn.initializers.zeros, ())
+    if f.train:
+        calls.value = calls.value + 1
+    return f.dense(x) + f.param("shift", jax.nn.initializers.normal(), (1, 3))
+
+
+def _shared(f, x):
+    noise = jax.random.normal(f.key(), (1, 4)) if f.train else jnp.zeros((1, 4))
+    return f.dense(f.dense(x)) + noise.astype(x.dtype)
+
+
+INSTANCES = {
+    "dense": Instance(jl.Dense(3), VECTOR),
+    "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS),
+    "embedding": Instance(jl.Embedding(7, 3), IDS),
+    "conv 1-D causal": Instance(jl.Conv(3, 2, padding="CAUSAL", dilation=2), STEPS),
+    "conv 2-D": Instance(jl.Conv(3, (3, 2), strides=(2, 1), padding="SAME"), IMAGE),
+    "conv 2-D in groups": Instance(jl.Conv(4, 3, groups=2, padding=((1, 0), (0, 2))), IMAGE),
+    "conv 3-D": Instance(jl.Conv(3, 2, bias=False), VOLUME),
+    "transposed conv": Instance(jl.ConvTranspose(3, (2, 3), strides=2, padding="SAME"), IMAGE),
+    "transposed conv in groups": Instance(jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS),
+    "max pool": Instance(jl.MaxPool(2), IMAGE),
+    "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE),
+    "average pool": Instance(jl.AvgPool((2, 3), strides=1, padding="SAME"), IMAGE),
+    "average pool, padded": Instance(jl.AvgPool(2, padding=1, count_include_pad=True), STEPS),
+    "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),
+    "global max pool": Instance(jl.GlobalMaxPool(), IMAGE),
+    "flatten": Instance(jl.Flatten(), IMAGE),
+    "reshape": Instance(jl.Reshape((10, -1)), IMAGE),
+    "dropout": Instance(jl.Dropout(0.4), STEPS),
+    "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_over_time=True), STEPS),
+    "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
+    "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR),
+    "layer norm": Instance(jl.LayerNorm(), STEPS),
+    "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR),
+    "group norm": Instance(jl.GroupNorm(2), IMAGE),
+    "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS),
+    "rms norm": Instance(jl.RMSNorm(), STEPS),
+    "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR),
+    "self-attention": Instance(jl.SelfAttention(2), STEPS),
+    "self-attention in blocks, heads that share": Instance(
+        jl.SelfAttention(
+            4, causal=True, num_kv_heads=2, head_dim=3, features=6, bias=False, method="blocks"
+        ),
+        STEPS,
+    ),
+    "self-attention, rotary, in a window": Instance(
+        jl.SelfAttention(2, causal=True, window=3, rope=100.0, soft_cap=2.0), STEPS
+    ),
+    "self-attention, alibi": Instance(jl.SelfAttention(2, causal=True, alibi=True), STEPS),
+    "cross-attention": Instance(jl.CrossAttention(2), (STEPS, jl.spec((2, 3, 6)))),
+    "lstm": Instance(jl.LSTM(3), STEPS),
+    "lstm, last step, reversed": Instance(
+        jl.LSTM(3, return_sequences=False, reverse=True, bias=False), STEPS
+    ),
+    "gru": Instance(jl.GRU(3), STEPS),
+    "gru, last step, reversed": Instance(
+        jl.GRU(3, return_sequences=False, reverse=True, bias=False), STEPS
+    ),
+    "simple rnn": Instance(jl.SimpleRNN(3), STEPS),
+    "simple rnn, last step, reversed": Instance(
+        jl.SimpleRNN(3, return_sequences=False, reverse=True, activation=jax.nn.relu), STEPS
+    ),
+    "lstm with all options": Instance(
+        jl.LSTM(
+            3,
+            trainable_carry=True,
+            peephole=True,
+            projection=2,
+            layer_norm=True,
+            clip=1.5,
+            cell_clip=0.5,
+            zoneout=0.2,
+            recurrent_dropout=0.3,
+        ),
+        STEPS,
+    ),
+    "lstm, coupled gates, resets": Instance(
+        jl.LSTM(3, coupled=True, peephole=True, trainable_carry=True), EPISODES
+    ),
+    "gru with options": Instance(
+        jl.GRU(3, reset_after=False, layer_norm=True, zoneout=0.2, recurrent_dropout=0.3), STEPS
+    ),
+    "simple rnn with options": Instance(
+        jl.SimpleRNN(3, layer_norm=True, clip=1.0, zoneout=0.2, trainable_carry=True), STEPS
+    ),
+    "min gru": Instance(jl.MinGRU(3, trainable_carry=True), EPISODES),
+    "linear recurrence": Instance(jl.LinearRecurrence(3), STEPS),
+    "linear recurrence, the unit alone": Instance(
+        jl.LinearRecurrence(4, project=False, bias=False, return_sequences=False), STEPS
+    ),
+    "convolutional lstm": Instance(jl.ConvLSTM(2, 3), jl.spec((2, 3, 4, 2))),
+    "a function": Instance(jl.lift(jnp.tanh), VECTOR),
+    "a function of a sequence": Instance(jl.on_sequence(lambda x: 2 * x), STEPS),
+    "causal": Instance(
+        jl.causal(
+            lambda params, state, x, *, capacity: {},
+            lambda params, state, carry, x, *, key, train: (2 * x, {}),
+        ),
+        STEPS,
+    ),
+    "stateless": Instance(
+        jl.stateless(
+            lambda key, x: {"scale": jnp.ones(x.shape[-1:])},
+            lambda params, x: x * jnp.broadcast_to(params["scale"].astype(x.dtype), x.shape),
+        ),
+        VECTOR,
+    ),
+    "serial": Instance(
+        jl.serial(jl.Dense(5), jnp.tanh, jl.Dropout(0.3), jl.BatchNorm(), head=jl.Dense(2)), VECTOR
+    ),
+    "serial of nothing": Instance(jl.serial(), VECTOR),
+    "parallel": Instance(jl.parallel(jl.Dense(3), jl.LSTM(2)), (VECTOR, jl.spec((3, 5, 4)))),
+    "parallel, named": Instance(
+        jl.parallel(a=jl.Dense(3), b=jl.Dropout(0.5)), {"a": VECTOR, "b": VECTOR}
+    ),
+    "branch": Instance(jl.branch(jl.Dense(3), jnp.sin), VECTOR),
+    "concat": Instance(jl.concat(jl.Dense(3), jnp.cos, axis=-1), VECTOR),
+    "concat of inputs": Instance(jl.concat(axis=1), (VECTOR, VECTOR)),
+    "add": Instance(jl.add(jl.Dense(3), jl.Dense(3)), VECTOR),
+    "multiply": Instance(
+        jl.multiply(jl.Dense(3), gate=jl.serial(jl.Dense(3), jax.nn.sigmoid)), VECTOR
+    ),
+    "average": Instance(jl.average(jl.Dense(3), jl.Dense(3), jl.Dense(3)), VECTOR),
+    "maximum": Instance(jl.maximum(jl.Dense(3), jl.Dense(3)), VECTOR),
+    "minimum": Instance(jl.minimum(), (VECTOR, VECTOR)),
+    "residual": Instance(jl.residual(jl.serial(jl.LayerNorm(), jl.Dense(4))), VECTOR),
+    "residual with shortcut": Instance(jl.residual(jl.Dense(3), jl.Dense(3, bias=False)), VECTOR),
+    "repeat": Instance(
+        jl.repeat(jl.serial(jl.Dense(4), jl.BatchNorm(), jl.Dropout(0.2), jnp.tanh), 3), VECTOR
+    ),
+    "repeat, rematerialised": Instance(
+        jl.repeat(jl.residual(jl.Dense(4)), 2, remat=jax.checkpoint_policies.dots_saveable), VECTOR
+    ),
+    "ensemble": Instance(jl.ensemble(jl.serial(jl.Dense(3), jl.BatchNorm()), 2), VECTOR, 1),
+    "bidirectional": Instance(jl.bidirectional(jl.GRU(3)), STEPS),
+    "bidirectional, last step": Instance(
+        jl.bidirectional(jl.LSTM(3, return_sequences=False), jl.add()), STEPS
+    ),
+    "each step": Instance(jl.each_step(jl.Conv(3, 2)), jl.spec((2, 3, 4, 5, 2))),
+    "remat": Instance(jl.remat(jl.serial(jl.Dense(3), jl.Dropout(0.5))), VECTOR),
+    "compose with state": Instance(jl.compose(_count_calls, dense=jl.Dense(3)), VECTOR),
+    "compose, a child twice, a key": Instance(jl.compose(_shared, dense=jl.Dense(4)), VECTOR),
+}
