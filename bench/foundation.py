@@ -11,8 +11,7 @@ import jlayers as jl
 
 from .frameworks.lax.models import mlp as by_hand
 from .hlo import hlo_text
-from .questions import Answer, Question
-from .timing import interleaved
+from .questions import Answer, Question, compared
 
 MODEL = jl.serial(jl.Dense(128), jax.nn.relu, jl.Dense(128), jax.nn.relu, jl.Dense(10))
 
@@ -37,13 +36,12 @@ def hlo(budget: float, rounds: int) -> Answer:
 def call(budget: float, rounds: int) -> Answer:
     """Time of one call of the compiled MLP, dispatch included; short calls need many."""
     params, state, x, ours, theirs = _mlp()
-    calls = {"jlayers": lambda: ours(params, state, x), "by hand": lambda: theirs(params, x)}
-    times = interleaved(calls, 4000)
-    ratio = times["jlayers"].median / times["by hand"].median
-    micros = times["by hand"].median * 1e6
-    question = f"3-layer MLP: time of a call over the hand-written one ({micros:.0f} us)"
-    seconds = {name: timing._asdict() for name, timing in times.items()}
-    return Answer(question, f"{ratio:.3f}x", "1.03x", ratio <= 1.03, seconds)
+    calls = {
+        "jlayers": lambda: jax.block_until_ready(ours(params, state, x)),
+        "by hand": lambda: jax.block_until_ready(theirs(params, x)),
+    }
+    question = "3-layer MLP: time of a call over the hand-written one"
+    return compared(question, calls, 1.03, budget, 4000)
 
 
 def compile_time(budget: float, rounds: int) -> Answer:

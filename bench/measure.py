@@ -20,7 +20,7 @@ from .noise import mark, share_of_others
 from .ops import OPS
 from .program import MODES, Program, Task
 from .row import Row
-from .timing import time_boxed
+from .timing import Timing, time_boxed
 
 Result = dict[str, Any]
 
@@ -57,15 +57,15 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
             timings = time_boxed(ready, budget, rounds)
         for name, timing in timings.items():
             program = programs[name][mode]
-            results[name][mode] = {
-                **timing._asdict(),
-                "trace": program.trace,
-                "compile": program.compile,
-                "temp_bytes": program.temp_bytes,
-                "digest": program.digest,
-            }
+            results[name][mode] = {**_figures(timing, program), "digest": program.digest}
     others = share_of_others(start)
     return {**row.described(), "floor": floors(row), "frameworks": results, "others": others}
+
+
+def _figures(timing: Timing, timed: Any) -> dict[str, Any]:
+    """Those of a ``Program`` or ``Step``, as they are stored."""
+    compiled = {name: getattr(timed, name) for name in ("trace", "compile", "temp_bytes")}
+    return timing._asdict() | compiled
 
 
 def programs_of(row: Row) -> tuple[dict[str, dict[str, Program]], dict[str, Result]]:
@@ -145,10 +145,5 @@ def measure_step(
         timings = time_boxed(ready, budget, rounds)
     share = share_of_others(start)
     for name, timing in timings.items():
-        results[name]["step"] = {
-            **timing._asdict(),
-            "trace": steps[name].trace_seconds,
-            "compile": steps[name].compile_seconds,
-            "temp_bytes": steps[name].temp_bytes,
-        }
+        results[name]["step"] = _figures(timing, steps[name])
     return {"op": "step", "model": title, "frameworks": results, "others": share}

@@ -9,15 +9,15 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-from .ratios import geometric_mean, modes, ratios
-from .show import times
+from .ratios import by_mode, geometric_mean
+from .tables import times
 
 COLORS = {"forward": "#4477aa", "gradient": "#ee6677", "step": "#228833", "start": "#aa8833"}
 AGAINST = {"to_peer": "the best JAX peer", "to_torch": "torch"}
 
 
 def draw(devices: dict[str, dict[str, dict[str, Any]]], path: pathlib.Path) -> None:
-    """Writes a PNG: a line of panels for each device, one against the peers and one against torch.
+    """Writes a PNG: a row of panels for each device, one against the peers and one against torch.
 
     Args:
       devices: results by title of device, group and row.
@@ -44,10 +44,9 @@ def _bars(groups: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, l
     """(group, mode, speed-ups of its rows against whom), for those with any."""
     bars = []
     for group, rows in groups.items():
-        for mode in dict.fromkeys(mode for row in rows.values() for mode in modes(row)):
-            all_ = [ratios(row, mode) for row in rows.values() if mode in modes(row)]
+        for mode, found in by_mode(rows.values()).items():
             values = {
-                which: [value for r in all_ if (value := getattr(r, which)) is not None]
+                which: [value for r in found if (value := getattr(r, which)) is not None]
                 for which in AGAINST
             }
             if any(values.values()):
@@ -61,16 +60,11 @@ def _panel(axes: Any, bars: list[tuple[str, str, dict[str, list[float]]]], which
         if mean is None:
             continue
         color = COLORS[mode]
-        # From one on: to the right jlayers is faster, to the left it is slower.
+        # The bars start at one: to the right jlayers is faster, to the left it is slower.
         axes.barh(at, math.log2(mean), color=color, alpha=0.85, height=0.75)
         dots = [math.log2(value) for value in values[which]]
         axes.plot(dots, [at] * len(dots), "o", color="#222222", markersize=2.5, alpha=0.6)
-        axes.annotate(
-            f" {times(mean)}",
-            (max(*dots, 0.0), at),
-            va="center",
-            fontsize=7,
-        )
+        axes.annotate(f" {times(mean)}", (max(*dots, 0.0), at), va="center", fontsize=7)
     axes.axvline(0, color="#222222", linewidth=0.8)
     axes.set_yticks(range(len(bars)), [f"{group}, {mode}" for group, mode, _ in bars], fontsize=8)
     axes.set_ylim(len(bars) - 0.4, -0.6)

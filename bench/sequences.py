@@ -15,9 +15,9 @@ import jlayers as jl
 from jlayers import decoding
 
 from .agreement import assert_agreement
-from .frameworks.jlayers.models import block
+from .frameworks.jlayers.models import rope_transformer
 from .frameworks.lax import models as by_hand
-from .frameworks.sizes import EPSILON, Transformer
+from .frameworks.sizes import Transformer
 from .questions import Answer, Question, compared
 
 Tree = Any
@@ -55,27 +55,11 @@ def masked_lstm(
 LARGE = Transformer(batch=1, steps=512, vocabulary=1000, width=512, heads=8, blocks=12)
 
 
-def transformer(size: Transformer, repeated: bool) -> jl.Layer:
-    """With rotary positions, which a stream can continue."""
-    one = block(size, rope=True)
-    blocks = (
-        {"blocks": jl.repeat(one, size.blocks)}
-        if repeated
-        else {f"blocks_{i}": one for i in range(size.blocks)}
-    )
-    return jl.serial(
-        tokens=jl.Embedding(size.vocabulary, size.width),
-        **blocks,
-        norm=jl.LayerNorm(epsilon=EPSILON),
-        head=jl.Dense(size.vocabulary),
-    )
-
-
 def one_token(
     batch: int, repeated: bool, budget: float, rounds: int, size: Transformer = LARGE
 ) -> Answer:
     """A step of ``jl.stream`` against one written by hand; both have their cache donated."""
-    model = transformer(size, repeated)
+    model = rope_transformer(size, repeated)
     ids = jnp.arange(batch, dtype=jnp.int32)
     params, state = model.init(jax.random.key(0), ids[:, None])
     start, step = jl.stream(model, capacity=size.steps)
@@ -134,7 +118,7 @@ def cached(
 
     The prefix is padded to a multiple of 64: recomputing has few programs to compile.
     """
-    model = transformer(size, repeated)
+    model = rope_transformer(size, repeated)
     ids = jnp.arange(prompt, dtype=jnp.int32)[None]
     params, state = model.init(jax.random.key(0), ids)
 

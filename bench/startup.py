@@ -87,7 +87,7 @@ def init(name: str) -> float:
     """From the imported framework to the parameters."""
     from .frameworks.sizes import ResNet
 
-    make, model = part(name, "train").init, part(name, "models").MODELS["resnet50"]
+    make, model = part(name, "train").init, part(name, "models").MODELS["conv_net"]
     if name != "torch":
         import jax
 

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 
 class Timing(NamedTuple):
     """Seconds of one call: the median, and the middle half of the calls."""
@@ -18,24 +16,6 @@ class Timing(NamedTuple):
     low: float
     high: float
     calls: int
-
-
-def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
-    """Times the candidates in turns, so that what slows the machine slows all of them.
-
-    Args:
-      candidates: functions of no arguments; what they return is waited for.
-      rounds: how often each is called, after two calls that do not count.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 2):
-        # Forwards and backwards in turn: none always runs after the same other one.
-        for name in list(candidates)[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            jax.block_until_ready(candidates[name]())
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: _timing(values) for name, values in seconds.items()}
 
 
 # Seconds of a turn, and of a call so long that the state of the machine at its start hardly

@@ -12,10 +12,10 @@ from soak import checkpoint_fuzz, kills, step_memory
 
 from bench import soak as soak_rows
 from bench.data import default_promotion
-from bench.training_loop import Size
+from bench.frameworks.sizes import Perceptron
 from jlayers import training
 
-TINY = Size(6, (5, 3))
+TINY = Perceptron(inputs=6, features=(5,), classes=3)
 
 
 @pytest.fixture

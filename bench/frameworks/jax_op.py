@@ -119,9 +119,5 @@ def _each(parts: Sequence[JaxOp]) -> Callable[[Any], Any]:
 def stacked(one: Callable[[Row, int, bool], JaxOp], row: Row) -> JaxOp:
     """A recurrent row from ``one(row, channels, reverse)``: layers of one or two directions."""
     directions: Sequence[bool] = (False, True) if row["bidirectional"] else (False,)
-    return JaxOp.chain(
-        [
-            side_by_side([one(row, channels, reverse) for reverse in directions])
-            for channels in layer_inputs(row)
-        ]
-    )
+    layers = [[one(row, size, reverse) for reverse in directions] for size in layer_inputs(row)]
+    return JaxOp.chain([side_by_side(layer) for layer in layers])

@@ -12,8 +12,37 @@ class Perceptron(NamedTuple):
     classes: int = 10
 
 
+class ConvNorm(NamedTuple):
+    """A convolution without bias, padded to keep the size, and batch normalisation."""
+
+    channels: int
+    features: int
+    size: int
+    stride: int = 1
+    groups: int = 1
+
+
+class ConvBlock(NamedTuple):
+    """``convs`` with activations between them, added to what went in.
+
+    Args:
+      shortcut: on the way around them; None for the identity.
+      residual: whether there is a way around them.
+      activated: whether an activation follows the sum.
+    """
+
+    convs: tuple[ConvNorm, ...]
+    shortcut: ConvNorm | None
+    residual: bool
+    activated: bool
+
+
 class ResNet(NamedTuple):
-    """``blocks`` bottlenecks a stage, of ``width`` in the first and twice as wide in each next."""
+    """``blocks`` bottlenecks a stage, of ``width`` in the first and twice as wide in each next.
+
+    Like ``MobileNet`` a convolutional network in common terms: ``stem``, ``pooled`` (by 3x3,
+    strides 2), ``conv_blocks``, ``last``, the mean over the image and a dense layer.
+    """
 
     batch: int = 8
     image: int = 64
@@ -21,13 +50,31 @@ class ResNet(NamedTuple):
     width: int = 64
     blocks: tuple[int, ...] = (3, 4, 6, 3)
 
-    def bottlenecks(self) -> list[tuple[int, int, bool]]:
-        """Width, stride and whether the shortcut has a convolution, of each."""
-        return [
-            (self.width * 2**stage, 2 if stage and not i else 1, i == 0)
-            for stage, count in enumerate(self.blocks)
-            for i in range(count)
-        ]
+    activation, pooled, last = "relu", True, None
+
+    @property
+    def stem(self) -> ConvNorm:
+        return ConvNorm(3, self.width, 7, 2)
+
+    @property
+    def head_inputs(self) -> int:
+        return self.conv_blocks()[-1].convs[-1].features
+
+    def conv_blocks(self) -> list[ConvBlock]:
+        blocks, channels = [], self.width
+        for stage, count in enumerate(self.blocks):
+            width = self.width * 2**stage
+            for i in range(count):
+                stride = 2 if stage and not i else 1
+                convs = (
+                    ConvNorm(channels, width, 1),
+                    ConvNorm(width, width, 3, stride),
+                    ConvNorm(width, 4 * width, 1),
+                )
+                shortcut = None if i else ConvNorm(channels, 4 * width, 1, stride)
+                blocks.append(ConvBlock(convs, shortcut, residual=True, activated=True))
+                channels = 4 * width
+        return blocks
 
 
 class MobileNet(NamedTuple):
@@ -40,7 +87,7 @@ class MobileNet(NamedTuple):
     batch: int = 16
     image: int = 64
     classes: int = 1000
-    stem: int = 32
+    stem_features: int = 32
     stages: tuple[tuple[int, int, int, int], ...] = (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -50,17 +97,34 @@ class MobileNet(NamedTuple):
         (6, 160, 3, 2),
         (6, 320, 1, 1),
     )
-    last: int = 1280
+    head_inputs: int = 1280
     learning_rate: float = 3e-5
 
-    def inverted(self) -> list[tuple[int, int, int, int]]:
-        """Channels in, expanded channels, channels out and stride of each block."""
-        blocks, channels = [], self.stem
-        for expansion, features, count, stride in self.stages:
+    activation, pooled = "relu6", False
+
+    @property
+    def stem(self) -> ConvNorm:
+        return ConvNorm(3, self.stem_features, 3, 2)
+
+    @property
+    def last(self) -> ConvNorm:
+        return ConvNorm(self.stages[-1][1], self.head_inputs, 1)
+
+    def conv_blocks(self) -> list[ConvBlock]:
+        blocks, channels = [], self.stem_features
+        for expansion, features, count, first_stride in self.stages:
             for i in range(count):
-                blocks.append((channels, expansion * channels, features, 1 if i else stride))
+                inner, stride = expansion * channels, 1 if i else first_stride
+                expand = () if inner == channels else (ConvNorm(channels, inner, 1),)
+                depthwise = ConvNorm(inner, inner, 3, stride, groups=inner)
+                convs = (*expand, depthwise, ConvNorm(inner, features, 1))
+                residual = stride == 1 and channels == features
+                blocks.append(ConvBlock(convs, None, residual, activated=False))
                 channels = features
         return blocks
+
+
+ConvNet = ResNet | MobileNet
 
 
 class LanguageModel(NamedTuple):

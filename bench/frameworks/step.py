@@ -46,15 +46,15 @@ class Step(NamedTuple):
       run: one step, which waits for its results; the loss.
       first_losses: those of the first three steps, by which the step is judged.
       parameters: how many numbers are trained.
-      trace_seconds, compile_seconds: what these took; None where the framework does not compile.
+      trace, compile: what these took; None where the framework does not compile.
       temp_bytes: what the executable allocates besides its arguments and results.
     """
 
     run: Callable[[], Any]
     first_losses: tuple[float, ...]
     parameters: int
-    trace_seconds: float | None = None
-    compile_seconds: float | None = None
+    trace: float | None = None
+    compile: float | None = None
     temp_bytes: int | None = None
 
 

@@ -103,6 +103,13 @@ def batch(size: Any) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.integers(0, size.classes, size.batch, np.int32)
 
 
+def mlp_batches(size: Any, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` batches of values and of their classes, stacked."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((count, size.batch, size.inputs), np.float32)
+    return x, rng.integers(0, size.classes, (count, size.batch), np.int32)
+
+
 def plain(path: str) -> str:
     """A path without the framework's separators, and without names that hold no parameters.
 

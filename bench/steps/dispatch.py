@@ -15,13 +15,15 @@ import optax
 import jlayers as jl
 from jlayers import training
 
+from ..frameworks.jlayers.models import mlp
 from ..frameworks.lax.train import mlp_step
 from ..frameworks.optax_step import count, cross_entropy
+from ..frameworks.sizes import Perceptron
 from ..frameworks.step import Step
+from ..frameworks.weights import mlp_batches
 
-STEPS, BATCH = 32, 32
-MODEL = jl.serial(jl.Dense(128), jax.nn.relu, jl.Dense(128), jax.nn.relu, jl.Dense(10))
-TX = optax.adam(1e-3)
+STEPS, SIZE = 32, Perceptron()
+MODEL, TX = mlp(SIZE), optax.adam(1e-3)
 
 
 def builders() -> dict[str, Callable[[], Step]]:
@@ -32,38 +34,35 @@ def builders() -> dict[str, Callable[[], Step]]:
     }
 
 
-def _batches() -> tuple[jax.Array, jax.Array]:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((STEPS, BATCH, 784)).astype(np.float32)
-    return jnp.asarray(x), jnp.asarray(rng.integers(0, 10, (STEPS, BATCH), np.int32))
-
-
 def _ours(steps: int) -> Step:
-    x, labels = _batches()
     step = training.compiled(training.train_step(MODEL, cross_entropy, TX, steps=steps))
-    state = training.train_state(MODEL, TX, jax.random.key(0), jl.spec((BATCH, 784)))
+    x = jl.spec((SIZE.batch, SIZE.inputs))
+    state = training.train_state(MODEL, TX, jax.random.key(0), x)
 
     def take(state: Any, batch: Any) -> tuple[Any, Any]:
         state, metrics = step(state, batch)
         return state, metrics["loss"]
 
-    calls = [(x, labels)] if steps > 1 else list(zip(x, labels, strict=True))
-    return _prepared(take, state, calls, count(state.params))
+    return _prepared(take, state, count(state.params), in_one_call=steps > 1)
 
 
 def _by_hand() -> Step:
-    params, _ = MODEL.init(jax.random.key(0), jl.spec((BATCH, 784)))
+    params, _ = MODEL.init(jax.random.key(0), jl.spec((SIZE.batch, SIZE.inputs)))
     step, parameters = mlp_step(TX), count(params)
 
     def take(state: Any, batch: Any) -> tuple[Any, Any]:
         *state, loss = step(*state, *batch)
         return state, loss
 
-    calls = list(zip(*_batches(), strict=True))
-    return _prepared(take, (params, TX.init(params)), calls, parameters)
+    return _prepared(take, (params, TX.init(params)), parameters)
 
 
-def _prepared(take: Callable[..., Any], state: Any, batches: list[Any], parameters: int) -> Step:
+def _prepared(
+    take: Callable[..., Any], state: Any, parameters: int, in_one_call: bool = False
+) -> Step:
+    x, labels = map(jnp.asarray, mlp_batches(SIZE, STEPS))
+    batches = [(x, labels)] if in_one_call else list(zip(x, labels, strict=True))
+
     def all_steps() -> Any:
         nonlocal state
         losses = []

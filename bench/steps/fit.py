@@ -17,7 +17,7 @@ import numpy as np
 from ..frameworks import part
 from ..frameworks.sizes import Perceptron
 from ..frameworks.step import Loop, Step
-from ..frameworks.weights import draw
+from ..frameworks.weights import draw, mlp_batches
 
 # Milliseconds of so many steps are microseconds of one.
 STEPS = 1000
@@ -49,14 +49,8 @@ def builders(size: Perceptron = Perceptron(), steps: int = STEPS) -> dict[str, C
 
 
 def _fit(name: str, size: Perceptron, steps_per_call: int) -> Run:
-    run = part(name, "train").fit_loop(size, draw("mlp", size), steps_per_call)
-
-    def quiet(data: Data, every: int) -> list[float]:
-        with _discarded_output():
-            losses: list[float] = run(data, every)
-        return losses
-
-    return quiet
+    run: Run = part(name, "train").fit_loop(size, draw("mlp", size), steps_per_call)
+    return _without_output(run)
 
 
 def _by_steps(name: str, size: Perceptron) -> Run:
@@ -65,22 +59,23 @@ def _by_steps(name: str, size: Perceptron) -> Run:
 
     def run(data: Data, every: int) -> list[float]:
         losses = []
-        with _discarded_output():
-            for step, batch in enumerate(data.batches, 1):
-                own.take(*batch)
-                if step % every == 0:
-                    losses.append(own.loss().item())
-                    print(f"{step=}, loss={losses[-1]}")
+        for step, batch in enumerate(data.batches, 1):
+            own.take(*batch)
+            if step % every == 0:
+                losses.append(own.loss().item())
+                print(f"{step=}, loss={losses[-1]}")
         jax.block_until_ready(own.wait())
         return losses
 
-    return run
+    return _without_output(run)
 
 
-@contextlib.contextmanager
-def _discarded_output() -> Any:
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-        yield
+def _without_output(run: Run) -> Run:
+    def quiet(data: Data, every: int) -> list[float]:
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            return run(data, every)
+
+    return quiet
 
 
 def _prepared(make: Callable[[], Run], size: Perceptron, steps: int) -> Step:
@@ -96,8 +91,6 @@ def _prepared(make: Callable[[], Run], size: Perceptron, steps: int) -> Step:
 # The same arrays for all.
 @functools.lru_cache(maxsize=4)
 def _data(size: Perceptron, steps: int, seed: int) -> Data:
-    rng, n = np.random.default_rng(seed), size.batch
-    x = rng.standard_normal((steps * n, size.inputs), np.float32)
-    labels = rng.integers(0, size.classes, steps * n, np.int32)
-    batches = [(x[i : i + n], labels[i : i + n]) for i in range(0, steps * n, n)]
-    return Data(x, labels, batches)
+    x, labels = mlp_batches(size, steps, seed)
+    batches: Any = list(zip(x, labels, strict=True))
+    return Data(x.reshape(-1, size.inputs), labels.reshape(-1), batches)

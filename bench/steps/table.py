@@ -72,7 +72,7 @@ MLP = "MLP (784-128-128-10)"
 STEPS: dict[str, ModelStep | OtherStep] = {
     "step-depthwise": ModelStep(
         "MobileNetV2 (64x64 images)",
-        "mobilenet",
+        "conv_net",
         MobileNet(),
         SGD._replace(learning_rate=MobileNet().learning_rate),
     ),
@@ -83,7 +83,7 @@ STEPS: dict[str, ModelStep | OtherStep] = {
     # Only the first loss is the same everywhere: through 50 layers with batch norm rounding grows
     # until it changes the second by 1 to 8%, at any rate. The tests compare more, of a small one.
     "step-resnet50": ModelStep(
-        "ResNet-50 (v1.5, 64x64 images)", "resnet50", ResNet(), SGD, judged=1
+        "ResNet-50 (v1.5, 64x64 images)", "conv_net", ResNet(), SGD, judged=1
     ),
     "step-transformer": ModelStep("12-block transformer", "transformer", Transformer(), ADAMW),
 }

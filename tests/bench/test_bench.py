@@ -244,7 +244,7 @@ def test_foundation_rows_still_answer():
 def test_whole_steps_must_have_the_same_losses():
     def step(losses, name="run"):
         entry = types.SimpleNamespace(run=lambda: None, first_losses=losses)
-        entry.trace_seconds, entry.compile_seconds, entry.temp_bytes = 0.1, 0.2, 3
+        entry.trace, entry.compile, entry.temp_bytes = 0.1, 0.2, 3
         return lambda: entry
 
     def missing():

@@ -7,12 +7,11 @@ from bench import checkpointing, groups, measure, show, soak, training_loop
 from bench.data import default_promotion
 from bench.frameworks.sizes import Perceptron
 from bench.steps import fit
-from bench.training_loop import Size
 from jlayers import training
 
 # Warnings from other libraries are not ours to fix.
 pytestmark = pytest.mark.filterwarnings("ignore")
-TINY = Size(6, (5, 3))
+TINY = Perceptron(inputs=6, features=(5,), classes=3)
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +39,14 @@ def test_the_loops_give_the_same_bits_before_they_are_timed():
 
 def test_loops_that_differ_are_not_timed(tmp_path):
     data = training_loop.batches(TINY, 2)
-    loops = {"fit": training_loop.Fit(TINY, data, tmp_path, False)}
+    loops = {"fit": training_loop.Fit(TINY, data)}
     loops["bare"] = training_loop.Bare(TINY, data[:1])
     with pytest.raises(AssertionError):
-        training_loop.same_after(loops, 2)
+        training_loop.in_turns(loops, 2, 1)
 
 
 def test_everything_is_on_where_that_is_claimed(tmp_path):
-    loop = training_loop.Fit(TINY, training_loop.batches(TINY, 4), tmp_path, everything=True)
+    loop = training_loop.Fit(TINY, training_loop.batches(TINY, 4), tmp_path)
     loop(200)
     loop(200)
     assert loop.taken == 400

@@ -119,7 +119,8 @@ def outcome(folder: pathlib.Path) -> tuple[dict[str, Any], Any]:
     records = training.read_json_lines(folder / LOG)
     history = [training.Record(*row) for row in manifest.history]
     timeless = [
-        [row._replace(seconds=0.0, steps_per_second=0.0) for row in rows] for rows in (records, history)
+        [row._replace(seconds=0.0, steps_per_second=0.0) for row in rows]
+        for rows in (records, history)
     ]
     described = (manifest.step, manifest.position, manifest.extra, timeless)
     return training.read_arrays(newest), described

@@ -6,9 +6,7 @@ takes 200 steps of an MLP with 1024 inputs and layers of these features by ``fit
 and prints the most memory that the process had resident, in bytes: while it took them, and ever.
 """
 
-import pathlib
 import sys
-import tempfile
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -17,7 +15,8 @@ import jax.numpy as jnp
 
 import jlayers as jl
 from bench.frameworks.optax_step import cross_entropy
-from bench.training_loop import BATCH, TX, Bare, Fit, Size, bare_step, batches, model_of
+from bench.frameworks.sizes import Perceptron
+from bench.training_loop import TX, Bare, Fit, bare_step, batches, input_spec, mlp
 from jlayers import training
 from jlayers.training.loop.flat import form_of
 from jlayers.training.loop.metrics import start_tally
@@ -26,7 +25,7 @@ from jlayers.training.loop.program import program_of
 from . import run_program
 from .resident import peak, reset_peak
 
-LARGE = Size(1024, (4096, 4096, 10))
+LARGE = Perceptron(inputs=1024, features=(4096, 4096), classes=10)
 # Processes of each loop, and their first steps, which compile and are not part of the comparison.
 PROCESSES, FIRST = 5, 20
 BOUND = 1.02
@@ -45,7 +44,7 @@ class Memory(NamedTuple):
         return max(self.compiled, self.resident) <= BOUND
 
 
-def step_memory(size: Size = LARGE, steps: int = 200, processes: int = PROCESSES) -> Memory:
+def step_memory(size: Perceptron = LARGE, steps: int = 200, processes: int = PROCESSES) -> Memory:
     """What the compiled step needs, and what processes have resident that take steps."""
     compiled = program_bytes(_compiled_fit(size)) / program_bytes(_compiled_bare(size))
     most: dict[str, list[int]] = {}
@@ -55,7 +54,7 @@ def step_memory(size: Size = LARGE, steps: int = 200, processes: int = PROCESSES
             for when, found in zip(("", ", ever"), most_resident(which, size, steps), strict=True):
                 most.setdefault(which + when, []).append(found)
     fit, fit_ever, bare, bare_ever = (median(values) for values in most.values())
-    parameters = jl.summary(model_of(size), jl.spec((BATCH, size.inputs))).parameters
+    parameters = jl.summary(mlp(size), input_spec(size)).parameters
     return Memory(
         compiled,
         fit / bare,
@@ -74,9 +73,9 @@ def program_bytes(compiled: Any) -> int:
     return int(own - memory.alias_size_in_bytes)
 
 
-def _compiled_fit(size: Size) -> Any:
-    step = training.train_step(model_of(size), cross_entropy, TX)
-    batch = (jl.spec((BATCH, size.inputs)), jl.spec((BATCH,), jnp.int32))
+def _compiled_fit(size: Perceptron) -> Any:
+    step = training.train_step(mlp(size), cross_entropy, TX)
+    batch = (input_spec(size), jl.spec((size.batch,), jnp.int32))
     run = jax.eval_shape(lambda key: step.start(key, batch[0]), jax.random.key(0))
     program = program_of(step, True, True, False)
     _, metrics, _ = jax.eval_shape(program.guarded, run, batch, jl.spec((), bool))
@@ -91,33 +90,32 @@ def _compiled_fit(size: Size) -> Any:
     return program.tick(forms[-1]).lower(leaves, batch).compile()
 
 
-def _compiled_bare(size: Size) -> Any:
-    x = jl.spec((BATCH, size.inputs))
-    params, _ = jax.eval_shape(model_of(size).init, jax.random.key(0), x)
+def _compiled_bare(size: Perceptron) -> Any:
+    x = input_spec(size)
+    params, _ = jax.eval_shape(mlp(size).init, jax.random.key(0), x)
     moments = jax.eval_shape(TX.init, params)
-    return bare_step.lower(params, moments, x, jl.spec((BATCH,), jnp.int32)).compile()
+    return bare_step.lower(params, moments, x, jl.spec((size.batch,), jnp.int32)).compile()
 
 
-def most_resident(which: str, size: Size, steps: int) -> list[int]:
+def most_resident(which: str, size: Perceptron, steps: int) -> list[int]:
     """Bytes of a fresh process: while it takes so many steps, and over its lifetime.
 
     Raises:
       CalledProcessError: where the process fails.
     """
-    done = run_program("step_memory", which, steps, size.inputs, *size.features)
+    done = run_program("step_memory", which, steps, size.inputs, *size.features, size.classes)
     done.check_returncode()
     return [int(number) for number in done.stdout.split()[-2:]]
 
 
 def main(which: str, steps: str, inputs: str, *features: str) -> None:
-    size = Size(int(inputs), tuple(map(int, features)))
-    data = batches(size, 8)
-    with tempfile.TemporaryDirectory() as folder:
-        loop = Bare(size, data) if which == "bare" else Fit(size, data, pathlib.Path(folder), False)
-        loop(FIRST)
-        before = peak()
-        reset_peak()
-        loop(int(steps))
+    *hidden, classes = map(int, features)
+    size = Perceptron(inputs=int(inputs), features=tuple(hidden), classes=classes)
+    loop = {"bare": Bare, "fit": Fit}[which](size, batches(size, 8))
+    loop(FIRST)
+    before = peak()
+    reset_peak()
+    loop(int(steps))
     during = peak()
     print(during, max(before, during))
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from equinox import nn
 
-from ..sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from .. import sizes
+from ..sizes import EPSILON, MOMENTUM, LanguageModel, Perceptron, Transformer
 
 
 def keys(key: Any) -> Iterator[Any]:
@@ -25,108 +26,65 @@ class ConvNorm(eqx.Module):
     conv: nn.Conv2d
     norm: nn.BatchNorm
 
-    def __init__(self, channels, features, size, stride=1, groups=1, *, key):  # type: ignore[no-untyped-def]
-        self.conv = nn.Conv2d(
-            channels, features, size, stride, size // 2, groups=groups, use_bias=False, key=key
-        )
-        self.norm = nn.BatchNorm(features, "batch", eps=EPSILON, momentum=MOMENTUM, mode="batch")
+    def __init__(self, spec: sizes.ConvNorm, *, key: Any):
+        shape = (spec.channels, spec.features, spec.size, spec.stride, spec.size // 2)
+        self.conv = nn.Conv2d(*shape, groups=spec.groups, use_bias=False, key=key)
+        options = {"eps": EPSILON, "momentum": MOMENTUM, "mode": "batch"}
+        self.norm = nn.BatchNorm(spec.features, "batch", **options)
 
     def __call__(self, x: Any, state: Any) -> Any:
         return self.norm(self.conv(x), state)
 
 
-class Bottleneck(eqx.Module):
-    a: ConvNorm
-    b: ConvNorm
-    c: ConvNorm
+class ConvBlock(eqx.Module):
+    convs: list[ConvNorm]
     shortcut: ConvNorm | None
+    spec: sizes.ConvBlock = eqx.field(static=True)
+    activation: Any = eqx.field(static=True)
 
-    def __init__(self, channels: int, width: int, stride: int, project: bool, *, key: Any):
+    def __init__(self, spec: sizes.ConvBlock, activation: Any, *, key: Any):
         make = keys(key)
-        self.a = ConvNorm(channels, width, 1, key=next(make))
-        self.b = ConvNorm(width, width, 3, stride, key=next(make))
-        self.c = ConvNorm(width, 4 * width, 1, key=next(make))
-        project_key = next(make)
-        self.shortcut = (
-            ConvNorm(channels, 4 * width, 1, stride, key=project_key) if project else None
-        )
+        self.convs = [ConvNorm(conv, key=next(make)) for conv in spec.convs]
+        self.shortcut = spec.shortcut and ConvNorm(spec.shortcut, key=next(make))
+        self.spec, self.activation = spec, activation
 
     def __call__(self, x: Any, state: Any) -> Any:
-        y, state = self.a(x, state)
-        y, state = self.b(jax.nn.relu(y), state)
-        y, state = self.c(jax.nn.relu(y), state)
+        y, state = self.convs[0](x, state)
+        for conv in self.convs[1:]:
+            y, state = conv(self.activation(y), state)
         if self.shortcut is not None:
             x, state = self.shortcut(x, state)
-        return jax.nn.relu(x + y), state
+        y = x + y if self.spec.residual else y
+        return (self.activation(y) if self.spec.activated else y), state
 
 
-class ResNet50(eqx.Module):
+class ConvNet(eqx.Module):
     stem: ConvNorm
-    pool: nn.MaxPool2d
-    blocks: list[Bottleneck]
+    pool: nn.MaxPool2d | None
+    blocks: list[ConvBlock]
+    last: ConvNorm | None
     head: nn.Linear
+    activation: Any = eqx.field(static=True)
 
-    def __init__(self, size: ResNet, *, key: Any):
-        make = keys(key)
-        self.stem = ConvNorm(3, size.width, 7, 2, key=next(make))
-        self.pool = nn.MaxPool2d(3, 2, 1)
-        self.blocks, channels = [], size.width
-        for width, stride, project in size.bottlenecks():
-            self.blocks.append(Bottleneck(channels, width, stride, project, key=next(make)))
-            channels = 4 * width
-        self.head = nn.Linear(channels, size.classes, key=next(make))
+    def __init__(self, size: sizes.ConvNet, *, key: Any):
+        make, self.activation = keys(key), getattr(jax.nn, size.activation)
+        self.stem = ConvNorm(size.stem, key=next(make))
+        self.pool = nn.MaxPool2d(3, 2, 1) if size.pooled else None
+        specs = size.conv_blocks()
+        self.blocks = [ConvBlock(spec, self.activation, key=next(make)) for spec in specs]
+        self.last = size.last and ConvNorm(size.last, key=next(make))
+        self.head = nn.Linear(size.head_inputs, size.classes, key=next(make))
 
     def __call__(self, x: Any, state: Any) -> Any:
         x, state = self.stem(x, state)
-        x = self.pool(jax.nn.relu(x))
+        x = self.activation(x)
+        x = x if self.pool is None else self.pool(x)
         for block in self.blocks:
             x, state = block(x, state)
+        if self.last is not None:
+            x, state = self.last(x, state)
+            x = self.activation(x)
         return self.head(jnp.mean(x, (1, 2))), state
-
-
-class Inverted(eqx.Module):
-    expand: ConvNorm | None
-    depthwise: ConvNorm
-    project: ConvNorm
-    residual: bool = eqx.field(static=True)
-
-    def __init__(self, channels: int, inner: int, features: int, stride: int, *, key: Any):
-        a, b, c = jax.random.split(key, 3)
-        self.expand = ConvNorm(channels, inner, 1, key=a) if inner != channels else None
-        self.depthwise = ConvNorm(inner, inner, 3, stride, inner, key=b)
-        self.project = ConvNorm(inner, features, 1, key=c)
-        self.residual = stride == 1 and channels == features
-
-    def __call__(self, x: Any, state: Any) -> Any:
-        y = x
-        if self.expand is not None:
-            y, state = self.expand(y, state)
-            y = jax.nn.relu6(y)
-        y, state = self.depthwise(y, state)
-        y, state = self.project(jax.nn.relu6(y), state)
-        return (x + y if self.residual else y), state
-
-
-class MobileNetV2(eqx.Module):
-    stem: ConvNorm
-    blocks: list[Inverted]
-    last: ConvNorm
-    head: nn.Linear
-
-    def __init__(self, size: MobileNet, *, key: Any):
-        make, blocks = keys(key), size.inverted()
-        self.stem = ConvNorm(3, size.stem, 3, 2, key=next(make))
-        self.blocks = [Inverted(*block, key=next(make)) for block in blocks]
-        self.last = ConvNorm(blocks[-1][2], size.last, 1, key=next(make))
-        self.head = nn.Linear(size.last, size.classes, key=next(make))
-
-    def __call__(self, x: Any, state: Any) -> Any:
-        x, state = self.stem(x, state)
-        x = jax.nn.relu6(x)
-        for block in self.blocks:
-            x, state = block(x, state)
-        x, state = self.last(x, state)
-        return self.head(jnp.mean(jax.nn.relu6(x), (1, 2))), state
 
 
 class Mlp(eqx.Module):
@@ -189,15 +147,8 @@ class Block(eqx.Module):
     def __init__(self, size: Transformer, *, key: Any):
         a, b, c = jax.random.split(key, 3)
         self.attend_norm = nn.LayerNorm(size.width, eps=EPSILON)
-        self.attend = nn.MultiheadAttention(
-            size.heads,
-            size.width,
-            use_query_bias=True,
-            use_key_bias=True,
-            use_value_bias=True,
-            use_output_bias=True,
-            key=a,
-        )
+        biases = {f"use_{name}_bias": True for name in ("query", "key", "value", "output")}
+        self.attend = nn.MultiheadAttention(size.heads, size.width, **biases, key=a)
         self.mlp_norm = nn.LayerNorm(size.width, eps=EPSILON)
         self.up = nn.Linear(size.width, 4 * size.width, key=b)
         self.down = nn.Linear(4 * size.width, size.width, key=c)
@@ -245,8 +196,7 @@ class Gpt(eqx.Module):
 
 MODELS = {
     "mlp": Mlp,
-    "resnet50": ResNet50,
-    "mobilenet": MobileNetV2,
+    "conv_net": ConvNet,
     "lstm_lm": LstmLm,
     "transformer": Gpt,
     "transformer_scan": lambda size, key: Gpt(size, scan=True, key=key),

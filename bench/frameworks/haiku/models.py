@@ -7,75 +7,53 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from ..sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from .. import sizes
+from ..sizes import EPSILON, MOMENTUM, LanguageModel, Perceptron, Transformer
 
 Forward = Callable[[Any], Any]
 
 
 class ConvNorm(hk.Module):
-    def __init__(self, features: int, size: int, stride: int = 1, groups: int = 1, *, name: str):
-        super().__init__(name=name)
-        self.conv = hk.Conv2D(
-            features,
-            size,
-            stride,
-            padding=[(size // 2, size // 2)] * 2,
-            with_bias=False,
-            feature_group_count=groups,
-            name="conv",
-        )
+    def __init__(self, spec: sizes.ConvNorm, name: str):
+        super().__init__(name)
+        pad, options = spec.size // 2, {"with_bias": False, "feature_group_count": spec.groups}
+        shape = (spec.features, spec.size, spec.stride)
+        self.conv = hk.Conv2D(*shape, padding=[(pad, pad)] * 2, **options, name="conv")
         self.norm = hk.BatchNorm(True, True, MOMENTUM, EPSILON, name="norm")
 
     def __call__(self, x: Any) -> Any:
         return self.norm(self.conv(x), is_training=True)
 
 
-class Bottleneck(hk.Module):
-    def __init__(self, width: int, stride: int, project: bool, *, name: str):
-        super().__init__(name=name)
-        self.a = ConvNorm(width, 1, name="a")
-        self.b = ConvNorm(width, 3, stride, name="b")
-        self.c = ConvNorm(4 * width, 1, name="c")
-        self.shortcut = ConvNorm(4 * width, 1, stride, name="shortcut") if project else None
+class ConvBlock(hk.Module):
+    def __init__(self, spec: sizes.ConvBlock, activation: Any, name: str):
+        super().__init__(name)
+        self.spec, self.activation = spec, activation
+        self.convs = [ConvNorm(conv, f"convs_{i}") for i, conv in enumerate(spec.convs)]
+        self.shortcut = spec.shortcut and ConvNorm(spec.shortcut, "shortcut")
 
     def __call__(self, x: Any) -> Any:
-        y = self.c(jax.nn.relu(self.b(jax.nn.relu(self.a(x)))))
-        return jax.nn.relu((x if self.shortcut is None else self.shortcut(x)) + y)
+        y = self.convs[0](x)
+        for conv in self.convs[1:]:
+            y = conv(self.activation(y))
+        x = x if self.shortcut is None else self.shortcut(x)
+        y = x + y if self.spec.residual else y
+        return self.activation(y) if self.spec.activated else y
 
 
-def resnet50(size: ResNet) -> Forward:
+def conv_net(size: sizes.ConvNet) -> Forward:
+    activation = getattr(jax.nn, size.activation)
+
     def forward(x: Any) -> Any:
-        x = jax.nn.relu(ConvNorm(size.width, 7, 2, name="stem")(x))
-        # hk.max_pool pads no such way; zeros do where nothing is less than zero.
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        x = hk.max_pool(x, (3, 3, 1), (2, 2, 1), "VALID")
-        for i, block in enumerate(size.bottlenecks()):
-            x = Bottleneck(*block, name=f"blocks_{i}")(x)
-        return hk.Linear(size.classes, name="head")(jnp.mean(x, (1, 2)))
-
-    return forward
-
-
-class Inverted(hk.Module):
-    def __init__(self, channels: int, inner: int, features: int, stride: int, *, name: str):
-        super().__init__(name=name)
-        self.expand = ConvNorm(inner, 1, name="expand") if inner != channels else None
-        self.depthwise = ConvNorm(inner, 3, stride, inner, name="depthwise")
-        self.project = ConvNorm(features, 1, name="project")
-        self.residual = stride == 1 and channels == features
-
-    def __call__(self, x: Any) -> Any:
-        y = x if self.expand is None else jax.nn.relu6(self.expand(x))
-        y = self.project(jax.nn.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
-
-
-def mobilenet(size: MobileNet) -> Forward:
-    def forward(x: Any) -> Any:
-        x = jax.nn.relu6(ConvNorm(size.stem, 3, 2, name="stem")(x))
-        for i, block in enumerate(size.inverted()):
-            x = Inverted(*block, name=f"blocks_{i}")(x)
-        x = jax.nn.relu6(ConvNorm(size.last, 1, name="last")(x))
+        x = activation(ConvNorm(size.stem, "stem")(x))
+        if size.pooled:
+            # hk.max_pool has no such padding; zeros do where nothing is less than zero.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            x = hk.max_pool(x, (3, 3, 1), (2, 2, 1), "VALID")
+        for i, spec in enumerate(size.conv_blocks()):
+            x = ConvBlock(spec, activation, f"blocks_{i}")(x)
+        if size.last is not None:
+            x = activation(ConvNorm(size.last, "last")(x))
         return hk.Linear(size.classes, name="head")(jnp.mean(x, (1, 2)))
 
     return forward
@@ -105,13 +83,9 @@ class Block(hk.Module):
     def __init__(self, size: Transformer, *, name: str):
         super().__init__(name=name)
         self.attend_norm = hk.LayerNorm(-1, True, True, EPSILON, name="attend_norm")
-        self.attend = hk.MultiHeadAttention(
-            size.heads,
-            size.width // size.heads,
-            w_init=hk.initializers.VarianceScaling(),
-            model_size=size.width,
-            name="attend",
-        )
+        options = {"model_size": size.width, "w_init": hk.initializers.VarianceScaling()}
+        heads = (size.heads, size.width // size.heads)
+        self.attend = hk.MultiHeadAttention(*heads, **options, name="attend")
         self.mlp_norm = hk.LayerNorm(-1, True, True, EPSILON, name="mlp_norm")
         self.up = hk.Linear(4 * size.width, name="up")
         self.down = hk.Linear(size.width, name="down")
@@ -142,8 +116,7 @@ def transformer(size: Transformer, scan: bool = False) -> Forward:
 
 MODELS = {
     "mlp": mlp,
-    "resnet50": resnet50,
-    "mobilenet": mobilenet,
+    "conv_net": conv_net,
     "lstm_lm": lstm_lm,
     "transformer": transformer,
     "transformer_scan": lambda size: transformer(size, scan=True),

@@ -31,26 +31,19 @@ def module(function: Callable[[Any], Any], name: str, convert: Any = layout) -> 
 
 def conv(row: Row) -> JaxOp:
     g = geometry(row)
-    options = {"with_bias": g.bias, "feature_group_count": g.groups, "name": "conv"}
-
-    def function(x: Any) -> Any:
-        conv = hk.ConvND(g.rank, g.features, g.kernel, g.strides, g.dilation, g.pairs, **options)
-        return conv(x)
-
-    return module(function, "conv")
+    shape = (g.rank, g.features, g.kernel, g.strides, g.dilation, g.pairs)
+    options = {"with_bias": g.bias, "feature_group_count": g.groups}
+    return module(lambda x: hk.ConvND(*shape, **options, name="conv")(x), "conv")
 
 
 def conv_transpose(row: Row) -> JaxOp:
     g = geometry(row)
-    options = {"padding": row["padding"], "name": "conv"}
-
-    def function(x: Any) -> Any:
-        return hk.ConvNDTranspose(g.rank, g.features, g.kernel, g.strides, **options)(x)
+    shape, options = (g.rank, g.features, g.kernel, g.strides), {"padding": row["padding"]}
 
     def convert(weights: Any) -> Any:
         return {"w": np.swapaxes(weights["kernel"], -1, -2), "b": weights["bias"]}
 
-    return module(function, "conv", convert)
+    return module(lambda x: hk.ConvNDTranspose(*shape, **options, name="conv")(x), "conv", convert)
 
 
 def pool(make: Callable[..., Any]) -> Callable[[Row], JaxOp]:
@@ -79,12 +72,12 @@ def batch_norm(row: Row) -> JaxOp:
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     ones = (1,) * (len(row.x) - 1)
 
-    def apply(params: Any, x: Any, state: Any) -> Any:
-        return pure.apply(params, state, x)
-
     def convert(weights: Any) -> Any:
         own = layout(weights)
         return {"norm": {name: value.reshape(*ones, -1) for name, value in own.items()}}
+
+    def apply(params: Any, x: Any, state: Any) -> Any:
+        return pure.apply(params, state, x)
 
     return JaxOp(apply, convert, extra=(state,), aux=True)
 
@@ -103,11 +96,7 @@ def lstm(row: Row, channels: int, reverse: bool) -> JaxOp:
 
 def dropout(row: Row) -> JaxOp:
     pure = hk.transform(lambda x: hk.dropout(hk.next_rng_key(), row["rate"], x))
-
-    def apply(params: Any, x: Any, key: Any) -> Any:
-        return pure.apply({}, key, x)
-
-    return JaxOp(apply, extra=(jax.random.key(0),))
+    return JaxOp(lambda params, x, key: pure.apply({}, key, x), extra=(jax.random.key(0),))
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {

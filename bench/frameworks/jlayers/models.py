@@ -7,63 +7,40 @@ import jax.numpy as jnp
 
 import jlayers as jl
 
-from ..sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from .. import sizes
+from ..sizes import EPSILON, MOMENTUM, LanguageModel, Perceptron, Transformer
 
 
-def conv_norm(features: int, size: int, stride: int = 1, groups: int = 1) -> jl.Layer:
-    pad = size // 2
+def conv_norm(spec: sizes.ConvNorm) -> jl.Layer:
+    pad, options = spec.size // 2, {"groups": spec.groups, "bias": False}
+    shape: Any = {"strides": spec.stride, "padding": ((pad, pad), (pad, pad))}
     return jl.serial(
-        conv=jl.Conv(
-            features,
-            (size, size),
-            strides=stride,
-            padding=((pad, pad), (pad, pad)),
-            groups=groups,
-            bias=False,
-        ),
+        conv=jl.Conv(spec.features, (spec.size, spec.size), **shape, **options),
         norm=jl.BatchNorm(momentum=MOMENTUM, epsilon=EPSILON),
     )
 
 
-def resnet50(size: ResNet) -> jl.Layer:
-    def bottleneck(width: int, stride: int, project: bool) -> jl.Layer:
-        body = jl.serial(
-            a=conv_norm(width, 1),
-            relu_a=jax.nn.relu,
-            b=conv_norm(width, 3, stride),
-            relu_b=jax.nn.relu,
-            c=conv_norm(4 * width, 1),
-        )
-        shortcut = conv_norm(4 * width, 1, stride) if project else None
-        return jl.serial(jl.residual(body, shortcut), jax.nn.relu)
+def conv_block(spec: sizes.ConvBlock, activation: Any) -> jl.Layer:
+    parts: dict[str, Any] = {"convs_0": conv_norm(spec.convs[0])}
+    for i, conv in enumerate(spec.convs[1:], 1):
+        parts |= {f"activation_{i}": activation, f"convs_{i}": conv_norm(conv)}
+    block = jl.serial(**parts)
+    if spec.residual:
+        block = jl.residual(block, spec.shortcut and conv_norm(spec.shortcut))
+    return jl.serial(block, activation) if spec.activated else block
 
+
+def conv_net(size: sizes.ConvNet) -> jl.Layer:
+    activation = getattr(jax.nn, size.activation)
+    pool = {"pool": jl.MaxPool(3, strides=2, padding=((1, 1), (1, 1)))} if size.pooled else {}
+    blocks = [conv_block(spec, activation) for spec in size.conv_blocks()]
+    last = {"last": conv_norm(size.last), "activation_last": activation} if size.last else {}
     return jl.serial(
-        stem=conv_norm(size.width, 7, 2),
-        relu=jax.nn.relu,
-        pool=jl.MaxPool(3, strides=2, padding=((1, 1), (1, 1))),
-        **{f"blocks_{i}": bottleneck(*block) for i, block in enumerate(size.bottlenecks())},
-        mean=jl.GlobalAvgPool(),
-        head=jl.Dense(size.classes),
-    )
-
-
-def mobilenet(size: MobileNet) -> jl.Layer:
-    def inverted(channels: int, inner: int, features: int, stride: int) -> jl.Layer:
-        expand = {"expand": conv_norm(inner, 1), "relu_a": jax.nn.relu6}
-        body = jl.serial(
-            **(expand if inner != channels else {}),
-            depthwise=conv_norm(inner, 3, stride, groups=inner),
-            relu_b=jax.nn.relu6,
-            project=conv_norm(features, 1),
-        )
-        return jl.residual(body) if stride == 1 and channels == features else body
-
-    return jl.serial(
-        stem=conv_norm(size.stem, 3, 2),
-        relu=jax.nn.relu6,
-        **{f"blocks_{i}": inverted(*block) for i, block in enumerate(size.inverted())},
-        last=conv_norm(size.last, 1),
-        relu_last=jax.nn.relu6,
+        stem=conv_norm(size.stem),
+        activation=activation,
+        **pool,
+        **{f"blocks_{i}": block for i, block in enumerate(blocks)},
+        **last,
         mean=jl.GlobalAvgPool(),
         head=jl.Dense(size.classes),
     )
@@ -114,14 +91,20 @@ def embed(size: Transformer) -> jl.Layer:
 
 
 def transformer(size: Transformer, repeated: bool = True) -> jl.Layer:
-    one = block(size)
+    return with_blocks(size, repeated, block(size), embed=embed(size))
+
+
+def rope_transformer(size: Transformer, repeated: bool) -> jl.Layer:
+    """With rotary positions, which a stream can continue."""
+    tokens = jl.Embedding(size.vocabulary, size.width)
+    return with_blocks(size, repeated, block(size, rope=True), tokens=tokens)
+
+
+def with_blocks(size: Transformer, repeated: bool, one: jl.Layer, **first: jl.Layer) -> jl.Layer:
+    blocks = {f"blocks_{i}": one for i in range(size.blocks)}
     return jl.serial(
-        embed=embed(size),
-        **(
-            {"blocks": jl.repeat(one, size.blocks)}
-            if repeated
-            else {f"blocks_{i}": one for i in range(size.blocks)}
-        ),
+        **first,
+        **({"blocks": jl.repeat(one, size.blocks)} if repeated else blocks),
         norm=jl.LayerNorm(epsilon=EPSILON),
         head=jl.Dense(size.vocabulary),
     )
@@ -129,8 +112,7 @@ def transformer(size: Transformer, repeated: bool = True) -> jl.Layer:
 
 MODELS = {
     "mlp": mlp,
-    "resnet50": resnet50,
-    "mobilenet": mobilenet,
+    "conv_net": conv_net,
     "lstm_lm": lstm_lm,
     "transformer": transformer,
     "transformer_loop": lambda size: transformer(size, repeated=False),

@@ -54,11 +54,11 @@ def recurrent(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
 def batch_norm(row: Row) -> JaxOp:
     layer = jl.BatchNorm(epsilon=EPSILON)
     _, state = layer.init(jax.random.key(0), jl.spec(row.x, row.dtype))
-
-    def apply(params: Any, x: Any, state: Any) -> Any:
-        return layer.apply(params, state, x, train=True)
-
-    return JaxOp(apply, extra=(state,), aux=True)
+    return JaxOp(
+        lambda params, x, state: layer.apply(params, state, x, train=True),
+        extra=(state,),
+        aux=True,
+    )
 
 
 def pool(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
@@ -70,12 +70,10 @@ def pool(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
 
 
 def dropout(row: Row) -> JaxOp:
-    layer = jl.Dropout(row["rate"])
-
-    def apply(params: Any, x: Any, key: Any) -> Any:
-        return layer.apply({}, {}, x, key=key, train=True)[0]
-
-    return JaxOp(apply, extra=(jax.random.key(0),))
+    layer, key = jl.Dropout(row["rate"]), jax.random.key(0)
+    return JaxOp(
+        lambda params, x, key: layer.apply({}, {}, x, key=key, train=True)[0], extra=(key,)
+    )
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {

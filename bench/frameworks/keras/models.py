@@ -5,54 +5,40 @@ from typing import Any
 import keras
 from keras import layers
 
-from ..sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from .. import sizes
+from ..sizes import EPSILON, MOMENTUM, LanguageModel, Perceptron, Transformer
 
 
-def conv_norm(
-    x: Any, features: int, size: int, stride: int = 1, *, name: str, depthwise: bool = False
-) -> Any:
-    if size > 1:
-        x = layers.ZeroPadding2D(size // 2)(x)
-    shared = {"strides": stride, "use_bias": False, "name": f"{name}_conv"}
-    if depthwise:
-        x = layers.DepthwiseConv2D(size, **shared)(x)
+def conv_norm(x: Any, spec: sizes.ConvNorm, name: str) -> Any:
+    if spec.size > 1:
+        x = layers.ZeroPadding2D(spec.size // 2)(x)
+    shared = {"strides": spec.stride, "use_bias": False, "name": f"{name}_conv"}
+    if spec.groups > 1:
+        x = layers.DepthwiseConv2D(spec.size, **shared)(x)
     else:
-        x = layers.Conv2D(features, size, **shared)(x)
+        x = layers.Conv2D(spec.features, spec.size, **shared)(x)
     return layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=f"{name}_norm")(x)
 
 
-def resnet50(size: ResNet) -> Any:
-    def bottleneck(x: Any, width: int, stride: int, project: bool, name: str) -> Any:
-        y = layers.ReLU()(conv_norm(x, width, 1, name=f"{name}_a"))
-        y = layers.ReLU()(conv_norm(y, width, 3, stride, name=f"{name}_b"))
-        y = conv_norm(y, 4 * width, 1, name=f"{name}_c")
-        if project:
-            x = conv_norm(x, 4 * width, 1, stride, name=f"{name}_shortcut")
-        return layers.ReLU()(layers.Add()([x, y]))
+def conv_block(x: Any, spec: sizes.ConvBlock, activation: str, name: str) -> Any:
+    y = conv_norm(x, spec.convs[0], f"{name}_convs_0")
+    for i, conv in enumerate(spec.convs[1:], 1):
+        y = conv_norm(layers.Activation(activation)(y), conv, f"{name}_convs_{i}")
+    if spec.shortcut is not None:
+        x = conv_norm(x, spec.shortcut, f"{name}_shortcut")
+    y = layers.Add()([x, y]) if spec.residual else y
+    return layers.Activation(activation)(y) if spec.activated else y
 
+
+def conv_net(size: sizes.ConvNet) -> Any:
     inputs = keras.Input((size.image, size.image, 3))
-    x = layers.ReLU()(conv_norm(inputs, size.width, 7, 2, name="stem"))
-    x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
-    for i, block in enumerate(size.bottlenecks()):
-        x = bottleneck(x, *block, name=f"blocks_{i}")
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(size.classes, name="head")(x))
-
-
-def mobilenet(size: MobileNet) -> Any:
-    def inverted(x: Any, channels: int, inner: int, features: int, stride: int, name: str) -> Any:
-        y = x
-        if inner != channels:
-            y = layers.ReLU(6.0)(conv_norm(y, inner, 1, name=f"{name}_expand"))
-        y = conv_norm(y, inner, 3, stride, name=f"{name}_depthwise", depthwise=True)
-        y = conv_norm(layers.ReLU(6.0)(y), features, 1, name=f"{name}_project")
-        return layers.Add()([x, y]) if stride == 1 and channels == features else y
-
-    inputs = keras.Input((size.image, size.image, 3))
-    x = layers.ReLU(6.0)(conv_norm(inputs, size.stem, 3, 2, name="stem"))
-    for i, block in enumerate(size.inverted()):
-        x = inverted(x, *block, name=f"blocks_{i}")
-    x = layers.ReLU(6.0)(conv_norm(x, size.last, 1, name="last"))
+    x = layers.Activation(size.activation)(conv_norm(inputs, size.stem, "stem"))
+    if size.pooled:
+        x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
+    for i, spec in enumerate(size.conv_blocks()):
+        x = conv_block(x, spec, size.activation, f"blocks_{i}")
+    if size.last is not None:
+        x = layers.Activation(size.activation)(conv_norm(x, size.last, "last"))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(size.classes, name="head")(x))
 
@@ -102,10 +88,4 @@ def transformer(size: Transformer) -> Any:
     return keras.Model(ids, layers.Dense(size.vocabulary, name="head")(x))
 
 
-MODELS = {
-    "mlp": mlp,
-    "resnet50": resnet50,
-    "mobilenet": mobilenet,
-    "lstm_lm": lstm_lm,
-    "transformer": transformer,
-}
+MODELS = {"mlp": mlp, "conv_net": conv_net, "lstm_lm": lstm_lm, "transformer": transformer}

@@ -104,13 +104,6 @@ def recurrent(make: Any) -> Callable[[Row], JaxOp]:
     return functools.partial(stacked, one)
 
 
-def attention(row: Row) -> JaxOp:
-    def apply(params: Any, x: Any) -> Any:
-        return keras.ops.dot_product_attention(*x, is_causal=row["causal"])
-
-    return JaxOp(apply)
-
-
 def layer(
     make: Any, *names: str, training: bool | None = None, **options: Any
 ) -> Callable[[Row], JaxOp]:
@@ -136,7 +129,9 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "lstm": recurrent(layers.LSTM),
     "gru": recurrent(layers.GRU),
     "simple_rnn": recurrent(layers.SimpleRNN),
-    "attention": attention,
+    "attention": lambda row: JaxOp(
+        lambda params, x: keras.ops.dot_product_attention(*x, is_causal=row["causal"])
+    ),
     "embedding": layer(layers.Embedding, "vocabulary", "features"),
     "dropout": layer(layers.Dropout, "rate", training=True),
 }

@@ -18,10 +18,6 @@ from ..jax_op import JaxOp, stacked
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
-def dense(row: Row) -> JaxOp:
-    return JaxOp(lambda params, x: x @ params["kernel"] + params["bias"])
-
-
 def conv(row: Row) -> JaxOp:
     g = geometry(row)
 
@@ -43,32 +39,24 @@ def conv(row: Row) -> JaxOp:
 def conv_transpose(row: Row) -> JaxOp:
     g, padding = geometry(row), row["padding"]
     convolve = functools.partial(lax.conv_transpose, dimension_numbers=LAYOUTS[g.rank])
-
-    def apply(params: Any, x: Any) -> Any:
-        return convolve(x, params["kernel"], g.strides, padding) + params["bias"]
-
-    return JaxOp(apply)
+    return JaxOp(lambda p, x: convolve(x, p["kernel"], g.strides, padding) + p["bias"])
 
 
 def max_pool(row: Row) -> JaxOp:
-    sizes, strides, pads = window(row).with_batch_and_channels
-
-    def apply(params: Any, x: Any) -> Any:
-        return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, pads)
-
-    return JaxOp(apply)
+    axes = window(row).with_batch_and_channels
+    return JaxOp(lambda params, x: lax.reduce_window(x, -jnp.inf, lax.max, *axes))
 
 
 def avg_pool(row: Row) -> JaxOp:
     w = window(row)
-    sizes, strides, pads = w.with_batch_and_channels
+
+    def total(x: Any) -> Any:
+        return lax.reduce_window(x, 0.0, lax.add, *w.with_batch_and_channels)
 
     def apply(params: Any, x: Any) -> Any:
-        total = lax.reduce_window(x, 0.0, lax.add, sizes, strides, pads)
         if not any(w.padding):
-            return total / math.prod(w.window)
-        ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
-        return total / lax.reduce_window(ones, 0.0, lax.add, sizes, strides, pads)
+            return total(x) / math.prod(w.window)
+        return total(x) / total(jnp.ones((1, *x.shape[1:-1], 1), x.dtype))
 
     return JaxOp(apply)
 
@@ -96,10 +84,6 @@ def batch_norm(row: Row) -> JaxOp:
 
     running = {"mean": jnp.zeros(features), "var": jnp.ones(features)}
     return JaxOp(apply, extra=(running,), aux=True)
-
-
-def layer_norm(row: Row) -> JaxOp:
-    return JaxOp(lambda params, x: scaled(params, normalised(x, (-1,))[0], x))
 
 
 def group_norm(row: Row) -> JaxOp:
@@ -160,14 +144,6 @@ def recurrent(step: Callable[..., Any]) -> Callable[[Row], JaxOp]:
     return functools.partial(stacked, one)
 
 
-def attention(row: Row) -> JaxOp:
-    return JaxOp(lambda params, x: jax.nn.dot_product_attention(*x, is_causal=row["causal"]))
-
-
-def embedding(row: Row) -> JaxOp:
-    return JaxOp(lambda params, x: params["embedding"][x])
-
-
 def dropout(row: Row) -> JaxOp:
     rate = row["rate"]
 
@@ -178,20 +154,22 @@ def dropout(row: Row) -> JaxOp:
     return JaxOp(apply, extra=(jax.random.key(0),))
 
 
-OPS = {
-    "dense": dense,
+OPS: dict[str, Callable[[Row], JaxOp]] = {
+    "dense": lambda row: JaxOp(lambda params, x: x @ params["kernel"] + params["bias"]),
     "conv": conv,
     "conv_transpose": conv_transpose,
     "max_pool": max_pool,
     "avg_pool": avg_pool,
     "batch_norm": batch_norm,
-    "layer_norm": layer_norm,
+    "layer_norm": lambda row: JaxOp(lambda params, x: scaled(params, normalised(x, (-1,))[0], x)),
     "group_norm": group_norm,
     "rms_norm": rms_norm,
     "lstm": recurrent(lstm_step),
     "gru": recurrent(gru_step),
     "simple_rnn": recurrent(simple_step),
-    "attention": attention,
-    "embedding": embedding,
+    "attention": lambda row: JaxOp(
+        lambda params, x: jax.nn.dot_product_attention(*x, is_causal=row["causal"])
+    ),
+    "embedding": lambda row: JaxOp(lambda params, x: params["embedding"][x]),
     "dropout": dropout,
 }

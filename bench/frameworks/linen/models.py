@@ -1,88 +1,58 @@
 """In Flax linen."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ..sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from .. import sizes
+from ..sizes import EPSILON, MOMENTUM, LanguageModel, Perceptron, Transformer
 
 
 class ConvNorm(nn.Module):
-    features: int
-    size: int
-    stride: int = 1
-    groups: int = 1
+    spec: sizes.ConvNorm
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        x = nn.Conv(
-            self.features,
-            (self.size, self.size),
-            self.stride,
-            self.size // 2,
-            feature_group_count=self.groups,
-            use_bias=False,
-            name="conv",
-        )(x)
-        return nn.BatchNorm(
-            use_running_average=False, momentum=MOMENTUM, epsilon=EPSILON, name="norm"
-        )(x)
+        spec, options = self.spec, {"feature_group_count": self.spec.groups, "use_bias": False}
+        shape = (spec.features, (spec.size, spec.size), spec.stride, spec.size // 2)
+        x = nn.Conv(*shape, **options, name="conv")(x)
+        norm = nn.BatchNorm(momentum=MOMENTUM, epsilon=EPSILON, name="norm")
+        return norm(x, use_running_average=False)
 
 
-class Bottleneck(nn.Module):
-    width: int
-    stride: int
-    project: bool
+class ConvBlock(nn.Module):
+    spec: sizes.ConvBlock
+    activation: Callable[[Any], Any]
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        y = nn.relu(ConvNorm(self.width, 1, name="a")(x))
-        y = nn.relu(ConvNorm(self.width, 3, self.stride, name="b")(y))
-        y = ConvNorm(4 * self.width, 1, name="c")(y)
-        if self.project:
-            x = ConvNorm(4 * self.width, 1, self.stride, name="shortcut")(x)
-        return nn.relu(x + y)
+        first, *others = (
+            ConvNorm(spec, name=f"convs_{i}") for i, spec in enumerate(self.spec.convs)
+        )
+        y = first(x)
+        for conv in others:
+            y = conv(self.activation(y))
+        if self.spec.shortcut is not None:
+            x = ConvNorm(self.spec.shortcut, name="shortcut")(x)
+        y = x + y if self.spec.residual else y
+        return self.activation(y) if self.spec.activated else y
 
 
-class ResNet50(nn.Module):
-    size: ResNet
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        x = nn.relu(ConvNorm(self.size.width, 7, 2, name="stem")(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        for i, block in enumerate(self.size.bottlenecks()):
-            x = Bottleneck(*block, name=f"blocks_{i}")(x)
-        return nn.Dense(self.size.classes, name="head")(jnp.mean(x, (1, 2)))
-
-
-class Inverted(nn.Module):
-    channels: int
-    inner: int
-    features: int
-    stride: int
+class ConvNet(nn.Module):
+    size: sizes.ConvNet
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        y = x
-        if self.inner != self.channels:
-            y = nn.relu6(ConvNorm(self.inner, 1, name="expand")(y))
-        y = nn.relu6(ConvNorm(self.inner, 3, self.stride, self.inner, name="depthwise")(y))
-        y = ConvNorm(self.features, 1, name="project")(y)
-        return x + y if self.stride == 1 and self.channels == self.features else y
-
-
-class MobileNetV2(nn.Module):
-    size: MobileNet
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        x = nn.relu6(ConvNorm(self.size.stem, 3, 2, name="stem")(x))
-        for i, block in enumerate(self.size.inverted()):
-            x = Inverted(*block, name=f"blocks_{i}")(x)
-        x = nn.relu6(ConvNorm(self.size.last, 1, name="last")(x))
-        return nn.Dense(self.size.classes, name="head")(jnp.mean(x, (1, 2)))
+        size, activation = self.size, getattr(nn, self.size.activation)
+        x = activation(ConvNorm(size.stem, name="stem")(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if size.pooled else x
+        for i, spec in enumerate(size.conv_blocks()):
+            x = ConvBlock(spec, activation, name=f"blocks_{i}")(x)
+        if size.last is not None:
+            x = activation(ConvNorm(size.last, name="last")(x))
+        return nn.Dense(size.classes, name="head")(jnp.mean(x, (1, 2)))
 
 
 class Mlp(nn.Module):
@@ -150,8 +120,7 @@ class Gpt(nn.Module):
 
 MODELS = {
     "mlp": Mlp,
-    "resnet50": ResNet50,
-    "mobilenet": MobileNetV2,
+    "conv_net": ConvNet,
     "lstm_lm": LstmLm,
     "transformer": Gpt,
     "transformer_scan": lambda size: Gpt(size, scan=True),

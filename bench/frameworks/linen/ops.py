@@ -77,12 +77,8 @@ def attention(row: Row) -> JaxOp:
 
 
 def dropout(row: Row) -> JaxOp:
-    built = nn.Dropout(row["rate"], deterministic=False)
-
-    def apply(params: Any, x: Any, key: Any) -> Any:
-        return built.apply({}, x, rngs={"dropout": key})
-
-    return JaxOp(apply, extra=(jax.random.key(0),))
+    built, key = nn.Dropout(row["rate"], deterministic=False), jax.random.key(0)
+    return JaxOp(lambda params, x, key: built.apply({}, x, rngs={"dropout": key}), extra=(key,))
 
 
 def norm(make: Callable[..., nn.Module]) -> Callable[[Row], JaxOp]:

@@ -6,91 +6,53 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from ..sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from .. import sizes
+from ..sizes import EPSILON, MOMENTUM, LanguageModel, Perceptron, Transformer
 
 
 class ConvNorm(nnx.Module):
-    def __init__(
-        self,
-        channels: int,
-        features: int,
-        size: int,
-        stride: int = 1,
-        groups: int = 1,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.conv = nnx.Conv(
-            channels,
-            features,
-            (size, size),
-            stride,
-            padding=size // 2,
-            feature_group_count=groups,
-            use_bias=False,
-            rngs=rngs,
-        )
-        self.norm = nnx.BatchNorm(features, momentum=MOMENTUM, epsilon=EPSILON, rngs=rngs)
+    def __init__(self, spec: sizes.ConvNorm, rngs: nnx.Rngs):
+        shape = (spec.channels, spec.features, (spec.size, spec.size), spec.stride)
+        options = {"padding": spec.size // 2, "feature_group_count": spec.groups}
+        self.conv = nnx.Conv(*shape, **options, use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(spec.features, momentum=MOMENTUM, epsilon=EPSILON, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
         return self.norm(self.conv(x))
 
 
-class Bottleneck(nnx.Module):
-    def __init__(self, channels: int, width: int, stride: int, project: bool, *, rngs: nnx.Rngs):
-        self.a = ConvNorm(channels, width, 1, rngs=rngs)
-        self.b = ConvNorm(width, width, 3, stride, rngs=rngs)
-        self.c = ConvNorm(width, 4 * width, 1, rngs=rngs)
-        self.shortcut = ConvNorm(channels, 4 * width, 1, stride, rngs=rngs) if project else None
+class ConvBlock(nnx.Module):
+    def __init__(self, spec: sizes.ConvBlock, activation: Any, rngs: nnx.Rngs):
+        self.convs = nnx.List([ConvNorm(conv, rngs) for conv in spec.convs])
+        self.shortcut = spec.shortcut and ConvNorm(spec.shortcut, rngs)
+        self.residual, self.activated = spec.residual, spec.activated
+        self.activation = activation
 
     def __call__(self, x: Any) -> Any:
-        y = self.c(nnx.relu(self.b(nnx.relu(self.a(x)))))
-        return nnx.relu((x if self.shortcut is None else self.shortcut(x)) + y)
+        y = self.convs[0](x)
+        for conv in self.convs[1:]:
+            y = conv(self.activation(y))
+        x = x if self.shortcut is None else self.shortcut(x)
+        y = x + y if self.residual else y
+        return self.activation(y) if self.activated else y
 
 
-class ResNet50(nnx.Module):
-    def __init__(self, size: ResNet, *, rngs: nnx.Rngs):
-        self.stem = ConvNorm(3, size.width, 7, 2, rngs=rngs)
-        blocks, channels = [], size.width
-        for width, stride, project in size.bottlenecks():
-            blocks.append(Bottleneck(channels, width, stride, project, rngs=rngs))
-            channels = 4 * width
-        self.blocks = nnx.List(blocks)
-        self.head = nnx.Linear(channels, size.classes, rngs=rngs)
+class ConvNet(nnx.Module):
+    def __init__(self, size: sizes.ConvNet, *, rngs: nnx.Rngs):
+        self.activation, self.pooled = getattr(nnx, size.activation), size.pooled
+        self.stem = ConvNorm(size.stem, rngs)
+        specs = size.conv_blocks()
+        self.blocks = nnx.List([ConvBlock(spec, self.activation, rngs) for spec in specs])
+        self.last = size.last and ConvNorm(size.last, rngs)
+        self.head = nnx.Linear(size.head_inputs, size.classes, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
-        x = nnx.max_pool(nnx.relu(self.stem(x)), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = self.activation(self.stem(x))
+        x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if self.pooled else x
         for block in self.blocks:
             x = block(x)
+        x = x if self.last is None else self.activation(self.last(x))
         return self.head(jnp.mean(x, (1, 2)))
-
-
-class Inverted(nnx.Module):
-    def __init__(self, channels: int, inner: int, features: int, stride: int, *, rngs: nnx.Rngs):
-        self.expand = ConvNorm(channels, inner, 1, rngs=rngs) if inner != channels else None
-        self.depthwise = ConvNorm(inner, inner, 3, stride, inner, rngs=rngs)
-        self.project = ConvNorm(inner, features, 1, rngs=rngs)
-        self.residual = stride == 1 and channels == features
-
-    def __call__(self, x: Any) -> Any:
-        y = x if self.expand is None else nnx.relu6(self.expand(x))
-        y = self.project(nnx.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
-
-
-class MobileNetV2(nnx.Module):
-    def __init__(self, size: MobileNet, *, rngs: nnx.Rngs):
-        blocks = size.inverted()
-        self.stem = ConvNorm(3, size.stem, 3, 2, rngs=rngs)
-        self.blocks = nnx.List([Inverted(*block, rngs=rngs) for block in blocks])
-        self.last = ConvNorm(blocks[-1][2], size.last, 1, rngs=rngs)
-        self.head = nnx.Linear(size.last, size.classes, rngs=rngs)
-
-    def __call__(self, x: Any) -> Any:
-        x = nnx.relu6(self.stem(x))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(jnp.mean(nnx.relu6(self.last(x)), (1, 2)))
 
 
 class Mlp(nnx.Module):
@@ -109,12 +71,8 @@ class LstmLm(nnx.Module):
     def __init__(self, size: LanguageModel, *, rngs: nnx.Rngs):
         self.tokens = nnx.Embed(size.vocabulary, size.width, rngs=rngs)
         widths = [size.width] + [size.features] * (size.layers - 1)
-        self.lstm = nnx.List(
-            [
-                nnx.RNN(nnx.OptimizedLSTMCell(width, size.features, rngs=rngs), rngs=rngs)
-                for width in widths
-            ]
-        )
+        cells = [nnx.OptimizedLSTMCell(width, size.features, rngs=rngs) for width in widths]
+        self.lstm = nnx.List([nnx.RNN(cell, rngs=rngs) for cell in cells])
         self.head = nnx.Linear(size.features, size.vocabulary, rngs=rngs)
 
     def __call__(self, ids: Any) -> Any:
@@ -172,8 +130,7 @@ class Gpt(nnx.Module):
 
 MODELS = {
     "mlp": Mlp,
-    "resnet50": ResNet50,
-    "mobilenet": MobileNetV2,
+    "conv_net": ConvNet,
     "lstm_lm": LstmLm,
     "transformer": Gpt,
     "transformer_scan": lambda size, rngs: Gpt(size, scan=True, rngs=rngs),

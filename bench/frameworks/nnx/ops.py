@@ -21,9 +21,7 @@ def options(row: Row) -> dict[str, Any]:
 
 
 def module(
-    built: Any,
-    prefix: str = "",
-    run: Callable[[Any, Any], Any] = lambda module, x: module(x),
+    built: Any, prefix: str = "", run: Callable[[Any, Any], Any] = lambda module, x: module(x)
 ) -> JaxOp:
     """``prefix`` is the path of the attribute that holds the parameters."""
     graphdef, params, rest = nnx.split(built, nnx.Param, ...)
@@ -78,10 +76,6 @@ def recurrent(cell: Callable[..., Any]) -> Callable[[Row], JaxOp]:
     return functools.partial(stacked, one)
 
 
-def attention(row: Row) -> JaxOp:
-    return JaxOp(lambda params, x: nnx.dot_product_attention(*x, is_causal=row["causal"]))
-
-
 OPS: dict[str, Callable[[Row], JaxOp]] = {
     "dense": lambda row: module(nnx.Linear(row.x[-1], row["features"], **options(row))),
     "conv": conv,
@@ -95,7 +89,9 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "lstm": recurrent(nnx.OptimizedLSTMCell),
     "gru": recurrent(nnx.GRUCell),
     "simple_rnn": recurrent(nnx.SimpleCell),
-    "attention": attention,
+    "attention": lambda row: JaxOp(
+        lambda params, x: nnx.dot_product_attention(*x, is_causal=row["causal"])
+    ),
     "embedding": lambda row: module(nnx.Embed(row["vocabulary"], row["features"], **options(row))),
     "dropout": lambda row: module(nnx.Dropout(row["rate"], rngs=nnx.Rngs(0))),
 }

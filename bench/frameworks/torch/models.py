@@ -7,79 +7,54 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..sizes import EPSILON, MOMENTUM, LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from .. import sizes
+from ..sizes import EPSILON, MOMENTUM, LanguageModel, Perceptron, Transformer
 
 
 class ConvNorm(nn.Module):
-    def __init__(self, channels: int, features: int, size: int, stride: int = 1, groups: int = 1):
+    def __init__(self, spec: sizes.ConvNorm):
         super().__init__()
-        self.conv = nn.Conv2d(
-            channels, features, size, stride, size // 2, groups=groups, bias=False
-        )
-        self.norm = nn.BatchNorm2d(features, EPSILON, 1 - MOMENTUM)
+        shape = (spec.channels, spec.features, spec.size, spec.stride, spec.size // 2)
+        self.conv = nn.Conv2d(*shape, groups=spec.groups, bias=False)
+        self.norm = nn.BatchNorm2d(spec.features, EPSILON, 1 - MOMENTUM)
 
     def forward(self, x: Any) -> Any:
         return self.norm(self.conv(x))
 
 
-class Bottleneck(nn.Module):
-    def __init__(self, channels: int, width: int, stride: int, project: bool):
+class ConvBlock(nn.Module):
+    def __init__(self, spec: sizes.ConvBlock, activation: Any):
         super().__init__()
-        self.a = ConvNorm(channels, width, 1)
-        self.b = ConvNorm(width, width, 3, stride)
-        self.c = ConvNorm(width, 4 * width, 1)
-        self.shortcut = ConvNorm(channels, 4 * width, 1, stride) if project else nn.Identity()
+        self.spec, self.activation = spec, activation
+        self.convs = nn.ModuleList(ConvNorm(conv) for conv in spec.convs)
+        self.shortcut = spec.shortcut and ConvNorm(spec.shortcut)
 
     def forward(self, x: Any) -> Any:
-        y = self.c(functional.relu(self.b(functional.relu(self.a(x)))))
-        return functional.relu(self.shortcut(x) + y)
+        y = self.convs[0](x)
+        for conv in self.convs[1:]:
+            y = conv(self.activation(y))
+        x = x if self.shortcut is None else self.shortcut(x)
+        y = x + y if self.spec.residual else y
+        return self.activation(y) if self.spec.activated else y
 
 
-class ResNet50(nn.Module):
-    def __init__(self, size: ResNet):
+class ConvNet(nn.Module):
+    def __init__(self, size: sizes.ConvNet):
         super().__init__()
-        self.stem = ConvNorm(3, size.width, 7, 2)
-        self.blocks, channels = nn.ModuleList(), size.width
-        for width, stride, project in size.bottlenecks():
-            self.blocks.append(Bottleneck(channels, width, stride, project))
-            channels = 4 * width
-        self.head = nn.Linear(channels, size.classes)
+        self.activation, self.pooled = getattr(functional, size.activation), size.pooled
+        self.stem = ConvNorm(size.stem)
+        specs = size.conv_blocks()
+        self.blocks = nn.ModuleList(ConvBlock(spec, self.activation) for spec in specs)
+        self.last = size.last and ConvNorm(size.last)
+        self.head = nn.Linear(size.head_inputs, size.classes)
 
     def forward(self, x: Any) -> Any:
-        x = functional.max_pool2d(functional.relu(self.stem(x)), 3, 2, 1)
+        x = self.activation(self.stem(x))
+        x = functional.max_pool2d(x, 3, 2, 1) if self.pooled else x
         for block in self.blocks:
             x = block(x)
+        x = x if self.last is None else self.activation(self.last(x))
         return self.head(x.mean((2, 3)))
-
-
-class Inverted(nn.Module):
-    def __init__(self, channels: int, inner: int, features: int, stride: int):
-        super().__init__()
-        self.expand = ConvNorm(channels, inner, 1) if inner != channels else None
-        self.depthwise = ConvNorm(inner, inner, 3, stride, inner)
-        self.project = ConvNorm(inner, features, 1)
-        self.residual = stride == 1 and channels == features
-
-    def forward(self, x: Any) -> Any:
-        y = x if self.expand is None else functional.relu6(self.expand(x))
-        y = self.project(functional.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
-
-
-class MobileNetV2(nn.Module):
-    def __init__(self, size: MobileNet):
-        super().__init__()
-        blocks = size.inverted()
-        self.stem = ConvNorm(3, size.stem, 3, 2)
-        self.blocks = nn.ModuleList(Inverted(*block) for block in blocks)
-        self.last = ConvNorm(blocks[-1][2], size.last, 1)
-        self.head = nn.Linear(size.last, size.classes)
-
-    def forward(self, x: Any) -> Any:
-        x = functional.relu6(self.stem(x))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(functional.relu6(self.last(x)).mean((2, 3)))
 
 
 class Mlp(nn.Module):
@@ -154,10 +129,4 @@ class Gpt(nn.Module):
         return self.head(self.norm(x))
 
 
-MODELS = {
-    "mlp": Mlp,
-    "resnet50": ResNet50,
-    "mobilenet": MobileNetV2,
-    "lstm_lm": LstmLm,
-    "transformer": Gpt,
-}
+MODELS = {"mlp": Mlp, "conv_net": ConvNet, "lstm_lm": LstmLm, "transformer": Gpt}
