@@ -23,13 +23,9 @@ def parser() -> argparse.ArgumentParser:
     add("names", nargs="*", help="rows, groups, patterns; all by default")
     add("--list", action="store_true", help="show groups and rows")
     add("--platform", choices=("cpu", "gpu"), default="cpu")
-    add(
-        "--budget", type=float, default=BUDGET, help="seconds to time a row's mode in (%(default)s)"
-    )
+    add("--budget", type=float, default=BUDGET, help="seconds to time a mode in (%(default)s)")
     add("--rounds", type=int, default=ROUNDS, help="most calls of a framework (%(default)s)")
-    add(
-        "--resume", action="store_true", help="keep rows stored with this device and these versions"
-    )
+    add("--resume", action="store_true", help="keep rows stored with this device and versions")
     add("--results", type=pathlib.Path, default=FOLDER, help="folder of the JSON files")
     return made
 
@@ -96,17 +92,14 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
     console.print(show.means([row for rows in shown.values() for row in rows.values()]))
 
 
-def _earlier(
-    stored: dict[str, Any], name: str, what: Any, conditions: dict[str, Any]
-) -> dict[str, Any]:
+def _earlier(stored: dict[str, Any], name: str, what: Any, conditions: Any) -> dict[str, Any]:
     """The stored rows of that name that were measured on the same, under the same conditions."""
-    return {
-        row: result
-        for row, result in stored["rows"].items()
-        if result["from"] == name
-        and result["what"] == what
-        and stored["runs"][result["run"]] == conditions
-    }
+
+    def same(row: dict[str, Any]) -> bool:
+        measured = (row["from"], row["what"], stored["runs"][row["run"]])
+        return measured == (name, what, conditions)
+
+    return {name: row for name, row in stored["rows"].items() if same(row)}
 
 
 if __name__ == "__main__":

@@ -64,11 +64,10 @@ def deviating_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, str]:
         return {name: "gives no losses to compare" for name in curves if not curves[name].size}
     median = np.median([curve[:shared] for curve in curves.values()], axis=0)
     scale = np.maximum(np.abs(median), 1e-6)
-    errors = {
-        name: np.max(np.abs(curve[:shared] - median) / scale) for name, curve in curves.items()
-    }
+    errors = {name: np.abs(curve[:shared] - median) / scale for name, curve in curves.items()}
     return {
-        name: f"first losses are off by {error:.1e} from the median of all (allowed {allowed:.0e})"
+        name: f"first losses are off by {np.max(error):.1e} from the median of all"
+        f" (allowed {allowed:.0e})"
         for name, error in errors.items()
-        if not error <= allowed
+        if not np.max(error) <= allowed
     }

@@ -105,10 +105,7 @@ def _questions(group: str, rows: Mapping[str, Question], *files: str) -> dict[st
 
 
 def _startup(budget: float, rounds: int) -> dict[str, Any]:
-    return {
-        row: {"op": "startup", "frameworks": frameworks}
-        for row, frameworks in startup.measure().items()
-    }
+    return {row: {"op": "startup", "frameworks": f} for row, f in startup.measure().items()}
 
 
 def _sources(*names: str) -> dict[str, str]:

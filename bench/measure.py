@@ -23,6 +23,7 @@ from .row import Row
 from .timing import Timing, time_boxed
 
 Result = dict[str, Any]
+Builders = Mapping[str, Callable[[], Any]]
 
 
 def attempt(make: Callable[[], Any]) -> tuple[Result, Any]:
@@ -84,23 +85,18 @@ def programs_of(row: Row) -> tuple[dict[str, dict[str, Program]], dict[str, Resu
     return programs, results
 
 
-def checked_programs(
-    implementation: Any, row: Row, data: Any
-) -> tuple[dict[str, Program], list[str]]:
+def checked_programs(made: Any, row: Row, data: Any) -> tuple[dict[str, Program], list[str]]:
     """The programs by mode, and where their results are wrong."""
-    own = {mode: implementation.program(Task(row, mode, data)) for mode in MODES}
+    own = {mode: made.program(Task(row, mode, data)) for mode in MODES}
     wrong = {mode: program.disagrees(tolerance(row.dtype)) for mode, program in own.items()}
     return own, [f"{mode}: {why}" for mode, why in wrong.items() if why]
 
 
 def floors(row: Row) -> dict[str, float]:
-    """Seconds below which no program can be, forward and with the gradients (three times the
-    arithmetic)."""
-    flops, (forward, gradient) = OPS[row.op].flops(row), traffic(row)
-    return {
-        "forward": floor_seconds(flops, forward, row.dtype),
-        "gradient": floor_seconds(3 * flops, gradient, row.dtype),
-    }
+    """The least possible seconds of each mode; gradients need three times the arithmetic."""
+    flops = OPS[row.op].flops(row)
+    needs = zip(MODES, (flops, 3 * flops), traffic(row), strict=True)
+    return {mode: floor_seconds(operations, size, row.dtype) for mode, operations, size in needs}
 
 
 def traffic(row: Row) -> tuple[float, float]:
@@ -121,11 +117,7 @@ def traffic(row: Row) -> tuple[float, float]:
 
 
 def measure_step(
-    title: str,
-    builders: Mapping[str, Callable[[], Any]],
-    budget: float,
-    rounds: int,
-    judged: int | None = None,
+    title: str, builders: Builders, budget: float, rounds: int, judged: int | None = None
 ) -> Result:
     """A whole step's row, ready to be stored: for each framework a status and the mode "step".
 

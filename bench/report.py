@@ -49,9 +49,8 @@ def in_order(stored: list[dict[str, Any]]) -> dict[str, Rows]:
     """Rows by group, as ``bench.rows`` has them; other groups after."""
     order = list(dict.fromkeys(row.group for row in ROWS.values()))
     groups = {file["group"]: file["rows"] for file in stored}
-    return {
-        name: groups[name] for name in [*order, *sorted(set(groups) - set(order))] if name in groups
-    }
+    names = [*order, *sorted(set(groups) - set(order))]
+    return {name: groups[name] for name in names if name in groups}
 
 
 def device_part(stored: list[dict[str, Any]], groups: dict[str, Rows]) -> Iterator[str]:

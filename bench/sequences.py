@@ -100,9 +100,8 @@ def one_token(
 
     calls = {name: decoder(run) for name, run in runs.items()}
     how = "repeat of" if repeated else "serial of"
-    question = (
-        f"a token, {how} {size.blocks} blocks of {size.width}, batch {batch}: stream over hand"
-    )
+    blocks = f"{how} {size.blocks} blocks of {size.width}"
+    question = f"a token, {blocks}, batch {batch}: stream over hand"
     return compared(question, calls, 1.3, budget, rounds)
 
 
@@ -139,9 +138,8 @@ def cached(
 
     np.testing.assert_array_equal(from_cache(), recomputing())
     how = "repeat of" if repeated else "serial of"
-    question = (
-        f"{tokens} ids, {how} {size.blocks} blocks of {size.width}: cache against recomputing"
-    )
+    blocks = f"{how} {size.blocks} blocks of {size.width}"
+    question = f"{tokens} ids, {blocks}: cache against recomputing"
     calls = {"cache": from_cache, "recomputing": recomputing}
     return compared(question, calls, 1 / 5, budget, rounds)
 

@@ -11,10 +11,9 @@ def row_table(name: str, result: Result) -> rich.table.Table:
     """A row with all its frameworks, or a question with its answer."""
     if "frameworks" not in result:
         return questions_table({name: result}).terminal()
-    floors = [
-        f"{mode} {milliseconds(seconds)} ms" for mode, seconds in result.get("floor", {}).items()
-    ]
-    notes = [f"floor: {', '.join(floors)}"] if floors else []
+    floors = result.get("floor", {}).items()
+    texts = [f"{mode} {milliseconds(seconds)} ms" for mode, seconds in floors]
+    notes = [f"floor: {', '.join(texts)}"] if texts else []
     if (result.get("others") or 0) > NOISY:
         notes.append(f"[red]other processes took {result['others']:.0%} of the processor[/]")
     return timings_table(result).terminal(name, "\n".join(notes))

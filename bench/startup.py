@@ -19,10 +19,7 @@ from typing import Any
 
 from .frameworks import LIBRARIES, Unavailable, part
 
-ROWS = {
-    "first step of a 48-block transformer": "first_step",
-    "init of a ResNet-50": "init",
-}
+ROWS = {"first step of a 48-block transformer": "first_step", "init of a ResNet-50": "init"}
 ROOT = pathlib.Path(__file__).parents[1]
 LONGEST = 300.0  # seconds, of one process
 
@@ -85,7 +82,7 @@ def first_step(name: str) -> float:
 
 def init(name: str) -> float:
     """From the imported framework to the parameters."""
-    from .frameworks.sizes import ResNet
+    from .frameworks.sizes import resnet
 
     make, model = part(name, "train").init, part(name, "models").MODELS["conv_net"]
     if name != "torch":
@@ -94,7 +91,7 @@ def init(name: str) -> float:
         # Starting the device does not count.
         jax.block_until_ready(jax.numpy.zeros(3) + 1)
     begun = time.time()
-    make(model, ResNet())
+    make(model, resnet())
     return begun
 
 

@@ -62,11 +62,12 @@ def _ratio_cells(r: Ratios) -> list[str]:
 
 
 def questions_table(rows: Rows) -> Table:
+    columns = ["question", "figure", "bound"]
     lines = [
-        [name, row["question"], row["figure"], row["bound"], "missed" * (not row["holds"])]
+        [name, *(row[column] for column in columns), "" if row["holds"] else "missed"]
         for name, row in rows.items()
     ]
-    return Table(["row", "question", "figure", "bound", ""], lines, 2)
+    return Table(["row", *columns, ""], lines, 2)
 
 
 def timings_table(result: Result) -> Table:

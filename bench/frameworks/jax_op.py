@@ -1,7 +1,6 @@
 """A row in a JAX framework, as a pure function, and the program that is compiled from it."""
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from ..hlo import hlo_text
 from ..ops.recurrent import layer_inputs
 from ..program import Program, Task
 from ..row import Row
+from .step import compile_timed
 from .weights import own_names
 
 
@@ -45,12 +45,8 @@ class JaxOp(NamedTuple):
         else:
             arguments = (params, x, self._inward(data.cotangent), *jax.device_put(self.extra))
         program = jax.jit(self._forward if forward else self._gradient)
-        start = time.perf_counter()
-        lowered = program.lower(*arguments)
-        traced = time.perf_counter()
-        compiled = lowered.compile()
-        done = time.perf_counter()
-        memory = compiled.memory_analysis()
+        compiled, *figures = compile_timed(program, *arguments)
+        digest = hashlib.sha256(hlo_text(compiled).encode()).hexdigest()[:16]
 
         def run() -> Any:
             return jax.block_until_ready(program(*arguments))
@@ -63,14 +59,7 @@ class JaxOp(NamedTuple):
                 got += params_gradient, jax.tree.map(self._outward, x_gradient)
             return disagreement(got, task.expected(got[0], self.convert), tolerance)
 
-        return Program(
-            run,
-            disagrees,
-            trace=traced - start,
-            compile=done - traced,
-            temp_bytes=None if memory is None else int(memory.temp_size_in_bytes),
-            digest=hashlib.sha256(hlo_text(compiled).encode()).hexdigest()[:16],
-        )
+        return Program(run, disagrees, *figures, digest)
 
     def _forward(self, params: Any, x: Any, *extra: Any) -> tuple[Any]:
         result = self.apply(params, x, *extra)
@@ -97,6 +86,11 @@ class JaxOp(NamedTuple):
             return x
 
         return JaxOp(apply, _each(parts), channels_first=parts[0].channels_first)
+
+
+def attention(function: Callable[..., Any], causal: str = "is_causal") -> Callable[[Row], JaxOp]:
+    """Of a function of queries, keys and values that masks by the option ``causal``."""
+    return lambda row: JaxOp(lambda params, x: function(*x, **{causal: row["causal"]}))
 
 
 def side_by_side(parts: Sequence[JaxOp]) -> JaxOp:

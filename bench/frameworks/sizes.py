@@ -23,11 +23,11 @@ class ConvNorm(NamedTuple):
 
 
 class ConvBlock(NamedTuple):
-    """``convs`` with activations between them, added to what went in.
+    """``convs`` with activations between them, added to the block's input.
 
     Args:
-      shortcut: on the way around them; None for the identity.
-      residual: whether there is a way around them.
+      shortcut: applied to the input before it is added; None for the identity.
+      residual: whether the input is added.
       activated: whether an activation follows the sum.
     """
 
@@ -37,94 +37,77 @@ class ConvBlock(NamedTuple):
     activated: bool
 
 
-class ResNet(NamedTuple):
-    """``blocks`` bottlenecks a stage, of ``width`` in the first and twice as wide in each next.
+class ConvNet(NamedTuple):
+    """``stem``, blocks, ``last``, the mean over the image and a dense layer.
 
-    Like ``MobileNet`` a convolutional network in common terms: ``stem``, ``pooled`` (by 3x3,
-    strides 2), ``conv_blocks``, ``last``, the mean over the image and a dense layer.
+    Args:
+      pooled: whether the stem is followed by a maximum over 3x3, strides 2.
+      activation: "relu" or "relu6", after ``stem``, within the blocks and after ``last``.
     """
 
-    batch: int = 8
-    image: int = 64
-    classes: int = 1000
-    width: int = 64
-    blocks: tuple[int, ...] = (3, 4, 6, 3)
-
-    activation, pooled, last = "relu", True, None
-
-    @property
-    def stem(self) -> ConvNorm:
-        return ConvNorm(3, self.width, 7, 2)
+    batch: int
+    image: int
+    classes: int
+    stem: ConvNorm
+    pooled: bool
+    blocks: tuple[ConvBlock, ...]
+    last: ConvNorm | None
+    activation: str
 
     @property
     def head_inputs(self) -> int:
-        return self.conv_blocks()[-1].convs[-1].features
-
-    def conv_blocks(self) -> list[ConvBlock]:
-        blocks, channels = [], self.width
-        for stage, count in enumerate(self.blocks):
-            width = self.width * 2**stage
-            for i in range(count):
-                stride = 2 if stage and not i else 1
-                convs = (
-                    ConvNorm(channels, width, 1),
-                    ConvNorm(width, width, 3, stride),
-                    ConvNorm(width, 4 * width, 1),
-                )
-                shortcut = None if i else ConvNorm(channels, 4 * width, 1, stride)
-                blocks.append(ConvBlock(convs, shortcut, residual=True, activated=True))
-                channels = 4 * width
-        return blocks
+        return (self.last or self.blocks[-1].convs[-1]).features
 
 
-class MobileNet(NamedTuple):
-    """``stages``: expansion, features, number of blocks and stride of the first, as published.
-
-    Batch norm over few numbers makes the first steps chaotic: at a rate of 0.01 rounding alone
-    moves the losses by 1%. With a small ``learning_rate`` they can be compared.
-    """
-
-    batch: int = 16
-    image: int = 64
-    classes: int = 1000
-    stem_features: int = 32
-    stages: tuple[tuple[int, int, int, int], ...] = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-    head_inputs: int = 1280
-    learning_rate: float = 3e-5
-
-    activation, pooled = "relu6", False
-
-    @property
-    def stem(self) -> ConvNorm:
-        return ConvNorm(3, self.stem_features, 3, 2)
-
-    @property
-    def last(self) -> ConvNorm:
-        return ConvNorm(self.stages[-1][1], self.head_inputs, 1)
-
-    def conv_blocks(self) -> list[ConvBlock]:
-        blocks, channels = [], self.stem_features
-        for expansion, features, count, first_stride in self.stages:
-            for i in range(count):
-                inner, stride = expansion * channels, 1 if i else first_stride
-                expand = () if inner == channels else (ConvNorm(channels, inner, 1),)
-                depthwise = ConvNorm(inner, inner, 3, stride, groups=inner)
-                convs = (*expand, depthwise, ConvNorm(inner, features, 1))
-                residual = stride == 1 and channels == features
-                blocks.append(ConvBlock(convs, None, residual, activated=False))
-                channels = features
-        return blocks
+def resnet(
+    batch: int = 8,
+    image: int = 64,
+    classes: int = 1000,
+    width: int = 64,
+    stages: tuple[int, ...] = (3, 4, 6, 3),
+) -> ConvNet:
+    """So many bottlenecks a stage, of ``width`` in the first and twice as wide in each next."""
+    blocks, channels = [], width
+    for stage, count in enumerate(stages):
+        inner = width * 2**stage
+        for i in range(count):
+            stride = 2 if stage and not i else 1
+            between = (ConvNorm(channels, inner, 1), ConvNorm(inner, inner, 3, stride))
+            shortcut = None if i else ConvNorm(channels, 4 * inner, 1, stride)
+            convs = (*between, ConvNorm(inner, 4 * inner, 1))
+            blocks.append(ConvBlock(convs, shortcut, residual=True, activated=True))
+            channels = 4 * inner
+    stem = ConvNorm(3, width, 7, 2)
+    return ConvNet(batch, image, classes, stem, True, tuple(blocks), None, "relu")
 
 
-ConvNet = ResNet | MobileNet
+# Expansion, features, number of blocks and stride of the first, as published.
+MOBILENET = (
+    *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+    *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+)
+
+
+def mobilenet(
+    batch: int = 16,
+    image: int = 64,
+    classes: int = 1000,
+    channels: int = 32,
+    stages: tuple[tuple[int, int, int, int], ...] = MOBILENET,
+    last: int = 1280,
+) -> ConvNet:
+    blocks, stem = [], ConvNorm(3, channels, 3, 2)
+    for expansion, features, count, first_stride in stages:
+        for i in range(count):
+            inner, stride = expansion * channels, 1 if i else first_stride
+            expand = () if inner == channels else (ConvNorm(channels, inner, 1),)
+            depthwise = ConvNorm(inner, inner, 3, stride, groups=inner)
+            convs = (*expand, depthwise, ConvNorm(inner, features, 1))
+            residual = stride == 1 and channels == features
+            blocks.append(ConvBlock(convs, None, residual, activated=False))
+            channels = features
+    last_conv = ConvNorm(channels, last, 1)
+    return ConvNet(batch, image, classes, stem, False, tuple(blocks), last_conv, "relu6")
 
 
 class LanguageModel(NamedTuple):
@@ -136,6 +119,10 @@ class LanguageModel(NamedTuple):
     width: int = 256
     features: int = 512
     layers: int = 2
+
+    def lstm_inputs(self) -> list[int]:
+        """The features that go into each layer."""
+        return [self.width] + [self.features] * (self.layers - 1)
 
 
 class Transformer(NamedTuple):

@@ -62,27 +62,42 @@ class Loop(NamedTuple):
     """The body of a training loop as a framework's documentation has it.
 
     Args:
-      take: (x, labels): a step.
-      loss: the loss to be printed.
-      wait: everything that the steps changed, to be waited for.
+      step: (carry, x, labels) to (carry, loss).
+      carry: what goes from step to step.
+      read: the loss to be printed, a scalar array, from that of the last step.
     """
 
-    take: Callable[[Any, Any], Any]
-    loss: Callable[[], Any]
-    wait: Callable[[], Any]
+    step: Callable[[Any, Any, Any], Any]
+    carry: Any
+    read: Callable[[Any], Any] = lambda loss: loss
+
+
+class Compiled(NamedTuple):
+    """A compiled program and what that took, in seconds, and takes, in bytes."""
+
+    program: Any
+    trace: float
+    compile: float
+    temp_bytes: int | None
+
+
+def compile_timed(jitted: Any, *arguments: Any) -> Compiled:
+    start = time.perf_counter()
+    lowered = jitted.lower(*arguments)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    done = time.perf_counter()
+    # Equinox has the compiled program inside of its own.
+    memory = getattr(program, "compiled", program).memory_analysis()
+    temp_bytes = None if memory is None else int(memory.temp_size_in_bytes)
+    return Compiled(program, traced - start, done - traced, temp_bytes)
 
 
 def prepare(training: Training) -> Step:
     """Traces and compiles a step where that is possible, and takes the first three."""
-    trace = compiling = temp = None
+    figures: tuple[Any, ...] = ()
     if hasattr(training.step, "lower"):
-        start = time.perf_counter()
-        lowered = training.step.lower(*training.carry, *training.data)
-        traced = time.perf_counter()
-        compiled = lowered.compile()
-        trace, compiling = traced - start, time.perf_counter() - traced
-        memory = getattr(compiled, "compiled", compiled).memory_analysis()
-        temp = None if memory is None else int(memory.temp_size_in_bytes)
+        _, *figures = compile_timed(training.step, *training.carry, *training.data)
     carry = training.carry
 
     def run() -> Any:
@@ -93,4 +108,4 @@ def prepare(training: Training) -> Step:
         return loss
 
     losses = tuple(float(run()) for _ in range(3))
-    return Step(run, losses, training.parameters, trace, compiling, temp)
+    return Step(run, losses, training.parameters, *figures)

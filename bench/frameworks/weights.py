@@ -16,6 +16,9 @@ Arrays = Mapping[str, Any]
 Weights = dict[str, Arrays]
 WRAPPERS = ("residual", "body", "embed", "cell")  # around parts, in some frameworks
 Layout = Callable[[Arrays], Arrays]
+NumPy, Shapes = dict[str, np.ndarray], Mapping[str, tuple[int, ...]]
+Parts = Mapping[str, str]
+NO_PARTS: Parts = {}
 # The arrays of jlayers' layers; in a benchmark row others stand beside them (``bench.ops``).
 OWN = ("kernel", "recurrent_kernel", "bias", "recurrent_bias", "scale", "embedding")
 
@@ -120,12 +123,7 @@ def plain(path: str) -> str:
     return "_".join(name for name in names if name not in WRAPPERS)
 
 
-def fill(
-    weights: Weights,
-    layout: Layout,
-    own: Mapping[str, tuple[int, ...]],
-    parts: Mapping[str, str] | None = None,
-) -> dict[str, np.ndarray]:
+def fill(weights: Weights, layout: Layout, own: Shapes, parts: Parts = NO_PARTS) -> NumPy:
     """The arrays of a framework's model.
 
     Args:
@@ -140,7 +138,7 @@ def fill(
       ValueError: where the two are not the same parameters.
     """
     named = {
-        plain(f"{_part_name(part, parts or {})}/{name}"): value
+        plain(f"{_part_name(part, parts)}/{name}"): value
         for part, arrays in weights.items()
         for name, value in layout(arrays).items()
     }
@@ -152,19 +150,18 @@ def fill(
             f"no weights for {sorted(paths.keys() - named.keys())[:5]}, "
             f"no parameters for {sorted(named.keys() - paths.keys())[:5]}"
         )
-    return {
-        path: np.ascontiguousarray(named[name].reshape(own[path])) for name, path in paths.items()
-    }
+    arranged = {path: named[name].reshape(own[path]) for name, path in paths.items()}
+    return {path: np.ascontiguousarray(value) for path, value in arranged.items()}
 
 
-def _part_name(part: str, names: Mapping[str, str]) -> str:
+def _part_name(part: str, names: Parts) -> str:
     for ours, theirs in names.items():
         if part.endswith(f"_{ours}"):
             return part.removesuffix(ours) + theirs
     return part
 
 
-def _stacked(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _stacked(named: NumPy) -> NumPy:
     single = {name: value for name, value in named.items() if not name.startswith("blocks_")}
     groups: dict[str, dict[int, np.ndarray]] = {}
     for name, value in named.items():
@@ -176,15 +173,12 @@ def _stacked(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def filled_tree(
-    tree: Any, weights: Weights, layout: Layout, parts: Mapping[str, str] | None = None
-) -> Any:
+def filled_tree(tree: Any, weights: Weights, layout: Layout, parts: Parts = NO_PARTS) -> Any:
     """``tree``, a pytree of arrays or their shapes, with the weights as leaves."""
     import jax
 
     leaves = jax.tree.leaves_with_path(tree)
     own = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
     filled = fill(weights, layout, own, parts)
-    return jax.tree.unflatten(
-        jax.tree.structure(tree), [jax.numpy.asarray(filled[path]) for path in own]
-    )
+    values = [jax.numpy.asarray(filled[path]) for path in own]
+    return jax.tree.unflatten(jax.tree.structure(tree), values)

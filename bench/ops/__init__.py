@@ -1,6 +1,5 @@
 """The operations by name: weights, a float64 reference, and what they must cost at least."""
 
-from ..row import Row
 from .attention import ATTENTION
 from .conv import CONV, CONV_TRANSPOSE, SEPARABLE
 from .norm import BATCH_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
@@ -27,8 +26,3 @@ OPS: dict[str, Op] = {
     "embedding": EMBEDDING,
     "dropout": DROPOUT,
 }
-
-
-def small(row: Row) -> Row:
-    """The same operation, shrunk so that a test can afford it; never what is measured."""
-    return OPS[row.op].small(row)

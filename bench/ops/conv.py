@@ -104,25 +104,7 @@ def _flops(row: Row) -> float:
     return 2 * row.x[0] * outputs * math.prod(g.kernel) * g.channels // g.groups * g.features
 
 
-def _small(row: Row) -> Row:
-    g = geometry(row)
-    groups = min(g.groups, 4)
-    kernel = tuple(min(k, 7) for k in g.kernel)
-    padding = tuple(p if k <= 7 else min(p, 3) for k, p in zip(g.kernel, g.padding, strict=True))
-    axes = zip(kernel, g.dilation, padding, g.strides, strict=True)
-    # The remainder of a stride stays: paddings that are wrong show there.
-    sizes = [max(d * (k - 1) + 2 * s - 2 * p + 2, 3) for k, d, p, s in axes]
-    channels, features = min(g.channels // g.groups, 3), min(g.features // g.groups, 2)
-    return row.replace(
-        (2, *sizes, groups * channels),
-        features=groups * features,
-        groups=groups,
-        kernel=kernel,
-        padding=padding,
-    )
-
-
-CONV = Op(_weights, _reference, _flops, _small)
+CONV = Op(_weights, _reference, _flops)
 
 
 # Transposed: padding is "SAME" or "VALID" as in ``lax.conv_transpose``.
@@ -151,7 +133,6 @@ CONV_TRANSPOSE = Op(
     _weights,
     _transposed_reference,
     lambda row: 2 * math.prod(row.x) * math.prod(geometry(row).kernel) * row["features"],
-    lambda row: row.replace((2, *[4] * (len(row.x) - 2), 3), features=2),
 )
 
 
@@ -181,5 +162,4 @@ SEPARABLE = Op(
     lambda row, rng: tuple(_weights(part, rng) for part in separable_parts(row)),
     _separable_reference,
     lambda row: sum(map(_flops, separable_parts(row))),
-    lambda row: row.replace((2, *[5] * (len(row.x) - 2), 4), features=3),
 )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..row import Row
-from .op import Op, Weights, no_flops, normal
+from .op import Op, Weights, normal
 
 EPSILON = 1e-5
 
@@ -44,12 +44,7 @@ def _rms(row: Row, weights: Weights, x: Any) -> Any:
     return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * weights["scale"]
 
 
-def _small(row: Row) -> Row:
-    groups = {"groups": 2} if "groups" in row.options else {}
-    return row.replace((4, *[3] * (len(row.x) - 2), 8), **groups)
-
-
-BATCH_NORM = Op(_weights, _batch, no_flops, _small)
-LAYER_NORM = Op(_weights, _layer, no_flops, _small)
-GROUP_NORM = Op(_weights, _group, no_flops, _small)
-RMS_NORM = Op(_scale_alone, _rms, no_flops, _small)
+BATCH_NORM = Op(_weights, _batch)
+LAYER_NORM = Op(_weights, _layer)
+GROUP_NORM = Op(_weights, _group)
+RMS_NORM = Op(_scale_alone, _rms)

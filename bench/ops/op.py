@@ -18,8 +18,8 @@ class Op(NamedTuple):
       weights: (row, generator) to the parameters, float64, in jlayers' layout. Parameters that only
         some frameworks have (a second bias) are among them, and zero.
       reference: (row, weights, x) to y, in plain JAX, computed in another way than by ``lax``.
-      flops: of one forward pass, by row; one multiplication and one addition are two.
-      small: the row shrunk, for tests.
+      flops: of one forward pass, by row; one multiplication and one addition are two. By default
+        none that a matrix unit could do: the floor is the traffic.
       inputs: (row, generator) to x.
       traffic: bytes that must move, (forward, forward and gradient), where they are not those of
         ``x``, the weights and ``y``, each read or written once a pass.
@@ -29,8 +29,7 @@ class Op(NamedTuple):
 
     weights: Callable[[Row, np.random.Generator], Weights]
     reference: Callable[[Row, Weights, Any], Any]
-    flops: Callable[[Row], float]
-    small: Callable[[Row], Row]
+    flops: Callable[[Row], float] = lambda row: 0
     inputs: Callable[[Row, np.random.Generator], Any] = lambda row, rng: rng.standard_normal(row.x)
     traffic: Callable[[Row], tuple[float, float]] | None = None
     judge: Callable[[Row, Any, Any, Any], tuple[Any, Any]] | None = None
@@ -38,11 +37,6 @@ class Op(NamedTuple):
 
 def no_weights(row: Row, rng: np.random.Generator) -> Weights:
     return {}
-
-
-def no_flops(row: Row) -> float:
-    """None that a matrix unit could do: the floor is the traffic."""
-    return 0
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int = 1) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from jax import lax
 
 from ..row import Row
-from .op import Op, Weights, no_flops, no_weights, spread
+from .op import Op, Weights, no_weights, spread
 
 
 class Window(NamedTuple):
@@ -59,11 +59,5 @@ def _average(row: Row, weights: Weights, x: Any) -> Any:
     return _patches(row, x, 0.0).sum(0) / _patches(row, jnp.ones_like(x), 0.0).sum(0)
 
 
-def _small(row: Row) -> Row:
-    w = window(row)
-    sizes = [k + 2 * s + 1 for k, s in zip(w.window, w.strides, strict=True)]
-    return row.replace((2, *sizes, 3))
-
-
-MAX_POOL = Op(no_weights, _max, no_flops, _small)
-AVG_POOL = Op(no_weights, _average, no_flops, _small)
+MAX_POOL = Op(no_weights, _max)
+AVG_POOL = Op(no_weights, _average)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..row import Row
-from .op import Op, Weights, no_flops, no_weights, normal
+from .op import Op, Weights, no_weights, normal
 
 # Dense
 
@@ -21,12 +21,7 @@ def _dense(row: Row, weights: Weights, x: Any) -> Any:
     return x @ weights["kernel"] + weights["bias"]
 
 
-DENSE = Op(
-    _dense_weights,
-    _dense,
-    lambda row: 2 * math.prod(row.x) * row["features"],
-    lambda row: row.replace((3,) * (len(row.x) - 1) + (4,), features=5),
-)
+DENSE = Op(_dense_weights, _dense, lambda row: 2 * math.prod(row.x) * row["features"])
 
 
 # Embedding
@@ -42,8 +37,6 @@ def _embedding_traffic(row: Row) -> tuple[float, float]:
 EMBEDDING = Op(
     lambda row, rng: {"embedding": normal(rng, (row["vocabulary"], row["features"]))},
     lambda row, weights, x: weights["embedding"][x],
-    no_flops,
-    lambda row: row.replace((2, 7), vocabulary=5, features=4),
     inputs=lambda row, rng: rng.integers(0, row["vocabulary"], row.x, np.int32),
     traffic=_embedding_traffic,
 )
@@ -62,10 +55,4 @@ def _judge(row: Row, x: Any, cotangent: Any, y: Any) -> tuple[Any, Any]:
     return np.asarray(x, np.float64) * factor, np.asarray(cotangent, np.float64) * factor
 
 
-DROPOUT = Op(
-    no_weights,
-    lambda row, weights, x: x,
-    no_flops,
-    lambda row: row.replace((8, 16)),
-    judge=_judge,
-)
+DROPOUT = Op(no_weights, lambda row, weights, x: x, judge=_judge)

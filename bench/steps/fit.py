@@ -57,14 +57,17 @@ def _by_steps(name: str, size: Perceptron) -> Run:
     """A loop as one writes it: a step for each batch, and now and then its loss is printed."""
     own: Loop = part(name, "train").documented_loop(size, draw("mlp", size))
 
+    carry = own.carry
+
     def run(data: Data, every: int) -> list[float]:
+        nonlocal carry
         losses = []
-        for step, batch in enumerate(data.batches, 1):
-            own.take(*batch)
+        for step, (x, labels) in enumerate(data.batches, 1):
+            carry, loss = own.step(carry, x, labels)
             if step % every == 0:
-                losses.append(own.loss().item())
+                losses.append(own.read(loss).item())
                 print(f"{step=}, loss={losses[-1]}")
-        jax.block_until_ready(own.wait())
+        jax.block_until_ready(jax.tree.leaves(carry))
         return losses
 
     return _without_output(run)

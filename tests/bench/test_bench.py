@@ -8,13 +8,14 @@ import types
 import jax
 import numpy as np
 import pytest
+from shrink import small
 
 from bench import __main__ as program
 from bench import groups, measure, noise, ratios, show, startup, timing
 from bench.agreement import assert_agreement, deviating_losses, disagreement, tolerance
 from bench.data import default_promotion, draw
 from bench.frameworks import FRAMEWORKS, Unavailable, build
-from bench.ops import OPS, small
+from bench.ops import OPS
 from bench.program import MODES, Task
 from bench.rows import ROWS
 

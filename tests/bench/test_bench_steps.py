@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from bench.frameworks import Unavailable
-from bench.frameworks.sizes import LanguageModel, MobileNet, Perceptron, ResNet, Transformer
+from bench.frameworks.sizes import LanguageModel, Perceptron, Transformer, mobilenet, resnet
 from bench.frameworks.step import Step
 from bench.frameworks.weights import draw, fill, own_names, plain
 from bench.steps.table import DEEP, STEPS
 
 SIZES = {
     "step-mlp": Perceptron(4, 6, (5, 7), 3),
-    "step-resnet50": ResNet(4, 32, 5, 4, (2, 1)),
-    "step-depthwise": MobileNet(4, 16, 5, 4, ((1, 4, 1, 1), (2, 6, 2, 2)), 8, 0.01),
+    "step-resnet50": resnet(4, 32, 5, 4, (2, 1)),
+    "step-depthwise": mobilenet(4, 16, 5, 4, ((1, 4, 1, 1), (2, 6, 2, 2)), 8),
     "step-lstm-lm": LanguageModel(2, 4, 11, 6, 5, 2),
     "step-transformer": Transformer(2, 8, 11, 8, 2, 2),
 }

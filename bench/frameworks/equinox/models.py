@@ -70,8 +70,7 @@ class ConvNet(eqx.Module):
         make, self.activation = keys(key), getattr(jax.nn, size.activation)
         self.stem = ConvNorm(size.stem, key=next(make))
         self.pool = nn.MaxPool2d(3, 2, 1) if size.pooled else None
-        specs = size.conv_blocks()
-        self.blocks = [ConvBlock(spec, self.activation, key=next(make)) for spec in specs]
+        self.blocks = [ConvBlock(spec, self.activation, key=next(make)) for spec in size.blocks]
         self.last = size.last and ConvNorm(size.last, key=next(make))
         self.head = nn.Linear(size.head_inputs, size.classes, key=next(make))
 
@@ -126,8 +125,7 @@ class LstmLm(eqx.Module):
     def __init__(self, size: LanguageModel, *, key: Any):
         make = keys(key)
         self.tokens = nn.Embedding(size.vocabulary, size.width, key=next(make))
-        widths = [size.width] + [size.features] * (size.layers - 1)
-        self.lstm = [Lstm(width, size.features, key=next(make)) for width in widths]
+        self.lstm = [Lstm(width, size.features, key=next(make)) for width in size.lstm_inputs()]
         self.head = nn.Linear(size.features, size.vocabulary, key=next(make))
 
     def __call__(self, ids: Any, state: Any) -> Any:

@@ -66,20 +66,17 @@ def init(model: Any, size: Any) -> None:
 def documented_loop(size: Perceptron, weights: Weights) -> Loop:
     """https://docs.kidger.site/equinox/examples/mnist: ``filter_jit``, a loss printed at times."""
     model, state, opt_state = training("mlp", size, ADAM, weights).carry
-    optim, train_loss = optax_optimizer(ADAM), None
+    optim = optax_optimizer(ADAM)
 
     def loss(model: Any, x: Any, labels: Any) -> Any:
         logits, _ = jax.vmap(model, in_axes=(0, None))(x, state)
         return cross_entropy(logits, labels)
 
     @eqx.filter_jit
-    def make_step(model: Any, opt_state: Any, x: Any, labels: Any) -> Any:
+    def make_step(carry: Any, x: Any, labels: Any) -> Any:
+        model, opt_state = carry
         loss_value, grads = eqx.filter_value_and_grad(loss)(model, x, labels)
         updates, opt_state = optim.update(grads, opt_state, eqx.filter(model, eqx.is_array))
-        return eqx.apply_updates(model, updates), opt_state, loss_value
+        return (eqx.apply_updates(model, updates), opt_state), loss_value
 
-    def take(x: Any, labels: Any) -> None:
-        nonlocal model, opt_state, train_loss
-        model, opt_state, train_loss = make_step(model, opt_state, x, labels)
-
-    return Loop(take, lambda: train_loss, lambda: eqx.filter(model, eqx.is_array))
+    return Loop(make_step, (model, opt_state))

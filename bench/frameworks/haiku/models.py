@@ -50,7 +50,7 @@ def conv_net(size: sizes.ConvNet) -> Forward:
             # hk.max_pool has no such padding; zeros do where nothing is less than zero.
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             x = hk.max_pool(x, (3, 3, 1), (2, 2, 1), "VALID")
-        for i, spec in enumerate(size.conv_blocks()):
+        for i, spec in enumerate(size.blocks):
             x = ConvBlock(spec, activation, f"blocks_{i}")(x)
         if size.last is not None:
             x = activation(ConvNorm(size.last, "last")(x))

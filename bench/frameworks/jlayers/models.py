@@ -33,7 +33,7 @@ def conv_block(spec: sizes.ConvBlock, activation: Any) -> jl.Layer:
 def conv_net(size: sizes.ConvNet) -> jl.Layer:
     activation = getattr(jax.nn, size.activation)
     pool = {"pool": jl.MaxPool(3, strides=2, padding=((1, 1), (1, 1)))} if size.pooled else {}
-    blocks = [conv_block(spec, activation) for spec in size.conv_blocks()]
+    blocks = [conv_block(spec, activation) for spec in size.blocks]
     last = {"last": conv_norm(size.last), "activation_last": activation} if size.last else {}
     return jl.serial(
         stem=conv_norm(size.stem),

@@ -1,5 +1,6 @@
 """jlayers' layers, as its users write them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...ops.conv import geometry
 from ...ops.norm import EPSILON
 from ...ops.pool import window
 from ...row import Row
-from ..jax_op import JaxOp
+from ..jax_op import JaxOp, attention
 from ..weights import own_names
 
 
@@ -54,11 +55,8 @@ def recurrent(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
 def batch_norm(row: Row) -> JaxOp:
     layer = jl.BatchNorm(epsilon=EPSILON)
     _, state = layer.init(jax.random.key(0), jl.spec(row.x, row.dtype))
-    return JaxOp(
-        lambda params, x, state: layer.apply(params, state, x, train=True),
-        extra=(state,),
-        aux=True,
-    )
+    apply = functools.partial(layer.apply, train=True)
+    return JaxOp(lambda params, x, state: apply(params, state, x), extra=(state,), aux=True)
 
 
 def pool(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
@@ -70,10 +68,8 @@ def pool(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
 
 
 def dropout(row: Row) -> JaxOp:
-    layer, key = jl.Dropout(row["rate"]), jax.random.key(0)
-    return JaxOp(
-        lambda params, x, key: layer.apply({}, {}, x, key=key, train=True)[0], extra=(key,)
-    )
+    apply, key = jl.Dropout(row["rate"]).apply, jax.random.key(0)
+    return JaxOp(lambda p, x, key: apply({}, {}, x, key=key, train=True)[0], extra=(key,))
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {
@@ -89,7 +85,7 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "lstm": recurrent(jl.LSTM),
     "gru": recurrent(jl.GRU),
     "simple_rnn": recurrent(jl.SimpleRNN),
-    "attention": lambda row: JaxOp(lambda params, x: jl.core.attention(*x, causal=row["causal"])),
+    "attention": attention(jl.core.attention, "causal"),
     "embedding": lambda row: stateless(jl.Embedding(row["vocabulary"], row["features"])),
     "dropout": dropout,
 }

@@ -35,7 +35,7 @@ def conv_net(size: sizes.ConvNet) -> Any:
     x = layers.Activation(size.activation)(conv_norm(inputs, size.stem, "stem"))
     if size.pooled:
         x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
-    for i, spec in enumerate(size.conv_blocks()):
+    for i, spec in enumerate(size.blocks):
         x = conv_block(x, spec, size.activation, f"blocks_{i}")
     if size.last is not None:
         x = layers.Activation(size.activation)(conv_norm(x, size.last, "last"))
@@ -71,9 +71,8 @@ class Embed(layers.Layer):
 def transformer(size: Transformer) -> Any:
     def block(x: Any, name: str) -> Any:
         y = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_attend_norm")(x)
-        attend = layers.MultiHeadAttention(
-            size.heads, size.width // size.heads, name=f"{name}_attend"
-        )
+        heads = (size.heads, size.width // size.heads)
+        attend = layers.MultiHeadAttention(*heads, name=f"{name}_attend")
         x = layers.Add()([x, attend(y, y, use_causal_mask=True)])
         y = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_mlp_norm")(x)
         y = layers.Dense(4 * size.width, name=f"{name}_up")(y)

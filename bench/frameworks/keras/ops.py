@@ -13,7 +13,7 @@ from ...ops.norm import EPSILON
 from ...ops.pool import window
 from ...row import Row
 from .. import Unavailable
-from ..jax_op import JaxOp, stacked
+from ..jax_op import JaxOp, attention, stacked
 from . import layout, require_jax
 
 
@@ -129,9 +129,7 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "lstm": recurrent(layers.LSTM),
     "gru": recurrent(layers.GRU),
     "simple_rnn": recurrent(layers.SimpleRNN),
-    "attention": lambda row: JaxOp(
-        lambda params, x: keras.ops.dot_product_attention(*x, is_causal=row["causal"])
-    ),
+    "attention": attention(keras.ops.dot_product_attention),
     "embedding": layer(layers.Embedding, "vocabulary", "features"),
     "dropout": layer(layers.Dropout, "rate", training=True),
 }

@@ -27,10 +27,7 @@ def built(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) 
     module = MODELS[model](size)
     if weights is not None:
         # "lstm_0/lstm_cell/kernel": the cell has no name of its own elsewhere.
-        own = {
-            variable.path.replace("/lstm_cell", ""): variable
-            for variable in module.trainable_variables
-        }
+        own = {v.path.replace("/lstm_cell", ""): v for v in module.trainable_variables}
         shapes = {path: tuple(variable.shape) for path, variable in own.items()}
         for path, value in fill(weights, layout, shapes, PARTS).items():
             own[path].assign(value)

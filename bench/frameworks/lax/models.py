@@ -14,7 +14,8 @@ from jax import lax
 from ..optax_step import Model
 from ..sizes import EPSILON, Perceptron
 
-Tree = dict[str, Any]
+Tree, Index = dict[str, Any], tuple[Any, ...]
+Decoded = tuple[jax.Array, Tree]  # and the cache
 
 
 def dense(p: Tree, x: jax.Array) -> jax.Array:
@@ -63,9 +64,7 @@ def apply_rope(x: jax.Array, position: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def attend(
-    p: Tree, cache: Tree, x: jax.Array, heads: int, index: tuple[Any, ...] = ()
-) -> tuple[jax.Array, Tree]:
+def attend(p: Tree, cache: Tree, x: jax.Array, heads: int, index: Index = ()) -> Decoded:
     """``index`` is that of this layer in a stacked cache, which is changed in place."""
     batch, width = x.shape
     position, slots = cache["count"][index], cache["keys"].shape[-3]
@@ -84,16 +83,14 @@ def attend(
     return y @ p["out_kernel"] + p["out_bias"], after
 
 
-def block(
-    p: Tree, cache: Tree, x: jax.Array, heads: int, index: tuple[Any, ...] = ()
-) -> tuple[jax.Array, Tree]:
+def block(p: Tree, cache: Tree, x: jax.Array, heads: int, index: Index = ()) -> Decoded:
     y, after = attend(p["attend"], cache["attend"], layer_norm(p["attend_norm"], x), heads, index)
     x = x + y
     y = dense(p["down"], jax.nn.gelu(dense(p["up"], layer_norm(p["mlp_norm"], x))))
     return x + y, {"attend": after}
 
 
-def decode(params: Tree, cache: Tree, ids: jax.Array, heads: int) -> tuple[jax.Array, Tree]:
+def decode(params: Tree, cache: Tree, ids: jax.Array, heads: int) -> Decoded:
     """Logits (batch, vocabulary) after one more id of each row, block after block."""
     x, after = params["tokens"]["embedding"][ids], {}
     for i in range(len(cache)):
@@ -102,7 +99,7 @@ def decode(params: Tree, cache: Tree, ids: jax.Array, heads: int) -> tuple[jax.A
     return dense(params["head"], layer_norm(params["norm"], x)), after
 
 
-def stacked_decode(params: Tree, cache: Tree, ids: jax.Array, heads: int) -> tuple[jax.Array, Tree]:
+def stacked_decode(params: Tree, cache: Tree, ids: jax.Array, heads: int) -> Decoded:
     """The same with the parameters and caches of all blocks stacked: one loop over the blocks."""
 
     def one(carry: tuple[jax.Array, Tree], copy: tuple[Tree, jax.Array]) -> Any:

@@ -13,7 +13,7 @@ from ...ops.conv import geometry
 from ...ops.norm import EPSILON
 from ...ops.pool import window
 from ...row import Row
-from ..jax_op import JaxOp, stacked
+from ..jax_op import JaxOp, attention, stacked
 
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -167,9 +167,7 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "lstm": recurrent(lstm_step),
     "gru": recurrent(gru_step),
     "simple_rnn": recurrent(simple_step),
-    "attention": lambda row: JaxOp(
-        lambda params, x: jax.nn.dot_product_attention(*x, is_causal=row["causal"])
-    ),
+    "attention": attention(jax.nn.dot_product_attention),
     "embedding": lambda row: JaxOp(lambda params, x: params["embedding"][x]),
     "dropout": dropout,
 }

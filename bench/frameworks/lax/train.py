@@ -34,11 +34,9 @@ def mlp_step(tx: optax.GradientTransformation) -> Callable[..., Any]:
 def documented_loop(size: Perceptron, weights: Weights) -> Loop:
     """A loop written by hand: jitted, donating, its loss read now and then."""
     made = training("mlp", size, ADAM, weights)
-    carry, loss = made.carry, None
 
-    def take(x: Any, labels: Any) -> None:
-        nonlocal carry, loss
-        *changed, loss = made.step(*carry, x, labels)
-        carry = tuple(changed)
+    def step(carry: Any, x: Any, labels: Any) -> Any:
+        *carry, loss = made.step(*carry, x, labels)
+        return carry, loss
 
-    return Loop(take, lambda: loss, lambda: carry)
+    return Loop(step, made.carry)

@@ -28,12 +28,9 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        first, *others = (
-            ConvNorm(spec, name=f"convs_{i}") for i, spec in enumerate(self.spec.convs)
-        )
-        y = first(x)
-        for conv in others:
-            y = conv(self.activation(y))
+        y = ConvNorm(self.spec.convs[0], name="convs_0")(x)
+        for i, conv in enumerate(self.spec.convs[1:], 1):
+            y = ConvNorm(conv, name=f"convs_{i}")(self.activation(y))
         if self.spec.shortcut is not None:
             x = ConvNorm(self.spec.shortcut, name="shortcut")(x)
         y = x + y if self.spec.residual else y
@@ -48,7 +45,7 @@ class ConvNet(nn.Module):
         size, activation = self.size, getattr(nn, self.size.activation)
         x = activation(ConvNorm(size.stem, name="stem")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if size.pooled else x
-        for i, spec in enumerate(size.conv_blocks()):
+        for i, spec in enumerate(size.blocks):
             x = ConvBlock(spec, activation, name=f"blocks_{i}")(x)
         if size.last is not None:
             x = activation(ConvNorm(size.last, name="last")(x))
@@ -107,10 +104,8 @@ class Gpt(nn.Module):
         x = nn.Embed(size.vocabulary, size.width, name="tokens")(ids)
         x = x + nn.Embed(size.steps, size.width, name="positions")(jnp.arange(ids.shape[1]))
         if self.scan:
-            stacked = nn.scan(
-                Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=size.blocks
-            )
-            x, _ = stacked(size, name="blocks")(x, None)
+            split = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+            x, _ = nn.scan(Step, **split, length=size.blocks)(size, name="blocks")(x, None)
         else:
             for i in range(size.blocks):
                 x = Block(size, name=f"blocks_{i}")(x)

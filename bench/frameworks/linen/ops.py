@@ -48,9 +48,7 @@ def batch_norm(row: Row) -> JaxOp:
     built = nn.BatchNorm(use_running_average=False, epsilon=EPSILON, **dtypes(row))
     shapes = jax.ShapeDtypeStruct(row.x, row.dtype)
     variables = jax.eval_shape(built.init, jax.random.key(0), shapes)["batch_stats"]
-    running = {
-        name: np.full(like.shape, name == "var", like.dtype) for name, like in variables.items()
-    }
+    running = {name: np.full(x.shape, name == "var", x.dtype) for name, x in variables.items()}
 
     def apply(params: Any, x: Any, running: Any) -> Any:
         return built.apply({"params": params, "batch_stats": running}, x, mutable=["batch_stats"])

@@ -42,7 +42,6 @@ def documented_loop(size: Perceptron, weights: Weights) -> Loop:
 
     apply, params = MODELS["mlp"](size).apply, training("mlp", size, ADAM, weights).carry[0]
     state: Any = TrainState.create(apply_fn=apply, params=params, tx=optax_optimizer(ADAM))
-    loss = None
 
     @jax.jit
     def train_step(state: Any, x: Any, labels: Any) -> Any:
@@ -52,8 +51,4 @@ def documented_loop(size: Perceptron, weights: Weights) -> Loop:
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
         return state.apply_gradients(grads=grads), loss
 
-    def take(x: Any, labels: Any) -> None:
-        nonlocal state, loss
-        state, loss = train_step(state, x, labels)
-
-    return Loop(take, lambda: loss, lambda: (state.params, state.opt_state))
+    return Loop(train_step, state)

@@ -41,8 +41,7 @@ class ConvNet(nnx.Module):
     def __init__(self, size: sizes.ConvNet, *, rngs: nnx.Rngs):
         self.activation, self.pooled = getattr(nnx, size.activation), size.pooled
         self.stem = ConvNorm(size.stem, rngs)
-        specs = size.conv_blocks()
-        self.blocks = nnx.List([ConvBlock(spec, self.activation, rngs) for spec in specs])
+        self.blocks = nnx.List([ConvBlock(spec, self.activation, rngs) for spec in size.blocks])
         self.last = size.last and ConvNorm(size.last, rngs)
         self.head = nnx.Linear(size.head_inputs, size.classes, rngs=rngs)
 
@@ -70,8 +69,8 @@ class Mlp(nnx.Module):
 class LstmLm(nnx.Module):
     def __init__(self, size: LanguageModel, *, rngs: nnx.Rngs):
         self.tokens = nnx.Embed(size.vocabulary, size.width, rngs=rngs)
-        widths = [size.width] + [size.features] * (size.layers - 1)
-        cells = [nnx.OptimizedLSTMCell(width, size.features, rngs=rngs) for width in widths]
+        sizes = [(inputs, size.features) for inputs in size.lstm_inputs()]
+        cells = [nnx.OptimizedLSTMCell(*pair, rngs=rngs) for pair in sizes]
         self.lstm = nnx.List([nnx.RNN(cell, rngs=rngs) for cell in cells])
         self.head = nnx.Linear(size.features, size.vocabulary, rngs=rngs)
 

@@ -10,7 +10,7 @@ from flax import nnx
 from ...ops.conv import geometry
 from ...ops.norm import EPSILON
 from ...row import Row
-from ..jax_op import JaxOp, stacked
+from ..jax_op import JaxOp, attention, stacked
 from ..linen.ops import dtypes, pool
 from ..weights import nested
 from . import layout
@@ -89,9 +89,7 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "lstm": recurrent(nnx.OptimizedLSTMCell),
     "gru": recurrent(nnx.GRUCell),
     "simple_rnn": recurrent(nnx.SimpleCell),
-    "attention": lambda row: JaxOp(
-        lambda params, x: nnx.dot_product_attention(*x, is_causal=row["causal"])
-    ),
+    "attention": attention(nnx.dot_product_attention),
     "embedding": lambda row: module(nnx.Embed(row["vocabulary"], row["features"], **options(row))),
     "dropout": lambda row: module(nnx.Dropout(row["rate"], rngs=nnx.Rngs(0))),
 }

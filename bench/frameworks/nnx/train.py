@@ -1,6 +1,5 @@
 """Training in Flax NNX: ``nnx.jit`` over the model and its optimiser, changed in place."""
 
-import functools
 from typing import Any
 
 import jax
@@ -59,10 +58,12 @@ def documented_loop(size: Perceptron, weights: Weights) -> Loop:
         metrics.update(loss=loss, logits=logits, labels=labels)
         optimizer.update(model, grads)
 
-    def loss() -> Any:
+    def step(model: Any, x: Any, labels: Any) -> Any:
+        return model, train_step(model, optimizer, metrics, x, labels)
+
+    def read(_: None) -> Any:
         values = metrics.compute()
         metrics.reset()
         return values["loss"]
 
-    take = functools.partial(train_step, model, optimizer, metrics)
-    return Loop(take, loss, lambda: nnx.state(model))
+    return Loop(step, model, read)

@@ -43,8 +43,7 @@ class ConvNet(nn.Module):
         super().__init__()
         self.activation, self.pooled = getattr(functional, size.activation), size.pooled
         self.stem = ConvNorm(size.stem)
-        specs = size.conv_blocks()
-        self.blocks = nn.ModuleList(ConvBlock(spec, self.activation) for spec in specs)
+        self.blocks = nn.ModuleList(ConvBlock(spec, self.activation) for spec in size.blocks)
         self.last = size.last and ConvNorm(size.last)
         self.head = nn.Linear(size.head_inputs, size.classes)
 

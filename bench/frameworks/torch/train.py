@@ -66,8 +66,6 @@ def fused_projections(weights: Weights) -> Weights:
         if part.endswith("_query"):
             stem = part.removesuffix("query")
             pieces = [result.pop(stem + name) for name in ("query", "key", "value")]
-            result[stem + "qkv"] = {
-                name: np.concatenate([piece[name] for piece in pieces], axis=-1)
-                for name in pieces[0]
-            }
+            each = {name: [piece[name] for piece in pieces] for name in pieces[0]}
+            result[stem + "qkv"] = {name: np.concatenate(a, -1) for name, a in each.items()}
     return result
