@@ -10,8 +10,6 @@ import rich.console
 
 from .results import FOLDER
 
-BUDGET, ROUNDS = 3.0, 200
-
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
@@ -23,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     add("names", nargs="*", help="rows, groups, patterns; all by default")
     add("--list", action="store_true", help="show groups and rows")
     add("--platform", choices=("cpu", "gpu"), default="cpu")
-    add("--budget", type=float, default=BUDGET, help="seconds to time a mode in (%(default)s)")
-    add("--rounds", type=int, default=ROUNDS, help="most calls of a framework (%(default)s)")
+    add("--budget", type=float, default=3.0, help="seconds to time a mode in (%(default)s)")
+    add("--rounds", type=int, default=200, help="most calls of a framework (%(default)s)")
     add("--resume", action="store_true", help="keep rows stored with this device and versions")
     add("--results", type=pathlib.Path, default=FOLDER, help="folder of the JSON files")
     return made
@@ -55,7 +53,7 @@ def main(arguments: list[str]) -> None:
 
 def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measures, stores after every row, and shows."""
-    from . import results, show
+    from . import results, tables
     from .device import device, environment, now
     from .frameworks import installed
     from .groups import groups
@@ -81,15 +79,13 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
         measured = entry.measure(options.budget, options.rounds)
         for own, result in measured.items():
             stored["rows"][own] = rows[own] = {**result, "what": what, "from": name, "run": stamp}
-            console.print(show.row_table(own, result))
-        if not measured:
-            continue
+            console.print(tables.row_table(own, result))
         stored["runs"][stamp] = conditions
         order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)
     for group, rows in shown.items():
-        console.print(show.group_table(group, rows))
-    console.print(show.means([row for rows in shown.values() for row in rows.values()]))
+        console.print(tables.group_table(group, rows))
+    console.print(tables.means([row for rows in shown.values() for row in rows.values()]))
 
 
 def _earlier(stored: dict[str, Any], name: str, what: Any, conditions: Any) -> dict[str, Any]:

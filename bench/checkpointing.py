@@ -76,28 +76,25 @@ def _saved(megabytes: int, rounds: int) -> tuple[Seconds, float | None]:
 def write(budget: float, rounds: int, megabytes: int = 1000) -> Answer:
     """How fast a checkpoint is written, against ``cat`` to the same disk."""
     seconds, others = _saved(megabytes, min(rounds, SAVES))
-    ratio = _ratio(seconds, "cat and fsync", "save_checkpoint")
+    ratio, figure = _ratio(seconds, "cat and fsync", "save_checkpoint")
     question = f"checkpoint of {megabytes} MB: speed of writing over cat to the same disk"
-    figure = f"{ratio:.2f}x ({_medians(seconds, 'save_checkpoint', 'cat and fsync')})"
     return Answer(question, figure, "at least 0.8x", ratio >= 0.8, seconds, others)
 
 
 def blocking(budget: float, rounds: int, megabytes: int = 1000) -> Answer:
     """How long training waits for a save, against a copy of the arrays to the host."""
     seconds, others = _saved(megabytes, min(rounds, SAVES))
-    ratio = _ratio(seconds, "CheckpointManager.save", "copy to the host")
+    ratio, figure = _ratio(seconds, "CheckpointManager.save", "copy to the host")
     question = f"checkpoint of {megabytes} MB: training blocked, over a copy to the host"
-    figure = f"{ratio:.2f}x ({_medians(seconds, 'CheckpointManager.save', 'copy to the host')})"
     return Answer(question, figure, "1x", round(ratio, 2) <= 1, seconds, others)
 
 
-def _ratio(seconds: Seconds, one: str, other: str) -> float:
-    """The median of the ratios of calls that came one after the other."""
-    return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
-
-
-def _medians(seconds: Seconds, *names: str) -> str:
-    return ", ".join(f"{name} {statistics.median(seconds[name]):.3g} s" for name in names)
+def _ratio(seconds: Seconds, *names: str) -> tuple[float, str]:
+    """The median of the ratios of calls that came one after the other; and as text."""
+    pairs = zip(*(seconds[name] for name in names), strict=True)
+    ratio = statistics.median(a / b for a, b in pairs)
+    medians = (f"{name} {statistics.median(seconds[name]):.3g} s" for name in names)
+    return ratio, f"{ratio:.2f}x ({', '.join(medians)})"
 
 
 ROWS: dict[str, Question] = {"checkpoint-write": write, "checkpoint-blocking": blocking}

@@ -23,7 +23,8 @@ def device() -> dict[str, Any]:
         count, noun, name = cores(), "cores", processor()
     else:
         count, noun, name = 1, "device", first.device_kind
-    slug = slug_of(f"{first.platform} {count} {noun} {name}")
+    words = re.sub(r"\((r|tm)\)", "", f"{first.platform} {count} {noun} {name}".lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
     return {"slug": slug, "platform": first.platform, "name": name, "count": count}
 
 
@@ -42,11 +43,6 @@ def processor() -> str:
         if found:
             return found.group(1).strip()
     return platform.processor() or platform.machine()
-
-
-def slug_of(text: str) -> str:
-    """Lower case, words joined by dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", text.lower())).strip("-")
 
 
 def environment(installed: dict[str, str | None]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from .frameworks import Unavailable
 
 def floor_seconds(flops: float, traffic: float, dtype: str) -> float:
     """The least time for so much arithmetic and so many bytes, where the two overlap."""
-    return max(flops / peak(dtype), traffic / bandwidth(_magnitude(traffic)))
+    # Bandwidths are measured at powers of four alone.
+    magnitude = 4 ** math.ceil(math.log(min(max(traffic, 2**20), 2**30), 4))
+    return max(flops / peak(dtype), traffic / bandwidth(magnitude))
 
 
 @functools.cache
@@ -40,11 +42,6 @@ def bandwidth(traffic: int) -> float:
     return 8 * values.size / _best(once)
 
 
-def _magnitude(traffic: float) -> int:
-    """The power of four above: bandwidths are measured at these alone."""
-    return 4 ** math.ceil(math.log(min(max(traffic, 2**20), 2**30), 4))
-
-
 def _best(call: Callable[[], Any], seconds: float = 0.4, least: int = 5) -> float:
     """The shortest of many calls: a floor is what is possible, not what is usual."""
     jax.block_until_ready(call())
@@ -66,9 +63,4 @@ def _torch_product(size: int, dtype: str) -> float:
         a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device())
     except (ModuleNotFoundError, Unavailable):
         return math.inf
-
-    def once() -> None:
-        a @ a
-        wait()
-
-    return _best(once)
+    return _best(lambda: (a @ a, wait()))

@@ -11,7 +11,7 @@ import jlayers as jl
 
 from .frameworks.lax.models import mlp as by_hand
 from .hlo import hlo_text
-from .questions import Answer, Question, compared
+from .questions import Answer, compared
 
 MODEL = jl.serial(jl.Dense(128), jax.nn.relu, jl.Dense(128), jax.nn.relu, jl.Dense(10))
 
@@ -61,11 +61,8 @@ def compile_time(budget: float, rounds: int) -> Answer:
         jax.jit(jax.grad(loss)).lower(params, x).compile()
         return time.perf_counter() - start
 
-    seconds: dict[int, list[float]] = {2: [], 100: []}
-    for _ in range(9):
-        for n, values in seconds.items():
-            values.append(compile_once(n))
-    few, many = np.median(seconds[2]), np.median(seconds[100])
+    seconds = np.array([[compile_once(2), compile_once(100)] for _ in range(9)])
+    few, many = np.median(seconds, axis=0)
     question = "gradient of repeat(block, 100): compile time over repeat(block, 2)"
     question += f" ({few * 1e3:.0f} ms)"
     return Answer(question, f"{many / few:.2f}x", "1.5x", bool(many / few <= 1.5), {})
@@ -106,6 +103,4 @@ def init_shapes(budget: float, rounds: int) -> Answer:
     return Answer(question, f"{median:.2f} s", "1 s", median < 1, {"eval_shape": seconds})
 
 
-ROWS: dict[str, Question] = {
-    row.__name__: row for row in (hlo, call, compile_time, nesting, init_shapes)
-}
+ROWS = {row.__name__: row for row in (hlo, call, compile_time, nesting, init_shapes)}

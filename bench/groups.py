@@ -2,14 +2,15 @@
 
 import difflib
 import fnmatch
-import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from . import checkpointing, foundation, sequences, soak, startup, training_loop
 from .device import digest
+from .measure import measure, measure_step
 from .questions import Question
 from .row import Row
 from .rows import ROWS
@@ -77,23 +78,16 @@ def _unknown(word: str, found: dict[str, Entry]) -> list[str]:
 
 
 def operation(row: Row) -> Entry:
-    def measure_row(budget: float, rounds: int) -> dict[str, Any]:
-        from .measure import measure
-
-        return {row.name: measure(row, budget, rounds)}
-
-    return Entry(row.group, row.described(), measure_row)
+    return Entry(row.group, row.described(), lambda *limits: {row.name: measure(row, *limits)})
 
 
 def _steps() -> dict[str, Entry]:
     def measure_row(name: str, budget: float, rounds: int) -> dict[str, Any]:
-        from .measure import measure_step
-
         step = STEPS[name]
         return {name: measure_step(step.title, step.builders(), budget, rounds, step.judged)}
 
     what = _sources("steps", "frameworks")
-    return {name: Entry("steps", what, functools.partial(measure_row, name)) for name in STEPS}
+    return {name: Entry("steps", what, partial(measure_row, name)) for name in STEPS}
 
 
 def _questions(group: str, rows: Mapping[str, Question], *files: str) -> dict[str, Entry]:
@@ -101,7 +95,7 @@ def _questions(group: str, rows: Mapping[str, Question], *files: str) -> dict[st
         return {name: {"op": group, **rows[name](budget, rounds)._asdict()}}
 
     what = _sources(*files)
-    return {name: Entry(group, what, functools.partial(measure_row, name)) for name in rows}
+    return {name: Entry(group, what, partial(measure_row, name)) for name in rows}
 
 
 def _startup(budget: float, rounds: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The picture of the speed-ups: a bar for each group and mode, a dot for each row."""
 
-import math
 import pathlib
 from typing import Any
 
@@ -59,21 +58,18 @@ def _panel(axes: Any, bars: list[tuple[str, str, dict[str, list[float]]]], which
         mean = geometric_mean(values[which])
         if mean is None:
             continue
-        color = COLORS[mode]
         # The bars start at one: to the right jlayers is faster, to the left it is slower.
-        axes.barh(at, math.log2(mean), color=color, alpha=0.85, height=0.75)
-        dots = [math.log2(value) for value in values[which]]
-        axes.plot(dots, [at] * len(dots), "o", color="#222222", markersize=2.5, alpha=0.6)
-        axes.annotate(f" {times(mean)}", (max(*dots, 0.0), at), va="center", fontsize=7)
-    axes.axvline(0, color="#222222", linewidth=0.8)
+        axes.barh(at, mean - 1, left=1, color=COLORS[mode], alpha=0.85, height=0.75)
+        dots = {"color": "#222222", "markersize": 2.5, "alpha": 0.6}
+        axes.plot(values[which], [at] * len(values[which]), "o", **dots)
+        axes.annotate(f" {times(mean)}", (max(*values[which], 1.0), at), va="center", fontsize=7)
+    axes.axvline(1, color="#222222", linewidth=0.8)
     axes.set_yticks(range(len(bars)), [f"{group}, {mode}" for group, mode, _ in bars], fontsize=8)
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    low, high = (round(limit) for limit in axes.get_xlim())
-    low, high = min(low, -1), max(high + 1, 2)
-    step = max(1, (high - low) // 8)
-    ticks = [at for at in range(low, high + 1) if at % step == 0]
-    axes.set_xlim(low - 0.2, high + 0.5)
-    axes.set_xticks(ticks, [f"{2**at}x" if at >= 0 else f"1/{2**-at}x" for at in ticks], fontsize=8)
+    axes.set_xscale("log", base=2)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.5), 1.5 * max(high, 2))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x" if x >= 1 else f"1/{1 / x:g}x")
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)

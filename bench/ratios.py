@@ -58,12 +58,9 @@ def ratios(result: dict[str, Any], mode: str) -> Ratios:
     theirs = peers[peer] if peer is not None else None
     floor = result.get("floor", {}).get(mode)
     to_floor = ours["median"] / floor if ours and floor else None
-    compared = [_over(other, ours) for other in (theirs, timed.get(LAX), timed.get(TORCH))]
+    others = (theirs, timed.get(LAX), timed.get(TORCH))
+    compared = [other["median"] / ours["median"] if other and ours else None for other in others]
     return Ratios(mode, ours, peer, theirs, *compared, to_floor)
-
-
-def _over(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> float | None:
-    return theirs["median"] / ours["median"] if theirs and ours else None
 
 
 def by_mode(rows: Iterable[dict[str, Any]]) -> dict[str, list[Ratios]]:

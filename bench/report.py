@@ -63,7 +63,7 @@ def device_part(stored: list[dict[str, Any]], groups: dict[str, Rows]) -> Iterat
         yield f"### {group}\n"
         timed = {name: row for name, row in rows.items() if "frameworks" in row}
         table = ratio_table(timed) if timed else questions_table(rows)
-        yield table.with_code().markdown() + (milliseconds_table(timed) if timed else "")
+        yield table.markdown(code=True) + (milliseconds_table(timed) if timed else "")
 
 
 def conditions(stored: list[dict[str, Any]]) -> str:
@@ -110,7 +110,9 @@ def remarks(rows: Rows) -> str:
                 (same if r.same else behind).append(text)
         for framework, entry in row.get("frameworks", {}).items():
             if entry["status"] in ("wrong", "failed"):
-                wrong.append(f"{name}: {framework} (`{_line(entry['reason'])}`)")
+                # As code: ``[1]['bias']`` would be a link in plain text.
+                reason = " ".join(entry["reason"].split())[:160].replace("`", "'")
+                wrong.append(f"{name}: {framework} (`{reason}`)")
         if (row.get("others") or 0) > NOISY:
             noisy.append(f"{name} ({row['others']:.0%})")
     texts = [
@@ -125,11 +127,6 @@ def remarks(rows: Rows) -> str:
     return "".join(f"\n{what}: {'; '.join(which)}.\n" for what, which in texts if which)
 
 
-def _line(reason: str) -> str:
-    """One line of an error, shown as code: ``[1]['bias']`` would be a link in plain text."""
-    return " ".join(reason.split())[:160].replace("`", "'")
-
-
 def milliseconds_table(rows: Rows) -> str:
     """The medians of all frameworks, all modes in one cell."""
     found = dict.fromkeys(name for row in rows.values() for name in row["frameworks"])
@@ -142,7 +139,7 @@ def milliseconds_table(rows: Rows) -> str:
             own = [milliseconds(entry[mode]["median"]) for mode in modes(row) if mode in entry]
             cells.append(" / ".join(own) or entry.get("status", "-"))
         lines.append([name, *cells])
-    table = Table(["row", *frameworks], lines).with_code().markdown()
+    table = Table(["row", *frameworks], lines).markdown(code=True)
     return f"\nMilliseconds, {' / '.join(by_mode(rows.values()))}:\n\n{table}"
 
 

@@ -3,8 +3,8 @@
 The figures are ratios of two medians taken in turns; both sides are compared before they are timed.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -69,7 +69,7 @@ def one_token(
         return y[:, 0], carry
 
     own = by_hand.stacked_decode if repeated else by_hand.decode
-    steps = {"jlayers": ours, "by hand": functools.partial(own, heads=size.heads)}
+    steps = {"jlayers": ours, "by hand": partial(own, heads=size.heads)}
     runs = {name: jax.jit(run, donate_argnums=1) for name, run in steps.items()}
 
     def empty() -> Tree:
@@ -106,22 +106,18 @@ def one_token(
 
 
 def cached(
-    repeated: bool,
-    budget: float,
-    rounds: int,
-    size: Transformer = LARGE,
-    prompt: int = 16,
-    tokens: int = 256,
+    repeated: bool, budget: float, rounds: int, size: Any = LARGE, lengths: Any = (16, 256)
 ) -> Answer:
     """Decoding from the cache against the whole prefix at each step.
 
-    The prefix is padded to a multiple of 64: recomputing has few programs to compile.
+    ``lengths`` are those of the prompt and of what follows. The prefix is padded to a multiple of
+    64: recomputing has few programs to compile.
     """
-    model = rope_transformer(size, repeated)
+    model, (prompt, tokens) = rope_transformer(size, repeated), lengths
     ids = jnp.arange(prompt, dtype=jnp.int32)[None]
     params, state = model.init(jax.random.key(0), ids)
 
-    @functools.partial(jax.jit, static_argnames="length")
+    @partial(jax.jit, static_argnames="length")
     def next_id(params: Tree, ids: jax.Array, at: jax.Array, length: int) -> jax.Array:
         y, _ = model.apply(params, state, ids[:, :length])
         return ids.at[:, at].set(decoding.greedy(y[:, at - 1]))
@@ -145,12 +141,12 @@ def cached(
 
 
 ROWS: dict[str, Question] = {
-    "masked-lstm-forward": functools.partial(masked_lstm, False),
-    "masked-lstm-gradient": functools.partial(masked_lstm, True),
-    "token-1": functools.partial(one_token, 1, False),
-    "token-8": functools.partial(one_token, 8, False),
-    "token-repeat-1": functools.partial(one_token, 1, True),
-    "token-repeat-8": functools.partial(one_token, 8, True),
-    "cache": functools.partial(cached, False),
-    "cache-repeat": functools.partial(cached, True),
+    "masked-lstm-forward": partial(masked_lstm, False),
+    "masked-lstm-gradient": partial(masked_lstm, True),
+    "token-1": partial(one_token, 1, False),
+    "token-8": partial(one_token, 8, False),
+    "token-repeat-1": partial(one_token, 1, True),
+    "token-repeat-8": partial(one_token, 8, True),
+    "cache": partial(cached, False),
+    "cache-repeat": partial(cached, True),
 }

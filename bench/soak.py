@@ -29,26 +29,25 @@ def answer(test: str, question: str, bound: str, budget: float = 0, rounds: int 
     if case is None:
         return Answer(question, f"{test} was not found", bound, False, {}, others)
     told = {entry.get("name"): entry.get("value", "") for entry in case.iter("property")}
-    problem = next((entry for tag in ("failure", "error") for entry in case.iter(tag)), None)
-    message = "" if problem is None else problem.get("message", "failed").splitlines()[0]
+    problems = [*case.iter("failure"), *case.iter("error")]
+    message = problems[0].get("message", "failed").splitlines()[0] if problems else ""
     figure = told.get("figure", message)
-    return Answer(told.get("question", question), figure, bound, problem is None, {}, others)
+    return Answer(told.get("question", question), figure, bound, not problems, {}, others)
 
 
-ROWS: dict[str, Question] = {
-    "step-memory": functools.partial(
-        answer, "test_step_memory.py", "memory of fit over the bare loop", "1.02x"
-    ),
-    "kill-9": functools.partial(
-        answer,
+_TESTS = {
+    "step-memory": ("test_step_memory.py", "memory of fit over the bare loop", "1.02x"),
+    "kill-9": (
         "test_kills.py::test_killed_training_resumes",
         "kill -9 at random moments: resumed from a whole checkpoint, to the same bits",
         "200 of 200",
     ),
-    "checkpoint-fuzz": functools.partial(
-        answer,
+    "checkpoint-fuzz": (
         "test_checkpoint_fuzz.py",
         "20,000 mutated checkpoints: refused with a message, or read back exactly",
         "nothing else",
     ),
+}
+ROWS: dict[str, Question] = {
+    name: functools.partial(answer, *test) for name, test in _TESTS.items()
 }

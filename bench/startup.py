@@ -9,7 +9,6 @@ is one such process. It prints when its time begins, 0 for the start of the proc
 ends, as ``time.time``; it imports nothing before it must.
 """
 
-import os
 import pathlib
 import statistics
 import subprocess
@@ -35,8 +34,11 @@ def measure(names: tuple[str, ...] = LIBRARIES, rounds: int = 3) -> dict[str, di
                 try:
                     seconds[name].append(seconds_of_process(what, name))
                 except RuntimeError as error:
-                    failed[name] = _failure(str(error))
-        rows[row] = {name: failed.get(name) or _started(values) for name, values in seconds.items()}
+                    reason = str(error)[:300]
+                    missing = "not installed" in reason or "No module named" in reason
+                    status = "missing" if missing else "failed"
+                    failed[name] = {"status": status, "reason": reason}
+        rows[row] = {name: failed.get(name) or _started(seconds[name]) for name in names}
     return rows
 
 
@@ -47,12 +49,9 @@ def seconds_of_process(what: str, name: str) -> float:
       RuntimeError: with the last line that the process wrote.
     """
     command = [sys.executable, "-m", "bench.startup", what, name]
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
     start = time.time()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=LONGEST
-        )
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=LONGEST)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"more than {LONGEST:.0f} seconds") from None
     lines = done.stdout.splitlines()
@@ -67,21 +66,8 @@ def _started(values: list[float]) -> dict[str, Any]:
     return {"status": "ok", "start": {"median": statistics.median(values), **spread}}
 
 
-def _failure(reason: str) -> dict[str, Any]:
-    missing = "not installed" in reason or "No module named" in reason
-    return {"status": "missing" if missing else "failed", "reason": reason[:300]}
-
-
-def first_step(name: str) -> float:
-    """From the start of the process to the end of the first training step."""
-    from .steps.table import first_step
-
-    first_step(name)
-    return 0.0
-
-
 def init(name: str) -> float:
-    """From the imported framework to the parameters."""
+    """From the imported framework to the parameters; when that began."""
     from .frameworks.sizes import resnet
 
     make, model = part(name, "train").init, part(name, "models").MODELS["conv_net"]
@@ -96,8 +82,14 @@ def init(name: str) -> float:
 
 
 def main(what: str, name: str) -> None:
+    from .steps.table import first_step
+
+    begun = 0.0
     try:
-        begun = {"first_step": first_step, "init": init}[what](name)
+        if what == "init":
+            begun = init(name)
+        else:
+            first_step(name)
     except (Unavailable, ModuleNotFoundError) as reason:
         sys.exit(str(reason))
     print(begun, time.time())

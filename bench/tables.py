@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import rich.table
 
-from .ratios import Ratios, modes, ratios
+from .noise import NOISY
+from .ratios import Ratios, by_mode, geometric_mean, modes, ratios
 
 Result = dict[str, Any]
 Rows = dict[str, Result]
@@ -23,10 +24,11 @@ class Table(NamedTuple):
     left: int = 1
     marked: frozenset[int] = frozenset()
 
-    def markdown(self) -> str:
+    def markdown(self, code: bool = False) -> str:
+        """The first column as code where that is asked for."""
         rule = ["---"] * self.left + ["---:"] * (len(self.headings) - self.left)
-        lines = [self.headings, rule, *self.lines]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        lines = [[f"`{first}`" if code else first, *rest] for first, *rest in self.lines]
+        return "".join(f"| {' | '.join(line)} |\n" for line in [self.headings, rule, *lines])
 
     def terminal(self, title: str | None = None, caption: str | None = None) -> rich.table.Table:
         where: Any = {"title_justify": "left", "caption_justify": "left"}
@@ -36,10 +38,6 @@ class Table(NamedTuple):
         for i, line in enumerate(self.lines):
             table.add_row(*line, style="red" if i in self.marked else None)
         return table
-
-    def with_code(self) -> "Table":
-        """With the first column as code, for Markdown."""
-        return self._replace(lines=[[f"`{first}`", *rest] for first, *rest in self.lines])
 
 
 def ratio_table(rows: Rows) -> Table:
@@ -72,32 +70,58 @@ def questions_table(rows: Rows) -> Table:
 
 def timings_table(result: Result) -> Table:
     """A row with all its frameworks."""
-    shown, frameworks = modes(result), result["frameworks"]
-    headings = ["middle half", "x jlayers", "trace", "compile ms", "temp MB"]
+    headings, ours = [""], result["frameworks"].get("jlayers", {})
+    for mode in modes(result):
+        headings += [f"{mode} ms", "middle half", "x jlayers", "trace", "compile ms", "temp MB"]
     lines = []
-    for name, entry in frameworks.items():
-        cells = [entry["status"], " ".join(entry.get("reason", "").split())[:100]]
-        if entry["status"] == "ok":
-            ours = frameworks.get("jlayers", {})
-            cells = [
-                cell
-                for mode in shown
-                for cell in _timing_cells(entry.get(mode, {}), ours.get(mode, {}))
-            ]
-        lines.append([name, *cells])
-    return Table(["", *(text for mode in shown for text in (f"{mode} ms", *headings))], lines)
+    for name, entry in result["frameworks"].items():
+        cells = [name]
+        if entry["status"] != "ok":
+            cells += [entry["status"], " ".join(entry["reason"].split())[:100]]
+        else:
+            for mode in modes(result):
+                cells += _timing_cells(entry.get(mode, {}), ours.get(mode, {}))
+        lines.append(cells)
+    return Table(headings, lines)
 
 
 def _timing_cells(timing: Result, ours: Result) -> list[str]:
-    ratio = timing["median"] / ours["median"] if timing and ours else None
-    return [
-        milliseconds(timing.get("median")),
-        f"{milliseconds(timing.get('low'))}..{milliseconds(timing.get('high'))}",
-        times(ratio),
-        milliseconds(timing.get("trace")),
-        milliseconds(timing.get("compile")),
-        megabytes(timing.get("temp_bytes")),
-    ]
+    figures = ("median", "low", "high", "trace", "compile")
+    median, low, high, trace, compiling = (milliseconds(timing.get(name)) for name in figures)
+    ratio = times(timing["median"] / ours["median"] if timing and ours else None)
+    return [median, f"{low}..{high}", ratio, trace, compiling, megabytes(timing.get("temp_bytes"))]
+
+
+def row_table(name: str, result: Result) -> rich.table.Table:
+    """A row with all its frameworks, or a question with its answer."""
+    if "frameworks" not in result:
+        return questions_table({name: result}).terminal()
+    floors = result.get("floor", {}).items()
+    texts = [f"{mode} {milliseconds(seconds)} ms" for mode, seconds in floors]
+    notes = [f"floor: {', '.join(texts)}"] if texts else []
+    if (result.get("others") or 0) > NOISY:
+        notes.append(f"[red]other processes took {result['others']:.0%} of the processor[/]")
+    return timings_table(result).terminal(name, "\n".join(notes))
+
+
+def group_table(group: str, rows: Rows) -> rich.table.Table:
+    if any("frameworks" not in row for row in rows.values()):
+        return questions_table(rows).terminal()
+    return ratio_table(rows).terminal(group)
+
+
+def means(rows: list[Result]) -> str:
+    """The geometric means over rows, in words."""
+    lines = []
+    for mode, found in by_mode(rows).items():
+        compared = [r for r in found if r.to_peer is not None]
+        to_peer = times(geometric_mean(r.to_peer for r in found))
+        to_torch = times(geometric_mean(r.to_torch for r in found))
+        lines.append(
+            f"{mode}: {to_peer} as fast as the best JAX peer, {to_torch} as torch (geometric means"
+            f" over {len(compared)} of {len(found)} rows), {sum(r.behind for r in found)} rows behind"
+        )
+    return "\n".join(lines)
 
 
 def milliseconds(seconds: float | None) -> str:

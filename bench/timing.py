@@ -3,10 +3,11 @@
 import gc
 import itertools
 import random
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Timing(NamedTuple):
@@ -78,7 +79,5 @@ def _turn(call: Callable[[], Any], most: int) -> tuple[list[float], float]:
 
 
 def _timing(values: list[float]) -> Timing:
-    if len(values) == 1:
-        return Timing(values[0], values[0], values[0], 1)
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, median, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
     return Timing(median, low, high, len(values))

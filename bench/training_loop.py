@@ -47,6 +47,7 @@ STEPS = 10_000
 # makes a loop a few percent faster or slower for as long as it lives.
 CALLS, PROCESSES = 5, 6
 ROOT = pathlib.Path(__file__).parents[1]
+MLP = Perceptron()
 Batches = list[tuple[np.ndarray, np.ndarray]]
 Seconds = dict[str, list[float]]
 
@@ -146,11 +147,7 @@ def _microseconds(seconds: Seconds, steps: int) -> str:
 
 
 def overhead(
-    budget: float,
-    rounds: int,
-    steps: int = STEPS,
-    processes: int = PROCESSES,
-    size: Perceptron = Perceptron(),
+    budget: float, rounds: int, steps: int = STEPS, processes: int = PROCESSES, size: Any = MLP
 ) -> Answer:
     """A step by ``fit`` with everything on, over one of the bare loop."""
     start, seconds = mark(), collections.defaultdict(list)
@@ -168,7 +165,7 @@ def overhead(
     return Answer(question, figure, "1.03x", ratio <= 1.03, dict(seconds), others)
 
 
-def many(budget: float, rounds: int, steps: int = STEPS, size: Perceptron = Perceptron()) -> Answer:
+def many(budget: float, rounds: int, steps: int = STEPS, size: Perceptron = MLP) -> Answer:
     """32 steps in a call, against the bare loop."""
     data, start = batches(size), mark()
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,6 @@
 Nothing is imported before it is asked for: a fresh process shows what one framework costs to start.
 """
 
-import functools
 import importlib
 import importlib.metadata
 from types import ModuleType
@@ -66,7 +65,6 @@ def build(framework: str, row: Row) -> Any:
     return ops.OPS[row.op](row)
 
 
-@functools.cache
 def installed() -> dict[str, str | None]:
     """The version of each framework here, or None."""
     versions: dict[str, str | None] = {}

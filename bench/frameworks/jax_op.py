@@ -40,10 +40,8 @@ class JaxOp(NamedTuple):
         data, forward = task.data, task.mode == "forward"
         params = jax.tree.map(jnp.asarray, self.convert(data.weights))
         x = jax.tree.map(self._inward, data.x)
-        if forward:
-            arguments = (params, x, *jax.device_put(self.extra))
-        else:
-            arguments = (params, x, self._inward(data.cotangent), *jax.device_put(self.extra))
+        cotangent = () if forward else (self._inward(data.cotangent),)
+        arguments = (params, x, *cotangent, *jax.device_put(self.extra))
         program = jax.jit(self._forward if forward else self._gradient)
         compiled, *figures = compile_timed(program, *arguments)
         digest = hashlib.sha256(hlo_text(compiled).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from .step import Optimizer, Training
-from .weights import Layout, Weights, batch, filled_tree, own_names
+from .weights import NO_PARTS, Layout, Parts, Weights, batch, filled_tree, own_names
 
 
 class Model(NamedTuple):
@@ -36,7 +36,7 @@ def train(
     optimizer: Optimizer,
     weights: Weights | None,
     layout: Layout = own_names,
-    parts: dict[str, str] | None = None,
+    parts: Parts = NO_PARTS,
 ) -> Training:
     x, labels = map(jax.numpy.asarray, batch(size))
     # Not jitted where starting is timed: as one program, the initialisers take longer everywhere.

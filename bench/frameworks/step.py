@@ -72,16 +72,8 @@ class Loop(NamedTuple):
     read: Callable[[Any], Any] = lambda loss: loss
 
 
-class Compiled(NamedTuple):
-    """A compiled program and what that took, in seconds, and takes, in bytes."""
-
-    program: Any
-    trace: float
-    compile: float
-    temp_bytes: int | None
-
-
-def compile_timed(jitted: Any, *arguments: Any) -> Compiled:
+def compile_timed(jitted: Any, *arguments: Any) -> tuple[Any, float, float, int | None]:
+    """The compiled program, the seconds to trace and to compile it, and its temporary bytes."""
     start = time.perf_counter()
     lowered = jitted.lower(*arguments)
     traced = time.perf_counter()
@@ -90,7 +82,7 @@ def compile_timed(jitted: Any, *arguments: Any) -> Compiled:
     # Equinox has the compiled program inside of its own.
     memory = getattr(program, "compiled", program).memory_analysis()
     temp_bytes = None if memory is None else int(memory.temp_size_in_bytes)
-    return Compiled(program, traced - start, done - traced, temp_bytes)
+    return program, traced - start, done - traced, temp_bytes
 
 
 def prepare(training: Training) -> Step:

@@ -38,6 +38,12 @@ def kernel_first(kernel: Any) -> Any:
     return np.moveaxis(kernel, (-1, -2), (0, 1))
 
 
+def torch_names(arrays: Arrays) -> Arrays:
+    """Of a layer that is not recurrent, as PyTorch and Equinox have them."""
+    own = renamed(arrays, weight="scale", bias="bias") | renamed(arrays, weight="embedding")
+    return own | {"weight": kernel_first(arrays["kernel"])} if "kernel" in arrays else own
+
+
 def gate_count(arrays: Arrays) -> int:
     """Of a recurrent layer: 4 of an LSTM, 3 of a GRU, 1 of a plain one."""
     features, columns = arrays["recurrent_kernel"].shape
@@ -162,15 +168,17 @@ def _part_name(part: str, names: Parts) -> str:
 
 
 def _stacked(named: NumPy) -> NumPy:
-    single = {name: value for name, value in named.items() if not name.startswith("blocks_")}
-    groups: dict[str, dict[int, np.ndarray]] = {}
+    """The arrays of all blocks as one: ``blocks_0_up_bias`` and so on as ``blocks_up_bias``."""
+    result: dict[str, Any] = {}
+    blocks: dict[str, dict[int, np.ndarray]] = {}
     for name, value in named.items():
-        if name not in single:
-            _, i, rest = name.split("_", 2)
-            groups.setdefault(f"blocks_{rest}", {})[int(i)] = value
-    return single | {
-        name: np.stack([blocks[i] for i in range(len(blocks))]) for name, blocks in groups.items()
-    }
+        first, _, rest = name.partition("_")
+        if first == "blocks":
+            i, _, rest = rest.partition("_")
+            blocks.setdefault(f"blocks_{rest}", {})[int(i)] = value
+        else:
+            result[name] = value
+    return result | {name: np.stack([own[i] for i in sorted(own)]) for name, own in blocks.items()}
 
 
 def filled_tree(tree: Any, weights: Weights, layout: Layout, parts: Parts = NO_PARTS) -> Any:

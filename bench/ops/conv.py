@@ -44,17 +44,13 @@ def geometry(row: Row) -> Geometry:
     """That of a row; a transposed one, whose padding is "SAME" or "VALID", counts as unpadded."""
     rank, options = len(row.x) - 2, row.options
     padding = options.get("padding", 0)
-    return Geometry(
-        rank,
-        row.x[-1],
-        row["features"],
-        spread(row["kernel"], rank),
-        spread(options.get("strides", 1), rank),
-        spread(options.get("dilation", 1), rank),
-        options.get("groups", 1),
-        spread(0 if isinstance(padding, str) else padding, rank),
-        options.get("bias", True),
-    )
+    numbers = {
+        "padding": 0 if isinstance(padding, str) else padding,
+        **{name: options.get(name, 1) for name in ("kernel", "strides", "dilation")},
+    }
+    axes = {name: spread(value, rank) for name, value in numbers.items()}
+    groups, bias = options.get("groups", 1), options.get("bias", True)
+    return Geometry(rank, row.x[-1], row["features"], groups=groups, bias=bias, **axes)
 
 
 def _weights(row: Row, rng: np.random.Generator) -> Weights:

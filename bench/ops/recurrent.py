@@ -1,5 +1,6 @@
 """LSTM, GRU and the plain recurrence over whole sequences, in layers and both directions."""
 
+import functools
 from typing import Any
 
 import jax
@@ -68,12 +69,8 @@ def _step(op: str, w: Weights, carry: Any, x: Any) -> tuple[Any, Any]:
 
 def _one_direction(row: Row, weights: Weights, x: Any, reverse: bool) -> Any:
     zeros = jnp.zeros((x.shape[0], row["features"]), x.dtype)
-    _, ys = lax.scan(
-        lambda carry, step: _step(row.op, weights, carry, step),
-        (zeros, zeros),
-        jnp.swapaxes(x, 0, 1),
-        reverse=reverse,
-    )
+    step = functools.partial(_step, row.op, weights)
+    _, ys = lax.scan(step, (zeros, zeros), jnp.swapaxes(x, 0, 1), reverse=reverse)
     return jnp.swapaxes(ys, 0, 1)
 
 

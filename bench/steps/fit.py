@@ -6,9 +6,9 @@ except for the data, which is the same NumPy arrays for all, and for the output,
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,15 +37,13 @@ class Data(NamedTuple):
 Run = Callable[[Data, int], list[float]]
 
 
-def builders(size: Perceptron = Perceptron(), steps: int = STEPS) -> dict[str, Callable[[], Step]]:
-    runs: dict[str, Callable[[], Run]] = {}
-    for name in ("jlayers", "lax", "linen", "nnx", "equinox", "keras"):
-        if name in ("jlayers", "keras"):
-            runs[name] = functools.partial(_fit, name, size, 1)
-            runs[f"{name}, 32 steps a call"] = functools.partial(_fit, name, size, 32)
-        else:
-            runs[name] = functools.partial(_by_steps, name, size)
-    return {name: functools.partial(_prepared, make, size, steps) for name, make in runs.items()}
+def builders(size: Perceptron = Perceptron(), steps: int = STEPS) -> dict[str, Any]:
+    """Names to what builds a ``Step``."""
+    runs = {name: partial(_by_steps, name, size) for name in ("lax", "linen", "nnx", "equinox")}
+    for name in ("jlayers", "keras"):
+        runs[name] = partial(_fit, name, size, 1)
+        runs[f"{name}, 32 steps a call"] = partial(_fit, name, size, 32)
+    return {name: partial(_prepared, make, size, steps) for name, make in runs.items()}
 
 
 def _fit(name: str, size: Perceptron, steps_per_call: int) -> Run:
@@ -92,7 +90,7 @@ def _prepared(make: Callable[[], Run], size: Perceptron, steps: int) -> Step:
 
 
 # The same arrays for all.
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def _data(size: Perceptron, steps: int, seed: int) -> Data:
     x, labels = mlp_batches(size, steps, seed)
     batches: Any = list(zip(x, labels, strict=True))

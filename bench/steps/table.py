@@ -3,7 +3,7 @@
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from ..frameworks import LIBRARIES, part
 from ..frameworks.sizes import LanguageModel, Perceptron, Transformer, mobilenet, resnet
@@ -49,8 +49,7 @@ class ModelStep(NamedTuple):
         """
         framework, _, variant = name.partition(" ")
         model = f"{self.model}_{variant}" if variant else self.model
-        made = part(framework, "train").training(model, self.size, self.optimizer, weights)
-        return cast("Training", made)
+        return part(framework, "train").training(model, self.size, self.optimizer, weights)
 
 
 class OtherStep(NamedTuple):
@@ -61,9 +60,7 @@ class OtherStep(NamedTuple):
     judged: None = None
 
     def builders(self) -> dict[str, Callable[[], Step]]:
-        module = importlib.import_module(f".{self.module}", __package__)
-        made: dict[str, Callable[[], Step]] = module.builders()
-        return made
+        return importlib.import_module(f".{self.module}", __package__).builders()
 
 
 MLP, TRANSFORMER = "MLP (784-128-128-10)", "transformer"

@@ -11,7 +11,7 @@ import pytest
 from shrink import small
 
 from bench import __main__ as program
-from bench import groups, measure, noise, ratios, show, startup, timing
+from bench import groups, measure, noise, ratios, startup, tables, timing
 from bench.agreement import assert_agreement, deviating_losses, disagreement, tolerance
 from bench.data import default_promotion, draw
 from bench.frameworks import FRAMEWORKS, Unavailable, build
@@ -218,13 +218,13 @@ def test_the_rows_of_sequences_check_what_they_time(name):
         "masked-lstm-gradient": lambda: sequences.masked_lstm(True, 1e-9, 3, (2, 5, 3, 4)),
         "token-2": lambda: sequences.one_token(2, False, 1e-9, 9, small),
         "token-repeat-2": lambda: sequences.one_token(2, True, 1e-9, 9, small),
-        "cache": lambda: sequences.cached(True, 1e-9, 3, small, 3, 4),
+        "cache": lambda: sequences.cached(True, 1e-9, 3, small, (3, 4)),
     }
     with default_promotion():
         row = make[name]()
     assert row.figure.split("x")[0].replace(".", "").isdigit()
     assert len(row.seconds) == 2
-    assert show.group_table("sequences", {name: row._asdict()}).row_count == 1
+    assert tables.group_table("sequences", {name: row._asdict()}).row_count == 1
 
 
 def test_sequences_do_not_time_what_differs():
@@ -239,7 +239,7 @@ def test_foundation_rows_still_answer():
     entry = groups.entries()["nesting"]
     row = entry.measure(1.0, 1)["nesting"]
     assert row["holds"]
-    assert show.group_table("foundation", {"nesting": row}).row_count == 1
+    assert tables.group_table("foundation", {"nesting": row}).row_count == 1
 
 
 def test_whole_steps_must_have_the_same_losses():
@@ -287,7 +287,7 @@ def test_start_up_is_a_row_like_others(monkeypatch):
         "calls": 3,
     }
     assert row["frameworks"]["haiku"] == {"status": "missing", "reason": "haiku is not installed"}
-    assert show.group_table("startup", {"first-step": row}).row_count == 1
+    assert tables.group_table("startup", {"first-step": row}).row_count == 1
 
 
 def test_a_process_that_fails_is_reported():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import ratios, report, results, show
+from bench import ratios, report, results, tables
 
 
 def timed(seconds, **rest):
@@ -54,7 +54,7 @@ def test_ratios_are_to_the_fastest_peer():
     assert ratios.ratios(STORED["x-3"], "forward").to_peer is None
     assert ratios.geometric_mean([2.0, None, 8.0]) == pytest.approx(4.0)
     assert ratios.geometric_mean([None]) is None
-    assert "1.00x as fast as the best JAX peer" in show.means(list(STORED.values()))
+    assert "1.00x as fast as the best JAX peer" in tables.means(list(STORED.values()))
 
 
 def test_the_page_and_the_picture_come_from_what_is_stored(tmp_path):

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from bench import checkpointing, groups, measure, show, soak, training_loop
+from bench import checkpointing, groups, measure, soak, tables, training_loop
 from bench.data import default_promotion
 from bench.frameworks.sizes import Perceptron
 from bench.steps import fit
@@ -34,7 +34,7 @@ def test_the_loops_give_the_same_bits_before_they_are_timed():
     assert [len(seconds) for seconds in many.seconds.values()] == [3, 3]
     for row in (all_on, many):
         assert row.figure.split("x")[0].replace(".", "").isdigit()
-        assert show.group_table("training", {"loop": row._asdict()}).row_count == 1
+        assert tables.group_table("training", {"loop": row._asdict()}).row_count == 1
 
 
 def test_loops_that_differ_are_not_timed(tmp_path):

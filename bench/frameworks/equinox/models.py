@@ -102,36 +102,32 @@ class Mlp(eqx.Module):
         return self.head(x), state
 
 
-class Lstm(eqx.Module):
-    cell: nn.LSTMCell
+def unroll(cell: nn.LSTMCell, x: Any) -> Any:
+    def step(carry: Any, value: Any) -> Any:
+        carry = cell(value, carry)
+        return carry, carry[0]
 
-    def __init__(self, width: int, features: int, *, key: Any):
-        self.cell = nn.LSTMCell(width, features, key=key)
-
-    def __call__(self, x: Any) -> Any:
-        def step(carry: Any, value: Any) -> Any:
-            carry = self.cell(value, carry)
-            return carry, carry[0]
-
-        zeros = jnp.zeros(self.cell.hidden_size)
-        return jax.lax.scan(step, (zeros, zeros), x)[1]
+    zeros = jnp.zeros(cell.hidden_size)
+    return jax.lax.scan(step, (zeros, zeros), x)[1]
 
 
 class LstmLm(eqx.Module):
     tokens: nn.Embedding
-    lstm: list[Lstm]
+    lstm: list[nn.LSTMCell]
     head: nn.Linear
 
     def __init__(self, size: LanguageModel, *, key: Any):
         make = keys(key)
         self.tokens = nn.Embedding(size.vocabulary, size.width, key=next(make))
-        self.lstm = [Lstm(width, size.features, key=next(make)) for width in size.lstm_inputs()]
+        self.lstm = [
+            nn.LSTMCell(width, size.features, key=next(make)) for width in size.lstm_inputs()
+        ]
         self.head = nn.Linear(size.features, size.vocabulary, key=next(make))
 
     def __call__(self, ids: Any, state: Any) -> Any:
         x = jax.vmap(self.tokens)(ids)
-        for layer in self.lstm:
-            x = layer(x)
+        for cell in self.lstm:
+            x = unroll(cell, x)
         return jax.vmap(self.head)(x), state
 
 
@@ -192,10 +188,5 @@ class Gpt(eqx.Module):
         return jax.vmap(self.head)(jax.vmap(self.norm)(x)), state
 
 
-MODELS = {
-    "mlp": Mlp,
-    "conv_net": ConvNet,
-    "lstm_lm": LstmLm,
-    "transformer": Gpt,
-    "transformer_scan": lambda size, key: Gpt(size, scan=True, key=key),
-}
+MODELS: dict[str, Any] = {"mlp": Mlp, "conv_net": ConvNet, "lstm_lm": LstmLm, "transformer": Gpt}
+MODELS["transformer_scan"] = lambda size, key: Gpt(size, scan=True, key=key)

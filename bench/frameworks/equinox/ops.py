@@ -1,7 +1,7 @@
 """Equinox's layers: one example a module, channels first, under ``jax.vmap``."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -58,18 +58,15 @@ def conv_transpose(row: Row) -> JaxOp:
     return module(built, channels_first=True)
 
 
-def pool(kind: str) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        w = window(row)
-        make = getattr(eqx.nn, f"{kind}Pool{len(w.window)}d")
-        return module(make(w.window, w.strides, w.padding), channels_first=True)
-
-    return op
+def pool(kind: str, row: Row) -> JaxOp:
+    w = window(row)
+    make = getattr(eqx.nn, f"{kind}Pool{len(w.window)}d")
+    return module(make(w.window, w.strides, w.padding), channels_first=True)
 
 
 def avg_pool(row: Row) -> JaxOp:
     # Padding counts as zeros there; where it must not, users divide it out again.
-    made = pool("Avg")(row)
+    made = pool("Avg", row)
     if not any(window(row).padding):
         return made
     ones = np.ones((1, 1, *row.x[1:-1]), row.dtype)
@@ -91,12 +88,9 @@ def mapped(axes: int) -> Run:
     return run
 
 
-def over_last(make: Callable[..., Any], **options: Any) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        built = make(row.x[-1], eps=EPSILON, dtype=row.dtype, **options)
-        return module(built, mapped(len(row.x) - 1))
-
-    return op
+def over_last(make: Callable[..., Any], row: Row) -> JaxOp:
+    built = make(row.x[-1], eps=EPSILON, dtype=row.dtype)
+    return module(built, mapped(len(row.x) - 1))
 
 
 def group_norm(row: Row) -> JaxOp:
@@ -116,27 +110,22 @@ def batch_norm(row: Row) -> JaxOp:
     return JaxOp(apply, filling(params), extra=(state,), aux=True, channels_first=True)
 
 
-def recurrent(cell: Callable[..., Any], carries: int) -> Callable[[Row], JaxOp]:
-    """``carries``: how many vectors go from step to step."""
+def recurrent(make: Callable[..., Any], row: Row, channels: int, reverse: bool) -> JaxOp:
+    is_lstm = make is eqx.nn.LSTMCell
 
-    def one(row: Row, channels: int, reverse: bool) -> JaxOp:
-        built = cell(channels, row["features"], dtype=row.dtype, key=KEY)
+    def run(cell: Any, x: Any) -> Any:
+        def step(carry: Any, value: Any) -> Any:
+            carry = cell(value, carry)
+            return carry, carry[0] if is_lstm else carry
 
-        def run(cell: Any, x: Any) -> Any:
-            def step(carry: Any, value: Any) -> Any:
-                carry = cell(value, carry)
-                return carry, carry[0] if carries > 1 else carry
+        def sequence(steps: Any) -> Any:
+            zeros = jnp.zeros(row["features"], x.dtype)
+            start = (zeros, zeros) if is_lstm else zeros
+            return jax.lax.scan(step, start, steps, reverse=reverse)[1]
 
-            def sequence(steps: Any) -> Any:
-                zeros = jnp.zeros(row["features"], x.dtype)
-                start = (zeros,) * carries if carries > 1 else zeros
-                return jax.lax.scan(step, start, steps, reverse=reverse)[1]
+        return jax.vmap(sequence)(x)
 
-            return jax.vmap(sequence)(x)
-
-        return module(built, run)
-
-    return functools.partial(stacked, one)
+    return module(make(channels, row["features"], dtype=row.dtype, key=KEY), run)
 
 
 def dense(row: Row) -> JaxOp:
@@ -150,26 +139,22 @@ def embedding(row: Row) -> JaxOp:
 
 
 def dropout(row: Row) -> JaxOp:
-    built = eqx.nn.Dropout(row["rate"])
-
-    def apply(params: Any, x: Any, key: Any) -> Any:
-        return jax.vmap(lambda x, key: built(x, key=key))(x, jax.random.split(key, x.shape[0]))
-
-    return JaxOp(apply, extra=(KEY,))
+    mapped = jax.vmap(lambda x, key: eqx.nn.Dropout(row["rate"])(x, key=key))
+    return JaxOp(lambda p, x, key: mapped(x, jax.random.split(key, len(x))), extra=(KEY,))
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {
     "dense": dense,
     "conv": conv,
     "conv_transpose": conv_transpose,
-    "max_pool": pool("Max"),
+    "max_pool": partial(pool, "Max"),
     "avg_pool": avg_pool,
     "batch_norm": batch_norm,
-    "layer_norm": over_last(eqx.nn.LayerNorm),
+    "layer_norm": partial(over_last, eqx.nn.LayerNorm),
     "group_norm": group_norm,
-    "rms_norm": over_last(eqx.nn.RMSNorm, use_bias=False),
-    "lstm": recurrent(eqx.nn.LSTMCell, carries=2),
-    "gru": recurrent(eqx.nn.GRUCell, carries=1),
+    "rms_norm": partial(over_last, partial(eqx.nn.RMSNorm, use_bias=False)),
+    "lstm": partial(stacked, partial(recurrent, eqx.nn.LSTMCell)),
+    "gru": partial(stacked, partial(recurrent, eqx.nn.GRUCell)),
     "embedding": embedding,
     "dropout": dropout,
 }

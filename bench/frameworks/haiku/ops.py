@@ -1,7 +1,7 @@
 """Haiku's layers, as its users write them: functions of modules, transformed."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import haiku as hk
@@ -46,20 +46,17 @@ def conv_transpose(row: Row) -> JaxOp:
     return module(lambda x: hk.ConvNDTranspose(*shape, **options, name="conv")(x), "conv", convert)
 
 
-def pool(make: Callable[..., Any]) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        w = window(row)
-        sizes, strides = (*w.window, 1), (*w.strides, 1)
-        if any(w.padding):
-            raise Unavailable("haiku's pools take no padding but SAME and VALID")
-        pure = hk.without_apply_rng(hk.transform(lambda x: make(x, sizes, strides, "VALID")))
-        return JaxOp(pure.apply)
-
-    return op
+def pool(make: Callable[..., Any], row: Row) -> JaxOp:
+    w = window(row)
+    sizes, strides = (*w.window, 1), (*w.strides, 1)
+    if any(w.padding):
+        raise Unavailable("haiku's pools take no padding but SAME and VALID")
+    pure = hk.without_apply_rng(hk.transform(lambda x: make(x, sizes, strides, "VALID")))
+    return JaxOp(pure.apply)
 
 
-def norm(make: Callable[..., Any]) -> Callable[[Row], JaxOp]:
-    return lambda row: module(lambda x: make(row)(x), "norm")
+def norm(make: Callable[..., Any], row: Row) -> JaxOp:
+    return module(lambda x: make(row)(x), "norm")
 
 
 def batch_norm(row: Row) -> JaxOp:
@@ -103,13 +100,13 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "dense": lambda row: module(lambda x: hk.Linear(row["features"], name="linear")(x), "linear"),
     "conv": conv,
     "conv_transpose": conv_transpose,
-    "max_pool": pool(hk.max_pool),
-    "avg_pool": pool(hk.avg_pool),
+    "max_pool": partial(pool, hk.max_pool),
+    "avg_pool": partial(pool, hk.avg_pool),
     "batch_norm": batch_norm,
-    "layer_norm": norm(lambda row: hk.LayerNorm(-1, True, True, EPSILON, name="norm")),
-    "group_norm": norm(lambda row: hk.GroupNorm(row["groups"], eps=EPSILON, name="norm")),
-    "rms_norm": norm(lambda row: hk.RMSNorm(-1, EPSILON, name="norm")),
-    "lstm": functools.partial(stacked, lstm),
+    "layer_norm": partial(norm, lambda row: hk.LayerNorm(-1, True, True, EPSILON, name="norm")),
+    "group_norm": partial(norm, lambda row: hk.GroupNorm(row["groups"], eps=EPSILON, name="norm")),
+    "rms_norm": partial(norm, lambda row: hk.RMSNorm(-1, EPSILON, name="norm")),
+    "lstm": partial(stacked, lstm),
     "embedding": lambda row: module(
         lambda x: hk.Embed(row["vocabulary"], row["features"], name="embed")(x), "embed"
     ),

@@ -115,5 +115,5 @@ MODELS = {
     "conv_net": conv_net,
     "lstm_lm": lstm_lm,
     "transformer": transformer,
-    "transformer_loop": lambda size: transformer(size, repeated=False),
 }
+MODELS["transformer_loop"] = lambda size: transformer(size, repeated=False)

@@ -1,7 +1,7 @@
 """jlayers' layers, as its users write them."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,40 +31,33 @@ def conv_transpose(row: Row) -> JaxOp:
     return stateless(jl.ConvTranspose(row["features"], row["kernel"], **options))
 
 
-def recurrent(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        one = make(row["features"])
+def recurrent(make: Callable[..., jl.Layer], row: Row) -> JaxOp:
+    one = make(row["features"])
+    if row["bidirectional"]:
+        one = jl.bidirectional(one)
+
+    def convert(weights: Any) -> dict[str, Any]:
+        layers = [[own_names(cell) for cell in directions] for directions in weights]
         if row["bidirectional"]:
-            one = jl.bidirectional(one)
-        model = jl.serial(**{f"layer_{i}": one for i in range(row["layers"])})
+            named = [{"forward": forward, "backward": back} for forward, back in layers]
+        else:
+            named = [own for (own,) in layers]
+        return {f"layer_{i}": layer for i, layer in enumerate(named)}
 
-        def convert(weights: Any) -> dict[str, Any]:
-            layers = [[own_names(cell) for cell in directions] for directions in weights]
-            return {
-                f"layer_{i}": dict(zip(("forward", "backward"), cells, strict=True))
-                if len(cells) == 2
-                else cells[0]
-                for i, cells in enumerate(layers)
-            }
-
-        return stateless(model)._replace(convert=convert)
-
-    return op
+    model = jl.serial(**{f"layer_{i}": one for i in range(row["layers"])})
+    return stateless(model)._replace(convert=convert)
 
 
 def batch_norm(row: Row) -> JaxOp:
     layer = jl.BatchNorm(epsilon=EPSILON)
     _, state = layer.init(jax.random.key(0), jl.spec(row.x, row.dtype))
-    apply = functools.partial(layer.apply, train=True)
+    apply = partial(layer.apply, train=True)
     return JaxOp(lambda params, x, state: apply(params, state, x), extra=(state,), aux=True)
 
 
-def pool(make: Callable[..., jl.Layer]) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        w = window(row)
-        return stateless(make(w.window, strides=w.strides, padding=w.pairs))
-
-    return op
+def pool(make: Callable[..., jl.Layer], row: Row) -> JaxOp:
+    w = window(row)
+    return stateless(make(w.window, strides=w.strides, padding=w.pairs))
 
 
 def dropout(row: Row) -> JaxOp:
@@ -76,15 +69,15 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "dense": lambda row: stateless(jl.Dense(row["features"])),
     "conv": conv,
     "conv_transpose": conv_transpose,
-    "max_pool": pool(jl.MaxPool),
-    "avg_pool": pool(jl.AvgPool),
+    "max_pool": partial(pool, jl.MaxPool),
+    "avg_pool": partial(pool, jl.AvgPool),
     "batch_norm": batch_norm,
     "layer_norm": lambda row: stateless(jl.LayerNorm(epsilon=EPSILON)),
     "group_norm": lambda row: stateless(jl.GroupNorm(row["groups"], epsilon=EPSILON)),
     "rms_norm": lambda row: stateless(jl.RMSNorm(epsilon=EPSILON)),
-    "lstm": recurrent(jl.LSTM),
-    "gru": recurrent(jl.GRU),
-    "simple_rnn": recurrent(jl.SimpleRNN),
+    "lstm": partial(recurrent, jl.LSTM),
+    "gru": partial(recurrent, jl.GRU),
+    "simple_rnn": partial(recurrent, jl.SimpleRNN),
     "attention": attention(jl.core.attention, "causal"),
     "embedding": lambda row: stateless(jl.Embedding(row["vocabulary"], row["features"])),
     "dropout": dropout,

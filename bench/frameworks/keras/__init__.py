@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import Unavailable
-from ..weights import Arrays, gate_count, renamed
+from ..weights import Arrays, gate_count, own_names, renamed
 
 os.environ["KERAS_BACKEND"] = "jax"  # before its first import
 
@@ -18,8 +18,7 @@ def layout(arrays: Arrays) -> Arrays:
     if "recurrent_kernel" in arrays and gate_count(arrays) == 3:
         return _gru(arrays)
     if "kernel" in arrays:
-        names = {"kernel": "kernel", "recurrent_kernel": "recurrent_kernel", "bias": "bias"}
-        return renamed(arrays, **names)
+        return own_names(arrays)
     return renamed(arrays, gamma="scale", beta="bias", embeddings="embedding")
 
 

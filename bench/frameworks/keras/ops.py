@@ -1,7 +1,7 @@
 """Keras' layers called without state, its fastest way from a ``jax.jit``."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -74,61 +74,48 @@ def conv_transpose(row: Row) -> JaxOp:
     return module(built, row, convert=convert)
 
 
-def pool(name: str) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        w = window(row)
-        axes = zip(w.window, w.strides, w.padding, strict=True)
-        if any(w.padding) and not all(s == 1 and 2 * p == k - 1 for k, s, p in axes):
-            raise Unavailable("keras' pools take no padding but same and valid")
-        how = "same" if any(w.padding) else "valid"
-        sizes, strides = (w.window, w.strides) if len(w.window) > 1 else (w.window[0], w.strides[0])
-        return module(ranked(name, len(w.window))(sizes, strides, how, dtype=row.dtype), row)
-
-    return op
+def pool(name: str, row: Row) -> JaxOp:
+    w = window(row)
+    axes = zip(w.window, w.strides, w.padding, strict=True)
+    if any(w.padding) and not all(s == 1 and 2 * p == k - 1 for k, s, p in axes):
+        raise Unavailable("keras' pools take no padding but same and valid")
+    how = "same" if any(w.padding) else "valid"
+    sizes, strides = (w.window, w.strides) if len(w.window) > 1 else (w.window[0], w.strides[0])
+    return module(ranked(name, len(w.window))(sizes, strides, how, dtype=row.dtype), row)
 
 
-def recurrent(make: Any) -> Callable[[Row], JaxOp]:
-    def one(row: Row, channels: int, reverse: bool) -> JaxOp:
-        options = {"return_sequences": True, "go_backwards": reverse, "dtype": row.dtype}
-        # The default, orthogonal, does not support bfloat16; the values are replaced anyway.
-        built = make(row["features"], recurrent_initializer="zeros", **options)
-        whole = module(built, row.replace((*row.x[:-1], channels)))
+def recurrent(make: Any, row: Row, channels: int, reverse: bool) -> JaxOp:
+    options = {"return_sequences": True, "go_backwards": reverse, "dtype": row.dtype}
+    # The default, orthogonal, does not support bfloat16; the values are replaced anyway.
+    built = make(row["features"], recurrent_initializer="zeros", **options)
+    own = module(built, row.replace((*row.x[:-1], channels)))
 
-        def apply(params: Any, x: Any) -> Any:
-            y = built.stateless_call(params, *whole.extra, x)[0]
-            # Going backwards, Keras gives the outputs in the order in which they were computed.
-            return y[:, ::-1] if reverse else y
+    def apply(params: Any, x: Any) -> Any:
+        y = built.stateless_call(params, *own.extra, x)[0]
+        # Going backwards, Keras gives the outputs in the order in which they were computed.
+        return y[:, ::-1] if reverse else y
 
-        return JaxOp(apply, whole.convert)
-
-    return functools.partial(stacked, one)
+    return JaxOp(apply, own.convert)
 
 
-def layer(
-    make: Any, *names: str, training: bool | None = None, **options: Any
-) -> Callable[[Row], JaxOp]:
+def layer(make: Any, *names: str, training: bool | None = None) -> Callable[[Row], JaxOp]:
     """A layer that takes the row's options of those names, and its dtype."""
-
-    def op(row: Row) -> JaxOp:
-        built = make(*(row[name] for name in names), dtype=row.dtype, **options)
-        return module(built, row, training)
-
-    return op
+    return lambda row: module(make(*map(row.options.get, names), dtype=row.dtype), row, training)
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {
     "dense": layer(layers.Dense, "features"),
     "conv": conv,
     "conv_transpose": conv_transpose,
-    "max_pool": pool("MaxPooling{}D"),
-    "avg_pool": pool("AveragePooling{}D"),
-    "batch_norm": layer(layers.BatchNormalization, epsilon=EPSILON, training=True),
-    "layer_norm": layer(layers.LayerNormalization, epsilon=EPSILON),
-    "group_norm": layer(layers.GroupNormalization, "groups", epsilon=EPSILON),
-    "rms_norm": layer(layers.RMSNormalization, epsilon=EPSILON),
-    "lstm": recurrent(layers.LSTM),
-    "gru": recurrent(layers.GRU),
-    "simple_rnn": recurrent(layers.SimpleRNN),
+    "max_pool": partial(pool, "MaxPooling{}D"),
+    "avg_pool": partial(pool, "AveragePooling{}D"),
+    "batch_norm": layer(partial(layers.BatchNormalization, epsilon=EPSILON), training=True),
+    "layer_norm": layer(partial(layers.LayerNormalization, epsilon=EPSILON)),
+    "group_norm": layer(partial(layers.GroupNormalization, epsilon=EPSILON), "groups"),
+    "rms_norm": layer(partial(layers.RMSNormalization, epsilon=EPSILON)),
+    "lstm": partial(stacked, partial(recurrent, layers.LSTM)),
+    "gru": partial(stacked, partial(recurrent, layers.GRU)),
+    "simple_rnn": partial(stacked, partial(recurrent, layers.SimpleRNN)),
     "attention": attention(keras.ops.dot_product_attention),
     "embedding": layer(layers.Embedding, "vocabulary", "features"),
     "dropout": layer(layers.Dropout, "rate", training=True),

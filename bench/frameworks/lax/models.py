@@ -31,18 +31,13 @@ def mlp(params: Tree, x: jax.Array) -> jax.Array:
 
 
 def mlp_model(size: Perceptron) -> Model:
+    """Its parameters are always given, so that it has no initialiser but zeros."""
     names = [*(f"dense_{i}" for i in range(len(size.features))), "head"]
-    shapes = list(itertools.pairwise((size.inputs, *size.features, size.classes)))
-    draw = jax.nn.initializers.lecun_normal()
-
-    def init(key: Any, x: Any) -> Any:
-        keys = jax.random.split(key, len(names))
-        return {
-            name: {"kernel": draw(key, shape), "bias": jnp.zeros(shape[1])}
-            for name, key, shape in zip(names, keys, shapes, strict=True)
-        }, {}
-
-    return Model(init, lambda params, state, x: (mlp(params, x), state))
+    shapes = dict(
+        zip(names, itertools.pairwise((size.inputs, *size.features, size.classes)), strict=True)
+    )
+    zeros = {n: {"kernel": jnp.zeros(s), "bias": jnp.zeros(s[1])} for n, s in shapes.items()}
+    return Model(lambda key, x: (zeros, {}), lambda params, state, x: (mlp(params, x), state))
 
 
 MODELS = {"mlp": mlp_model}

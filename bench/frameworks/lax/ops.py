@@ -1,8 +1,8 @@
 """The operations written by hand on ``jax.lax``."""
 
-import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,17 +20,11 @@ LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "
 
 def conv(row: Row) -> JaxOp:
     g = geometry(row)
+    options = {"dimension_numbers": LAYOUTS[g.rank], "feature_group_count": g.groups}
+    convolve = partial(lax.conv_general_dilated, rhs_dilation=g.dilation, **options)
 
     def apply(params: Any, x: Any) -> Any:
-        y = lax.conv_general_dilated(
-            x,
-            params["kernel"],
-            g.strides,
-            g.pairs,
-            rhs_dilation=g.dilation,
-            dimension_numbers=LAYOUTS[g.rank],
-            feature_group_count=g.groups,
-        )
+        y = convolve(x, params["kernel"], g.strides, g.pairs)
         return y + params["bias"] if g.bias else y
 
     return JaxOp(apply)
@@ -38,7 +32,7 @@ def conv(row: Row) -> JaxOp:
 
 def conv_transpose(row: Row) -> JaxOp:
     g, padding = geometry(row), row["padding"]
-    convolve = functools.partial(lax.conv_transpose, dimension_numbers=LAYOUTS[g.rank])
+    convolve = partial(lax.conv_transpose, dimension_numbers=LAYOUTS[g.rank])
     return JaxOp(lambda p, x: convolve(x, p["kernel"], g.strides, padding) + p["bias"])
 
 
@@ -128,20 +122,17 @@ def simple_step(params: Any, carry: Any, projected: Any) -> Any:
     return (h, c), h
 
 
-def recurrent(step: Callable[..., Any]) -> Callable[[Row], JaxOp]:
+def recurrent(step: Callable[..., Any], row: Row, channels: int, reverse: bool) -> JaxOp:
     """One product with all inputs, then a scan over time."""
 
-    def one(row: Row, channels: int, reverse: bool) -> JaxOp:
-        def apply(params: Any, x: Any) -> Any:
-            projected = jnp.swapaxes(x @ params["kernel"] + params["bias"], 0, 1)
-            zeros = jnp.zeros((x.shape[0], row["features"]), x.dtype)
-            carry = (zeros, zeros if step is lstm_step else None)
-            ys = lax.scan(functools.partial(step, params), carry, projected, reverse=reverse)[1]
-            return jnp.swapaxes(ys, 0, 1)
+    def apply(params: Any, x: Any) -> Any:
+        projected = jnp.swapaxes(x @ params["kernel"] + params["bias"], 0, 1)
+        zeros = jnp.zeros((x.shape[0], row["features"]), x.dtype)
+        carry = (zeros, zeros if step is lstm_step else None)
+        ys = lax.scan(partial(step, params), carry, projected, reverse=reverse)[1]
+        return jnp.swapaxes(ys, 0, 1)
 
-        return JaxOp(apply)
-
-    return functools.partial(stacked, one)
+    return JaxOp(apply)
 
 
 def dropout(row: Row) -> JaxOp:
@@ -164,9 +155,9 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "layer_norm": lambda row: JaxOp(lambda params, x: scaled(params, normalised(x, (-1,))[0], x)),
     "group_norm": group_norm,
     "rms_norm": rms_norm,
-    "lstm": recurrent(lstm_step),
-    "gru": recurrent(gru_step),
-    "simple_rnn": recurrent(simple_step),
+    "lstm": partial(stacked, partial(recurrent, lstm_step)),
+    "gru": partial(stacked, partial(recurrent, gru_step)),
+    "simple_rnn": partial(stacked, partial(recurrent, simple_step)),
     "attention": attention(jax.nn.dot_product_attention),
     "embedding": lambda row: JaxOp(lambda params, x: params["embedding"][x]),
     "dropout": dropout,

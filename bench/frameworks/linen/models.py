@@ -113,10 +113,5 @@ class Gpt(nn.Module):
         return nn.Dense(size.vocabulary, name="head")(x)
 
 
-MODELS = {
-    "mlp": Mlp,
-    "conv_net": ConvNet,
-    "lstm_lm": LstmLm,
-    "transformer": Gpt,
-    "transformer_scan": lambda size: Gpt(size, scan=True),
-}
+MODELS: dict[str, Any] = {"mlp": Mlp, "conv_net": ConvNet, "lstm_lm": LstmLm, "transformer": Gpt}
+MODELS["transformer_scan"] = lambda size: Gpt(size, scan=True)

@@ -1,7 +1,7 @@
 """Flax linen's layers, as its users write them."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,19 +36,15 @@ def conv_transpose(row: Row) -> JaxOp:
     return module(nn.ConvTranspose(g.features, g.kernel, g.strides, row["padding"], **dtypes(row)))
 
 
-def pool(function: Callable[..., Any], **options: Any) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        w = window(row)
-        return JaxOp(lambda params, x: function(x, w.window, w.strides, w.pairs, **options))
-
-    return op
+def pool(function: Callable[..., Any], row: Row) -> JaxOp:
+    w = window(row)
+    return JaxOp(lambda params, x: function(x, w.window, w.strides, w.pairs))
 
 
 def batch_norm(row: Row) -> JaxOp:
     built = nn.BatchNorm(use_running_average=False, epsilon=EPSILON, **dtypes(row))
-    shapes = jax.ShapeDtypeStruct(row.x, row.dtype)
-    variables = jax.eval_shape(built.init, jax.random.key(0), shapes)["batch_stats"]
-    running = {name: np.full(x.shape, name == "var", x.dtype) for name, x in variables.items()}
+    features = row.x[-1]
+    running = {"mean": np.zeros(features, np.float32), "var": np.ones(features, np.float32)}
 
     def apply(params: Any, x: Any, running: Any) -> Any:
         return built.apply({"params": params, "batch_stats": running}, x, mutable=["batch_stats"])
@@ -56,12 +52,9 @@ def batch_norm(row: Row) -> JaxOp:
     return JaxOp(apply, extra=(running,), aux=True)
 
 
-def recurrent(cell: Callable[..., Any]) -> Callable[[Row], JaxOp]:
-    def one(row: Row, channels: int, reverse: bool) -> JaxOp:
-        rnn = nn.RNN(cell(row["features"], **dtypes(row)), reverse=reverse, keep_order=True)
-        return module(rnn)._replace(convert=lambda weights: {"cell": nested(layout(weights))})
-
-    return functools.partial(stacked, one)
+def recurrent(cell: Callable[..., Any], row: Row, channels: int, reverse: bool) -> JaxOp:
+    rnn = nn.RNN(cell(row["features"], **dtypes(row)), reverse=reverse, keep_order=True)
+    return module(rnn)._replace(convert=lambda weights: {"cell": nested(layout(weights))})
 
 
 def attention(row: Row) -> JaxOp:
@@ -79,27 +72,24 @@ def dropout(row: Row) -> JaxOp:
     return JaxOp(lambda params, x, key: built.apply({}, x, rngs={"dropout": key}), extra=(key,))
 
 
-def norm(make: Callable[..., nn.Module]) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        groups = {"num_groups": row["groups"]} if "groups" in row.options else {}
-        return module(make(epsilon=EPSILON, **groups, **dtypes(row)))
-
-    return op
+def norm(make: Callable[..., nn.Module], row: Row) -> JaxOp:
+    groups = {"num_groups": row["groups"]} if "groups" in row.options else {}
+    return module(make(epsilon=EPSILON, **groups, **dtypes(row)))
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {
     "dense": lambda row: module(nn.Dense(row["features"], **dtypes(row))),
     "conv": conv,
     "conv_transpose": conv_transpose,
-    "max_pool": pool(nn.max_pool),
-    "avg_pool": pool(nn.avg_pool, count_include_pad=False),
+    "max_pool": partial(pool, nn.max_pool),
+    "avg_pool": partial(pool, partial(nn.avg_pool, count_include_pad=False)),
     "batch_norm": batch_norm,
-    "layer_norm": norm(nn.LayerNorm),
-    "group_norm": norm(nn.GroupNorm),
-    "rms_norm": norm(nn.RMSNorm),
-    "lstm": recurrent(nn.OptimizedLSTMCell),
-    "gru": recurrent(nn.GRUCell),
-    "simple_rnn": recurrent(nn.SimpleCell),
+    "layer_norm": partial(norm, nn.LayerNorm),
+    "group_norm": partial(norm, nn.GroupNorm),
+    "rms_norm": partial(norm, nn.RMSNorm),
+    "lstm": partial(stacked, partial(recurrent, nn.OptimizedLSTMCell)),
+    "gru": partial(stacked, partial(recurrent, nn.GRUCell)),
+    "simple_rnn": partial(stacked, partial(recurrent, nn.SimpleCell)),
     "attention": attention,
     "embedding": lambda row: module(nn.Embed(row["vocabulary"], row["features"], **dtypes(row))),
     "dropout": dropout,

@@ -127,10 +127,5 @@ class Gpt(nnx.Module):
         return self.head(self.norm(x))
 
 
-MODELS = {
-    "mlp": Mlp,
-    "conv_net": ConvNet,
-    "lstm_lm": LstmLm,
-    "transformer": Gpt,
-    "transformer_scan": lambda size, rngs: Gpt(size, scan=True, rngs=rngs),
-}
+MODELS: dict[str, Any] = {"mlp": Mlp, "conv_net": ConvNet, "lstm_lm": LstmLm, "transformer": Gpt}
+MODELS["transformer_scan"] = lambda size, rngs: Gpt(size, scan=True, rngs=rngs)

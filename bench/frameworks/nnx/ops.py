@@ -1,7 +1,7 @@
 """Flax NNX's layers; split before ``jax.jit`` and merged inside, its fastest way."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,38 +57,32 @@ def conv_transpose(row: Row) -> JaxOp:
     return module(nnx.ConvTranspose(g.channels, g.features, g.kernel, g.strides, **own))
 
 
-def norm(make: Callable[..., Any], **own: Any) -> Callable[[Row], JaxOp]:
-    def op(row: Row) -> JaxOp:
-        groups = {"num_groups": row["groups"]} if "groups" in row.options else {}
-        return module(make(row.x[-1], epsilon=EPSILON, **groups, **own, **options(row)))
-
-    return op
+def norm(make: Callable[..., Any], row: Row, **own: Any) -> JaxOp:
+    groups = {"num_groups": row["groups"]} if "groups" in row.options else {}
+    return module(make(row.x[-1], epsilon=EPSILON, **groups, **own, **options(row)))
 
 
-def recurrent(cell: Callable[..., Any]) -> Callable[[Row], JaxOp]:
-    def one(row: Row, channels: int, reverse: bool) -> JaxOp:
-        # The default, orthogonal, does not support bfloat16; the values are replaced anyway.
-        zeros = {"recurrent_kernel_init": jax.nn.initializers.zeros}
-        built = cell(channels, row["features"], **zeros, **options(row))
-        rnn = nnx.RNN(built, reverse=reverse, keep_order=True, rngs=False)
-        return module(rnn, "cell/", lambda rnn, x: rnn(x, rngs=nnx.Rngs(0)))
-
-    return functools.partial(stacked, one)
+def recurrent(cell: Callable[..., Any], row: Row, channels: int, reverse: bool) -> JaxOp:
+    # The default, orthogonal, does not support bfloat16; the values are replaced anyway.
+    zeros = {"recurrent_kernel_init": jax.nn.initializers.zeros}
+    built = cell(channels, row["features"], **zeros, **options(row))
+    rnn = nnx.RNN(built, reverse=reverse, keep_order=True, rngs=False)
+    return module(rnn, "cell/", lambda rnn, x: rnn(x, rngs=nnx.Rngs(0)))
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {
     "dense": lambda row: module(nnx.Linear(row.x[-1], row["features"], **options(row))),
     "conv": conv,
     "conv_transpose": conv_transpose,
-    "max_pool": pool(nnx.max_pool),
-    "avg_pool": pool(nnx.avg_pool, count_include_pad=False),
-    "batch_norm": norm(nnx.BatchNorm, use_running_average=False),
-    "layer_norm": norm(nnx.LayerNorm),
-    "group_norm": norm(nnx.GroupNorm),
-    "rms_norm": norm(nnx.RMSNorm),
-    "lstm": recurrent(nnx.OptimizedLSTMCell),
-    "gru": recurrent(nnx.GRUCell),
-    "simple_rnn": recurrent(nnx.SimpleCell),
+    "max_pool": partial(pool, nnx.max_pool),
+    "avg_pool": partial(pool, partial(nnx.avg_pool, count_include_pad=False)),
+    "batch_norm": partial(norm, nnx.BatchNorm, use_running_average=False),
+    "layer_norm": partial(norm, nnx.LayerNorm),
+    "group_norm": partial(norm, nnx.GroupNorm),
+    "rms_norm": partial(norm, nnx.RMSNorm),
+    "lstm": partial(stacked, partial(recurrent, nnx.OptimizedLSTMCell)),
+    "gru": partial(stacked, partial(recurrent, nnx.GRUCell)),
+    "simple_rnn": partial(stacked, partial(recurrent, nnx.SimpleCell)),
     "attention": attention(nnx.dot_product_attention),
     "embedding": lambda row: module(nnx.Embed(row["vocabulary"], row["features"], **options(row))),
     "dropout": lambda row: module(nnx.Dropout(row["rate"], rngs=nnx.Rngs(0))),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..weights import Arrays, gate_count, kernel_first, renamed
+from ..weights import Arrays, gate_count, torch_names
 
 
 def layout(arrays: Arrays) -> Arrays:
@@ -15,8 +15,7 @@ def layout(arrays: Arrays) -> Arrays:
             "bias_ih": arrays["bias"],
             **({"bias_hh": _second_bias(arrays)} if "second_bias" in arrays else {}),
         }
-    own = renamed(arrays, weight="scale", bias="bias") | renamed(arrays, weight="embedding")
-    return own | {"weight": kernel_first(arrays["kernel"])} if "kernel" in arrays else own
+    return torch_names(arrays)
 
 
 def _second_bias(arrays: Arrays) -> Any:

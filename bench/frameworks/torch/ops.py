@@ -1,6 +1,7 @@
 """PyTorch's layers, eager, with channels last in memory where that is its fast path."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,8 @@ from ...row import Row
 from .. import Unavailable
 from . import layout
 
+# Channels to the front, and (B, T, N, H) to (B, N, T, H).
+FIRST, HEADS = (-1, 1), (1, 2)
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -53,13 +56,13 @@ class TorchOp(NamedTuple):
       module: holds the parameters.
       convert: the canonical weights to them by name; it only moves values.
       call: (module, x) to y, by default a call of the module.
-      axes: where the channels are: "last", "first", or "heads" for (B, T, N, H) as (B, N, T, H).
+      moved: an axis of x and y, and where it is in torch; None where all are the same.
     """
 
     module: nn.Module
     convert: Callable[[Any], Any] = layout
     call: Callable[[nn.Module, Any], Any] = lambda module, x: module(x)
-    axes: str = "last"
+    moved: tuple[int, int] | None = None
 
     def program(self, task: Task) -> Program:
         """The forward pass without a tape, or with one and all gradients."""
@@ -108,23 +111,21 @@ class TorchOp(NamedTuple):
         with torch.no_grad():
             for name, value in values.items():
                 own[name].copy_(tensor(np.ascontiguousarray(value)))
-        if self.axes == "first" and x.ndim in CHANNELS_LAST:
+        if self.moved == FIRST and x.ndim in CHANNELS_LAST:
             module.to(memory_format=CHANNELS_LAST[x.ndim])
         return own
 
     def _tensor(self, value: np.ndarray) -> torch.Tensor:
         made = tensor(value)
-        if self.axes == "heads":
-            return made.transpose(1, 2)
-        if self.axes == "first":
+        if self.moved is not None:
+            made = made.movedim(*self.moved)
+        if self.moved == FIRST:
             form = CHANNELS_LAST.get(made.ndim, torch.contiguous_format)
-            return made.movedim(-1, 1).contiguous(memory_format=form)
+            made = made.contiguous(memory_format=form)
         return made
 
     def _array(self, value: torch.Tensor) -> np.ndarray:
-        if self.axes == "heads":
-            return array(value.transpose(1, 2))
-        return array(value.movedim(1, -1) if self.axes == "first" else value)
+        return array(value if self.moved is None else value.movedim(*reversed(self.moved)))
 
     @staticmethod
     def chain(parts: Sequence["TorchOp"]) -> "TorchOp":
@@ -136,7 +137,7 @@ class TorchOp(NamedTuple):
             }
 
         whole = nn.Sequential(*(part.module for part in parts))
-        return TorchOp(whole, convert, axes=parts[0].axes)
+        return TorchOp(whole, convert, moved=parts[0].moved)
 
 
 def tensor(value: np.ndarray) -> torch.Tensor:
@@ -159,7 +160,7 @@ def ranked(name: str, rank: int) -> Any:
 def conv(row: Row) -> TorchOp:
     g = geometry(row)
     shape = (g.channels, g.features, g.kernel, g.strides, g.padding, g.dilation, g.groups, g.bias)
-    return TorchOp(ranked("Conv{}d", g.rank)(*shape), axes="first")
+    return TorchOp(ranked("Conv{}d", g.rank)(*shape), moved=FIRST)
 
 
 def conv_transpose(row: Row) -> TorchOp:
@@ -169,76 +170,61 @@ def conv_transpose(row: Row) -> TorchOp:
     crop = [k - s if row["padding"] == "SAME" else 0 for k, s in pairs]
     if any(amount % 2 for amount in crop):
         raise ValueError(f"{row.name}: torch has no such crop; give VALID")
-    module = ranked("ConvTranspose{}d", g.rank)(
-        g.channels,
-        g.features,
-        g.kernel,
-        g.strides,
-        padding=[amount // 2 for amount in crop],
-        output_padding=[max(s - k, 0) for k, s in pairs],
-    )
+    padding, output_padding = [c // 2 for c in crop], [max(s - k, 0) for k, s in pairs]
+    shape = (g.channels, g.features, g.kernel, g.strides, padding, output_padding)
+    module = ranked("ConvTranspose{}d", g.rank)(*shape)
 
     def convert(weights: Any) -> dict[str, Any]:
         flipped = np.flip(weights["kernel"], tuple(range(g.rank)))
         return {"weight": np.moveaxis(flipped, (-2, -1), (0, 1)), "bias": weights["bias"]}
 
-    return TorchOp(module, convert, axes="first")
+    return TorchOp(module, convert, moved=FIRST)
 
 
-def pool(name: str, **options: Any) -> Callable[[Row], TorchOp]:
-    def op(row: Row) -> TorchOp:
-        w = window(row)
-        make = ranked(name, len(w.window))
-        return TorchOp(make(w.window, w.strides, w.padding, **options), axes="first")
-
-    return op
+def pool(name: str, row: Row, **options: Any) -> TorchOp:
+    w = window(row)
+    make = ranked(name, len(w.window))
+    return TorchOp(make(w.window, w.strides, w.padding, **options), moved=FIRST)
 
 
 def batch_norm(row: Row) -> TorchOp:
     module = ranked("BatchNorm{}d", max(len(row.x) - 2, 1))(row.x[-1], EPSILON, momentum=0.01)
-    return TorchOp(module, axes="first" if len(row.x) > 2 else "last")
+    return TorchOp(module, moved=FIRST if len(row.x) > 2 else None)
 
 
-def recurrent(make: Any) -> Callable[[Row], TorchOp]:
-    def op(row: Row) -> TorchOp:
-        options = {"batch_first": True, "bidirectional": row["bidirectional"]}
-        module = make(row.x[-1], row["features"], row["layers"], **options)
+def recurrent(make: Any, row: Row) -> TorchOp:
+    options = {"batch_first": True, "bidirectional": row["bidirectional"]}
+    module = make(row.x[-1], row["features"], row["layers"], **options)
 
-        def convert(weights: Any) -> dict[str, Any]:
-            return {
-                f"{name}_l{i}{side}": value
-                for i, cells in enumerate(weights)
-                for cell, side in zip(cells, ("", "_reverse"), strict=False)
-                for name, value in layout(cell).items()
-            }
+    def convert(weights: Any) -> dict[str, Any]:
+        return {
+            f"{name}_l{i}{side}": value
+            for i, cells in enumerate(weights)
+            for cell, side in zip(cells, ("", "_reverse"), strict=False)
+            for name, value in layout(cell).items()
+        }
 
-        return TorchOp(module, convert, lambda module, x: module(x)[0])
-
-    return op
+    return TorchOp(module, convert, lambda module, x: module(x)[0])
 
 
 def attention(row: Row) -> TorchOp:
-    def call(module: nn.Module, x: Any) -> Any:
-        return nn.functional.scaled_dot_product_attention(*x, is_causal=row["causal"])
-
-    return TorchOp(nn.Identity(), call=call, axes="heads")
+    attend = partial(nn.functional.scaled_dot_product_attention, is_causal=row["causal"])
+    return TorchOp(nn.Identity(), call=lambda module, x: attend(*x), moved=HEADS)
 
 
 OPS: dict[str, Callable[[Row], TorchOp]] = {
     "dense": lambda row: TorchOp(nn.Linear(row.x[-1], row["features"])),
     "conv": conv,
     "conv_transpose": conv_transpose,
-    "max_pool": pool("MaxPool{}d"),
-    "avg_pool": pool("AvgPool{}d", count_include_pad=False),
+    "max_pool": partial(pool, "MaxPool{}d"),
+    "avg_pool": partial(pool, "AvgPool{}d", count_include_pad=False),
     "batch_norm": batch_norm,
     "layer_norm": lambda row: TorchOp(nn.LayerNorm(row.x[-1], EPSILON)),
-    "group_norm": lambda row: TorchOp(
-        nn.GroupNorm(row["groups"], row.x[-1], EPSILON), axes="first"
-    ),
+    "group_norm": lambda row: TorchOp(nn.GroupNorm(row["groups"], row.x[-1], EPSILON), moved=FIRST),
     "rms_norm": lambda row: TorchOp(nn.RMSNorm(row.x[-1], EPSILON)),
-    "lstm": recurrent(nn.LSTM),
-    "gru": recurrent(nn.GRU),
-    "simple_rnn": recurrent(nn.RNN),
+    "lstm": partial(recurrent, nn.LSTM),
+    "gru": partial(recurrent, nn.GRU),
+    "simple_rnn": partial(recurrent, nn.RNN),
     "attention": attention,
     "embedding": lambda row: TorchOp(nn.Embedding(row["vocabulary"], row["features"])),
     "dropout": lambda row: TorchOp(nn.Dropout(row["rate"])),
