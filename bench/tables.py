@@ -114,13 +114,12 @@ def means(rows: list[Result]) -> str:
     """The geometric means over rows, in words."""
     lines = []
     for mode, found in by_mode(rows).items():
-        compared = [r for r in found if r.to_peer is not None]
+        compared = sum(r.to_peer is not None for r in found)
         to_peer = times(geometric_mean(r.to_peer for r in found))
         to_torch = times(geometric_mean(r.to_torch for r in found))
-        lines.append(
-            f"{mode}: {to_peer} as fast as the best JAX peer, {to_torch} as torch (geometric means"
-            f" over {len(compared)} of {len(found)} rows), {sum(r.behind for r in found)} rows behind"
-        )
+        text = f"{mode}: {to_peer} as fast as the best JAX peer, {to_torch} as torch"
+        text += f" (geometric means over {compared} of {len(found)} rows)"
+        lines += [f"{text}, {sum(r.behind for r in found)} rows behind"] if compared else []
     return "\n".join(lines)
 
 

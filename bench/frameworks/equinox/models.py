@@ -119,9 +119,8 @@ class LstmLm(eqx.Module):
     def __init__(self, size: LanguageModel, *, key: Any):
         make = keys(key)
         self.tokens = nn.Embedding(size.vocabulary, size.width, key=next(make))
-        self.lstm = [
-            nn.LSTMCell(width, size.features, key=next(make)) for width in size.lstm_inputs()
-        ]
+        pairs = [(inputs, size.features) for inputs in size.lstm_inputs()]
+        self.lstm = [nn.LSTMCell(*pair, key=next(make)) for pair in pairs]
         self.head = nn.Linear(size.features, size.vocabulary, key=next(make))
 
     def __call__(self, ids: Any, state: Any) -> Any:
