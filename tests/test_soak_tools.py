@@ -5,7 +5,6 @@ import pathlib
 import random
 import types
 
-import jax
 import numpy as np
 import pytest
 from soak import checkpoint_fuzz, kills, step_memory
@@ -19,15 +18,13 @@ TINY = Perceptron(inputs=6, features=(5,), classes=3)
 
 
 @pytest.fixture
-def compiled_fast():
-    """What is compiled here runs a few times only; and promotes as optax does."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def promoting():
+    """optax relies on type promotion."""
     with default_promotion():
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
-def test_memory_is_that_of_the_compiled_step(compiled_fast):
+def test_memory_is_that_of_the_compiled_step(promoting):
     memory = types.SimpleNamespace(
         argument_size_in_bytes=10,
         output_size_in_bytes=8,
@@ -47,7 +44,7 @@ def test_a_fresh_process_reports_its_memory():
     assert 50e6 < during <= ever < 5e9
 
 
-def test_memory_is_that_of_the_steps_and_not_of_compiling(monkeypatch, compiled_fast):
+def test_memory_is_that_of_the_steps_and_not_of_compiling(monkeypatch, promoting):
     resident = {"fit": [1010, 5000], "bare": [1000, 2000]}
     monkeypatch.setattr(step_memory, "most_resident", lambda which, *_: resident[which])
     monkeypatch.setattr(step_memory, "program_bytes", lambda compiled: 100)

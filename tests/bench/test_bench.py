@@ -23,14 +23,6 @@ from bench.rows import ROWS
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
-def compiled_fast():
-    """What is compiled here runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 FIRST_OF_OP = {op: next(row for row in ROWS.values() if row.op == op) for op in OPS}
 
 
@@ -213,7 +205,7 @@ def test_the_rows_of_sequences_check_what_they_time(name):
     from bench import sequences
     from bench.frameworks.sizes import Transformer
 
-    small = Transformer(batch=1, steps=8, num_embeddings=11, width=8, heads=2, blocks=2)
+    small = Transformer(1, 8, 11, 8, 2, 2)
     make = {
         "masked-lstm-gradient": lambda: sequences.masked_lstm(True, 1e-9, 3, (2, 5, 3, 4)),
         "token-2": lambda: sequences.one_token(2, False, 1e-9, 9, small),

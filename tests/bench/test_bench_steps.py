@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
+from bench.data import default_promotion
 from bench.frameworks import Unavailable
 from bench.frameworks.sizes import LanguageModel, Perceptron, Transformer, mobilenet, resnet
 from bench.frameworks.step import Step
@@ -38,11 +38,9 @@ ROWS = [row(step, name) for step, tiny in TINY.items() for name in tiny.builders
 
 @pytest.fixture(autouse=True)
 def as_users_have_it():
-    """Other libraries rely on type promotion; and what is compiled here runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    """Other libraries rely on type promotion."""
+    with default_promotion():
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def build(step, name) -> Step:

@@ -1,6 +1,5 @@
 """The rows about training measure what they say. No timing is tested here."""
 
-import jax
 import pytest
 
 from bench import checkpointing, groups, measure, soak, tables, training_loop
@@ -15,12 +14,10 @@ TINY = Perceptron(inputs=6, features=(5,), classes=3)
 
 
 @pytest.fixture(autouse=True)
-def compiled_fast():
-    """What is compiled here runs a few times only; and promotes as optax does."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def as_users_have_it():
+    """optax relies on type promotion."""
     with default_promotion():
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_the_loops_give_the_same_bits_before_they_are_timed():

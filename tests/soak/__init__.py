@@ -17,11 +17,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run_program(name: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    """One of the programs here, in a process of its own; its output is captured."""
+    """One of the programs here, in a process of its own; its output is captured.
+
+    It compiles as users do, without the settings by which ``conftest.py`` makes tests fast.
+    """
+    fast = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in fast}
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     return subprocess.run(
         [sys.executable, "-m", f"soak.{name}", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env={**environment, "PYTHONPATH": path},
     )

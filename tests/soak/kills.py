@@ -67,6 +67,8 @@ PROGRAMS: dict[str, Callable[[], dict[str, Any]]] = {
 def program(name: str, folder: pathlib.Path, steps: int) -> None:
     """Trains to the end, from the newest checkpoint if there is one; any warning is an error."""
     warnings.simplefilter("error")
+    # Kills must fall into compilation too.
+    jax.config.update("jax_enable_compilation_cache", False)
     arguments = PROGRAMS[name]()
     with training.CheckpointManager(folder / CHECKPOINTS) as checkpoints:
         with open(folder / RESUMED, "a") as file:

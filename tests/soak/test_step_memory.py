@@ -4,7 +4,7 @@ import pytest
 
 from .step_memory import step_memory
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.optimised]
 
 
 def test_a_step_by_fit_needs_no_more_memory(record_property):
