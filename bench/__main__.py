@@ -60,7 +60,7 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
 
     here, stamp = device(), now()
     conditions = environment(installed()) | {"budget": options.budget, "rounds": options.rounds}
-    # A file or a pipe has no width of its own.
+    # A file or a pipe has no width.
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
     console.print(f"{here['name']}, {conditions['versions']}")
     shown: dict[str, dict[str, Any]] = {}

@@ -41,7 +41,7 @@ def disagreement(got: Any, expected: Any, tolerance: float) -> str | None:
 
 
 def assert_agreement(got: Any, expected: Any) -> None:
-    """Checked before two float32 results are timed against each other.
+    """Compares two float32 results before they are timed against each other.
 
     Raises:
       AssertionError: where the two trees differ.

@@ -26,7 +26,7 @@ Seconds = dict[str, list[float]]
 
 
 def seconds_of(megabytes: int, rounds: int, folder: pathlib.Path) -> Seconds:
-    """For ``megabytes`` of parameters: cat and fsync, save_checkpoint, and what blocks."""
+    """Times cat and fsync, save_checkpoint, a copy to the host, and the blocking part of a save."""
     rng = np.random.default_rng(0)
     sizes = [megabytes * MB // 20] * 19 + [megabytes * MB // 2000] * 100
     host = [rng.integers(0, 2**31, size // 4, np.int32) for size in sizes]

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-# Variables that change everyone's speed; stored with the figures.
+# Variables that change the speed of all frameworks; stored with the figures.
 VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 

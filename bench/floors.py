@@ -30,7 +30,7 @@ def peak(dtype: str) -> float:
 
 @functools.cache
 def bandwidth(traffic: int) -> float:
-    """Bytes a second that are read and written in place, ``traffic`` of them: a cache counts."""
+    """Bytes read and written in place a second, for ``traffic`` bytes, which may fit a cache."""
     values = jnp.ones((max(traffic // 8, 1024),), jnp.float32)
     scale = jax.jit(lambda values: values * 1.0001, donate_argnums=0)
     current = [values]
@@ -43,7 +43,7 @@ def bandwidth(traffic: int) -> float:
 
 
 def _best(call: Callable[[], Any], seconds: float = 0.4, least: int = 5) -> float:
-    """The shortest of many calls: a floor is what is possible, not what is usual."""
+    """The shortest of many calls: a floor is the possible, not the usual time."""
     jax.block_until_ready(call())
     times: list[float] = []
     while sum(times) < seconds or len(times) < least:

@@ -57,9 +57,9 @@ def groups(found: dict[str, Entry]) -> dict[str, list[str]]:
 
 
 def choose(words: Iterable[str], found: dict[str, Entry]) -> list[str]:
-    """The names that the typed words mean; all of them where there are no words.
+    """The names that match the words; all names where there are no words.
 
-    A word is a row, a group, a pattern ("lstm-*"), or how the names of rows begin up to a dash.
+    A word is a row, a group, a pattern ("lstm-*"), or the start of names up to a dash.
     """
     by_group, chosen = groups(found), set[str]()
     words = list(words)

@@ -1,8 +1,8 @@
 """One row from start to end: built in every framework, checked, and timed in turns.
 
 ``measure`` is for an operation, which is checked against a float64 reference, and ``measure_step``
-for a whole training step, whose first losses are compared with the other frameworks'. What is
-missing, fails or computes something else is reported with its reason and has no time.
+for a whole training step, whose first losses are compared with the other frameworks'. A framework
+that is missing, fails or computes something else is reported with the reason and has no time.
 """
 
 import math
@@ -64,7 +64,7 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
 
 
 def _figures(timing: Timing, timed: Any) -> dict[str, Any]:
-    """Those of a ``Program`` or ``Step``, as they are stored."""
+    """The figures of a ``Program`` or ``Step``, as they are stored."""
     compiled = {name: getattr(timed, name) for name in ("trace", "compile", "temp_bytes")}
     return timing._asdict() | compiled
 

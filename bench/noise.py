@@ -24,7 +24,7 @@ class Mark(NamedTuple):
 
 
 def mark() -> Mark | None:
-    """Now; None where the system has no such counters."""
+    """The current moment; None where the system has no such counters."""
     counters = pathlib.Path("/proc/stat")
     if not counters.exists():
         return None
@@ -35,7 +35,7 @@ def mark() -> Mark | None:
 
 
 def share_of_others(start: Mark | None) -> float | None:
-    """Of the cores' time since ``start``, what other processes took: 0 to 1."""
+    """The share of the cores' time since ``start`` that other processes took, 0 to 1."""
     end = mark()
     if start is None or end is None:
         return None

@@ -40,7 +40,7 @@ def draw(devices: dict[str, dict[str, dict[str, Any]]], path: pathlib.Path) -> N
 
 
 def _bars(groups: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, list[float]]]]:
-    """(group, mode, speed-ups of its rows against whom), for those with any."""
+    """(group, mode, speed-ups of its rows by opponent), for those that have any."""
     bars = []
     for group, rows in groups.items():
         for mode, found in by_mode(rows.values()).items():

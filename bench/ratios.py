@@ -73,6 +73,6 @@ def by_mode(rows: Iterable[dict[str, Any]]) -> dict[str, list[Ratios]]:
 
 
 def geometric_mean(values: Iterable[float | None]) -> float | None:
-    """Of the values that are not None; None where there are none."""
+    """The mean of the values that are not None; None where there are none."""
     logs = [math.log(value) for value in values if value is not None]
     return math.exp(sum(logs) / len(logs)) if logs else None

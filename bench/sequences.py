@@ -85,7 +85,7 @@ def one_token(
     assert_agreement(*results)
 
     def decoder(run: Any) -> Callable[[], Any]:
-        """A call is a step; a full cache is followed by an empty one."""
+        """Each call takes a step; a full cache is replaced by an empty one."""
         carry, at = empty(), 0
 
         def call() -> None:

@@ -28,11 +28,11 @@ def answer(test: str, question: str, bound: str, budget: float = 0, rounds: int 
     others = share_of_others(start)
     if case is None:
         return Answer(question, f"{test} was not found", bound, False, {}, others)
-    told = {entry.get("name"): entry.get("value", "") for entry in case.iter("property")}
+    properties = {entry.get("name"): entry.get("value", "") for entry in case.iter("property")}
     problems = [*case.iter("failure"), *case.iter("error")]
     message = problems[0].get("message", "failed").splitlines()[0] if problems else ""
-    figure = told.get("figure", message)
-    return Answer(told.get("question", question), figure, bound, not problems, {}, others)
+    figure = properties.get("figure", message)
+    return Answer(properties.get("question", question), figure, bound, not problems, {}, others)
 
 
 _TESTS = {

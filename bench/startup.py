@@ -24,7 +24,7 @@ LONGEST = 300.0  # seconds, of one process
 
 
 def measure(names: tuple[str, ...] = LIBRARIES, rounds: int = 3) -> dict[str, dict[str, Any]]:
-    """By row and framework the mode "start", the frameworks in turns, or why there is none."""
+    """For each row and framework the mode "start", or why there is none; timed in turns."""
     rows: dict[str, dict[str, Any]] = {}
     for row, what in ROWS.items():
         seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -67,7 +67,7 @@ def _started(values: list[float]) -> dict[str, Any]:
 
 
 def init(name: str) -> float:
-    """From the imported framework to the parameters; when that began."""
+    """Makes the parameters; the time when that began, after all imports."""
     from .frameworks.sizes import resnet
 
     make, model = part(name, "train").init, part(name, "models").MODELS["conv_net"]

@@ -25,7 +25,7 @@ class Table(NamedTuple):
     marked: frozenset[int] = frozenset()
 
     def markdown(self, code: bool = False) -> str:
-        """The first column as code where that is asked for."""
+        """With ``code`` the first column is formatted as code."""
         rule = ["---"] * self.left + ["---:"] * (len(self.headings) - self.left)
         lines = [[f"`{first}`" if code else first, *rest] for first, *rest in self.lines]
         return "".join(f"| {' | '.join(line)} |\n" for line in [self.headings, rule, *lines])
@@ -124,7 +124,7 @@ def means(rows: list[Result]) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """To three digits."""
+    """Milliseconds, to three digits."""
     if seconds is None:
         return "-"
     value = seconds * 1e3

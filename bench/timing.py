@@ -64,7 +64,7 @@ def time_boxed(
 
 
 def _turn(call: Callable[[], Any], most: int) -> tuple[list[float], float]:
-    """The seconds of the calls that count, at most so many, and of all."""
+    """The seconds of the calls that count, at most ``most``, and of all calls."""
     start = time.perf_counter()
     call()
     moments = [time.perf_counter()]

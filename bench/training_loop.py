@@ -142,7 +142,7 @@ def assert_same_bits(loops: dict[str, Any], steps: int) -> None:
 
 
 def _microseconds(seconds: Seconds, steps: int) -> str:
-    """Of a step, for each loop."""
+    """The microseconds of a step, for each loop."""
     return ", ".join(f"{name} {1e6 * median(s) / steps:.1f} us" for name, s in seconds.items())
 
 

@@ -6,7 +6,7 @@
 * ``models``: ``MODELS``, the models of the whole steps as its users write them, by name;
 * ``train``: ``training``, a step as its documentation has it, and how parameters are made.
 
-Nothing is imported before it is asked for: a fresh process shows what one framework costs to start.
+Frameworks are imported when they are used: a fresh process shows what one costs to start.
 """
 
 import importlib

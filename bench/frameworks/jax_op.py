@@ -87,7 +87,7 @@ class JaxOp(NamedTuple):
 
 
 def attention(function: Callable[..., Any], causal: str = "is_causal") -> Callable[[Row], JaxOp]:
-    """Of a function of queries, keys and values that masks by the option ``causal``."""
+    """An attention row from a function of (queries, keys, values); ``causal`` names its option."""
     return lambda row: JaxOp(lambda params, x: function(*x, **{causal: row["causal"]}))
 
 
@@ -109,7 +109,7 @@ def _each(parts: Sequence[JaxOp]) -> Callable[[Any], Any]:
 
 
 def stacked(one: Callable[[Row, int, bool], JaxOp], row: Row) -> JaxOp:
-    """A recurrent row from ``one(row, channels, reverse)``: layers of one or two directions."""
+    """A recurrent row, by layer and direction from ``one(row, channels, reverse)``."""
     directions: Sequence[bool] = (False, True) if row["bidirectional"] else (False,)
     layers = [[one(row, size, reverse) for reverse in directions] for size in layer_inputs(row)]
     return JaxOp.chain([side_by_side(layer) for layer in layers])

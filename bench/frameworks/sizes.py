@@ -66,7 +66,7 @@ def resnet(
     width: int = 64,
     stages: tuple[int, ...] = (3, 4, 6, 3),
 ) -> ConvNet:
-    """So many bottlenecks a stage, of ``width`` in the first and twice as wide in each next."""
+    """``stages``: the bottlenecks of each; they are twice as wide as in the stage before."""
     blocks, channels = [], width
     for stage, count in enumerate(stages):
         inner = width * 2**stage
@@ -126,7 +126,7 @@ class LanguageModel(NamedTuple):
 
 
 class Transformer(NamedTuple):
-    """``blocks`` blocks of causal attention and a perceptron four times as wide, pre-norm."""
+    """``blocks`` blocks of causal attention and an MLP four times as wide, pre-norm."""
 
     batch: int = 4
     steps: int = 128

@@ -79,7 +79,7 @@ def compile_timed(jitted: Any, *arguments: Any) -> tuple[Any, float, float, int 
     traced = time.perf_counter()
     program = lowered.compile()
     done = time.perf_counter()
-    # Equinox has the compiled program inside of its own.
+    # Equinox wraps the compiled program.
     memory = getattr(program, "compiled", program).memory_analysis()
     temp_bytes = None if memory is None else int(memory.temp_size_in_bytes)
     return program, traced - start, done - traced, temp_bytes

@@ -19,17 +19,17 @@ Layout = Callable[[Arrays], Arrays]
 NumPy, Shapes = dict[str, np.ndarray], Mapping[str, tuple[int, ...]]
 Parts = Mapping[str, str]
 NO_PARTS: Parts = {}
-# The arrays of jlayers' layers; in a benchmark row others stand beside them (``bench.ops``).
+# The arrays of jlayers' layers; a row of ``bench.ops`` can have further ones.
 OWN = ("kernel", "recurrent_kernel", "bias", "recurrent_bias", "scale", "embedding")
 
 
 def own_names(arrays: Arrays) -> Arrays:
-    """The layout of those who name and shape their arrays as jlayers does."""
+    """The layout of frameworks that name and shape their arrays as jlayers does."""
     return {name: arrays[name] for name in OWN if name in arrays}
 
 
 def renamed(arrays: Arrays, **names: str) -> Arrays:
-    """Arrays under other names: ``w="kernel"`` where the framework calls it ``w``."""
+    """Arrays under the framework's names: ``w="kernel"`` where its name is ``w``."""
     return {theirs: arrays[ours] for theirs, ours in names.items() if ours in arrays}
 
 
@@ -39,19 +39,19 @@ def kernel_first(kernel: Any) -> Any:
 
 
 def torch_names(arrays: Arrays) -> Arrays:
-    """Of a layer that is not recurrent, as PyTorch and Equinox have them."""
+    """The arrays of a layer that is not recurrent, as PyTorch and Equinox have them."""
     own = renamed(arrays, weight="scale", bias="bias") | renamed(arrays, weight="embedding")
     return own | {"weight": kernel_first(arrays["kernel"])} if "kernel" in arrays else own
 
 
 def gate_count(arrays: Arrays) -> int:
-    """Of a recurrent layer: 4 of an LSTM, 3 of a GRU, 1 of a plain one."""
+    """The gates of a recurrent layer: 4 of an LSTM, 3 of a GRU, 1 of a plain one."""
     features, columns = arrays["recurrent_kernel"].shape
     return columns // features
 
 
 def nested(flat: Arrays) -> dict[str, Any]:
-    """``{"cell/ii/kernel": array}`` as dicts of dicts."""
+    """Nested dicts from ``{"cell/ii/kernel": array}``."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split("/")
@@ -83,7 +83,7 @@ def draw(model: str, size: Any) -> Weights:
 
 
 def _part_of(path: str) -> tuple[str, str]:
-    """Part and array; the projections of an attention layer count as parts.
+    """The names of part and array; the projections of an attention layer count as parts.
 
     >>> _part_of("blocks_0/attend/key_bias"), _part_of("head/kernel")
     (('blocks_0/attend/key', 'bias'), ('head', 'kernel'))
@@ -182,7 +182,7 @@ def _stacked(named: NumPy) -> NumPy:
 
 
 def filled_tree(tree: Any, weights: Weights, layout: Layout, parts: Parts = NO_PARTS) -> Any:
-    """``tree``, a pytree of arrays or their shapes, with the weights as leaves."""
+    """The weights as leaves of ``tree``, a pytree of arrays or of their shapes."""
     import jax
 
     leaves = jax.tree.leaves_with_path(tree)

@@ -41,7 +41,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(row: Row) -> Geometry:
-    """That of a row; a transposed one, whose padding is "SAME" or "VALID", counts as unpadded."""
+    """The geometry of a row; padding "SAME" or "VALID" (transposed rows) counts as none."""
     rank, options = len(row.x) - 2, row.options
     padding = options.get("padding", 0)
     numbers = {
@@ -136,7 +136,7 @@ CONV_TRANSPOSE = Op(
 
 
 def separable_parts(row: Row) -> tuple[Row, Row]:
-    """The two convolutions that the pair is made of."""
+    """The depthwise and the pointwise convolution."""
     channels = row.x[-1]
     first = {**row.options, "features": channels, "groups": channels, "bias": False}
     depthwise = Row(row.name, row.group, "conv", row.x, first, row.dtype)

@@ -50,7 +50,7 @@ def _patches(row: Row, x: Any, fill: float) -> Any:
 
 def _max(row: Row, weights: Weights, x: Any) -> Any:
     patches = _patches(row, x, -jnp.inf)
-    # Of equal values the first gets the gradient, as in every framework that is measured.
+    # The first of equal values gets the gradient, as in every framework that is measured.
     first = jnp.argmax(patches, 0, keepdims=True)
     return jnp.take_along_axis(patches, first, 0)[0]
 

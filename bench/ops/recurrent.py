@@ -21,7 +21,7 @@ def layer_inputs(row: Row) -> list[int]:
 
 
 def _weights(row: Row, rng: np.random.Generator) -> Weights:
-    """By layer and direction, each a tuple."""
+    """A tuple of layers, each a tuple with the cells of its directions."""
     directions = 2 if row["bidirectional"] else 1
     return tuple(
         tuple(_cell_weights(row, channels, rng) for _ in range(directions))
@@ -30,7 +30,7 @@ def _weights(row: Row, rng: np.random.Generator) -> Weights:
 
 
 def _cell_weights(row: Row, channels: int, rng: np.random.Generator) -> Weights:
-    """jlayers' parameters, and those that others have besides.
+    """jlayers' parameters, and further ones that other frameworks have.
 
     ``second_bias`` is that of the recurrent product, where it would only add to ``bias``; it is
     zero. ``forget_one`` is what some add to the forget gate; no result depends on it.

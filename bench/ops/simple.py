@@ -28,7 +28,7 @@ DENSE = Op(_dense_weights, _dense, lambda row: 2 * math.prod(row.x) * row["featu
 
 
 def _embedding_traffic(row: Row) -> tuple[float, float]:
-    """The rows that are looked up; with the gradient, a whole table besides."""
+    """The rows that are looked up; with the gradient, also the whole table."""
     size = jnp.dtype(row.dtype).itemsize * row["features"]
     looked_up = 2 * size * math.prod(row.x)
     return looked_up, 2 * looked_up + size * row["vocabulary"]
@@ -47,11 +47,11 @@ EMBEDDING = Op(
 
 def _judge(row: Row, x: Any, cotangent: Any, y: Any) -> tuple[Any, Any]:
     """The right results for the zeros of ``y``; NaN where there are too many or too few."""
-    kept = np.asarray(y, np.float64) != 0
-    rate, count = row["rate"], kept.size
+    remaining = np.asarray(y, np.float64) != 0
+    rate, count = row["rate"], remaining.size
     spread = math.sqrt(rate * (1 - rate) / count)
-    fair = abs(kept.mean() - (1 - rate)) <= 6 * spread
-    factor = kept / (1 - rate) if fair else np.full(kept.shape, np.nan)
+    fair = abs(remaining.mean() - (1 - rate)) <= 6 * spread
+    factor = remaining / (1 - rate) if fair else np.full(remaining.shape, np.nan)
     return np.asarray(x, np.float64) * factor, np.asarray(cotangent, np.float64) * factor
 
 

@@ -52,7 +52,7 @@ def _fit(name: str, size: Perceptron, steps_per_call: int) -> Run:
 
 
 def _by_steps(name: str, size: Perceptron) -> Run:
-    """A loop as one writes it: a step for each batch, and now and then its loss is printed."""
+    """A usual loop: a step for each batch, and every few steps its loss is printed."""
     own: Loop = part(name, "train").documented_loop(size, draw("mlp", size))
 
     carry = own.carry
@@ -80,7 +80,7 @@ def _without_output(run: Run) -> Run:
 
 
 def _prepared(make: Callable[[], Run], size: Perceptron, steps: int) -> Step:
-    """Judged by the mean losses of three times 32 steps."""
+    """Its first losses are the means over three times 32 steps."""
     run = make()
     first = tuple(float(np.mean(run(_data(size, JUDGED, seed), 1))) for seed in range(3))
     data = _data(size, steps, 3)

@@ -20,6 +20,6 @@ def peak() -> int:
 
 
 def reset_peak() -> None:
-    """Starts anew; does nothing where the system has no way to."""
+    """Restarts the measurement; does nothing where the system cannot."""
     if _RESET.exists():
         _RESET.write_text("5")  # as proc(5) has it

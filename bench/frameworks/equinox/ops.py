@@ -25,7 +25,7 @@ KEY = jax.random.key(0)
 
 
 def module(built: Any, run: Run = lambda module, x: jax.vmap(module)(x), **options: Any) -> JaxOp:
-    """``run(module, x)`` is how a batch goes through; ``options`` are those of ``JaxOp``."""
+    """A row from a module; ``run(module, x)`` applies it to a batch."""
     params, static = eqx.partition(built, eqx.is_inexact_array)
     return JaxOp(lambda params, x: run(eqx.combine(params, static), x), filling(params), **options)
 
@@ -78,7 +78,7 @@ def avg_pool(row: Row) -> JaxOp:
 
 
 def mapped(axes: int) -> Run:
-    """A module of one vector, or id, on every one of a batch."""
+    """Maps a module that takes one vector, or id, over ``axes`` axes."""
 
     def run(module: Any, x: Any) -> Any:
         for _ in range(axes):

@@ -44,7 +44,7 @@ def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | Non
 
 
 class DataLast(NamedTuple):
-    """The step with its carry first; ``filter_jit`` donates all arguments but the first."""
+    """Takes the data last, as ``Training`` does; ``filter_jit`` donates all but the first."""
 
     step: Any
 

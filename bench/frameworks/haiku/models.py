@@ -42,7 +42,7 @@ def conv_net(size: sizes.ConvNet, x: Any) -> Any:
     activation = getattr(jax.nn, size.activation)
     x = activation(ConvNorm(size.stem, "stem")(x))
     if size.pooled:
-        # hk.max_pool has no such padding; zeros do where nothing is less than zero.
+        # hk.max_pool has no such padding; after a ReLU, padding with zeros gives the same.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         x = hk.max_pool(x, (3, 3, 1), (2, 2, 1), "VALID")
     for i, spec in enumerate(size.blocks):

@@ -62,7 +62,7 @@ def lstm_lm(size: LanguageModel) -> jl.Layer:
 
 
 def block(size: Transformer, **options: Any) -> jl.Layer:
-    """``options`` are those of its attention."""
+    """A block; ``options`` are those of its attention."""
 
     def body(f: Any, x: jax.Array) -> jax.Array:
         x = x + f.attend(f.attend_norm(x))
@@ -95,7 +95,7 @@ def transformer(size: Transformer, repeated: bool = True) -> jl.Layer:
 
 
 def rope_transformer(size: Transformer, repeated: bool) -> jl.Layer:
-    """With rotary positions, which a stream can continue."""
+    """A transformer with rotary positions, which a stream can continue."""
     tokens = jl.Embedding(size.vocabulary, size.width)
     return with_blocks(size, repeated, block(size, rope=True), tokens=tokens)
 

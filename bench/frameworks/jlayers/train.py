@@ -30,7 +30,7 @@ def init(model: Callable[..., jl.Layer], size: Any) -> None:
 
 
 def fit_loop(size: Perceptron, weights: Weights, steps_per_call: int) -> Callable[..., Any]:
-    """``fit`` with everything it does by default, the bar as on a terminal."""
+    """``fit`` with its defaults, and the progress bar as on a terminal."""
     import rich.console
 
     from jlayers import training as jl_training

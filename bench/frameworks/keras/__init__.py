@@ -23,7 +23,7 @@ def layout(arrays: Arrays) -> Arrays:
 
 
 def _gru(arrays: Arrays) -> Arrays:
-    """Gates z, r, h; a bias on the input's side and one on the hidden state's."""
+    """The gates are z, r, h; there is a bias for the input and one for the hidden state."""
 
     def zrh(value: Any) -> Any:
         r, z, n = np.split(value, 3, axis=-1)

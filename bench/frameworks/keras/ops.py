@@ -18,7 +18,7 @@ from . import layout, require_jax
 
 
 def module(built: Any, row: Row, training: bool | None = None, convert: Any = layout) -> JaxOp:
-    """``convert`` gives the arrays in the order of ``trainable_variables``."""
+    """A row from a layer; ``convert`` gives arrays in the order of ``trainable_variables``."""
     require_jax()
     if not built.built:
         built.build(row.x)
@@ -92,7 +92,7 @@ def recurrent(make: Any, row: Row, channels: int, reverse: bool) -> JaxOp:
 
     def apply(params: Any, x: Any) -> Any:
         y = built.stateless_call(params, *own.extra, x)[0]
-        # Going backwards, Keras gives the outputs in the order in which they were computed.
+        # Going backwards, Keras returns the outputs in the order of their computation.
         return y[:, ::-1] if reverse else y
 
     return JaxOp(apply, own.convert)

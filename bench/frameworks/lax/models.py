@@ -60,7 +60,7 @@ def apply_rope(x: jax.Array, position: jax.Array) -> jax.Array:
 
 
 def attend(p: Tree, cache: Tree, x: jax.Array, heads: int, index: Index = ()) -> Decoded:
-    """``index`` is that of this layer in a stacked cache, which is changed in place."""
+    """``index`` is the layer's in a stacked cache, which is updated in place."""
     batch, width = x.shape
     position, slots = cache["count"][index], cache["keys"].shape[-3]
 

@@ -18,7 +18,7 @@ def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | Non
 
 
 def mlp_step(tx: optax.GradientTransformation) -> Callable[..., Any]:
-    """(params, moments, x, labels) to (params, moments, loss), as one writes it by hand."""
+    """A hand-written step: (params, moments, x, labels) to (params, moments, loss)."""
 
     def step(params: Any, moments: Any, x: Any, labels: Any) -> Any:
         def loss_of(params: Any) -> Any:
@@ -32,7 +32,7 @@ def mlp_step(tx: optax.GradientTransformation) -> Callable[..., Any]:
 
 
 def documented_loop(size: Perceptron, weights: Weights) -> Loop:
-    """A loop written by hand: jitted, donating, its loss read now and then."""
+    """A loop written by hand: jitted, donating, its loss read every few steps."""
     made = training("mlp", size, ADAM, weights)
 
     def step(carry: Any, x: Any, labels: Any) -> Any:

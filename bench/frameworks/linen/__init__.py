@@ -8,7 +8,7 @@ GATES = {4: "ifgo", 3: "rzn", 1: ("",)}
 
 
 def layout(arrays: Arrays) -> Arrays:
-    """A recurrent cell has a dense layer for each gate and side."""
+    """A recurrent cell has a dense layer for each gate, of the input and of the hidden state."""
     if "recurrent_kernel" not in arrays:
         return own_names(arrays)
     gates = GATES[gate_count(arrays)]

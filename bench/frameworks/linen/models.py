@@ -87,7 +87,7 @@ class Block(nn.Module):
 
 
 class Step(Block):
-    """A block as the body of a scan, which wants an output beside the carry."""
+    """A block as the body of a scan, which returns an output besides the carry."""
 
     @nn.compact
     def __call__(self, x: Any, _: None) -> Any:

@@ -23,7 +23,7 @@ def options(row: Row) -> dict[str, Any]:
 def module(
     built: Any, prefix: str = "", run: Callable[[Any, Any], Any] = lambda module, x: module(x)
 ) -> JaxOp:
-    """``prefix`` is the path of the attribute that holds the parameters."""
+    """A row from a module; ``prefix`` is the path of the attribute with the parameters."""
     graphdef, params, rest = nnx.split(built, nnx.Param, ...)
 
     def convert(weights: Any) -> Any:

@@ -19,7 +19,7 @@ def layout(arrays: Arrays) -> Arrays:
 
 
 def _second_bias(arrays: Arrays) -> Any:
-    """That of the hidden state's side: all of a GRU's, of which jlayers has one gate."""
+    """The bias for the hidden state; of a GRU's, jlayers has that of one gate."""
     second = arrays["second_bias"]
     if gate_count(arrays) != 3:
         return second

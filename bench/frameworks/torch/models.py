@@ -75,7 +75,7 @@ class LstmLm(nn.Module):
         self.tokens = nn.Embedding(size.vocabulary, size.width)
         self.lstm = nn.LSTM(size.width, size.features, size.layers, batch_first=True)
         self.head = nn.Linear(size.features, size.vocabulary)
-        # The others have one bias a layer, so the second stays out of it.
+        # The other frameworks have one bias a layer, so the second one is zero and not trained.
         for name, value in self.lstm.named_parameters():
             if name.startswith("bias_hh"):
                 value.requires_grad_(False).zero_()

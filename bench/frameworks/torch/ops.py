@@ -136,8 +136,8 @@ class TorchOp(NamedTuple):
                 for name, value in part.convert(own).items()
             }
 
-        whole = nn.Sequential(*(part.module for part in parts))
-        return TorchOp(whole, convert, moved=parts[0].moved)
+        module = nn.Sequential(*(part.module for part in parts))
+        return TorchOp(module, convert, moved=parts[0].moved)
 
 
 def tensor(value: np.ndarray) -> torch.Tensor:

@@ -60,7 +60,7 @@ def init(model: Any, size: Any) -> None:
 
 
 def fused_projections(weights: Weights) -> Weights:
-    """With the projections that read the same input as one: query, key and value as ``qkv``."""
+    """The weights with query, key and value, which read the same input, joined as ``qkv``."""
     result = dict(weights)
     for part in weights:
         if part.endswith("_query"):
