@@ -14,6 +14,8 @@ from bench.data import default_promotion
 from bench.frameworks.sizes import Perceptron
 from jlayers import training
 
+# Processes that are started, and files that are mutated: not for the usual tests.
+pytestmark = pytest.mark.full
 TINY = Perceptron(inputs=6, features=(5,), classes=3)
 
 
@@ -36,7 +38,12 @@ def test_memory_is_that_of_the_compiled_step(promoting):
     ours, bare = step_memory._compiled_fit(TINY), step_memory._compiled_bare(TINY)
     parameters = 6 * 5 + 5 + 5 * 3 + 3
     assert step_memory.program_bytes(bare) > 4 * 3 * parameters
-    assert step_memory.program_bytes(ours) > step_memory.program_bytes(bare)
+    # Without temporaries, which differ by emitter: ours has the sums of the metrics besides.
+    ours_held, bare_held = (
+        step_memory.program_bytes(program) - program.memory_analysis().temp_size_in_bytes
+        for program in (ours, bare)
+    )
+    assert ours_held > bare_held > 4 * 3 * parameters
 
 
 def test_a_fresh_process_reports_its_memory():
@@ -99,7 +106,7 @@ def test_a_checkpoint_that_is_not_intact_is_reported(tmp_path):
     assert kills.newest_intact(tmp_path / "none") == 0
     (path,) = (folder / kills.CHECKPOINTS).glob("step_*/arrays.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(training.DamagedCheckpointError, match="truncated"):
+    with pytest.raises(training.CorruptCheckpointError, match="truncated"):
         kills.newest_intact(folder)
 
 

@@ -20,7 +20,7 @@ from bench.program import MODES, Task
 from bench.rows import ROWS
 
 # Warnings from other libraries are not ours to fix.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 
 
 FIRST_OF_OP = {op: next(row for row in ROWS.values() if row.op == op) for op in OPS}

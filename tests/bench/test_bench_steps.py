@@ -15,6 +15,8 @@ from bench.frameworks.step import Step
 from bench.frameworks.weights import draw, fill, own_names, plain
 from bench.steps.table import DEEP, STEPS
 
+pytestmark = pytest.mark.full
+
 SIZES = {
     "step-mlp": Perceptron(4, 6, (5, 7), 3),
     "step-resnet50": resnet(4, 32, 5, 4, (2, 1)),

@@ -9,7 +9,7 @@ from bench.steps import fit
 from jlayers import training
 
 # Warnings from other libraries are not ours to fix.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 TINY = Perceptron(inputs=6, features=(5,), classes=3)
 
 

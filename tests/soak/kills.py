@@ -105,7 +105,7 @@ def newest_intact(folder: pathlib.Path) -> int:
     """Reads all finished checkpoints; the newest step, 0 where there are none.
 
     Raises:
-      LayerError: where one of them is not intact.
+      JlayersError: where one of them is not intact.
     """
     found = list((folder / CHECKPOINTS).glob("step_*"))
     for path in found:
@@ -163,7 +163,7 @@ class Trial:
 
         Raises:
           AssertionError: where it does not resume from its newest checkpoint, or ends differently.
-          LayerError: where a finished checkpoint is not intact.
+          JlayersError: where a finished checkpoint is not intact.
         """
         counts: collections.Counter[str] = collections.Counter()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -217,7 +217,7 @@ def run(
       how many programs completed.
 
     Raises:
-      AssertionError, LayerError: where a kill did any damage.
+      AssertionError, JlayersError: where a kill did any damage.
     """
 
     def share(number: int) -> collections.Counter[str]:
