@@ -10,8 +10,6 @@ import rich.console
 
 from .results import FOLDER
 
-BUDGET, ROUNDS = 3.0, 200
-
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
@@ -20,16 +18,12 @@ def parser() -> argparse.ArgumentParser:
         epilog="python -m bench report: docs/benchmarks.md and its picture, from what is stored.",
     )
     add = made.add_argument
-    add("names", nargs="*", help="rows, groups, patterns; all where there is none")
+    add("names", nargs="*", help="rows, groups, patterns; all by default")
     add("--list", action="store_true", help="show groups and rows")
     add("--platform", choices=("cpu", "gpu"), default="cpu")
-    add(
-        "--budget", type=float, default=BUDGET, help="seconds to time a row's mode in (%(default)s)"
-    )
-    add("--rounds", type=int, default=ROUNDS, help="most calls of a contender (%(default)s)")
-    add(
-        "--resume", action="store_true", help="keep rows stored with this device and these versions"
-    )
+    add("--budget", type=float, default=3.0, help="seconds to time a mode in (%(default)s)")
+    add("--rounds", type=int, default=200, help="most calls of a framework (%(default)s)")
+    add("--resume", action="store_true", help="keep rows stored with this device and versions")
     add("--results", type=pathlib.Path, default=FOLDER, help="folder of the JSON files")
     return made
 
@@ -51,23 +45,24 @@ def main(arguments: list[str]) -> None:
     found = entries()
     names = choose(options.names, found)
     if options.list:
-        shown = groups({name: found[name] for name in names})
-        print("\n".join("\n  ".join([group, *own]) for group, own in shown.items()))
+        listed = groups({name: found[name] for name in names})
+        print("\n".join("\n  ".join([group, *own]) for group, own in listed.items()))
         return
     run(names, found, options)
 
 
 def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measures, stores after every row, and shows."""
-    from . import results, show
+    from . import results, tables
     from .device import device, environment, now
+    from .frameworks import installed
     from .groups import groups
 
-    here, around, stamp = device(), environment(), now()
-    around |= {"budget": options.budget, "rounds": options.rounds}
-    # In a file or a pipe there is no width to fit into.
+    here, stamp = device(), now()
+    conditions = environment(installed()) | {"budget": options.budget, "rounds": options.rounds}
+    # A file or a pipe has no width.
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
-    console.print(f"{here['name']}, {around['versions']}")
+    console.print(f"{here['name']}, {conditions['versions']}")
     shown: dict[str, dict[str, Any]] = {}
     found_groups = groups(found)
     for count, name in enumerate(names, 1):
@@ -75,35 +70,32 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
         stored = results.read(options.results, here, entry.group)
         rows = shown.setdefault(entry.group, {})
         what = results.as_stored(entry.what)
-        kept = _kept(stored, name, what, around) if options.resume else {}
-        if kept:
-            rows |= kept
+        earlier = _earlier(stored, name, what, conditions) if options.resume else {}
+        if earlier:
+            rows |= earlier
             console.print(f"{count}/{len(names)} {name}: kept")
             continue
         console.print(f"{count}/{len(names)} {name}")
         measured = entry.measure(options.budget, options.rounds)
         for own, result in measured.items():
             stored["rows"][own] = rows[own] = {**result, "what": what, "from": name, "run": stamp}
-            console.print(show.row_table(own, result))
-        if not measured:
-            continue
-        stored["runs"][stamp] = around
+            console.print(tables.row_table(own, result))
+        stored["runs"][stamp] = conditions
         order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)
     for group, rows in shown.items():
-        console.print(show.group_table(group, rows))
-    console.print(show.means([row for rows in shown.values() for row in rows.values()]))
+        console.print(tables.group_table(group, rows))
+    console.print(tables.means([row for rows in shown.values() for row in rows.values()]))
 
 
-def _kept(stored: dict[str, Any], name: str, what: Any, around: dict[str, Any]) -> dict[str, Any]:
-    """What is stored under the name, if it was measured on the same with the same."""
-    return {
-        row: result
-        for row, result in stored["rows"].items()
-        if result["from"] == name
-        and result["what"] == what
-        and stored["runs"][result["run"]] == around
-    }
+def _earlier(stored: dict[str, Any], name: str, what: Any, conditions: Any) -> dict[str, Any]:
+    """The stored rows of that name that were measured on the same, under the same conditions."""
+
+    def same(row: dict[str, Any]) -> bool:
+        measured = (row["from"], row["what"], stored["runs"][row["run"]])
+        return measured == (name, what, conditions)
+
+    return {name: row for name, row in stored["rows"].items() if same(row)}
 
 
 if __name__ == "__main__":

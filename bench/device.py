@@ -12,9 +12,7 @@ from typing import Any
 
 import jax
 
-from .contenders import installed
-
-# What users set to make everybody faster or slower; kept with the figures.
+# Variables that change the speed of all frameworks; stored with the figures.
 VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
@@ -25,7 +23,8 @@ def device() -> dict[str, Any]:
         count, noun, name = cores(), "cores", processor()
     else:
         count, noun, name = 1, "device", first.device_kind
-    slug = slug_of(f"{first.platform} {count} {noun} {name}")
+    words = re.sub(r"\((r|tm)\)", "", f"{first.platform} {count} {noun} {name}".lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
     return {"slug": slug, "platform": first.platform, "name": name, "count": count}
 
 
@@ -46,20 +45,12 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def slug_of(text: str) -> str:
-    """Lower case, words joined by dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", text.lower())).strip("-")
-
-
-def environment() -> dict[str, Any]:
-    """What figures depend on beside the device; two runs of the same are comparable."""
+def environment(installed: dict[str, str | None]) -> dict[str, Any]:
+    """What figures depend on besides the device: two runs with equal ones are comparable."""
     import jlayers
 
-    versions = {
-        **installed(),
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "python": platform.python_version(),
-    }
+    jaxlib, python = importlib.metadata.version("jaxlib"), platform.python_version()
+    versions = {**installed, "jaxlib": jaxlib, "python": python}
     return {
         "versions": {name: version for name, version in versions.items() if version},
         "jlayers": digest(pathlib.Path(jlayers.__file__).parent),
@@ -73,7 +64,7 @@ def now() -> str:
 
 
 def digest(path: pathlib.Path) -> str:
-    """A short hash of the Python text of a file or a folder: a version while one works on it."""
+    """A short hash of the Python text of a file or a folder, as a version of work in progress."""
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
@@ -82,7 +73,7 @@ def digest(path: pathlib.Path) -> str:
 
 
 def choose_platform(name: str) -> None:
-    """Tells JAX where to run; before its first use. The CPU stays beside, for the reference."""
+    """Selects JAX's backend, before its first use. The CPU stays available, for the reference."""
     os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda,cpu"}[name]
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     try:

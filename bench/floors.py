@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .contenders import Unavailable
+from .frameworks import Unavailable
 
 
 def floor_seconds(flops: float, traffic: float, dtype: str) -> float:
-    """The least time for so much arithmetic and so many bytes, one behind the other's back."""
-    return max(flops / peak(dtype), traffic / bandwidth(_magnitude(traffic)))
+    """The least time for so much arithmetic and so many bytes, where the two overlap."""
+    # Bandwidths are measured at powers of four alone.
+    magnitude = 4 ** math.ceil(math.log(min(max(traffic, 2**20), 2**30), 4))
+    return max(flops / peak(dtype), traffic / bandwidth(magnitude))
 
 
 @functools.cache
@@ -28,25 +30,20 @@ def peak(dtype: str) -> float:
 
 @functools.cache
 def bandwidth(traffic: int) -> float:
-    """Bytes a second that are read and written in place, ``traffic`` of them: a cache counts."""
+    """Bytes read and written in place a second, for ``traffic`` bytes, which may fit a cache."""
     values = jnp.ones((max(traffic // 8, 1024),), jnp.float32)
     scale = jax.jit(lambda values: values * 1.0001, donate_argnums=0)
-    held = [values]
+    current = [values]
 
     def once() -> Any:
-        held[0] = scale(held[0])
-        return held[0]
+        current[0] = scale(current[0])
+        return current[0]
 
     return 8 * values.size / _best(once)
 
 
-def _magnitude(traffic: float) -> int:
-    """The power of four above: bandwidths are measured at these alone."""
-    return 4 ** math.ceil(math.log(min(max(traffic, 2**20), 2**30), 4))
-
-
 def _best(call: Callable[[], Any], seconds: float = 0.4, least: int = 5) -> float:
-    """The shortest of many calls: a floor is what could be, not what mostly is."""
+    """The shortest of many calls: a floor is the possible, not the usual time."""
     jax.block_until_ready(call())
     times: list[float] = []
     while sum(times) < seconds or len(times) < least:
@@ -60,15 +57,10 @@ def _torch_product(size: int, dtype: str) -> float:
     try:
         import torch
 
-        from .contenders.torch import device, settle, wait
+        from .frameworks.torch.ops import configure, device, wait
 
-        settle()
+        configure()
         a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device())
     except (ModuleNotFoundError, Unavailable):
         return math.inf
-
-    def once() -> None:
-        a @ a
-        wait()
-
-    return _best(once)
+    return _best(lambda: (a @ a, wait()))

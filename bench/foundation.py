@@ -1,10 +1,7 @@
-"""What does the layer cost over the same model written by hand?
-
-Each row is a function that gives a ``Row``: what was measured, the figure, and its bound.
-"""
+"""What does the layer cost over the same model written by hand?"""
 
 import time
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +9,14 @@ import numpy as np
 
 import jlayers as jl
 
+from .frameworks.lax.models import mlp as by_hand
 from .hlo import hlo_text
-from .timing import interleaved
-
-
-class Row(NamedTuple):
-    question: str
-    figure: str
-    bound: str
-    holds: bool
-
+from .questions import Answer, compared
 
 MODEL = jl.serial(jl.Dense(128), jax.nn.relu, jl.Dense(128), jax.nn.relu, jl.Dense(10))
 
 
-def by_hand(params, x):
-    x = jax.nn.relu(x @ params["dense"]["kernel"] + params["dense"]["bias"])
-    x = jax.nn.relu(x @ params["dense_1"]["kernel"] + params["dense_1"]["bias"])
-    return x @ params["dense_2"]["kernel"] + params["dense_2"]["bias"]
-
-
-def _mlp():
+def _mlp() -> Any:
     x = jax.random.normal(jax.random.key(1), (32, 784))
     params, state = MODEL.init(jax.random.key(0), x)
     ours, theirs = jax.jit(MODEL.apply), jax.jit(by_hand)
@@ -40,45 +24,36 @@ def _mlp():
     return params, state, x, ours, theirs
 
 
-def hlo() -> Row:
+def hlo(budget: float, rounds: int) -> Answer:
     """jit(model.apply) of a 3-layer MLP compiles to the program of the hand-written function."""
     params, state, x, ours, theirs = _mlp()
     a = hlo_text(ours.lower(params, state, x).compile())
     b = hlo_text(theirs.lower(params, x).compile())
-    return Row(
-        "3-layer MLP: compiled program equals the hand-written one", str(a == b), "True", a == b
-    )
+    question = "3-layer MLP: compiled program equals the hand-written one"
+    return Answer(question, str(a == b), "True", a == b, {})
 
 
-def call() -> Row:
-    """Time of one call of the compiled MLP, dispatch included."""
+def call(budget: float, rounds: int) -> Answer:
+    """Time of one call of the compiled MLP, dispatch included; short calls need many."""
     params, state, x, ours, theirs = _mlp()
-    times = interleaved(
-        {"jlayers": lambda: ours(params, state, x), "by hand": lambda: theirs(params, x)}, 4000
-    )
-    ratio = times["jlayers"].median / times["by hand"].median
-    micros = times["by hand"].median * 1e6
-    return Row(
-        f"3-layer MLP: time of a call over the hand-written one ({micros:.0f} us)",
-        f"{ratio:.3f}x",
-        "1.03x",
-        ratio <= 1.03,
-    )
+    calls = {
+        "jlayers": lambda: jax.block_until_ready(ours(params, state, x)),
+        "by hand": lambda: jax.block_until_ready(theirs(params, x)),
+    }
+    question = "3-layer MLP: time of a call over the hand-written one"
+    return compared(question, calls, 1.03, budget, 4000)
 
 
-def _block(width):
-    return jl.residual(jl.serial(jl.LayerNorm(), jl.Dense(4 * width), jax.nn.gelu, jl.Dense(width)))
-
-
-def compile_time() -> Row:
+def compile_time(budget: float, rounds: int) -> Answer:
     """repeat(block, 100) against repeat(block, 2): trace, lower and compile the gradient."""
+    layers = [jl.LayerNorm(), jl.Dense(4 * 64), jax.nn.gelu, jl.Dense(64)]
+    block, x = jl.residual(jl.serial(*layers)), jl.spec((8, 64))
 
-    def compile_once(n):
-        model = jl.repeat(_block(64), n)
-        x = jl.spec((8, 64))
+    def compile_once(n: int) -> float:
+        model = jl.repeat(block, n)
         params, state = jax.eval_shape(model.init, jax.random.key(0), x)
 
-        def loss(params, x):
+        def loss(params: Any, x: Any) -> Any:
             return jnp.sum(model.apply(params, state, x)[0])
 
         jax.clear_caches()
@@ -86,44 +61,34 @@ def compile_time() -> Row:
         jax.jit(jax.grad(loss)).lower(params, x).compile()
         return time.perf_counter() - start
 
-    seconds = {2: [], 100: []}
-    for _ in range(9):
-        for n, values in seconds.items():
-            values.append(compile_once(n))
-    few, many = np.median(seconds[2]), np.median(seconds[100])
-    return Row(
-        f"gradient of repeat(block, 100): compile time over repeat(block, 2) ({few * 1e3:.0f} ms)",
-        f"{many / few:.2f}x",
-        "1.5x",
-        many / few <= 1.5,
-    )
+    seconds = np.array([[compile_once(2), compile_once(100)] for _ in range(9)])
+    few, many = np.median(seconds, axis=0)
+    question = "gradient of repeat(block, 100): compile time over repeat(block, 2)"
+    question += f" ({few * 1e3:.0f} ms)"
+    return Answer(question, f"{many / few:.2f}x", "1.5x", bool(many / few <= 1.5), {})
 
 
-def nesting() -> Row:
+def nesting(budget: float, rounds: int) -> Answer:
     """How often init traces a leaf under 30 nested serials; jit(apply) traces it once more."""
-    counted = 0
+    traces = 0
 
-    def leaf(x):
-        nonlocal counted
-        counted += 1
+    def leaf(x: Any) -> Any:
+        nonlocal traces
+        traces += 1
         return x
 
-    model = leaf
+    model: Any = leaf
     for _ in range(30):
         model = jl.serial(model, jl.Dense(4))
     model.init(jax.random.key(0), jl.spec((2, 4)))
-    return Row(
-        "init under 30 nested serials: traces of the innermost leaf",
-        str(counted),
-        "2",
-        counted <= 2,
-    )
+    question = "init under 30 nested serials: traces of the innermost leaf"
+    return Answer(question, str(traces), "2", traces <= 2, {})
 
 
-def init_shapes() -> Row:
+def init_shapes(budget: float, rounds: int) -> Answer:
     """eval_shape of init of 50 residual conv blocks: the whole model checked, no FLOPs."""
 
-    def block(width):
+    def block(width: int) -> jl.Layer:
         half = [jl.Conv(width, 3, padding="SAME", bias=False), jl.BatchNorm()]
         return jl.residual(jl.serial(*half, jax.nn.relu, *half))
 
@@ -133,8 +98,9 @@ def init_shapes() -> Row:
         start = time.perf_counter()
         jax.eval_shape(model.init, jax.random.key(0), jl.spec((8, 32, 32, 3)))
         seconds.append(time.perf_counter() - start)
-    median = np.median(seconds)
-    return Row("eval_shape of init of 50 conv blocks", f"{median:.2f} s", "1 s", median < 1)
+    median = float(np.median(seconds))
+    question = "eval_shape of init of 50 conv blocks"
+    return Answer(question, f"{median:.2f} s", "1 s", median < 1, {"eval_shape": seconds})
 
 
 ROWS = {row.__name__: row for row in (hlo, call, compile_time, nesting, init_shapes)}

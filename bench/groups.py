@@ -2,15 +2,19 @@
 
 import difflib
 import fnmatch
-import importlib
-import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+from . import checkpointing, foundation, sequences, soak, startup, training_loop
+from .device import digest
+from .measure import measure, measure_step
+from .questions import Question
 from .row import Row
 from .rows import ROWS
+from .steps.table import STEPS
 
 HERE = pathlib.Path(__file__).parent
 Measure = Callable[[float, int], dict[str, dict[str, Any]]]
@@ -21,7 +25,7 @@ class Entry(NamedTuple):
 
     Args:
       group: whose file it is stored in.
-      what: all that its figures depend on beside the device and the versions, as JSON has it.
+      what: all that its figures depend on besides the device and the versions, as JSON has it.
       measure: (seconds, most calls) to results by the names of rows; mostly one, its own.
     """
 
@@ -32,8 +36,16 @@ class Entry(NamedTuple):
 
 def entries() -> dict[str, Entry]:
     """Everything by name, in the order in which it is measured and shown."""
-    found = {name: Entry(row.group, *_operation(row)) for name, row in ROWS.items()}
-    return {**found, **_steps(), **_sequences(), **_training(), **_startup(), **_foundation()}
+    return {
+        **{name: operation(row) for name, row in ROWS.items()},
+        **_steps(),
+        **_questions("sequences", sequences.ROWS, "sequences.py", "frameworks/lax/models.py"),
+        **_questions("training", training_loop.ROWS, "training_loop.py"),
+        **_questions("training", checkpointing.ROWS, "checkpointing.py"),
+        **_questions("training", soak.ROWS, "soak.py", "../tests/soak"),
+        "startup": Entry("startup", _sources("startup.py"), _startup),
+        **_questions("foundation", foundation.ROWS, "foundation.py"),
+    }
 
 
 def groups(found: dict[str, Entry]) -> dict[str, list[str]]:
@@ -44,117 +56,51 @@ def groups(found: dict[str, Entry]) -> dict[str, list[str]]:
     return names
 
 
-def choose(asked: Iterable[str], found: dict[str, Entry]) -> list[str]:
-    """The names meant by what was typed; all of them where nothing was.
+def choose(words: Iterable[str], found: dict[str, Entry]) -> list[str]:
+    """The names that match the words; all names where there are no words.
 
-    A word is a row, a group, a pattern ("lstm-*"), or how the names of rows begin up to a dash.
+    A word is a row, a group, a pattern ("lstm-*"), or the start of names up to a dash.
     """
-    by_group, chosen = groups(found), {}
-    words = list(asked)
+    by_group, chosen = groups(found), set[str]()
+    words = list(words)
     for word in words:
         begun = [name for name in found if name.startswith(f"{word}-")]
-        meant = (
-            [word]
-            if word in found
-            else by_group.get(word) or fnmatch.filter(found, word) or begun or _unknown(word, found)
-        )
-        chosen.update(dict.fromkeys(meant))
+        matches = [word] if word in found else by_group.get(word) or fnmatch.filter(found, word)
+        chosen.update(matches or begun or _unknown(word, found))
     return [name for name in found if name in chosen] if words else list(found)
 
 
 def _unknown(word: str, found: dict[str, Entry]) -> list[str]:
     names = list(dict.fromkeys([*groups(found), *(name.split("-")[0] for name in found), *found]))
     near = difflib.get_close_matches(word, names, n=5, cutoff=0.4)
-    instead = (
-        f"did you mean {' or '.join(near)}?" if near else f"groups: {', '.join(groups(found))}"
-    )
-    sys.exit(f"no such row or group: {word}; {instead}\npython -m bench --list shows all")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"groups: {', '.join(groups(found))}"
+    sys.exit(f"no such row or group: {word}; {hint}\npython -m bench --list shows all")
 
 
-def _operation(row: Row) -> tuple[Any, Measure]:
-    def measure(budget: float, rounds: int) -> dict[str, Any]:
-        from .measure import measure
-
-        return {row.name: measure(row, budget, rounds)}
-
-    return row.described(), measure
+def operation(row: Row) -> Entry:
+    return Entry(row.group, row.described(), lambda *limits: {row.name: measure(row, *limits)})
 
 
 def _steps() -> dict[str, Entry]:
-    from .whole_steps import measure_step, models
+    def measure_row(name: str, budget: float, rounds: int) -> dict[str, Any]:
+        step = STEPS[name]
+        return {name: measure_step(step.title, step.builders(), budget, rounds, step.judged)}
 
-    def entry(name: str, module: Any) -> Entry:
-        def measure(budget: float, rounds: int) -> dict[str, Any]:
-            return {name: measure_step(module, budget, rounds)}
-
-        return Entry("steps", _source("steps"), measure)
-
-    return {name: entry(name, module) for name, module in models().items()}
+    what = _sources("steps", "frameworks")
+    return {name: Entry("steps", what, partial(measure_row, name)) for name in STEPS}
 
 
-def _startup() -> dict[str, Entry]:
-    name = f"{__package__}.startup"
-    there = importlib.util.find_spec(name) is not None
+def _questions(group: str, rows: Mapping[str, Question], *files: str) -> dict[str, Entry]:
+    def measure_row(name: str, budget: float, rounds: int) -> dict[str, Any]:
+        return {name: {"op": group, **rows[name](budget, rounds)._asdict()}}
 
-    def measure(budget: float, rounds: int) -> dict[str, Any]:
-        if not there:
-            print("nothing measures the start-up yet: there is no bench/startup")
-            return {}
-        return {
-            row: {"op": "startup", "contenders": {who: _started(own) for who, own in all_.items()}}
-            for row, all_ in importlib.import_module(name).measure()["rows"].items()
-        }
-
-    return {"startup": Entry("startup", _source("startup") if there else {}, measure)}
+    what = _sources(*files)
+    return {name: Entry(group, what, partial(measure_row, name)) for name in rows}
 
 
-def _started(own: dict[str, Any]) -> dict[str, Any]:
-    """A framework's entry of a start-up row as a contender with the mode "start"."""
-    if own.get("seconds") is None:
-        return {"status": own.get("status", "missing"), "reason": own.get("reason", "")}
-    rest = {name: value for name, value in own.items() if name != "seconds"}
-    return {"status": "ok", "start": {"median": own["seconds"], **rest}}
+def _startup(budget: float, rounds: int) -> dict[str, Any]:
+    return {row: {"op": "startup", "frameworks": f} for row, f in startup.measure().items()}
 
 
-def _foundation() -> dict[str, Entry]:
-    from .foundation import ROWS as QUESTIONS
-
-    def entry(name: str) -> Entry:
-        def measure(budget: float, rounds: int) -> dict[str, Any]:
-            return {name: {"op": "foundation", **QUESTIONS[name]()._asdict()}}
-
-        return Entry("foundation", _source("foundation.py"), measure)
-
-    return {name: entry(name) for name in QUESTIONS}
-
-
-def _sequences() -> dict[str, Entry]:
-    from .sequences import ROWS as QUESTIONS
-
-    def entry(name: str) -> Entry:
-        def measure(budget: float, rounds: int) -> dict[str, Any]:
-            return {name: {"op": "sequences", **QUESTIONS[name](budget, rounds)._asdict()}}
-
-        what = {**_source("sequences.py"), "by hand": _source("by_hand.py")["source"]}
-        return Entry("sequences", what, measure)
-
-    return {name: entry(name) for name in QUESTIONS}
-
-
-def _training() -> dict[str, Entry]:
-    from .training_rows import ROWS as QUESTIONS
-
-    def entry(name: str) -> Entry:
-        def measure(budget: float, rounds: int) -> dict[str, Any]:
-            return {name: {"op": "training", **QUESTIONS[name](budget, rounds)._asdict()}}
-
-        files = "training_rows", "training_loop", "kills", "checkpointing", "checkpoint_fuzz"
-        return Entry("training", {f: _source(f"{f}.py")["source"] for f in files}, measure)
-
-    return {name: entry(name) for name in QUESTIONS}
-
-
-def _source(name: str) -> dict[str, str]:
-    from .device import digest
-
-    return {"source": digest(HERE / name)}
+def _sources(*names: str) -> dict[str, str]:
+    return {name: digest(HERE / name) for name in names}

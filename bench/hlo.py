@@ -1,4 +1,4 @@
-"""Compiled programs, comparable: what is left when names and metadata are taken away."""
+"""The text of compiled programs without names and metadata, so that it can be compared."""
 
 import re
 from typing import Any

@@ -1,100 +1,102 @@
-"""One row from start to end: contenders built, judged against float64, and timed in turns."""
+"""One row from start to end: built in every framework, checked, and timed in turns.
+
+``measure`` is for an operation, which is checked against a float64 reference, and ``measure_step``
+for a whole training step, whose first losses are compared with the other frameworks'. A framework
+that is missing, fails or computes something else is reported with the reason and has no time.
+"""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from .agreement import TENSOR_FLOAT_32, TOLERANCE
-from .contenders import FRAMEWORKS, Unavailable, build
-from .data import draw
+from .agreement import deviating_losses, tolerance
+from .data import default_promotion, draw
 from .floors import floor_seconds
-from .leniency import lenient
-from .neighbours import mark, share_of_others
+from .frameworks import FRAMEWORKS, Unavailable, build
+from .noise import mark, share_of_others
 from .ops import OPS
-from .programs import MODES, Asked, Program, prepare
+from .program import MODES, Program, Task
 from .row import Row
-from .timing import time_boxed
+from .timing import Timing, time_boxed
 
 Result = dict[str, Any]
+Builders = Mapping[str, Callable[[], Any]]
+
+
+def attempt(make: Callable[[], Any]) -> tuple[Result, Any]:
+    """What ``make`` gives, and its status: "ok", "missing" or "failed", with the reason."""
+    try:
+        with default_promotion():
+            return {"status": "ok"}, make()
+    except (Unavailable, ModuleNotFoundError) as reason:
+        return {"status": "missing", "reason": str(reason)}, None
+    except Exception as error:  # the other frameworks go on
+        reason = f"{type(error).__name__}: {error}"[:300]
+        return {"status": "failed", "reason": reason}, None
 
 
 def measure(row: Row, budget: float, rounds: int) -> Result:
     """Everything about a row, ready to be stored.
 
     Args:
-      budget: seconds to time a mode in, all contenders together.
-      rounds: the most calls of a contender.
+      budget: seconds to time a mode in, all frameworks together.
+      rounds: the most calls of a framework.
 
     Returns:
       The row itself, the floors, other processes' share of the processor, and for each framework
       ``status`` ("ok", "missing", "wrong" or "failed"), ``reason`` where that is not "ok", and
       where it is, a dict for each mode.
     """
-    programs, contenders = programs_of(row)
+    programs, results = programs_of(row)
     start = mark()
     for mode in MODES:
         ready = {name: own[mode].run for name, own in programs.items()}
-        with lenient():
+        with default_promotion():
             timings = time_boxed(ready, budget, rounds)
         for name, timing in timings.items():
             program = programs[name][mode]
-            contenders[name][mode] = {
-                **timing._asdict(),
-                "trace": program.trace,
-                "compile": program.compile,
-                "temp_bytes": program.temp_bytes,
-                "digest": program.digest,
-            }
+            results[name][mode] = {**_figures(timing, program), "digest": program.digest}
     others = share_of_others(start)
-    return {**row.described(), "floor": floors(row), "contenders": contenders, "others": others}
+    return {**row.described(), "floor": floors(row), "frameworks": results, "others": others}
+
+
+def _figures(timing: Timing, timed: Any) -> dict[str, Any]:
+    """The figures of a ``Program`` or ``Step``, as they are stored."""
+    compiled = {name: getattr(timed, name) for name in ("trace", "compile", "temp_bytes")}
+    return timing._asdict() | compiled
 
 
 def programs_of(row: Row) -> tuple[dict[str, dict[str, Program]], dict[str, Result]]:
-    """The programs of the contenders that are right, and what became of each framework."""
+    """The programs of the frameworks that are right, and the status of each framework."""
     data = draw(row)
-    op = OPS[row.op]
-    judge = None if op.judge is None else lambda *values: op.judge(row, *values)
-    programs, contenders = {}, {}
+    programs, results = {}, {}
     for name in FRAMEWORKS:
-        try:
-            with lenient():
-                contender = build(name, row)
-                own = {mode: prepare(contender, Asked(mode, data, judge)) for mode in MODES}
-                wrong = [own[mode].disagrees(tolerance(row)) for mode in MODES]
-        except Unavailable as reason:
-            contenders[name] = {"status": "missing", "reason": str(reason)}
-        except Exception as error:  # one framework's trouble is no other's
-            contenders[name] = {
-                "status": "failed",
-                "reason": f"{type(error).__name__}: {error}"[:300],
-            }
-        else:
-            reasons = [f"{mode}: {why}" for mode, why in zip(MODES, wrong, strict=True) if why]
+        result, made = attempt(lambda name=name: checked_programs(build(name, row), row, data))
+        if made is not None:
+            own, reasons = made
             if reasons:
-                contenders[name] = {"status": "wrong", "reason": "; ".join(reasons)}
+                result = {"status": "wrong", "reason": "; ".join(reasons)}
             else:
-                contenders[name] = {"status": "ok"}
                 programs[name] = own
-    return programs, contenders
+        results[name] = result
+    return programs, results
 
 
-def tolerance(row: Row) -> float:
-    if row.dtype == "float32" and jax.default_backend() != "cpu":
-        return TENSOR_FLOAT_32
-    return TOLERANCE[row.dtype]
+def checked_programs(made: Any, row: Row, data: Any) -> tuple[dict[str, Program], list[str]]:
+    """The programs by mode, and where their results are wrong."""
+    own = {mode: made.program(Task(row, mode, data)) for mode in MODES}
+    wrong = {mode: program.disagrees(tolerance(row.dtype)) for mode, program in own.items()}
+    return own, [f"{mode}: {why}" for mode, why in wrong.items() if why]
 
 
 def floors(row: Row) -> dict[str, float]:
-    """Seconds below which no program can be, forward and with the gradients (three times the
-    arithmetic)."""
-    op = OPS[row.op]
-    flops, (forward, gradient) = op.flops(row), traffic(row)
-    return {
-        "forward": floor_seconds(flops, forward, row.dtype),
-        "gradient": floor_seconds(3 * flops, gradient, row.dtype),
-    }
+    """The least possible seconds of each mode; gradients need three times the arithmetic."""
+    flops = OPS[row.op].flops(row)
+    needs = zip(MODES, (flops, 3 * flops), traffic(row), strict=True)
+    return {mode: floor_seconds(operations, size, row.dtype) for mode, operations, size in needs}
 
 
 def traffic(row: Row) -> tuple[float, float]:
@@ -102,13 +104,38 @@ def traffic(row: Row) -> tuple[float, float]:
     op, rng = OPS[row.op], np.random.default_rng(0)
     if op.traffic is not None:
         return op.traffic(row)
-    with lenient():
-        arrays = jax.eval_shape(lambda: _as_arrays(op, row, rng))
+
+    def arrays() -> Any:
+        weights, x = jax.tree.map(jax.numpy.asarray, (op.weights(row, rng), op.inputs(row, rng)))
+        return weights, x, op.reference(row, weights, x)
+
+    with default_promotion():
+        shapes = jax.tree.leaves(jax.eval_shape(arrays))
     size = jax.numpy.dtype(row.dtype).itemsize
-    forward = float(size * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(arrays)))
+    forward = float(size * sum(math.prod(leaf.shape) for leaf in shapes))
     return forward, 2 * forward
 
 
-def _as_arrays(op: Any, row: Row, rng: np.random.Generator) -> Any:
-    weights, x = jax.tree.map(jax.numpy.asarray, (op.weights(row, rng), op.inputs(row, rng)))
-    return weights, x, op.reference(row, weights, x)
+def measure_step(
+    title: str, builders: Builders, budget: float, rounds: int, judged: int | None = None
+) -> Result:
+    """A whole step's row, ready to be stored: for each framework a status and the mode "step".
+
+    Args:
+      builders: names of frameworks to what builds their ``Step``.
+      judged: how many of the first losses are compared; all of them by default.
+    """
+    made = {name: attempt(build) for name, build in builders.items()}
+    results = {name: result for name, (result, _) in made.items()}
+    steps = {name: step for name, (_, step) in made.items() if step is not None}
+    losses = {name: step.first_losses[:judged] for name, step in steps.items()}
+    for name, reason in deviating_losses(losses).items():
+        results[name] = {"status": "wrong", "reason": reason}
+    ready = {name: step.run for name, step in steps.items() if results[name]["status"] == "ok"}
+    start = mark()
+    with default_promotion():
+        timings = time_boxed(ready, budget, rounds)
+    share = share_of_others(start)
+    for name, timing in timings.items():
+        results[name]["step"] = _figures(timing, steps[name])
+    return {"op": "step", "model": title, "frameworks": results, "others": share}

@@ -1,6 +1,5 @@
 """The picture of the speed-ups: a bar for each group and mode, a dot for each row."""
 
-import math
 import pathlib
 from typing import Any
 
@@ -9,15 +8,15 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-from .ratios import geometric_mean, modes, ratios
-from .show import times
+from .ratios import by_mode, geometric_mean
+from .tables import times
 
 COLORS = {"forward": "#4477aa", "gradient": "#ee6677", "step": "#228833", "start": "#aa8833"}
 AGAINST = {"to_peer": "the best JAX peer", "to_torch": "torch"}
 
 
 def draw(devices: dict[str, dict[str, dict[str, Any]]], path: pathlib.Path) -> None:
-    """Writes a PNG: a line of panels for each device, one against the peers and one against torch.
+    """Writes a PNG: a row of panels for each device, one against the peers and one against torch.
 
     Args:
       devices: results by title of device, group and row.
@@ -41,13 +40,12 @@ def draw(devices: dict[str, dict[str, dict[str, Any]]], path: pathlib.Path) -> N
 
 
 def _bars(groups: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, list[float]]]]:
-    """(group, mode, speed-ups of its rows against whom), for those with any."""
+    """(group, mode, speed-ups of its rows by opponent), for those that have any."""
     bars = []
     for group, rows in groups.items():
-        for mode in dict.fromkeys(mode for row in rows.values() for mode in modes(row)):
-            all_ = [ratios(row, mode) for row in rows.values() if mode in modes(row)]
+        for mode, found in by_mode(rows.values()).items():
             values = {
-                which: [value for r in all_ if (value := getattr(r, which)) is not None]
+                which: [value for r in found if (value := getattr(r, which)) is not None]
                 for which in AGAINST
             }
             if any(values.values()):
@@ -60,26 +58,18 @@ def _panel(axes: Any, bars: list[tuple[str, str, dict[str, list[float]]]], which
         mean = geometric_mean(values[which])
         if mean is None:
             continue
-        color = COLORS[mode]
-        # From one on: to the right jlayers is faster, to the left it is slower.
-        axes.barh(at, math.log2(mean), color=color, alpha=0.85, height=0.75)
-        dots = [math.log2(value) for value in values[which]]
-        axes.plot(dots, [at] * len(dots), "o", color="#222222", markersize=2.5, alpha=0.6)
-        axes.annotate(
-            f" {times(mean)}",
-            (max(*dots, 0.0), at),
-            va="center",
-            fontsize=7,
-        )
-    axes.axvline(0, color="#222222", linewidth=0.8)
+        # The bars start at one: to the right jlayers is faster, to the left it is slower.
+        axes.barh(at, mean - 1, left=1, color=COLORS[mode], alpha=0.85, height=0.75)
+        dots = {"color": "#222222", "markersize": 2.5, "alpha": 0.6}
+        axes.plot(values[which], [at] * len(values[which]), "o", **dots)
+        axes.annotate(f" {times(mean)}", (max(*values[which], 1.0), at), va="center", fontsize=7)
+    axes.axvline(1, color="#222222", linewidth=0.8)
     axes.set_yticks(range(len(bars)), [f"{group}, {mode}" for group, mode, _ in bars], fontsize=8)
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    low, high = (round(limit) for limit in axes.get_xlim())
-    low, high = min(low, -1), max(high + 1, 2)
-    step = max(1, (high - low) // 8)
-    ticks = [at for at in range(low, high + 1) if at % step == 0]
-    axes.set_xlim(low - 0.2, high + 0.5)
-    axes.set_xticks(ticks, [f"{2**at}x" if at >= 0 else f"1/{2**-at}x" for at in ticks], fontsize=8)
+    axes.set_xscale("log", base=2)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.5), 1.5 * max(high, 2))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x" if x >= 1 else f"1/{1 / x:g}x")
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""What the seconds of a row say: ratios to the best JAX library, ``lax``, torch and the floor."""
+"""The ratios of a row: to the best JAX library, ``lax``, torch and the floor."""
 
 import math
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 OURS, LAX, TORCH = "jlayers", "lax", "torch"
 MODES = ("forward", "gradient", "step", "start")
-# Below this a row counts as behind; what is nearer to one is noise.
+# Below this a row counts as behind; nearer to one it is noise.
 BEHIND = 0.97
 
 
@@ -15,11 +15,11 @@ class Ratios(NamedTuple):
 
     Args:
       mode: "forward", "gradient" (forward and all gradients), "step" or "start".
-      ours: seconds and the rest of jlayers' own timing, None where it has none.
-      peer: the fastest of the JAX libraries; hand-written ``lax`` is none.
+      ours: jlayers' own timing, None where it has none.
+      peer: the fastest of the JAX libraries; hand-written ``lax`` does not count.
       theirs: its timing.
-      to_peer, to_lax, to_torch: their time over ours; above one we are ahead.
-      to_floor: our time over what the machine could do; one is the best there is.
+      to_peer, to_lax, to_torch: their time over ours; above one jlayers is faster.
+      to_floor: jlayers' time over the floor; one is the best possible.
     """
 
     mode: str
@@ -32,44 +32,47 @@ class Ratios(NamedTuple):
     to_floor: float | None
 
     @property
+    def behind(self) -> bool:
+        return self.to_peer is not None and self.to_peer < BEHIND
+
+    @property
     def same(self) -> bool:
-        """Whether the peer's compiled program is ours, so that the difference is noise."""
+        """Whether both compiled programs are the same, so that the difference is noise."""
         digests = [side.get("digest") for side in (self.ours, self.theirs) if side]
         return len(digests) == 2 and digests[0] is not None and digests[0] == digests[1]
 
 
 def modes(result: dict[str, Any]) -> list[str]:
-    """The modes that anybody was timed in."""
-    everyone = result.get("contenders", {}).values()
-    return [mode for mode in MODES if any(mode in own for own in everyone)]
+    """The modes that any framework was timed in."""
+    frameworks = result.get("frameworks", {}).values()
+    return [mode for mode in MODES if any(mode in own for own in frameworks)]
 
 
 def ratios(result: dict[str, Any], mode: str) -> Ratios:
     """The ratios of a stored row."""
-    timed = {name: own[mode] for name, own in result["contenders"].items() if mode in own}
+    timed = {name: own[mode] for name, own in result["frameworks"].items() if mode in own}
     ours = timed.get(OURS)
-    # "jlayers loop" is jlayers too, "linen scan" a peer.
+    # "jlayers loop" is also jlayers, "linen scan" is a peer.
     peers = {name: own for name, own in timed.items() if not name.startswith((OURS, LAX, TORCH))}
     peer = min(peers, key=lambda name: peers[name]["median"], default=None)
     theirs = peers[peer] if peer is not None else None
     floor = result.get("floor", {}).get(mode)
-    return Ratios(
-        mode,
-        ours,
-        peer,
-        theirs,
-        _over(theirs, ours),
-        _over(timed.get(LAX), ours),
-        _over(timed.get(TORCH), ours),
-        ours["median"] / floor if ours and floor else None,
-    )
+    to_floor = ours["median"] / floor if ours and floor else None
+    others = (theirs, timed.get(LAX), timed.get(TORCH))
+    compared = [other["median"] / ours["median"] if other and ours else None for other in others]
+    return Ratios(mode, ours, peer, theirs, *compared, to_floor)
 
 
-def _over(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> float | None:
-    return theirs["median"] / ours["median"] if theirs and ours else None
+def by_mode(rows: Iterable[dict[str, Any]]) -> dict[str, list[Ratios]]:
+    """The ratios of all rows in each of the modes that any of them has."""
+    found: dict[str, list[Ratios]] = {}
+    for row in rows:
+        for mode in modes(row):
+            found.setdefault(mode, []).append(ratios(row, mode))
+    return found
 
 
 def geometric_mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are there; None where none is."""
+    """The mean of the values that are not None; None where there are none."""
     logs = [math.log(value) for value in values if value is not None]
     return math.exp(sum(logs) / len(logs)) if logs else None

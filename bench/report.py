@@ -1,88 +1,40 @@
-"""``docs/benchmarks.md`` out of what is stored: devices side by side, a table for each group."""
+"""``docs/benchmarks.md`` from the stored results: a part a device, a table a group."""
 
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from .contenders import FRAMEWORKS
-from .neighbours import NOISY
+from .frameworks import FRAMEWORKS
+from .noise import NOISY
 from .picture import draw
-from .ratios import BEHIND, Ratios, geometric_mean, modes, ratios
+from .ratios import BEHIND, by_mode, geometric_mean, modes, ratios
 from .results import FOLDER, devices
 from .rows import ROWS
-from .show import megabytes, milliseconds, times
+from .tables import Rows, Table, milliseconds, questions_table, ratio_table, times
 
-Result = dict[str, Any]
 DOCS = FOLDER.parent.parent / "docs"
 
-INTRODUCTION = """\
-# Benchmarks
-
-How fast are jlayers' layers against the same layer in every other JAX library, written by hand on
-`jax.lax`, and in PyTorch? This page and its picture are written by `python -m bench report` from
-the measurements under `bench/results/`, and by nobody else.
-"""
-
-NOTHING = "Here nothing has been measured yet.\n"
+TEMPLATE = pathlib.Path(__file__).with_name("template.md")
 ALL = "all operations"
-
-METHOD = """\
-## How it is measured
-
-* All contenders of a row run **in one process and in turns**, in an order drawn anew each round, so
-  that what slows the machine slows all of them. The first call of a
-  turn does not count unless it is a long one: nobody pays for threads of another that still spin.
-  Times are medians; the JSON has the middle half of the calls, and the time to trace and to
-  compile, apart.
-* Each framework is written as its users write it, and fed the same numbers: jitted pure functions
-  in JAX (Equinox under `vmap`, NNX split and merged, Keras by `stateless_call`), eager PyTorch with
-  channels last. *Forward* gives the output; *gradient* gives the output and the gradients of all
-  parameters and of the input.
-* A contender counts only if its output and gradients agree with a **float64 reference** that is
-  computed another way. One that does not is reported as wrong, and has no time.
-* **Best peer** is the fastest right one of Flax linen, Flax NNX, Equinox, Haiku and Keras 3 (on
-  JAX), by row and mode. Picked after the fact from up to five, it profits from the noise.
-  Hand-written `jax.lax` stands in a column of its own.
-* **Floor** is the greater of the arithmetic at the speed of the best square matrix product (three
-  times as much with the gradients) and the bytes that must move at the bandwidth of a scaling in
-  place, both measured in the same run. It is no bound for those who need less arithmetic.
-* **Temporaries** are what the compiled executable allocates beside arguments and results.
-* Whole steps count if the losses of the first steps agree among all contenders; start-up is timed
-  from the start of a fresh process.
-
-Run it again with
-
-```bash
-make bench                            # everything
-make bench ROW="lstm conv-1x1-s2"     # some rows, groups or patterns; --list shows them
-make bench ARGS="--resume"            # go on where a run was cut off
-make bench ARGS="--platform gpu"      # on an accelerator, beside these results
-make bench ROW=report                 # write this page
-```
-
-Leave the machine alone meanwhile: threads that spin for one another lose whole time slices to any
-neighbour, PyTorch's more than XLA's.
-"""
 
 
 def write(folder: pathlib.Path = FOLDER, docs: pathlib.Path = DOCS) -> list[pathlib.Path]:
     """Writes the page and, where something is stored, its picture; the paths of what it wrote."""
     found = devices(folder)
     page, picture = docs / "benchmarks.md", docs / "benchmarks.png"
-    if not found:
-        page.write_text("\n".join([INTRODUCTION, NOTHING, METHOD]))
-        return [page]
+    parts = [] if found else ["So far nothing has been measured yet.\n"]
     figures = {slug: in_order(stored) for slug, stored in found.items()}
-    draw({title(found[slug]): with_all(groups) for slug, groups in figures.items()}, picture)
-    parts = [INTRODUCTION, f"![Speed-ups by group and device]({picture.name})\n"]
+    if found:
+        draw({title(found[slug]): with_all(groups) for slug, groups in figures.items()}, picture)
+        parts = [f"![Speed-ups by group and device]({picture.name})\n"]
     for slug, groups in figures.items():
         parts += device_part(found[slug], groups)
-    page.write_text("\n".join([*parts, METHOD]))
-    return [page, picture]
+    page.write_text(TEMPLATE.read_text().replace("{results}", "\n".join(parts)))
+    return [page, picture] if found else [page]
 
 
-def with_all(groups: dict[str, dict[str, Result]]) -> dict[str, dict[str, Result]]:
-    """The groups, and after them all rows of operations as one; not whole steps, not start-up."""
+def with_all(groups: dict[str, Rows]) -> dict[str, Rows]:
+    """The groups, and after them all operations as one; whole steps and start-up are not in it."""
     rows = {name: row for rows in groups.values() for name, row in rows.items() if "floor" in row}
     return {**groups, ALL: rows} if rows else groups
 
@@ -93,18 +45,15 @@ def title(stored: list[dict[str, Any]]) -> str:
     return f"{device['name']}{many} ({device['platform'].upper()})"
 
 
-def in_order(stored: list[dict[str, Any]]) -> dict[str, dict[str, Result]]:
+def in_order(stored: list[dict[str, Any]]) -> dict[str, Rows]:
     """Rows by group, as ``bench.rows`` has them; other groups after."""
     order = list(dict.fromkeys(row.group for row in ROWS.values()))
     groups = {file["group"]: file["rows"] for file in stored}
-    return {
-        name: groups[name] for name in [*order, *sorted(set(groups) - set(order))] if name in groups
-    }
+    names = [*order, *sorted(set(groups) - set(order))]
+    return {name: groups[name] for name in names if name in groups}
 
 
-def device_part(
-    stored: list[dict[str, Any]], groups: dict[str, dict[str, Result]]
-) -> Iterator[str]:
+def device_part(stored: list[dict[str, Any]], groups: dict[str, Rows]) -> Iterator[str]:
     yield f"## {title(stored)}\n"
     yield f"{conditions(stored)}\n"
     all_rows = {name: row for rows in groups.values() for name, row in rows.items()}
@@ -112,8 +61,9 @@ def device_part(
     yield remarks(all_rows)
     for group, rows in groups.items():
         yield f"### {group}\n"
-        timed = {name: row for name, row in rows.items() if "contenders" in row}
-        yield ratio_table(timed) + milliseconds_table(timed) if timed else questions_table(rows)
+        timed = {name: row for name, row in rows.items() if "frameworks" in row}
+        table = ratio_table(timed) if timed else questions_table(rows)
+        yield table.markdown(code=True) + (milliseconds_table(timed) if timed else "")
 
 
 def conditions(stored: list[dict[str, Any]]) -> str:
@@ -131,55 +81,38 @@ def conditions(stored: list[dict[str, Any]]) -> str:
     return f"Measured {days[0]}{until} with {shown}.{extra}"
 
 
-def table(headings: list[str], lines: list[list[str]], left: int = 1) -> str:
-    """Markdown; the first ``left`` columns are text, the others figures."""
-    rule = ["---"] * left + ["---:"] * (len(headings) - left)
-    return "".join(f"| {' | '.join(line)} |\n" for line in [headings, rule, *lines])
-
-
-def means_table(groups: dict[str, dict[str, Result]]) -> str:
+def means_table(groups: dict[str, Rows]) -> str:
     """Geometric means of each group in each mode, and of all rows of operations."""
     lines = []
     for group, rows in with_all(groups).items():
-        for mode in dict.fromkeys(mode for row in rows.values() for mode in modes(row)):
-            all_ = [ratios(row, mode) for row in rows.values() if mode in modes(row)]
-            counted = sum(r.ours is not None for r in all_)
-            means = [geometric_mean(getattr(r, name) for r in all_) for name in _RATIOS]
-            rows_text = str(counted) if counted == len(all_) else f"{counted} of {len(all_)}"
+        for mode, found in by_mode(rows.values()).items():
+            counted = sum(r.ours is not None for r in found)
+            rows_text = str(counted) if counted == len(found) else f"{counted} of {len(found)}"
+            each = ("to_peer", "to_lax", "to_torch", "to_floor")
+            means = [geometric_mean(getattr(r, name) for r in found) for name in each]
             shown = f"**{group}**" if group == ALL else group
             lines.append([shown, mode, rows_text, *map(times, means)])
     if not lines:
         return ""
-    return "Geometric means over the rows; above 1x jlayers is faster.\n\n" + table(
-        [
-            "group",
-            "",
-            "rows",
-            "than the best peer",
-            "than lax",
-            "than torch",
-            "time over the floor",
-        ],
-        lines,
-        2,
-    )
+    against = ["than the best peer", "than lax", "than torch", "time over the floor"]
+    text = "Geometric means over the rows; above 1x jlayers is faster.\n\n"
+    return text + Table(["group", "", "rows", *against], lines, 2).markdown()
 
 
-_RATIOS = ("to_peer", "to_lax", "to_torch", "to_floor")
-
-
-def remarks(rows: dict[str, Result]) -> str:
-    """What stands against us or against the figures, by name."""
+def remarks(rows: Rows) -> str:
+    """Where jlayers is behind, and what to know about the figures, by name."""
     behind, same, wrong, noisy = [], [], [], []
     for name, row in rows.items():
         for mode in modes(row):
             r = ratios(row, mode)
-            if r.to_peer is not None and r.to_peer < BEHIND:
+            if r.behind:
                 text = f"{name} ({mode}, {times(r.to_peer)} of {r.peer})"
                 (same if r.same else behind).append(text)
-        for who, entry in row.get("contenders", {}).items():
+        for framework, entry in row.get("frameworks", {}).items():
             if entry["status"] in ("wrong", "failed"):
-                wrong.append(f"{name}: {who} (`{_line(entry['reason'])}`)")
+                # As code: ``[1]['bias']`` would be a link in plain text.
+                reason = " ".join(entry["reason"].split())[:160].replace("`", "'")
+                wrong.append(f"{name}: {framework} (`{reason}`)")
         if (row.get("others") or 0) > NOISY:
             noisy.append(f"{name} ({row['others']:.0%})")
     texts = [
@@ -194,69 +127,24 @@ def remarks(rows: dict[str, Result]) -> str:
     return "".join(f"\n{what}: {'; '.join(which)}.\n" for what, which in texts if which)
 
 
-def _line(reason: str) -> str:
-    """One line of an error, to stand as code: ``[1]['bias']`` would be a link in plain text."""
-    return " ".join(reason.split())[:160].replace("`", "'")
-
-
-def ratio_table(rows: dict[str, Result]) -> str:
-    headings = ["row", "", "ms", "than the best peer", "than lax", "than torch", "over the floor"]
-    lines = []
-    for name, row in rows.items():
-        for mode in modes(row):
-            r = ratios(row, mode)
-            lines.append([f"`{name}`", mode, *_ratio_cells(r)])
-    return table([*headings, "temporaries MB (peer's)"], lines, 2)
-
-
-def _ratio_cells(r: Ratios) -> list[str]:
-    if r.ours is None:
-        return ["missing", "", "", "", "", ""]
-    peer = f"{times(r.to_peer)} {r.peer}{' (same program)' * r.same}" if r.peer else "-"
-    theirs = megabytes(r.theirs.get("temp_bytes")) if r.theirs else "-"
-    temporaries = f"{megabytes(r.ours.get('temp_bytes'))} ({theirs})"
-    return [
-        milliseconds(r.ours["median"]),
-        peer,
-        times(r.to_lax),
-        times(r.to_torch),
-        times(r.to_floor),
-        temporaries,
-    ]
-
-
-def milliseconds_table(rows: dict[str, Result]) -> str:
-    """Everybody's medians, all modes in one cell."""
-    there = dict.fromkeys(who for row in rows.values() for who in row["contenders"])
-    everyone = sorted(there, key=_place)
+def milliseconds_table(rows: Rows) -> str:
+    """The medians of all frameworks, all modes in one cell."""
+    found = dict.fromkeys(name for row in rows.values() for name in row["frameworks"])
+    frameworks = sorted(found, key=_position)
     lines = []
     for name, row in rows.items():
         cells = []
-        for who in everyone:
-            entry = row["contenders"].get(who, {})
+        for framework in frameworks:
+            entry = row["frameworks"].get(framework, {})
             own = [milliseconds(entry[mode]["median"]) for mode in modes(row) if mode in entry]
             cells.append(" / ".join(own) or entry.get("status", "-"))
-        lines.append([f"`{name}`", *cells])
-    shown = dict.fromkeys(mode for row in rows.values() for mode in modes(row))
-    return f"\nMilliseconds, {' / '.join(shown)}:\n\n" + table(["row", *everyone], lines)
+        lines.append([name, *cells])
+    table = Table(["row", *frameworks], lines).markdown(code=True)
+    return f"\nMilliseconds, {' / '.join(by_mode(rows.values()))}:\n\n{table}"
 
 
-def _place(who: str) -> int:
-    """Where a contender stands: variants ("jlayers loop") beside their framework, others last."""
+def _position(name: str) -> int:
+    """The order of the columns: variants ("jlayers loop") beside their framework, others last."""
     order = list(FRAMEWORKS)
-    framework = who.replace(",", "").split()[0]
+    framework = name.replace(",", "").split()[0]
     return order.index(framework) if framework in order else len(order)
-
-
-def questions_table(rows: dict[str, Result]) -> str:
-    lines = [
-        [
-            f"`{name}`",
-            row["question"],
-            row["figure"],
-            row["bound"],
-            "" if row["holds"] else "missed",
-        ]
-        for name, row in rows.items()
-    ]
-    return table(["row", "question", "figure", "bound", ""], lines, 2)

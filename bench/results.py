@@ -24,12 +24,12 @@ def read(folder: pathlib.Path, device: dict[str, Any], group: str) -> dict[str, 
 
 
 def write(folder: pathlib.Path, stored: dict[str, Any], order: Iterable[str]) -> pathlib.Path:
-    """Writes a group's file whole, or leaves the old one: a cut-off run spoils nothing.
+    """Writes a group's file atomically: an interrupted run leaves the old one intact.
 
     Args:
       stored: as from ``read``.
-      order: the names of the rows; results of others, renamed or gone, are dropped. An empty one
-        keeps all as they are.
+      order: the names of the rows; results under other names are dropped. An empty one keeps all
+        as they are.
     """
     names = [name for name in order if name in stored["rows"]] or list(stored["rows"])
     rows = {name: stored["rows"][name] for name in names}
@@ -38,8 +38,8 @@ def write(folder: pathlib.Path, stored: dict[str, Any], order: Iterable[str]) ->
     path = folder / stored["device"]["slug"] / f"{stored['group']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
-    whole = _rounded({**stored, "runs": runs, "rows": rows})
-    unfinished.write_text(json.dumps(whole, indent=1) + "\n")
+    content = _rounded({**stored, "runs": runs, "rows": rows})
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(unfinished, path)
     return path
 

@@ -29,15 +29,9 @@ class Row:
         return self.options[option]
 
     def described(self) -> dict[str, Any]:
-        """All that its figures depend on."""
+        """Everything its figures depend on, apart from the machine and the versions."""
         return {"op": self.op, "x": self.x, "options": dict(self.options), "dtype": self.dtype}
 
     def replace(self, x: tuple[int, ...], **options: Any) -> "Row":
         """The same operation on another shape."""
         return dataclasses.replace(self, x=x, options={**self.options, **options})
-
-    def small(self) -> "Row":
-        """The same operation, shrunk so that a test can afford it; never what is measured."""
-        from .ops import OPS
-
-        return OPS[self.op].small(self)

@@ -1,267 +1,162 @@
-"""The rows: which operations, in which shapes. Data alone; a new shape is a line."""
+"""The rows: which operations, in which shapes. Data alone; a new shape is a word in a table.
+
+A row's name is its label and its size: ``conv-3x3-8x56x56x64-128-bf16`` has an input of 8x56x56x64
+(batch, space, channels), 128 features and dtype bfloat16. Recurrent rows have their features after
+the channels: ``lstm-32x128x128x256``. The operation is how the label begins, see ``OPS``.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 from .row import Row
 
+# How labels begin, where that is not the operation itself.
+OPS = {"depthwise": "conv", "grouped": "conv", "transposed": "conv_transpose"}
+RECURRENT = ("lstm", "gru", "simple_rnn")
+TWO_WORDS = ("max", "avg", "batch", "layer", "group", "rms", "simple")
 
-def _shape(*sizes: int) -> str:
-    return "x".join(map(str, sizes))
-
-
-def _conv(
-    group: str,
-    label: str,
-    x: tuple[int, ...],
-    features: int,
-    kernel: int | tuple[int, ...],
-    dtype: str = "float32",
-    op: str = "conv",
-    **options: Any,
-) -> Row:
-    name = f"{label}-{_shape(*x)}-{features}" + ("-bf16" if dtype == "bfloat16" else "")
-    return Row(name, group, op, x, {"features": features, "kernel": kernel, **options}, dtype)
+# (label, sizes separated by spaces, options) to rows.
+Rows = tuple[str, str, dict[str, Any]]
 
 
-def _dense() -> Iterator[Row]:
-    for dtype in ("float32", "bfloat16"):
-        # The layers of a digit classifier, of a vision model's head and of a transformer's MLP.
-        for x, features in [((32, 784), 128), ((64, 512), 1000), ((8, 512, 256), 1024)]:
-            name = f"dense-{_shape(*x)}-{features}" + ("-bf16" if dtype == "bfloat16" else "")
-            yield Row(name, "dense", "dense", x, {"features": features}, dtype)
+def _rows(group: str, label: str, sizes: str, options: dict[str, Any]) -> Iterator[Row]:
+    words = label.split("-")
+    op = "_".join(words[:2]) if words[0] in TWO_WORDS else OPS.get(words[0], words[0])
+    for size in sizes.split():
+        shape, *features = size.removesuffix("-bf16").split("-")
+        x, own = tuple(map(int, shape.split("x"))), dict(options)
+        if op in RECURRENT:
+            *x, own["features"] = x
+        elif features:
+            own["features"] = int(features[0])
+        if group == "depthwise" and op == "conv":
+            own["groups"] = x[-1]
+        dtype = "bfloat16" if size.endswith("-bf16") else "float32"
+        yield Row(f"{label}-{size}", group, op, tuple(x), own, dtype)
 
 
-def _convs() -> Iterator[Row]:
-    group, bf16 = "conv", {"dtype": "bfloat16"}
-    same = {"padding": 1}
-    # From the first block of a network to the last: images shrink, channels grow.
-    for x, features in [
-        ((1, 128, 128, 32), 32),
-        ((8, 56, 56, 64), 64),
-        ((8, 28, 28, 128), 128),
-        ((64, 16, 16, 64), 64),
-        ((8, 14, 14, 256), 256),
-        ((8, 7, 7, 512), 512),
-        ((1, 7, 7, 512), 512),
-    ]:
-        yield _conv(group, "conv-3x3", x, features, 3, **same)
-    yield _conv(group, "conv-3x3", (8, 224, 224, 3), 16, 3, **same)
-    yield _conv(group, "conv-3x3", (64, 32, 32, 3), 64, 3, **same)
-    yield _conv(group, "conv-3x3", (8, 56, 56, 64), 64, 3, **same, **bf16)
-    for x, features in [
-        ((8, 56, 56, 64), 256),
-        ((8, 56, 56, 256), 64),
-        ((8, 14, 14, 256), 512),
-        ((1, 28, 28, 128), 128),
-        ((64, 7, 7, 512), 128),
-    ]:
-        yield _conv(group, "conv-1x1", x, features, 1)
-    yield _conv(group, "conv-1x1", (8, 56, 56, 64), 256, 1, **bf16)
-    yield _conv(group, "conv-1x1-s2", (8, 56, 56, 64), 128, 1, strides=2)
-    yield _conv(group, "conv-3x3-s2", (8, 56, 56, 64), 128, 3, strides=2, **same)
-    yield _conv(group, "conv-3x3-s2", (8, 14, 14, 256), 512, 3, strides=2, **same)
-    yield _conv(group, "conv-3x3-s2", (8, 224, 224, 3), 32, 3, strides=2, **same)
-    yield _conv(group, "conv-7x7-s2", (8, 112, 112, 3), 64, 7, strides=2, padding=3)
-    yield _conv(group, "conv-7x7-s2", (1, 224, 224, 3), 64, 7, strides=2, padding=3)
-    yield _conv(group, "conv-16x16-s16", (8, 224, 224, 3), 192, 16, strides=16)
-    yield _conv(group, "conv-5x5", (8, 28, 28, 32), 64, 5, padding=2)
-    yield _conv(group, "conv-3x3-d2", (8, 28, 28, 128), 128, 3, dilation=2, padding=2)
-    yield _conv(group, "conv-3x3-d4", (2, 56, 56, 64), 64, 3, dilation=4, padding=4)
+def _k(kernel: Any, padding: Any = 0, **options: Any) -> dict[str, Any]:
+    """The options of a convolution."""
+    return {"kernel": kernel, **({"padding": padding} if padding else {}), **options}
 
 
-def _depthwise() -> Iterator[Row]:
-    def row(label: str, x: tuple[int, ...], kernel: int, **options: Any) -> Row:
-        options = {"padding": kernel // 2, "groups": x[-1], **options}
-        return _conv("depthwise", label, x, x[-1], kernel, **options)
-
-    yield row("depthwise-3x3", (8, 56, 56, 96), 3)
-    yield row("depthwise-3x3", (1, 112, 112, 32), 3)
-    yield row("depthwise-3x3", (64, 14, 14, 256), 3)
-    yield row("depthwise-3x3", (8, 7, 7, 512), 3)
-    yield row("depthwise-3x3", (8, 56, 56, 96), 3, dtype="bfloat16")
-    yield row("depthwise-3x3-s2", (8, 28, 28, 192), 3, strides=2)
-    yield row("depthwise-3x3-s2", (8, 112, 112, 64), 3, strides=2)
-    yield row("depthwise-5x5", (8, 28, 28, 128), 5)
-    yield row("depthwise-7x7", (8, 28, 28, 192), 7)
-    yield row("depthwise-7x7", (8, 56, 56, 96), 7)
-    yield row("depthwise-k31", (8, 512, 256), 31)
-    yield row("depthwise-3x3x3", (2, 8, 28, 28, 64), 3)
-    for x, features in [((8, 56, 56, 64), 128), ((8, 14, 14, 256), 256)]:
-        yield _conv("depthwise", "separable-3x3", x, features, 3, op="separable", padding=1)
-
-
-def _grouped() -> Iterator[Row]:
-    for groups, x, dtype in [
-        (2, (8, 28, 28, 128), "float32"),
-        (2, (8, 14, 14, 256), "float32"),
-        (4, (8, 28, 28, 128), "float32"),
-        (16, (8, 14, 14, 256), "float32"),
-        (32, (8, 28, 28, 128), "float32"),
-        (32, (8, 14, 14, 256), "float32"),
-        (32, (2, 14, 14, 256), "bfloat16"),
-    ]:
-        label = f"grouped-{groups}-3x3"
-        yield _conv("grouped", label, x, x[-1], 3, dtype, groups=groups, padding=1)
-    yield _conv(
-        "grouped", "grouped-32-3x3-s2", (8, 28, 28, 256), 256, 3, groups=32, strides=2, padding=1
-    )
-
-
-def _transposed() -> Iterator[Row]:
+def _transposed(label: str, sizes: str, kernel: int) -> Rows:
     # SAME gives twice the size; an odd kernel has no SAME that all frameworks agree on.
-    for kernel, x, features in [
-        (2, (8, 28, 28, 64), 64),
-        (3, (8, 28, 28, 64), 64),
-        (4, (8, 28, 28, 64), 64),
-        (4, (8, 7, 7, 256), 128),
-        (4, (8, 32, 32, 64), 3),
-        (2, (1, 64, 64, 64), 32),
-    ]:
-        how = {
-            "op": "conv_transpose",
-            "strides": 2,
-            "padding": "SAME" if kernel % 2 == 0 else "VALID",
-        }
-        yield _conv("transposed", f"transposed-{kernel}x{kernel}-s2", x, features, kernel, **how)
-    how = {"op": "conv_transpose", "strides": 2, "padding": "SAME"}
-    yield _conv("transposed", "transposed-k4-s2", (8, 256, 64), 64, 4, **how)
-    yield _conv("transposed", "transposed-2x2x2-s2", (1, 8, 16, 16, 32), 32, 2, **how)
-    yield _conv("transposed", "transposed-4x4-s2", (8, 28, 28, 64), 64, 4, "bfloat16", **how)
+    options = _k(kernel, "VALID" if kernel % 2 else "SAME", strides=2)
+    return (f"transposed-{label}-s2", sizes, options)
 
 
-def _conv_1d() -> Iterator[Row]:
-    for label, x, features, kernel, options in [
-        ("conv-k3", (8, 1024, 128), 128, 3, {"padding": 1}),
-        ("conv-k3-d8", (8, 2048, 64), 64, 3, {"dilation": 8, "padding": 8}),
-        ("conv-k5-s2", (8, 2048, 64), 128, 5, {"strides": 2, "padding": 2}),
-        ("conv-k10-s5", (4, 16000, 1), 256, 10, {"strides": 5}),
-        ("conv-k31", (8, 512, 128), 128, 31, {"padding": 15}),
-        ("conv-k129", (8, 2048, 16), 16, 129, {"padding": 64}),
-        ("conv-k400-s160", (4, 16000, 1), 80, 400, {"strides": 160}),
-    ]:
-        yield _conv("conv1d", label, x, features, kernel, **options)
+_PLAIN = {"bidirectional": False, "layers": 1}
+_BOTH = {"bidirectional": True, "layers": 1}
+_SEQUENCES = "1x256x64x128 32x128x128x256 64x64x256x512 128x100x64x128"
+_STRIDED_3 = {"window": 3, "strides": 2, "padding": 1}
 
-
-def _conv_3d() -> Iterator[Row]:
-    for label, x, features, kernel, options in [
-        ("conv-3x3x3", (2, 16, 32, 32, 16), 32, 3, {"padding": 1}),
-        ("conv-3x3x3", (1, 8, 14, 14, 128), 128, 3, {"padding": 1}),
-        ("conv-3x3x3-s2", (2, 16, 32, 32, 32), 64, 3, {"strides": 2, "padding": 1}),
-        ("conv-1x3x3", (2, 8, 28, 28, 64), 64, (1, 3, 3), {"padding": (0, 1, 1)}),
-        ("conv-3x1x1", (2, 8, 28, 28, 64), 64, (3, 1, 1), {"padding": (1, 0, 0)}),
-        (
-            "conv-3x7x7-s122",
-            (1, 8, 112, 112, 3),
-            64,
-            (3, 7, 7),
-            {"strides": (1, 2, 2), "padding": (1, 3, 3)},
+_TABLE: dict[str, list[Rows]] = {
+    "dense": [
+        # The layers of a digit classifier, of a vision model's head and of a transformer's MLP.
+        ("dense", "32x784-128 64x512-1000 8x512x256-1024", {}),
+        ("dense", "32x784-128-bf16 64x512-1000-bf16 8x512x256-1024-bf16", {}),
+    ],
+    "conv": [
+        # From the first block of a network to the last: images shrink, channels grow.
+        ("conv-3x3", "1x128x128x32-32 8x56x56x64-64 8x28x28x128-128 64x16x16x64-64", _k(3, 1)),
+        ("conv-3x3", "8x14x14x256-256 8x7x7x512-512 1x7x7x512-512", _k(3, 1)),
+        ("conv-3x3", "8x224x224x3-16 64x32x32x3-64 8x56x56x64-64-bf16", _k(3, 1)),
+        ("conv-1x1", "8x56x56x64-256 8x56x56x256-64 8x14x14x256-512 1x28x28x128-128", _k(1)),
+        ("conv-1x1", "64x7x7x512-128 8x56x56x64-256-bf16", _k(1)),
+        ("conv-1x1-s2", "8x56x56x64-128", _k(1, strides=2)),
+        ("conv-3x3-s2", "8x56x56x64-128 8x14x14x256-512 8x224x224x3-32", _k(3, 1, strides=2)),
+        ("conv-7x7-s2", "8x112x112x3-64 1x224x224x3-64", _k(7, 3, strides=2)),
+        ("conv-16x16-s16", "8x224x224x3-192", _k(16, strides=16)),
+        ("conv-5x5", "8x28x28x32-64", _k(5, 2)),
+        ("conv-3x3-d2", "8x28x28x128-128", _k(3, 2, dilation=2)),
+        ("conv-3x3-d4", "2x56x56x64-64", _k(3, 4, dilation=4)),
+    ],
+    "depthwise": [
+        ("depthwise-3x3", "8x56x56x96-96 1x112x112x32-32 64x14x14x256-256", _k(3, 1)),
+        ("depthwise-3x3", "8x7x7x512-512 8x56x56x96-96-bf16", _k(3, 1)),
+        ("depthwise-3x3-s2", "8x28x28x192-192 8x112x112x64-64", _k(3, 1, strides=2)),
+        ("depthwise-5x5", "8x28x28x128-128", _k(5, 2)),
+        ("depthwise-7x7", "8x28x28x192-192 8x56x56x96-96", _k(7, 3)),
+        ("depthwise-k31", "8x512x256-256", _k(31, 15)),
+        ("depthwise-3x3x3", "2x8x28x28x64-64", _k(3, 1)),
+        ("separable-3x3", "8x56x56x64-128 8x14x14x256-256", _k(3, 1)),
+    ],
+    "grouped": [
+        ("grouped-2-3x3", "8x28x28x128-128 8x14x14x256-256", _k(3, 1, groups=2)),
+        ("grouped-4-3x3", "8x28x28x128-128", _k(3, 1, groups=4)),
+        ("grouped-16-3x3", "8x14x14x256-256", _k(3, 1, groups=16)),
+        ("grouped-32-3x3", "8x28x28x128-128 8x14x14x256-256", _k(3, 1, groups=32)),
+        ("grouped-32-3x3", "2x14x14x256-256-bf16", _k(3, 1, groups=32)),
+        ("grouped-32-3x3-s2", "8x28x28x256-256", _k(3, 1, groups=32, strides=2)),
+    ],
+    "transposed": [
+        _transposed("2x2", "8x28x28x64-64", 2),
+        _transposed("3x3", "8x28x28x64-64", 3),
+        _transposed("4x4", "8x28x28x64-64 8x7x7x256-128 8x32x32x64-3", 4),
+        _transposed("2x2", "1x64x64x64-32", 2),
+        _transposed("k4", "8x256x64-64", 4),
+        _transposed("2x2x2", "1x8x16x16x32-32", 2),
+        _transposed("4x4", "8x28x28x64-64-bf16", 4),
+    ],
+    "conv1d": [
+        ("conv-k3", "8x1024x128-128", _k(3, 1)),
+        ("conv-k3-d8", "8x2048x64-64", _k(3, 8, dilation=8)),
+        ("conv-k5-s2", "8x2048x64-128", _k(5, 2, strides=2)),
+        ("conv-k10-s5", "4x16000x1-256", _k(10, strides=5)),
+        ("conv-k31", "8x512x128-128", _k(31, 15)),
+        ("conv-k129", "8x2048x16-16", _k(129, 64)),
+        ("conv-k400-s160", "4x16000x1-80", _k(400, strides=160)),
+    ],
+    "conv3d": [
+        ("conv-3x3x3", "2x16x32x32x16-32 1x8x14x14x128-128", _k(3, 1)),
+        ("conv-3x3x3-s2", "2x16x32x32x32-64", _k(3, 1, strides=2)),
+        ("conv-1x3x3", "2x8x28x28x64-64", _k((1, 3, 3), (0, 1, 1))),
+        ("conv-3x1x1", "2x8x28x28x64-64", _k((3, 1, 1), (1, 0, 0))),
+        ("conv-3x7x7-s122", "1x8x112x112x3-64", _k((3, 7, 7), (1, 3, 3), strides=(1, 2, 2))),
+    ],
+    "pool": [
+        ("max-pool-2x2", "8x56x56x64 64x28x28x32", {"window": 2}),
+        ("max-pool-3x3-s2", "8x56x56x64 8x112x112x64", _STRIDED_3),
+        ("max-pool-3x3-s2-valid", "8x35x35x192", {"window": 3, "strides": 2}),
+        ("max-pool-3x3-s1", "8x28x28x192", {"window": 3, "strides": 1, "padding": 1}),
+        ("max-pool-k2", "8x1024x64", {"window": 2}),
+        ("max-pool-2x2x2", "2x16x32x32x32", {"window": 2}),
+        ("avg-pool-2x2", "8x56x56x64", {"window": 2}),
+        ("avg-pool-3x3-s1", "8x56x56x64", {"window": 3, "strides": 1, "padding": 1}),
+        ("avg-pool-3x3-s2", "8x56x56x64", _STRIDED_3),
+        ("avg-pool-7x7", "64x7x7x512", {"window": 7}),
+        ("max-pool-2x2", "8x56x56x64-bf16", {"window": 2}),
+        ("max-pool-3x3-s2", "8x56x56x64-bf16", _STRIDED_3),
+    ],
+    "norm": [
+        ("batch-norm", "8x56x56x64 64x14x14x256 64x512", {}),
+        ("layer-norm", "64x256x512 8x128x768 8x128x768-bf16", {}),
+        ("group-norm-32", "8x28x28x128", {"groups": 32}),
+        ("group-norm-8", "8x56x56x64", {"groups": 8}),
+        ("rms-norm", "64x256x512 8x128x768 8x128x768-bf16", {}),
+    ],
+    "recurrent": [
+        *((label, _SEQUENCES, _PLAIN) for label in ("lstm", "gru", "simple-rnn")),
+        ("lstm-bidirectional", "32x128x128x256", _BOTH),
+        ("lstm-2-layers", "32x128x128x256", {**_PLAIN, "layers": 2}),
+        ("gru-bidirectional", "32x128x128x256", _BOTH),
+        ("gru-2-layers", "32x128x128x256", {**_PLAIN, "layers": 2}),
+        ("lstm", "32x128x128x256-bf16", _PLAIN),
+    ],
+    "attention": [
+        *(
+            (f"attention-{kind}", size, {"causal": kind == "causal"})
+            for size in ("16x128x8x64", "4x512x8x64", "2x1024x8x64", "1x2048x8x64")
+            for kind in ("causal", "full")
         ),
-    ]:
-        yield _conv("conv3d", label, x, features, kernel, **options)
-
-
-def _pool() -> Iterator[Row]:
-    for kind, label, x, window, options in [
-        ("max", "2x2", (8, 56, 56, 64), 2, {}),
-        ("max", "2x2", (64, 28, 28, 32), 2, {}),
-        ("max", "3x3-s2", (8, 56, 56, 64), 3, {"strides": 2, "padding": 1}),
-        ("max", "3x3-s2", (8, 112, 112, 64), 3, {"strides": 2, "padding": 1}),
-        ("max", "3x3-s2-valid", (8, 35, 35, 192), 3, {"strides": 2}),
-        ("max", "3x3-s1", (8, 28, 28, 192), 3, {"strides": 1, "padding": 1}),
-        ("max", "k2", (8, 1024, 64), 2, {}),
-        ("max", "2x2x2", (2, 16, 32, 32, 32), 2, {}),
-        ("avg", "2x2", (8, 56, 56, 64), 2, {}),
-        ("avg", "3x3-s1", (8, 56, 56, 64), 3, {"strides": 1, "padding": 1}),
-        ("avg", "3x3-s2", (8, 56, 56, 64), 3, {"strides": 2, "padding": 1}),
-        ("avg", "7x7", (64, 7, 7, 512), 7, {}),
-    ]:
-        name = f"{kind}-pool-{label}-{_shape(*x)}"
-        yield Row(name, "pool", f"{kind}_pool", x, {"window": window, **options})
-    for kind, options in [
-        ("max", {"window": 2}),
-        ("max", {"window": 3, "strides": 2, "padding": 1}),
-    ]:
-        x, label = (8, 56, 56, 64), "2x2" if options["window"] == 2 else "3x3-s2"
-        name = f"{kind}-pool-{label}-{_shape(*x)}-bf16"
-        yield Row(name, "pool", f"{kind}_pool", x, options, "bfloat16")
-
-
-def _norm() -> Iterator[Row]:
-    for op, x, options, dtype in [
-        ("batch_norm", (8, 56, 56, 64), {}, "float32"),
-        ("batch_norm", (64, 14, 14, 256), {}, "float32"),
-        ("batch_norm", (64, 512), {}, "float32"),
-        ("layer_norm", (64, 256, 512), {}, "float32"),
-        ("layer_norm", (8, 128, 768), {}, "float32"),
-        ("layer_norm", (8, 128, 768), {}, "bfloat16"),
-        ("group_norm", (8, 28, 28, 128), {"groups": 32}, "float32"),
-        ("group_norm", (8, 56, 56, 64), {"groups": 8}, "float32"),
-        ("rms_norm", (64, 256, 512), {}, "float32"),
-        ("rms_norm", (8, 128, 768), {}, "float32"),
-        ("rms_norm", (8, 128, 768), {}, "bfloat16"),
-    ]:
-        groups = f"-{options['groups']}" if options else ""
-        end = "-bf16" if dtype == "bfloat16" else ""
-        name = f"{op.replace('_', '-')}{groups}-{_shape(*x)}{end}"
-        yield Row(name, "norm", op, x, options, dtype)
-
-
-def _recurrent() -> Iterator[Row]:
-    sizes = [(1, 256, 64, 128), (32, 128, 128, 256), (64, 64, 256, 512), (128, 100, 64, 128)]
-    plain = {"bidirectional": False, "layers": 1}
-    for op in ("lstm", "gru", "simple_rnn"):
-        for *x, features in sizes:
-            name = f"{op.replace('_', '-')}-{_shape(*x, features)}"
-            yield Row(name, "recurrent", op, tuple(x), {"features": features, **plain})
-    for op in ("lstm", "gru"):
-        for label, options in [
-            ("bidirectional", {"bidirectional": True, "layers": 1}),
-            ("2-layers", {"bidirectional": False, "layers": 2}),
-        ]:
-            name, x = f"{op}-{label}-32x128x128x256", (32, 128, 128)
-            yield Row(name, "recurrent", op, x, {"features": 256, **options})
-    bf16 = {"features": 256, **plain}
-    yield Row("lstm-32x128x128x256-bf16", "recurrent", "lstm", (32, 128, 128), bf16, "bfloat16")
-
-
-def _attention() -> Iterator[Row]:
-    for batch, steps in [(16, 128), (4, 512), (2, 1024), (1, 2048)]:
-        for causal in (True, False):
-            x, label = (batch, steps, 8, 64), "causal" if causal else "full"
-            name = f"attention-{label}-{_shape(*x)}"
-            yield Row(name, "attention", "attention", x, {"causal": causal})
-    x = (4, 512, 8, 64)
-    name = f"attention-causal-{_shape(*x)}-bf16"
-    yield Row(name, "attention", "attention", x, {"causal": True}, "bfloat16")
-
-
-def _embedding() -> Iterator[Row]:
-    for x, vocabulary, features in [((64, 256), 30_000, 256), ((32, 64), 1_000, 64)]:
-        name = f"embedding-{vocabulary}x{features}-{_shape(*x)}"
-        yield Row(
-            name, "embedding", "embedding", x, {"vocabulary": vocabulary, "features": features}
-        )
-
-
-def _dropout() -> Iterator[Row]:
-    for x in [(64, 256, 512), (128, 1024)]:
-        yield Row(f"dropout-{_shape(*x)}", "dropout", "dropout", x, {"rate": 0.1})
-
-
-_GROUPS = (
-    _dense,
-    _convs,
-    _depthwise,
-    _grouped,
-    _transposed,
-    _conv_1d,
-    _conv_3d,
-    _pool,
-    _norm,
-    _recurrent,
-    _attention,
-    _embedding,
-    _dropout,
-)
-ROWS: dict[str, Row] = {row.name: row for group in _GROUPS for row in group()}
+        ("attention-causal", "4x512x8x64-bf16", {"causal": True}),
+    ],
+    "embedding": [
+        ("embedding-30000x256", "64x256", {"vocabulary": 30_000, "features": 256}),
+        ("embedding-1000x64", "32x64", {"vocabulary": 1_000, "features": 64}),
+    ],
+    "dropout": [("dropout", "64x256x512 128x1024", {"rate": 0.1})],
+}
+_ALL = [_rows(group, *rows) for group, table in _TABLE.items() for rows in table]
+ROWS: dict[str, Row] = {row.name: row for rows in _ALL for row in rows}

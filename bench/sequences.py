@@ -1,12 +1,11 @@
-"""What do masks and streams cost, and what does a cache save?
+"""What do masks and streaming cost, and what does a cache save?
 
-Each row is a function of (seconds, most calls) that gives its ``Row``: the figure is the ratio of
-two medians taken in turns, its bound what was promised.
+The figures are ratios of two medians taken in turns; both sides are compared before they are timed.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,61 +14,18 @@ import numpy as np
 import jlayers as jl
 from jlayers import decoding
 
-from . import by_hand
-from .agreement import TOLERANCE, disagreement
-from .models.jlayers import block
-from .models.sizes import EPSILON, Transformer
-from .neighbours import mark, share_of_others
-from .timing import time_boxed
+from .agreement import assert_agreement
+from .frameworks.jlayers.models import rope_transformer
+from .frameworks.lax import models as by_hand
+from .frameworks.sizes import Transformer
+from .questions import Answer, Question, compared
 
 Tree = Any
 
 
-class Row(NamedTuple):
-    question: str
-    figure: str
-    bound: str
-    holds: bool
-    seconds: dict[str, Any]
-    others: float | None
-
-
-def compared(
-    question: str, calls: dict[str, Callable[[], Any]], bound: float, budget: float, rounds: int
-) -> Row:
-    """The first of two calls over the second, at most ``bound``; or, ``bound`` being below one,
-    the second over the first, at least its inverse."""
-    start = mark()
-    timings = time_boxed(calls, budget, rounds)
-    others = share_of_others(start)
-    ours, theirs = (timing.median for timing in timings.values())
-    ratio = ours / theirs
-    shown = f"{ratio:.2f}x" if bound >= 1 else f"{1 / ratio:.1f}x as fast"
-    wanted = f"{bound:g}x" if bound >= 1 else f"{1 / bound:g}x as fast"
-    texts = (f"{name} {1e3 * timing.median:.3g} ms" for name, timing in timings.items())
-    return Row(
-        question,
-        f"{shown} ({', '.join(texts)})",
-        wanted,
-        ratio <= bound,
-        {name: timing._asdict() for name, timing in timings.items()},
-        others,
-    )
-
-
-def agreed(got: Tree, wanted: Tree) -> None:
-    """Nothing is timed that computes something else.
-
-    Raises:
-      AssertionError: where two trees differ.
-    """
-    reason = disagreement(got, wanted, TOLERANCE["float32"])
-    assert reason is None, reason
-
-
 def masked_lstm(
     gradient: bool, budget: float, rounds: int, shape: tuple[int, ...] = (32, 128, 128, 256)
-) -> Row:
+) -> Answer:
     """An LSTM over rows of different lengths against the same over an array, all of it valid."""
     batch, steps, inputs, features = shape
     model = jl.LSTM(features)
@@ -86,40 +42,24 @@ def masked_lstm(
         return jnp.sum(forward(params, x, mask) ** 2)
 
     run = jax.jit(jax.grad(loss, (0, 1)) if gradient else forward)
-    agreed(run(params, x, jnp.ones_like(mask)), run(params, x, None))
+    assert_agreement(run(params, x, jnp.ones_like(mask)), run(params, x, None))
     calls = {
-        who: lambda given=given: jax.block_until_ready(run(params, x, given))
-        for who, given in (("masked", mask), ("unmasked", None))
+        name: lambda mask=mask: jax.block_until_ready(run(params, x, mask))
+        for name, mask in (("masked", mask), ("unmasked", None))
     }
     what = "gradient" if gradient else "forward"
-    name = "x".join(map(str, shape))
-    return compared(f"LSTM {name}, {what}: masked over unmasked", calls, 1.1, budget, rounds)
+    sizes = "x".join(map(str, shape))
+    return compared(f"LSTM {sizes}, {what}: masked over unmasked", calls, 1.1, budget, rounds)
 
 
 LARGE = Transformer(batch=1, steps=512, vocabulary=1000, width=512, heads=8, blocks=12)
 
 
-def transformer(size: Transformer, repeated: bool) -> jl.Layer:
-    """With rotary positions, which go on from block to block of a stream."""
-    one = block(size, rope=True)
-    blocks = (
-        {"blocks": jl.repeat(one, size.blocks)}
-        if repeated
-        else {f"blocks_{i}": one for i in range(size.blocks)}
-    )
-    return jl.serial(
-        tokens=jl.Embedding(size.vocabulary, size.width),
-        **blocks,
-        norm=jl.LayerNorm(epsilon=EPSILON),
-        head=jl.Dense(size.vocabulary),
-    )
-
-
 def one_token(
     batch: int, repeated: bool, budget: float, rounds: int, size: Transformer = LARGE
-) -> Row:
-    """A step of ``jl.stream`` against one written by hand; both are given the cache to keep."""
-    model = transformer(size, repeated)
+) -> Answer:
+    """A step of ``jl.stream`` against one written by hand; both have their cache donated."""
+    model = rope_transformer(size, repeated)
     ids = jnp.arange(batch, dtype=jnp.int32)
     params, state = model.init(jax.random.key(0), ids[:, None])
     start, step = jl.stream(model, capacity=size.steps)
@@ -128,24 +68,24 @@ def one_token(
         y, carry = step(params, state, carry, ids[:, None])
         return y[:, 0], carry
 
-    own = by_hand.stacked_step if repeated else by_hand.step
-    steps = {"jlayers": ours, "by hand": functools.partial(own, heads=size.heads)}
-    runs = {who: jax.jit(run, donate_argnums=1) for who, run in steps.items()}
+    own = by_hand.stacked_decode if repeated else by_hand.decode
+    steps = {"jlayers": ours, "by hand": partial(own, heads=size.heads)}
+    runs = {name: jax.jit(run, donate_argnums=1) for name, run in steps.items()}
 
     def empty() -> Tree:
         return start(params, state, ids[:, None])
 
     results = []
     for run in runs.values():
-        carry, seen = empty(), []
+        carry, ys = empty(), []
         for at in range(3):
             y, carry = run(params, carry, ids + at)
-            seen.append(y)
-        results.append((seen, carry))
-    agreed(*results)
+            ys.append(y)
+        results.append((ys, carry))
+    assert_agreement(*results)
 
     def decoder(run: Any) -> Callable[[], Any]:
-        """A call is a step; a full cache is followed by an empty one."""
+        """Each call takes a step; a full cache is replaced by an empty one."""
         carry, at = empty(), 0
 
         def call() -> None:
@@ -158,40 +98,35 @@ def one_token(
 
         return call
 
-    calls = {who: decoder(run) for who, run in runs.items()}
+    calls = {name: decoder(run) for name, run in runs.items()}
     how = "repeat of" if repeated else "serial of"
-    question = (
-        f"a token, {how} {size.blocks} blocks of {size.width}, batch {batch}: stream over hand"
-    )
+    blocks = f"{how} {size.blocks} blocks of {size.width}"
+    question = f"a token, {blocks}, batch {batch}: stream over hand"
     return compared(question, calls, 1.3, budget, rounds)
 
 
 def cached(
-    repeated: bool,
-    budget: float,
-    rounds: int,
-    size: Transformer = LARGE,
-    prompt: int = 16,
-    tokens: int = 256,
-) -> Row:
+    repeated: bool, budget: float, rounds: int, size: Any = LARGE, lengths: Any = (16, 256)
+) -> Answer:
     """Decoding from the cache against the whole prefix at each step.
 
-    The prefix is padded to a multiple of 64: recomputing has few programs to compile.
+    ``lengths`` are those of the prompt and of what follows. The prefix is padded to a multiple of
+    64: recomputing has few programs to compile.
     """
-    model = transformer(size, repeated)
+    model, (prompt, tokens) = rope_transformer(size, repeated), lengths
     ids = jnp.arange(prompt, dtype=jnp.int32)[None]
     params, state = model.init(jax.random.key(0), ids)
 
-    @functools.partial(jax.jit, static_argnames="length")
+    @partial(jax.jit, static_argnames="length")
     def next_id(params: Tree, ids: jax.Array, at: jax.Array, length: int) -> jax.Array:
         y, _ = model.apply(params, state, ids[:, :length])
         return ids.at[:, at].set(decoding.greedy(y[:, at - 1]))
 
     def recomputing() -> jax.Array:
-        whole = jnp.pad(ids, ((0, 0), (0, -(-tokens // 64) * 64)))
+        padded = jnp.pad(ids, ((0, 0), (0, -(-tokens // 64) * 64)))
         for at in range(prompt, prompt + tokens):
-            whole = next_id(params, whole, jnp.asarray(at), length=-(-at // 64) * 64)
-        return jax.block_until_ready(whole[:, prompt : prompt + tokens])
+            padded = next_id(params, padded, jnp.asarray(at), length=-(-at // 64) * 64)
+        return jax.block_until_ready(padded[:, prompt : prompt + tokens])
 
     def from_cache() -> jax.Array:
         written = decoding.generate(model, params, state, ids, tokens)
@@ -199,20 +134,19 @@ def cached(
 
     np.testing.assert_array_equal(from_cache(), recomputing())
     how = "repeat of" if repeated else "serial of"
-    question = (
-        f"{tokens} ids, {how} {size.blocks} blocks of {size.width}: cache against recomputing"
-    )
+    blocks = f"{how} {size.blocks} blocks of {size.width}"
+    question = f"{tokens} ids, {blocks}: cache against recomputing"
     calls = {"cache": from_cache, "recomputing": recomputing}
     return compared(question, calls, 1 / 5, budget, rounds)
 
 
-ROWS: dict[str, Callable[[float, int], Row]] = {
-    "masked-lstm-forward": functools.partial(masked_lstm, False),
-    "masked-lstm-gradient": functools.partial(masked_lstm, True),
-    "token-1": functools.partial(one_token, 1, False),
-    "token-8": functools.partial(one_token, 8, False),
-    "token-repeat-1": functools.partial(one_token, 1, True),
-    "token-repeat-8": functools.partial(one_token, 8, True),
-    "cache": functools.partial(cached, False),
-    "cache-repeat": functools.partial(cached, True),
+ROWS: dict[str, Question] = {
+    "masked-lstm-forward": partial(masked_lstm, False),
+    "masked-lstm-gradient": partial(masked_lstm, True),
+    "token-1": partial(one_token, 1, False),
+    "token-8": partial(one_token, 8, False),
+    "token-repeat-1": partial(one_token, 1, True),
+    "token-repeat-8": partial(one_token, 8, True),
+    "cache": partial(cached, False),
+    "cache-repeat": partial(cached, True),
 }

@@ -1,14 +1,13 @@
-"""Timing that holds on a shared machine: candidates interleaved in one run, medians, ratios."""
+"""Timing that is fair on a shared machine: candidates in turns in one run, and medians."""
 
 import gc
 import itertools
 import random
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 
 
 class Timing(NamedTuple):
@@ -20,26 +19,8 @@ class Timing(NamedTuple):
     calls: int
 
 
-def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
-    """Times the candidates in turns, so that what slows the machine slows all of them.
-
-    Args:
-      candidates: functions of no arguments; what they return is waited for.
-      rounds: how often each is called, after two calls that do not count.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 2):
-        # Forwards and backwards in turn: nobody always runs in the wake of the same neighbour.
-        for name in list(candidates)[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            jax.block_until_ready(candidates[name]())
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: _timing(values) for name, values in seconds.items()}
-
-
-# Seconds of a turn, and of a call that hardly notices whose threads and whose data it found:
-# OpenMP's threads spin for some milliseconds after torch has returned.
+# Seconds of a turn, and of a call so long that the state of the machine at its start hardly
+# matters: OpenMP's threads spin for some milliseconds after torch has returned.
 TURN, LONG = 0.03, 0.1
 
 
@@ -49,14 +30,14 @@ def time_boxed(
     """Times the candidates in turns until the time is spent, each with its share of it.
 
     The first call of a turn does not count unless it is ``LONG``: the threads of one framework
-    still spin when the next candidate starts, the caches hold what the last one read, and nobody
-    should pay for that. Calls that count follow for ``TURN`` seconds. The order is drawn anew in
-    each round. A candidate whose share is spent leaves once it has had ``least`` calls, so that a
-    slow one costs little and a fast one is still measured well. The last one leaves with the last
-    but one: alone it would run on a machine that the others never had.
+    still spin when the next candidate starts, and the caches hold what the last one read. Calls
+    that count follow for ``TURN`` seconds. Each round has a new random order. A candidate whose
+    share is spent leaves once it has had ``least`` calls, so that a slow one costs little and a
+    fast one is still measured well. The last one leaves with the one before it: alone it would run
+    on a quieter machine than the others.
 
     Args:
-      candidates: functions of no arguments that wait for their results, called before.
+      candidates: functions of no arguments that wait for their results, each called before.
       budget: seconds for all of them together.
       rounds: the most calls of each.
       least: the fewest.
@@ -83,7 +64,7 @@ def time_boxed(
 
 
 def _turn(call: Callable[[], Any], most: int) -> tuple[list[float], float]:
-    """The seconds of the calls that count, at most so many, and of all."""
+    """The seconds of the calls that count, at most ``most``, and of all calls."""
     start = time.perf_counter()
     call()
     moments = [time.perf_counter()]
@@ -98,7 +79,5 @@ def _turn(call: Callable[[], Any], most: int) -> tuple[list[float], float]:
 
 
 def _timing(values: list[float]) -> Timing:
-    if len(values) == 1:
-        return Timing(values[0], values[0], values[0], 1)
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, median, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
     return Timing(median, low, high, len(values))

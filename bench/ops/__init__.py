@@ -1,4 +1,4 @@
-"""The operations by name: weights, a float64 reference, and what they must cost."""
+"""The operations by name: weights, a float64 reference, and what they must cost at least."""
 
 from .attention import ATTENTION
 from .conv import CONV, CONV_TRANSPOSE, SEPARABLE

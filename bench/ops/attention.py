@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..row import Row
-from .op import Op, Weights, nothing
+from .op import Op, Weights, no_weights
 
 
 def _inputs(row: Row, rng: np.random.Generator) -> tuple[Any, ...]:
@@ -21,8 +21,8 @@ def _reference(row: Row, weights: Weights, x: Any) -> Any:
     steps = q.shape[1]
     scores = jnp.einsum("btnh,bsnh->bnts", q, k) / math.sqrt(q.shape[-1])
     if row["causal"]:
-        seen = np.tril(np.ones((steps, steps), bool))
-        scores = jnp.where(seen, scores, -jnp.inf)
+        visible = np.tril(np.ones((steps, steps), bool))
+        scores = jnp.where(visible, scores, -jnp.inf)
     return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, -1), v)
 
 
@@ -32,4 +32,4 @@ def _flops(row: Row) -> float:
     return 4 * batch * heads * size * pairs
 
 
-ATTENTION = Op(nothing, _reference, _flops, lambda row: row.replace((2, 6, 2, 4)), inputs=_inputs)
+ATTENTION = Op(no_weights, _reference, _flops, inputs=_inputs)

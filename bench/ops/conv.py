@@ -32,8 +32,8 @@ class Geometry(NamedTuple):
     @property
     def same(self) -> bool:
         """Whether this is what ``"SAME"`` means everywhere."""
-        reach = zip(self.kernel, self.dilation, self.padding, strict=True)
-        return set(self.strides) == {1} and all(d * (k - 1) == 2 * p for k, d, p in reach)
+        axes = zip(self.kernel, self.dilation, self.padding, strict=True)
+        return set(self.strides) == {1} and all(d * (k - 1) == 2 * p for k, d, p in axes)
 
     @property
     def depthwise(self) -> bool:
@@ -41,18 +41,16 @@ class Geometry(NamedTuple):
 
 
 def geometry(row: Row) -> Geometry:
+    """The geometry of a row; padding "SAME" or "VALID" (transposed rows) counts as none."""
     rank, options = len(row.x) - 2, row.options
-    return Geometry(
-        rank,
-        row.x[-1],
-        row["features"],
-        spread(row["kernel"], rank),
-        spread(options.get("strides", 1), rank),
-        spread(options.get("dilation", 1), rank),
-        options.get("groups", 1),
-        spread(options.get("padding", 0), rank),
-        options.get("bias", True),
-    )
+    padding = options.get("padding", 0)
+    numbers = {
+        "padding": 0 if isinstance(padding, str) else padding,
+        **{name: options.get(name, 1) for name in ("kernel", "strides", "dilation")},
+    }
+    axes = {name: spread(value, rank) for name, value in numbers.items()}
+    groups, bias = options.get("groups", 1), options.get("bias", True)
+    return Geometry(rank, row.x[-1], row["features"], groups=groups, bias=bias, **axes)
 
 
 def _weights(row: Row, rng: np.random.Generator) -> Weights:
@@ -65,15 +63,17 @@ def _weights(row: Row, rng: np.random.Generator) -> Weights:
 def shifted_products(
     x: Any, kernel: Any, strides: tuple[int, ...], dilation: tuple[int, ...], groups: int
 ) -> Any:
-    """The convolution of a padded ``x`` as a sum over the places of the kernel."""
+    """The convolution of a padded ``x`` as a sum over the positions in the kernel."""
     axes = list(zip(x.shape[1:-1], kernel.shape, dilation, strides, strict=False))
     sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, d, s in axes]
     spans = [s * (size - 1) + 1 for size, (_, _, _, s) in zip(sizes, axes, strict=True)]
-    places = np.array(list(np.ndindex(*kernel.shape[:-2])), np.int32) * np.array(dilation, np.int32)
-    starts = np.pad(places, ((0, 0), (1, 1)))
-    kernels = kernel.reshape(len(places), kernel.shape[-2], groups, -1)
+    positions = np.array(list(np.ndindex(*kernel.shape[:-2])), np.int32) * np.array(
+        dilation, np.int32
+    )
+    starts = np.pad(positions, ((0, 0), (1, 1)))
+    kernels = kernel.reshape(len(positions), kernel.shape[-2], groups, -1)
 
-    @jax.checkpoint  # or every patch would be kept for the gradient
+    @jax.checkpoint  # otherwise every patch would be stored for the gradient
     def add(y: Any, at: Any) -> Any:
         start, kernel = at
         patch = lax.dynamic_slice(x, tuple(start), (x.shape[0], *spans, x.shape[-1]))
@@ -96,37 +96,18 @@ def _reference(row: Row, weights: Weights, x: Any) -> Any:
 def _flops(row: Row) -> float:
     g = geometry(row)
     axes = zip(row.x[1:-1], g.kernel, g.strides, g.dilation, g.padding, strict=True)
-    places = math.prod((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in axes)
-    return 2 * row.x[0] * places * math.prod(g.kernel) * g.channels // g.groups * g.features
+    outputs = math.prod((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in axes)
+    return 2 * row.x[0] * outputs * math.prod(g.kernel) * g.channels // g.groups * g.features
 
 
-def _small(row: Row) -> Row:
-    g = geometry(row)
-    groups = min(g.groups, 4)
-    channels = groups * min(g.channels // g.groups, 3)
-    features = groups * min(g.features // g.groups, 2)
-    kernel = tuple(min(k, 7) for k in g.kernel)
-    padding = tuple(p if k <= 7 else min(p, 3) for k, p in zip(g.kernel, g.padding, strict=True))
-    reach = zip(kernel, g.dilation, padding, g.strides, strict=True)
-    # The remainder of a stride stays: it is where paddings are got wrong.
-    sizes = [d * (k - 1) + 1 + s * 2 - 2 * p + 1 for k, d, p, s in reach]
-    return row.replace(
-        (2, *[max(size, 3) for size in sizes], channels),
-        features=features,
-        groups=groups,
-        kernel=kernel,
-        padding=padding,
-    )
-
-
-CONV = Op(_weights, _reference, _flops, _small)
+CONV = Op(_weights, _reference, _flops)
 
 
 # Transposed: padding is "SAME" or "VALID" as in ``lax.conv_transpose``.
 
 
 def _transposed_padding(row: Row) -> list[tuple[int, int]]:
-    g = transposed_geometry(row)
+    g = geometry(row)
     pairs = []
     for k, s in zip(g.kernel, g.strides, strict=True):
         total = k + s - 2 + (max(k - s, 0) if row["padding"] == "VALID" else 0)
@@ -135,33 +116,19 @@ def _transposed_padding(row: Row) -> list[tuple[int, int]]:
     return pairs
 
 
-def transposed_geometry(row: Row) -> Geometry:
-    return geometry(Row(row.name, row.group, row.op, row.x, {**row.options, "padding": 0}))
-
-
-def _transposed_weights(row: Row, rng: np.random.Generator) -> Weights:
-    return _weights(Row(row.name, row.group, row.op, row.x, {**row.options, "padding": 0}), rng)
-
-
 def _transposed_reference(row: Row, weights: Weights, x: Any) -> Any:
-    g = transposed_geometry(row)
+    g = geometry(row)
     pairs = zip(_transposed_padding(row), g.strides, strict=True)
-    spread_out = [(low, high, s - 1) for (low, high), s in pairs]
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *spread_out, (0, 0, 0)))
+    dilated = [(low, high, s - 1) for (low, high), s in pairs]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *dilated, (0, 0, 0)))
     ones = (1,) * g.rank
     return shifted_products(x, weights["kernel"], ones, ones, g.groups) + weights["bias"]
 
 
-def _transposed_flops(row: Row) -> float:
-    return 2 * math.prod(row.x) * math.prod(transposed_geometry(row).kernel) * row["features"]
-
-
-def _transposed_small(row: Row) -> Row:
-    return row.replace((2, *[4] * (len(row.x) - 2), 3), features=2)
-
-
 CONV_TRANSPOSE = Op(
-    _transposed_weights, _transposed_reference, _transposed_flops, _transposed_small
+    _weights,
+    _transposed_reference,
+    lambda row: 2 * math.prod(row.x) * math.prod(geometry(row).kernel) * row["features"],
 )
 
 
@@ -169,7 +136,7 @@ CONV_TRANSPOSE = Op(
 
 
 def separable_parts(row: Row) -> tuple[Row, Row]:
-    """The two convolutions that the pair is made of."""
+    """The depthwise and the pointwise convolution."""
     channels = row.x[-1]
     first = {**row.options, "features": channels, "groups": channels, "bias": False}
     depthwise = Row(row.name, row.group, "conv", row.x, first, row.dtype)
@@ -191,5 +158,4 @@ SEPARABLE = Op(
     lambda row, rng: tuple(_weights(part, rng) for part in separable_parts(row)),
     _separable_reference,
     lambda row: sum(map(_flops, separable_parts(row))),
-    lambda row: row.replace((2, *[5] * (len(row.x) - 2), 4), features=3),
 )

@@ -44,16 +44,7 @@ def _rms(row: Row, weights: Weights, x: Any) -> Any:
     return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * weights["scale"]
 
 
-def _small(row: Row) -> Row:
-    groups = {"groups": 2} if "groups" in row.options else {}
-    return row.replace((4, *[3] * (len(row.x) - 2), 8), **groups)
-
-
-def _flops(row: Row) -> float:
-    return 0
-
-
-BATCH_NORM = Op(_weights, _batch, _flops, _small)
-LAYER_NORM = Op(_weights, _layer, _flops, _small)
-GROUP_NORM = Op(_weights, _group, _flops, _small)
-RMS_NORM = Op(_scale_alone, _rms, _flops, _small)
+BATCH_NORM = Op(_weights, _batch)
+LAYER_NORM = Op(_weights, _layer)
+GROUP_NORM = Op(_weights, _group)
+RMS_NORM = Op(_scale_alone, _rms)

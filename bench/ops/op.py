@@ -1,4 +1,4 @@
-"""What an operation tells the benchmark about itself."""
+"""What the benchmark has to know about an operation."""
 
 import math
 from collections.abc import Callable
@@ -17,27 +17,25 @@ class Op(NamedTuple):
     Args:
       weights: (row, generator) to the parameters, float64, in jlayers' layout. Parameters that only
         some frameworks have (a second bias) are among them, and zero.
-      reference: (row, weights, x) to y, in plain JAX by another way than ``lax`` has for it.
-      flops: of one forward pass, by row; one multiplication and one addition are two.
-      small: the row shrunk, for tests.
+      reference: (row, weights, x) to y, in plain JAX, computed in another way than by ``lax``.
+      flops: of one forward pass, by row; one multiplication and one addition are two. By default
+        none that a matrix unit could do: the floor is the traffic.
       inputs: (row, generator) to x.
       traffic: bytes that must move, (forward, forward and gradient), where they are not those of
         ``x``, the weights and ``y``, each read or written once a pass.
-      judge: (row, x, cotangent, y) to the wanted (y, gradient of x), where what is right depends on
-        what came out, as for dropout.
+      judge: (row, x, cotangent, y) to the right (y, gradient of x), where that depends on the y
+        that was computed, as for dropout.
     """
 
     weights: Callable[[Row, np.random.Generator], Weights]
     reference: Callable[[Row, Weights, Any], Any]
-    flops: Callable[[Row], float]
-    small: Callable[[Row], Row]
+    flops: Callable[[Row], float] = lambda row: 0
     inputs: Callable[[Row, np.random.Generator], Any] = lambda row, rng: rng.standard_normal(row.x)
     traffic: Callable[[Row], tuple[float, float]] | None = None
     judge: Callable[[Row, Any, Any, Any], tuple[Any, Any]] | None = None
 
 
-def nothing(row: Row, rng: np.random.Generator) -> Weights:
-    """The weights of an operation that has none."""
+def no_weights(row: Row, rng: np.random.Generator) -> Weights:
     return {}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jax import lax
 
 from ..row import Row
-from .op import Op, Weights, nothing, spread
+from .op import Op, Weights, no_weights, spread
 
 
 class Window(NamedTuple):
@@ -21,6 +21,11 @@ class Window(NamedTuple):
     def pairs(self) -> tuple[tuple[int, int], ...]:
         return tuple((pad, pad) for pad in self.padding)
 
+    @property
+    def with_batch_and_channels(self) -> tuple[Any, Any, Any]:
+        """Sizes, strides and paddings with a number for each axis of x."""
+        return (1, *self.window, 1), (1, *self.strides, 1), ((0, 0), *self.pairs, (0, 0))
+
 
 def window(row: Row) -> Window:
     rank = len(row.x) - 2
@@ -30,22 +35,22 @@ def window(row: Row) -> Window:
 
 
 def _patches(row: Row, x: Any, fill: float) -> Any:
-    """All places of a window, stacked: (places, batch, *spatial', channels)."""
+    """All positions in a window, stacked: (positions, batch, *spatial', channels)."""
     w = window(row)
     x = jnp.pad(x, ((0, 0), *w.pairs, (0, 0)), constant_values=fill)
     spans = zip(x.shape[1:-1], w.window, w.strides, strict=True)
     sizes = [(n - k) // s + 1 for n, k, s in spans]
     patches = []
-    for place in np.ndindex(*w.window):
-        stop = [at + s * (n - 1) + 1 for at, s, n in zip(place, w.strides, sizes, strict=True)]
+    for position in np.ndindex(*w.window):
+        stop = [at + s * (n - 1) + 1 for at, s, n in zip(position, w.strides, sizes, strict=True)]
         limits = (x.shape[0], *stop, x.shape[-1])
-        patches.append(lax.slice(x, (0, *place, 0), limits, (1, *w.strides, 1)))
+        patches.append(lax.slice(x, (0, *position, 0), limits, (1, *w.strides, 1)))
     return jnp.stack(patches)
 
 
 def _max(row: Row, weights: Weights, x: Any) -> Any:
     patches = _patches(row, x, -jnp.inf)
-    # Of equal values the first has the gradient, as with all who are measured.
+    # The first of equal values gets the gradient, as in every framework that is measured.
     first = jnp.argmax(patches, 0, keepdims=True)
     return jnp.take_along_axis(patches, first, 0)[0]
 
@@ -54,16 +59,5 @@ def _average(row: Row, weights: Weights, x: Any) -> Any:
     return _patches(row, x, 0.0).sum(0) / _patches(row, jnp.ones_like(x), 0.0).sum(0)
 
 
-def _small(row: Row) -> Row:
-    w = window(row)
-    sizes = [k + 2 * s + 1 for k, s in zip(w.window, w.strides, strict=True)]
-    return row.replace((2, *sizes, 3))
-
-
-def _flops(row: Row) -> float:
-    """None that a matrix unit could do: the floor is the traffic."""
-    return 0
-
-
-MAX_POOL = Op(nothing, _max, _flops, _small)
-AVG_POOL = Op(nothing, _average, _flops, _small)
+MAX_POOL = Op(no_weights, _max)
+AVG_POOL = Op(no_weights, _average)

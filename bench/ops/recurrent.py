@@ -1,5 +1,6 @@
-"""LSTM, GRU and the plain recurrence over whole sequences, in layers and both ways."""
+"""LSTM, GRU and the plain recurrence over whole sequences, in layers and both directions."""
 
+import functools
 from typing import Any
 
 import jax
@@ -15,24 +16,24 @@ GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
 
 def layer_inputs(row: Row) -> list[int]:
     """The features that go into each layer."""
-    ways = 2 if row["bidirectional"] else 1
-    return [row.x[-1]] + [ways * row["features"]] * (row["layers"] - 1)
+    directions = 2 if row["bidirectional"] else 1
+    return [row.x[-1]] + [directions * row["features"]] * (row["layers"] - 1)
 
 
 def _weights(row: Row, rng: np.random.Generator) -> Weights:
-    """By layer and direction, each a tuple."""
-    ways = 2 if row["bidirectional"] else 1
+    """A tuple of layers, each a tuple with the cells of its directions."""
+    directions = 2 if row["bidirectional"] else 1
     return tuple(
-        tuple(_cell_weights(row, channels, rng) for _ in range(ways))
+        tuple(_cell_weights(row, channels, rng) for _ in range(directions))
         for channels in layer_inputs(row)
     )
 
 
 def _cell_weights(row: Row, channels: int, rng: np.random.Generator) -> Weights:
-    """jlayers' parameters, and what others have beside them.
+    """jlayers' parameters, and further ones that other frameworks have.
 
     ``second_bias`` is that of the recurrent product, where it would only add to ``bias``; it is
-    zero. ``forget_one`` is added to the forget gate by some; no result depends on it.
+    zero. ``forget_one`` is what some add to the forget gate; no result depends on it.
     """
     h, gates = row["features"], GATES[row.op]
     weights = {
@@ -42,7 +43,7 @@ def _cell_weights(row: Row, channels: int, rng: np.random.Generator) -> Weights:
         "second_bias": np.zeros(2 * h if row.op == "gru" else gates * h),
     }
     if row.op == "gru":
-        weights["recurrent_bias"] = np.zeros(h)  # NNX has none; its gradient is none of zero
+        weights["recurrent_bias"] = np.zeros(h)  # NNX has none, so it must be zero
     if row.op == "lstm":
         weights["forget_one"] = np.repeat([0.0, 1.0, 0.0, 0.0], h)
     return weights
@@ -50,48 +51,41 @@ def _cell_weights(row: Row, channels: int, rng: np.random.Generator) -> Weights:
 
 def _step(op: str, w: Weights, carry: Any, x: Any) -> tuple[Any, Any]:
     h, c = carry
-    ahead, recurrent = x @ w["kernel"] + w["bias"], h @ w["recurrent_kernel"]
+    projected, recurrent = x @ w["kernel"] + w["bias"], h @ w["recurrent_kernel"]
     if op == "simple_rnn":
-        h = jnp.tanh(ahead + recurrent + w["second_bias"])
+        h = jnp.tanh(projected + recurrent + w["second_bias"])
     elif op == "lstm":
-        i, f, g, o = jnp.split(ahead + recurrent + w["second_bias"], 4, -1)
+        i, f, g, o = jnp.split(projected + recurrent + w["second_bias"], 4, -1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
     else:
         size = h.shape[-1]
         both = recurrent[:, : 2 * size] + w["second_bias"]
-        r, z = jnp.split(jax.nn.sigmoid(ahead[:, : 2 * size] + both), 2, -1)
+        r, z = jnp.split(jax.nn.sigmoid(projected[:, : 2 * size] + both), 2, -1)
         candidate = recurrent[:, 2 * size :] + w["recurrent_bias"]
-        h = (1 - z) * jnp.tanh(ahead[:, 2 * size :] + r * candidate) + z * h
+        h = (1 - z) * jnp.tanh(projected[:, 2 * size :] + r * candidate) + z * h
     return (h, c), h
 
 
-def _one_way(row: Row, weights: Weights, x: Any, reverse: bool) -> Any:
+def _one_direction(row: Row, weights: Weights, x: Any, reverse: bool) -> Any:
     zeros = jnp.zeros((x.shape[0], row["features"]), x.dtype)
-    _, ys = lax.scan(
-        lambda carry, step: _step(row.op, weights, carry, step),
-        (zeros, zeros),
-        jnp.swapaxes(x, 0, 1),
-        reverse=reverse,
-    )
+    step = functools.partial(_step, row.op, weights)
+    _, ys = lax.scan(step, (zeros, zeros), jnp.swapaxes(x, 0, 1), reverse=reverse)
     return jnp.swapaxes(ys, 0, 1)
 
 
 def _reference(row: Row, weights: Weights, x: Any) -> Any:
-    for ways in weights:
-        x = jnp.concatenate([_one_way(row, own, x, i == 1) for i, own in enumerate(ways)], -1)
+    for cells in weights:
+        ys = [_one_direction(row, cell, x, reverse=i == 1) for i, cell in enumerate(cells)]
+        x = jnp.concatenate(ys, -1)
     return x
 
 
 def _flops(row: Row) -> float:
     batch, steps, _ = row.x
-    h, ways = row["features"], 2 if row["bidirectional"] else 1
+    h, directions = row["features"], 2 if row["bidirectional"] else 1
     products = sum((channels + h) * GATES[row.op] * h for channels in layer_inputs(row))
-    return 2 * batch * steps * ways * products
+    return 2 * batch * steps * directions * products
 
 
-def _small(row: Row) -> Row:
-    return row.replace((2, 5, 3), features=4)
-
-
-RECURRENT = Op(_weights, _reference, _flops, _small)
+RECURRENT = Op(_weights, _reference, _flops)

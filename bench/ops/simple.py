@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..row import Row
-from .op import Op, Weights, normal, nothing
+from .op import Op, Weights, no_weights, normal
 
 # Dense
 
@@ -21,19 +21,14 @@ def _dense(row: Row, weights: Weights, x: Any) -> Any:
     return x @ weights["kernel"] + weights["bias"]
 
 
-DENSE = Op(
-    _dense_weights,
-    _dense,
-    lambda row: 2 * math.prod(row.x) * row["features"],
-    lambda row: row.replace((3,) * (len(row.x) - 1) + (4,), features=5),
-)
+DENSE = Op(_dense_weights, _dense, lambda row: 2 * math.prod(row.x) * row["features"])
 
 
 # Embedding
 
 
 def _embedding_traffic(row: Row) -> tuple[float, float]:
-    """The rows that are looked up; with the gradient, a whole table of it besides."""
+    """The rows that are looked up; with the gradient, also the whole table."""
     size = jnp.dtype(row.dtype).itemsize * row["features"]
     looked_up = 2 * size * math.prod(row.x)
     return looked_up, 2 * looked_up + size * row["vocabulary"]
@@ -42,30 +37,22 @@ def _embedding_traffic(row: Row) -> tuple[float, float]:
 EMBEDDING = Op(
     lambda row, rng: {"embedding": normal(rng, (row["vocabulary"], row["features"]))},
     lambda row, weights, x: weights["embedding"][x],
-    lambda row: 0,
-    lambda row: row.replace((2, 7), vocabulary=5, features=4),
     inputs=lambda row, rng: rng.integers(0, row["vocabulary"], row.x, np.int32),
     traffic=_embedding_traffic,
 )
 
 
-# Dropout: which values are dropped is the contender's choice, all else follows from it.
+# Dropout: which values are dropped is up to the framework; everything else follows from it.
 
 
 def _judge(row: Row, x: Any, cotangent: Any, y: Any) -> tuple[Any, Any]:
-    """What must come out with the zeros of ``y``; NaN where there are too many or too few."""
-    kept = np.asarray(y, np.float64) != 0
-    rate, count = row["rate"], kept.size
+    """The right results for the zeros of ``y``; NaN where there are too many or too few."""
+    remaining = np.asarray(y, np.float64) != 0
+    rate, count = row["rate"], remaining.size
     spread = math.sqrt(rate * (1 - rate) / count)
-    fair = abs(kept.mean() - (1 - rate)) <= 6 * spread
-    factor = kept / (1 - rate) if fair else np.full(kept.shape, np.nan)
+    fair = abs(remaining.mean() - (1 - rate)) <= 6 * spread
+    factor = remaining / (1 - rate) if fair else np.full(remaining.shape, np.nan)
     return np.asarray(x, np.float64) * factor, np.asarray(cotangent, np.float64) * factor
 
 
-DROPOUT = Op(
-    nothing,
-    lambda row, weights, x: x,
-    lambda row: 0,
-    lambda row: row.replace((8, 16)),
-    judge=_judge,
-)
+DROPOUT = Op(no_weights, lambda row, weights, x: x, judge=_judge)

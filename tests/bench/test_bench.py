@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, of whom it says. No timing is believed here."""
+"""The benchmark measures what it says, of the frameworks it names. No timing is tested here."""
 
 import importlib.metadata
 import json
@@ -8,27 +8,19 @@ import types
 import jax
 import numpy as np
 import pytest
+from shrink import small
 
 from bench import __main__ as program
-from bench import groups, measure, neighbours, ratios, show, timing, whole_steps
-from bench.agreement import disagreement
-from bench.contenders import FRAMEWORKS, Unavailable, build
-from bench.data import draw
-from bench.leniency import lenient
+from bench import groups, measure, noise, ratios, startup, tables, timing
+from bench.agreement import assert_agreement, deviating_losses, disagreement, tolerance
+from bench.data import default_promotion, draw
+from bench.frameworks import FRAMEWORKS, Unavailable, build
 from bench.ops import OPS
-from bench.programs import MODES, Asked, prepare
+from bench.program import MODES, Task
 from bench.rows import ROWS
 
-# What other libraries warn of is theirs.
+# Warnings from other libraries are not ours to fix.
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(autouse=True)
-def compiled_fast():
-    """What is compiled here runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 FIRST_OF_OP = {op: next(row for row in ROWS.values() if row.op == op) for op in OPS}
@@ -36,21 +28,20 @@ FIRST_OF_OP = {op: next(row for row in ROWS.values() if row.op == op) for op in 
 
 def verdicts(framework, row):
     """For each mode None, or where the framework's results are wrong."""
-    data, judge = draw(row), OPS[row.op].judge
-    asked = None if judge is None else lambda *values: judge(row, *values)
-    with lenient():
+    data = draw(row)
+    with default_promotion():
         try:
-            contender = build(framework, row)
+            implementation = build(framework, row)
         except Unavailable as reason:
             pytest.skip(str(reason))
-        programs = [prepare(contender, Asked(mode, data, asked)) for mode in MODES]
-        return [program.disagrees(measure.tolerance(row)) for program in programs]
+        programs = [implementation.program(Task(row, mode, data)) for mode in MODES]
+        return [program.disagrees(tolerance(row.dtype)) for program in programs]
 
 
 @pytest.mark.parametrize("framework", ["jlayers", "lax"])
 @pytest.mark.parametrize("op", OPS)
 def test_every_operation_is_right(op, framework):
-    assert verdicts(framework, FIRST_OF_OP[op].small()) == [None, None]
+    assert verdicts(framework, small(FIRST_OF_OP[op])) == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -58,16 +49,16 @@ def test_every_operation_is_right(op, framework):
 )
 @pytest.mark.parametrize("row", ["conv-3x3-s2-8x56x56x64-128", "lstm-1x256x64x128"])
 def test_every_framework_is_right(row, framework):
-    assert verdicts(framework, ROWS[row].small()) == [None, None]
+    assert verdicts(framework, small(ROWS[row])) == [None, None]
 
 
 def test_a_narrow_dtype_is_judged_by_its_own_tolerance():
-    assert verdicts("jlayers", ROWS["dense-32x784-128-bf16"].small()) == [None, None]
+    assert verdicts("jlayers", small(ROWS["dense-32x784-128-bf16"])) == [None, None]
 
 
-def test_a_wrong_result_is_told_and_not_timed(monkeypatch):
-    lax = pytest.importorskip("bench.contenders.lax")
-    dense = lax.dense
+def test_a_wrong_result_is_reported_and_not_timed(monkeypatch):
+    lax = pytest.importorskip("bench.frameworks.lax.ops")
+    dense = lax.OPS["dense"]
 
     def wrong(row):
         right = dense(row)
@@ -77,14 +68,14 @@ def test_a_wrong_result_is_told_and_not_timed(monkeypatch):
         raise ValueError("out of order")
 
     monkeypatch.setitem(lax.OPS, "dense", wrong)
-    jlayers = pytest.importorskip("bench.contenders.jlayers")
+    jlayers = pytest.importorskip("bench.frameworks.jlayers.ops")
     monkeypatch.setitem(jlayers.OPS, "dense", broken)
     monkeypatch.setattr(measure, "FRAMEWORKS", {"jlayers": "jlayers", "lax": "jax"})
-    programs, contenders = measure.programs_of(FIRST_OF_OP["dense"].small())
+    programs, results = measure.programs_of(small(FIRST_OF_OP["dense"]))
     assert programs == {}
-    assert contenders["lax"]["status"] == "wrong"
-    assert "forward: [0] is off by" in contenders["lax"]["reason"]
-    assert contenders["jlayers"] == {"status": "failed", "reason": "ValueError: out of order"}
+    assert results["lax"]["status"] == "wrong"
+    assert "forward: [0] is off by" in results["lax"]["reason"]
+    assert results["jlayers"] == {"status": "failed", "reason": "ValueError: out of order"}
 
 
 def test_disagreement_says_where():
@@ -147,9 +138,8 @@ ROW = "dense-32x784-128"
 def tiny(monkeypatch):
     """The program with one row, shrunk, and the platform left as the tests have it."""
     monkeypatch.setattr("bench.device.choose_platform", lambda name: None)
-    row = ROWS[ROW].small()
-    entry = groups.Entry(row.group, *groups._operation(row))
-    monkeypatch.setattr(groups, "entries", lambda: {ROW: entry})
+    row = small(ROWS[ROW])
+    monkeypatch.setattr(groups, "entries", lambda: {ROW: groups.operation(row)})
     monkeypatch.setattr("bench.floors._best", lambda call, **options: (call(), 1e-3)[1])
     return row
 
@@ -166,15 +156,15 @@ def test_a_row_goes_all_the_way(tiny, tmp_path, capsys):
     assert stored["runs"][row["run"]]["versions"]["lax"] == importlib.metadata.version("jax")
     for name, distribution in FRAMEWORKS.items():
         try:
-            # Ours is here, installed or not.
+            # jlayers can be imported even where it is not installed.
             importlib.metadata.version(distribution if name != "jlayers" else "jax")
         except importlib.metadata.PackageNotFoundError:
-            assert row["contenders"][name]["status"] == "missing"
+            assert row["frameworks"][name]["status"] == "missing"
             continue
-        assert row["contenders"][name]["status"] == "ok", row["contenders"][name]
+        assert row["frameworks"][name]["status"] == "ok", row["frameworks"][name]
         for mode in MODES:
-            assert row["contenders"][name][mode]["calls"] == 3
-            assert (row["contenders"][name][mode]["compile"] is None) == (name == "torch")
+            assert row["frameworks"][name][mode]["calls"] == 3
+            assert (row["frameworks"][name][mode]["compile"] is None) == (name == "torch")
     assert row["floor"]["gradient"] > 0
 
     program.main([*arguments, "--resume"])
@@ -213,27 +203,27 @@ def test_an_unknown_name_is_refused(word, says):
 @pytest.mark.parametrize("name", ["masked-lstm-gradient", "token-2", "token-repeat-2", "cache"])
 def test_the_rows_of_sequences_check_what_they_time(name):
     from bench import sequences
-    from bench.models.sizes import Transformer
+    from bench.frameworks.sizes import Transformer
 
-    small = Transformer(batch=1, steps=8, num_embeddings=11, width=8, heads=2, blocks=2)
+    small = Transformer(1, 8, 11, 8, 2, 2)
     make = {
         "masked-lstm-gradient": lambda: sequences.masked_lstm(True, 1e-9, 3, (2, 5, 3, 4)),
         "token-2": lambda: sequences.one_token(2, False, 1e-9, 9, small),
         "token-repeat-2": lambda: sequences.one_token(2, True, 1e-9, 9, small),
-        "cache": lambda: sequences.cached(True, 1e-9, 3, small, 3, 4),
+        "cache": lambda: sequences.cached(True, 1e-9, 3, small, (3, 4)),
     }
-    with lenient():
+    with default_promotion():
         row = make[name]()
     assert row.figure.split("x")[0].replace(".", "").isdigit()
     assert len(row.seconds) == 2
-    assert show.group_table("sequences", {name: row._asdict()}).row_count == 1
+    assert tables.group_table("sequences", {name: row._asdict()}).row_count == 1
 
 
 def test_sequences_do_not_time_what_differs():
     from bench import sequences
 
     with pytest.raises(AssertionError, match="is off by"):
-        sequences.agreed([np.ones(3)], [np.zeros(3)])
+        assert_agreement([np.ones(3)], [np.zeros(3)])
     assert set(groups.choose(["sequences"], groups.entries())) == set(sequences.ROWS)
 
 
@@ -241,52 +231,64 @@ def test_foundation_rows_still_answer():
     entry = groups.entries()["nesting"]
     row = entry.measure(1.0, 1)["nesting"]
     assert row["holds"]
-    assert show.group_table("foundation", {"nesting": row}).row_count == 1
+    assert tables.group_table("foundation", {"nesting": row}).row_count == 1
 
 
-def test_whole_steps_must_lose_alike():
+def test_whole_steps_must_have_the_same_losses():
     def step(losses, name="run"):
         entry = types.SimpleNamespace(run=lambda: None, first_losses=losses)
-        entry.trace_seconds, entry.compile_seconds, entry.temp_bytes = 0.1, 0.2, 3
+        entry.trace, entry.compile, entry.temp_bytes = 0.1, 0.2, 3
         return lambda: entry
 
     def missing():
         raise Unavailable("no such framework")
 
-    contenders = {
+    builders = {
         "jlayers": step([2.0, 1.0]),
         "linen": step([2.0, 1.0001]),
         "keras": step([2.0, 1.5]),
         "haiku": missing,
     }
-    row = whole_steps.measure_step(
-        types.SimpleNamespace(NAME="MLP", contenders=lambda: contenders), 0.01, 3
-    )
-    status = {name: entry["status"] for name, entry in row["contenders"].items()}
+    row = measure.measure_step("MLP", builders, 0.01, 3)
+    status = {name: entry["status"] for name, entry in row["frameworks"].items()}
     assert status == {"jlayers": "ok", "linen": "ok", "keras": "wrong", "haiku": "missing"}
-    assert "off by 5.0e-01" in row["contenders"]["keras"]["reason"]
-    assert row["contenders"]["jlayers"]["step"]["compile"] == 0.2
+    assert "off by 5.0e-01" in row["frameworks"]["keras"]["reason"]
+    assert row["frameworks"]["jlayers"]["step"]["compile"] == 0.2
     assert ratios.modes(row) == ["step"]
     assert math.isfinite(ratios.ratios(row, "step").to_peer)
-    first = types.SimpleNamespace(NAME="MLP", contenders=lambda: contenders, JUDGED=1)
-    row = whole_steps.measure_step(first, 0.01, 3)
-    assert row["contenders"]["keras"]["status"] == "ok"
-    assert whole_steps.strangers({"a": [], "b": [1.0]}) == {"a": "gives no losses to compare"}
+    row = measure.measure_step("MLP", builders, 0.01, 3, judged=1)
+    assert row["frameworks"]["keras"]["status"] == "ok"
+    assert deviating_losses({"a": [], "b": [1.0]}) == {"a": "gives no losses to compare"}
 
 
-def test_start_up_is_a_row_like_others(monkeypatch, capsys):
-    monkeypatch.setattr(groups.importlib.util, "find_spec", lambda name: None)
-    assert groups._startup()["startup"].measure(1.0, 1) == {}
-    assert "no bench/startup" in capsys.readouterr().out
-    own = {"seconds": 2.0, "low": 1.9, "high": 2.1}
-    row = {"contenders": {"jlayers": groups._started(own), "haiku": groups._started({})}}
+def test_start_up_is_a_row_like_others(monkeypatch):
+    def seconds(what, name):
+        if name == "haiku":
+            raise RuntimeError("haiku is not installed")
+        return {"first_step": 2.0, "init": 1.0}[what]
+
+    monkeypatch.setattr(startup, "seconds_of_process", seconds)
+    rows = groups.entries()["startup"].measure(1.0, 1)
+    assert list(rows) == list(startup.ROWS)
+    row = rows["first step of a 48-block transformer"]
     assert ratios.modes(row) == ["start"]
-    assert row["contenders"]["haiku"]["status"] == "missing"
-    assert show.group_table("startup", {"first-step": row}).row_count == 1
+    assert row["frameworks"]["jlayers"]["start"] == {
+        "median": 2.0,
+        "low": 2.0,
+        "high": 2.0,
+        "calls": 3,
+    }
+    assert row["frameworks"]["haiku"] == {"status": "missing", "reason": "haiku is not installed"}
+    assert tables.group_table("startup", {"first-step": row}).row_count == 1
 
 
-def test_neighbours_are_a_share():
-    start = neighbours.mark()
-    share = neighbours.share_of_others(start)
+def test_a_process_that_fails_is_reported():
+    with pytest.raises(RuntimeError, match=r"bench\.frameworks\.unknown is not installed"):
+        startup.seconds_of_process("init", "unknown")
+
+
+def test_noise_is_a_share():
+    start = noise.mark()
+    share = noise.share_of_others(start)
     assert share is None if start is None else 0 <= share <= 1
     assert jax.default_backend() == "cpu"

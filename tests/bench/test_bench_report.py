@@ -1,10 +1,10 @@
-"""What the benchmark says of stored results: ratios, the page and the picture."""
+"""What the benchmark reports about stored results: ratios, the page and the picture."""
 
 import json
 
 import pytest
 
-from bench import ratios, report, results, show
+from bench import ratios, report, results, tables
 
 pytestmark = pytest.mark.full
 
@@ -19,7 +19,7 @@ STORED = {
         "floor": {"forward": 0.001},
         "others": 0.5,
         "run": "2026-01-02T00:00:00Z",
-        "contenders": {
+        "frameworks": {
             "jlayers": timed(0.002, temp_bytes=2e6),
             "lax": timed(0.006, temp_bytes=8e6),
             "nnx": timed(0.004, temp_bytes=9e6),
@@ -31,12 +31,12 @@ STORED = {
         "op": "conv",
         "floor": {"forward": 0.001},
         "run": "2026-01-03T00:00:00Z",
-        "contenders": {"jlayers": timed(0.002), "linen": timed(0.001)},
+        "frameworks": {"jlayers": timed(0.002), "linen": timed(0.001)},
     },
     "x-4": {
         "op": "step",
         "run": "2026-01-03T00:00:00Z",
-        "contenders": {
+        "frameworks": {
             "by hand": timed(2.0),
             "jlayers, 32 steps a call": timed(1.0),
             "jlayers": timed(2.0),
@@ -45,7 +45,7 @@ STORED = {
     "x-3": {
         "op": "conv",
         "run": "2026-01-03T00:00:00Z",
-        "contenders": {"jlayers": {"status": "missing", "reason": "none yet"}, "nnx": timed(1.0)},
+        "frameworks": {"jlayers": {"status": "missing", "reason": "none yet"}, "nnx": timed(1.0)},
     },
 }
 
@@ -56,7 +56,7 @@ def test_ratios_are_to_the_fastest_peer():
     assert ratios.ratios(STORED["x-3"], "forward").to_peer is None
     assert ratios.geometric_mean([2.0, None, 8.0]) == pytest.approx(4.0)
     assert ratios.geometric_mean([None]) is None
-    assert "1.00x as fast as the best JAX peer" in show.means(list(STORED.values()))
+    assert "1.00x as fast as the best JAX peer" in tables.means(list(STORED.values()))
 
 
 def test_the_page_and_the_picture_come_from_what_is_stored(tmp_path):
@@ -96,8 +96,8 @@ def test_a_report_of_nothing_is_still_a_page(tmp_path):
 
 def test_a_peer_that_runs_the_same_program_is_behind_by_noise(tmp_path):
     def row(digest):
-        contenders = {"jlayers": timed(0.002, digest="a"), "nnx": timed(0.001, digest=digest)}
-        return {"op": "conv", "run": "2026-01-02T00:00:00Z", "contenders": contenders}
+        frameworks = {"jlayers": timed(0.002, digest="a"), "nnx": timed(0.001, digest=digest)}
+        return {"op": "conv", "run": "2026-01-02T00:00:00Z", "frameworks": frameworks}
 
     rows = {"x-same": row("a"), "x-other": row("b"), "x-unknown": row(None)}
     assert [ratios.ratios(r, "forward").same for r in rows.values()] == [True, False, False]

@@ -1,0 +1,1 @@
+"""jlayers: the layout that all others are converted from."""

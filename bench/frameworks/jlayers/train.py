@@ -1,0 +1,53 @@
+"""Training in jlayers, with optax."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import jlayers as jl
+
+from ..optax_step import Model, cross_entropy, optax_optimizer, train
+from ..sizes import Perceptron
+from ..step import ADAM, Optimizer, Training
+from ..weights import Weights
+from .models import MODELS
+
+
+def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
+    layer = MODELS[model](size)
+
+    def apply(params: Any, state: Any, x: Any) -> Any:
+        return layer.apply(params, state, x, train=True)
+
+    return train(Model(layer.init, apply), size, optimizer, weights)
+
+
+def init(model: Callable[..., jl.Layer], size: Any) -> None:
+    x = jl.spec((size.batch, size.image, size.image, 3))
+    jax.block_until_ready(model(size).init(jax.random.key(0), x))
+
+
+def fit_loop(size: Perceptron, weights: Weights, steps_per_call: int) -> Callable[..., Any]:
+    """``fit`` with its defaults, and the progress bar as on a terminal."""
+    import rich.console
+
+    from jlayers import training as jl_training
+
+    params = training("mlp", size, ADAM, weights).carry[0]
+    step = jl_training.train_step(MODELS["mlp"](size), cross_entropy, optax_optimizer(ADAM))
+    state = step.start(jax.random.key(0), jl.spec((size.batch, size.inputs)), params=params)
+    taken = 0
+
+    def loop(data: Any, every: int) -> list[float]:
+        nonlocal state, taken
+        taken += len(data.batches)
+        terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=100)
+        progress = jl_training.Progress(taken, console=terminal)
+        options: Any = {"steps_per_call": steps_per_call, "log_every": every, "progress": progress}
+        fitted = jl_training.fit(step, state, data.batches, steps=taken, **options)
+        state = jax.block_until_ready(fitted.run)
+        return [record.metrics["loss"] for record in fitted.records]
+
+    return loop

@@ -1,0 +1,60 @@
+"""Training with optax where a model is a pair of pure functions: jlayers, lax, linen, Haiku."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from .step import Optimizer, Training
+from .weights import NO_PARTS, Layout, Parts, Weights, batch, filled_tree, own_names
+
+
+class Model(NamedTuple):
+    """``init(key, x)`` to (params, state), ``apply(params, state, x)`` to (logits, state)."""
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def optax_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
+    make = {"sgd": optax.sgd, "adam": optax.adam, "adamw": optax.adamw}[optimizer.name]
+    return make(optimizer.learning_rate, **optimizer.options)
+
+
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def train(
+    model: Model,
+    size: Any,
+    optimizer: Optimizer,
+    weights: Weights | None,
+    layout: Layout = own_names,
+    parts: Parts = NO_PARTS,
+) -> Training:
+    x, labels = map(jax.numpy.asarray, batch(size))
+    # Not jitted where starting is timed: as one program, the initialisers take longer everywhere.
+    init = model.init if weights is None else jax.jit(model.init)
+    params, state = init(jax.random.key(0), x)
+    if weights is not None:
+        params = filled_tree(params, weights, layout, parts)
+    tx = optax_optimizer(optimizer)
+
+    def step(params: Any, state: Any, moments: Any, x: Any, labels: Any) -> Any:
+        def loss_of(params: Any) -> Any:
+            logits, new_state = model.apply(params, state, x)
+            return cross_entropy(logits, labels), new_state
+
+        (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, moments = tx.update(grads, moments, params)
+        return optax.apply_updates(params, updates), state, moments, loss
+
+    step = jax.jit(step, donate_argnums=(0, 1, 2))
+    carry = (params, state, jax.jit(tx.init)(params))
+    return Training(step, carry, (x, labels), count(params), jax.block_until_ready)
