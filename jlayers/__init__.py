@@ -9,7 +9,7 @@ from .base.constructors import (
     stateless,
     without_state,
 )
-from .base.errors import LayerError
+from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
 from .base.factory import factory
 from .base.layer import Layer
 from .base.paths import (
@@ -75,10 +75,12 @@ __all__ = [
     "LSTM",
     "AvgPool",
     "BatchNorm",
+    "CheckpointError",
     "Conv",
     "ConvLSTM",
     "ConvTranspose",
     "CrossAttention",
+    "DataError",
     "Decision",
     "Dense",
     "Dropout",
@@ -88,6 +90,7 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "JlayersError",
     "Layer",
     "LayerError",
     "LayerNorm",
@@ -105,6 +108,7 @@ __all__ = [
     "SimpleRNN",
     "StepPair",
     "Summary",
+    "TrainingError",
     "add",
     "average",
     "bidirectional",

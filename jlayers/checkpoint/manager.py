@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api, warn
+from ..base.errors import CheckpointError, public_api, warn
 from ..base.specs import PyTree, format_short
 from .atomic import clean, remove_whole
 from .restore import DamagedCheckpointError, Restored, read_checkpoint, read_manifest
@@ -48,7 +48,7 @@ class CheckpointManager:
       mode: "min" or "max".
 
     Raises:
-      LayerError: for a folder that cannot be made, and for what is no such option.
+      CheckpointError: for a folder that cannot be made, and for what is no such option.
 
     >>> import tempfile, jax.numpy as jnp
     >>> from jlayers import training
@@ -72,7 +72,7 @@ class CheckpointManager:
         mode: str = "min",
     ):
         if mode not in ("min", "max"):
-            raise LayerError("mode is neither 'min' nor 'max'", got=format_short(mode))
+            raise CheckpointError("mode is neither 'min' nor 'max'", got=format_short(mode))
         self.folder = Path(folder)
         self.keep = keep if keep is None else arguments.positive("keep", keep)
         self.best = arguments.integer("best", best, 0)
@@ -85,7 +85,7 @@ class CheckpointManager:
             self.folder.mkdir(parents=True, exist_ok=True)
             clean(self.folder)
         except OSError as error:
-            raise LayerError(
+            raise CheckpointError(
                 f"no folder for checkpoints: {error.strerror}",
                 got=str(self.folder),
                 hint="a folder that can be written",
@@ -114,7 +114,7 @@ class CheckpointManager:
           step, tree, position, metrics, history, extra, model: as for ``save_checkpoint``.
 
         Raises:
-          LayerError: where ``tree`` cannot be saved, and where the write before this one failed.
+          CheckpointError: where ``tree`` cannot be saved, and where the previous write failed.
         """
         self.wait()
         shot = snapshot(
@@ -173,7 +173,7 @@ class CheckpointManager:
         if step not in self._metrics:
             try:
                 self._metrics[step] = read_manifest(self.path(step)).metrics
-            except LayerError:
+            except CheckpointError:
                 self._metrics[step] = {}
         return self._metrics[step]
 
@@ -182,7 +182,7 @@ class CheckpointManager:
         """Comes back when nothing is being written.
 
         Raises:
-          LayerError: where the last write failed.
+          CheckpointError: where the last write failed.
         """
         if self._thread is not None:
             self._thread.join()
@@ -254,14 +254,14 @@ class CheckpointManager:
           fallback: where it is damaged, warns and takes the last good one before it.
 
         Raises:
-          LayerError: where there is none, and as ``read_checkpoint``.
-          DamagedCheckpointError: (a LayerError) where it is damaged; the last good one is named.
+          CheckpointError: where there is none, and as ``read_checkpoint``.
+          DamagedCheckpointError: where it is damaged; the last good one is named.
         """
         self.wait()
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
             which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-            raise LayerError(
+            raise CheckpointError(
                 f"{which} in {self.folder}",
                 expected=f"one of the steps {', '.join(map(str, steps))}" if steps else None,
             )
@@ -277,7 +277,7 @@ class CheckpointManager:
             except DamagedCheckpointError:
                 self._damaged.add(earlier)
                 continue
-            except LayerError:  # of another model
+            except CheckpointError:  # of another model
                 continue
             if not fallback:
                 first.hint = f"step={earlier}, the last good one, or fallback=True"

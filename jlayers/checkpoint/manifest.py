@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..base.errors import LayerError
+from ..base.errors import CheckpointError
 from ..base.specs import format_short
 from .formats.safetensors import DamagedFileError, open_regular
 from .tree import (
@@ -69,7 +69,7 @@ def as_json(what: str, value: Any) -> Any:
     Numbers that are not finite become ``{"$float": "nan"}``.
 
     Raises:
-      LayerError: for what is no JSON, with its place.
+      CheckpointError: for what is no JSON, with its place.
 
     >>> as_json("extra", {"epoch": np.int64(3), "rates": (0.1, float("inf"))})
     {'epoch': 3, 'rates': [0.1, {'$float': 'inf'}]}
@@ -92,7 +92,7 @@ def as_json(what: str, value: Any) -> Any:
     if isinstance(value, str | bool | int | None):
         return value
     expected = "None, bools, numbers, texts; lists and dicts of these, dicts with texts for keys"
-    raise LayerError(f"{what} is no JSON", expected=expected, got=format_short(value))
+    raise CheckpointError(f"{what} is no JSON", expected=expected, got=format_short(value))
 
 
 def _is_plain(value: Any) -> bool:
@@ -158,7 +158,7 @@ def read(path: Path) -> Manifest:
 
     Raises:
       DamagedFileError: where it is not what was written.
-      LayerError: where a newer version of jlayers wrote it.
+      CheckpointError: where a newer version of jlayers wrote it.
       OSError: where the system cannot read it.
     """
     with open(open_regular(path), "rb") as file:
@@ -176,7 +176,7 @@ def read(path: Path) -> Manifest:
     if not fits:
         raise DamagedFileError(f"the checksum of {path.name} is wrong")
     if version != VERSION:
-        raise LayerError(
+        raise CheckpointError(
             f"{path} has a format that this jlayers does not know",
             expected=f"version {VERSION}",
             got=f"version {format_short(version)}, of jlayers {format_short(writer)}",

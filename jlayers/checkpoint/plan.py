@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..base.errors import LayerError
+from ..base.errors import CheckpointError
 from ..base.paths import matches
 from .tree import Entry
 
@@ -110,12 +110,12 @@ class RestorePlan:
         """Raises where a path does not fit, with all of them.
 
         Raises:
-          LayerError: with a line for each path.
+          CheckpointError: with a line for each path.
         """
         if self.refused:
             first = self.refused[0]
             pattern = f"{first.rpartition('/')[0]}/**" if "/" in first else first
-            raise LayerError(
+            raise CheckpointError(
                 f"the checkpoint does not fit: {self.summary()}",
                 got="\n    " + "\n    ".join(self.lines()),
                 hint=f"allow=({pattern!r},) to leave such paths as they are",
@@ -128,13 +128,13 @@ def planned(
     """A plan whose patterns are checked.
 
     Raises:
-      LayerError: for a pattern that fits no path of either.
+      CheckpointError: for a pattern that fits no path of either.
     """
     if isinstance(allow, str):
-        raise LayerError("allow is one text", got=repr(allow), hint=f"allow=({allow!r},)")
+        raise CheckpointError("allow is one text", got=repr(allow), hint=f"allow=({allow!r},)")
     paths = list(dict.fromkeys((*expected, *found)))
     for pattern in allow:
         if not any(matches(path, pattern) for path in paths):
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
-            raise LayerError(f"the pattern {pattern!r} fits no path", got=shown or "no leaves")
+            raise CheckpointError(f"the pattern {pattern!r} fits no path", got=shown or "no leaves")
     return RestorePlan(name, expected, found, tuple(allow))

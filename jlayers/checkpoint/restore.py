@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..base.errors import LayerError, public_api
+from ..base.errors import CheckpointError, public_api
 from ..base.specs import PyTree, format_short
 from . import manifest
 from . import tree as leaves
@@ -22,7 +22,7 @@ from .plan import RestorePlan, planned
 from .save import ARRAYS, MANIFEST
 
 
-class DamagedCheckpointError(LayerError):
+class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not what was written, or cannot be read."""
 
     __module__ = "jlayers.training"
@@ -66,8 +66,8 @@ def read_checkpoint(
         ``like``'s own value, and is dropped where ``like`` has nothing.
 
     Raises:
-      LayerError: where a path of ``like`` or of the checkpoint does not fit, with all of them.
-      DamagedCheckpointError: (a LayerError) where the checkpoint is not what was written.
+      CheckpointError: where a path of ``like`` or of the checkpoint does not fit, with all of them.
+      DamagedCheckpointError: where the checkpoint is not what was written.
 
     >>> import tempfile, jax.numpy as jnp
     >>> from jlayers import training
@@ -86,7 +86,7 @@ def read_checkpoint(
     values = {name: templates[name] for name in plan.kept}
     for name, value in values.items():
         if not leaves.is_concrete(value):
-            raise LayerError(
+            raise CheckpointError(
                 f"the template has no value to keep at {name!r}", got=format_short(value)
             )
     wanted = set(plan.matched)
@@ -110,7 +110,7 @@ def restore_plan(
       path, like, allow: as for ``read_checkpoint``.
 
     Raises:
-      LayerError: for a pattern that fits no path, and for a damaged manifest.
+      CheckpointError: for a pattern that fits no path, and for a damaged manifest.
 
     >>> import tempfile, jax.numpy as jnp
     >>> from jlayers import training
@@ -139,7 +139,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Keys come as the uint32 numbers they are, Python numbers as arrays without axes.
 
     Raises:
-      DamagedCheckpointError: (a LayerError) where the checkpoint is not what was written.
+      DamagedCheckpointError: where the checkpoint is not what was written.
     """
     path = Path(path)
     with _damage_told(path):
@@ -154,7 +154,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """What a checkpoint says of itself; no array is read.
 
     Raises:
-      DamagedCheckpointError: (a LayerError) where the manifest is not what was written.
+      DamagedCheckpointError: where the manifest is not what was written.
     """
     with _damage_told(Path(path)):
         return manifest.read(Path(path) / MANIFEST)

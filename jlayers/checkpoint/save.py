@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import CheckpointError, public_api
 from ..base.specs import PyTree, format_short
 from . import manifest
 from . import tree as leaves
@@ -69,9 +69,9 @@ def save_checkpoint(
       The checkpoint's folder.
 
     Raises:
-      LayerError: before anything is written, for a leaf that a checkpoint cannot hold and for what
-        is no JSON; where the disk is full or the folder cannot be written. What was there before
-        is whole then.
+      CheckpointError: before anything is written, for a leaf that a checkpoint cannot hold and for
+        what is no JSON; where the disk is full or the folder cannot be written. What was there
+        before is whole then.
 
     >>> import tempfile, jax.numpy as jnp
     >>> from jlayers import training
@@ -132,7 +132,9 @@ def _float(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise LayerError(f"the metric {name!r} is no number", got=format_short(value)) from None
+        raise CheckpointError(
+            f"the metric {name!r} is no number", got=format_short(value)
+        ) from None
 
 
 def write_snapshot(folder: Path, shot: Snapshot) -> Path:
@@ -145,7 +147,7 @@ def write_snapshot(folder: Path, shot: Snapshot) -> Path:
             manifest.write(half / MANIFEST, manifest.text_of(shot.manifest._replace(sums=sums)))
     except OSError as error:
         size = sum(data.nbytes for data in shot.data.values())
-        raise LayerError(
+        raise CheckpointError(
             f"the checkpoint of step {shot.manifest.step} could not be written: {error.strerror}",
             expected=f"room for {size:,} bytes in {folder}",
             got=str(error),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base.errors import LayerError
+from ..base.errors import CheckpointError
 from ..base.specs import PyTree, format_short, path_text
 
 # The names that the safetensors format has had from its first release on.
@@ -97,14 +97,14 @@ def named(tree: PyTree, what: str) -> dict[str, Any]:
     """The leaves of a tree by path, in its order.
 
     Raises:
-      LayerError: where two leaves have the same path.
+      CheckpointError: where two leaves have the same path.
     """
     leaves: dict[str, Any] = {}
     exact: dict[str, str] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         text, full = path_text(path), jax.tree_util.keystr(path)
         if text in leaves or text == "__metadata__":
-            raise LayerError(
+            raise CheckpointError(
                 f"two leaves of {what} have the path {text!r}"
                 if text in leaves
                 else f"a leaf of {what} has the path {text!r}, which safetensors keeps for itself",
@@ -119,7 +119,7 @@ def entries(leaves: dict[str, Any], what: str) -> dict[str, Entry]:
     """What a checkpoint says of each leaf.
 
     Raises:
-      LayerError: for a leaf that a checkpoint cannot hold.
+      CheckpointError: for a leaf that a checkpoint cannot hold.
     """
     return {path: _entry(path, leaf, what) for path, leaf in leaves.items()}
 
@@ -136,7 +136,7 @@ def _entry(path: str, leaf: Any, what: str) -> Entry:
                 return Entry("key", "uint32", shape, impl)
         elif not jnp.issubdtype(dtype, jax.dtypes.extended) and np.dtype(dtype).name in DTYPES:
             return Entry("array", np.dtype(dtype).name, shape)
-    raise LayerError(
+    raise CheckpointError(
         f"a checkpoint cannot hold {path!r} of {what}",
         expected="arrays of numbers, typed keys, Python numbers",
         got=f"a traced {format_short(leaf)}"
@@ -163,7 +163,7 @@ def to_host(leaves: dict[str, Any], what: str, *, copy: bool) -> dict[str, np.nd
       copy: False allows views of the arrays' own memory, which the next step may be given.
 
     Raises:
-      LayerError: for an int beyond 64 bits, a deleted array, and one that other processes hold.
+      CheckpointError: for an int beyond 64 bits, a deleted array, one that other processes hold.
     """
     arrays = {path: _numbers(path, leaf, what) for path, leaf in leaves.items()}
     for leaf in arrays.values():
@@ -177,21 +177,21 @@ def _numbers(path: str, leaf: Any, what: str) -> Any:
         try:
             return np.array(leaf, _SCALARS[type(leaf)])
         except OverflowError:
-            raise LayerError(
+            raise CheckpointError(
                 f"{path!r} of {what} is an int that does not fit in 64 bits", got=format_short(leaf)
             ) from None
     if not isinstance(leaf, jax.Array):
         if isinstance(leaf, np.ndarray | np.generic):
             return np.asarray(leaf)
-        raise LayerError(f"{path!r} of {what} is no array", got=format_short(leaf))
+        raise CheckpointError(f"{path!r} of {what} is no array", got=format_short(leaf))
     if leaf.is_deleted():
-        raise LayerError(
+        raise CheckpointError(
             f"the memory of {path!r} of {what} was given away",
             got=f"{format_short(leaf)}, deleted",
             hint="save the run that the step gave back, not the one donated to it",
         )
     if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
-        raise LayerError(
+        raise CheckpointError(
             f"{path!r} of {what} is spread over several processes",
             hint="jax.experimental.multihost_utils.process_allgather",
         )
@@ -225,7 +225,7 @@ def placed(template: Any, entry: Entry, array: np.ndarray) -> Any:
     """The array as the template has it: on its devices, a numpy array, or a number of Python.
 
     Raises:
-      LayerError: for a dtype that JAX has only with 64 bits enabled.
+      CheckpointError: for a dtype that JAX has only with 64 bits enabled.
     """
     if entry.kind in SCALARS:
         return array.item()
@@ -238,7 +238,7 @@ def placed(template: Any, entry: Entry, array: np.ndarray) -> Any:
         leaf = jax.random.wrap_key_data(jnp.asarray(array), impl=entry.impl)
     result = jax.device_put(leaf, _devices(template))
     if entry.kind == "array" and result.dtype != array.dtype:
-        raise LayerError(
+        raise CheckpointError(
             f"JAX has no {array.dtype} now",
             got=f"{array.dtype} in the checkpoint and in the template",
             hint='jax.config.update("jax_enable_x64", True), or a numpy array in the template',

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import DataError, JlayersError, public_api
 from ..base.specs import PyTree, format_short, path_text
 from . import host_arrays
 from .positions import Position, beyond, checked, checked_epochs
@@ -46,7 +46,7 @@ class Batches:
         (size,), True for rows that are no filling. ``arrays`` has to be a tuple then.
 
     Raises:
-      LayerError: for no arrays, first axes that differ, fewer rows than give one batch.
+      DataError: for no arrays, first axes that differ, fewer rows than give one batch.
 
     >>> import numpy as np
     >>> from jlayers import training
@@ -69,21 +69,21 @@ class Batches:
             self._size = arguments.positive("size", size)
             self._key = None if key is None else words(key)
             if last not in _LAST:
-                raise LayerError(
+                raise DataError(
                     f"unknown last {format_short(last)}", expected=", ".join(map(repr, _LAST))
                 )
             if last == "pad" and type(arrays) is not tuple:
-                raise LayerError(
+                raise DataError(
                     "last='pad' adds an entry to a tuple, and arrays is none",
                     got=format_short(arrays),
                     hint="Batches((x, *targets), ...)",
                 )
             if last == "drop" and self._size > self._rows:
-                raise LayerError(
+                raise DataError(
                     f"{self._rows} rows give no batch of {self._size}",
                     hint="a smaller size, or last='keep' or 'pad'",
                 )
-        except LayerError as error:
+        except JlayersError as error:
             error.attribute_to("Batches")
             raise
         self._last = last
@@ -110,11 +110,11 @@ class Batches:
         """The batch of that epoch with that number, from 0 on: a pure function.
 
         Raises:
-          LayerError: where the epoch has no such batch.
+          DataError: where the epoch has no such batch.
         """
         epoch, index = arguments.integer("epoch", epoch, 0), arguments.integer("index", index, 0)
         if index >= self._count:
-            raise LayerError(f"an epoch has {self._count} batches, there is no batch {index}")
+            raise DataError(f"an epoch has {self._count} batches, there is no batch {index}")
         return self._at(epoch, index)
 
     @public_api
@@ -130,7 +130,7 @@ class Batches:
             by default.
 
         Raises:
-          LayerError: for a position that is none, or beyond the end of an epoch.
+          DataError: for a position that is none, or beyond the end of an epoch.
         """
         epoch, index, _ = checked(self.start if position is None else position)
         if index > self._count:
@@ -204,23 +204,23 @@ def _checked_arrays(arrays: PyTree) -> tuple[list[np.ndarray], Any, int]:
         where = path_text(path)
         shape = getattr(leaf, "shape", None)
         if not shape:
-            raise LayerError(
+            raise DataError(
                 f"{repr(where) if where else 'arrays'} is no array with a first axis",
                 got=format_short(leaf),
                 hint="np.asarray(x)" if shape is None else None,
             )
         shapes[where] = shape
     if not shapes:
-        raise LayerError("there are no arrays", got=format_short(arrays))
+        raise DataError("there are no arrays", got=format_short(arrays))
     rows = {shape[0] for shape in shapes.values()}
     if len(rows) > 1:
-        raise LayerError(
+        raise DataError(
             "the first axes of the arrays differ",
             expected="as many rows in each",
             got=", ".join(f"{where!r}: {shape[0]} rows" for where, shape in shapes.items()),
         )
     if rows == {0}:
-        raise LayerError("the arrays have no rows", got=format_short(arrays))
+        raise DataError("the arrays have no rows", got=format_short(arrays))
     # A plain view of a memory map: its own class costs time at every batch.
     leaves = [np.asarray(leaf) for _, leaf in flat]
     return leaves, treedef, rows.pop()

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..base.errors import LayerError
+from ..base.errors import DataError
 from .positions import Position, beyond, checked, checked_epochs
 
 _END = object()
@@ -80,12 +80,12 @@ class Once:
         epoch, index, _ = checked(self.start if position is None else position)
         checked_epochs(epochs)
         if epoch:
-            raise LayerError(
+            raise DataError(
                 f"the position is in epoch {epoch}, and an iterator has one epoch, number 0",
                 got=str([epoch, index]),
             )
         if self._iterator is None:
-            raise LayerError(
+            raise DataError(
                 "the data is an iterator, which can be read once, and was",
                 hint="a list, or a function of the epoch that gives a new iterator",
             )
@@ -108,9 +108,9 @@ def skip(iterator: Iterator[Any], epoch: int, count: int) -> None:
         raise beyond(epoch, count, found) if found else _nothing(epoch)
 
 
-def _nothing(epoch: int) -> LayerError:
+def _nothing(epoch: int) -> DataError:
     again = "a list, or a function of the epoch that gives a new iterator"
-    return LayerError(
+    return DataError(
         f"the data gave no batch in epoch {epoch}",
         expected="an iterable with a batch in it, each time it is read",
         hint=again if epoch else None,

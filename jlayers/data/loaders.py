@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base.errors import LayerError, calling_user_code
+from ..base.errors import DataError, calling_user_code
 from .epochs import Epochs, skip
 
 
@@ -34,7 +34,7 @@ def torch_source(loader: Any) -> Epochs | None:
         if sampler is not None
     ]
     if any(getattr(sampler, "generator", "none needed") is None for sampler in samplers):
-        raise LayerError(
+        raise DataError(
             "the DataLoader shuffles by PyTorch's global generator, and cannot be resumed",
             expected="an order that is a function of a seed and the epoch",
             hint="generator=torch.Generator().manual_seed(0), for a sampler of your own too",
@@ -109,7 +109,7 @@ class _Grain(Epochs):
             (state,) = further
             # A DataLoader's state is JSON in bytes, a Dataset's is a dict.
             state = state.encode() if isinstance(state, str) else state
-            with calling_user_code("grain's set_state"):
+            with calling_user_code("grain's set_state", DataError):
                 iterator.set_state(state)  # type: ignore[attr-defined]
         else:
             skip(iterator, epoch, index)

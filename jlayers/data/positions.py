@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ..base import arguments
-from ..base.errors import LayerError
+from ..base.errors import DataError
 from ..base.specs import format_short
 
 Position = list[Any]
@@ -46,7 +46,7 @@ def checked(position: Any, further: int = 0) -> tuple[int, int, list[Any]]:
             epoch, index = (operator.index(number) for number in position[:2])
             if epoch >= 0 and index >= 0:
                 return epoch, index, list(position[2:])
-    raise LayerError(
+    raise DataError(
         "the position in the data is none",
         expected="[epoch, index], two ints of at least 0" + (", and a state" if further else ""),
         got=format_short(position),
@@ -57,8 +57,8 @@ def checked_epochs(epochs: Any) -> int | None:
     return None if epochs is None else arguments.positive("epochs", epochs)
 
 
-def beyond(epoch: int, index: int, count: int) -> LayerError:
-    return LayerError(
+def beyond(epoch: int, index: int, count: int) -> DataError:
+    return DataError(
         f"the position [{epoch}, {index}] is beyond the end of the data",
         expected=f"an index of at most {count}: epoch {epoch} has {count} batches",
         hint="the data that the position comes from, in batches of the same size",

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import DataError, public_api
 from ..base.specs import format_short
 from . import host_arrays
 
@@ -53,7 +53,7 @@ def prefetch(
       An iterator with ``close()``, which is a context manager too.
 
     Raises:
-      LayerError: for what is no iterable, and for a size below 1.
+      DataError: for what is no iterable, and for a size below 1.
 
     >>> import numpy as np
     >>> from jlayers import training
@@ -68,7 +68,7 @@ def prefetch(
     """
     size = arguments.positive("size", size)
     if not isinstance(items, Iterable):
-        raise LayerError("takes an iterable", got=format_short(items))
+        raise DataError("takes an iterable", got=format_short(items))
     if put is None:
         put = _put_on(device)
     else:

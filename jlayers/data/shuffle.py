@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError
+from ..base.errors import DataError
 from ..base.specs import format_short
 
 
@@ -34,5 +34,5 @@ def words(key: Any) -> tuple[int, int]:
         arguments.typed_key(key)
         number = int.from_bytes(np.asarray(jax.random.key_data(key)).astype(">u4").tobytes())
     if number >> 128:
-        raise LayerError(f"key must be less than 2**128, got {format_short(key)}")
+        raise DataError(f"key must be less than 2**128, got {format_short(key)}")
     return number & (2**64 - 1), number >> 64

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, calling_user_code, public_api
+from ..base.errors import DataError, calling_user_code, public_api
 from ..base.specs import format_short
 from .epochs import Epochs, Once
 from .loaders import grain_source, made_by, torch_source
@@ -44,7 +44,7 @@ def as_source(data: Any) -> Source:
       data: one of these, or any object with ``start``, ``rereads`` and ``read``.
 
     Raises:
-      LayerError: for anything else. ``read`` raises it where there is no batch, and where a
+      DataError: for anything else. ``read`` raises it where there is no batch, and where a
         position is none or beyond the end.
 
     >>> from jlayers import training
@@ -69,14 +69,14 @@ def as_source(data: Any) -> Source:
     if callable(data):
         arguments.function("data", data, "epoch")
         return Epochs(lambda epoch: _called(data, epoch))
-    raise LayerError("the data is none", expected=_EXPECTED, got=format_short(data))
+    raise DataError("the data is none", expected=_EXPECTED, got=format_short(data))
 
 
 def _called(data: Any, epoch: int) -> Iterable[Any]:
-    with calling_user_code("the function of the epoch"):
+    with calling_user_code("the function of the epoch", DataError):
         batches = data(epoch)
     if not isinstance(batches, Iterable):
-        raise LayerError(
+        raise DataError(
             "the function of the epoch gave no iterable",
             expected=_EXPECTED,
             got=format_short(batches),
@@ -89,11 +89,11 @@ def _refuse_arrays(data: Any) -> None:
     whole = isinstance(data, tuple) and any(isinstance(item, arrays) for item in data)
     if isinstance(data, arrays) or whole:
         hint = "training.Batches((x, labels), 32, key=0)"
-        raise LayerError(
+        raise DataError(
             "the data is arrays, not batches of them",
             expected=_EXPECTED,
             got=format_short(data),
             hint=hint,
         )
     if isinstance(data, dict | str | bytes):
-        raise LayerError("the data is none", expected=_EXPECTED, got=format_short(data))
+        raise DataError("the data is none", expected=_EXPECTED, got=format_short(data))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import DataError, public_api
 from ..base.specs import (
     PyTree,
     format_short,
@@ -37,7 +37,7 @@ def stack_batches(
       left over. Arrays in host memory become numpy arrays, those on a device stay there.
 
     Raises:
-      LayerError: where the arrays of two batches differ in shape or dtype.
+      DataError: where the arrays of two batches differ in shape or dtype.
 
     >>> import numpy as np
     >>> from jlayers import training
@@ -74,7 +74,7 @@ def stack(batches: list[PyTree]) -> PyTree:
     treedef = others[0][1]
     for batch, (_, other) in zip(batches, others, strict=True):
         if other != treedef:
-            raise LayerError(
+            raise DataError(
                 "batches of different structure cannot be stacked",
                 expected=format_short(batches[0]),
                 got=format_short(batch),
@@ -90,7 +90,7 @@ def _stack(path: tuple[Any, ...], leaves: tuple[Any, ...]) -> Any:
     first = arrays[0]
     for array in arrays:
         if array.shape != first.shape or array.dtype != first.dtype:
-            raise LayerError(
+            raise DataError(
                 f"batches that differ at {path_text(path)!r} cannot be stacked",
                 expected=format_spec(first),
                 got=format_spec(array),

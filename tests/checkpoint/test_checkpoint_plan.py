@@ -41,7 +41,7 @@ def test_a_plan_has_every_path(tmp_path):
     assert plan.wrong_shape == ("step",)
     assert plan.wrong_dtype == ("params/body/b", "rate", "step")
     assert str(plan) == PLAN
-    with pytest.raises(jl.LayerError) as caught:
+    with pytest.raises(jl.CheckpointError) as caught:
         training.read_checkpoint(path, WANTED)
     assert all(f"\n  {line}" in str(caught.value) for line in PLAN.splitlines()[1:])
 

@@ -42,7 +42,7 @@ def test_a_full_disk_leaves_what_was_there(filled, monkeypatch, where):
     with monkeypatch.context() as patch:
         patch.setattr(os, where, no_space)
         filled.save(400, tree(400))
-        with pytest.raises(jl.LayerError) as caught:
+        with pytest.raises(jl.CheckpointError) as caught:
             filled.wait()
     text = str(caught.value)
     assert "the checkpoint of step 400 could not be written: No space left on device" in text
@@ -69,7 +69,7 @@ def test_what_the_disk_says_early_is_not_lost(filled, monkeypatch):
         patch.setattr(safetensors, "_FLUSH", 1)
         patch.setattr(os, "fsync", once)
         filled.save(400, tree(400))
-        with pytest.raises(jl.LayerError, match="No space left on device"):
+        with pytest.raises(jl.CheckpointError, match="No space left on device"):
             filled.wait()
     assert filled.steps() == [100, 200, 300]
 

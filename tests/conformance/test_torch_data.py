@@ -99,7 +99,7 @@ def test_an_order_that_cannot_be_resumed_is_refused():
         data.DataLoader(ROWS, 4, sampler=data.RandomSampler(ROWS)),
         data.DataLoader(ROWS, batch_sampler=data.BatchSampler(data.RandomSampler(ROWS), 4, True)),
     ):
-        with pytest.raises(jl.LayerError) as caught:
+        with pytest.raises(jl.DataError) as caught:
             training.as_source(loader)
         assert str(caught.value).splitlines() == [
             "as_source: the DataLoader shuffles by PyTorch's global generator, "

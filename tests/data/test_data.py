@@ -108,7 +108,7 @@ def test_grain(monkeypatch):
     check_resumes(lambda: training.as_source(loader()), epochs=2)
     _, (position, *_) = labels_of(training.as_source(loader()).read(epochs=1))
     monkeypatch.setattr(Rows, "__repr__", lambda rows: "others")
-    with pytest.raises(jl.LayerError, match="grain's set_state raised ValueError: DataSource in"):
+    with pytest.raises(jl.DataError, match="grain's set_state raised ValueError: DataSource in"):
         list(training.as_source(loader()).read(position))
     endless = training.as_source(dataset().repeat()).read()
     assert [after[:2] for _, after in itertools.islice(endless, 4)] == [
