@@ -113,11 +113,48 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
     >>> select(params, "**/kernel")
     {'encoder': {'bias': False, 'kernel': True}, 'head': {'bias': False, 'kernel': True}}
     """
-    _each_fits(patterns, list(flatten(tree)))
+    check_each_fits(patterns, list(flatten(tree)))
     return jax.tree.map_with_path(
         lambda path, leaf: any(matches(path_text(path), pattern) for pattern in patterns),
         tree,
     )
+
+
+@public_api
+def partition(tree: dict[str, Any], *patterns: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tree in two: the leaves whose paths fit one of the patterns, and the others.
+
+    Args:
+      tree: parameters, state, gradients: nested dicts.
+      *patterns: ``"**/bias"``, ``"encoder/**"``; see ``matches``.
+
+    Returns:
+      ``(fitting, others)``, two nested dicts that hold each leaf once; ``combine`` joins them.
+
+    Raises:
+      LayerError: for a pattern that fits no path.
+
+    >>> partition({"body": {"kernel": 1}, "head": {"kernel": 2}}, "body/**")
+    ({'body': {'kernel': 1}}, {'head': {'kernel': 2}})
+    """
+    flat = flatten(tree)
+    check_each_fits(patterns, list(flat))
+    fitting = {
+        path: leaf
+        for path, leaf in flat.items()
+        if any(matches(path, pattern) for pattern in patterns)
+    }
+    others = {path: leaf for path, leaf in flat.items() if path not in fitting}
+    return unflatten(fitting), unflatten(others)
+
+
+def combine(*trees: dict[str, Any]) -> dict[str, Any]:
+    """The tree of all leaves: the inverse of ``partition``.
+
+    >>> combine({"body": {"kernel": 1}}, {"head": {"kernel": 2}})
+    {'body': {'kernel': 1}, 'head': {'kernel': 2}}
+    """
+    return unflatten({path: leaf for tree in trees for path, leaf in flatten(tree).items()})
 
 
 @public_api
@@ -141,7 +178,7 @@ def rewrite(layer: Any, pattern: str, change: Callable[[Layer], Any]) -> Layer:
     serial(Dense(64), Dropout(0.1), Dense(10))
     """
     layer = lift(layer)
-    _each_fits((pattern,), [path for path, _ in walk(layer) if path])
+    check_each_fits((pattern,), [path for path, _ in walk(layer) if path])
     return _rewrite(layer, "", pattern, change)
 
 
@@ -159,7 +196,8 @@ def _rewrite(layer: Layer, path: str, pattern: str, change: Callable[[Layer], An
     return changed if changed is layer else changed._copy(kind=layer.kind)
 
 
-def _each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
+def check_each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
+    """Raises for a pattern that fits none of the paths."""
     for pattern in patterns:
         if not any(matches(path, pattern) for path in paths):
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")

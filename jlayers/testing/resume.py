@@ -23,9 +23,9 @@ from ..data.positions import Position, Source
 from ..data.source import as_source
 from ..training.loop.fit import fit
 
-_NEEDED = {"step", "run", "data"}
+_NEEDED = {"step", "state", "data"}
 # What the proof itself decides.
-_OWN = {"steps", "epochs", "checkpoints", "resume", "early_stopping", "callbacks"}
+_OWN = {"steps", "epochs", "checkpoints", "resume", "early_stopping", "hooks"}
 _SHOWN = 12
 _MAIN = 'if __name__ == "__main__":'
 
@@ -61,7 +61,7 @@ def check_resume(make: Callable[[], dict[str, Any]], steps: int) -> ResumeReport
     bit for bit.
 
     Args:
-      make: gives the arguments of ``fit``, ``dict(step=..., run=..., data=..., ...)``. It is called
+      make: gives the arguments of ``fit``, ``dict(step=..., state=..., data=..., ...)``. It is called
         in each process, so it stands at the top of a module; in a script, the call of
         ``check_resume`` stands under ``if __name__ == "__main__":``.
       steps: before the end, and after it.

@@ -1,4 +1,8 @@
-"""Training: the state of a run, the pure step from one to the next, and a loop built of them."""
+"""Training: the state, the pure step from one state to the next, and a loop built from them.
+
+Data (``jlayers.data``), checkpoints (``jlayers.checkpoint``) and diagnosis (``jlayers.inspection``)
+are packages of their own; their names are here as well, where a training program looks for them.
+"""
 
 from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.manifest import Manifest
@@ -17,14 +21,15 @@ from ..data.prefetch import prefetch
 from ..data.source import as_source
 from ..data.stacking import stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
-from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
 from .evaluate import make_evaluator
 from .loop.early_stopping import EarlyStopping
 from .loop.fit import FitResult, fit
-from .loop.trouble import NonFiniteError
+from .loop.hooks import Hook
+from .loop.metrics import Record
+from .loop.recovery import LoopSnapshot
 from .loss_scale import LossScale, ScaleState
-from .record import Record
+from .non_finite import NonFiniteError, find_non_finite
 from .state import TrainState, ema_params, train_state
 from .step import TrainStep, compiled, train_step
 from .writers.curve import learning_curve
@@ -39,6 +44,8 @@ __all__ = [
     "DamagedCheckpointError",
     "EarlyStopping",
     "FitResult",
+    "Hook",
+    "LoopSnapshot",
     "LossScale",
     "Manifest",
     "NonFinite",

@@ -9,7 +9,6 @@ from error_text import each, read
 
 import jlayers as jl
 from jlayers.base.tracing import trace
-from jlayers.inspection.nonfinite.find import find_non_finite
 from jlayers.inspection.nonfinite.probes import (
     nodes_of,
     probed,
@@ -17,6 +16,7 @@ from jlayers.inspection.nonfinite.probes import (
     without_probes,
 )
 from jlayers.training.loss_scale import LossScale
+from jlayers.training.non_finite import find_non_finite
 from jlayers.training.state import train_state
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -398,7 +398,7 @@ def test_a_batch_that_is_not_finite():
         "  holds:    float32[8, 4], 1 NaN and 1 infinite",
         "  first:    at [1, 2]",
         "  rows:     1, 6 (2 of 8)",
-        "  hint:     hint the data, or leave these rows out",
+        "  hint:     fix the data, or leave these rows out",
     ]
     target = np.ones(8, np.float32)
     target[4] = np.nan
@@ -521,17 +521,17 @@ def test_a_model_that_differentiates_forwards():
 WRONG = [
     (
         lambda: find_non_finite(mean, mean, start(DEEP, X), (X,)),
-        "find_non_finite: model is no layer",
+        "find_non_finite: model must be a Layer",
     ),
     (
         lambda: find_non_finite(DEEP, mean, start(DEEP, X), X),
-        "find_non_finite: the batch is no tuple",
+        "find_non_finite: the batch must be a tuple",
         "(x, *targets)",
         "float32[8, 4]",
     ),
     (
         lambda: find(NET, IMAGES, accumulate=4),
-        "find_non_finite: the batch does not fall into 4 equal parts",
+        "find_non_finite: the batch cannot be split into 4 equal parts",
         "accumulate=4",
     ),
     (
@@ -544,7 +544,7 @@ WRONG = [
     ),
     (
         lambda: find(DEEP, loss=lambda y: y),
-        "find_non_finite: the loss is no scalar",
+        "find_non_finite: the loss must return a scalar",
     ),
 ]
 

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jlayers as jl
 from jlayers import testing, training
-from jlayers.training.loop.donation import Donation
+from jlayers.training.loop.program import Donation
 
 MODEL = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dropout(0.2), jl.Dense(2))
 TX = optax.adam(1e-2)
@@ -85,7 +85,7 @@ def told(records):
 def test_the_run_is_that_of_the_bare_loop(options):
     expected, metrics = by_hand(12)
     fitted = fit(steps=12, **options)
-    same(fitted.run, expected)
+    same(fitted.state, expected)
     assert (fitted.step, fitted.position, fitted.stopped) == (12, [2, 0], "steps")
     assert fitted.records[-1].step == 12
     rights = sum(int(own["right"]) for own in metrics)
@@ -131,7 +131,7 @@ def test_records_are_read_one_behind_and_never_between(monkeypatch):
             counts.append((i, len(seen)))
             yield X[:8], LABELS[:8]
 
-    fit(data=data, steps=20, prefetch=0, callbacks=[lambda record: seen.append(record.step)])
+    fit(data=data, steps=20, prefetch=0, hooks=[lambda record: seen.append(record.step)])
     assert seen == [5, 10, 15, 20]
     # Four records, one array each.
     assert reads == ["asarray"] * 4
@@ -156,8 +156,8 @@ def test_it_ends_after_the_epochs_the_data_or_when_told():
     assert fit(epochs=2)[2:] == (12, [2, 0], "data")
     several = [(X[:8], LABELS[:8])] * 3
     assert fit(data=iter(several))[2:] == (3, [0, 3], "data")
-    assert fit(steps=100, callbacks=[lambda record: record.step == 10])[2:4] == (15, [2, 3])
-    assert fit(steps=100, callbacks=[lambda record: True]).stopped == "callback"
+    assert fit(steps=100, hooks=[lambda record: record.step == 10])[2:4] == (15, [2, 3])
+    assert fit(steps=100, hooks=[lambda record: True]).stopped == "callback"
     early = training.EarlyStopping("eval/loss", patience=2)
     fitted = fit(
         steps=100, evaluate=lambda run: {"loss": 1.0}, evaluate_every=5, early_stopping=early
@@ -179,7 +179,7 @@ def test_an_evaluation_is_the_mean_over_all_examples():
 
 def test_an_evaluation_takes_averages_and_padding():
     step = training.train_step(MODEL, loss, TX, ema=0.5)
-    run = fit(step, steps=5).run
+    run = fit(step, steps=5).state
     held = training.Batches((X, LABELS), 16, last="pad")
 
     def measure(logits, labels, valid):
@@ -199,7 +199,7 @@ def test_any_pure_step_over_any_tree():
 
     data = [{"target": np.float32([1.0, 2.0])}]
     fitted = fit(step, {"weights": jnp.zeros(2)}, data, steps=100)
-    np.testing.assert_allclose(fitted.run["weights"], [1, 2], rtol=1e-3)
+    np.testing.assert_allclose(fitted.state["weights"], [1, 2], rtol=1e-3)
     assert fitted.records[-1].metrics["error"] < 1e-3
 
 
@@ -216,7 +216,7 @@ def test_a_run_in_two_parts_is_the_run(tmp_path, options):
     whole = fit(steps=14, checkpoints=kept(tmp_path / "whole"), **options)
     fit(steps=7, checkpoints=kept(tmp_path / "parts"), **options)
     fitted = fit(steps=14, checkpoints=kept(tmp_path / "parts"), **options)
-    same(fitted.run, whole.run)
+    same(fitted.state, whole.state)
     assert told(fitted.records) == told(whole.records)
     assert fitted.position == whole.position
     assert kept(tmp_path / "parts").steps() == [*kept(tmp_path / "whole").steps()[:1], 7, 12, 14]
@@ -225,7 +225,7 @@ def test_a_run_in_two_parts_is_the_run(tmp_path, options):
 def test_a_run_that_is_over_is_given_back(tmp_path):
     fitted = fit(steps=7, checkpoints=kept(tmp_path))
     again = fit(steps=7, checkpoints=kept(tmp_path))
-    same(again.run, fitted.run)
+    same(again.state, fitted.state)
     assert again.stopped == "steps"
 
 
@@ -253,12 +253,12 @@ def test_an_error_loses_nothing(tmp_path):
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no") as caught:
-        fit(steps=50, checkpoints=kept(tmp_path), callbacks=[fails])
+        fit(steps=50, checkpoints=kept(tmp_path), hooks=[fails])
     fitted = caught.value.fitted
     assert fitted.step == 15
     assert kept(tmp_path).steps() == [15]
     again = fit(steps=20, checkpoints=kept(tmp_path))
-    same(again.run, fit(steps=20).run)
+    same(again.state, fit(steps=20).state)
     assert told(again.records) == told(fit(steps=20).records)
 
 
@@ -267,11 +267,11 @@ def test_ctrl_c_ends_it_between_two_steps(tmp_path):
         if record.step == 5:
             signal.raise_signal(signal.SIGINT)
 
-    fitted = fit(steps=50, checkpoints=kept(tmp_path), callbacks=[interrupts])
+    fitted = fit(steps=50, checkpoints=kept(tmp_path), hooks=[interrupts])
     assert fitted.stopped == "interrupt"
     assert kept(tmp_path).steps() == [fitted.step]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    same(fit(steps=20, checkpoints=kept(tmp_path)).run, fit(steps=20).run)
+    same(fit(steps=20, checkpoints=kept(tmp_path)).state, fit(steps=20).state)
 
 
 def run_program(folder, *arguments, **options):
@@ -300,8 +300,8 @@ def test_sigterm_leaves_a_resumable_state(tmp_path):
     with jax.numpy_dtype_promotion("standard"):
         jax.config.update("jax_disable_most_optimizations", False)
         whole = training.fit(**resumable.exact(), steps=stopped_at + 9, progress=False)
-    found = kept(tmp_path).restore(whole.run)
-    same(found.tree, whole.run)
+    found = kept(tmp_path).restore(whole.state)
+    same(found.tree, whole.state)
 
 
 # Compilations and donation.
@@ -349,10 +349,10 @@ def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
     whole = fitted(12, step, "whole")
     fitted(6, step, "parts")
     parts = fitted(12, training.train_step(model, loss, TX), "parts")
-    same(parts.run, whole.run)
-    assert len(parts.run.params["dense"]["kernel"].sharding.device_set) == 2
+    same(parts.state, whole.state)
+    assert len(parts.state.params["dense"]["kernel"].sharding.device_set) == 2
     alone = fit(step, start(step), steps=12)
-    kernels = [run.params["dense"]["kernel"] for run in (whole.run, alone.run)]
+    kernels = [run.params["dense"]["kernel"] for run in (whole.state, alone.state)]
     np.testing.assert_allclose(*map(np.asarray, kernels), rtol=1e-4, atol=1e-5)
 
 
@@ -417,13 +417,13 @@ def test_stop_names_the_batch_and_holds_the_run_before_it(tmp_path, options, as_
     np.testing.assert_array_equal(error.batch[0], poisoned()[7][0])
     if as_data is list:
         assert (error.position, error.after) == ([0, 7], [0, 8])
-    same(error.run, before())
+    same(error.state, before())
     text = str(error)
     assert text.startswith("fit: the loss or the gradient of step 7 is not finite")
     assert "batch" in text
     assert error.fitted.step == 7
     assert kept(tmp_path).latest() == 7
-    found = kept(tmp_path).restore(error.run)
+    found = kept(tmp_path).restore(error.state)
     same(found.tree, before())
     assert [record.step for record in error.fitted.records] == [5] * (not options) or [6]
 
@@ -434,7 +434,7 @@ def test_skip_leaves_the_step_out():
     run, jitted = start(), jax.jit(training.train_step(MODEL, loss, TX, non_finite="skip"))
     for batch in poisoned():
         run, _ = jitted(run, batch)
-    same(fitted.run, run)
+    same(fitted.state, run)
     assert sum(record.metrics.get("skipped", 0) for record in fitted.records) == 1
     assert all(np.isfinite(record.metrics["loss"]) for record in fitted.records)
 
@@ -453,7 +453,7 @@ def test_roll_back_goes_on_behind_the_batch(tmp_path):
     data = poisoned()
     for batch in data[:5] + data[8:18]:
         run, _ = jitted(run, batch)
-    same(fitted.run, run)
+    same(fitted.state, run)
     assert fitted.position == [0, 18]
 
 
@@ -475,7 +475,7 @@ def test_of_a_step_of_ones_own_the_loss_is_known():
     data = [np.float32([i]) for i in range(5)] + [np.float32([np.nan])]
     with pytest.raises(training.NonFiniteError) as caught:
         fit(step, jnp.zeros(()), data, steps=6)
-    assert caught.value.run == 5
+    assert caught.value.state == 5
     assert caught.value.report is None
 
 
@@ -487,7 +487,7 @@ def test_overflows_of_float16_are_no_trouble_while_there_is_a_smaller_scale():
     run = step.start(jax.random.key(0), data[0][0])
     fitted = fit(step, run, data, steps=60)
     assert fitted.step == 60
-    assert fitted.run.loss_scale.scale < 2.0**40
+    assert fitted.state.loss_scale.scale < 2.0**40
     assert np.isfinite(fitted.records[-1].metrics["loss"])
 
 
@@ -495,7 +495,7 @@ def test_overflows_of_float16_are_no_trouble_while_there_is_a_smaller_scale():
 
 
 ERRORS = [
-    (lambda: fit(3, start()), "fit: step is no function", "step(run, batch)"),
+    (lambda: fit(3, start()), "fit: step must be a function", "step(state, batch)"),
     (
         lambda: fit(training.train_step(MODEL, loss, TX, steps=4)),
         "fit: the step takes 4 steps itself",
@@ -514,35 +514,35 @@ ERRORS = [
         "fit: nothing to roll back to",
         "CheckpointManager(folder)",
     ),
-    (lambda: fit(callbacks=[3]), "fit: callbacks must be a function of (record), got 3"),
+    (lambda: fit(hooks=[3]), "fit: hooks must be a function of (record), got 3"),
     (lambda: fit(max_compiles=0), "fit: max_compiles must be a positive int, got 0"),
-    (lambda: fit(evaluate=3, steps=4), "fit: evaluate must be a function of (run), got 3"),
-    (lambda: fit(early_stopping=3), "fit: early_stopping is no training.EarlyStopping"),
+    (lambda: fit(evaluate=3, steps=4), "fit: evaluate must be a function of (state), got 3"),
+    (lambda: fit(early_stopping=3), "fit: early_stopping must be a training.EarlyStopping"),
     (
         lambda: fit(early_stopping=training.EarlyStopping("eval/loss", patience=2), steps=3),
-        "fit: early_stopping waits for 'eval/loss', and nothing is evaluated",
+        "fit: early_stopping waits for 'eval/loss', but evaluate= is missing",
         "training.make_evaluator(",
     ),
     (
         lambda: fit(),
-        "fit: nothing says where to end, and the data has no end",
+        "fit: neither steps nor epochs is given, and the data has no end",
         "steps= or epochs=",
     ),
-    (lambda: fit(checkpoints="folder"), "fit: checkpoints is no training.CheckpointManager"),
+    (lambda: fit(checkpoints="folder"), "fit: checkpoints must be a training.CheckpointManager"),
     (lambda: fit(data=(X, LABELS)), "as_source: the data is arrays, not batches of them"),
     (
         lambda: fit(lambda run, batch: (run, {"loss": batch}), 1.0, [X[0]], steps=2),
-        "fit: the metric 'loss' is no number",
+        "fit: the metric 'loss' must be a real scalar",
         "float32[6]",
     ),
     (
         lambda: training.make_evaluator(MODEL, loss, iter([(X, LABELS)])),
         "make_evaluator: the data can be read once only, and each evaluation reads it",
     ),
-    (lambda: training.make_evaluator(MODEL, 3, []), "make_evaluator: measure is no function"),
+    (lambda: training.make_evaluator(MODEL, 3, []), "make_evaluator: measure must be a function"),
     (
         lambda: training.make_evaluator(MODEL, lambda y, labels: {"y": y}, [(X, LABELS)])(start()),
-        "evaluate: the metric 'y' is no scalar",
+        "evaluate: the metric 'y' must be a scalar",
         "float32[50, 2]",
     ),
 ]
@@ -561,34 +561,34 @@ STEPS = [
     for case in [
         (
             given_back(lambda run: run, **options),
-            "fit: the step gives no run and metrics",
-            "a tuple of two: the next run, a dict of scalars",
+            "fit: the step must return (state, metrics)",
+            "a tuple of two: the next state, a dict of scalars",
             "{w: float32[3]}",
         ),
         (
             given_back(lambda run: (run, 1.0), **options),
-            "fit: the step gives no run and metrics",
+            "fit: the step must return (state, metrics)",
         ),
         (
             given_back(lambda run: ({**run, "b": run["w"]}, {}), **options),
-            "fit: the step changes 'b' of the run",
+            "fit: the step changes 'b' of the state",
             "expected: no such leaf",
             "got:      float32[3]",
         ),
         (
             given_back(lambda run: ({}, {}), **options),
-            "fit: the step changes 'w' of the run",
+            "fit: the step changes 'w' of the state",
             "got:      no such leaf",
         ),
         (
             given_back(lambda run: ({"w": run["w"][:1]}, {}), **options),
-            "fit: the step changes 'w' of the run",
+            "fit: the step changes 'w' of the state",
             "expected: float32[3]",
             "got:      float32[1]",
         ),
         (
             given_back(lambda run: (collections.OrderedDict(run), {}), **options),
-            "fit: the step changes the structure of the run",
+            "fit: the step changes the structure of the state",
             "PyTreeDef({'w': *})",
         ),
     ]
@@ -629,7 +629,7 @@ def test_the_log_of_a_resumed_run_is_that_of_one_run(tmp_path):
     for name, ends in (("whole", [20]), ("parts", [10, 20])):
         for end in ends:
             log = training.json_lines(tmp_path / f"{name}.jsonl")
-            fit(steps=end, checkpoints=kept(tmp_path / name), callbacks=[log])
+            fit(steps=end, checkpoints=kept(tmp_path / name), hooks=[log])
     rows = [
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")

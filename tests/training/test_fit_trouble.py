@@ -75,7 +75,7 @@ def test_a_signal_at_a_step_where_something_is_due_loses_nothing(tmp_path):
     assert (first.stopped, first.step) == ("interrupt", 10)
     second = fit(steps=20, **options)
     assert told(second.records) == told(whole.records)
-    same(second.run, whole.run)
+    same(second.state, whole.state)
 
 
 def test_an_evaluation_that_fails_is_done_when_the_run_goes_on(tmp_path):
@@ -136,12 +136,12 @@ def test_of_an_iterator_the_batch_within_a_stack_has_its_position(tmp_path):
 
 
 def test_large_batches_of_an_iterator_are_not_all_kept(monkeypatch):
-    monkeypatch.setattr("jlayers.training.loop.trouble._KEPT", 3 * X[:8].nbytes)
+    monkeypatch.setattr("jlayers.training.loop.recovery._MEMORY", 3 * X[:8].nbytes)
     with pytest.raises(training.NonFiniteError) as caught:
         fit(data=iter(poisoned(1)), steps=10, log_every=5)
     assert caught.value.batch is None
     assert "cannot be read again, and was too large" in str(caught.value)
-    same(caught.value.run, fit(data=poisoned(1)[:1], steps=1).run)
+    same(caught.value.state, fit(data=poisoned(1)[:1], steps=1).state)
 
 
 def test_rolling_back_waits_for_the_checkpoint_that_is_being_written(tmp_path):
@@ -185,7 +185,7 @@ def test_an_error_before_a_bad_step_is_known_saves_the_run_before_it(tmp_path):
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        fit(data=poisoned(7), steps=20, checkpoints=kept(tmp_path), callbacks=[fails])
+        fit(data=poisoned(7), steps=20, checkpoints=kept(tmp_path), hooks=[fails])
     assert kept(tmp_path).steps() == [7]
 
 
@@ -241,7 +241,7 @@ def test_the_log_holds_each_step_once(tmp_path):
             non_finite="roll back",
             checkpoints=kept(tmp_path / "one"),
             checkpoint_every=5,
-            callbacks=[training.json_lines(path)],
+            hooks=[training.json_lines(path)],
         )
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     assert steps == list(range(1, 13))
@@ -253,8 +253,8 @@ def test_the_log_holds_each_step_once(tmp_path):
     path = tmp_path / "other.jsonl"
     options = {"checkpoints": kept(tmp_path / "two"), "steps": 20}
     with pytest.raises(RuntimeError):
-        fit(data=ends, callbacks=[training.json_lines(path)], **options)
-    fit(data=poisoned(99), callbacks=[training.json_lines(path)], **options)
+        fit(data=ends, hooks=[training.json_lines(path)], **options)
+    fit(data=poisoned(99), hooks=[training.json_lines(path)], **options)
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     assert steps == [5, 10, 15, 20]
 
@@ -266,7 +266,7 @@ def test_the_last_evaluation_joins_the_last_record():
 
 
 def test_a_checkpoint_of_ones_own_is_gone_on_from(tmp_path):
-    run = fit(steps=3).run
+    run = fit(steps=3).state
     with kept(tmp_path) as checkpoints:
         checkpoints.save(3, run)
     fitted = fit(steps=5, checkpoints=kept(tmp_path))
@@ -289,19 +289,19 @@ def test_a_callback_that_cannot_close_does_not_keep_others_open():
                 raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        fit(steps=5, callbacks=[Callback(False), Callback(True), Callback(False)])
+        fit(steps=5, hooks=[Callback(False), Callback(True), Callback(False)])
     assert len(closed) == 3
 
 
 def test_long_histories_keep_their_evaluations(monkeypatch):
-    from jlayers.training.loop import resumption
+    from jlayers.training.loop import recovery
 
-    monkeypatch.setattr(resumption, "_RECENT", 2)
+    monkeypatch.setattr(recovery, "_RECENT", 2)
     records = [
         training.Record(i, 0, {"loss": 1.0} | ({"eval/loss": 2.0} if i % 3 == 0 else {}), 1.0, 1.0)
         for i in range(1, 8)
     ]
-    assert [row[0] for row in resumption._rows(records)] == [3, 6, 7]
+    assert [row[0] for row in recovery.rows_of(records)] == [3, 6, 7]
 
 
 def test_a_step_that_has_no_hash_is_compiled_too():
@@ -309,7 +309,7 @@ def test_a_step_that_has_no_hash_is_compiled_too():
         def __call__(self, run, batch):
             return counted(run, batch)
 
-    assert fit(Own(), jnp.zeros(()), numbers(), steps=3).run == 3
+    assert fit(Own(), jnp.zeros(()), numbers(), steps=3).state == 3
 
 
 def test_scales_beyond_float16_leave_gradients_as_they_are():
@@ -346,7 +346,7 @@ ERRORS = [
     ),
     (
         lambda: fit(counted, {"a": TWICE, "b": TWICE}, numbers(), steps=3),
-        "fit: 'a' and 'b' of the run are one array",
+        "fit: 'a' and 'b' of the state are one array",
         "jnp.copy",
     ),
     (

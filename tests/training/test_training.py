@@ -171,23 +171,23 @@ def step_of(loss=loss, **options):
 
 
 BUILDING = [
-    (lambda: training.train_step(loss, MODEL, TX), "train_step: model is no layer", "jl.lift"),
-    (lambda: step_of(0.5), "train_step: loss is no function", "loss(y, *targets)"),
+    (lambda: training.train_step(loss, MODEL, TX), "train_step: model must be a Layer", "jl.lift"),
+    (lambda: step_of(0.5), "train_step: loss must be a function", "loss(y, *targets)"),
     (
         lambda: training.train_step(MODEL, loss, 1e-3),
-        "train_step: tx is no optax transformation",
+        "train_step: tx must be an optax transformation",
         "optax.adam",
     ),
     (lambda: step_of(steps=0), "train_step: steps must be a positive int, got 0"),
     (
         lambda: training.train_state(loss, TX, jax.random.key(0), jl.spec((8, 5))),
-        "train_state: model is no layer",
+        "train_state: model must be a Layer",
     ),
 ]
 STEPPING = [
     (
         lambda: step_of()(start(), batch()[0]),
-        "train_step: the batch is no tuple",
+        "train_step: the batch must be a tuple",
         "(x, *targets)",
         "float32[8, 5]",
     ),
@@ -200,19 +200,19 @@ STEPPING = [
     ),
     (
         lambda: step_of(lambda y, labels: y.mean(-1))(start(), batch()),
-        "train_step: the loss is no scalar",
+        "train_step: the loss must return a scalar",
         "a floating scalar, or (scalar, dict of metrics)",
         "float32[8]",
         ".mean()",
     ),
     (
         lambda: step_of(lambda y, labels: labels.sum())(start(), batch()),
-        "train_step: the loss is no scalar",
+        "train_step: the loss must return a scalar",
         "int32[]",
     ),
     (
         lambda: step_of(lambda y, labels: None)(start(), batch()),
-        "train_step: the loss is no scalar",
+        "train_step: the loss must return a scalar",
     ),
     (
         lambda: step_of(lambda y, labels: (y.mean(), {"loss": y}))(start(), batch()),

@@ -185,20 +185,20 @@ def test_without_a_policy_it_goes_into_the_parameters():
 
 
 def test_both_ways_of_leaving_a_step_out_agree():
-    from jlayers.training.finite import if_sound, keep_if
+    from jlayers.training.finite import cond_update, select_if
 
     run = {"a": jnp.arange(3.0), "key": jax.random.key(0)}
     change = lambda run, by: {**run, "a": run["a"] + by}  # noqa: E731
     for sound in (True, False):
         flag = jnp.asarray(sound)
-        branch = jax.jit(lambda run, flag=flag: if_sound(flag, change, run, 1.0))(run)
-        same(branch["a"], keep_if(flag, change(run, 1.0), run)["a"])
+        branch = jax.jit(lambda run, flag=flag: cond_update(flag, change, run, 1.0))(run)
+        same(branch["a"], select_if(flag, change(run, 1.0), run)["a"])
         same(branch["a"], jnp.arange(3.0) + sound)
 
 
 @pytest.mark.parametrize("where", ["column", "row", "small"])
 def test_the_edges_of_a_gradient_show_what_spread_over_it(where):
-    from jlayers.training.finite import finite, finite_at_the_edges
+    from jlayers.training.finite import edges_are_finite, is_finite
 
     x, d = np.ones((4, 100), np.float32), np.ones((4, 90), np.float32)
     if where == "column":
@@ -210,9 +210,9 @@ def test_the_edges_of_a_gradient_show_what_spread_over_it(where):
         product = x.T @ d
     kernel = jnp.asarray(product) if where != "small" else jnp.ones((100, 90))
     bias = jnp.asarray(d.sum(0)).at[7].set(jnp.nan if where == "small" else 1)
-    assert not finite({"bias": bias, "kernel": kernel})
-    assert not finite_at_the_edges({"bias": bias, "kernel": kernel})
-    assert finite_at_the_edges({"kernel": jnp.ones((100, 90)), "n": jnp.arange(3)})
+    assert not is_finite({"bias": bias, "kernel": kernel})
+    assert not edges_are_finite({"bias": bias, "kernel": kernel})
+    assert edges_are_finite({"kernel": jnp.ones((100, 90)), "n": jnp.arange(3)})
 
 
 def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss():
@@ -284,41 +284,41 @@ ERRORS = [
     (lambda: step_of(clip=0), "train_step: clip must be between 0 and inf, got 0"),
     (lambda: step_of(ema=1.0), "train_step: ema must be between 0 and 1, got 1.0"),
     (lambda: step_of(accumulate=0), "train_step: accumulate must be a positive int, got 0"),
-    (lambda: step_of(frozen=3), "train_step: frozen holds no patterns", "3"),
+    (lambda: step_of(frozen=3), "train_step: frozen must be a pattern or a tuple of patterns", "3"),
     (lambda: step_of(non_finite="stop"), "train_step: unknown non_finite 'stop'", "'skip'"),
     (
         lambda: step_of(loss_scale=1024.0),
-        "train_step: loss_scale is no training.LossScale",
+        "train_step: loss_scale must be a training.LossScale",
         "1024.0",
         "LossScale()",
     ),
     (
         lambda: step_of(loss_scale=training.LossScale(factor=1.0)),
-        "train_step: loss_scale is no training.LossScale",
+        "train_step: loss_scale must be a training.LossScale",
         "factor > 1",
     ),
     (lambda: RUN(frozen="nose/**"), "*'nose/**'*"),
     (lambda: RUN(frozen="**"), "*nothing is left to train"),
     (
         lambda: step_of(accumulate=3)(RUN(), BATCH),
-        "train_step: the batch does not fall into 3 equal parts",
+        "train_step: the batch cannot be split into 3 equal parts",
         "accumulate=3",
         "float32[8, 5]",
     ),
     (
         lambda: step_of(ema=0.9)(RUN(), BATCH),
-        "train_step: the run has no ema",
+        "train_step: the state has no ema",
         "step.start(key, x)",
     ),
-    (lambda: step_of()(RUN(ema=0.9), BATCH), "train_step: the run has an unused ema"),
+    (lambda: step_of()(RUN(ema=0.9), BATCH), "train_step: the state has an unused ema"),
     (
         lambda: step_of(frozen="body/**")(RUN(), BATCH),
         "train_step: opt_state is not that of this optimiser and these trained parameters",
     ),
-    (lambda: step_of()((1, 2), BATCH), "train_step: the run is no TrainState", "step.start"),
+    (lambda: step_of()((1, 2), BATCH), "train_step: state must be a TrainState", "step.start"),
     (
         lambda: training.ema_params(RUN()),
-        "ema_params: the run keeps no moving average",
+        "ema_params: the state has no moving average",
         "ema=0.999",
     ),
 ]

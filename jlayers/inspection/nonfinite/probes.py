@@ -155,7 +155,7 @@ def _probe(
             name=node.layer.kind,
             children={"": inner},
             rebuild=lambda new: around(new[""]),
-            sequence_mode=SequenceMode("through"),
+            sequence_mode=SequenceMode("delegate"),
         )
 
     return around(inner)

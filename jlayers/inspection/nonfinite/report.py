@@ -69,7 +69,7 @@ class NonFinite(NamedTuple):
         where = self.maker + (f" at {self.path!r}" if self.path else "")
         for index, count in self.copies:
             where += f", copy {index} of 0 to {count - 1}"
-        facts = [("layer", self.layer), *self.facts, ("try", self.hint)]
+        facts = [("layer", self.layer), *self.facts, ("hint", self.hint)]
         lines = [f"{where}: {self.problem}"]
         lines += [f"  {label + ':':<10}{text}" for label, text in facts if text is not None]
         return "\n".join(lines)
@@ -111,7 +111,7 @@ def of_leaf(kind: str, tree: PyTree) -> NonFinite | None:
         problem = "is not finite, and was not before the step"
         hint = "an earlier checkpoint: the step before this one made it so"
         if kind == "batch":
-            problem, hint = "is not finite", "hint the data, or leave these rows out"
+            problem, hint = "is not finite", "fix the data, or leave these rows out"
         return NonFinite(kind, name, problem, kind, rows=rows, facts=tuple(facts), hint=hint)
     return None
 

@@ -1,1 +1,1 @@
-"""Where the records of a run go: terminal, JSON lines, TensorBoard, a picture."""
+"""Where records go: terminal, JSON lines, TensorBoard, a picture."""

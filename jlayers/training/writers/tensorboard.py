@@ -1,4 +1,4 @@
-"""The records of a run as event files, which TensorBoard shows."""
+"""Records as event files, which TensorBoard shows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import importlib
 import os
 import time
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...base.errors import TrainingError, public_api
-from ..record import Record
+from ..loop.hooks import Hook
+from ..loop.metrics import Record
 
-# Records that may wait for the disk. Past them the loop waits too.
+if TYPE_CHECKING:
+    from ..loop.fit import FitResult
+
+# Records that may wait for the disk. Beyond them the loop waits too.
 _WAITING = 10_000
 
 
-class _Events:
-    """The callback: hands records to the writer's own thread."""
+class _Events(Hook):
+    """Passes records to the writer's own thread."""
 
     def __init__(self, folder: str, flush_seconds: float):
         self._folder = folder
@@ -24,81 +28,73 @@ class _Events:
         self._writer: Any = None
 
     @public_api
-    def __call__(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         now = time.time()
-        if self._writer is None:
-            self._open()
-            # From its readers' side: what an earlier run wrote of this step and later ones is void.
-            start = SessionLog(status=SessionLog.START)
-            self._add(Event(wall_time=now, step=record.step, session_log=start))
-        scalars = {
-            **record.metrics,
+        scalars = record.metrics | {
             "steps_per_second": record.steps_per_second,
             "epoch": record.epoch,
         }
         values = [
             Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
         ]
-        self._add(Event(wall_time=now, step=record.step, summary=Summary(value=values)))
+        try:
+            if self._writer is None:
+                self._writer = self._open()
+                # For its readers: what was written of this step and later ones before is void.
+                start = SessionLog(status=SessionLog.START)
+                self._writer.add_event(Event(wall_time=now, step=record.step, session_log=start))
+            event = Event(wall_time=now, step=record.step, summary=Summary(value=values))
+            self._writer.add_event(event)
+        except OSError as error:
+            raise TrainingError(
+                f"event files in {self._folder} cannot be written",
+                got=f"{type(error).__name__}: {error.strerror}",
+                hint="another folder, or free space on the disk",
+            ) from None
+
+    def on_end(self, result: FitResult) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Waits until all is in the file. A later record opens another file."""
+        """Waits until everything is in the file. A later record opens another file."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             self._closing.detach()
             writer.close()
 
-    def _open(self) -> None:
+    def _open(self) -> Any:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        try:
-            # Before the writer tries: it would fail in a thread, with a traceback of its own.
-            os.makedirs(self._folder, exist_ok=True)
-            if not os.access(self._folder, os.W_OK):
-                raise PermissionError(13, "Permission denied")
-            self._writer = EventFileWriter(self._folder, _WAITING, self._flush_seconds)
-        except OSError as error:
-            raise self._unwritable(error) from None
-        # Runs when the callback is forgotten and when Python ends.
-        self._closing = weakref.finalize(self, self._writer.close)
-
-    def _add(self, event: Any) -> None:
-        try:
-            self._writer.add_event(event)
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> TrainingError:
-        return TrainingError(
-            f"tensorboard: event files in {self._folder} cannot be written",
-            got=f"{type(error).__name__}: {error.strerror}",
-            hint="another folder, or room on the disk",
-        )
+        # Checked before the writer is made: it would fail in a thread, with its own traceback.
+        os.makedirs(self._folder, exist_ok=True)
+        if not os.access(self._folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        writer = EventFileWriter(self._folder, _WAITING, self._flush_seconds)
+        # Runs when this object is collected and when Python ends.
+        self._closing = weakref.finalize(self, writer.close)
+        return writer
 
 
 @public_api
 def tensorboard(folder: str | os.PathLike[str], *, flush_seconds: float = 10.0) -> _Events:
-    """A callback that writes every record as scalars to an event file in a folder.
+    """A hook, and a function of a record, that writes scalars to an event file in a folder.
 
     Each metric is a scalar by its name, beside "steps_per_second" and "epoch". The file is
     written by the ``tensorboard`` package, on its thread: a record costs the loop the time to put
-    it into a queue. A run that is resumed with the same folder takes the place of what was written
-    of the same and later steps, as TensorBoard shows it.
+    it into a queue. A resumed training with the same folder replaces what was written of the same
+    and later steps, as TensorBoard shows it.
 
     Args:
       folder: made with the first record.
-      flush_seconds: after which time, at most, a record is in the file; also when Python ends, and
-        by the ``close()`` of what is returned.
-
-    Returns:
-      A function of a ``Record``.
+      flush_seconds: the longest time until a record is in the file; it also is when Python ends,
+        and after ``close()`` of what is returned.
 
     Raises:
-      TrainingError: where ``tensorboard`` is not installed; from the callback, where the folder
-        cannot be written.
+      TrainingError: where ``tensorboard`` is not installed; with a record, where the folder cannot
+        be written.
 
     >>> import tempfile
     >>> from jlayers import training

@@ -1,0 +1,131 @@
+"""The protocol by which ``fit`` does everything beside the steps, and the hooks of its arguments.
+
+Checkpoints (``recovery``), the progress bar (``writers.progress``) and early stopping
+(``early_stopping``) are hooks as well; ``fit`` makes them from its arguments, in one place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+
+from ...base import arguments
+
+if TYPE_CHECKING:
+    from .fit import FitResult
+    from .metrics import Record
+    from .recovery import LoopSnapshot
+
+HookMetrics: TypeAlias = Mapping[str, jax.typing.ArrayLike]
+Evaluate: TypeAlias = Callable[[Any], HookMetrics]
+
+
+class Hook:
+    """What ``fit`` does beside the steps. Override what you need; everything else does nothing.
+
+    No method is called between two steps at which nothing is due, so a hook costs a step nothing.
+    Whatever a method raises ends the loop, which saves the state first.
+
+    Attributes:
+      every: ``on_step`` is called after each multiple of so many steps, and after the last; None
+        for never. With ``steps_per_call`` it comes after the call that reaches the multiple.
+      snapshot_every: the same for ``on_snapshot``.
+
+    >>> import jax, numpy as np, optax, jlayers as jl
+    >>> from jlayers import training
+    >>> class WeightNorm(training.Hook):
+    ...     every = 100
+    ...
+    ...     def on_step(self, step, state):
+    ...         return {"weight_norm": optax.tree.norm(state.params)}
+    >>> x = np.ones((8, 2), np.float32)
+    >>> step = training.train_step(jl.Dense(1), lambda y: y.mean(), optax.sgd(0.1))
+    >>> state = step.start(jax.random.key(0), x)
+    >>> fitted = training.fit(step, state, [(x,)], steps=200, progress=False, hooks=[WeightNorm()])
+    >>> [sorted(record.metrics) for record in fitted.records]
+    [['loss', 'weight_norm'], ['loss', 'weight_norm']]
+    """
+
+    every: int | None = None
+    snapshot_every: int | None = None
+
+    def on_start(self, step: int, records: list[Record]) -> str | None:
+        """The loop starts at a step, or goes back to it, with all records before it.
+
+        A text ends the loop before its first step, as one that ``on_record`` returns.
+        """
+
+    def on_step(self, step: int, state: Any) -> HookMetrics | None:
+        """A multiple of ``every`` steps was taken.
+
+        The state must not be kept: the next step uses up its memory. Metrics that are returned,
+        scalars by name, join the record of this step; the loop waits for them.
+        """
+
+    def on_record(self, record: Record) -> bool | str | None:
+        """A record was made, of steps up to ``record.step``; the loop is ahead of it.
+
+        True ends the loop, and so does a text, which becomes ``FitResult.stopped``.
+        """
+
+    def on_snapshot(self, snapshot: LoopSnapshot) -> None:
+        """A multiple of ``snapshot_every`` steps was taken, or the loop ends, by an error too.
+
+        The snapshot holds all that the loop needs to continue from here. All its steps are known to
+        be finite, and all their records have been made. Its state must not be kept.
+        """
+
+    def on_end(self, result: FitResult) -> None:
+        """The loop has ended, by an error too: ``result.stopped`` is "error" then."""
+
+    def next_due(self, step: int) -> float:
+        """The first step after ``step`` at which ``on_step`` is due, infinite for none."""
+        return next_multiple(step, self.every)
+
+    def __call__(self, record: Record) -> bool | str | None:
+        """As ``on_record``: what takes records as a function takes hooks as well."""
+        return self.on_record(record)
+
+
+def next_multiple(step: int, every: int | None) -> float:
+    """The first multiple of ``every`` after ``step``."""
+    return math.inf if every is None else (step // every + 1) * every
+
+
+class Evaluation(Hook):
+    """``fit(evaluate=)``: its metrics, named "eval/..."."""
+
+    def __init__(self, evaluate: Evaluate, every: int):
+        self._evaluate, self.every = evaluate, every
+
+    def on_step(self, step: int, state: Any) -> HookMetrics:
+        return {f"eval/{name}": value for name, value in dict(self._evaluate(state)).items()}
+
+
+class _Callback(Hook):
+    """A function of a record as a hook; what has a ``close`` is closed at the end."""
+
+    def __init__(self, function: Callable[[Record], object]):
+        self._function = function
+
+    def on_record(self, record: Record) -> bool:
+        return self._function(record) is True
+
+    def on_end(self, result: FitResult) -> None:
+        if callable(close := getattr(self._function, "close", None)):
+            close()
+
+
+def as_hook(value: Any) -> Hook:
+    """A hook as it is, or a function of a record as one.
+
+    Raises:
+      TrainingError: for anything else.
+    """
+    if isinstance(value, Hook):
+        return value
+    arguments.function("hooks", value, "record")
+    return _Callback(value)

@@ -1,0 +1,114 @@
+"""A training step that was not finite: the error, and which layer caused it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from ..base.errors import TrainingError, public_api
+from ..base.layer import Layer
+from ..base.specs import PyTree
+from ..inspection.nonfinite.find import find_non_finite as find_in_model
+from ..inspection.nonfinite.report import NonFinite
+from ..inspection.training_loss import LossFunction
+from .state import TrainState, check_model, check_patterns
+from .step import Step, TrainStep
+
+if TYPE_CHECKING:
+    from .loop.fit import FitResult
+    from .loop.recovery import FoundBatch
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient was not finite.
+
+    Attributes:
+      step: the number of the step, from 0.
+      position: in the data, before the batch.
+      after: in the data, after the batch.
+      batch: the batch; None where it was not kept, and cannot be read again.
+      state: the state before the step.
+      report: which layer caused it, a ``NonFinite``; None where that is not known.
+      fitted: what the loop had done, a ``FitResult``.
+    """
+
+    # The name users import it by, in tracebacks too.
+    __module__ = "jlayers.training"
+
+    def __init__(self, found: FoundBatch, step: int, state: Any, report: NonFinite | None):
+        if report is not None:
+            text = "\n" + "\n".join(f"    {line}" for line in str(report).splitlines())
+        elif found.batch is None:
+            text = "a batch that cannot be read again, and was too large to be kept"
+        else:
+            text = "no layer shows it with the current parameters"
+        super().__init__(
+            f"the loss or the gradient of step {step} is not finite "
+            f"(its batch is at {found.position} in the data)",
+            got=text,
+            hint='fit(..., non_finite="skip") skips such steps',
+        )
+        self.step, self.state, self.report = step, state, report
+        self.batch, self.position, self.after = found
+        self.fitted: FitResult | None = None
+
+
+@public_api
+def find_non_finite(
+    model: Layer,
+    loss: LossFunction,
+    state: TrainState,
+    batch: tuple[PyTree, ...],
+    *,
+    frozen: str | tuple[str, ...] = (),
+    accumulate: int = 1,
+) -> NonFinite | None:
+    """The first layer whose output or gradient is not finite, in one step that is re-run.
+
+    ``jlayers.inspection.find_non_finite`` for a ``TrainState``, whose key, number and loss scale
+    are those of the step.
+
+    Args:
+      model, loss: of the step.
+      state: as it was before the step.
+      batch: ``(x, *targets)``, the step's.
+      frozen, accumulate: the step's own options.
+
+    Returns:
+      What went wrong first; None where all is finite.
+
+    Raises:
+      TrainingError: where the batch is not a tuple or does not fit ``accumulate``.
+      LayerError: where the batch does not fit the model.
+
+    >>> import jax, jax.numpy as jnp, optax, jlayers as jl
+    >>> from jlayers import training
+    >>> model = jl.serial(jl.Dense(3), jax.nn.relu, jnp.log)
+    >>> x = jnp.ones((8, 4))
+    >>> state = training.train_state(model, optax.sgd(0.1), jax.random.key(0), x)
+    >>> found = training.find_non_finite(model, lambda y: jnp.mean(y), state, (x,))
+    >>> found.kind, found.path
+    ('forward', 'log')
+    """
+    check_model(model)
+    return find_in_model(
+        model,
+        loss,
+        state.params,
+        state.state,
+        jax.random.fold_in(state.key, state.step),
+        batch,
+        frozen=check_patterns(frozen),
+        accumulate=accumulate,
+        loss_scale=None if state.loss_scale is None else state.loss_scale.scale,
+    )
+
+
+def diagnose(step: Step, state: Any, batch: Any) -> NonFinite | None:
+    """The report on a step of ``train_step``; nothing is known of other steps."""
+    if batch is None or not (isinstance(step, TrainStep) and isinstance(state, TrainState)):
+        return None
+    return find_non_finite(
+        step.model, step.loss, state, batch, frozen=step.frozen, accumulate=step.accumulate
+    )
