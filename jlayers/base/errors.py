@@ -161,6 +161,7 @@ class TrainingError(JlayersError):
 _OF_PACKAGE: dict[str, type[JlayersError]] = {
     "jlayers.checkpoint": CheckpointError,
     "jlayers.data": DataError,
+    "jlayers.records": TrainingError,
     "jlayers.training": TrainingError,
 }
 

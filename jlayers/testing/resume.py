@@ -61,7 +61,7 @@ def check_resume(make: Callable[[], dict[str, Any]], steps: int) -> ResumeReport
     bit for bit.
 
     Args:
-      make: gives the arguments of ``fit``, ``dict(step=..., state=..., data=..., ...)``. It is called
+      make: gives the arguments of ``fit``, ``dict(step=, state=, data=, ...)``. It is called
         in each process, so it stands at the top of a module; in a script, the call of
         ``check_resume`` stands under ``if __name__ == "__main__":``.
       steps: before the end, and after it.

@@ -22,20 +22,19 @@ from ..data.source import as_source
 from ..data.stacking import stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
 from ..inspection.nonfinite.report import NonFinite
+from ..records.curve import learning_curve
+from ..records.jsonl import json_lines, read_json_lines
+from ..records.progress import Progress
+from ..records.record import Record
+from ..records.tensorboard import tensorboard
 from .evaluate import make_evaluator
 from .loop.early_stopping import EarlyStopping
-from .loop.fit import FitResult, fit
-from .loop.hooks import Hook
-from .loop.metrics import Record
-from .loop.recovery import LoopSnapshot
+from .loop.fit import fit
+from .loop.hooks import FitResult, Hook, LoopSnapshot
+from .loop.non_finite import NonFiniteError, find_non_finite
 from .loss_scale import LossScale, ScaleState
-from .non_finite import NonFiniteError, find_non_finite
 from .state import TrainState, ema_params, train_state
 from .step import TrainStep, compiled, train_step
-from .writers.curve import learning_curve
-from .writers.jsonl import json_lines, read_json_lines
-from .writers.progress import Progress
-from .writers.tensorboard import tensorboard
 
 __all__ = [
     "Batches",

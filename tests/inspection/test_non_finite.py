@@ -15,8 +15,8 @@ from jlayers.inspection.nonfinite.probes import (
     with_probes,
     without_probes,
 )
+from jlayers.training.loop.non_finite import find_non_finite
 from jlayers.training.loss_scale import LossScale
-from jlayers.training.non_finite import find_non_finite
 from jlayers.training.state import train_state
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jlayers as jl
 from jlayers import testing, training
-from jlayers.training.loop.program import Donation
+from jlayers.inspection.donation import Donation
 
 MODEL = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dropout(0.2), jl.Dense(2))
 TX = optax.adam(1e-2)

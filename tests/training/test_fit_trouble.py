@@ -136,7 +136,7 @@ def test_of_an_iterator_the_batch_within_a_stack_has_its_position(tmp_path):
 
 
 def test_large_batches_of_an_iterator_are_not_all_kept(monkeypatch):
-    monkeypatch.setattr("jlayers.training.loop.recovery._MEMORY", 3 * X[:8].nbytes)
+    monkeypatch.setattr("jlayers.data.recent_batches._MEMORY", 3 * X[:8].nbytes)
     with pytest.raises(training.NonFiniteError) as caught:
         fit(data=iter(poisoned(1)), steps=10, log_every=5)
     assert caught.value.batch is None

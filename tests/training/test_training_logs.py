@@ -17,7 +17,7 @@ from error_text import each, read
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.writers import progress as progress_module
+from jlayers.records import progress as progress_module
 
 NAN, INF = math.nan, math.inf
 
@@ -153,7 +153,8 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path, text):
         (lambda: training.json_lines(path), "json_lines"),
         (lambda: training.read_json_lines(path), "read_json_lines"),
     ]:
-        read((wrong, f"{name}: {path} is not a log of records", "expected: one JSON object", "line "))
+        start = f"{name}: {path} is not a log of records"
+        read((wrong, start, "expected: one JSON object", "line "))
     assert path.read_text() == text
     # Put there after the callback was made, too.
     path.unlink()

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
 
 from ...base import arguments
 from ...base.errors import JlayersError, TrainingError, public_api
 from ...base.specs import format_short
+from ...records.record import Record
 from .hooks import Hook
-from .metrics import Record
 
 _EVAL = "eval/"
-
-
-class Waiting(NamedTuple):
-    """For how long a metric has not improved.
-
-    Attributes:
-      best: its best value so far, None before the first.
-      since: evaluations since then.
-      names: of all metrics in the records.
-    """
-
-    best: float | None = None
-    since: int = 0
-    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -90,57 +74,47 @@ class EarlyStopping:
           TrainingError: where no record holds the metric, although there was an evaluation that
             would have given it.
         """
-        return self.is_over(functools.reduce(self.follow, records, Waiting()))
-
-    def follow(self, waiting: Waiting, record: Record) -> Waiting:
-        """The waiting after one more record."""
-        names = waiting.names | record.metrics.keys()
-        if self.metric not in record.metrics:
-            return waiting._replace(names=names)
-        value = record.metrics[self.metric]
-        if self._better(value, waiting.best):
-            return Waiting(value, 0, names)
-        return Waiting(waiting.best, waiting.since + 1, names)
-
-    def is_over(self, waiting: Waiting) -> bool:
-        """Whether the patience is exhausted."""
-        self._check_known(waiting.names)
-        return waiting.since >= self.patience
-
-    def _better(self, value: float, best: float | None) -> bool:
-        if best is None:
-            return value == value  # not NaN
-        gain = best - value if self.mode == "min" else value - best
-        return gain > self.min_delta
-
-    def _check_known(self, names: frozenset[str]) -> None:
-        evaluated = any(name.startswith(_EVAL) for name in names)
-        # The first records come before the first evaluation.
-        early = self.metric.startswith(_EVAL) and not evaluated
-        if self.metric in names or not names or early:
-            return
-        same = f"{_EVAL}{self.metric}"
-        raise TrainingError(
-            f"EarlyStopping waits for {self.metric!r}, which is not among the metrics",
-            expected="one of " + ", ".join(map(repr, sorted(names))),
-            got=repr(self.metric),
-            hint=f"EarlyStopping({same!r}, ...)" if same in names else None,
-        )
+        return StopEarly(self).on_start(0, list(records)) is not None
 
 
 class StopEarly(Hook):
     """``fit(early_stopping=)``: follows the records, and ends the loop."""
 
     def __init__(self, rule: EarlyStopping):
-        self._rule, self._waiting = rule, Waiting()
+        self._rule = rule
 
     def on_start(self, step: int, records: list[Record]) -> str | None:
-        self._waiting = functools.reduce(self._rule.follow, records, Waiting())
+        self._best: float | None = None
+        self._since, self._names = 0, set[str]()
+        for record in records:
+            self._follow(record)
         return self._reason()
 
     def on_record(self, record: Record) -> str | None:
-        self._waiting = self._rule.follow(self._waiting, record)
+        self._follow(record)
         return self._reason()
 
+    def _follow(self, record: Record) -> None:
+        self._names |= record.metrics.keys()
+        if self._rule.metric not in record.metrics:
+            return
+        value, best = record.metrics[self._rule.metric], self._best
+        sign = 1 if self._rule.mode == "min" else -1
+        if value == value if best is None else sign * (best - value) > self._rule.min_delta:
+            self._best, self._since = value, 0
+        else:
+            self._since += 1
+
     def _reason(self) -> str | None:
-        return "early stopping" if self._rule.is_over(self._waiting) else None
+        metric, names = self._rule.metric, self._names
+        # The first records come before the first evaluation.
+        early = metric.startswith(_EVAL) and not any(name.startswith(_EVAL) for name in names)
+        if names and metric not in names and not early:
+            same = f"{_EVAL}{metric}"
+            raise TrainingError(
+                f"EarlyStopping waits for {metric!r}, which is not among the metrics",
+                expected="one of " + ", ".join(map(repr, sorted(names))),
+                got=repr(metric),
+                hint=f"EarlyStopping({same!r}, ...)" if same in names else None,
+            )
+        return "early stopping" if self._since >= self._rule.patience else None

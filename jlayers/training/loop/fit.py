@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 
@@ -13,36 +13,17 @@ from ...base import arguments
 from ...base.errors import TrainingError, public_api
 from ...base.specs import format_short
 from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Position, Source
+from ...data.positions import Source
 from ...data.source import as_source
+from ...records.progress import Progress
+from ...records.record import Record
 from ..step import Step, TrainStep
-from ..writers.progress import Progress
 from .early_stopping import EarlyStopping, StopEarly
-from .hooks import Evaluate, Evaluation, Hook, as_hook
+from .hooks import Evaluate, Evaluation, FitResult, Hook, ProgressBar, as_hook
 from .loop import Loop, Plan
-from .metrics import Record
 from .recovery import Checkpointing
 
 _POLICIES = ("stop", "skip", "roll back", "ignore")
-
-
-class FitResult(NamedTuple):
-    """What ``fit`` returns.
-
-    Attributes:
-      state: the state after the last step.
-      records: all records, those before a resumption included.
-      step: the number of steps taken in total.
-      position: in the data, after the last batch that was used.
-      stopped: why it ended: "steps", "data" (the data is exhausted), "early stopping", "callback"
-        (a hook returned True; or the text that it returned), "interrupt" (Ctrl-C) or "error".
-    """
-
-    state: Any
-    records: list[Record]
-    step: int
-    position: Position
-    stopped: str
 
 
 @public_api
@@ -156,7 +137,8 @@ def fit(
         arguments.function("evaluate", evaluate, "state")
         made.append(Evaluation(evaluate, evaluate_every))
     if progress:
-        made.append(Progress(plan.steps) if progress is True else progress)
+        bar = Progress(plan.steps) if progress is True else progress
+        made.append(ProgressBar(_instance("progress", bar, Progress)))
     made += map(as_hook, hooks)
     if checkpoints is not None:
         made.append(Checkpointing(checkpoints, checkpoint_every, step))

@@ -1,26 +1,67 @@
-"""The protocol by which ``fit`` does everything beside the steps, and the hooks of its arguments.
+"""The protocol by which ``fit`` does everything beside the steps, and hooks of its arguments.
 
-Checkpoints (``recovery``), the progress bar (``writers.progress``) and early stopping
-(``early_stopping``) are hooks as well; ``fit`` makes them from its arguments, in one place.
+How to read this file: ``Hook`` is the protocol; ``FitResult`` and ``LoopSnapshot`` are what it is
+given. The hooks of ``evaluate=`` and ``progress=`` follow; those of ``checkpoints=`` and
+``early_stopping=`` have files of their own. ``fit`` makes them all, in one place.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
 from ...base import arguments
-
-if TYPE_CHECKING:
-    from .fit import FitResult
-    from .metrics import Record
-    from .recovery import LoopSnapshot
+from ...data.positions import Position
+from ...records.progress import Progress
+from ...records.record import Record
 
 HookMetrics: TypeAlias = Mapping[str, jax.typing.ArrayLike]
 Evaluate: TypeAlias = Callable[[Any], HookMetrics]
+
+# Seconds between two looks at the progress.
+_LOOK = 0.25
+
+
+class FitResult(NamedTuple):
+    """What ``fit`` returns.
+
+    Attributes:
+      state: the state after the last step.
+      records: all records, those before a resumption included.
+      step: the number of steps taken in total.
+      position: in the data, after the last batch that was used.
+      stopped: why it ended: "steps", "data" (the data is exhausted), "early stopping", "callback"
+        (a hook returned True; or the text that it returned), "interrupt" (Ctrl-C) or "error".
+    """
+
+    state: Any
+    records: list[Record]
+    step: int
+    position: Position
+    stopped: str
+
+
+class LoopSnapshot(NamedTuple):
+    """A moment of a loop, from which it can continue.
+
+    Attributes:
+      state: of training.
+      step: the number of steps taken in total.
+      position: in the data, after the last batch that was used.
+      records: all so far.
+      sums: of the metrics since the last record ("sums", "counted"), and the last step at which
+        everything due was done ("looked"), as JSON holds them; None at the start.
+    """
+
+    state: Any
+    step: int
+    position: Position
+    records: list[Record]
+    sums: dict[str, Any] | None
 
 
 class Hook:
@@ -103,6 +144,38 @@ class Evaluation(Hook):
 
     def on_step(self, step: int, state: Any) -> HookMetrics:
         return {f"eval/{name}": value for name, value in dict(self._evaluate(state)).items()}
+
+
+class ProgressBar(Hook):
+    """``fit(progress=)``: shows the step every quarter of a second, and the newest metrics."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._shown = False
+        self._looked: tuple[float, int] | None = None
+
+    def next_due(self, step: int) -> float:
+        """About a quarter of a second later, at the speed since the last time."""
+        now = time.perf_counter()
+        then, before = self._looked or (now, step)
+        self._looked = now, step
+        return step + max(1, int(_LOOK * (step - before) / max(now - then, 1e-9)))
+
+    def on_start(self, step: int, records: list[Record]) -> None:
+        if not self._shown:
+            self._progress.__enter__()
+            self._shown = True
+
+    def on_step(self, step: int, state: Any) -> None:
+        self._progress.at(step)
+
+    def on_record(self, record: Record) -> None:
+        self._progress.metrics(record.metrics)
+
+    def on_end(self, result: FitResult) -> None:
+        if self._shown:
+            self._progress.at(result.step)
+            self._progress.__exit__()
 
 
 class _Callback(Hook):

@@ -23,16 +23,16 @@ from ...base.specs import specs_of
 from ...checkpoint.manager import CheckpointManager
 from ...data.positions import Position, Source
 from ...data.prefetch import prefetch
-from ...data.stacking import stack_batches
-from ..non_finite import NonFiniteError
+from ...data.recent_batches import RecentBatches
+from ...data.stacking import aligned_stacks
+from ...inspection.donation import Donation, check_distinct
 from ..state import TrainState
 from ..step import Step
-from .hooks import Hook, HookMetrics, next_multiple
+from .hooks import Hook, HookMetrics, LoopSnapshot, next_multiple
 from .metrics import History, MetricAccumulator, empty_accumulator
-from .program import Donation, Leaves, check_distinct, form_of, program_of
+from .non_finite import NonFiniteError
+from .program import Leaves, form_of, program_of
 from .recovery import (
-    LoopSnapshot,
-    RecentBatches,
     Recovery,
     restore_snapshot,
     sums_of,
@@ -171,7 +171,7 @@ class Loop:
         left = None if plan.steps is None else plan.steps - self.step
         items: Iterator[Item]
         if plan.steps_per_call > 1:
-            items = _stacks(read, plan.steps_per_call, self.step, left)
+            items = aligned_stacks(read, plan.steps_per_call, self.step, left)
         else:
             items = ((batch, after, 1) for batch, after in itertools.islice(read, left))
         if plan.prefetch:
@@ -370,21 +370,6 @@ class Loop:
                 self._plan.manager.wait()
         except Exception as second:
             error.add_note(f"and the state could not be saved after it: {second}")
-
-
-def _stacks(items: Any, steps: int, taken: int, left: int | None) -> Iterator[Item]:
-    """Stacks of ``steps`` batches, of ``left`` in total.
-
-    After an end between two calls the first goes up to where the next call would have been.
-    """
-    head = -taken % steps if left is None else min(-taken % steps, left)
-    yield from stack_batches(itertools.islice(items, head), steps)
-    if left is None:
-        yield from stack_batches(items, steps)
-        return
-    whole, rest = divmod(left - head, steps)
-    yield from itertools.islice(stack_batches(items, steps), whole)
-    yield from stack_batches(itertools.islice(items, rest), steps)
 
 
 def _placed(state: Any, accumulator: MetricAccumulator) -> MetricAccumulator:

@@ -12,7 +12,7 @@ import collections
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,31 +22,11 @@ from jax import lax
 from ...base.errors import TrainingError
 from ...base.specs import format_spec, specs_of
 from ...inspection.training_loss import Metrics
-
-if TYPE_CHECKING:
-    from .hooks import Hook
+from ...records.record import Record
+from .hooks import Hook
 
 # Seconds: more than it takes to copy numbers that have been computed already.
 _WAITED = 1e-3
-
-
-class Record(NamedTuple):
-    """The metrics of the steps since the record before.
-
-    Attributes:
-      step: the number of steps taken in total, those before a resumption included.
-      epoch: the number of complete passes over the data.
-      metrics: means over the steps since the last record, by name; the metrics of an evaluation are
-        named "eval/..." and are there only where one was due.
-      seconds: since the loop started, in this process.
-      steps_per_second: since the last record.
-    """
-
-    step: int
-    epoch: int
-    metrics: dict[str, float]
-    seconds: float
-    steps_per_second: float
 
 
 class MetricAccumulator(NamedTuple):

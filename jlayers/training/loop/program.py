@@ -4,7 +4,7 @@ How to read this file: ``program_of`` puts it together. ``guarded`` makes any st
 whether it was finite; ``tick_of`` adds the accumulator and, for several steps in a call, the scan.
 Between calls the state is a list of plain arrays (``Form``): taking a tree of tuples, dicts and
 typed keys apart and putting it together again is a fifth of the host's time for a call, and the
-loop needs the tree only where something is due. At the end, the checks of donated memory.
+loop needs the tree only where something is due.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...base.errors import TrainingError, truncate, warn
+from ...base.errors import TrainingError, truncate
 from ...base.specs import PyTree, format_short, format_spec, path_text, specs_of
 from ...inspection.compilation.watch import CompileWatch
 from ...inspection.training_loss import Metrics
@@ -205,54 +205,3 @@ def check_result(state: PyTree, result: object) -> None:
 def _specs_by_path(state: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
     specs = specs_of(state, "the state")
     return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(specs)}
-
-
-def check_distinct(tree: PyTree) -> None:
-    """Raises where two leaves of a tree are one array: it cannot be donated twice."""
-    seen: dict[tuple[int, int], str] = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        own = path_text(path)
-        for address in _addresses(leaf):
-            if address in seen:
-                raise TrainingError(
-                    f"{seen[address]!r} and {own!r} of the state are one array",
-                    expected="each leaf in memory of its own, which is donated",
-                    hint="jnp.copy of one of them",
-                )
-            seen[address] = own
-
-
-class Donation:
-    """Checks once whether the arrays of a donated tree hold those of the next one.
-
-    Args:
-      tree: what will be donated; only the addresses of its arrays are kept.
-    """
-
-    def __init__(self, tree: PyTree):
-        self._addresses = {
-            address for leaf in jax.tree.leaves(tree) for address in _addresses(leaf)
-        }
-
-    def verify(self, tree: PyTree) -> None:
-        """Warns of the arrays of the next tree that are in memory of their own."""
-        own = [
-            f"  {path_text(path)}: {format_spec(specs_of(leaf))}"
-            for path, leaf in jax.tree.leaves_with_path(tree)
-            if self._addresses and not self._addresses.issuperset(_addresses(leaf))
-        ]
-        if own:
-            warn("the memory of the donated state was not used for:\n" + "\n".join(own))
-
-
-def _addresses(leaf: object) -> list[tuple[int, int]]:
-    """(device, address) of each non-empty shard."""
-    if not isinstance(leaf, jax.Array):
-        return []
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return [
-        (shard.device.id, shard.data.unsafe_buffer_pointer())
-        for shard in leaf.addressable_shards
-        if shard.data.size
-    ]

@@ -1,52 +1,31 @@
 """How a loop continues: from a checkpoint, and after a step that was not finite.
 
 How to read this file: a ``LoopSnapshot`` is all that a loop needs to continue. ``Checkpointing`` is
-the hook that saves snapshots, ``restore_snapshot`` reads the newest. ``RecentBatches`` finds the
-batch of a step that was not finite; ``Recovery`` decides what follows, by ``fit(non_finite=)``.
+the hook that saves snapshots, ``restore_snapshot`` reads the newest. ``Recovery`` decides what
+follows a step that was not finite, by ``fit(non_finite=)``.
 """
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from ...base.errors import warn
 from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Position, Source
-from ..non_finite import NonFiniteError, diagnose
+from ...data.positions import Source
+from ...data.recent_batches import RecentBatches
+from ...records.record import Record
 from ..step import Step, TrainStep
-from .hooks import Hook
-from .metrics import MetricAccumulator, Record
+from .hooks import Hook, LoopSnapshot
+from .metrics import MetricAccumulator
+from .non_finite import NonFiniteError, diagnose
 
 # Records that every checkpoint holds; of the older ones it holds those with an evaluation.
 _RECENT = 10_000
-# Bytes of batches that are kept in memory, of data that cannot be read again.
-_MEMORY = 1 << 28
 # Rollbacks to one checkpoint, and warnings of steps that were skipped.
 _ROLLBACKS, _WARNINGS = 3, 3
-
-
-class LoopSnapshot(NamedTuple):
-    """A moment of a loop, from which it can continue.
-
-    Attributes:
-      state: of training.
-      step: the number of steps taken in total.
-      position: in the data, after the last batch that was used.
-      records: all so far.
-      sums: of the metrics since the last record ("sums", "counted"), and the last step at which
-        everything due was done ("looked"), as JSON holds them; None at the start.
-    """
-
-    state: Any
-    step: int
-    position: Position
-    records: list[Record]
-    sums: dict[str, Any] | None
 
 
 def sums_of(accumulator: MetricAccumulator, looked: int) -> dict[str, Any]:
@@ -115,74 +94,6 @@ def restore_snapshot(
         return LoopSnapshot(found.tree, found.step, position, [], None)
     records = [Record(*row) for row in found.history]
     return LoopSnapshot(found.tree, found.step, found.position, records, found.extra)
-
-
-class FoundBatch(NamedTuple):
-    """A batch, and the positions in the data before and after it."""
-
-    batch: Any
-    position: Position
-    after: Position
-
-
-class _Call(NamedTuple):
-    """A call of the compiled step: the steps taken after it, and the position in the data then."""
-
-    step: int
-    position: Position
-    batch: Any
-
-
-class RecentBatches:
-    """The calls whose records were not read yet, so that the batch of a step can be found again.
-
-    Where the data can be read again, an occasional call is enough.
-
-    Attributes:
-      keeps: whether each call has to be added with its batch, since the data cannot be read again;
-        if batches are large, the newest ones are kept.
-    """
-
-    def __init__(self, source: Source, step: int, position: Position, stacks: bool):
-        self.keeps = not source.rereads
-        self._source, self._stacks = source, stacks
-        self._calls = collections.deque([_Call(step, position, None)])
-        self._most: int | None = None
-
-    def add(self, step: int, position: Position, batch: Any = None) -> None:
-        """After a call."""
-        if not self.keeps:
-            self._calls.append(_Call(step, position, None))
-            return
-        if self._most is None:
-            size = sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(batch))
-            self._most = max(1, _MEMORY // max(size, 1))
-        self._calls.append(_Call(step, position, batch))
-        if len(self._calls) > self._most:
-            old = len(self._calls) - self._most - 1
-            self._calls[old] = self._calls[old]._replace(batch=None)
-
-    def forget(self, step: int) -> None:
-        """Drops the calls up to the one after which ``step`` steps were taken."""
-        while len(self._calls) > 1 and self._calls[1].step <= step:
-            self._calls.popleft()
-
-    def find(self, step: int) -> FoundBatch:
-        """The batch of the step with this number."""
-        before = next(call for call in reversed(self._calls) if call.step <= step)
-        past = step - before.step
-        if not self.keeps:
-            position = before.position
-            batches = self._source.read(position)
-            for _ in range(past):
-                _, position = next(batches)
-            batch, after = next(batches)
-            return FoundBatch(batch, position, after)
-        epoch, index, *rest = before.position
-        batch = next(call.batch for call in self._calls if call.step > step)
-        if self._stacks and batch is not None:
-            batch = jax.tree.map(lambda leaf: leaf[past], batch)
-        return FoundBatch(batch, [epoch, index + past, *rest], [epoch, index + past + 1, *rest])
 
 
 class Recovery:

@@ -8,10 +8,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...base.errors import TrainingError, public_api, truncate
-from ...base.specs import format_short
-from ..loop.metrics import Record
+from ..base.errors import TrainingError, public_api, truncate
+from ..base.specs import format_short
 from .jsonl import read_json_lines
+from .record import Record
 
 _EVAL = "eval/"
 _COLORS = {"train": "tab:blue", "eval": "tab:orange"}

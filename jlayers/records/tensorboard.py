@@ -6,20 +6,16 @@ import importlib
 import os
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...base.errors import TrainingError, public_api
-from ..loop.hooks import Hook
-from ..loop.metrics import Record
-
-if TYPE_CHECKING:
-    from ..loop.fit import FitResult
+from ..base.errors import TrainingError, public_api
+from .record import Record
 
 # Records that may wait for the disk. Beyond them the loop waits too.
 _WAITING = 10_000
 
 
-class _Events(Hook):
+class _Events:
     """Passes records to the writer's own thread."""
 
     def __init__(self, folder: str, flush_seconds: float):
@@ -28,7 +24,7 @@ class _Events(Hook):
         self._writer: Any = None
 
     @public_api
-    def on_record(self, record: Record) -> None:
+    def __call__(self, record: Record) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -50,13 +46,10 @@ class _Events(Hook):
             self._writer.add_event(event)
         except OSError as error:
             raise TrainingError(
-                f"event files in {self._folder} cannot be written",
+                f"tensorboard: event files in {self._folder} cannot be written",
                 got=f"{type(error).__name__}: {error.strerror}",
                 hint="another folder, or free space on the disk",
             ) from None
-
-    def on_end(self, result: FitResult) -> None:
-        self.close()
 
     def close(self) -> None:
         """Waits until everything is in the file. A later record opens another file."""
@@ -80,7 +73,7 @@ class _Events(Hook):
 
 @public_api
 def tensorboard(folder: str | os.PathLike[str], *, flush_seconds: float = 10.0) -> _Events:
-    """A hook, and a function of a record, that writes scalars to an event file in a folder.
+    """A function that writes every record as scalars to an event file in a folder: for ``hooks``.
 
     Each metric is a scalar by its name, beside "steps_per_second" and "epoch". The file is
     written by the ``tensorboard`` package, on its thread: a record costs the loop the time to put

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from ...base.errors import TrainingError, public_api, truncate
-from ..loop.metrics import Record
+from ..base.errors import TrainingError, public_api, truncate
+from .record import Record
 
 Path: TypeAlias = str | os.PathLike[str]
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
-from ..base.errors import TrainingError, public_api
-from ..base.layer import Layer
-from ..base.specs import PyTree
-from ..inspection.nonfinite.find import find_non_finite as find_in_model
-from ..inspection.nonfinite.report import NonFinite
-from ..inspection.training_loss import LossFunction
-from .state import TrainState, check_model, check_patterns
-from .step import Step, TrainStep
-
-if TYPE_CHECKING:
-    from .loop.fit import FitResult
-    from .loop.recovery import FoundBatch
+from ...base.errors import TrainingError, public_api
+from ...base.layer import Layer
+from ...base.specs import PyTree
+from ...data.recent_batches import FoundBatch
+from ...inspection.nonfinite.find import find_non_finite as find_in_model
+from ...inspection.nonfinite.report import NonFinite
+from ...inspection.training_loss import LossFunction
+from ..state import TrainState, check_model, check_patterns
+from ..step import Step, TrainStep
+from .hooks import FitResult
 
 
 class NonFiniteError(TrainingError):
@@ -64,23 +62,15 @@ def find_non_finite(
     frozen: str | tuple[str, ...] = (),
     accumulate: int = 1,
 ) -> NonFinite | None:
-    """The first layer whose output or gradient is not finite, in one step that is re-run.
+    """``jlayers.inspection.find_non_finite`` for a ``TrainState``, as it was before the step.
 
-    ``jlayers.inspection.find_non_finite`` for a ``TrainState``, whose key, number and loss scale
-    are those of the step.
+    Its key, with the number of the step, and its loss scale are those of the step.
 
     Args:
       model, loss: of the step.
       state: as it was before the step.
       batch: ``(x, *targets)``, the step's.
       frozen, accumulate: the step's own options.
-
-    Returns:
-      What went wrong first; None where all is finite.
-
-    Raises:
-      TrainingError: where the batch is not a tuple or does not fit ``accumulate``.
-      LayerError: where the batch does not fit the model.
 
     >>> import jax, jax.numpy as jnp, optax, jlayers as jl
     >>> from jlayers import training

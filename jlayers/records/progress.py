@@ -8,30 +8,22 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 import rich.console
 import rich.live
 import rich.progress_bar
 import rich.text
 
-from ...base import arguments
-from ...base.errors import JlayersError, public_api
-from ..loop.hooks import Hook
-from ..loop.metrics import Record
-
-if TYPE_CHECKING:
-    from ..loop.fit import FitResult
+from ..base import arguments
+from ..base.errors import JlayersError, public_api
 
 # Seconds between two drawings, which take two milliseconds each.
 _REDRAW = 0.5
 # The rate is that over the last so many drawings: half a minute on a terminal.
 _SAMPLES = 60
-# Seconds between two calls of ``on_step``.
-_LOOK = 0.25
 
 
-class Progress(Hook):
+class Progress:
     """A line with the state of the loop: a bar on a terminal, now and then a line elsewhere.
 
     There is no thread: it is drawn inside ``at``, at most twice a second. On a terminal, what is
@@ -67,7 +59,7 @@ class Progress(Hook):
     ):
         try:
             self._total = None if total is None else arguments.integer("total", total, 0)
-            self._seconds = arguments.number("every", every)
+            self._every = arguments.number("every", every)
         except JlayersError as error:
             error.attribute_to("Progress")
             raise
@@ -77,12 +69,11 @@ class Progress(Hook):
         self._metrics: dict[str, float] = {}
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
         self._started = self._due = monotonic()
-        self._looked: tuple[float, int] | None = None
         self._live: rich.live.Live | None = None
-        self._silent = self._open = False
+        self._silent = False
 
     def __enter__(self) -> Progress:
-        self._started, self._open = monotonic(), True
+        self._started = monotonic()
         self._samples.clear()
         if self._console is None:
             # rich takes a file for a terminal where FORCE_COLOR is set.
@@ -90,7 +81,7 @@ class Progress(Hook):
             self._console = rich.console.Console(force_terminal=terminal)
         else:
             terminal = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._interval = _REDRAW if terminal else self._seconds
+        self._interval = _REDRAW if terminal else self._every
         self._due = self._started + self._interval
         if terminal:
             self._live = rich.live.Live(
@@ -105,7 +96,7 @@ class Progress(Hook):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        live, self._live, self._open = self._live, None, False
+        live, self._live = self._live, None
         if live is None:
             self._draw()
             return
@@ -128,27 +119,6 @@ class Progress(Hook):
     def metrics(self, metrics: Mapping[str, float]) -> None:
         """The newest metrics, by name; those that are not among them stay."""
         self._metrics.update(metrics)
-
-    def on_start(self, step: int, records: list[Record]) -> None:
-        if not self._open:
-            self.__enter__()
-
-    def next_due(self, step: int) -> float:
-        now = monotonic()
-        then, before = self._looked or (now, step)
-        self._looked = now, step
-        return step + max(1, int((step - before) / max(now - then, 1e-9) * _LOOK))
-
-    def on_step(self, step: int, state: Any) -> None:
-        self.at(step)
-
-    def on_record(self, record: Record) -> None:
-        self.metrics(record.metrics)
-
-    def on_end(self, result: FitResult) -> None:
-        if self._open:
-            self.at(result.step)
-            self.__exit__()
 
     def _draw(self) -> None:
         if self._silent or self._console is None:

@@ -1,1 +1,0 @@
-"""Where records go: terminal, JSON lines, TensorBoard, a picture."""
