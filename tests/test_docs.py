@@ -17,7 +17,7 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)[^\n`]*\n(?P<inside>.*?)^(?P=indent)``` *$", re.M | re.S
 )
@@ -100,7 +100,7 @@ def test_page(page):
 
 def test_the_pages_are_found():
     names = {str(page.relative_to(ROOT)) for page in PAGES}
-    assert {"README.md", "docs/index.md", "docs/coming-from-keras.md"} <= names
+    assert {"README.md", "CONTRIBUTING.md", "docs/index.md", "docs/coming-from-keras.md"} <= names
 
 
 def test_keras_page_ports_twelve_examples():

@@ -105,7 +105,7 @@ def log_of(name):
     return [json.loads(line) for line in lines]
 
 
-def test_a_tiny_run_and_its_resumption(lm, text, tmp_path, monkeypatch, capsys, quick_to_compile):
+def test_a_tiny_run_and_its_resumption(lm, text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     whole = text.standard_library()
     tiny = text.Text(whole.train[:20_000], whole.held_out[:2_000], whole.files)

@@ -1,6 +1,6 @@
 """The contract as code, for jlayers' own layers and for anybody's."""
 
-from .laws import check_layer
+from .layers import check_layer
 from .resume import ResumeReport, check_resume
 from .sequences import check_sequence
 

@@ -17,8 +17,15 @@ from ..base.specs import PyTree, format_spec, specs_of
 from ..combinators.merge import concatenate
 from ..sequences.streaming import receptive_field as receptive_field_of
 from ..sequences.streaming import stream
-from .case import other_than
-from .sequence_case import SequenceCase, numbers, valid_of
+from .sequence_cases import SequenceCase, spoiled, valid_of
+from .trees import (
+    is_float,
+    map_numpy,
+    numbers,
+    other_than,
+    with_garbage_row,
+    without_first,
+)
 
 # A multiple of most strides: where a window lies may depend on what is left over.
 _MORE = 12
@@ -76,79 +83,55 @@ def check_sequence(
 
 
 def _padding(case: SequenceCase) -> None:
-    key = jax.random.key(3)
-
-    def spoiled(mask: np.ndarray, garbage: float) -> PyTree:
-        def spoil(leaf: jax.Array) -> jax.Array:
-            inside = jnp.asarray(mask).reshape(*mask.shape, *(1,) * (leaf.ndim - 2))
-            worst = garbage if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
-            inside = jnp.broadcast_to(inside, leaf.shape)
-            return jnp.where(inside, leaf, jnp.asarray(worst, leaf.dtype))
-
-        return case.masked(jax.tree.map(spoil, case.x), mask)
-
     for train in case.modes:
-
-        def run(params: PyTree, x: PyTree, train: bool = train) -> PyTree:
-            return case.layer.apply(params, case.state, x, key=key, train=train)
-
-        both = case.loss_of(run)
+        run = case.run[train]
         for mask in case.masks:
-            clean, (outputs, state) = both(spoiled(mask, 0.0))
-            for leaf in jax.tree.leaves((clean, state)):
+            clean = run(case.masked(spoiled(case.x, mask, 0.0), mask))
+            for leaf in jax.tree.leaves((clean.gradient, clean.state)):
                 if not np.isfinite(numbers(leaf)).all():
                     case.fail("a gradient or a state is not finite with zeros in the padding")
             for garbage in _GARBAGE:
-                dirty, (outputs_after, state_after) = both(spoiled(mask, garbage))
+                dirty = run(case.masked(spoiled(case.x, mask, garbage), mask))
                 mode = f"with {garbage} in the padding, train={train}"
-                case.same(f"output {mode}:", outputs_after, outputs)
-                case.same(f"state {mode}:", state_after, state)
-                case.same(f"gradient {mode}:", dirty, clean)
+                case.same(f"output {mode}:", dirty.valid, clean.valid)
+                case.same(f"state {mode}:", dirty.state, clean.state)
+                case.same(f"gradient {mode}:", dirty.gradient, clean.gradient)
 
 
 def _more_padding(case: SequenceCase) -> None:
     @jax.jit
-    def run(x: PyTree, mask: jax.Array) -> PyTree:
-        return case.layer.apply(case.params, case.state, case.masked(x, mask))[0]
+    def run_longer(params: PyTree, x: PyTree) -> PyTree:
+        return valid_of(case.layer.apply(params, case.state, x)[0])
 
-    def longer(leaf: Any) -> Any:
-        return jnp.pad(leaf, ((0, 0), (0, _MORE), *((0, 0),) * (leaf.ndim - 2)))
+    def longer(leaf: Any) -> np.ndarray:
+        return np.pad(leaf, ((0, 0), (0, _MORE), *((0, 0),) * (leaf.ndim - 2)))
 
-    def shortened(node: Any, like: Any) -> Any:
-        return node[:, : like.shape[1]] if is_sequence(node) else node
+    def shortened(like: Any, valid: Any) -> Any:
+        if not is_sequence(like):
+            return valid
+        return tuple(np.asarray(leaf)[:, : like.shape[1]] for leaf in valid)
 
     for mask in case.masks:
-        y = run(case.x, mask)
-        more = run(jax.tree.map(longer, case.x), longer(mask))
-        cut = jax.tree.map(shortened, more, y, is_leaf=is_sequence)
-        case.same(f"output with {_MORE} more steps of padding:", valid_of(cut), valid_of(y))
+        y = case.run[False](case.masked(case.x, mask))
+        more = run_longer(case.params, case.masked(jax.tree.map(longer, case.x), longer(mask)))
+        cut = jax.tree.map(shortened, y.y, more, is_leaf=is_sequence)
+        case.same(f"output with {_MORE} more steps of padding:", cut, y.valid)
 
 
 def _rows(case: SequenceCase, batch_axis: int) -> None:
-    @jax.jit
-    def run(x: PyTree) -> PyTree:
-        return valid_of(case.layer.apply(case.params, case.state, x)[0])
-
-    def spoil(leaf: jax.Array) -> jax.Array:
-        worst = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else other_than(leaf[0])
-        return leaf.at[0].set(worst)
-
-    def others(y: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: jnp.delete(leaf, 0, batch_axis), y)
-
+    run = case.run[False]
+    garbage = with_garbage_row(case.x)
     for mask in case.masks:
-        clean = run(case.masked(case.x, mask))
-        spoiled = run(case.masked(jax.tree.map(spoil, case.x), mask))
-        case.same("rows beside a row of garbage:", others(spoiled), others(clean))
+        clean = run(case.masked(case.x, mask)).valid
+        dirty = run(case.masked(garbage, mask)).valid
+        others = (without_first(valid, batch_axis) for valid in (dirty, clean))
+        case.same("rows beside a row of garbage:", *others)
 
 
 def _blocks(case: SequenceCase) -> None:
     start, step = stream(case.layer, capacity=case.lead[1])
 
-    def whole(params: PyTree, x: PyTree) -> PyTree:
-        return case.layer.apply(params, case.state, x)[0]
-
-    def blocks(sizes: list[int], params: PyTree, x: PyTree) -> PyTree:
+    def in_blocks(sizes: list[int], params: PyTree, x: PyTree) -> PyTree:
         carry = start(params, case.state, x)
         fixed = specs_of(carry)
 
@@ -162,25 +145,24 @@ def _blocks(case: SequenceCase) -> None:
 
         if len(set(sizes)) == 1:
             _, made = jax.lax.scan(advance, carry, _in_blocks(x, sizes[0]))
-            return jax.tree.map(_put_together, made)
+            return jax.tree.map(_put_together, made), {}
         parts, at = [], 0
         for size in sizes:
             carry, y = advance(carry, _cut(x, at, at + size))
             parts.append(y)
             at += size
-        return jax.tree.map(lambda *ys: concatenate(ys, 1), *parts, is_leaf=is_sequence)
+        return jax.tree.map(lambda *ys: concatenate(ys, 1), *parts, is_leaf=is_sequence), {}
 
-    run_whole = case.loss_of(whole)
-    wholes = [(mask, run_whole(case.masked(case.x, mask))) for mask in (None, *case.masks)]
+    wholes = [(mask, case.run[False](case.masked(case.x, mask))) for mask in (None, *case.masks)]
     for sizes in case.splits():
-        run_blocks = case.loss_of(functools.partial(blocks, sizes))
-        for mask, (gradient, outputs) in wholes:
+        run = case.program(functools.partial(in_blocks, sizes))
+        for mask, whole in wholes:
             if mask is None and len(set(sizes)) > 1:
                 continue  # what a split of other sizes shows needs no program of its own for this
             what = f"blocks of {sizes}{'' if mask is None else ' with a mask'}"
-            in_blocks, made = run_blocks(case.masked(case.x, mask))
-            case.same(f"output of {what}:", made, outputs)
-            case.same(f"gradient of {what}:", in_blocks, gradient)
+            made = run(case.masked(case.x, mask))
+            case.same(f"output of {what}:", made.valid, whole.valid)
+            case.same(f"gradient of {what}:", made.gradient, whole.gradient)
 
 
 def _reported(case: SequenceCase) -> None:
@@ -191,31 +173,25 @@ def _reported(case: SequenceCase) -> None:
             raise
         return
     batch, steps = case.lead
+    everywhere = np.ones(case.lead, bool)
 
-    @jax.jit
-    def run(x: PyTree) -> PyTree:
-        return [
-            s.values
-            for s in sequences_in(
-                case.layer.apply(case.params, case.state, case.masked(x, np.ones(case.lead, bool)))[
-                    0
-                ]
-            )
-        ]
+    def run(x: PyTree) -> np.ndarray:
+        (y,) = sequences_in(case.run[False](case.masked(x, everywhere)).y)
+        return numbers(y.values)
 
-    (base,) = run(case.x)
+    base = run(case.x)
     count = base.shape[1]
     seen = np.zeros((count, steps), bool)
     for at in range(steps):
         for push in (10.0, -10.0, 0.1):
 
-            def moved(leaf: jax.Array) -> jax.Array:
-                if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                    return leaf.at[:, at].set(other_than(leaf[:, at]))  # noqa: B023
-                return leaf.at[:, at].add(push * (1 + jnp.cos(leaf[:, at])))  # noqa: B023
+            def moved(leaf: np.ndarray) -> np.ndarray:
+                leaf = leaf.copy()
+                step = leaf[:, at]  # noqa: B023
+                step[...] = step + push * (1 + np.cos(step)) if is_float(leaf) else other_than(step)  # noqa: B023
+                return leaf
 
-            (y,) = run(jax.tree.map(moved, case.x))
-            apart = np.abs(numbers(y) - numbers(base)) > 1e-12
+            apart = np.abs(run(map_numpy(moved, case.x)) - base) > 1e-12
             seen[:, at] |= apart.reshape(batch, count, -1).any((0, 2))
     outputs, inputs = np.nonzero(seen)
     distance = float(receptive_field.stride) * outputs - inputs

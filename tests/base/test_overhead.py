@@ -9,6 +9,7 @@ from bench.foundation import MODEL, by_hand
 from bench.hlo import hlo_text
 
 
+@pytest.mark.optimised
 def test_a_compiled_mlp_is_the_hand_written_program():
     x = jl.spec((32, 784))
     params, state = jax.eval_shape(MODEL.init, jax.random.key(0), x)

@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 from jax import export, lax
 from oracles import reference
+from tables.tiers import sample
 
 import jlayers as jl
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 FIRST, _, LAST = os.environ.get("JLAYERS_SEEDS", "12").rpartition(":")
-FAST = {"xla_backend_optimization_level": 0}  # the programs are large, and run once
-FAST |= {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 12) else {}
 
 
 def rich(f, x):
@@ -264,7 +261,7 @@ def check(node, shape, ids, seed):
     rng, key, model = np.random.default_rng(seed), jax.random.key(seed), jl.lift(build(node, {}))
     xs = jnp.asarray(rng.integers(0, 5, (2, *shape)) if ids else rng.normal(size=(2, *shape)))
     made = model.init(key, xs[0])
-    init = jax.jit(model.init, compiler_options=FAST)(key, xs[0])
+    init = jax.jit(model.init)(key, xs[0])
     close("init", init, made, 1e-6 if ids else 1e-14)
 
     def stir(leaf):  # all float64, so that a difference is a bug; variances stay positive
@@ -273,7 +270,7 @@ def check(node, shape, ids, seed):
     (params, state), (others, _) = jax.tree.map(stir, made), jax.tree.map(stir, made)
     direction = jax.tree.map(stir, (params, xs[0])[: 2 - ids])
     arguments = (params, others, state, xs, jax.random.split(key), direction)
-    jitted = jax.jit(transformed, static_argnums=(0, 1), compiler_options=FAST)
+    jitted = jax.jit(transformed, static_argnums=(0, 1))
     wanted = jitted(lambda *of: reference.run(node, *of), True, *arguments)
     got = jitted(model.apply, False, *arguments)
     for what in wanted:
@@ -282,7 +279,7 @@ def check(node, shape, ids, seed):
     assert ids or jl.out_spec(model, xs[0]) == jax.eval_shape(lambda: wanted["jit"])
     exported = export.export(jax.jit(model.apply))(params, state, xs[0])
     exported = export.deserialize(exported.serialize())
-    call = jax.jit(exported.call, compiler_options=FAST)
+    call = jax.jit(exported.call)
     close("export", call(params, state, xs[0])[0], wanted["jit"])
     if "lambda" not in repr(node):
         again = eval(repr(model), dict(NAMES))
@@ -291,7 +288,7 @@ def check(node, shape, ids, seed):
 
 
 # 49: a gradient that was NaN where XLA rounds the two sides of a comparison differently.
-@pytest.mark.parametrize("seed", sorted({49, *range(int(FIRST or 0), int(LAST))}))
+@pytest.mark.parametrize("seed", sample(sorted({49, *range(int(FIRST or 0), int(LAST))}), 0, 1, 2))
 def test_a_random_model(seed):
     with jax.enable_x64(True):
         check(*Grower(seed).model(), seed)

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from tables.tiers import sample
 
 from jlayers import core
 from jlayers.core.attention import blockwise
 from jlayers.core.attention.attention import choose_attention
 from jlayers.core.dispatch import recording
+
+pytestmark = pytest.mark.optimised
 
 METHODS = ["direct", "blocks", None]
 
@@ -90,7 +93,7 @@ def _compare(ours, theirs, arrays, tolerance=1e-9):
 
 @float64
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", sample(range(8), 0, 1))
 def test_every_method_is_the_softmax(seed, method):
     arrays, how = _some_case(seed)
     _compare(

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from tables.tiers import sample
 
 from jlayers import core
 from jlayers.core.conv.geometry import channels_last
+
+pytestmark = pytest.mark.optimised
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +83,7 @@ def _compare(ours, theirs, x, kernel):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", sample(range(12), 0, 1, 2))
 def test_the_chosen_algorithm_gives_the_numbers_of_xla(seed, transposed):
     x, kernel, how = _some_case(seed, transposed)
     run = core.conv_transpose if transposed else core.conv

@@ -8,6 +8,8 @@ from jax import lax
 
 from jlayers import core
 
+pytestmark = pytest.mark.optimised
+
 EPSILON = 1e-3
 # axes, groups
 CASES = {"batch": ((0, 1, 2), None), "group": ((1, 2), 2), "instance": ((1, 2), 4)}

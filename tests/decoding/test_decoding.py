@@ -15,9 +15,6 @@ from error_text import each, read
 import jlayers as jl
 from jlayers import decoding
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
-
 V = 11
 KEY = jax.random.key(3)
 

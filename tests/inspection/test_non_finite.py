@@ -19,8 +19,6 @@ from jlayers.training.loop.non_finite import find_non_finite
 from jlayers.training.loss_scale import LossScale
 from jlayers.training.state import train_state
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 HUGE = 3e38
 X = jnp.arange(1.0, 33.0).reshape(8, 4) / 32
 

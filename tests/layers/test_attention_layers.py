@@ -9,8 +9,6 @@ from oracles import attention_reference, convert
 import jlayers as jl
 from jlayers.testing import check_sequence
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 LENGTHS = (9, 4, 0, 1)
 
 
@@ -179,6 +177,7 @@ def test_steps_without_room_are_nan(cuts):
     np.testing.assert_allclose(y[1:], whole.fill()[1:], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.optimised
 def test_a_step_copies_no_cache():
     layer = jl.SelfAttention(2, causal=True, rope=True)
     x = jl.spec((3, 1, 8))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from oracles import convert
+from tables.tiers import sample
 
 import jlayers as jl
 
@@ -45,7 +46,7 @@ def flax_options(options):
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("shape", sample([(4,), (3, 4), (2, 3, 4)], 1), ids=str)
 def test_dense(shape, bias):
     check(nn.Dense(3, use_bias=bias, **F64), jl.Dense(3, bias=bias), shape)
 
@@ -68,8 +69,8 @@ CONV = [
 ]
 
 
-@pytest.mark.parametrize("options", CONV, ids=convert.label)
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("options", sample(CONV, 7), ids=convert.label)
+@pytest.mark.parametrize("rank", sample([1, 2, 3], 1))
 def test_conv(rank, options):
     options = {"padding": "VALID", **convert.cut(options, rank)}
     oracle = nn.Conv(4, KERNEL[:rank], **flax_options(options), **F64)
@@ -77,7 +78,7 @@ def test_conv(rank, options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"dilation": 2}, {"strides": 2}, {"groups": 2}], ids=convert.label
+    "options", sample([{}, {"dilation": 2}, {"strides": 2}, {"groups": 2}], 1), ids=convert.label
 )
 def test_causal_conv(options):
     options = {"padding": "CAUSAL", **options}
@@ -97,8 +98,8 @@ CONV_TRANSPOSE = [
 ]
 
 
-@pytest.mark.parametrize("options", CONV_TRANSPOSE, ids=convert.label)
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("options", sample(CONV_TRANSPOSE, 3, 8), ids=convert.label)
+@pytest.mark.parametrize("rank", sample([1, 2, 3], 1))
 def test_conv_transpose(rank, options):
     options = {"padding": "VALID", **convert.cut(options, rank)}
     oracle = nn.ConvTranspose(4, KERNEL[:rank], **flax_options(options), **F64)
@@ -125,8 +126,8 @@ POOL = [
 ]
 
 
-@pytest.mark.parametrize("options", POOL, ids=convert.label)
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("options", sample(POOL, 4), ids=convert.label)
+@pytest.mark.parametrize("rank", sample([1, 2, 3], 1))
 @pytest.mark.parametrize(
     ("oracle", "layer", "more"),
     [
@@ -154,15 +155,15 @@ def norm_options(options):
     return {f"use_{name}": value for name, value in options.items()}
 
 
-@pytest.mark.parametrize("options", NORM, ids=convert.label)
-@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("options", sample(NORM), ids=convert.label)
+@pytest.mark.parametrize("shape", sample([(4, 5), (2, 3, 5)], 1), ids=str)
 def test_layer_norm(shape, options):
     oracle = nn.LayerNorm(epsilon=1e-2, **norm_options(options), **F64)
     check(oracle, jl.LayerNorm(epsilon=1e-2, **options), shape)
 
 
-@pytest.mark.parametrize("options", NORM, ids=convert.label)
-@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("options", sample(NORM), ids=convert.label)
+@pytest.mark.parametrize("groups", sample([1, 2, 6], 1))
 def test_group_norm(groups, options):
     oracle = nn.GroupNorm(groups, epsilon=1e-2, **norm_options(options), **F64)
     check(oracle, jl.GroupNorm(groups, epsilon=1e-2, **options), (2, 3, 2, 6))
@@ -177,7 +178,7 @@ def test_rms_norm(scale):
 @pytest.mark.parametrize("method", ["direct", "blocks"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize(
-    "options", [{}, {"bias": False}, {"head_dim": 3, "features": 5}], ids=convert.label
+    "options", sample([{}, {"bias": False}, {"head_dim": 3, "features": 5}], 2), ids=convert.label
 )
 def test_self_attention(options, causal, method):
     shape, names = (2, 7, 4), {"features": "out_features", "bias": "use_bias"}
@@ -196,8 +197,8 @@ def test_self_attention(options, causal, method):
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("options", NORM, ids=convert.label)
-@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 2, 3)], ids=str)
+@pytest.mark.parametrize("options", sample(NORM), ids=convert.label)
+@pytest.mark.parametrize("shape", sample([(4, 3), (2, 3, 2, 3)], 1), ids=str)
 def test_batch_norm(shape, options, train):
     """Outputs and new running statistics, with gradients through both."""
     settings = {"momentum": 0.8, "epsilon": 1e-2}
@@ -223,8 +224,8 @@ RECURRENT = {
 }
 
 
-@pytest.mark.parametrize("sequences", [True, False], ids=["sequence", "last"])
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("sequences", sample([True, False]), ids=["sequence", "last"])
+@pytest.mark.parametrize("reverse", sample([False, True], 1), ids=["forward", "reverse"])
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent(name, reverse, sequences):
     cell, layer, conversion = RECURRENT[name]
@@ -238,7 +239,7 @@ def test_recurrent(name, reverse, sequences):
     )
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.parametrize("name", sample(["LSTM", "GRU", "SimpleRNN"]))
 def test_bidirectional(name):
     cell, layer, conversion = RECURRENT[name]
     check(

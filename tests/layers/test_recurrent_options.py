@@ -17,8 +17,6 @@ import pytest
 import jlayers as jl
 from jlayers.testing import check_sequence
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 ONNX = np.load(pathlib.Path(__file__).parent.parent / "data" / "onnx_recurrent.npz")
 FAST = {"xla_backend_optimization_level": 0}
 

@@ -2,67 +2,79 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tables.instances import INSTANCES
+from tables.tiers import rows, sample
 
 import jlayers as jl
 from jlayers.testing import check_sequence
-
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 STEPS = jl.spec((3, 6, 4))
 FRAMES = jl.spec((3, 6, 5, 4))
 CAUSAL = {"padding": "CAUSAL"}
 NORMAL = jax.nn.initializers.normal(1.0)
 
+
+class Row(NamedTuple):
+    """A layer, an input, and whether the row is for ``make test-all`` alone."""
+
+    layer: jl.Layer
+    x: jax.ShapeDtypeStruct
+    full: bool = False
+
+
 # Beside the table of instances: other strides, paddings and surroundings.
 LAYERS = {
-    "conv": (jl.Conv(3, 3), STEPS),
-    "conv, strided, all of it": (jl.Conv(3, 3, padding="SAME", strides=2), STEPS),
-    "conv, more padding than it needs": (jl.Conv(3, 2, padding=((2, 1),), dilation=2), STEPS),
-    "conv, causal": (jl.Conv(3, 3, dilation=2, **CAUSAL), STEPS),
-    "conv, causal, strided": (jl.Conv(3, 3, strides=2, **CAUSAL), STEPS),
-    "conv of frames, causal": (jl.Conv(3, (2, 3), padding=((1, 0), (1, 1))), FRAMES),
-    "transposed conv": (jl.ConvTranspose(3, 3, strides=2), STEPS),
-    "transposed conv, cropped": (jl.ConvTranspose(3, 2, strides=3, padding=((0, 1),)), STEPS),
-    "max pool": (jl.MaxPool(3, strides=2, padding="SAME"), STEPS),
-    "max pool, causal": (jl.MaxPool(3, strides=1, **CAUSAL), STEPS),
-    "average pool": (jl.AvgPool(2), STEPS),
-    "average pool, causal": (jl.AvgPool(3, **CAUSAL), STEPS),
-    "average pool, padding counts": (
-        jl.AvgPool(3, strides=1, count_include_pad=True, **CAUSAL),
-        STEPS,
+    "conv": Row(jl.Conv(3, 3), STEPS),
+    "conv, strided, all of it": Row(jl.Conv(3, 3, padding="SAME", strides=2), STEPS),
+    "conv, more padding than it needs": Row(
+        jl.Conv(3, 2, padding=((2, 1),), dilation=2), STEPS, full=True
     ),
-    "average pool of frames": (jl.AvgPool(2, strides=1, padding=((1, 0), (0, 1))), FRAMES),
-    "global average pool": (jl.GlobalAvgPool(), FRAMES),
-    "global max pool": (jl.GlobalMaxPool(), STEPS),
-    "batch norm": (jl.BatchNorm(), STEPS),
-    "group norm": (jl.GroupNorm(2), FRAMES),
-    "lstm": (jl.LSTM(3), STEPS),
-    "gru, reversed": (jl.GRU(3, reverse=True), STEPS),
-    "simple rnn, last step": (jl.SimpleRNN(3, return_sequences=False), STEPS),
-    "bidirectional": (jl.bidirectional(jl.GRU(3)), STEPS),
-    "bidirectional conv": (jl.bidirectional(jl.Conv(3, 2, **CAUSAL)), STEPS),
-    "each step, with statistics": (
+    "conv, causal": Row(jl.Conv(3, 3, dilation=2, **CAUSAL), STEPS),
+    "conv, causal, strided": Row(jl.Conv(3, 3, strides=2, **CAUSAL), STEPS, full=True),
+    "conv of frames, causal": Row(jl.Conv(3, (2, 3), padding=((1, 0), (1, 1))), FRAMES, full=True),
+    "transposed conv": Row(jl.ConvTranspose(3, 3, strides=2), STEPS),
+    "transposed conv, cropped": Row(jl.ConvTranspose(3, 2, strides=3, padding=((0, 1),)), STEPS),
+    "max pool": Row(jl.MaxPool(3, strides=2, padding="SAME"), STEPS),
+    "max pool, causal": Row(jl.MaxPool(3, strides=1, **CAUSAL), STEPS),
+    "average pool": Row(jl.AvgPool(2), STEPS),
+    "average pool, causal": Row(jl.AvgPool(3, **CAUSAL), STEPS),
+    "average pool, padding counts": Row(
+        jl.AvgPool(3, strides=1, count_include_pad=True, **CAUSAL), STEPS, full=True
+    ),
+    "average pool of frames": Row(
+        jl.AvgPool(2, strides=1, padding=((1, 0), (0, 1))), FRAMES, full=True
+    ),
+    "global average pool": Row(jl.GlobalAvgPool(), FRAMES),
+    "global max pool": Row(jl.GlobalMaxPool(), STEPS),
+    "batch norm": Row(jl.BatchNorm(), STEPS),
+    "group norm": Row(jl.GroupNorm(2), FRAMES),
+    "lstm": Row(jl.LSTM(3), STEPS),
+    "gru, reversed": Row(jl.GRU(3, reverse=True), STEPS),
+    "simple rnn, last step": Row(jl.SimpleRNN(3, return_sequences=False), STEPS),
+    "bidirectional": Row(jl.bidirectional(jl.GRU(3)), STEPS),
+    "bidirectional conv": Row(jl.bidirectional(jl.Conv(3, 2, **CAUSAL)), STEPS, full=True),
+    "each step, with statistics": Row(
         jl.each_step(jl.serial(jl.Conv(3, 2), jl.BatchNorm(), jl.GlobalAvgPool())),
         FRAMES,
     ),
-    "dropout": (jl.serial(jl.Dropout(0.5), jl.Dense(3)), STEPS),
-    "embedding": (jl.Embedding(5, 3), jl.spec((3, 6), jnp.int32)),
-    "a function with a pole at zero": (jl.serial(jl.Dense(3), jnp.abs, jnp.log), STEPS),
-    "branch": (jl.branch(a=jl.Dense(3), b=jl.Conv(2, 2, **CAUSAL)), STEPS),
-    "merges": (
+    "dropout": Row(jl.serial(jl.Dropout(0.5), jl.Dense(3)), STEPS),
+    "embedding": Row(jl.Embedding(5, 3), jl.spec((3, 6), jnp.int32)),
+    "a function with a pole at zero": Row(jl.serial(jl.Dense(3), jnp.abs, jnp.log), STEPS),
+    "branch": Row(jl.branch(a=jl.Dense(3), b=jl.Conv(2, 2, **CAUSAL)), STEPS),
+    "merges": Row(
         jl.serial(
             jl.concat(jl.Dense(2), jl.Conv(2, 2, **CAUSAL)),
             jl.residual(jl.multiply(jl.Dense(4), jl.serial(jl.Dense(4), jax.nn.sigmoid))),
         ),
         STEPS,
     ),
-    "cross attention": (
+    "cross attention": Row(
         jl.compose(
             lambda f, x: f.cross(
                 (x, jnp.broadcast_to(f.param("memory", NORMAL, (3, 4)), (x.shape[0], 3, 4)))
@@ -71,9 +83,9 @@ LAYERS = {
         ),
         STEPS,
     ),
-    "repeat": (jl.repeat(jl.residual(jl.Conv(4, 2, **CAUSAL)), 2), STEPS),
-    "remat": (jl.remat(jl.Conv(4, 2, **CAUSAL)), STEPS),
-    "a child twice, parameters, arithmetic": (
+    "repeat": Row(jl.repeat(jl.residual(jl.Conv(4, 2, **CAUSAL)), 2), STEPS),
+    "remat": Row(jl.remat(jl.Conv(4, 2, **CAUSAL)), STEPS, full=True),
+    "a child twice, parameters, arithmetic": Row(
         jl.compose(
             lambda f, x: (
                 x * jnp.broadcast_to(f.param("scale", jax.nn.initializers.normal(), (4,)), x.shape)
@@ -95,7 +107,7 @@ OVER_TIME = {
 }
 
 
-@pytest.mark.parametrize("name", OVER_TIME)
+@pytest.mark.parametrize("name", rows(OVER_TIME))
 def test_the_table_minds_its_masks_and_streams(name):
     instance = OVER_TIME[name]
     check_sequence(instance.layer, instance.x)
@@ -119,9 +131,9 @@ IN_THE_TABLE = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name not in IN_THE_TABLE])
+@pytest.mark.parametrize("name", rows(LAYERS, without=IN_THE_TABLE))
 def test_a_layer_minds_its_mask_and_streams(name):
-    check_sequence(*LAYERS[name])
+    check_sequence(LAYERS[name].layer, LAYERS[name].x)
 
 
 # Along time these are placed by the length of the batch, not of the row: see TimeWindow.
@@ -133,9 +145,9 @@ PLACED_BY_THE_BATCH = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name not in PLACED_BY_THE_BATCH])
+@pytest.mark.parametrize("name", rows(LAYERS, without=PLACED_BY_THE_BATCH))
 def test_a_row_of_a_batch_is_what_it_is_alone(name):
-    layer, spec = LAYERS[name]
+    layer, spec, _ = LAYERS[name]
     if spec.dtype == jnp.int32:
         x = jnp.arange(18, dtype=jnp.int32).reshape(3, 6) % 5
     else:
@@ -213,7 +225,7 @@ def _layers(random):
     return layer
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", sample([0, 1]))
 def test_random_models_of_eight_layers(seed):
     random = np.random.default_rng(seed)
     model = jl.serial(*[_layers(random) for _ in range(8)])

@@ -16,6 +16,7 @@ class Instance(NamedTuple):
     x: Any
     batch_axis: int | None = 0
     same_dtype: bool = True
+    full: bool = False  # whether the row is for `make test-all` alone
 
 
 VECTOR = jl.spec((3, 4))
@@ -40,18 +41,24 @@ def _shared(f, x):
 
 INSTANCES = {
     "dense": Instance(jl.Dense(3), VECTOR),
-    "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS),
+    "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS, full=True),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
     "conv 1-D causal": Instance(jl.Conv(3, 2, padding="CAUSAL", dilation=2), STEPS),
     "conv 2-D": Instance(jl.Conv(3, (3, 2), strides=(2, 1), padding="SAME"), IMAGE),
-    "conv 2-D in groups": Instance(jl.Conv(4, 3, groups=2, padding=((1, 0), (0, 2))), IMAGE),
-    "conv 3-D": Instance(jl.Conv(3, 2, bias=False), VOLUME),
+    "conv 2-D in groups": Instance(
+        jl.Conv(4, 3, groups=2, padding=((1, 0), (0, 2))), IMAGE, full=True
+    ),
+    "conv 3-D": Instance(jl.Conv(3, 2, bias=False), VOLUME, full=True),
     "transposed conv": Instance(jl.ConvTranspose(3, (2, 3), strides=2, padding="SAME"), IMAGE),
-    "transposed conv in groups": Instance(jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS),
+    "transposed conv in groups": Instance(
+        jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS, full=True
+    ),
     "max pool": Instance(jl.MaxPool(2), IMAGE),
-    "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE),
+    "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE, full=True),
     "average pool": Instance(jl.AvgPool((2, 3), strides=1, padding="SAME"), IMAGE),
-    "average pool, padded": Instance(jl.AvgPool(2, padding=1, count_include_pad=True), STEPS),
+    "average pool, padded": Instance(
+        jl.AvgPool(2, padding=1, count_include_pad=True), STEPS, full=True
+    ),
     "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),
     "global max pool": Instance(jl.GlobalMaxPool(), IMAGE),
     "flatten": Instance(jl.Flatten(), IMAGE),
@@ -59,13 +66,13 @@ INSTANCES = {
     "dropout": Instance(jl.Dropout(0.4), STEPS),
     "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_over_time=True), STEPS),
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
-    "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR),
+    "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR, full=True),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
-    "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR),
+    "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR, full=True),
     "group norm": Instance(jl.GroupNorm(2), IMAGE),
-    "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS),
+    "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS, full=True),
     "rms norm": Instance(jl.RMSNorm(), STEPS),
-    "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR),
+    "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR, full=True),
     "self-attention": Instance(jl.SelfAttention(2), STEPS),
     "self-attention in blocks, heads that share": Instance(
         jl.SelfAttention(
@@ -76,15 +83,17 @@ INSTANCES = {
     "self-attention, rotary, in a window": Instance(
         jl.SelfAttention(2, causal=True, window=3, rope=100.0, soft_cap=2.0), STEPS
     ),
-    "self-attention, alibi": Instance(jl.SelfAttention(2, causal=True, alibi=True), STEPS),
+    "self-attention, alibi": Instance(
+        jl.SelfAttention(2, causal=True, alibi=True), STEPS, full=True
+    ),
     "cross-attention": Instance(jl.CrossAttention(2), (STEPS, jl.spec((2, 3, 6)))),
     "lstm": Instance(jl.LSTM(3), STEPS),
     "lstm, last step, reversed": Instance(
-        jl.LSTM(3, return_sequences=False, reverse=True, bias=False), STEPS
+        jl.LSTM(3, return_sequences=False, reverse=True, bias=False), STEPS, full=True
     ),
     "gru": Instance(jl.GRU(3), STEPS),
     "gru, last step, reversed": Instance(
-        jl.GRU(3, return_sequences=False, reverse=True, bias=False), STEPS
+        jl.GRU(3, return_sequences=False, reverse=True, bias=False), STEPS, full=True
     ),
     "simple rnn": Instance(jl.SimpleRNN(3), STEPS),
     "simple rnn, last step, reversed": Instance(
@@ -103,12 +112,15 @@ INSTANCES = {
             recurrent_dropout=0.3,
         ),
         STEPS,
+        full=True,
     ),
     "lstm, coupled gates, resets": Instance(
         jl.LSTM(3, coupled=True, peephole=True, trainable_carry=True), EPISODES
     ),
     "gru with options": Instance(
-        jl.GRU(3, reset_after=False, layer_norm=True, zoneout=0.2, recurrent_dropout=0.3), STEPS
+        jl.GRU(3, reset_after=False, layer_norm=True, zoneout=0.2, recurrent_dropout=0.3),
+        STEPS,
+        full=True,
     ),
     "simple rnn with options": Instance(
         jl.SimpleRNN(3, layer_norm=True, clip=1.0, zoneout=0.2, trainable_carry=True), STEPS
@@ -116,7 +128,7 @@ INSTANCES = {
     "min gru": Instance(jl.MinGRU(3, trainable_carry=True), EPISODES),
     "linear recurrence": Instance(jl.LinearRecurrence(3), STEPS),
     "linear recurrence, the unit alone": Instance(
-        jl.LinearRecurrence(4, project=False, bias=False, return_sequences=False), STEPS
+        jl.LinearRecurrence(4, project=False, bias=False, return_sequences=False), STEPS, full=True
     ),
     "convolutional lstm": Instance(jl.ConvLSTM(2, 3), jl.spec((2, 3, 4, 2))),
     "a function": Instance(jl.lift(jnp.tanh), VECTOR),
@@ -139,13 +151,15 @@ INSTANCES = {
         jl.serial(jl.Dense(5), jnp.tanh, jl.Dropout(0.3), jl.BatchNorm(), head=jl.Dense(2)), VECTOR
     ),
     "serial of nothing": Instance(jl.serial(), VECTOR),
-    "parallel": Instance(jl.parallel(jl.Dense(3), jl.LSTM(2)), (VECTOR, jl.spec((3, 5, 4)))),
+    "parallel": Instance(
+        jl.parallel(jl.Dense(3), jl.LSTM(2)), (VECTOR, jl.spec((3, 5, 4))), full=True
+    ),
     "parallel, named": Instance(
         jl.parallel(a=jl.Dense(3), b=jl.Dropout(0.5)), {"a": VECTOR, "b": VECTOR}
     ),
     "branch": Instance(jl.branch(jl.Dense(3), jnp.sin), VECTOR),
     "concat": Instance(jl.concat(jl.Dense(3), jnp.cos, axis=-1), VECTOR),
-    "concat of inputs": Instance(jl.concat(axis=1), (VECTOR, VECTOR)),
+    "concat of inputs": Instance(jl.concat(axis=1), (VECTOR, VECTOR), full=True),
     "add": Instance(jl.add(jl.Dense(3), jl.Dense(3)), VECTOR),
     "multiply": Instance(
         jl.multiply(jl.Dense(3), gate=jl.serial(jl.Dense(3), jax.nn.sigmoid)), VECTOR
@@ -154,7 +168,9 @@ INSTANCES = {
     "maximum": Instance(jl.maximum(jl.Dense(3), jl.Dense(3)), VECTOR),
     "minimum": Instance(jl.minimum(), (VECTOR, VECTOR)),
     "residual": Instance(jl.residual(jl.serial(jl.LayerNorm(), jl.Dense(4))), VECTOR),
-    "residual with shortcut": Instance(jl.residual(jl.Dense(3), jl.Dense(3, bias=False)), VECTOR),
+    "residual with shortcut": Instance(
+        jl.residual(jl.Dense(3), jl.Dense(3, bias=False)), VECTOR, full=True
+    ),
     "repeat": Instance(
         jl.repeat(jl.serial(jl.Dense(4), jl.BatchNorm(), jl.Dropout(0.2), jnp.tanh), 3), VECTOR
     ),
@@ -164,7 +180,7 @@ INSTANCES = {
     "ensemble": Instance(jl.ensemble(jl.serial(jl.Dense(3), jl.BatchNorm()), 2), VECTOR, 1),
     "bidirectional": Instance(jl.bidirectional(jl.GRU(3)), STEPS),
     "bidirectional, last step": Instance(
-        jl.bidirectional(jl.LSTM(3, return_sequences=False), jl.add()), STEPS
+        jl.bidirectional(jl.LSTM(3, return_sequences=False), jl.add()), STEPS, full=True
     ),
     "each step": Instance(jl.each_step(jl.Conv(3, 2)), jl.spec((2, 3, 4, 5, 2))),
     "remat": Instance(jl.remat(jl.serial(jl.Dense(3), jl.Dropout(0.5))), VECTOR),

@@ -29,7 +29,7 @@ PROGRAMS = pathlib.Path(__file__).parent.parent / "programs"
 
 
 @pytest.fixture(autouse=True)
-def as_optax_wants_it(quick_to_compile):
+def as_optax_wants_it():
     with jax.numpy_dtype_promotion("standard"):
         yield
 

@@ -19,7 +19,7 @@ HUGE = (jnp.where(jnp.arange(8)[:, None] == 3, jnp.inf, X), LABELS)
 
 
 @pytest.fixture(autouse=True)
-def as_optax_wants_it(quick_to_compile):
+def as_optax_wants_it():
     with jax.numpy_dtype_promotion("standard"):
         yield
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,19 @@ from ..base.constructors import out_spec
 from ..base.errors import LayerError
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import without_masks
-from ..base.specs import (
-    PyTree,
-    format_spec,
-    path_text,
-    specs_of,
-)
+from ..base.specs import PyTree, format_spec, path_text, specs_of
 from ..sequences.streaming import stream
-from .case import as_float, floats_of, values_for, with_floats
+from .purity import same_program
+from .trees import as_float, floats_of, is_float, numbers, values_for, with_floats
+
+
+class Result(NamedTuple):
+    """What a layer gives, what is valid of that, and the gradient of a loss of what is."""
+
+    y: Any
+    valid: Any
+    state: Any
+    gradient: Any
 
 
 class SequenceCase:
@@ -33,12 +38,10 @@ class SequenceCase:
         if len(leads) != 1 or len(next(iter(leads))) != 2:
             raise LayerError("takes an input (batch, time, ...)", got=format_spec(specs_of(x)))
         (self.lead,) = leads
-        key = jax.random.key(5)
-        params, state = layer.init(key, self.x)
+        params, state = layer.init(jax.random.key(5), self.x)
         self.params, self.state = as_float(params, jnp.float64), as_float(state, jnp.float64)
-        programs = {mode: str(jax.make_jaxpr(self._apply(mode))(self.x)) for mode in (False, True)}
-        # Where training runs the same program, checking it twice costs compilations alone.
-        self.modes = (False, True) if programs[False] != programs[True] else (False,)
+        self.key = jax.random.key(3)
+        self.modes = self._modes()
         batch, steps = self.lead
         lengths = random.integers(0, steps + 1, batch)
         lengths[0], lengths[-1] = steps, 0 if batch > 2 else steps // 2
@@ -51,14 +54,21 @@ class SequenceCase:
         self.streams = self.gives_steps and self._streams()
         if self.streams:
             self.stride = max(steps // max(found[0].shape[1], 1), 1)
+        # One program for each mode, for sequences of these shapes, whatever is asked of them.
+        self.run = {train: self.program(self._apply(train)) for train in self.modes}
 
-    def _apply(self, train: bool) -> Callable[[PyTree], PyTree]:
-        key = jax.random.key(3)
-        return lambda x: self.layer.apply(self.params, self.state, x, key=key, train=train)
+    def _apply(self, train: bool) -> Callable[[PyTree, PyTree], Any]:
+        return lambda params, x: self.layer.apply(params, self.state, x, key=self.key, train=train)
+
+    def _modes(self) -> tuple[bool, ...]:
+        jaxprs = (jax.make_jaxpr(self._apply(mode))(self.params, self.x) for mode in (False, True))
+        # Where training runs the same program, checking it twice costs compilations alone.
+        return (False,) if same_program(*jaxprs) else (False, True)
 
     def _streams(self) -> bool:
+        start = stream(self.layer, capacity=self.lead[1]).start
         try:
-            stream(self.layer, capacity=self.lead[1]).start(self.params, self.state, self.x)
+            jax.eval_shape(start, self.params, self.state, self.x)
         except LayerError as error:
             if "cannot be streamed" not in error.problem:
                 raise
@@ -70,6 +80,25 @@ class SequenceCase:
         if mask is None:
             return x
         return jax.tree.map(lambda leaf: Sequence(leaf, jnp.asarray(mask)), x)
+
+    def program(self, apply: Callable[[PyTree, PyTree], Any]) -> Callable[[PyTree], Result]:
+        """``apply(params, x)``, which gives outputs and a state, compiled with its gradient."""
+
+        def loss(at: PyTree, rest: PyTree) -> Any:
+            y, state = apply(at["params"], with_floats(at["x"], rest))
+            valid = valid_of(y)
+            floats = floats_of(valid)
+            weights = [jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in floats]
+            terms = (jnp.sum(jnp.sin(a) * w) for a, w in zip(floats, weights, strict=True))
+            return sum(terms, jnp.zeros(())), (y, valid, state)
+
+        @jax.jit
+        def run(params: PyTree, x: PyTree) -> Result:
+            at = {"params": params, "x": floats_of(x)}
+            gradient, (y, valid, state) = jax.grad(loss, has_aux=True)(at, x)
+            return Result(y, valid, state, gradient)
+
+        return lambda x: run(self.params, x)
 
     def splits(self) -> list[list[int]]:
         """Sizes of blocks: the smallest, and random ones."""
@@ -97,23 +126,6 @@ class SequenceCase:
     def fail(self, text: str) -> None:
         raise AssertionError(f"{self.layer.short()}: {text}")
 
-    def loss_of(self, run: Callable[..., PyTree]) -> Callable[..., Any]:
-        """Gradients for parameters and floats, and what ``run(params, x)`` gives."""
-
-        def loss(at: PyTree, rest: PyTree) -> Any:
-            y = valid_of(run(at["params"], with_floats(at["x"], rest)))
-            outputs = y[0] if isinstance(y, tuple) else y
-            floats = floats_of(outputs)
-            weights = [jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in floats]
-            terms = (jnp.sum(jnp.sin(a) * w) for a, w in zip(floats, weights, strict=True))
-            return sum(terms, jnp.zeros(())), y
-
-        def gradients(x: PyTree) -> Any:
-            at = {"params": self.params, "x": floats_of(x)}
-            return jax.grad(loss, has_aux=True)(at, x)
-
-        return jax.jit(gradients)
-
 
 def valid_of(y: PyTree) -> PyTree:
     """The tree with what is valid of each Sequence, zeros elsewhere, and the mask beside."""
@@ -124,5 +136,12 @@ def valid_of(y: PyTree) -> PyTree:
     )
 
 
-def numbers(a: Any) -> np.ndarray:
-    return np.asarray(a, np.float64)
+def spoiled(x: PyTree, mask: np.ndarray, garbage: float) -> PyTree:
+    """``x`` with garbage where the mask is False, and zeros there in its integers."""
+
+    def spoil(leaf: Any) -> np.ndarray:
+        inside = mask.reshape(*mask.shape, *(1,) * (leaf.ndim - 2))
+        worst = garbage if is_float(leaf) else 0
+        return np.where(inside, leaf, np.asarray(worst, leaf.dtype))
+
+    return jax.tree.map(spoil, x)

@@ -1,0 +1,31 @@
+"""The tiers: which rows of a table are for ``make test``, and which for ``make test-all`` alone.
+
+``make test`` runs every public layer, every mechanism, every error and every page once, in minutes.
+What is more (further options, shapes and seeds of the same) is marked ``full``. No row is left out
+of ``make test-all``; ``test_tiers.py`` asserts both.
+"""
+
+import pytest
+
+
+def full(*values):
+    """Parameters for ``make test-all`` alone."""
+    return [pytest.param(value, marks=pytest.mark.full) for value in values]
+
+
+def sample(values, *fast):
+    """All values as parameters; those at the positions ``fast`` (the first) are in both tiers."""
+    fast = {i % len(values) for i in fast or (0,)}
+    return [value if i in fast else full(value)[0] for i, value in enumerate(values)]
+
+
+def rows(table, optimised=(), without=()):
+    """The names of a table, marked ``full`` where the row's column says so."""
+    return [
+        pytest.param(
+            name,
+            marks=[pytest.mark.full] * row.full + [pytest.mark.optimised] * (name in optimised),
+        )
+        for name, row in table.items()
+        if name not in without
+    ]

@@ -1,0 +1,46 @@
+"""What the import contracts in pyproject.toml cannot say: file sizes, public JAX, plain packages.
+
+The direction of imports itself is checked by ``make lint`` (import-linter).
+"""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "jlayers"
+FILES = sorted(PACKAGE.rglob("*.py"))
+PACKAGES = sorted(path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
+# One concept a file: a longer one needs a reason here.
+LONGER = {}
+
+
+def _id(path):
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", FILES, ids=_id)
+def test_files_stay_short_and_jax_public(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGER.get(_id(path), 400)
+    assert not re.search(r"jax\._src|jax\.extend|jax\.interpreters", text)
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=_id)
+def test_packages_only_re_export(path):
+    allowed = (ast.Expr, ast.ImportFrom, ast.Assign, ast.FunctionDef)
+    body = ast.parse(path.read_text()).body
+    assert all(isinstance(node, allowed) for node in body)
+    # A package may answer for names that moved; it defines nothing else.
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    assert set(functions) <= {"__getattr__", "__dir__"}
+
+
+def test_every_package_says_what_it_is():
+    assert all(ast.get_docstring(ast.parse(path.read_text())) for path in PACKAGES)
+
+
+def test_the_main_example_stays_one_page():
+    assert len((ROOT / "examples" / "digits.py").read_text().splitlines()) <= 80
