@@ -53,7 +53,7 @@ def _arguments(**options: Any) -> dict[str, Any]:
     return {
         "step": step,
         # Compiled as one program it is there sooner.
-        "run": jax.jit(lambda key: step.start(key, jl.spec((16, 64))))(jax.random.key(0)),
+        "state": jax.jit(lambda key: step.start(key, jl.spec((16, 64))))(jax.random.key(0)),
         "data": training.Batches((X, LABELS), 16, key=3),
         "log_every": 10,
         **options,
@@ -77,7 +77,7 @@ def program(name: str, folder: pathlib.Path, steps: int) -> None:
             **arguments,
             steps=steps,
             checkpoints=checkpoints,
-            callbacks=[training.json_lines(folder / LOG)],
+            hooks=[training.json_lines(folder / LOG)],
             progress=False,
         )
 
@@ -121,7 +121,8 @@ def end_of(folder: pathlib.Path) -> tuple[dict[str, Any], Any]:
     records = training.read_json_lines(folder / LOG)
     history = [training.Record(*row) for row in told.history]
     timeless = [
-        [row._replace(seconds=0.0, rate=0.0) for row in rows] for rows in (records, history)
+        [row._replace(seconds=0.0, steps_per_second=0.0) for row in rows]
+        for rows in (records, history)
     ]
     return training.read_arrays(newest), (told.step, told.position, told.extra, timeless)
 

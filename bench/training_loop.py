@@ -126,7 +126,7 @@ class Fit:
         self.taken += steps
         options = self.options | (self._all() if self.everything else {})
         fitted = training.fit(self.step, self.run, self.data, steps=self.taken, **options)
-        self.run = jax.block_until_ready(fitted.run)
+        self.run = jax.block_until_ready(fitted.state)
 
     def _all(self) -> dict[str, Any]:
         # A folder that had a checkpoint would be resumed from.
@@ -134,7 +134,7 @@ class Fit:
         terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=100)
         return {
             "progress": training.Progress(self.taken, console=terminal),
-            "callbacks": [training.json_lines(folder / "log.jsonl")],
+            "hooks": [training.json_lines(folder / "log.jsonl")],
             "checkpoints": training.CheckpointManager(folder / "checkpoints"),
             "checkpoint_every": SAVE_EVERY,
         }

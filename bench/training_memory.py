@@ -19,9 +19,8 @@ import jax.numpy as jnp
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.loop.flat import form_of
-from jlayers.training.loop.metrics import start_tally
-from jlayers.training.loop.program import program_of
+from jlayers.training.loop.metrics import empty_accumulator
+from jlayers.training.loop.program import form_of, program_of
 
 from .neighbours import mark, share_of_others
 from .resident import forget_peak, peak
@@ -75,7 +74,7 @@ def _compiled_tick(size: Size) -> Any:
     forms = []
 
     def leaves_of(run: Any) -> list[Any]:
-        begun = run, start_tally(metrics, 0)
+        begun = run, empty_accumulator(metrics, 0)
         forms.append(form_of(begun))
         return forms[-1].flat(begun)
 

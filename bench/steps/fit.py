@@ -138,7 +138,7 @@ def _jlayers(steps_per_call: int, size: Perceptron) -> Loop:
         progress = training.Progress(taken, console=terminal)
         options: Any = {"steps_per_call": steps_per_call, "log_every": every, "progress": progress}
         fitted = training.fit(step, run, data.batches, steps=taken, **options)
-        run = jax.block_until_ready(fitted.run)
+        run = jax.block_until_ready(fitted.state)
         return [record.metrics["loss"] for record in fitted.records]
 
     return loop

@@ -50,19 +50,19 @@ def batches(**options):
     return training.Batches((X, LABELS), 8, key=3, **options)
 
 
-def fit(step=STEP, run=None, data=None, **options):
+def fit(step=STEP, state=None, data=None, **options):
     options = {"progress": False, "log_every": 5} | options
-    run = start(step) if run is None else run
-    return training.fit(step, run, batches() if data is None else data, **options)
+    state = start(step) if state is None else state
+    return training.fit(step, state, batches() if data is None else data, **options)
 
 
 def by_hand(steps, step=STEP):
-    """The bare loop: the run and the metrics of each step."""
-    run, jitted, metrics = start(step), jax.jit(step), []
+    """The bare loop: the state and the metrics of each step."""
+    state, jitted, metrics = start(step), jax.jit(step), []
     for batch, _ in itertools.islice(batches().read(), steps):
-        run, own = jitted(run, batch)
+        state, own = jitted(state, batch)
         metrics.append(own)
-    return run, metrics
+    return state, metrics
 
 
 def same(got, expected):
@@ -142,9 +142,9 @@ def test_records_are_read_one_behind_and_never_between(monkeypatch):
 def test_what_is_due_is_due_at_its_multiples():
     seen = []
 
-    def evaluate(run):
-        seen.append(int(run.step))
-        return {"loss": run.step}
+    def evaluate(state):
+        seen.append(int(state.step))
+        return {"loss": state.step}
 
     fitted = fit(steps=14, log_every=4, evaluate=evaluate, evaluate_every=6)
     assert seen == [6, 12, 14]
@@ -160,7 +160,7 @@ def test_it_ends_after_the_epochs_the_data_or_when_told():
     assert fit(steps=100, hooks=[lambda record: True]).stopped == "callback"
     early = training.EarlyStopping("eval/loss", patience=2)
     fitted = fit(
-        steps=100, evaluate=lambda run: {"loss": 1.0}, evaluate_every=5, early_stopping=early
+        steps=100, evaluate=lambda state: {"loss": 1.0}, evaluate_every=5, early_stopping=early
     )
     assert (fitted.step, fitted.stopped) == (15, "early stopping")
 
@@ -169,32 +169,32 @@ def test_an_evaluation_is_the_mean_over_all_examples():
     def measure(logits, labels):
         return {"loss": loss(logits, labels)[0], "right": (logits.argmax(-1) == labels).mean()}
 
-    run = start()
+    state = start()
     held = training.Batches((X, LABELS), 16, last="keep")
-    metrics = training.make_evaluator(MODEL, measure, held)(run)
-    logits, _ = MODEL.apply(run.params, run.state, X)
+    metrics = training.make_evaluator(MODEL, measure, held)(state)
+    logits, _ = MODEL.apply(state.params, state.state, X)
     for name, value in measure(logits, LABELS).items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
 
 
 def test_an_evaluation_takes_averages_and_padding():
     step = training.train_step(MODEL, loss, TX, ema=0.5)
-    run = fit(step, steps=5).state
+    state = fit(step, steps=5).state
     held = training.Batches((X, LABELS), 16, last="pad")
 
     def measure(logits, labels, valid):
         values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {"loss": (values * valid).sum() / valid.sum(), "weight": valid.sum()}
 
-    metrics = training.make_evaluator(MODEL, measure, held, ema=True)(run)
-    logits, _ = MODEL.apply(training.ema_params(run), run.state, X)
+    metrics = training.make_evaluator(MODEL, measure, held, ema=True)(state)
+    logits, _ = MODEL.apply(training.ema_params(state), state.state, X)
     np.testing.assert_allclose(metrics["loss"], loss(logits, LABELS)[0], rtol=1e-5)
     assert metrics.keys() == {"loss"}
 
 
 def test_any_pure_step_over_any_tree():
-    def step(run, batch):
-        weights = run["weights"] - 0.1 * (run["weights"] - batch["target"])
+    def step(state, batch):
+        weights = state["weights"] - 0.1 * (state["weights"] - batch["target"])
         return {"weights": weights}, {"error": jnp.abs(weights - batch["target"]).max()}
 
     data = [{"target": np.float32([1.0, 2.0])}]
@@ -313,7 +313,7 @@ def test_the_step_is_compiled_once(tmp_path):
         max_compiles=1,
         checkpoints=kept(tmp_path),
         checkpoint_every=5,
-        evaluate=lambda run: {"step": run.step},
+        evaluate=lambda state: {"step": state.step},
         evaluate_every=5,
     )
     assert fitted.step == 25
@@ -342,8 +342,8 @@ def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
     model = jl.serial(jl.Dense(8), jl.BatchNorm(), jax.nn.relu, jl.Dense(2))
 
     def fitted(steps, step, folder):
-        run = jax.device_put(start(step), NamedSharding(mesh, PartitionSpec()))
-        return fit(step, run, steps=steps, checkpoints=kept(tmp_path / folder), **options)
+        state = jax.device_put(start(step), NamedSharding(mesh, PartitionSpec()))
+        return fit(step, state, steps=steps, checkpoints=kept(tmp_path / folder), **options)
 
     step = training.train_step(model, loss, TX)
     whole = fitted(12, step, "whole")
@@ -352,7 +352,7 @@ def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
     same(parts.state, whole.state)
     assert len(parts.state.params["dense"]["kernel"].sharding.device_set) == 2
     alone = fit(step, start(step), steps=12)
-    kernels = [run.params["dense"]["kernel"] for run in (whole.state, alone.state)]
+    kernels = [state.params["dense"]["kernel"] for state in (whole.state, alone.state)]
     np.testing.assert_allclose(*map(np.asarray, kernels), rtol=1e-4, atol=1e-5)
 
 
@@ -376,12 +376,12 @@ def test_a_batch_of_another_shape_is_told():
 
 
 def test_donation_that_was_of_no_use_is_told():
-    run = {"a": jnp.ones((4, 4)), "b": jnp.ones(3)}
-    used = jax.jit(lambda run: jax.tree.map(lambda leaf: leaf + 1, run), donate_argnums=0)
-    run = used(run)
-    donation = Donation(run)
-    donation.verify(used(run))
-    other = {"a": jnp.ones((4, 4)), "b": run["b"] if not run["b"].is_deleted() else jnp.ones(3)}
+    state = {"a": jnp.ones((4, 4)), "b": jnp.ones(3)}
+    used = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    state = used(state)
+    donation = Donation(state)
+    donation.verify(used(state))
+    other = {"a": jnp.ones((4, 4)), "b": state["b"] if not state["b"].is_deleted() else jnp.ones(3)}
     with pytest.warns(UserWarning, match=r"was not used for:\n  a: float32\[4, 4\]"):
         Donation(other).verify({"a": other["a"] + 1, "b": other["b"]})
 
@@ -401,10 +401,10 @@ def poisoned(at=7, rows=(2,), count=20):
 
 
 def before(at=7):
-    run, jitted = start(), jax.jit(STEP)
+    state, jitted = start(), jax.jit(STEP)
     for batch in poisoned()[:at]:
-        run, _ = jitted(run, batch)
-    return run
+        state, _ = jitted(state, batch)
+    return state
 
 
 @pytest.mark.parametrize("options", [{}, {"steps_per_call": 3}], ids=str)
@@ -431,10 +431,10 @@ def test_stop_names_the_batch_and_holds_the_run_before_it(tmp_path, options, as_
 def test_skip_leaves_the_step_out():
     with pytest.warns(UserWarning, match="of step 7 is not finite"):
         fitted = fit(data=poisoned(), steps=20, non_finite="skip")
-    run, jitted = start(), jax.jit(training.train_step(MODEL, loss, TX, non_finite="skip"))
+    state, jitted = start(), jax.jit(training.train_step(MODEL, loss, TX, non_finite="skip"))
     for batch in poisoned():
-        run, _ = jitted(run, batch)
-    same(fitted.state, run)
+        state, _ = jitted(state, batch)
+    same(fitted.state, state)
     assert sum(record.metrics.get("skipped", 0) for record in fitted.records) == 1
     assert all(np.isfinite(record.metrics["loss"]) for record in fitted.records)
 
@@ -449,11 +449,11 @@ def test_roll_back_goes_on_behind_the_batch(tmp_path):
             checkpoint_every=5,
             max_compiles=1,
         )
-    run, jitted = start(), jax.jit(STEP)
+    state, jitted = start(), jax.jit(STEP)
     data = poisoned()
     for batch in data[:5] + data[8:18]:
-        run, _ = jitted(run, batch)
-    same(fitted.state, run)
+        state, _ = jitted(state, batch)
+    same(fitted.state, state)
     assert fitted.position == [0, 18]
 
 
@@ -469,8 +469,8 @@ def test_ignore_goes_on():
 
 
 def test_of_a_step_of_ones_own_the_loss_is_known():
-    def step(run, batch):
-        return run + 1, {"loss": batch.sum() + run}
+    def step(state, batch):
+        return state + 1, {"loss": batch.sum() + state}
 
     data = [np.float32([i]) for i in range(5)] + [np.float32([np.nan])]
     with pytest.raises(training.NonFiniteError) as caught:
@@ -484,8 +484,8 @@ def test_overflows_of_float16_are_no_trouble_while_there_is_a_smaller_scale():
         MODEL, loss, TX, loss_scale=training.LossScale(initial=2.0**40, least=2.0**-2)
     )
     data = [(X[:8].astype(np.float16), LABELS[:8])]
-    run = step.start(jax.random.key(0), data[0][0])
-    fitted = fit(step, run, data, steps=60)
+    state = step.start(jax.random.key(0), data[0][0])
+    fitted = fit(step, state, data, steps=60)
     assert fitted.step == 60
     assert fitted.state.loss_scale.scale < 2.0**40
     assert np.isfinite(fitted.records[-1].metrics["loss"])
@@ -531,7 +531,7 @@ ERRORS = [
     (lambda: fit(checkpoints="folder"), "fit: checkpoints must be a training.CheckpointManager"),
     (lambda: fit(data=(X, LABELS)), "as_source: the data is arrays, not batches of them"),
     (
-        lambda: fit(lambda run, batch: (run, {"loss": batch}), 1.0, [X[0]], steps=2),
+        lambda: fit(lambda state, batch: (state, {"loss": batch}), 1.0, [X[0]], steps=2),
         "fit: the metric 'loss' must be a real scalar",
         "float32[6]",
     ),
@@ -549,9 +549,9 @@ ERRORS = [
 
 
 def given_back(change, **options):
-    """What is wrong: a step that gives ``change(run)``."""
-    run = {"w": jnp.ones(3)}
-    return lambda: fit(lambda run, batch: change(run), run, [X[0]], steps=2, **options)
+    """What is wrong: a step that gives ``change(state)``."""
+    state = {"w": jnp.ones(3)}
+    return lambda: fit(lambda state, batch: change(state), state, [X[0]], steps=2, **options)
 
 
 # Of a user's own step, whether or not it is looked after.
@@ -560,34 +560,34 @@ STEPS = [
     for options in ({}, {"non_finite": "ignore"}, {"steps_per_call": 2})
     for case in [
         (
-            given_back(lambda run: run, **options),
+            given_back(lambda state: state, **options),
             "fit: the step must return (state, metrics)",
             "a tuple of two: the next state, a dict of scalars",
             "{w: float32[3]}",
         ),
         (
-            given_back(lambda run: (run, 1.0), **options),
+            given_back(lambda state: (state, 1.0), **options),
             "fit: the step must return (state, metrics)",
         ),
         (
-            given_back(lambda run: ({**run, "b": run["w"]}, {}), **options),
+            given_back(lambda state: ({**state, "b": state["w"]}, {}), **options),
             "fit: the step changes 'b' of the state",
             "expected: no such leaf",
             "got:      float32[3]",
         ),
         (
-            given_back(lambda run: ({}, {}), **options),
+            given_back(lambda state: ({}, {}), **options),
             "fit: the step changes 'w' of the state",
             "got:      no such leaf",
         ),
         (
-            given_back(lambda run: ({"w": run["w"][:1]}, {}), **options),
+            given_back(lambda state: ({"w": state["w"][:1]}, {}), **options),
             "fit: the step changes 'w' of the state",
             "expected: float32[3]",
             "got:      float32[1]",
         ),
         (
-            given_back(lambda run: (collections.OrderedDict(run), {}), **options),
+            given_back(lambda state: (collections.OrderedDict(state), {}), **options),
             "fit: the step changes the structure of the state",
             "PyTreeDef({'w': *})",
         ),

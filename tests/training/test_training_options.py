@@ -37,12 +37,12 @@ def gradient_by_hand(params, batch=BATCH):
     return jax.grad(lambda p: loss(MODEL.apply(p, {}, x, train=True)[0], labels))(params)
 
 
-def taken(step, n=1, batch=BATCH, run=None):
-    run = step.start(jax.random.key(0), X) if run is None else run
+def taken(step, n=1, batch=BATCH, state=None):
+    state = step.start(jax.random.key(0), X) if state is None else state
     jitted, metrics = jax.jit(step), None
     for _ in range(n):
-        run, metrics = jitted(run, batch)
-    return run, metrics
+        state, metrics = jitted(state, batch)
+    return state, metrics
 
 
 def assert_close(got, expected, **close):
@@ -69,14 +69,16 @@ def test_accumulation_passes_state_on_and_sums_counts():
         return loss(logits, labels), {"right": (logits.argmax(-1) == labels).sum()}
 
     step = training.train_step(model, counting, TX, accumulate=2)
-    run = step.start(jax.random.key(0), X)
-    new, metrics = step(run, BATCH)
-    state = run.state
+    state = step.start(jax.random.key(0), X)
+    new, metrics = step(state, BATCH)
+    model_state = state.state
     for part in (X[:4], X[4:]):
-        _, state = model.apply(run.params, state, part, train=True)
-    assert_close(new.state, state)
+        _, model_state = model.apply(state.params, model_state, part, train=True)
+    assert_close(new.state, model_state)
     halves = [
-        counting(model.apply(run.params, run.state, X[i : i + 4], train=True)[0], LABELS[i : i + 4])
+        counting(
+            model.apply(state.params, state.state, X[i : i + 4], train=True)[0], LABELS[i : i + 4]
+        )
         for i in (0, 4)
     ]
     assert metrics["right"] == sum(own["right"] for _, own in halves)
@@ -91,57 +93,57 @@ def test_each_part_draws_from_a_key_of_its_own():
         return y.sum(), {"y": y[0]}
 
     step = training.train_step(model, spread, TX, accumulate=2)
-    run = step.start(jax.random.key(0), ones)
-    _, metrics = step(run, (ones,))
+    state = step.start(jax.random.key(0), ones)
+    _, metrics = step(state, (ones,))
     drawn = metrics["y"]
-    full = np.asarray(ones[0] @ run.params["dense"]["kernel"]) * 2
+    full = np.asarray(ones[0] @ state.params["dense"]["kernel"]) * 2
     # Means over both parts: an entry that was dropped in one of them alone is half of it.
     assert (np.abs(drawn / full - 0.5) < 1e-3).any()
 
 
 def test_clipping_is_that_of_optax():
     step = step_of(tx=optax.sgd(1.0), clip=0.01)
-    run = step.start(jax.random.key(0), X)
-    new, metrics = step(run, BATCH)
-    gradient = gradient_by_hand(run.params)
+    state = step.start(jax.random.key(0), X)
+    new, metrics = step(state, BATCH)
+    gradient = gradient_by_hand(state.params)
     norm = optax.tree.norm(gradient)
     assert norm > 0.01
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-6)
-    moved = jax.tree.map(jnp.subtract, run.params, new.params)
+    moved = jax.tree.map(jnp.subtract, state.params, new.params)
     np.testing.assert_allclose(optax.tree.norm(moved), 0.01, rtol=1e-4)
 
 
 def test_the_moving_average_is_that_of_the_parameters():
     step = step_of(ema=0.9)
-    run = step.start(jax.random.key(0), X)
-    average = run.params
+    state = step.start(jax.random.key(0), X)
+    average = state.params
     jitted = jax.jit(step)
     for _ in range(3):
-        run, _ = jitted(run, BATCH)
-        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, run.params)
-    assert_close(training.ema_params(run), average, rtol=1e-5)
+        state, _ = jitted(state, BATCH)
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+    assert_close(training.ema_params(state), average, rtol=1e-5)
     plain, _ = taken(step_of(), 3)
-    same(run.params, plain.params)
+    same(state.params, plain.params)
 
 
 def test_a_run_with_an_average_can_be_donated():
     step = step_of(ema=0.9)
-    run, _ = training.compiled(step)(step.start(jax.random.key(0), X), BATCH)
-    assert int(run.step) == 1
+    state, _ = training.compiled(step)(step.start(jax.random.key(0), X), BATCH)
+    assert int(state.step) == 1
 
 
 def test_frozen_parameters_have_no_gradient_and_no_slots():
     step = step_of(frozen="body/**", ema=0.5)
-    run = step.start(jax.random.key(0), X)
-    assert set(run.opt_state[0].mu) == {"head"}
-    assert set(run.ema) == {"head"}
+    state = step.start(jax.random.key(0), X)
+    assert set(state.opt_state[0].mu) == {"head"}
+    assert set(state.ema) == {"head"}
     new, _ = taken(step, 2)
-    same(new.params["body"], run.params["body"])
-    assert not np.array_equal(new.params["head"]["kernel"], run.params["head"]["kernel"])
+    same(new.params["body"], state.params["body"])
+    assert not np.array_equal(new.params["head"]["kernel"], state.params["head"]["kernel"])
     assert training.ema_params(new).keys() == {"body", "head"}
-    products = str(jax.make_jaxpr(step)(run, BATCH)).count("dot_general")
+    products = str(jax.make_jaxpr(step)(state, BATCH)).count("dot_general")
     assert products < str(
-        jax.make_jaxpr(step_of())(run._replace(ema=None, opt_state=TX.init(run.params)), BATCH)
+        jax.make_jaxpr(step_of())(state._replace(ema=None, opt_state=TX.init(state.params)), BATCH)
     ).count("dot_general")
 
 
@@ -153,8 +155,8 @@ def test_the_rest_moves_as_if_nothing_were_frozen():
 
 def test_pretrained_parameters_to_begin_with():
     params, _ = MODEL.init(jax.random.key(5), X)
-    run = step_of(frozen="body/**").start(jax.random.key(0), X, params=params)
-    same(run.params, params)
+    state = step_of(frozen="body/**").start(jax.random.key(0), X, params=params)
+    same(state.params, params)
 
 
 def test_the_learning_rate_is_among_the_metrics():
@@ -180,19 +182,19 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
 
 
 def test_without_a_policy_it_goes_into_the_parameters():
-    run, _ = taken(step_of(), 1, HUGE)
-    assert not np.isfinite(run.params["head"]["kernel"]).all()
+    state, _ = taken(step_of(), 1, HUGE)
+    assert not np.isfinite(state.params["head"]["kernel"]).all()
 
 
 def test_both_ways_of_leaving_a_step_out_agree():
     from jlayers.training.finite import cond_update, select_if
 
-    run = {"a": jnp.arange(3.0), "key": jax.random.key(0)}
-    change = lambda run, by: {**run, "a": run["a"] + by}  # noqa: E731
+    state = {"a": jnp.arange(3.0), "key": jax.random.key(0)}
+    change = lambda state, by: {**state, "a": state["a"] + by}  # noqa: E731
     for sound in (True, False):
         flag = jnp.asarray(sound)
-        branch = jax.jit(lambda run, flag=flag: cond_update(flag, change, run, 1.0))(run)
-        same(branch["a"], select_if(flag, change(run, 1.0), run)["a"])
+        branch = jax.jit(lambda state, flag=flag: cond_update(flag, change, state, 1.0))(state)
+        same(branch["a"], select_if(flag, change(state, 1.0), state)["a"])
         same(branch["a"], jnp.arange(3.0) + sound)
 
 
@@ -219,11 +221,11 @@ def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss():
     root = jl.serial(jl.Dense(4, bias=False), jnp.abs, jnp.sqrt)
     step = training.train_step(root, lambda y: y.mean(), TX, non_finite="skip")
     zeros = jnp.zeros((2, 3))
-    run = step.start(jax.random.key(0), zeros)
-    new, metrics = step(run, (zeros,))
+    state = step.start(jax.random.key(0), zeros)
+    new, metrics = step(state, (zeros,))
     assert np.isfinite(metrics["loss"])
     assert metrics["skipped"] == 1
-    same(new.params, run.params)
+    same(new.params, state.params)
 
 
 SCALE = training.LossScale(initial=2.0**15, period=2)
@@ -243,20 +245,20 @@ def test_loss_scaling_keeps_small_gradients_of_float16():
     exact = jax.tree.map(
         lambda p, g: p - 0.1 * g, start.params, gradient_by_hand(start.params, BATCH)
     )
-    error = lambda run: float(optax.tree.norm(jax.tree.map(jnp.subtract, run.params, exact)))  # noqa: E731
+    error = lambda state: float(optax.tree.norm(jax.tree.map(jnp.subtract, state.params, exact)))  # noqa: E731
     assert error(kept) < 1e-3 < 0.05 < error(lost)
     assert metrics["loss_scale"] == 2.0**15
 
 
 def test_the_scale_grows_and_shrinks():
     step = step_of(loss_scale=SCALE)
-    run = step.start(jax.random.key(0), half_batch()[0])
+    state = step.start(jax.random.key(0), half_batch()[0])
     jitted, scales = jax.jit(step), []
     for batch in [half_batch()] * 2 + [half_batch(jnp.nan)] + [half_batch()] * 2:
-        run, _ = jitted(run, batch)
-        scales.append(float(run.loss_scale.scale) / 2**15)
+        state, _ = jitted(state, batch)
+        scales.append(float(state.loss_scale.scale) / 2**15)
     assert scales == [1, 2, 1, 1, 2]
-    assert int(run.step) == 5
+    assert int(state.step) == 5
 
 
 def test_the_scale_stays_between_its_ends():

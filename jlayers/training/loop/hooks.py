@@ -103,7 +103,8 @@ class Hook:
         """A multiple of ``every`` steps was taken.
 
         The state must not be kept: the next step uses up its memory. Metrics that are returned,
-        scalars by name, join the record of this step; the loop waits for them.
+        scalars by name, join the record of this step; the loop waits for them. After a step that
+        was not finite, until the loop reads of it, this is the state before that step.
         """
 
     def on_record(self, record: Record) -> bool | str | None:
