@@ -12,6 +12,8 @@ from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
 from ..base.specs import Params, PyTree, State, format_short, specs_of
 
+# (x, *targets)
+Batch: TypeAlias = tuple[PyTree, ...]
 Metrics: TypeAlias = dict[str, jax.Array]
 # Of the model's output and the targets: a scalar, or a scalar and further metrics.
 LossFunction: TypeAlias = Callable[..., object]
@@ -25,7 +27,7 @@ def training_loss(
     params: Params,
     state: State,
     key: jax.Array,
-    batch: tuple[PyTree, ...],
+    batch: Batch,
     scale: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[State, Metrics]]:
     """The loss of one batch, and beside it the new state and the metrics, the loss among them.

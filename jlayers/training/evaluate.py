@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from ..base import arguments
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
-from ..base.specs import Params, PyTree, State, format_short, format_spec, specs_of
+from ..base.specs import Params, State, format_short, format_spec, specs_of
 from ..data.source import as_source
+from ..inspection.training_loss import Batch, Metrics
 from .state import TrainState, check_model, ema_params
-
-Metrics: TypeAlias = dict[str, jax.Array]
 
 
 @public_api
@@ -67,7 +66,7 @@ def make_evaluator(
         )
 
     @jax.jit
-    def part(params: Params, state: State, batch: tuple[PyTree, ...]) -> tuple[jax.Array, Metrics]:
+    def part(params: Params, state: State, batch: Batch) -> tuple[jax.Array, Metrics]:
         x, *targets = batch
         y, _ = model.apply(params, state, x)
         metrics = dict(measure(y, *targets))

@@ -11,7 +11,7 @@ from jax import lax
 from ..base.errors import TrainingError
 from ..base.layer import Layer
 from ..base.specs import Params, PyTree, State, format_spec, specs_of
-from ..inspection.training_loss import LossFunction, Metrics, training_loss
+from ..inspection.training_loss import Batch, LossFunction, Metrics, training_loss
 from .state import join_trained, split_trained
 
 
@@ -22,7 +22,7 @@ def gradient_of(
     params: Params,
     state: State,
     key: jax.Array,
-    batch: tuple[PyTree, ...],
+    batch: Batch,
     scale: jax.Array | None,
 ) -> tuple[PyTree, State, Metrics]:
     """The gradient by the trained parameters, the new state, and the metrics with the loss.
@@ -41,10 +41,10 @@ def gradient_of(
 
 def accumulated(
     parts: int,
-    one: Callable[[State, jax.Array, tuple[PyTree, ...]], tuple[PyTree, State, Metrics]],
+    one: Callable[[State, jax.Array, Batch], tuple[PyTree, State, Metrics]],
     state: State,
     key: jax.Array,
-    batch: tuple[PyTree, ...],
+    batch: Batch,
 ) -> tuple[PyTree, State, Metrics]:
     """The mean of the gradients of ``parts`` equal parts of a batch, computed one after the other.
 
@@ -63,7 +63,7 @@ def accumulated(
         return jnp.reshape(leaf, (parts, size[0] // parts, *jnp.shape(leaf)[1:]))
 
     def step(
-        carry: tuple[PyTree, State], item: tuple[jax.Array, tuple[PyTree, ...]]
+        carry: tuple[PyTree, State], item: tuple[jax.Array, Batch]
     ) -> tuple[tuple[PyTree, State], Metrics]:
         total, state = carry
         number, part = item

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from ..base import arguments
 from ..base.errors import JlayersError, TrainingError, public_api
 from ..base.layer import Layer
 from ..base.specs import Params, PyTree, State, format_short, format_spec, specs_of
-from ..inspection.training_loss import LossFunction, Metrics
+from ..inspection.training_loss import Batch, LossFunction, Metrics
 from .finite import cond_update, edges_are_finite, is_finite, select_if
 from .gradient import accumulated, gradient_of
 from .loss_scale import LossScale, check_loss_scale
@@ -38,13 +38,8 @@ from .state import (
 
 # Any pure step over any pytree: what ``fit`` takes.
 Step: TypeAlias = Callable[[Any, Any], tuple[Any, Metrics]]
-Batch: TypeAlias = tuple[PyTree, ...]
-
-
-class Schedule(Protocol):
-    """From the number of a step to a learning rate, as optax has them."""
-
-    def __call__(self, step: jax.Array, /) -> jax.typing.ArrayLike: ...
+# From the number of a step to a learning rate, as optax has them.
+Schedule: TypeAlias = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

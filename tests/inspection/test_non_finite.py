@@ -134,7 +134,7 @@ def test_forward_in_a_function():
         "  input:    float32[8, 4], from 0 to 1",
         "  output:   float32[8, 4], 2 infinite, the rest from -3.47 to 0",
         "  rows:     2, 5 (2 of 8)",
-        "  hint:     jnp.log(jnp.maximum(x, 1e-6)): log of what is not above 0",
+        "  hint:     jnp.log(jnp.maximum(x, 1e-6)): log of values not above 0",
     ]
 
 
@@ -223,12 +223,12 @@ def test_code_between_children():
     found = find(model)
     assert place(found)[:2] == ("forward", "block")
     assert str(found).startswith(
-        "compose at 'block': its own code makes what is not finite, before 'block/second'"
+        "compose at 'block': its own code produces a non-finite value, before 'block/second'"
     )
     after = jl.compose(lambda f, x: f.first(x) / 0, first=jl.Dense(4))
     found = find(jl.serial(block=after))
     assert place(found)[:2] == ("forward", "block")
-    assert "what its children give is finite" in str(found)
+    assert "the outputs of its children are finite" in str(found)
 
 
 def test_masked_scores_are_no_failure():
@@ -316,7 +316,7 @@ def test_backward_in_code_between_children():
     model = jl.serial(block=jl.compose(body, first=jl.Dense(4), second=jl.Dense(4)))
     found = find(model)
     assert place(found)[:2] == ("backward", "block")
-    assert "makes a gradient that is not finite, for 'block/first'" in str(found)
+    assert "produces a non-finite gradient, for 'block/first'" in str(found)
 
 
 def test_a_parameters_gradient():

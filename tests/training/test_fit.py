@@ -621,7 +621,7 @@ def test_what_cannot_be_proven_says_why():
 
     with pytest.raises(jl.TrainingError, match="make cannot be found by another process"):
         testing.check_resume(lambda: start(), 5)
-    with pytest.raises(jl.TrainingError, match="gave something else than the arguments of fit"):
+    with pytest.raises(jl.TrainingError, match="must return the arguments of fit"):
         testing.check_resume(resumable.wrong, 5)
 
 

@@ -22,7 +22,7 @@ from ...base.layer import Layer
 from ...base.paths import check_each_fits, flatten, matches
 from ...base.specs import Params, PyTree, State, format_short, specs_of
 from ...base.tracing import trace
-from ..training_loss import LossFunction, Metrics, training_loss
+from ..training_loss import Batch, LossFunction, Metrics, training_loss
 from .localize import (
     Call,
     first_backward,
@@ -76,7 +76,7 @@ def find_non_finite(
     params: Params,
     state: State,
     key: jax.Array,
-    batch: tuple[PyTree, ...],
+    batch: Batch,
     *,
     frozen: tuple[str, ...] = (),
     accumulate: int = 1,
@@ -161,7 +161,7 @@ def _gradient(
     params: Params,
     state: State,
     key: jax.Array,
-    batch: tuple[PyTree, ...],
+    batch: Batch,
     scale: jax.Array | None,
 ) -> tuple[PyTree, tuple[State, Metrics]]:
     function = functools.partial(training_loss, model, loss)

@@ -1,8 +1,8 @@
 """The protocol by which ``fit`` does everything beside the steps, and hooks of its arguments.
 
 How to read this file: ``Hook`` is the protocol; ``FitResult`` and ``LoopSnapshot`` are what it is
-given. The hooks of ``evaluate=`` and ``progress=`` follow; those of ``checkpoints=`` and
-``early_stopping=`` have files of their own. ``fit`` makes them all, in one place.
+given; ``Schedule`` calls it. Hooks for ``evaluate=`` and ``progress=`` follow; those for
+``checkpoints=`` and ``early_stopping=`` have files of their own. ``fit`` makes them, in one place.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -135,6 +136,67 @@ class Hook:
 def next_multiple(step: int, every: int | None) -> float:
     """The first multiple of ``every`` after ``step``."""
     return math.inf if every is None else (step // every + 1) * every
+
+
+@dataclass(eq=False)
+class Scheduled:
+    """When a hook is due next, and the steps at which it was called last."""
+
+    hook: Hook
+    due: float = 0
+    snapshot_due: float = 0
+    called: int = -1
+    saved: int = -1
+
+
+class Schedule:
+    """The hooks of a loop, and when each is due."""
+
+    def __init__(self, hooks: tuple[Hook, ...]):
+        self._entries = [Scheduled(hook) for hook in hooks]
+
+    def start(self, step: int, looked: int) -> None:
+        """Continues from a step that is saved, with everything done that was due by ``looked``."""
+        for entry in self._entries:
+            entry.due = entry.hook.next_due(looked)
+            entry.snapshot_due = next_multiple(looked, entry.hook.snapshot_every)
+            entry.saved = step
+
+    def next_due(self) -> float:
+        """The first step at which a hook is due."""
+        return min((min(e.due, e.snapshot_due) for e in self._entries), default=math.inf)
+
+    def on_start(self, step: int, records: list[Record]) -> str | None:
+        reasons = [entry.hook.on_start(step, records) for entry in self._entries]
+        return next(filter(None, reasons), None)
+
+    def on_step(
+        self, step: int, state: Callable[[], Any], last: bool = False
+    ) -> HookMetrics | None:
+        """Calls the hooks that are due; their metrics, None where none returned any.
+
+        Args:
+          state: makes the tree of the state, for each hook that needs it.
+          last: at the end every hook is due that was not called at this step.
+        """
+        found: HookMetrics | None = None
+        for entry in self._entries:
+            if entry.due <= step or (last and entry.due < math.inf and entry.called != step):
+                own = entry.hook.on_step(step, state())
+                entry.called, entry.due = step, entry.hook.next_due(step)
+                if own is not None:
+                    found = {**(found or {}), **own}
+        return found
+
+    def for_snapshot(self, step: int, last: bool = False) -> list[Scheduled]:
+        """The hooks that need a snapshot of this step; all of them at the end."""
+        found = []
+        for entry in self._entries:
+            if last or entry.snapshot_due <= step:
+                entry.snapshot_due = next_multiple(step, entry.hook.snapshot_every)
+                if entry.hook.snapshot_every is not None and entry.saved != step:
+                    found.append(entry)
+        return found
 
 
 class Evaluation(Hook):

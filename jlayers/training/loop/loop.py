@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -28,7 +27,7 @@ from ...data.stacking import aligned_stacks
 from ...inspection.donation import Donation, check_distinct
 from ..state import TrainState
 from ..step import Step
-from .hooks import Hook, HookMetrics, LoopSnapshot, next_multiple
+from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
 from .metrics import History, MetricAccumulator, empty_accumulator
 from .non_finite import NonFiniteError
 from .program import Leaves, form_of, program_of
@@ -60,21 +59,6 @@ class Plan(NamedTuple):
     manager: CheckpointManager | None
 
 
-@dataclass(eq=False)
-class _Schedule:
-    """When a hook is due, and the step at which it was called last."""
-
-    hook: Hook
-    due: float = 0
-    snapshot_due: float = 0
-    called: int = -1
-    saved: int = -1
-
-    def plan(self, step: int) -> None:
-        self.due = self.hook.next_due(step)
-        self.snapshot_due = next_multiple(step, self.hook.snapshot_every)
-
-
 class Loop:
     """One run of ``fit``.
 
@@ -85,7 +69,7 @@ class Loop:
 
     def __init__(self, plan: Plan, state: Any, hooks: tuple[Hook, ...]):
         check_distinct(state)
-        self._plan, self._hooks = plan, [_Schedule(hook) for hook in hooks]
+        self._plan, self._schedule = plan, Schedule(hooks)
         self.history = History(hooks)
         self._recovery = Recovery(plan.step, plan.non_finite, plan.manager)
         self._signals = Signals()
@@ -114,9 +98,7 @@ class Loop:
         self._accumulator: MetricAccumulator | None = None
         self._flushed = -1
         self.history.start(self.step, records)
-        for schedule in self._hooks:
-            schedule.plan(self._looked)
-            schedule.saved = self.step
+        self._schedule.start(self.step, self._looked)
 
     def run(self, resume: bool) -> str:
         """Takes steps; why it ended."""
@@ -133,8 +115,7 @@ class Loop:
         return "SIGTERM" if self._signals.reason == "SIGTERM" else stopped
 
     def _start(self) -> str | None:
-        reasons = [s.hook.on_start(self.step, self.history.records) for s in self._hooks]
-        return self._complete() or next(filter(None, reasons), None)
+        return self._complete() or self._schedule.on_start(self.step, self.history.records)
 
     def _complete(self) -> str | None:
         steps = self._plan.steps
@@ -263,8 +244,8 @@ class Loop:
         stopped = self._run_due()
         if self._looks < 2:
             return stopped, self.step + 1
-        dues = (due for s in self._hooks for due in (s.due, s.snapshot_due))
-        return stopped, min(next_multiple(self.step, self._plan.log_every), *dues, float("inf"))
+        record_due = next_multiple(self.step, self._plan.log_every)
+        return stopped, min(record_due, self._schedule.next_due())
 
     def _run_due(self) -> str | None:
         """Records, hooks and snapshots whose step has come; why to stop, if so."""
@@ -272,7 +253,7 @@ class Loop:
         # A stack that was cut short by the end of a loop is not a call of the one that resumes.
         if self.step == self._looked or self.step % plan.steps_per_call:
             return None
-        metrics = self._call([s for s in self._hooks if s.due <= self.step])
+        metrics = self._schedule.on_step(self.step, lambda: self.state)
         flushes = metrics is not None or self.step >= next_multiple(self._looked, plan.log_every)
         if flushes:
             self._flush(metrics or {})
@@ -281,21 +262,10 @@ class Loop:
         if flushes:
             # One record behind, which is there by now; the metrics of hooks are waited for.
             stopped = self.history.read(1 if metrics is None else 0, self._check)
-        saves = [s for s in self._hooks if s.snapshot_due <= self.step]
-        if saves:
+        if scheduled := self._schedule.for_snapshot(self.step):
             stopped = self.history.read(0, self._check) or stopped
-            self._save(saves)
+            self._save(scheduled)
         return stopped
-
-    def _call(self, schedules: list[_Schedule]) -> HookMetrics | None:
-        """Calls ``on_step`` of hooks; their metrics, None where none has any."""
-        found: HookMetrics | None = None
-        for schedule in schedules:
-            own = schedule.hook.on_step(self.step, self.state)
-            schedule.called, schedule.due = self.step, schedule.hook.next_due(self.step)
-            if own is not None:
-                found = {**(found or {}), **own}
-        return found
 
     def _flush(self, metrics: HookMetrics) -> None:
         assert self._accumulator is not None
@@ -319,12 +289,9 @@ class Loop:
         self._accumulator = accumulator._replace(step=np.int32(error.step), bad=np.int32(-1))
         raise error
 
-    def _save(self, schedules: list[_Schedule]) -> None:
-        """Gives a snapshot to hooks that have none of this step."""
-        for schedule in schedules:
-            schedule.snapshot_due = next_multiple(self.step, schedule.hook.snapshot_every)
-        schedules = [s for s in schedules if s.hook.snapshot_every and s.saved != self.step]
-        if not schedules:
+    def _save(self, scheduled: list[Scheduled]) -> None:
+        """Gives a snapshot of this step to hooks."""
+        if not scheduled:
             return
         accumulator = jax.device_get(self._accumulator)
         self._check(self.step, accumulator)
@@ -335,9 +302,9 @@ class Loop:
             raise NonFiniteError(self._recent.find(self.step - 1), self.step - 1, state, None)
         sums = sums_of(accumulator, self._looked)
         snapshot = LoopSnapshot(state, self.step, self.position, self.history.records, sums)
-        for schedule in schedules:
-            schedule.hook.on_snapshot(snapshot)
-            schedule.saved = self.step
+        for entry in scheduled:
+            entry.hook.on_snapshot(snapshot)
+            entry.saved = self.step
         self._recovery.saved()
 
     def _finish(self, stopped: str) -> None:
@@ -348,11 +315,10 @@ class Loop:
         if self._accumulator is None:
             return
         self.history.read(0, self._check)
-        self._save(self._hooks)
+        self._save(self._schedule.for_snapshot(self.step, last=True))
         if stopped == "SIGTERM":
             return
-        last = [s for s in self._hooks if s.due != float("inf") and s.called != self.step]
-        metrics = self._call(last)
+        metrics = self._schedule.on_step(self.step, lambda: self.state, last=True)
         if metrics is not None or self._flushed != self.step:
             self._flush(metrics or {})
             self.history.read(0, self._check)
@@ -365,7 +331,7 @@ class Loop:
             self.history.mute()
             with contextlib.suppress(NonFiniteError):
                 self.history.read(0, self._check)
-            self._save(self._hooks)
+            self._save(self._schedule.for_snapshot(self.step, last=True))
             if self._plan.manager is not None:
                 self._plan.manager.wait()
         except Exception as second:

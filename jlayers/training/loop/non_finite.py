@@ -8,11 +8,10 @@ import jax
 
 from ...base.errors import TrainingError, public_api
 from ...base.layer import Layer
-from ...base.specs import PyTree
 from ...data.recent_batches import FoundBatch
 from ...inspection.nonfinite.find import find_non_finite as find_in_model
 from ...inspection.nonfinite.report import NonFinite
-from ...inspection.training_loss import LossFunction
+from ...inspection.training_loss import Batch, LossFunction
 from ..state import TrainState, check_model, check_patterns
 from ..step import Step, TrainStep
 from .hooks import FitResult
@@ -57,7 +56,7 @@ def find_non_finite(
     model: Layer,
     loss: LossFunction,
     state: TrainState,
-    batch: tuple[PyTree, ...],
+    batch: Batch,
     *,
     frozen: str | tuple[str, ...] = (),
     accumulate: int = 1,
@@ -65,12 +64,6 @@ def find_non_finite(
     """``jlayers.inspection.find_non_finite`` for a ``TrainState``, as it was before the step.
 
     Its key, with the number of the step, and its loss scale are those of the step.
-
-    Args:
-      model, loss: of the step.
-      state: as it was before the step.
-      batch: ``(x, *targets)``, the step's.
-      frozen, accumulate: the step's own options.
 
     >>> import jax, jax.numpy as jnp, optax, jlayers as jl
     >>> from jlayers import training
