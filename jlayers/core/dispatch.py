@@ -1,4 +1,10 @@
-"""Which algorithm computes an operation, and why: chosen by static rules, recorded on request."""
+"""Which algorithm computes an operation, and why: chosen by static rules, recorded on request.
+
+Each operation has a function ``choose_<operation>(shapes, ..., platform)`` that looks at static
+shapes and the platform alone, so the choice is fixed when the program is traced. The thresholds in
+these functions are measured: docs/notes/0008 and 0009, docs/benchmarks.md. ``jl.explain`` shows the
+choices by tracing a model inside ``recording``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 
-class Choice(NamedTuple):
+class AlgorithmChoice(NamedTuple):
     """An algorithm and the reason for it, in words."""
 
     method: str
@@ -24,9 +30,11 @@ class Record(NamedTuple):
     """
 
     operation: str
-    choice: Choice
+    choice: AlgorithmChoice
 
 
+# Context variables and not arguments: the core functions are called from inside layers, which
+# know nothing of who is recording. They are local to a thread, as tracing is.
 _records: contextvars.ContextVar[list[Record] | None] = contextvars.ContextVar(
     "jlayers_choices", default=None
 )
@@ -35,7 +43,7 @@ _platform: contextvars.ContextVar[str] = contextvars.ContextVar("jlayers_platfor
 
 @contextlib.contextmanager
 def recording(platform: str) -> Iterator[list[Record]]:
-    """Collects the choices made by core functions that are traced inside, for ``platform``."""
+    """Collects the choices of the core functions that are traced inside, for ``platform``."""
     records: list[Record] = []
     tokens = _records.set(records), _platform.set(platform)
     try:
@@ -45,15 +53,25 @@ def recording(platform: str) -> Iterator[list[Record]]:
         _platform.reset(tokens[1])
 
 
-def record(operation: str, on_cpu: Choice, elsewhere: Choice, given: str | None) -> None:
-    """Notes a call, if somebody is recording; ``given`` is the method that the caller named."""
+def record_choice(
+    operation: str, cpu: AlgorithmChoice, default: AlgorithmChoice, method: str | None
+) -> None:
+    """Records a call, inside ``recording``; a ``method`` that the caller gave overrides the choice.
+
+    Args:
+      operation: the core function's name.
+      cpu: the choice on CPU.
+      default: the choice on all other platforms.
+      method: the core function's own argument of this name.
+    """
+    # Looking up a context variable is all that a call costs while nothing is recorded.
     records = _records.get()
     if records is None:
         return
-    if given is not None:
-        choice = Choice(given, "given by method=")
+    if method is not None:
+        choice = AlgorithmChoice(method, "given by method=")
     else:
-        choice = on_cpu if _platform.get() == "cpu" else elsewhere
+        choice = cpu if _platform.get() == "cpu" else default
     records.append(Record(operation, choice))
 
 

@@ -1,20 +1,41 @@
-"""The dtype of arithmetic that must not lose precision."""
+"""What the numerics need to know about an array: its dtype, its range, and where it lies."""
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 
-def at_least_float32(dtype: Any) -> Any:
-    """``dtype``, or float32 for the narrower floats."""
+def at_least_float32(dtype: DTypeLike) -> np.dtype:
+    """``dtype``, or float32 for the narrower floats: for sums and statistics.
+
+    >>> import jax.numpy as jnp
+    >>> str(at_least_float32(jnp.bfloat16)), str(at_least_float32(jnp.float64))
+    ('float32', 'float64')
+    """
     # Not jnp.promote_types, which refuses two different dtypes under strict promotion.
-    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
+    wide = jnp.dtype(dtype)
+    return wide if wide.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
-def lowest_of(dtype: Any) -> np.ndarray:
-    """What no value of the dtype is below, a scalar: minus infinity for floats."""
+def min_value(dtype: DTypeLike) -> np.ndarray:
+    """The smallest value of a dtype as a scalar: minus infinity for floats.
+
+    >>> import jax.numpy as jnp
+    >>> float(min_value(jnp.float32)), int(min_value(jnp.int8))
+    (-inf, -128)
+    """
     floating = jnp.issubdtype(dtype, jnp.floating)
-    return np.array(-np.inf if floating else np.iinfo(dtype).min, dtype)
+    # np.finfo(dtype).min would not do: a window of -inf alone would then have a larger maximum.
+    return np.array(-np.inf if floating else np.iinfo(jnp.dtype(dtype)).min, dtype)
+
+
+def is_sharded(x: jax.Array) -> bool:
+    """Whether an axis of ``x`` is sharded over an explicit axis of a mesh.
+
+    JAX then has to infer the sharding of every intermediate result, and it does so most reliably
+    for its own operations: the algorithms of this package that reshape or scan step aside.
+    """
+    return any(jax.typeof(x).sharding.spec)

@@ -1,47 +1,64 @@
-"""Pooling windows of any rank, channels last."""
+"""Pooling windows of any rank, channels last.
+
+How to read this file: ``max_pool`` and ``avg_pool`` each define three programs, XLA's own (direct),
+one axis after the other (by axis), and the gradient of the latter. ``_pool`` puts them
+together for the platform; ``choose_pool`` is the rule. ``_max_gradient`` decides how many images
+the gradient of the maximum takes at a time, ``_max_gradient_of`` computes it. The windows
+themselves are in ``windows.py``, the measurements in docs/notes/0009-compiled-cores.md.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .custom_gradient import with_gradient
-from .dispatch import Choice, check_method, record
-from .dtypes import at_least_float32, lowest_of
-from .sharding import is_spread
-from .windows import Pads, Windows, explicit_padding
+from .custom_gradient import with_custom_gradient
+from .dispatch import AlgorithmChoice, check_method, record_choice
+from .dtypes import at_least_float32, is_sharded, min_value
+from .windows import Padding, Windows, explicit_padding
 
 METHODS = ("direct", "axes")
 
-# The gradient of a maximum names each tap of an axis: with more, its program is too long.
-_MOST_TAPS = 128
-# The gradient of windows that overlap keeps numbers between its axes. Many of them (24 MB) come as
-# fresh pages at each call, which costs more than the arithmetic: then images go in turns.
-_MOST_BETWEEN = 6 << 20
-_SOME = 1 << 20
+# The gradient of a maximum has one term for each offset along an axis: with more, its program is
+# too long.
+_MAX_OFFSETS = 128
+# The gradient of windows that overlap stores numbers between its axes. Many of them (24 MB) come as
+# fresh pages at each call, which cost more than the arithmetic: 35 ms of which 30 are pages, for
+# (8, 112, 112, 64). Then a few images are taken at a time, of at most so many numbers.
+_MAX_INTERMEDIATES = 6 << 20
+_MAX_BATCH_SIZE = 1 << 20
+
+
+class _Programs(NamedTuple):
+    """A pool in three programs: by axis, its gradient, and XLA's own."""
+
+    by_axis: Callable[[jax.Array], jax.Array]
+    gradient: Callable[[jax.Array, jax.Array], jax.Array]
+    direct: Callable[[jax.Array], jax.Array]
 
 
 def max_pool(
     x: jax.Array,
     *,
-    window: Sequence[int],
+    window_shape: Sequence[int],
     strides: Sequence[int],
-    padding: Pads,
+    padding: Padding,
     method: str | None = None,
 ) -> jax.Array:
-    """The largest value in each window; padding never wins.
+    """The largest value in each window; the padding never is.
 
-    Of equal values the first has the gradient.
+    Of equal values the first one receives the gradient.
 
     Args:
       x: (batch, *spatial, channels), floating or integer.
-      window, strides: one int for each spatial axis.
+      window_shape, strides: one int for each spatial axis.
       padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
       method: ``"direct"`` (``lax.reduce_window``) or ``"axes"`` (one axis after the other); by
         default what ``choose_pool`` says for the platform that the program is compiled for.
@@ -51,71 +68,81 @@ def max_pool(
 
     Raises:
       ValueError: for another method.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1.0, 5.0, 2.0, 4.0]).reshape(1, 4, 1)
+    >>> jl.core.max_pool(x, window_shape=(2,), strides=(2,), padding="VALID").ravel().tolist()
+    [5.0, 4.0]
     """
     floating = jnp.issubdtype(x.dtype, jnp.floating)
-    lowest = lowest_of(x.dtype)
-    how = Windows(tuple(window), tuple(strides), explicit_padding(x, window, strides, padding))
+    lowest = min_value(x.dtype)
+    pads = explicit_padding(x, window_shape, strides, padding)
+    windows = Windows(tuple(window_shape), tuple(strides), pads)
 
     def direct(x: jax.Array) -> jax.Array:
-        return how.reduce(x, lowest, lax.max)
+        return windows.reduce(x, lowest, lax.max)
 
-    def axes(x: jax.Array) -> jax.Array:
-        # Comparisons of bfloat16 are those of float32 between two conversions each.
+    def by_axis(x: jax.Array) -> jax.Array:
+        # XLA converts to float32 and back for each comparison of bfloat16: here it is done once.
         wide = x.astype(at_least_float32(x.dtype)) if floating else x
-        return how.by_axes(wide, lowest.astype(wide.dtype), lax.max).astype(x.dtype)
+        return windows.reduce_by_axis(wide, lowest.astype(wide.dtype), lax.max).astype(x.dtype)
 
     def gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
-        return _max_gradient(x, ct, how)
+        return _max_gradient(x, ct, windows)
 
-    by_axes = _chosen("max_pool", x, max(window), method)
+    use_axes = _choose("max_pool", x, max(window_shape), method)
     if not floating:
-        return axes(x) if method == "axes" else direct(x)
-    return _select(x, by_axes, method, (axes, gradient), direct)
+        return by_axis(x) if method == "axes" else direct(x)
+    return _pool(x, use_axes, method, _Programs(by_axis, gradient, direct))
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """The largest value over all spatial axes; of equal values the first has the gradient.
+    """The largest value over all spatial axes; of equal values the first one has the gradient.
 
     Args:
       x: (batch, *spatial, channels), floating or integer.
 
     Returns:
       (batch, channels), of the dtype of ``x``.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> jl.core.global_max_pool(jnp.array([[[1.0, 8.0], [3.0, 2.0]]])).tolist()
+    [[3.0, 8.0]]
     """
     for _ in range(x.ndim - 2):
-        x = _largest(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.max(x, 1)
+        x = _max_axis_1(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.max(x, 1)
     return x
 
 
 # The gradient of jnp.max looks for the largest value with ==. A compiled program may compute ``x``
 # twice, with different roundings: then nothing is found, and the gradient is wrong or NaN.
 @jax.custom_jvp
-def _largest(x: jax.Array) -> jax.Array:
+def _max_axis_1(x: jax.Array) -> jax.Array:
     return jnp.max(x, 1)
 
 
-@_largest.defjvp
-def _largest_jvp(
+@_max_axis_1.defjvp
+def _max_axis_1_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (tangent,) = primals, tangents
-    at = jnp.argmax(x, 1, keepdims=True)
-    # Zeros like x, so that the positions are spread over devices as x is.
-    places = lax.broadcasted_iota(at.dtype, x.shape, 1) + jnp.zeros_like(x, at.dtype)
-    first = places == at
+    argmax = jnp.argmax(x, 1, keepdims=True)
+    # Zeros like x, so that the indices are sharded over devices as x is.
+    indices = lax.broadcasted_iota(argmax.dtype, x.shape, 1) + jnp.zeros_like(x, argmax.dtype)
+    first = indices == argmax
 
-    def pick(values: jax.Array) -> jax.Array:
+    def at_argmax(values: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(first, values, jnp.zeros_like(values)), 1)
 
-    return pick(x), pick(tangent)
+    return at_argmax(x), at_argmax(tangent)
 
 
 def avg_pool(
     x: jax.Array,
     *,
-    window: Sequence[int],
+    window_shape: Sequence[int],
     strides: Sequence[int],
-    padding: Pads,
+    padding: Padding,
     count_include_pad: bool = False,
     method: str | None = None,
 ) -> jax.Array:
@@ -123,9 +150,9 @@ def avg_pool(
 
     Args:
       x: (batch, *spatial, channels), floating.
-      window, strides: one int for each spatial axis.
+      window_shape, strides: one int for each spatial axis.
       padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
-      count_include_pad: divide by the window's size also where it reaches into the padding.
+      count_include_pad: divide by the window's size also where it overlaps the padding.
       method: as for ``max_pool``.
 
     Returns:
@@ -133,125 +160,139 @@ def avg_pool(
 
     Raises:
       ValueError: for another method.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1.0, 5.0, 2.0]).reshape(1, 3, 1)
+    >>> jl.core.avg_pool(x, window_shape=(2,), strides=(2,), padding="SAME").ravel().tolist()
+    [3.0, 2.0]
     """
-    pads = explicit_padding(x, window, strides, padding)
-    how = Windows(tuple(window), tuple(strides), pads)
+    pads = explicit_padding(x, window_shape, strides, padding)
+    windows = Windows(tuple(window_shape), tuple(strides), pads)
     wide = x.astype(at_least_float32(x.dtype))
     zero = np.array(0, wide.dtype)
-    total = _sum_pool(wide, how, _chosen("avg_pool", x, 1, method), method)
+    # The gradient of a sum does not compare offsets: windows of any size may go by axis.
+    total = _sum_pool(wide, windows, _choose("avg_pool", x, 1, method), method)
     if count_include_pad or not any(map(any, pads)):
-        return (total / math.prod(window)).astype(x.dtype)
+        return (total / math.prod(window_shape)).astype(x.dtype)
+    # How many pixels of each window are not padding: the same for all images and channels.
     ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
-    count = how.reduce(ones, zero, lax.add)
+    count = windows.reduce(ones, zero, lax.add)
     return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)
 
 
-def _sum_pool(x: jax.Array, how: Windows, by_axes: bool, method: str | None) -> jax.Array:
+def _sum_pool(x: jax.Array, windows: Windows, use_axes: bool, method: str | None) -> jax.Array:
     zero = np.array(0, x.dtype)
 
     def direct(x: jax.Array) -> jax.Array:
-        return how.reduce(x, zero, lax.add)
+        return windows.reduce(x, zero, lax.add)
 
-    def axes(x: jax.Array) -> jax.Array:
-        return how.by_axes(x, zero, lax.add)
+    def by_axis(x: jax.Array) -> jax.Array:
+        return windows.reduce_by_axis(x, zero, lax.add)
 
     def gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
-        if all(stride == 1 for stride in how.strides):
-            # A sum over windows again, of those that reach a pixel.
-            pads = [
-                (k - 1 - a, k - 1 - b) for k, (a, b) in zip(how.window, how.padding, strict=True)
-            ]
-            return how._replace(padding=tuple(pads)).by_axes(ct, zero, lax.add)
-        for axis in reversed(range(len(how.window))):
-            ct = how.along(axis).gather(axis, ct, x.shape[axis + 1])
+        if all(stride == 1 for stride in windows.strides):
+            # At stride 1 the windows that contain a pixel are a window themselves.
+            sides = zip(windows.window_shape, windows.padding, strict=True)
+            pads = [(k - 1 - low, k - 1 - high) for k, (low, high) in sides]
+            return windows._replace(padding=tuple(pads)).reduce_by_axis(ct, zero, lax.add)
+        for axis in reversed(range(len(windows.window_shape))):
+            ct = windows.along(axis).sum_over_windows(axis, ct, x.shape[axis + 1])
         return ct
 
-    return _select(x, by_axes, method, (axes, gradient), direct)
+    return _pool(x, use_axes, method, _Programs(by_axis, gradient, direct))
 
 
-def choose_pool(taps: int, platform: str) -> Choice:
-    """The algorithm of a pool whose gradient names so many taps of an axis, with the reason."""
+def choose_pool(offsets: int, platform: str) -> AlgorithmChoice:
+    """The algorithm of a pool, with the reason.
+
+    Args:
+      offsets: how many offsets along an axis the gradient compares.
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+    """
     if platform != "cpu":
-        return Choice("direct", "XLA's own windows on accelerators")
-    if taps > _MOST_TAPS:
-        return Choice("direct", f"{taps} taps: too many for a gradient that gathers")
-    return Choice("axes", "one axis after the other; the gradient gathers, where XLA's scatters")
+        return AlgorithmChoice("direct", "XLA's own windows on accelerators")
+    if offsets > _MAX_OFFSETS:
+        return AlgorithmChoice(
+            "direct", f"a side of {offsets}: too long for a gradient that gathers"
+        )
+    return AlgorithmChoice(
+        "axes", "one axis after the other; the gradient gathers, where XLA's scatters"
+    )
 
 
-def _chosen(operation: str, x: jax.Array, taps: int, method: str | None) -> bool:
-    """Whether to go by axes, at least on CPU."""
+def _choose(operation: str, x: jax.Array, offsets: int, method: str | None) -> bool:
+    """Whether to go axis by axis, at least on CPU."""
     check_method(method, METHODS, operation)
-    on_cpu, elsewhere = (choose_pool(taps, platform) for platform in ("cpu", "gpu"))
-    record(operation, on_cpu, elsewhere, method)
-    return (method or on_cpu.method) == "axes" and 0 not in x.shape
+    cpu, default = (choose_pool(offsets, platform) for platform in ("cpu", "gpu"))
+    record_choice(operation, cpu, default, method)
+    return (method or cpu.method) == "axes" and 0 not in x.shape
 
 
-def _select(
-    x: jax.Array,
-    by_axes: bool,
-    method: str | None,
-    ours: tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array, jax.Array], jax.Array]],
-    direct: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
-    """``ours``, a value and its gradient; ``direct`` where it was named, or on another platform."""
-    value, gradient = ours
-    if not by_axes:
+def _pool(x: jax.Array, use_axes: bool, method: str | None, programs: _Programs) -> jax.Array:
+    """By axis on CPU or where the method is given; XLA's own otherwise."""
+    by_axis, gradient, direct = programs
+    if not use_axes:
         return direct(x)
     if method is not None:
-        return with_gradient(  # type: ignore[no-any-return]
-            lambda x: (value(x), ()),
-            lambda args, _, ct: (gradient(*args, ct),),  # type: ignore[call-arg]
+        return with_custom_gradient(
+            lambda x: (by_axis(x), ()), lambda args, _, ct: (gradient(args[0], ct),)
         )(x)
 
     def direct_gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
-        _, pull = jax.vjp(direct, x)
-        (gradient,) = pull(ct)
-        return gradient  # type: ignore[no-any-return]
+        _, vjp = jax.vjp(direct, x)
+        dx: jax.Array = vjp(ct)[0]
+        return dx
 
-    return with_gradient(  # type: ignore[no-any-return]
-        lambda x: (lax.platform_dependent(x, cpu=value, default=direct), ()),
-        lambda args, _, ct: (
-            lax.platform_dependent(args[0], ct, cpu=gradient, default=direct_gradient),
-        ),
-    )(x)
+    def forward(x: jax.Array) -> tuple[jax.Array, tuple[()]]:
+        return lax.platform_dependent(x, cpu=by_axis, default=direct), ()
+
+    def backward(args: tuple[jax.Array, ...], _: tuple[()], ct: jax.Array) -> tuple[jax.Array]:
+        return (lax.platform_dependent(args[0], ct, cpu=gradient, default=direct_gradient),)
+
+    return with_custom_gradient(forward, backward)(x)
 
 
-def _max_gradient(x: jax.Array, ct: jax.Array, how: Windows) -> jax.Array:
-    """Each pixel gathers from the windows in which it was the first of the largest."""
-    batch, size = x.shape[0], math.prod(x.shape[1:])
-    overlap = any(k > s for k, s in zip(how.window, how.strides, strict=True))
-    turns = [n for n in range(2, batch) if batch % n == 0]
-    between = 6 * x.size // how.strides[-1]
-    if between <= _MOST_BETWEEN or not overlap or not turns or is_spread(x):
-        return _gathered(x, ct, how)
-    some = max([n for n in turns if n * size <= _SOME] or turns[:1])
-    images, cts = (a.reshape(-1, some, *a.shape[1:]) for a in (x, ct))
+def _max_gradient(x: jax.Array, ct: jax.Array, windows: Windows) -> jax.Array:
+    """The gradient of the maximum, some images at a time where the intermediates are many."""
+    batch, image_size = x.shape[0], math.prod(x.shape[1:])
+    overlap = any(k > s for k, s in zip(windows.window_shape, windows.strides, strict=True))
+    divisors = [n for n in range(2, batch) if batch % n == 0]
+    # An estimate: six numbers for each pixel that the reduction of the last axis leaves.
+    intermediates = 6 * x.size // windows.strides[-1]
+    if intermediates <= _MAX_INTERMEDIATES or not overlap or not divisors or is_sharded(x):
+        return _max_gradient_of(x, ct, windows)
+    fitting = [n for n in divisors if n * image_size <= _MAX_BATCH_SIZE]
+    images = max(fitting or divisors[:1])
+    xs, cts = (a.reshape(-1, images, *a.shape[1:]) for a in (x, ct))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def gradient(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return _gathered(*pair, how)
+    def gradient(x_and_ct: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _max_gradient_of(*x_and_ct, windows)
 
-    gathered: jax.Array = lax.map(gradient, (images, cts))
-    return gathered.reshape(x.shape)
+    dx: jax.Array = lax.map(gradient, (xs, cts))
+    return dx.reshape(x.shape)
 
 
-def _gathered(x: jax.Array, ct: jax.Array, how: Windows) -> jax.Array:
-    """``_max_gradient``, one axis after the other.
+def _max_gradient_of(x: jax.Array, ct: jax.Array, windows: Windows) -> jax.Array:
+    """Each pixel receives ``ct`` of the windows in which it is the first of the largest values.
 
-    The last axis is reduced first, so that the first of equal values is found in the order of rows.
+    One axis after the other. The last axis is reduced first, so that the first of equal values is
+    found in row-major order, as XLA finds it. All nine offsets of a 3x3 window at once were 3 to 4
+    times slower, in bfloat16 14 times.
     """
-    axes, dtype = range(len(how.window)), x.dtype
+    axes, dtype = range(len(windows.window_shape)), x.dtype
     x, ct = (a.astype(at_least_float32(dtype)) for a in (x, ct))
-    lowest, images = np.array(-np.inf, x.dtype), {}
+    lowest = np.array(-np.inf, x.dtype)
+    inputs: dict[int, jax.Array] = {}  # of the reduction along each axis
     for axis in reversed(axes):
-        images[axis] = x
-        x = how.along(axis).by_axis(axis, x, lowest, lax.max)
+        inputs[axis] = x
+        x = windows.along(axis).reduce_axis(axis, x, lowest, lax.max)
     for axis in axes:
-        alone, image = how.along(axis), images[axis]
-        best, *others = alone.taps(image, lowest)
-        at = jnp.zeros_like(ct, jnp.int32)
-        for number, part in enumerate(others, 1):
-            won = part > best
-            best, at = jnp.where(won, part, best), jnp.where(won, number, at)
-        ct = alone.gather(axis, ct, image.shape[axis + 1], at)
+        one_axis, image = windows.along(axis), inputs[axis]
+        best, *others = one_axis.slices(image, lowest)
+        argmax = jnp.zeros_like(ct, jnp.int32)
+        for offset, values in enumerate(others, 1):
+            larger = values > best  # not >=: the first of equal values wins
+            best, argmax = jnp.where(larger, values, best), jnp.where(larger, offset, argmax)
+        ct = one_axis.sum_over_windows(axis, ct, image.shape[axis + 1], argmax)
     return ct.astype(dtype)

@@ -14,30 +14,35 @@ import numpy as np
 
 
 class TimeWindow(NamedTuple):
-    """The window of a convolution or pool along time; output t begins at ``stride * t - low``.
+    """The window of a convolution or pool along time; output t starts at ``stride * t - low``.
 
     Attributes:
-      extent: steps from its first tap to its last, both counted.
+      extent: how many steps it covers, those between the elements of a dilated kernel included.
       stride: steps from one window to the next.
       low, high: padding before and after all steps.
-      full: whether the padding after is for windows that do not fit, as in ``"SAME"``: then every
-        ``stride`` steps begun make an output.
+      same: whether the padding is ``"SAME"``, for which every ``stride`` steps, or a part of them
+        at the end, make an output.
+
+    >>> import jax.numpy as jnp
+    >>> mask = jnp.array([[True, True, True, False]])
+    >>> TimeWindow(extent=2, stride=1, low=0, high=0).outputs(mask, 3).tolist()
+    [[True, True, False]]
     """
 
     extent: int
     stride: int
     low: int
     high: int
-    full: bool = False
+    same: bool = False
 
     @property
     def causal(self) -> bool:
-        """Whether output t sees the steps up to ``stride * t`` and none after."""
+        """Whether output t depends on the steps up to ``stride * t`` and none after."""
         return self.low == self.extent - 1 and self.high == 0
 
     @property
     def context(self) -> int:
-        """How many steps before a block its outputs see, if causal."""
+        """How many steps before a block its outputs depend on, if causal."""
         return self.extent - 1
 
     def outputs(self, mask: jax.Array, count: int) -> jax.Array:
@@ -52,22 +57,23 @@ class TimeWindow(NamedTuple):
         Returns:
           Bools (batch, count).
         """
-        reach = 0 if self.full else self.extent - 1 - self.low - self.high
+        # The part of the window that is not accounted for by padding.
+        span = 0 if self.same else self.extent - 1 - self.low - self.high
         first = np.arange(count) * self.stride
-        if reach < 0:  # more padding than the window needs: outputs beyond the steps
-            steps = np.maximum(first + reach, 0)[:, None]
+        if span < 0:  # more padding than the window needs: outputs beyond the steps
+            steps = np.maximum(first + span, 0)[:, None]
         else:
-            steps = first[:, None] + np.arange(reach + 1)
-        return _all(mask, steps)
+            steps = first[:, None] + np.arange(span + 1)
+        return _all_valid(mask, steps)
 
 
-class SpreadWindow(NamedTuple):
-    """A transposed convolution along time: input t reaches ``stride * t`` and what follows.
+class TransposedTimeWindow(NamedTuple):
+    """A transposed convolution along time: input t contributes to ``stride * t`` and what follows.
 
     Attributes:
-      extent: of the dilated kernel.
+      extent: how many steps the dilated kernel covers.
       stride: outputs for one input.
-      low, high: padding of the spread-out input.
+      low, high: padding of the dilated input.
     """
 
     extent: int
@@ -81,7 +87,7 @@ class SpreadWindow(NamedTuple):
         return False
 
     def outputs(self, mask: jax.Array, count: int) -> jax.Array:
-        """Which of ``count`` outputs are valid: those that a valid input reaches.
+        """Which of ``count`` outputs are valid: those that a valid input contributes to.
 
         Args:
           mask: bools (batch, time).
@@ -90,18 +96,20 @@ class SpreadWindow(NamedTuple):
           Bools (batch, count).
         """
         tail = self.low + self.high - self.extent + 1
-        places = np.arange(count)
-        first = -((tail - places) // self.stride)  # ceil((place - tail) / stride)
-        last = np.maximum(places // self.stride, first)
+        outputs = np.arange(count)
+        first = -((tail - outputs) // self.stride)  # ceil((output - tail) / stride)
+        last = np.maximum(outputs // self.stride, first)
         width = int((last - first).max(initial=0)) + 1
+        # All rows of indices have the width of the widest; the rest repeat the last input.
         steps = np.minimum(first[:, None] + np.arange(width), last[:, None])
         inside = (steps >= 0) & (steps < mask.shape[1])
-        seen = jnp.take(mask, np.clip(steps, 0, max(mask.shape[1] - 1, 0)), axis=1)
-        return jnp.any(seen & jnp.broadcast_to(inside, seen.shape), -1)
+        valid = jnp.take(mask, np.clip(steps, 0, max(mask.shape[1] - 1, 0)), axis=1)
+        return jnp.any(valid & jnp.broadcast_to(inside, valid.shape), -1)
 
 
-def _all(mask: jax.Array, steps: np.ndarray) -> jax.Array:
+def _all_valid(mask: jax.Array, steps: np.ndarray) -> jax.Array:
     """Whether all ``steps`` (outputs, k) of each output are valid."""
+    # Stride 1 and one step each, the usual case, is a slice: no gather.
     if steps.shape[1] == 1 and steps.size and (np.diff(steps[:, 0]) == 1).all():
         start = int(steps[0, 0])
         return mask[:, start : start + len(steps)]

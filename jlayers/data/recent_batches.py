@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .positions import Position, Source
+from .source import Position, Source
 
 # Bytes of batches that are kept in memory, of data that cannot be read again.
 _MEMORY = 1 << 28

@@ -1,4 +1,4 @@
-"""Decoding: a causal model of ids writes on, id by id, from what it remembers."""
+"""Decoding: a causal model of ids generates text, id by id, from the carry of its stream."""
 
 from .beam import Beams, beam_search
 from .decode import decode

@@ -1,8 +1,13 @@
-"""beam_search: the likeliest continuations, several at a time."""
+"""beam_search: the likeliest continuations, several at a time.
+
+How to read this file: ``beam_search`` runs ``advance`` in a while loop over a ``_Loop``, whose
+beams are rows of the model's batch, (rows * beams). ``_batch_axes`` and ``_take_rows`` make the
+carry of a beam follow its parent, whatever the layout of the carry.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +17,17 @@ from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.specs import Params, State, format_spec
-from .prompts import Writer, check_model, check_stop, checked, read
+from ..base.step_pair import Carry
+from .prompts import Decoder, PromptLike, as_prompt, check_model, prefill, stop_ids
 
 
 class Beams(NamedTuple):
-    """What a beam search found, the best first.
+    """The result of a beam search, the best beam first.
 
     Attributes:
       ids: int32 (batch, beams, steps).
-      mask: bools (batch, beams, steps), True up to the first stop, that one included; False all
-        along a beam where there are fewer continuations than beams.
+      mask: bools (batch, beams, steps), True up to the first stop, inclusive; all False in a beam
+        where there are fewer continuations than beams.
       scores: floats (batch, beams): the logarithm of the probability over the length penalty, or
         ``-inf`` where there is no continuation.
     """
@@ -31,12 +37,34 @@ class Beams(NamedTuple):
     scores: jax.Array
 
 
+class _Loop(NamedTuple):
+    """What the loop carries.
+
+    Attributes:
+      step: int32, how many ids have been generated.
+      carry: the model's, for (batch * beams) rows.
+      last: int32 (batch, beams), the ids that the model reads next.
+      ids: int32 (batch, beams, steps), filled from the left.
+      done: bools (batch, beams), the beams that have ended.
+      lengths: int32 (batch, beams), how many ids of a beam are valid.
+      log_p: floats (batch, beams), the log probability of a beam; ``-inf`` for one that is unused.
+    """
+
+    step: jax.Array
+    carry: Carry
+    last: jax.Array
+    ids: jax.Array
+    done: jax.Array
+    lengths: jax.Array
+    log_p: jax.Array
+
+
 @public_api
 def beam_search(
     model: Layer,
     params: Params,
     state: State,
-    prompt: Any,
+    prompt: PromptLike,
     steps: int,
     *,
     beams: int,
@@ -44,10 +72,10 @@ def beam_search(
     pad: int = 0,
     length_penalty: float = 0.0,
 ) -> Beams:
-    """The likeliest continuations of a prompt, as far as a search of some width finds them.
+    """The likeliest continuations of a prompt, as far as a search of limited width finds them.
 
-    Each step goes on from the ``beams`` best continuations of the last one with every id, and
-    keeps the best of these and of those that have ended. The score of ``n`` ids ``y`` is::
+    Each step extends the ``beams`` best continuations so far by every id, and keeps the best of
+    these and of those that have ended. The score of ``n`` ids ``y`` is::
 
         log p(y) / ((5 + n) / 6) ** length_penalty
 
@@ -59,8 +87,12 @@ def beam_search(
       beams: how many continuations are kept.
       length_penalty: 0 for none; above, longer continuations are preferred.
 
+    Returns:
+      ``Beams``: ids, mask and scores of the continuations, the best first.
+
     Raises:
-      LayerError: as ``decode`` does, and for a model whose carry has not one axis for the batch.
+      LayerError: as ``decode`` does, and for a model whose carry holds an array without exactly one
+        axis for the batch.
 
     >>> import jax, jlayers as jl
     >>> from jlayers import decoding
@@ -73,61 +105,70 @@ def beam_search(
     """
     check_model(model)
     steps, beams = arguments.positive("steps", steps), arguments.positive("beams", beams)
-    stops, pad = check_stop(stop), arguments.integer("pad", pad)
+    stops, pad = stop_ids(stop), arguments.integer("pad", pad)
     length_penalty = arguments.number("length_penalty", length_penalty)
-    writer = read(model, params, state, checked(prompt).ending_together(), steps, stops)
-    rows = writer.last.shape[0]
-    axes = _batch_axes(writer, rows)
-    firsts = jnp.arange(rows, dtype=jnp.int32)[:, None] * beams
+    decoder = prefill(model, params, state, as_prompt(prompt).right_aligned(), steps, stops)
+    rows = decoder.last.shape[0]
+    axes = _batch_axes(decoder, rows)
+    # The first beam of each row, as an index into the rows of the carry.
+    first_beam = jnp.arange(rows, dtype=jnp.int32)[:, None] * beams
 
-    def going_on(loop: Any) -> jax.Array:
-        at, _, _, _, done, _, total = loop
-        return jnp.logical_and(at < steps, jnp.any(~done & (total > -jnp.inf)))
+    def not_finished(loop: _Loop) -> jax.Array:
+        return jnp.logical_and(loop.step < steps, jnp.any(~loop.done & (loop.log_p > -jnp.inf)))
 
-    def step(loop: Any) -> Any:
-        at, carry, last, ids, done, lengths, total = loop
-        logits, carry = writer.advance(carry, last.reshape(-1))
+    def advance(loop: _Loop) -> _Loop:
+        step, carry, last, ids, done, lengths, log_p = loop
+        logits, carry = decoder.advance(carry, last.reshape(-1))
         size = logits.shape[-1]
-        more = jax.nn.log_softmax(logits).reshape(rows, beams, size).astype(jnp.float32)
-        # One that has ended goes on in one way, as it is.
-        stays = jnp.broadcast_to(jnp.arange(size) == 0, more.shape)
-        ended = jnp.broadcast_to(done[..., None], more.shape)
-        more = jnp.where(ended, jnp.where(stays, 0.0, -jnp.inf), more)
-        totals = jnp.broadcast_to(total[..., None], more.shape) + more
-        longer = lengths + (~done).astype(jnp.int32)
-        scores = totals / jnp.broadcast_to(_penalty(longer, length_penalty)[..., None], more.shape)
+        log_p_next = jax.nn.log_softmax(logits).reshape(rows, beams, size).astype(jnp.float32)
+        # A beam that has ended has one continuation, itself: id 0, which costs nothing and is
+        # never written.
+        is_first = jnp.broadcast_to(jnp.arange(size) == 0, log_p_next.shape)
+        ended = jnp.broadcast_to(done[..., None], log_p_next.shape)
+        log_p_next = jnp.where(ended, jnp.where(is_first, 0.0, -jnp.inf), log_p_next)
+        totals = jnp.broadcast_to(log_p[..., None], log_p_next.shape) + log_p_next
+        new_lengths = lengths + (~done).astype(jnp.int32)
+        penalty = _penalty(new_lengths, length_penalty)
+        # Penalised for the choice only: `log_p` has to add up over the steps.
+        scores = totals / jnp.broadcast_to(penalty[..., None], log_p_next.shape)
+        # Over beams and ids together: the children of one beam may replace all others.
         _, best = lax.top_k(scores.reshape(rows, -1), beams)
         parent, chosen = best // size, (best % size).astype(jnp.int32)
 
         def of_parent(values: jax.Array) -> jax.Array:
             return jnp.take_along_axis(values, parent, 1)
 
-        total = jnp.take_along_axis(totals.reshape(rows, -1), best, 1)
-        done, lengths = of_parent(done), of_parent(longer)
-        at_ids = jnp.broadcast_to(parent[..., None], ids.shape)
-        ids = jnp.take_along_axis(ids, at_ids, 1)
-        ids = ids.at[:, :, at].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
-        for one in stops:
-            done = done | (chosen == one)
-        carry = _taken(carry, axes, (jnp.broadcast_to(firsts, parent.shape) + parent).reshape(-1))
-        return at + 1, carry, chosen, ids, done, lengths, total
+        log_p = jnp.take_along_axis(totals.reshape(rows, -1), best, 1)
+        # All that belongs to a beam is inherited from the beam that it extends.
+        done, lengths = of_parent(done), of_parent(new_lengths)
+        ids = jnp.take_along_axis(ids, jnp.broadcast_to(parent[..., None], ids.shape), 1)
+        ids = ids.at[:, :, step].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
+        for stop_id in stops:
+            done = done | (chosen == stop_id)
+        source = jnp.broadcast_to(first_beam, parent.shape) + parent
+        carry = _take_rows(carry, axes, source.reshape(-1))
+        return _Loop(step + 1, carry, chosen, ids, done, lengths, log_p)
 
     copies = jnp.repeat(jnp.arange(rows), beams)
-    begin = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf).astype(jnp.float32)
-    loop = (
+    # All beams of a row are copies of its prompt at first: all but one are unused, or the search
+    # would find each continuation several times.
+    start = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf).astype(jnp.float32)
+    loop = _Loop(
         jnp.zeros((), jnp.int32),
-        _taken(writer.carry, axes, copies),
-        writer.last[copies].reshape(rows, beams),
+        _take_rows(decoder.carry, axes, copies),
+        decoder.last[copies].reshape(rows, beams),
         jnp.full((rows, beams, steps), pad, jnp.int32),
         jnp.zeros((rows, beams), bool),
         jnp.zeros((rows, beams), jnp.int32),
-        jnp.broadcast_to(begin, (rows, beams)),
+        jnp.broadcast_to(start, (rows, beams)),
     )
-    _, _, _, ids, _, lengths, total = lax.while_loop(going_on, step, loop)
-    places = jnp.broadcast_to(jnp.arange(steps), ids.shape)
-    valid = places < jnp.broadcast_to(lengths[..., None], ids.shape)
-    mask = valid & jnp.broadcast_to((total > -jnp.inf)[..., None], ids.shape)
-    scores = total / _penalty(lengths, length_penalty)
+    loop = lax.while_loop(not_finished, advance, loop)
+    ids, lengths, log_p = loop.ids, loop.lengths, loop.log_p
+    indices = jnp.broadcast_to(jnp.arange(steps), ids.shape)
+    valid = indices < jnp.broadcast_to(lengths[..., None], ids.shape)
+    # An unused beam has been extended like the others, by ids that mean nothing.
+    mask = valid & jnp.broadcast_to((log_p > -jnp.inf)[..., None], ids.shape)
+    scores = log_p / _penalty(lengths, length_penalty)
     return Beams(jnp.where(mask, ids, jnp.asarray(pad, jnp.int32)), mask, scores)
 
 
@@ -135,31 +176,34 @@ def _penalty(lengths: jax.Array, alpha: float) -> jax.Array:
     return ((5 + lengths.astype(jnp.float32)) / 6) ** alpha
 
 
-def _batch_axes(writer: Writer, rows: int) -> Any:
+def _batch_axes(decoder: Decoder, rows: int) -> dict[str, object]:
     """For each array of the carry the axis of its rows, -1 where it has none.
 
-    It need not be the first: under ``repeat`` that is the copies'. It is the one that grows with
-    the batch.
+    It need not be the first: under ``repeat`` that is the axis of the copies. It is the one that
+    grows with the batch.
 
     Raises:
-      LayerError: where several do, or one by something else.
+      LayerError: where several axes grow, or one by another number.
     """
 
-    def axis(few: Any, many: Any) -> int:
-        grown = [i for i, n in enumerate(few.shape) if many.shape[i] != n]
-        if len(grown) > 1 or any(few.shape[i] != rows for i in grown):
+    def axis(small: jax.ShapeDtypeStruct, large: jax.ShapeDtypeStruct) -> int:
+        # By shapes for two batch sizes, and not by position: any layer's carry is understood.
+        grown = [i for i, n in enumerate(small.shape) if large.shape[i] != n]
+        if len(grown) > 1 or any(small.shape[i] != rows for i in grown):
             raise LayerError(
-                "a carry has no axis of its own for the batch",
-                got=f"{format_spec(few)}, {format_spec(many)}",
+                "an array of the carry must have one axis for the batch",
+                got=f"{format_spec(small)}, {format_spec(large)}",
             )
         return grown[0] if grown else -1
 
-    few, many = (jax.eval_shape(lambda n=n: writer.start(n)) for n in (rows, rows + 1))
-    return jax.tree.map(axis, few, many)
+    small, large = (jax.eval_shape(lambda n=n: decoder.start(n)) for n in (rows, rows + 1))
+    axes: dict[str, object] = jax.tree.map(axis, small, large)
+    return axes
 
 
-def _taken(carry: Any, axes: Any, rows: jax.Array) -> Any:
+def _take_rows(carry: Carry, axes: dict[str, object], rows: jax.Array) -> Carry:
     """The carry of these rows."""
-    return jax.tree.map(
+    taken: Carry = jax.tree.map(
         lambda leaf, axis: leaf if axis < 0 else jnp.take(leaf, rows, axis=axis), carry, axes
     )
+    return taken

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from ..base.errors import LayerError, calling_user_code, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.specs import Params, State, format_short
-from .prompts import Prompt, check_model, check_stop, checked, read
+from ..base.step_pair import Carry
+from .prompts import Prompt, PromptLike, as_prompt, check_model, prefill, stop_ids
 from .sampling import Choose, greedy
 
 
@@ -22,7 +23,7 @@ def decode(
     model: Layer,
     params: Params,
     state: State,
-    prompt: Any,
+    prompt: PromptLike,
     steps: int,
     choose: Choose = greedy,
     *,
@@ -30,32 +31,32 @@ def decode(
     stop: int | tuple[int, ...] | None = None,
     pad: int = 0,
 ) -> Sequence:
-    """What a model writes after a prompt: one block for the prompt, then a loop, step by step.
+    """Continues a prompt: the model reads the prompt as one block, then a loop adds id after id.
 
-    ``generate`` is this under ``jax.jit``, with prompts padded to few lengths. Take this one to
-    compile or to shard it yourself, and for a choice of your own.
+    ``generate`` is this under ``jax.jit``, with prompts padded to a few lengths. Use ``decode`` to
+    compile or to shard it yourself, and to choose ids in a way of your own.
 
     Args:
       model: causal, from ids (batch, steps) to logits (batch, steps, num_embeddings).
       params, state: the model's own.
-      prompt: ints (batch, steps), or a ``Sequence`` of them. What a row gives is what it gives
-        alone, however long the others are. A row without a valid step, where that is not known
-        before it runs, gives something without meaning.
-      steps: how many ids are written at most.
+      prompt: ints (batch, steps), or a ``Sequence`` of them. The result for a row does not depend
+        on the other rows or their lengths. Where the mask is traced, a row without a valid step
+        cannot be detected, and its result is meaningless.
+      steps: the largest number of ids to generate.
       choose: ``choose(logits, key) -> id`` for the logits (num_embeddings,) of one row, float32 at
         least: ``greedy``, a ``sampler(...)``, or your own.
-      key: for a ``choose`` that draws; a row's draw is from the key with the number of the step
-        and then that of the row folded in, so that it does not depend on other rows.
+      key: for a ``choose`` that draws. The key of a draw has the number of the step and then that
+        of the row folded in, so that it does not depend on other rows.
       stop: the id that ends a row, or several.
-      pad: what stands in the padding of the result.
+      pad: the id in the padding of the result.
 
     Returns:
-      A ``Sequence`` of int32 ids, (batch, steps). A row is valid up to its first ``stop``, that
-      one included. The loop ends when all rows have.
+      A ``Sequence`` of int32 ids, (batch, steps). A row is valid up to its first ``stop``,
+      inclusive. The loop ends when all rows have ended.
 
     Raises:
-      LayerError: for a model that cannot be streamed or gives no logits, a prompt that is no batch
-        of ids or is empty, and other arguments that are none.
+      LayerError: for a model that cannot be streamed or does not return logits, for a prompt that
+        is empty or not a batch of ids, and for other invalid arguments.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> from jlayers import decoding
@@ -65,10 +66,30 @@ def decode(
     >>> decoding.decode(model, params, state, prompt, 5).shape
     (2, 5)
     """
-    return written(model, params, state, checked(prompt), steps, choose, key, stop, pad)
+    return decode_prompt(model, params, state, as_prompt(prompt), steps, choose, key, stop, pad)
 
 
-def written(
+class _Loop(NamedTuple):
+    """What the loop carries; rows are those of the batch.
+
+    Attributes:
+      step: int32, how many ids have been generated.
+      carry: the model's.
+      last: int32 (rows,), the ids that the model reads next.
+      done: bools (rows,), the rows that have ended.
+      lengths: int32 (rows,), how many ids of a row are valid.
+      ids: int32 (rows, steps), filled from the left.
+    """
+
+    step: jax.Array
+    carry: Carry
+    last: jax.Array
+    done: jax.Array
+    lengths: jax.Array
+    ids: jax.Array
+
+
+def decode_prompt(
     model: Layer,
     params: Params,
     state: State,
@@ -81,53 +102,57 @@ def written(
 ) -> Sequence:
     """``decode`` of a prompt that has been checked."""
     check_model(model)
-    steps, pad, stop = (
-        arguments.positive("steps", steps),
-        arguments.integer("pad", pad),
-        check_stop(stop),
-    )
+    steps, pad = arguments.positive("steps", steps), arguments.integer("pad", pad)
+    stops = stop_ids(stop)
     if key is not None:
         arguments.typed_key(key)
-    writer = read(model, params, state, prompt.ending_together(), steps, stop)
-    rows = writer.last.shape[0]
+    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stops)
+    rows = decoder.last.shape[0]
 
-    def keys(at: jax.Array) -> Any:
+    def row_keys(step: jax.Array) -> jax.Array | None:
         if key is None:
             return None
-        of_step = jax.random.fold_in(key, at)
-        return jax.vmap(lambda row: jax.random.fold_in(of_step, row))(jnp.arange(rows))
+        # First the step, then the row: a row's draws are the same in every batch.
+        step_key = jax.random.fold_in(key, step)
+        return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(jnp.arange(rows))
 
-    def going_on(loop: Any) -> jax.Array:
-        at, _, _, done, _, _ = loop
-        return jnp.logical_and(at < steps, ~jnp.all(done))
+    def not_finished(loop: _Loop) -> jax.Array:
+        return jnp.logical_and(loop.step < steps, ~jnp.all(loop.done))
 
-    def step(loop: Any) -> Any:
-        at, carry, last, done, lengths, ids = loop
-        logits, carry = writer.advance(carry, last)
-        chosen = _chosen(choose, logits, keys(at))
-        ids = ids.at[:, at].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
+    def advance(loop: _Loop) -> _Loop:
+        step, carry, last, done, lengths, ids = loop
+        logits, carry = decoder.advance(carry, last)
+        chosen = _choose_ids(choose, logits, row_keys(step))
+        # Rows that have ended go on being computed, because shapes are fixed; `pad` hides it.
+        ids = ids.at[:, step].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
         lengths = lengths + (~done).astype(jnp.int32)
-        for one in stop:
-            done = done | (chosen == one)
-        return at + 1, carry, chosen, done, lengths, ids
+        # After the id has been written and counted: the stop is part of the row.
+        for stop_id in stops:
+            done = done | (chosen == stop_id)
+        return _Loop(step + 1, carry, chosen, done, lengths, ids)
 
-    loop = (
+    # A while loop and not a scan: it ends with the last row. The price is that it has no gradient,
+    # which ids have not either.
+    loop = _Loop(
         jnp.zeros((), jnp.int32),
-        writer.carry,
-        writer.last,
+        decoder.carry,
+        decoder.last,
         jnp.zeros(rows, bool),
         jnp.zeros(rows, jnp.int32),
         jnp.full((rows, steps), pad, jnp.int32),
     )
-    *_, lengths, ids = lax.while_loop(going_on, step, loop)
-    return Sequence.from_lengths(ids, lengths)
+    loop = lax.while_loop(not_finished, advance, loop)
+    return Sequence.from_lengths(loop.ids, loop.lengths)
 
 
-def _chosen(choose: Choose, logits: jax.Array, keys: Any) -> jax.Array:
+def _choose_ids(choose: Choose, logits: jax.Array, keys: jax.Array | None) -> jax.Array:
+    # For one row at a time, so that a choice of one's own needs no batch axis.
     with calling_user_code("choose"):
         chosen = jax.vmap(choose)(logits, keys)
     fits = hasattr(chosen, "shape") and chosen.shape == logits.shape[:1]
     if not fits or not jnp.issubdtype(chosen.dtype, jnp.integer):
         expected = f"int[{len(logits)}] of {len(logits)} rows"
-        raise LayerError("choose gives no ids", expected=expected, got=format_short(chosen))
+        raise LayerError(
+            "choose must return an id for each row", expected=expected, got=format_short(chosen)
+        )
     return chosen.astype(jnp.int32)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence as Many
-from typing import Any
+from collections import abc
+from collections.abc import Callable
 
 import jax
 
@@ -13,11 +13,22 @@ from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.specs import Params, State
-from .decode import written
-from .prompts import Prompt, bucket, check_ids, check_model, check_stop, checked
+from .decode import decode_prompt
+from .prompts import (
+    Prompt,
+    PromptLike,
+    as_prompt,
+    bucket_length,
+    check_ids,
+    check_model,
+    stop_ids,
+)
 from .sampling import check_settings, sampler
 
-_PROGRAMS: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
+Program = Callable[..., Sequence]
+
+# Weak, so that a model's programs are freed with it.
+_PROGRAMS: weakref.WeakKeyDictionary[Layer, Program] = weakref.WeakKeyDictionary()
 
 
 @public_api
@@ -25,7 +36,7 @@ def generate(
     model: Layer,
     params: Params,
     state: State,
-    prompt: Any,
+    prompt: PromptLike,
     steps: int,
     *,
     key: jax.Array | None = None,
@@ -34,91 +45,102 @@ def generate(
     top_p: float | None = None,
     stop: int | tuple[int, ...] | None = None,
     pad: int = 0,
-    buckets: Many[int] | None = None,
+    buckets: abc.Sequence[int] | None = None,
 ) -> Sequence:
-    """What a model writes after a prompt, in one compiled program.
+    """Continues a prompt, in one compiled program.
 
-    A layer is never compiled by jlayers, but this loop is: ``decode`` under ``jax.jit``, kept for
-    as long as the model lives. It is compiled again for another number of rows, ``steps``,
+    jlayers never compiles a layer, but it compiles this loop: ``decode`` under ``jax.jit``, cached
+    for as long as the model lives. It is compiled again for another number of rows, ``steps``,
     ``top_k``, ``stop`` or ``pad``, for a prompt of another bucket, and when ``temperature`` or
-    ``top_p`` begins to be used; lengths and values are data.
+    ``top_p`` is used for the first time; lengths and values are data.
 
     Args:
       model, params, state, prompt, steps, key, stop, pad: as for ``decode``.
-      temperature: by which logits are divided before an id is drawn; at 0 the likeliest is taken,
+      temperature: logits are divided by it before an id is drawn; at 0 the likeliest id is chosen,
         whatever the filters.
-      top_k: draws from so many of the likeliest ids alone.
-      top_p: draws from the likeliest ids that have this probability together.
-      buckets: the lengths to which prompts are padded. By default 1, 2, 3, 5, 9, ...: what goes
-        in as one block, all but the last ids, is then as long as a power of two. With ``()``
-        prompts are taken as they come, and an array reaches the model without a mask.
+      top_k: draws from the ``top_k`` likeliest ids only.
+      top_p: draws from the likeliest ids that together have this probability.
+      buckets: the lengths to which prompts are padded. By default 1, 2, 3, 5, 9, ...: the block
+        that the model reads first, all but the last ids, is then as long as a power of two. With
+        ``()`` prompts are not padded, and an array reaches the model without a mask.
 
     Returns:
-      A ``Sequence`` of int32 ids, (batch, steps). A row is valid up to its first ``stop``, that
-      one included.
+      A ``Sequence`` of int32 ids, (batch, steps). A row is valid up to its first ``stop``,
+      inclusive.
 
     Raises:
-      LayerError: as ``decode`` does, for a temperature, ``top_k`` or ``top_p`` that is none,
-        without a key where one is needed, and for a prompt longer than all buckets.
+      LayerError: as ``decode`` does, for an invalid temperature, ``top_k`` or ``top_p``, without a
+        key where one is needed, and for a prompt longer than all buckets.
 
     >>> import jax, jlayers as jl
     >>> from jlayers import decoding
     >>> model = jl.serial(jl.Embedding(7, 4), jl.LSTM(8), jl.Dense(7))
     >>> prompt = jl.Sequence.from_rows([[1, 2, 3], [4]])
     >>> params, state = model.init(jax.random.key(0), prompt)
-    >>> written = decoding.generate(
+    >>> generated = decoding.generate(
     ...     model, params, state, prompt, 5, temperature=0.8, top_p=0.9, key=jax.random.key(1))
-    >>> written.shape, written.lengths.tolist()
+    >>> generated.shape, generated.lengths.tolist()
     ((2, 5), [5, 5])
     """
     check_model(model)
     buckets = None if buckets is None else tuple(buckets)
+    # Whether a traced number is 0, or valid at all, cannot be known here.
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if isinstance(value, jax.core.Tracer):
             raise LayerError(f"{name} is traced", hint="decode(..., sampler(...)) inside jit")
     check_settings(temperature, top_k, top_p)
-    found = checked(prompt)
+    ids = as_prompt(prompt)
     draws = temperature != 0
     if draws and key is None:
         raise LayerError(f"temperature {temperature} needs a key", hint="key=jax.random.key(0)")
     if key is not None:
         arguments.typed_key(key)
-    length = bucket(found.ids.shape[1], buckets)
-    pads = buckets is None or bool(buckets)
-    if pads:
-        found = found.padded(length)
-    check_ids(model, found, check_stop(stop))
+    length = bucket_length(ids.ids.shape[1], buckets)
+    if buckets is None or buckets:
+        ids = ids.padded(length)
+    # Before it is traced: afterwards the values are unknown.
+    check_ids(model, ids, stop_ids(stop))
+    # Traced as data. Which of them are used is part of the program: without top_p there is no sort.
     numbers = {"temperature": float(temperature), "top_p": top_p}
-    return _program(model)(  # type: ignore[no-any-return]
+    return _program(model)(
         params,
         state,
-        found,
+        ids,
         key if draws else None,
         {name: value for name, value in numbers.items() if draws and value is not None},
         steps=arguments.positive("steps", steps),
         top_k=top_k if draws else None,
-        stop=check_stop(stop),
+        stop=stop_ids(stop),
         pad=arguments.integer("pad", pad),
     )
 
 
-def _program(model: Layer) -> Any:
-    """The model's program; it holds the model as weakly as the dict does."""
-    found = _PROGRAMS.get(model)
-    if found is not None:
-        return found
-    here = weakref.ref(model)
+def _program(model: Layer) -> Program:
+    """The model's program."""
+    cached = _PROGRAMS.get(model)
+    if cached is not None:
+        return cached
+    # The program is a value of the weak dict: a strong reference in it would keep its key alive.
+    reference = weakref.ref(model)
 
     def run(
-        params: Params, state: State, prompt: Prompt, key: Any, numbers: Any, **settings: Any
+        params: Params,
+        state: State,
+        prompt: Prompt,
+        key: jax.Array | None,
+        numbers: dict[str, jax.Array],
+        *,
+        steps: int,
+        top_k: int | None,
+        stop: tuple[int, ...],
+        pad: int,
     ) -> Sequence:
-        living = here()
-        assert living is not None
-        top_k, steps = settings["top_k"], settings["steps"]
-        choose = sampler(**({"temperature": 0.0} | numbers), top_k=top_k)
-        stop, pad = settings["stop"], settings["pad"]
-        return written(living, params, state, prompt, steps, choose, key, stop, pad)
+        model = reference()
+        assert model is not None
+        # Without a temperature among the numbers, the choice is greedy.
+        choose = sampler(numbers.get("temperature", 0.0), top_k, numbers.get("top_p"))
+        return decode_prompt(model, params, state, prompt, steps, choose, key, stop, pad)
 
-    compiled = jax.jit(run, static_argnames=("steps", "top_k", "stop", "pad"))
-    _PROGRAMS[model] = compiled
-    return compiled
+    program = jax.jit(run, static_argnames=("steps", "top_k", "stop", "pad"))
+    _PROGRAMS[model] = program
+    return program

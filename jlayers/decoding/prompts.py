@@ -1,74 +1,82 @@
-"""Prompts: what decoding starts from, rows of different lengths that end at the same step."""
+"""Prompts: what decoding starts from, rows of different lengths that end at the same step.
+
+How to read this file: ``as_prompt`` turns what a user gives into a ``Prompt``, an array of ids and
+a mask. ``generate`` pads it to a bucket (``Prompt.padded``, ``bucket_length``). ``prefill`` has a
+model read a ``right_aligned`` prompt, all but the last id of each row, and returns a ``Decoder``,
+from which the loops of ``decode`` and ``beam_search`` start. The checks of arguments that these
+share are at the end.
+"""
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable
-from collections.abc import Sequence as Many
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import core
 from ..base import arguments
-from ..base.constructors import out_spec
+from ..base.adapters import out_spec
 from ..base.errors import LayerError
 from ..base.layer import Layer
-from ..base.sequence import Sequence
-from ..base.specs import (
-    Params,
-    State,
-    format_short,
-    format_spec,
-    spec,
-)
+from ..base.sequence import Sequence, split
+from ..base.specs import Params, State, format_short, format_spec, spec
+from ..base.step_pair import Carry
+from ..core.dtypes import at_least_float32
 from ..sequences.streaming import stream
 
-Ids = Any  # bools and ints of numpy or of JAX: nothing is compiled to look at a prompt
+# Of NumPy as long as the values are known: nothing is compiled to look at a prompt.
+Array = jax.Array | np.ndarray
+PromptLike = Array | Sequence | abc.Sequence[abc.Sequence[int]]
+
+_FIRST_ID = "a first id for every row: one that begins a text"
 
 
 class Prompt(NamedTuple):
-    """Ids (batch, steps), and bools for those that are some, or None for all of them."""
+    """Ids (batch, steps), and a mask of the valid ones, or None where all of them are."""
 
-    ids: Ids
-    mask: Ids | None
+    ids: Array
+    mask: Array | None
 
     @property
-    def known(self) -> bool:
+    def concrete(self) -> bool:
+        """Whether the values are known, and not traced."""
         return not any(isinstance(part, jax.core.Tracer) for part in self)
 
     def padded(self, length: int) -> Prompt:
-        """With padding behind, and a mask."""
-        like = np if self.known else jnp
-        ids, mask = like.asarray(self.ids), self.mask
-        mask = like.ones(ids.shape, bool) if mask is None else like.asarray(mask)
-        more = ((0, 0), (0, length - ids.shape[1]))
-        return Prompt(like.pad(ids, more), like.pad(mask, more))
+        """With padding at the end, and a mask."""
+        xp = np if self.concrete else jnp
+        ids, mask = xp.asarray(self.ids), self.mask
+        mask = xp.ones(ids.shape, bool) if mask is None else xp.asarray(mask)
+        widths = ((0, 0), (0, length - ids.shape[1]))
+        return Prompt(xp.pad(ids, widths), xp.pad(mask, widths))
 
-    def ending_together(self) -> Prompt:
-        """With the padding behind a row moved before it: convolutions count all steps."""
+    def right_aligned(self) -> Prompt:
+        """With the padding at the end of a row moved to its start.
+
+        Then the last ids are one column of the array, and a causal convolution, which counts padded
+        steps as steps, finds the row's own last ids before the first new one.
+        """
+        # int32 whatever the user's dtype, so that programs do not differ by it.
         ids = jnp.asarray(self.ids).astype(jnp.int32)
         if self.mask is None:
             return Prompt(ids, None)
         mask = jnp.asarray(self.mask)
-        behind = jnp.argmax(jnp.flip(mask, 1), 1)
+        padding = jnp.argmax(jnp.flip(mask, 1), 1)
         roll = jax.vmap(jnp.roll)
-        return Prompt(roll(ids, behind), roll(mask, behind))
+        return Prompt(roll(ids, padding), roll(mask, padding))
 
 
-def checked(prompt: Any) -> Prompt:
+def as_prompt(prompt: PromptLike) -> Prompt:
     """The prompt that a user gave.
 
     Raises:
-      LayerError: for what is no batch of ids, and for rows that are known to be empty.
+      LayerError: for anything but a batch of ids, and for rows that are known to be empty.
     """
-    ids, mask = (prompt.values, prompt.mask) if isinstance(prompt, Sequence) else (prompt, None)
-    if not isinstance(ids, jax.Array | np.ndarray):
-        try:
-            ids = np.asarray(ids)
-        except ValueError:
-            ids = np.asarray(None)
+    values, mask = split(prompt)
+    ids: Array = values if isinstance(values, jax.Array | np.ndarray) else _from_lists(values)
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         hint = "jl.Sequence.from_rows(rows) for rows of different lengths"
         if ids.ndim == 1:
@@ -76,28 +84,33 @@ def checked(prompt: Any) -> Prompt:
         elif ids.ndim == 2 and ids.dtype != object:
             hint = "prompt.astype(jnp.int32)"
         raise LayerError(
-            "the prompt is no batch of ids",
+            "prompt must be a batch of integer ids",
             expected="int[batch, steps], or a Sequence of them",
             got=format_short(prompt),
             hint=hint,
         )
+    # Something has to be read before the first id can be chosen.
     if ids.shape[1] == 0:
-        raise LayerError("the prompt is empty", got=format_spec(ids), hint=_FIRST)
-    found = Prompt(ids, mask)
-    if found.known:
-        _check_values(found)
-    return found
+        raise LayerError("the prompt is empty", got=format_spec(ids), hint=_FIRST_ID)
+    result = Prompt(ids, mask)
+    if result.concrete:
+        _check_values(result)
+    return result
 
 
-_FIRST = "a first id for every row: one that begins a text"
+def _from_lists(rows: object) -> np.ndarray:
+    try:
+        return np.asarray(rows)
+    except ValueError:  # rows of different lengths
+        return np.asarray(None)
 
 
 def _check_values(prompt: Prompt) -> None:
-    ids, mask = np.asarray(prompt.ids), _valid(prompt)
+    ids, mask = np.asarray(prompt.ids), _mask_of(prompt)
     if not mask.any(1).all():
         row = int(np.argmin(mask.any(1)))
         raise LayerError(
-            f"row {row} of the prompt is empty", got=format_short(prompt.ids), hint=_FIRST
+            f"row {row} of the prompt is empty", got=format_short(prompt.ids), hint=_FIRST_ID
         )
     if (ids[mask] < 0).any():
         raise LayerError(
@@ -107,114 +120,135 @@ def _check_values(prompt: Prompt) -> None:
         )
 
 
-class Writer(NamedTuple):
+class Decoder(NamedTuple):
     """A model that has read a prompt but for the last id of each row.
 
     Attributes:
-      carry: what it remembers.
+      carry: that of the model's stream, after these steps.
       last: int32 (batch,), the last ids.
       advance: ``advance(carry, ids) -> (logits, carry)`` for the ids (rows,) of one step; the
         logits are (rows, num_embeddings), float32 at least.
       start: ``start(rows)``, the carry before the first step of so many rows.
     """
 
-    carry: Any
+    carry: Carry
     last: jax.Array
-    advance: Callable[[Any, jax.Array], tuple[jax.Array, Any]]
-    start: Callable[[int], Any]
+    advance: Callable[[Carry, jax.Array], tuple[jax.Array, Carry]]
+    start: Callable[[int], Carry]
 
 
-def read(
+def prefill(
     model: Layer,
     params: Params,
     state: State,
     prompt: Prompt,
     steps: int,
     stop: tuple[int, ...] = (),
-) -> Writer:
-    """Reads a prompt that is ``ending_together``, all but its last ids, as one block.
+) -> Decoder:
+    """Has the model read a prompt that is ``right_aligned``, all but its last ids, as one block.
 
-    What the model says of that block is not used, and not computed: the head of a model with many
-    words sees the last ids alone.
+    The output for that block is not used, and so not computed: the head of a model with a large
+    vocabulary is applied to the last ids alone.
+
+    Args:
+      model, params, state: a causal model of ids.
+      prompt: (batch, T).
+      steps: how many more steps the carry has to have room for.
+      stop: ids that end a row, to be checked.
 
     Raises:
-      LayerError: for a model that cannot be streamed, one whose output is no logits, and for ids
-        in the prompt or in ``stop`` that these leave out.
+      LayerError: for a model that cannot be streamed, one whose output is not logits, and for ids
+        in the prompt or in ``stop`` that are outside the logits.
     """
-    ids, mask = prompt
+    ids, mask = jnp.asarray(prompt.ids), prompt.mask
     rows, length = ids.shape
+    # Every id but the very last is read: those of the prompt, and those that are generated.
     start, step = stream(model, capacity=length - 1 + steps)
     check_ids(model, prompt, stop)
 
-    def start_of(rows: int) -> Any:
+    def start_of(rows: int) -> Carry:
         return start(params, state, spec((rows, length), jnp.int32))
 
-    def advance(carry: Any, ids: jax.Array) -> tuple[jax.Array, Any]:
+    def advance(carry: Carry, ids: jax.Array) -> tuple[jax.Array, Carry]:
         y, carry = step(params, state, carry, ids[:, None])
         logits = y[:, 0]
-        return logits.astype(core.at_least_float32(logits.dtype)), carry
+        return logits.astype(at_least_float32(logits.dtype)), carry
 
     carry = start_of(rows)
     if length > 1:
         block = ids[:, :-1]
-        carry = step(
-            params, state, carry, block if mask is None else Sequence(block, mask[:, :-1])
-        )[1]
-    return Writer(carry, ids[:, -1], advance, start_of)
+        x = block if mask is None else Sequence(block, mask[:, :-1])
+        _, carry = step(params, state, carry, x)
+    return Decoder(carry, ids[:, -1], advance, start_of)
 
 
 def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
-    """Raises for a model without logits, and for ids that these leave out, where they are known."""
+    """Checks that the model returns logits, and that the known ids are inside them.
+
+    Raises:
+      LayerError: where that is not so.
+    """
     ids = prompt.ids
     rows, length = ids.shape
+    # Abstractly: nothing is computed, and the result is cached with the model.
     y = out_spec(model, spec((rows, length), jnp.int32))
     fits = hasattr(y, "shape") and len(y.shape) == 3 and y.shape[:2] == (rows, length)
     if not fits or not jnp.issubdtype(y.dtype, jnp.floating):
         raise LayerError(
-            "the model gives no logits",
+            "the model must return logits",
             expected=f"floating[{rows}, {length}, num_embeddings] for ids int32[{rows}, {length}]",
             got=format_spec(y),
         )
-    if prompt.known and (np.asarray(ids)[_valid(prompt)] >= y.shape[2]).any():
+    # Embedding would answer them with NaN, and a traced prompt still does.
+    if prompt.concrete and (np.asarray(ids)[_mask_of(prompt)] >= y.shape[2]).any():
         raise LayerError(
             "the prompt holds ids that the model has no logits for",
             expected=f"0 to {y.shape[2] - 1}",
-            got=str(int(np.asarray(ids)[_valid(prompt)].max())),
+            got=str(int(np.asarray(ids)[_mask_of(prompt)].max())),
         )
-    wrong = [one for one in stop if not 0 <= one < y.shape[2]]
-    if wrong:
+    outside = [id_ for id_ in stop if not 0 <= id_ < y.shape[2]]
+    if outside:
         raise LayerError(
-            f"stop {wrong[0]} is no id of the model, and would never be written",
+            f"stop {outside[0]} is not an id of the model, and would never be generated",
             expected=f"0 to {y.shape[2] - 1}",
         )
 
 
-def _valid(prompt: Prompt) -> np.ndarray:
+def _mask_of(prompt: Prompt) -> np.ndarray:
     shape = prompt.ids.shape
     return np.ones(shape, bool) if prompt.mask is None else np.asarray(prompt.mask)
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
+    """Raises a ``LayerError`` for anything but a ``Layer``."""
     if not isinstance(model, Layer):
-        raise LayerError("model is no layer", got=format_short(model), hint="jl.lift(model)")
+        raise LayerError("model must be a Layer", got=format_short(model), hint="jl.lift(model)")
 
 
-def check_stop(stop: Any) -> tuple[int, ...]:
+def stop_ids(stop: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """The ids that end a row, as a tuple."""
     if stop is None:
         return ()
-    many = stop if isinstance(stop, tuple | list) else (stop,)
-    return tuple(arguments.integer("stop", value) for value in many)
+    ids = stop if isinstance(stop, tuple | list) else (stop,)
+    return tuple(arguments.integer("stop", value) for value in ids)
 
 
-def bucket(length: int, buckets: Many[int] | None) -> int:
+def bucket_length(length: int, buckets: abc.Sequence[int] | None) -> int:
     """The length to which a prompt of ``length`` steps is padded.
+
+    Args:
+      length: at least 1.
+      buckets: the lengths to choose from; 1 and one more than powers of two by default, and
+        ``length`` itself where it is empty.
 
     Raises:
       LayerError: for a prompt longer than all of them.
+
+    >>> [bucket_length(n, None) for n in (1, 2, 3, 4, 5, 6)]
+    [1, 2, 3, 5, 5, 9]
     """
     if buckets is None:
-        # The last ids go in by themselves: what goes in before is a power of two.
+        # The last ids are read by themselves: the block before them is a power of two.
         return length if length == 1 else 1 + (1 << (length - 2).bit_length())
     sizes = sorted(arguments.positive("a bucket", size) for size in buckets)
     if not sizes:

@@ -1,24 +1,28 @@
-"""Which id comes next: filters on logits, and the choice among what they leave."""
+"""Which id comes next: filters on logits, and the choice among the ids that they leave.
+
+How to read this file: ``temperature``, ``top_k`` and ``top_p`` are pure functions from logits to
+logits, with ``-inf`` for what is left out. ``sampler`` chains them and draws; ``greedy`` is the
+argmax. All of them compute in float32 at least.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import core
 from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.specs import format_short
+from ..core.dtypes import at_least_float32
 
-Choose = Callable[[jax.Array, Any], jax.Array]
+Choose = Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
-def greedy(logits: jax.Array, key: Any = None) -> jax.Array:
-    """The likeliest id; of several the lowest.
+def greedy(logits: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """The likeliest id; the lowest one of several that are equally likely.
 
     Args:
       logits: floats (..., num_embeddings).
@@ -35,14 +39,21 @@ def greedy(logits: jax.Array, key: Any = None) -> jax.Array:
 
 
 def temperature(logits: jax.Array, value: float | jax.Array) -> jax.Array:
-    """``logits / value``: below one the likely ids become likelier still.
+    """``logits / value``: a value below 1 makes likely ids likelier, one above 1 flattens.
+
+    Args:
+      logits: floats (..., num_embeddings).
+      value: above 0.
+
+    Returns:
+      As ``logits``, float32 at least.
 
     >>> import jax, jax.numpy as jnp
     >>> p = jax.nn.softmax(temperature(jnp.log(jnp.array([0.2, 0.8])), 0.5))
     >>> p.round(3).tolist() == jnp.array([0.04 / 0.68, 0.64 / 0.68]).round(3).tolist()
     True
     """
-    logits = _wide(logits)
+    logits = _widen(logits)
     return logits / jnp.asarray(value, logits.dtype)
 
 
@@ -51,37 +62,46 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
 
     Args:
       logits: floats (..., num_embeddings).
-      k: how many stay; of equal ones those of lower ids.
+      k: how many stay; of equal logits those of the lower ids.
+
+    Returns:
+      As ``logits``, float32 at least.
 
     >>> import jax.numpy as jnp
     >>> top_k(jnp.array([3.0, 1.0, 2.0]), 2).tolist()
     [3.0, -inf, 2.0]
     """
-    logits = _wide(logits)
-    _, places = lax.top_k(logits, min(k, logits.shape[-1]))
-    return _only(logits, places, jnp.ones(places.shape, bool))
+    logits = _widen(logits)
+    # By index and not by value: of equal logits at the border, no more than k stay.
+    _, indices = lax.top_k(logits, min(k, logits.shape[-1]))
+    return _keep(logits, indices, jnp.ones(indices.shape, bool))
 
 
 def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     """The nucleus, ``-inf`` outside: the likeliest ids that together have probability ``p``.
 
-    They are as few as reach it, and at least one (Holtzman et al., 2020, arXiv:1904.09751).
+    They are as few as reach that probability, and at least one (Holtzman et al., 2020,
+    arXiv:1904.09751).
 
     Args:
       logits: floats (..., num_embeddings).
       p: more than 0, at most 1.
 
+    Returns:
+      As ``logits``, float32 at least.
+
     >>> import jax.numpy as jnp
     >>> (top_p(jnp.log(jnp.array([0.5, 0.1, 0.3, 0.1])), 0.7) > -jnp.inf).tolist()
     [True, False, True, False]
     """
-    logits = _wide(logits)
+    logits = _widen(logits)
     p = jnp.asarray(p, logits.dtype)
-    ordered, places = lax.top_k(logits, logits.shape[-1])
+    ordered, indices = lax.top_k(logits, logits.shape[-1])
     probabilities = jax.nn.softmax(ordered, -1)
+    # The probability of all likelier ids: the first id always stays, since it has 0 before it.
     before = jnp.cumsum(probabilities, -1) - probabilities
-    # A sum that was rounded up to one leaves nothing out where all is asked for.
-    return _only(logits, places, (before < p) | (p >= 1))
+    # With p = 1 all stay, even where a rounded sum reaches one too early.
+    return _keep(logits, indices, (before < p) | (p >= 1))
 
 
 @public_api
@@ -93,12 +113,12 @@ def sampler(
     """``choose(logits, key) -> id``: a draw from what the filters leave, applied in this order.
 
     Args:
-      temperature: 0 for ``greedy``; a traced one is taken to be more than 0.
+      temperature: 0 for ``greedy``; a traced one is assumed to be more than 0.
       top_k, top_p: see the functions of these names; None for no such filter.
 
-    Args of the result:
-      logits: floats (num_embeddings,).
-      key: a typed key.
+    Returns:
+      ``choose`` for ``decode``: from logits, floats (num_embeddings,), and a typed key to an int32
+      scalar.
 
     Raises:
       LayerError: for a temperature below 0, a ``top_k`` below 1 and a ``top_p`` outside (0, 1];
@@ -114,9 +134,10 @@ def sampler(
         return greedy
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
-    def choose(logits: jax.Array, key: Any) -> jax.Array:
+    def choose(logits: jax.Array, key: jax.Array | None) -> jax.Array:
         if key is None:
-            raise LayerError("draws ids, and has no key", hint="key=jax.random.key(0)")
+            raise LayerError("sampling needs a key", hint="key=jax.random.key(0)")
+        # Temperature first, as everywhere: top_p depends on how flat the distribution is.
         for name, value in settings.items():
             if value is not None:
                 logits = _FILTERS[name](logits, value)
@@ -132,29 +153,36 @@ _FILTERS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def check_settings(temperature: Any, top_k: Any, top_p: Any) -> None:
+def check_settings(temperature: object, top_k: object, top_p: object) -> None:
+    """Checks what is known of the arguments of ``sampler``.
+
+    Raises:
+      LayerError: for an invalid one; a traced value cannot be checked.
+    """
     if not isinstance(temperature, jax.core.Tracer):
-        arguments.number("temperature", _number(temperature))
+        arguments.number("temperature", _as_number(temperature))
     if top_k is not None:
         arguments.positive("top_k", top_k)
     if top_p is not None and not isinstance(top_p, jax.core.Tracer):
-        most = arguments.number("top_p", _number(top_p))
-        if not 0 < most <= 1:
+        probability = arguments.number("top_p", _as_number(top_p))
+        if not 0 < probability <= 1:
             raise LayerError(f"top_p must be more than 0 and at most 1, got {format_short(top_p)}")
 
 
-def _number(value: Any) -> Any:
-    """The number in an array of one."""
-    one = isinstance(value, jax.Array) and value.shape == ()
-    return value.item() if one else value
+def _as_number(value: object) -> object:
+    """A scalar array as a Python number; anything else unchanged."""
+    if isinstance(value, jax.Array) and value.shape == ():
+        number: object = value.item()
+        return number
+    return value
 
 
-def _wide(logits: jax.Array) -> jax.Array:
-    return logits.astype(core.at_least_float32(logits.dtype))
+def _widen(logits: jax.Array) -> jax.Array:
+    return logits.astype(at_least_float32(logits.dtype))
 
 
-def _only(logits: jax.Array, places: jax.Array, keep: jax.Array) -> jax.Array:
-    """The logits at those of ``places`` that are to ``keep``."""
-    nowhere = jnp.zeros(logits.shape, bool)
-    kept = jnp.put_along_axis(nowhere, places, keep, axis=-1, inplace=False)
-    return jnp.where(kept, logits, -jnp.inf)
+def _keep(logits: jax.Array, indices: jax.Array, keep: jax.Array) -> jax.Array:
+    """The logits at those ``indices`` where ``keep`` is True, and ``-inf`` elsewhere."""
+    mask = jnp.zeros(logits.shape, bool)
+    mask = jnp.put_along_axis(mask, indices, keep, axis=-1, inplace=False)
+    return jnp.where(mask, logits, -jnp.inf)

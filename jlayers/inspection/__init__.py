@@ -9,7 +9,9 @@ from typing import Any
 
 from .explain import Decision, Explanation, explain
 from .flops import flops
+from .parameters import parameters, variables
 from .summary import Summary, summary
+from .traverse import rewrite, walk
 
 __all__ = [
     "CompileWatch",
@@ -21,7 +23,11 @@ __all__ = [
     "find_non_finite",
     "flops",
     "jit_reporting_recompiles",
+    "parameters",
+    "rewrite",
     "summary",
+    "variables",
+    "walk",
 ]
 # Loaded when they are first asked for, so that ``import jlayers`` does not pay for them.
 _LAZY = {

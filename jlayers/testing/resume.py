@@ -17,10 +17,8 @@ import numpy as np
 from ..base import arguments
 from ..base.errors import TrainingError, calling_user_code, public_api
 from ..base.specs import format_short
-from ..checkpoint.manager import CheckpointManager
-from ..checkpoint.restore import read_arrays, read_manifest
-from ..data.positions import Position, Source
-from ..data.source import as_source
+from ..checkpoint import CheckpointManager, read_arrays, read_manifest
+from ..data import Position, Source, as_source
 from ..training.loop.fit import fit
 
 _NEEDED = {"step", "state", "data"}

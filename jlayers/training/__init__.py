@@ -4,29 +4,29 @@ Data (``jlayers.data``), checkpoints (``jlayers.checkpoint``) and diagnosis (``j
 are packages of their own; their names are here as well, where a training program looks for them.
 """
 
-from ..checkpoint.manager import CheckpointManager
-from ..checkpoint.manifest import Manifest
-from ..checkpoint.plan import RestorePlan
-from ..checkpoint.restore import (
-    DamagedCheckpointError,
+from ..checkpoint import (
+    CheckpointManager,
+    CorruptCheckpointError,
+    Manifest,
     Restored,
+    RestorePlan,
     read_arrays,
     read_checkpoint,
     read_manifest,
     restore_plan,
+    save_checkpoint,
 )
-from ..checkpoint.save import save_checkpoint
-from ..data.batches import Batches
-from ..data.prefetch import prefetch
-from ..data.source import as_source
-from ..data.stacking import stack_batches
+from ..data import Batches, as_source, prefetch, stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
 from ..inspection.nonfinite.report import NonFinite
-from ..records.curve import learning_curve
-from ..records.jsonl import json_lines, read_json_lines
-from ..records.progress import Progress
-from ..records.record import Record
-from ..records.tensorboard import tensorboard
+from ..records import (
+    Progress,
+    Record,
+    json_lines,
+    learning_curve,
+    read_json_lines,
+    tensorboard,
+)
 from .evaluate import make_evaluator
 from .loop.early_stopping import EarlyStopping
 from .loop.fit import fit
@@ -40,7 +40,7 @@ __all__ = [
     "Batches",
     "CheckpointManager",
     "CompileWatch",
-    "DamagedCheckpointError",
+    "CorruptCheckpointError",
     "EarlyStopping",
     "FitResult",
     "Hook",
@@ -77,3 +77,9 @@ __all__ = [
     "train_state",
     "train_step",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "DamagedCheckpointError":
+        raise AttributeError(f"{__name__}.{name} is called CorruptCheckpointError now")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

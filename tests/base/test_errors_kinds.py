@@ -90,4 +90,4 @@ def test_the_class_says_what_it_concerns(what, filtering, tmp_path):
 
 def test_special_errors_have_the_class_of_their_concern():
     assert issubclass(training.NonFiniteError, jl.TrainingError)
-    assert issubclass(training.DamagedCheckpointError, jl.CheckpointError)
+    assert issubclass(training.CorruptCheckpointError, jl.CheckpointError)

@@ -1,5 +1,8 @@
 """Numerics that the oracles cannot show: gradients where a plain expression would lose them."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,3 +41,10 @@ def test_the_first_of_equal_values_has_the_gradient():
 def test_a_global_maximum_of_any_rank_and_dtype(dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 5, 2)) * 9, dtype)
     np.testing.assert_array_equal(core.global_max_pool(x), np.max(x, (1, 2, 3)))
+
+
+def test_the_page_documents_what_the_core_exports():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "core.md").read_text()
+    documented = re.findall(r"^::: jlayers\.core\.(\w+)$", page, re.M)
+    assert sorted(documented) == core.__all__
+    assert all(getattr(core, name).__doc__ for name in core.__all__)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from oracles.derivatives import compare, compare_transforms, loss_of
 from tables.tiers import sample
 
 from jlayers import core
@@ -26,11 +27,11 @@ def _xla(operation, how):
     """XLA's windows; the mean's divisor counts the padding."""
     start, combine, divisor = {
         "max_pool": (-np.inf, lax.max, 1.0),
-        "avg_pool": (0.0, lax.add, float(np.prod(how["window"]))),
+        "avg_pool": (0.0, lax.add, float(np.prod(how["window_shape"]))),
     }[operation]
 
     def run(x):
-        window, strides = (1, *how["window"], 1), (1, *how["strides"], 1)
+        window, strides = (1, *how["window_shape"], 1), (1, *how["strides"], 1)
         padding = ((0, 0), *how["padding"], (0, 0))
         return lax.reduce_window(x, start, combine, window, strides, padding) / divisor
 
@@ -42,87 +43,72 @@ def _ours(operation, how, method):
     return lambda x: getattr(core, operation)(x, **how, **more, method=method)
 
 
-def _some_case(seed):
+def _random_case(seed):
     """Random rank, windows, strides and padding; in every other case, values that are equal."""
-    pick = random.Random(seed)
-    rank = pick.choice([1, 2, 2, 3])
-    window = tuple(pick.choice([1, 2, 3, 4, 5] if rank < 3 else [1, 2, 3]) for _ in range(rank))
-    strides = tuple(pick.choice([1, 2, 3]) for _ in window)
-    padding = [(pick.randrange(k), pick.randrange(k)) for k in window]
-    spatial = [k + pick.randrange(5) for k in window]
+    draw = random.Random(seed)
+    rank = draw.choice([1, 2, 2, 3])
+    window = tuple(draw.choice([1, 2, 3, 4, 5] if rank < 3 else [1, 2, 3]) for _ in range(rank))
+    strides = tuple(draw.choice([1, 2, 3]) for _ in window)
+    padding = [(draw.randrange(k), draw.randrange(k)) for k in window]
+    spatial = [k + draw.randrange(5) for k in window]
     values = np.random.default_rng(seed).normal(size=(2, *spatial, 3))
-    how = {"window": window, "strides": strides, "padding": padding}
+    how = {"window_shape": window, "strides": strides, "padding": padding}
     return jnp.asarray(values.round(0 if seed % 2 else 6)), how
-
-
-def _loss(f):
-    def loss(x):
-        y = f(x)
-        return jnp.sum(jnp.sin(y) * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
-
-    return loss
 
 
 @pytest.mark.parametrize("seed", sample(range(8), 0, 1))
 @pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
 def test_the_chosen_algorithm_gives_the_numbers_of_xla(operation, seed):
-    x, how = _some_case(seed)
+    x, how = _random_case(seed)
     ours, theirs = _ours(operation, how, None), _xla(operation, how)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
-    gradients = [jax.jit(jax.grad(_loss(f)))(x) for f in (ours, theirs)]
-    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
-    moved = [jax.jvp(f, (x,), (jnp.sin(x) + 1,))[1] for f in (ours, theirs)]
-    np.testing.assert_allclose(*moved, rtol=1e-10, atol=1e-10)
+    compare(ours, theirs, (x,), value=1e-12, derivatives=1e-10)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
 def test_every_method_passes_every_transformation(operation, method):
-    how = {"window": (3, 2), "strides": (2, 1), "padding": [(1, 0), (0, 1)]}
+    how = {"window_shape": (3, 2), "strides": (2, 1), "padding": [(1, 0), (0, 1)]}
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 2)))
 
     def curvature(f):
-        return jax.hessian(lambda t: _loss(f)(x * jnp.cos(t)))(jnp.asarray(0.7))
+        return lambda t, x: jax.hessian(lambda t: loss_of(f)(x * jnp.cos(t)))(t)
 
     def each(f):
-        return jax.jit(jax.vmap(jax.grad(_loss(f))))(jnp.stack([x, -x]))
+        return lambda t, x: jax.vmap(jax.grad(loss_of(f)))(jnp.stack([x, -x]))
 
     def scanned(f):
         def step(total, x):
-            return total + jax.checkpoint(_loss(f))(x), None
+            return total + jax.checkpoint(loss_of(f))(x), None
 
         start = jnp.zeros((), x.dtype)
-        return jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])(x)
+        total = jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])
+        return lambda t, x: total(x)
 
-    for transform in (curvature, each, scanned):
-        got = transform(_ours(operation, how, method))
-        np.testing.assert_allclose(got, transform(_xla(operation, how)), rtol=1e-8, atol=1e-8)
+    ours, theirs = _ours(operation, how, method), _xla(operation, how)
+    compare_transforms(ours, theirs, (curvature, each, scanned), (jnp.asarray(0.7), x))
 
 
 @pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
 @pytest.mark.parametrize("window", [(150,), (40, 2)])
 def test_long_windows(operation, window):
-    how = {"window": window, "strides": (7, 1)[: len(window)], "padding": [(3, 0), (0, 1)]}
+    how = {"window_shape": window, "strides": (7, 1)[: len(window)], "padding": [(3, 0), (0, 1)]}
     how["padding"] = how["padding"][: len(window)]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *(k + 9 for k in window), 2)))
     ours, theirs = _ours(operation, how, None), _xla(operation, how)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
-    gradients = [jax.jit(jax.grad(_loss(f)))(x) for f in (ours, theirs)]
-    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
+    compare(ours, theirs, (x,), value=1e-12, derivatives=1e-10)
 
     def curvature(f):
-        return jax.hessian(lambda t: _loss(f)(x * t))(jnp.ones(()))
+        return lambda t, x: jax.hessian(lambda t: loss_of(f)(x * t))(t)
 
-    seconds = map(curvature, (ours, theirs))
-    np.testing.assert_allclose(*seconds, rtol=1e-8, atol=1e-8)
+    compare_transforms(ours, theirs, (curvature,), (jnp.ones(()), x))
 
 
 def test_a_few_images_at_a_time(monkeypatch):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 4, 2)))
-    monkeypatch.setattr(pooling, "_SOME", 3 * x[0].size)
-    monkeypatch.setattr(pooling, "_MOST_BETWEEN", 2 * x.size)
-    how = {"window": (3, 2), "strides": (2, 2), "padding": [(1, 1), (0, 0)]}
-    ours, theirs = _loss(_ours("max_pool", how, None)), _loss(_xla("max_pool", how))
+    monkeypatch.setattr(pooling, "_MAX_BATCH_SIZE", 3 * x[0].size)
+    monkeypatch.setattr(pooling, "_MAX_INTERMEDIATES", 2 * x.size)
+    how = {"window_shape": (3, 2), "strides": (2, 2), "padding": [(1, 1), (0, 0)]}
+    ours, theirs = loss_of(_ours("max_pool", how, None)), loss_of(_xla("max_pool", how))
     assert " scan[" in str(jax.make_jaxpr(jax.grad(ours))(x))
     for transform in (jax.grad, lambda f: jax.hessian(lambda x: f(jnp.sin(x)))):
         np.testing.assert_allclose(transform(ours)(x), transform(theirs)(x), rtol=1e-8, atol=1e-8)
@@ -131,11 +117,9 @@ def test_a_few_images_at_a_time(monkeypatch):
 @pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
 def test_one_window_over_everything(operation):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 2)).round(1))
-    how = {"window": (5, 4), "strides": (5, 4), "padding": [(0, 0), (0, 0)]}
+    how = {"window_shape": (5, 4), "strides": (5, 4), "padding": [(0, 0), (0, 0)]}
     ours, theirs = _ours(operation, how, None), _xla(operation, how)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
-    gradients = [jax.grad(_loss(f))(x) for f in (ours, theirs)]
-    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
+    compare(ours, theirs, (x,), value=1e-12, derivatives=1e-10)
 
 
 def test_the_rule():
@@ -146,13 +130,13 @@ def test_the_rule():
 
 def test_bfloat16_sums_in_float32():
     x = jnp.full((1, 4096, 1), 1.0, jnp.bfloat16)
-    y = core.avg_pool(x, window=(4096,), strides=(4096,), padding=[(0, 0)])
+    y = core.avg_pool(x, window_shape=(4096,), strides=(4096,), padding=[(0, 0)])
     assert y.dtype == jnp.bfloat16
     assert float(y[0, 0, 0]) == 1.0
 
 
 @pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
-def test_a_method_that_is_none(operation):
-    how = {"window": (2,), "strides": (2,), "padding": [(0, 0)]}
+def test_an_unknown_method_is_refused(operation):
+    how = {"window_shape": (2,), "strides": (2,), "padding": [(0, 0)]}
     with pytest.raises(ValueError, match=f"{operation} has no method 'magic'.*'direct', 'axes'"):
         getattr(core, operation)(jnp.ones((1, 4, 1)), **how, method="magic")

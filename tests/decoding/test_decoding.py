@@ -1,4 +1,4 @@
-"""Decoding against the whole model run again at each step, and against what has to be drawn."""
+"""Decoding against the whole model at each step, and against the distributions to draw from."""
 
 import functools
 import gc
@@ -50,7 +50,7 @@ MODEL = MODELS["lstm"]
 
 def made(model):
     params, state = model.init(KEY, jl.spec((1, 4), jnp.int32))
-    # Larger than at the start of a training, so that the likeliest ids change from step to step.
+    # Larger than at the start of training, so that the likeliest ids change from step to step.
     return jax.tree.map(lambda leaf: 3 * leaf, params), state
 
 
@@ -67,7 +67,7 @@ def program(model):
 
 
 def logits_of(model, params, state, ids):
-    """After the ids, by the whole model: one length for all, as what follows is not seen."""
+    """After the ids, by the whole model, padded to one length: it is causal."""
     whole = np.zeros((1, LONGEST), np.int32)
     whole[0, : len(ids)] = ids
     return np.asarray(program(model)(params, state, whole)[0, len(ids) - 1], np.float64)
@@ -83,10 +83,10 @@ def by_recomputing(model, params, state, row, steps, stop=()):
     return ids[len(row) :]
 
 
-def rows_of(written):
+def rows_of(generated):
     return [
         np.asarray(ids)[np.asarray(mask)].tolist()
-        for ids, mask in zip(written.values, written.mask, strict=True)
+        for ids, mask in zip(generated.values, generated.mask, strict=True)
     ]
 
 
@@ -97,9 +97,9 @@ def test_greedy_is_the_argmax_of_the_whole_model_row_by_row(name):
     wanted = [by_recomputing(model, params, state, row, 6) for row in ROWS]
     assert len(set(map(tuple, wanted))) > 1
     prompt = jl.Sequence.from_rows(ROWS)
-    written = decoding.generate(model, params, state, prompt, 6)
-    assert written.values.dtype == jnp.int32
-    assert rows_of(written) == wanted
+    generated = decoding.generate(model, params, state, prompt, 6)
+    assert generated.values.dtype == jnp.int32
+    assert rows_of(generated) == wanted
 
 
 def test_a_plain_batch_and_prompts_of_one_id():
@@ -111,8 +111,8 @@ def test_a_plain_batch_and_prompts_of_one_id():
         (ids[:, :1], None),
     ]:
         wanted = [by_recomputing(MODEL, PARAMS, STATE, row, 4) for row in np.asarray(prompt)]
-        written = decoding.generate(MODEL, PARAMS, STATE, prompt, 4, buckets=buckets)
-        assert rows_of(written) == wanted
+        generated = decoding.generate(MODEL, PARAMS, STATE, prompt, 4, buckets=buckets)
+        assert rows_of(generated) == wanted
 
 
 def test_a_model_with_functions_of_arrays_inside():
@@ -121,39 +121,39 @@ def test_a_model_with_functions_of_arrays_inside():
 
     model = jl.compose(body, embed=jl.Embedding(V, 6), recur=jl.LSTM(9), out=jl.Dense(V))
     params, state = made(model)
-    written = decoding.generate(model, params, state, jl.Sequence.from_rows(ROWS), 4)
+    generated = decoding.generate(model, params, state, jl.Sequence.from_rows(ROWS), 4)
     wanted = [by_recomputing(model, params, state, row, 4) for row in ROWS]
-    assert rows_of(written) == wanted
+    assert rows_of(generated) == wanted
 
 
-def test_what_stands_in_the_padding_is_not_read():
+def test_padded_ids_are_not_read():
     rows, steps = len(ROWS), 8
     mask = np.arange(steps)[None] < np.asarray([len(row) for row in ROWS])[:, None]
     ids = np.full((rows, steps), 10_000, np.int32)
     for i, row in enumerate(ROWS):
         ids[i, : len(row)] = row
-    written = decoding.generate(MODEL, PARAMS, STATE, jl.Sequence(ids, mask), 5)
+    generated = decoding.generate(MODEL, PARAMS, STATE, jl.Sequence(ids, mask), 5)
     plain = decoding.generate(MODEL, PARAMS, STATE, jl.Sequence.from_rows(ROWS), 5)
-    np.testing.assert_array_equal(written.values, plain.values)
-    # Rows may end anywhere, and begin anywhere.
+    np.testing.assert_array_equal(generated.values, plain.values)
+    # The valid ids of a row may start and end anywhere.
     behind = np.roll(ids, 1, 1), np.roll(mask, 1, 1)
-    written = decoding.generate(MODEL, PARAMS, STATE, jl.Sequence(*behind), 5)
-    np.testing.assert_array_equal(written.values, plain.values)
+    generated = decoding.generate(MODEL, PARAMS, STATE, jl.Sequence(*behind), 5)
+    np.testing.assert_array_equal(generated.values, plain.values)
 
 
-def test_a_row_ends_with_its_stop():
+def test_a_row_ends_with_its_stop_id():
     free = [by_recomputing(MODEL, PARAMS, STATE, row, 6) for row in ROWS]
     stop = (free[0][2], free[2][4])
     wanted = [by_recomputing(MODEL, PARAMS, STATE, row, 6, stop) for row in ROWS]
     assert len({len(row) for row in wanted}) > 1
     prompt = jl.Sequence.from_rows(ROWS)
-    written = decoding.generate(MODEL, PARAMS, STATE, prompt, 6, stop=stop, pad=-7)
-    assert rows_of(written) == wanted
-    assert written.lengths.tolist() == [len(row) for row in wanted]
-    assert set(np.asarray(written.values)[~np.asarray(written.mask)].tolist()) == {-7}
+    generated = decoding.generate(MODEL, PARAMS, STATE, prompt, 6, stop=stop, pad=-7)
+    assert rows_of(generated) == wanted
+    assert generated.lengths.tolist() == [len(row) for row in wanted]
+    assert set(np.asarray(generated.values)[~np.asarray(generated.mask)].tolist()) == {-7}
 
 
-def test_the_loop_ends_when_all_rows_have():
+def test_the_loop_ends_when_all_rows_have_ended():
     calls = []
 
     def counted(x):
@@ -163,9 +163,9 @@ def test_the_loop_ends_when_all_rows_have():
     model = jl.serial(jl.Embedding(V, 6), counted, jl.LSTM(9), jl.Dense(V))
     first = by_recomputing(MODEL, PARAMS, STATE, [1], 1)[0]
     params = {name: PARAMS[name] for name in ("embedding", "lstm", "dense")}
-    written = decoding.generate(model, params, {}, jnp.asarray([[1]]), 50, stop=first)
+    generated = decoding.generate(model, params, {}, jnp.asarray([[1]]), 50, stop=first)
     jax.effects_barrier()
-    assert written.lengths.tolist() == [1]
+    assert generated.lengths.tolist() == [1]
     assert len(calls) == 1
 
 
@@ -185,6 +185,7 @@ class Counter:
         self.seen, self.count = self.count, None
 
 
+@pytest.mark.cold
 def test_one_program_for_a_bucket_whatever_the_lengths():
     model = lstm_model()
 
@@ -195,8 +196,10 @@ def test_one_program_for_a_bucket_whatever_the_lengths():
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = row, True
         with Counter() as counter:
-            written = decoding.generate(model, PARAMS, STATE, jl.Sequence(ids, mask), 3, **settings)
-        return counter.seen, rows_of(written)
+            generated = decoding.generate(
+                model, PARAMS, STATE, jl.Sequence(ids, mask), 3, **settings
+            )
+        return counter.seen, rows_of(generated)
 
     assert write(6, 9)[0] > 0
     for lengths in [(6, 6), (9, 1), (7, 8)]:
@@ -214,16 +217,16 @@ def test_one_program_for_a_bucket_whatever_the_lengths():
 
 
 def test_the_default_buckets_leave_a_power_of_two_beside_the_last_id():
-    from jlayers.decoding.prompts import bucket
+    from jlayers.decoding.prompts import bucket_length
 
-    assert [bucket(n, None) for n in (1, 2, 3, 4, 5, 6, 9, 10, 17, 18)] == [
+    assert [bucket_length(n, None) for n in (1, 2, 3, 4, 5, 6, 9, 10, 17, 18)] == [
         *(1, 2, 3, 5, 5, 9, 9, 17, 17, 33)
     ]
-    assert [bucket(n, (64, 16)) for n in (1, 16, 17)] == [16, 16, 64]
-    assert bucket(7, ()) == 7
+    assert [bucket_length(n, (64, 16)) for n in (1, 16, 17)] == [16, 16, 64]
+    assert bucket_length(7, ()) == 7
 
 
-def test_a_program_goes_with_its_model():
+def test_a_program_is_freed_with_its_model():
     model = lstm_model()
     decoding.generate(model, PARAMS, STATE, jnp.asarray([[1]]), 2)
     gone = weakref.ref(model)
@@ -232,7 +235,7 @@ def test_a_program_goes_with_its_model():
     assert gone() is None
 
 
-def test_decode_is_pure_and_takes_a_choice_of_ones_own():
+def test_decode_is_pure_and_takes_a_custom_choice():
     prompt = jl.Sequence.from_rows(ROWS)
 
     def second(logits, key):
@@ -242,8 +245,8 @@ def test_decode_is_pure_and_takes_a_choice_of_ones_own():
     def write(params, prompt):
         return decoding.decode(MODEL, params, STATE, prompt, 3, second)
 
-    written = rows_of(write(PARAMS, prompt))
-    for row, got in zip(ROWS, written, strict=True):
+    generated = rows_of(write(PARAMS, prompt))
+    for row, got in zip(ROWS, generated, strict=True):
         ids = list(row)
         for one in got:
             assert np.argsort(-logits_of(MODEL, PARAMS, STATE, ids))[1] == one
@@ -276,7 +279,7 @@ def softmax(logits):
 
 
 def nucleus(p, most):
-    """The definition: ids by falling probability, until they have ``most``."""
+    """By definition: the likeliest ids, until their probability reaches ``most``."""
     kept, total = [], 0.0
     for i in sorted(range(len(p)), key=lambda i: (-p[i], i)):
         if total >= most:
@@ -311,7 +314,7 @@ def test_filters_keep_what_their_definitions_say(seed, dtype):
     np.testing.assert_allclose(got, 4 * wide, rtol=1e-6)
 
 
-def test_top_p_of_one_keeps_all_though_sums_are_rounded():
+def test_top_p_of_one_keeps_all_ids_although_sums_are_rounded():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=5000) * 4, jnp.float32)
     assert bool(jnp.isfinite(decoding.top_p(logits, 1.0)).all())
 
@@ -346,9 +349,9 @@ def test_draws_have_the_wanted_distribution(settings):
 def test_the_first_id_drawn_has_the_models_probabilities():
     rows = 4000
     prompt = jnp.broadcast_to(jnp.asarray([[1, 2, 3]]), (rows, 3))
-    written = decoding.generate(MODEL, PARAMS, STATE, prompt, 1, key=KEY, temperature=1.0)
+    generated = decoding.generate(MODEL, PARAMS, STATE, prompt, 1, key=KEY, temperature=1.0)
     wanted = softmax(logits_of(MODEL, PARAMS, STATE, [1, 2, 3]))
-    seen = np.bincount(np.asarray(written.values[:, 0]), minlength=V)
+    seen = np.bincount(np.asarray(generated.values[:, 0]), minlength=V)
     likely = rows * wanted > 5
     chi = ((seen - rows * wanted) ** 2 / (rows * wanted))[likely].sum()
     freedom = likely.sum()
@@ -401,7 +404,7 @@ def exhaustive(model, params, state, row, num_embeddings, steps, stop, alpha):
 
 
 @pytest.mark.parametrize(("stop", "alpha"), [((), 0.0), ((1,), 0.0), ((1,), 3.0)])
-def test_a_wide_beam_finds_all_there_is(stop, alpha):
+def test_a_wide_beam_finds_every_continuation(stop, alpha):
     model = jl.serial(
         jl.Embedding(3, 4), jl.repeat(jl.residual(jl.GRU(4)), 2), jl.LSTM(5), jl.Dense(3)
     )
@@ -479,7 +482,7 @@ WRONG = [
     (lambda: write(top_p="all"), "generate: top_p must be a number of at least 0, got 'all'"),
     (
         lambda: write(stop=99),
-        "generate: stop 99 is no id of the model, and would never be written",
+        "generate: stop 99 is not an id of the model, and would never be generated",
     ),
     (
         lambda: write(temperature=jnp.float32(-1.0)),
@@ -492,20 +495,20 @@ WRONG = [
     (lambda: write(steps=0), "generate: steps must be a positive int, got 0"),
     (
         lambda: write(IDS.astype(jnp.float32)),
-        "generate: the prompt is no batch of ids",
+        "generate: prompt must be a batch of integer ids",
         "expected: int[batch, steps], or a Sequence of them",
         "got:      float32[1, 3]",
         "hint:     prompt.astype(jnp.int32)",
     ),
     (
         lambda: write(IDS[0]),
-        "generate: the prompt is no batch of ids",
+        "generate: prompt must be a batch of integer ids",
         "got:      int32[3]",
         "hint:     prompt[None] for a batch of one",
     ),
     (
         lambda: write([[1, 2], [3]]),
-        "generate: the prompt is no batch of ids",
+        "generate: prompt must be a batch of integer ids",
         "hint:     jl.Sequence.from_rows(rows) for rows of different lengths",
     ),
     (
@@ -532,7 +535,7 @@ WRONG = [
     (lambda: write(buckets=(0,)), "generate: a bucket must be a positive int, got 0"),
     (
         lambda: write(model=jnp.sin),
-        "generate: model is no layer",
+        "generate: model must be a Layer",
         "hint:     jl.lift(model)",
     ),
     (
@@ -542,24 +545,24 @@ WRONG = [
     ),
     (
         lambda: of(jl.serial(jl.Embedding(V, 4), jl.GlobalAvgPool())),
-        "*the model gives no logits",
+        "*the model must return logits",
         "expected: floating[1, 3, num_embeddings] for ids int32[1, 3]",
         "got:      float32[1, 4]",
     ),
     (
         lambda: of(jl.lift(lambda ids: ids)),
-        "*the model gives no logits",
+        "*the model must return logits",
         "got:      int32[1, 3]",
     ),
     (
         lambda: decoding.decode(MODEL, PARAMS, STATE, IDS, 2, decoding.sampler()),
-        "*draws ids, and has no key",
+        "*sampling needs a key",
         "hint:     key=jax.random.key(0)",
     ),
     (lambda: decoding.sampler(temperature=-0.1), "sampler: temperature must be a number*got -0.1"),
     (
         lambda: decoding.decode(MODEL, PARAMS, STATE, IDS, 2, lambda logits, key: logits),
-        "decode: choose gives no ids",
+        "decode: choose must return an id for each row",
         "expected: int[1] of 1 rows",
         "got:      float32[1, 11]",
     ),

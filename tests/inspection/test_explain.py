@@ -72,7 +72,7 @@ def test_calls_of_other_shapes_have_rows_of_their_own():
 def test_it_prints_as_a_table():
     text = str(jl.explain(jl.Conv(4, 1), IMAGE, platform="cpu"))
     assert "why on cpu" in text
-    assert "a kernel of one tap is a matrix product" in text
+    assert "a kernel of one element is a matrix product" in text
 
 
 def test_an_unknown_platform():

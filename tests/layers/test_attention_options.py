@@ -11,17 +11,17 @@ from oracles import attention_reference
 from test_attention_algorithms import _arrays
 
 from jlayers import core
-from jlayers.core.attention.blockwise import Blocks
+from jlayers.core.attention.blockwise import BlockSizes
 
 METHODS = ["direct", "blocks"]
 HEADS = 4
 # The package names the function so, not the module.
-RULE = importlib.import_module("jlayers.core.attention")
+RULE = importlib.import_module("jlayers.core.attention.attention")
 
 
 @pytest.fixture(autouse=True)
 def _float64_and_small_blocks(monkeypatch):
-    monkeypatch.setattr(RULE, "_blocks", lambda q, k, causal: Blocks(5, 6))
+    monkeypatch.setattr(RULE, "_block_sizes", lambda q, k, causal: BlockSizes(5, 6))
     RULE._blockwise.cache_clear()
     with jax.enable_x64(True):
         yield
@@ -94,7 +94,7 @@ def test_positions_of_rows_with_holes(method):
     """The window and the distance count valid steps; a row may have none."""
     mask = np.random.default_rng(1).random((3, 19)) < 0.6
     mask[1] = False
-    at = core.step_positions(jnp.asarray(mask))
+    at = core.positions_from_mask(jnp.asarray(mask))
     np.testing.assert_array_equal(at, np.cumsum(mask, 1) - mask)
     how = {"causal": True, "window": 3, "alibi": True, "positions": (at, at)}
     _agree(_arrays(1, 3, 19, 19, HEADS, 2, 4), method, mask=jnp.asarray(mask)[:, None, None], **how)
@@ -158,7 +158,7 @@ def test_steps_masked_and_windowed_need_linear_memory(monkeypatch):
         mask = jax.ShapeDtypeStruct((1, steps), bool)
 
         def gradient(q, k, v, ct, mask):
-            at = core.step_positions(mask)
+            at = core.positions_from_mask(mask)
             how = {"causal": True, "window": 64, "positions": (at, at), "alibi": True}
             run = lambda *a: core.attention(*a, mask=mask[:, None, None], **how)  # noqa: E731
             return jax.vjp(run, q, k, v)[1](ct)
@@ -176,22 +176,24 @@ def test_slopes_of_alibi_are_the_paper_s():
     assert core.alibi_slopes(12)[8:] == pytest.approx(2.0 ** -np.array([0.5, 1.5, 2.5, 3.5]))
 
 
-def test_rotary_turns_pairs_of_halves():
+def test_rope_rotates_pairs_of_halves():
     x = np.random.default_rng(5).normal(size=(2, 7, 3, 6))
     at = jnp.arange(7, dtype=jnp.int32)
     wanted = np.stack([attention_reference.rotated(row, 100.0) for row in x])
-    np.testing.assert_allclose(core.rotary(jnp.asarray(x), at, 100.0), wanted, rtol=1e-12)
+    np.testing.assert_allclose(core.apply_rope(jnp.asarray(x), at, 100.0), wanted, rtol=1e-12)
     later = jnp.stack([at, at + 5])
-    turned = core.rotary(jnp.asarray(x), later)
+    turned = core.apply_rope(jnp.asarray(x), later)
     np.testing.assert_allclose(turned[0], attention_reference.rotated(x[0]), rtol=1e-12)
     # Products depend on distances alone.
-    here, there = (core.rotary(jnp.asarray(x), a) for a in (at, at + 1000))
+    here, there = (core.apply_rope(jnp.asarray(x), a) for a in (at, at + 1000))
     np.testing.assert_allclose(
         jnp.einsum("btnh,bsnh->bnts", here, here), jnp.einsum("btnh,bsnh->bnts", there, there)
     )
-    half = core.rotary(jnp.asarray(x, jnp.bfloat16), at)
+    half = core.apply_rope(jnp.asarray(x, jnp.bfloat16), at)
     assert half.dtype == jnp.bfloat16
-    np.testing.assert_allclose(half.astype("float64"), core.rotary(jnp.asarray(x), at), atol=0.05)
+    np.testing.assert_allclose(
+        half.astype("float64"), core.apply_rope(jnp.asarray(x), at), atol=0.05
+    )
 
 
 def test_what_cannot_be_computed_is_refused():
@@ -204,7 +206,7 @@ def test_what_cannot_be_computed_is_refused():
 
 def test_the_rule_knows_of_biases_and_of_few_rows():
     shape = (2, 512, 4, 16)
-    biased = RULE.choose_attention(shape, shape, "cpu", biased=True)
+    biased = RULE.choose_attention(shape, shape, "cpu", has_bias=True)
     assert biased == ("direct", "a bias of every score is there already")
     one = RULE.choose_attention((2, 1, 4, 16), (2, 99999, 2, 16), "cpu")
     assert one == ("direct", "2 rows of scores of a head: each is soon done")

@@ -231,7 +231,7 @@ def test_a_run_that_is_over_is_given_back(tmp_path):
 
 def test_resume_is_a_choice(tmp_path):
     fit(steps=7, checkpoints=kept(tmp_path))
-    with pytest.warns(UserWarning, match="stays the latest"):
+    with pytest.warns(UserWarning, match="remains the latest"):
         assert fit(steps=3, checkpoints=kept(tmp_path), resume=False).step == 3
 
 
@@ -307,6 +307,7 @@ def test_sigterm_leaves_a_resumable_state(tmp_path):
 # Compilations and donation.
 
 
+@pytest.mark.cold
 def test_the_step_is_compiled_once(tmp_path):
     fitted = fit(
         steps=25,
@@ -320,6 +321,7 @@ def test_the_step_is_compiled_once(tmp_path):
     assert fit(steps=30, max_compiles=1, checkpoints=kept(tmp_path)).step == 30
 
 
+@pytest.mark.cold
 def test_the_same_step_is_not_compiled_again_by_the_next_loop():
     traces = []
 
@@ -334,6 +336,7 @@ def test_the_same_step_is_not_compiled_again_by_the_next_loop():
     assert len(traces) == first == 1
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize("options", [{}, {"prefetch": 0}, {"steps_per_call": 2}], ids=str)
 def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))

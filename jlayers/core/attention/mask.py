@@ -1,28 +1,41 @@
-"""Which keys a query sees, and at what price: all scores at once, or one block of them."""
+"""Which keys a query attends to, and at what bias: for all scores at once, or one block of them.
+
+How to read this file: ``AttentionMask`` holds everything that hides a key or lowers its score.
+``full`` and ``full_bias`` lay that out for all queries and keys (the direct method); ``block`` and
+``block_bias`` do it for a few queries and keys of one head, whose start may be a traced number (the
+blockwise method). Both use the same small functions on positions, at the end of the file.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
+
+# A Python int where a block is outside a loop, traced inside.
+Index = int | jax.Array
 
 
-class Sight(NamedTuple):
-    """Of T queries in N heads, and S keys in N / groups heads.
+class AttentionMask(NamedTuple):
+    """For T queries in N = groups * num_kv_heads heads, and S keys in num_kv_heads heads.
 
     Attributes:
-      mask: (B or 1, N or 1, T or 1, S or 1), True where a query sees a key; None where all do.
-      positions: of the queries (B, T) and of the keys (B, S), int32, by which ``window`` and
-        ``alibi`` go; None where they are t + offset and s.
-      causal: whether query t sees the keys up to t + offset alone.
-      window: how many positions a query sees, its own included; None for all.
+      mask: (B or 1, N or 1, T or 1, S or 1), True where a query may attend to a key; None where
+        there is no such mask.
+      positions: of the queries (B, T) and of the keys (B, S), int32, which ``window`` and ``alibi``
+        compare; None where they are t + offset and s.
+      causal: whether query t attends to the keys up to t + offset alone.
+      window: to how many positions a query attends, its own included; None for all.
       alibi: whether scores fall with the distance.
-      offset: S - T, so that the last query sees the last key.
-      groups: query heads to one head of keys.
-      kv_heads: heads of keys.
+      offset: S - T, so that the last query attends to the last key.
+      groups: query heads for each head of keys.
+      num_kv_heads: heads of keys.
     """
 
     mask: jax.Array | None
@@ -32,152 +45,174 @@ class Sight(NamedTuple):
     alibi: bool
     offset: int
     groups: int
-    kv_heads: int
+    num_kv_heads: int
 
     @property
-    def of_none(self) -> bool:
-        """Whether some query may see no key at all."""
-        past = self.offset < 0 or (self.window is not None and self.positions is not None)
-        return self.mask is not None or (self.causal and past)
+    def may_be_empty(self) -> bool:
+        """Whether some query may have no key at all to attend to."""
+        # A causal query always has its own key, unless the keys are too few, or unless its position
+        # is not its index and the window is measured in positions.
+        no_own_key = self.offset < 0 or (self.window is not None and self.positions is not None)
+        return self.mask is not None or (self.causal and no_own_key)
 
     @property
-    def span(self) -> int | None:
-        """How many neighbouring keys hold all that a query sees; None where that is not known."""
+    def index_window(self) -> int | None:
+        """The number of neighbouring keys that a query attends to; None where it is not known."""
         return self.window if self.positions is None else None
 
-    def whole(self, steps: int, keys: int) -> jax.Array | None:
-        """(B or 1, N or 1, T or 1, S or 1), or None where every query sees every key."""
+    def full(self, steps: int, keys: int) -> jax.Array | None:
+        """(B or 1, N or 1, T or 1, S or 1), or None where every query attends to every key."""
+        # Each part with the axes it has: what does not vary over heads is not repeated for them.
         parts = [] if self.mask is None else [self.mask]
         if self.causal:
-            rows = jnp.arange(steps, dtype=jnp.int32) + self.offset
-            parts.append(_least(rows, jnp.arange(keys, dtype=jnp.int32))[None, None])
+            queries = jnp.arange(steps, dtype=jnp.int32) + self.offset
+            parts.append(_not_later(queries, jnp.arange(keys, dtype=jnp.int32))[None, None])
         if self.window is not None:
-            parts.append(_near(*self._places(steps, keys), self.window)[:, None])
+            parts.append(_within(*self._positions(steps, keys), self.window)[:, None])
         if not parts:
             return None
         shape = jnp.broadcast_shapes(*(part.shape for part in parts))
-        seen = jnp.broadcast_to(parts[0], shape)
+        visible = jnp.broadcast_to(parts[0], shape)
         for part in parts[1:]:
-            seen = seen & jnp.broadcast_to(part, shape)
-        return seen
+            visible = visible & jnp.broadcast_to(part, shape)
+        return visible
 
-    def whole_bias(self, steps: int, keys: int, dtype: Any) -> jax.Array | None:
+    def full_bias(self, steps: int, keys: int, dtype: DTypeLike) -> jax.Array | None:
         """What is added to the scores, (B or 1, N, T, S), or None."""
+        # In the dtype of the scores, float32 at least: bfloat16 would round distances above 256.
         if not self.alibi:
             return None
-        slopes = _slopes(self.groups * self.kv_heads, dtype)[None, :, None]
-        apart = _apart(*self._places(steps, keys), dtype)[:, None]
-        shape = (apart.shape[0], slopes.shape[1], *apart.shape[2:])
-        return jnp.broadcast_to(slopes[..., None], shape) * jnp.broadcast_to(apart, shape)
+        slopes = _slopes(self.groups * self.num_kv_heads, dtype)[None, :, None]
+        distance = _negative_distance(*self._positions(steps, keys), dtype)[:, None]
+        shape = (distance.shape[0], slopes.shape[1], *distance.shape[2:])
+        return jnp.broadcast_to(slopes[..., None], shape) * jnp.broadcast_to(distance, shape)
 
-    def block(self, head: Any, step: Any, steps: int, key: Any, keys: int) -> jax.Array | None:
-        """(steps * groups, keys) of one head; the queries of one step are neighbours.
+    def block(
+        self, head: jax.Array, step: Index, steps: int, key: Index, keys: int
+    ) -> jax.Array | None:
+        """(steps * groups, keys) of one head; the query heads of one step are neighbouring rows.
 
         Args:
-          head: index among B * kv_heads.
+          head: index among B * num_kv_heads.
           step, steps: the first step and their number.
           key, keys: the first key and their number.
         """
         shape = (steps * self.groups, keys)
         parts = []
         if self.causal:
+            # Compared as multiples of `groups`, so that rows need no division by it.
             rows = lax.broadcasted_iota(jnp.int32, shape, 0) + (step + self.offset) * self.groups
             columns = lax.broadcasted_iota(jnp.int32, shape, 1) + key
             parts.append(rows >= columns * self.groups)
         if self.window is not None:
-            parts.append(_near(*self._block_places(head, step, steps, key, keys), self.window))
+            parts.append(_within(*self._block_positions(head, step, steps, key, keys), self.window))
         if self.mask is not None:
-            parts.append(self._part(head, step, steps, key, keys).reshape(shape))
-        seen = parts[0] if parts else None
-        for part in parts[1:]:
-            seen = seen & part
-        return seen
+            parts.append(self._mask_block(head, step, steps, key, keys).reshape(shape))
+        return functools.reduce(operator.and_, parts) if parts else None
 
     def block_bias(
-        self, head: Any, step: Any, steps: int, key: Any, keys: int, dtype: Any
+        self, head: jax.Array, step: Index, steps: int, key: Index, keys: int, dtype: DTypeLike
     ) -> jax.Array | None:
         """What is added to a block of scores, (steps * groups, keys), or None."""
         if not self.alibi:
             return None
-        slopes = _slopes(self.groups * self.kv_heads, dtype)
-        own = lax.dynamic_slice_in_dim(slopes, head % self.kv_heads * self.groups, self.groups)
+        slopes = _slopes(self.groups * self.num_kv_heads, dtype)
+        # The slopes of the query heads that share this head of keys.
+        own = lax.dynamic_slice_in_dim(slopes, head % self.num_kv_heads * self.groups, self.groups)
         rows = jnp.broadcast_to(own, (steps, self.groups)).reshape(-1)
-        apart = _apart(*self._block_places(head, step, steps, key, keys), dtype)
-        return lax.broadcast_in_dim(rows, apart.shape, (0,)) * apart
+        distance = _negative_distance(*self._block_positions(head, step, steps, key, keys), dtype)
+        return lax.broadcast_in_dim(rows, distance.shape, (0,)) * distance
 
-    def _places(self, steps: int, keys: int) -> tuple[jax.Array, jax.Array]:
+    def _positions(self, steps: int, keys: int) -> tuple[jax.Array, jax.Array]:
         """Positions of the queries (B or 1, T) and of the keys (B or 1, S)."""
         if self.positions is not None:
             return self.positions
-        rows = jnp.arange(steps, dtype=jnp.int32) + self.offset
-        return rows[None], jnp.arange(keys, dtype=jnp.int32)[None]
+        queries = jnp.arange(steps, dtype=jnp.int32) + self.offset
+        return queries[None], jnp.arange(keys, dtype=jnp.int32)[None]
 
-    def _block_places(
-        self, head: Any, step: Any, steps: int, key: Any, keys: int
+    def _block_positions(
+        self, head: jax.Array, step: Index, steps: int, key: Index, keys: int
     ) -> tuple[jax.Array, jax.Array]:
         """Positions of the queries, one for each row of a block, and of its keys."""
         if self.positions is None:
-            rows = jnp.arange(steps, dtype=jnp.int32) + (step + self.offset)
+            queries = jnp.arange(steps, dtype=jnp.int32) + (step + self.offset)
             columns = jnp.arange(keys, dtype=jnp.int32) + key
         else:
-            batch = head // self.kv_heads
-            cuts = zip(self.positions, (step, key), (steps, keys), strict=True)
-            rows, columns = (_cut(places, batch, first, n) for places, first, n in cuts)
-        return jnp.broadcast_to(rows[:, None], (steps, self.groups)).reshape(-1), columns
+            batch = head // self.num_kv_heads
+            slices = zip(self.positions, (step, key), (steps, keys), strict=True)
+            queries, columns = (_slice_row(row, batch, start, n) for row, start, n in slices)
+        rows = jnp.broadcast_to(queries[:, None], (steps, self.groups)).reshape(-1)
+        return rows, columns
 
-    def _part(self, head: Any, step: Any, steps: int, key: Any, keys: int) -> jax.Array:
-        """(steps, groups, keys) of the mask, cut out before it is broadcast."""
+    def _mask_block(
+        self, head: jax.Array, step: Index, steps: int, key: Index, keys: int
+    ) -> jax.Array:
+        """(steps, groups, keys) of the mask, sliced before it is broadcast."""
         assert self.mask is not None
-        start = (head // self.kv_heads, head % self.kv_heads * self.groups, step, key)
+        batch, first_head = head // self.num_kv_heads, head % self.num_kv_heads * self.groups
+        start = (batch, first_head, step, key)
         size = (1, self.groups, steps, keys)
+        # An axis of size 1 is broadcast: its only index is 0, whatever the block.
         varies = [axis != 1 for axis in self.mask.shape]
         part = lax.dynamic_slice(
             self.mask,
-            [jnp.int32(at if v else 0) for at, v in zip(start, varies, strict=True)],
+            [jnp.int32(i if v else 0) for i, v in zip(start, varies, strict=True)],
             [n if v else 1 for n, v in zip(size, varies, strict=True)],
         )
         return jnp.broadcast_to(part[0].swapaxes(0, 1), (steps, self.groups, keys))
 
 
-def alibi_slopes(heads: int) -> np.ndarray[Any, Any]:
-    """How fast the scores of each head fall with the distance: ``2 ** (-8 i / heads)``.
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """How fast the scores of each head fall with the distance: ``2 ** (-8 i / num_heads)``.
 
-    For numbers that are no power of two, those of the next lower one, and every other one of those
-    of the next higher one (Press et al., 2022, arXiv:2108.12409, and their code).
+    For a number of heads that is not a power of two: the slopes for the next lower power, then
+    every other one of those for the next higher power (Press et al., 2022, arXiv:2108.12409, and
+    their code).
+
+    Args:
+      num_heads: at least 1.
+
+    Returns:
+      float64 (num_heads,).
+
+    >>> import jlayers as jl
+    >>> jl.core.alibi_slopes(4).tolist()
+    [0.25, 0.0625, 0.015625, 0.00390625]
     """
-    lower = 1 << (heads.bit_length() - 1)
+    # The largest power of two that is not above the number of heads.
+    lower = 1 << (num_heads.bit_length() - 1)
 
-    def powers(n: int) -> np.ndarray[Any, Any]:
+    def powers(n: int) -> np.ndarray:
         return 2.0 ** (-8.0 * np.arange(1, n + 1) / n)
 
-    return np.concatenate([powers(lower), powers(2 * lower)[::2][: heads - lower]])
+    return np.concatenate([powers(lower), powers(2 * lower)[::2][: num_heads - lower]])
 
 
-def _slopes(heads: int, dtype: Any) -> jax.Array:
-    return jnp.asarray(alibi_slopes(heads), dtype)
+def _slopes(num_heads: int, dtype: DTypeLike) -> jax.Array:
+    return jnp.asarray(alibi_slopes(num_heads), dtype)
 
 
-def _cut(places: jax.Array, batch: Any, first: Any, size: int) -> jax.Array:
-    return lax.dynamic_slice(places, [jnp.int32(batch), jnp.int32(first)], [1, size])[0]
+def _slice_row(positions: jax.Array, batch: Index, start: Index, size: int) -> jax.Array:
+    """``positions[batch, start : start + size]`` for traced indices."""
+    return lax.dynamic_slice(positions, [jnp.int32(batch), jnp.int32(start)], [1, size])[0]
 
 
-def _pairs(rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both as (..., rows, columns)."""
-    shape = (*rows.shape, columns.shape[-1])
-    return jnp.broadcast_to(rows[..., None], shape), jnp.broadcast_to(columns[..., None, :], shape)
+def _pairs(queries: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both as (..., queries, keys)."""
+    shape = (*queries.shape, keys.shape[-1])
+    return jnp.broadcast_to(queries[..., None], shape), jnp.broadcast_to(keys[..., None, :], shape)
 
 
-def _least(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    a, b = _pairs(rows, columns)
-    return a >= b
+def _not_later(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    q, k = _pairs(queries, keys)
+    return q >= k
 
 
-def _near(rows: jax.Array, columns: jax.Array, window: int) -> jax.Array:
-    a, b = _pairs(rows, columns)
-    return a - b < window
+def _within(queries: jax.Array, keys: jax.Array, window: int) -> jax.Array:
+    q, k = _pairs(queries, keys)
+    return q - k < window
 
 
-def _apart(rows: jax.Array, columns: jax.Array, dtype: Any) -> jax.Array:
-    """Minus the distance."""
-    a, b = _pairs(rows, columns)
-    return -jnp.abs(a - b).astype(dtype)
+def _negative_distance(queries: jax.Array, keys: jax.Array, dtype: DTypeLike) -> jax.Array:
+    q, k = _pairs(queries, keys)
+    return -jnp.abs(q - k).astype(dtype)

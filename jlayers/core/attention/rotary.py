@@ -8,49 +8,66 @@ import jax.numpy as jnp
 from ..dtypes import at_least_float32
 
 
-def step_positions(mask: jax.Array, before: jax.Array | None = None) -> jax.Array:
-    """How many valid steps of its row lie before each step, (batch, T) int32.
+def positions_from_mask(mask: jax.Array, start: jax.Array | None = None) -> jax.Array:
+    """The position of each step: how many valid steps of its row precede it.
 
     Args:
       mask: bools (batch, T), True for valid steps.
-      before: how many there were before the first, int32 (batch,); none if None.
-    """
-    here = mask.astype(jnp.int32)
-    places = jnp.cumsum(here, 1, dtype=jnp.int32) - here
-    return places if before is None else places + jnp.broadcast_to(before[:, None], places.shape)
-
-
-def rotary(x: jax.Array, positions: jax.Array, base: float = 10000.0) -> jax.Array:
-    """Rotates pairs of features by angles that grow with the position.
-
-    Feature i of the first half and feature i of the second one are a pair, as in GPT-NeoX and
-    Llama, turned by ``position * base ** (-2 i / size)`` (Su et al., 2021, arXiv:2104.09864). So
-    the product of a query and a key depends on their distance alone. Angles are float32 at least.
-
-    Args:
-      x: (batch, T, heads, size), ``size`` even.
-      positions: int32 (T,), or (batch, T).
-      base: the larger, the slower the slowest pair turns.
+      start: how many steps preceded the first one, int32 (batch,); none if None.
 
     Returns:
-      Like ``x``.
+      int32 (batch, T).
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> jl.core.positions_from_mask(jnp.array([[True, False, True, True]])).tolist()
+    [[0, 1, 1, 2]]
+    """
+    valid = mask.astype(jnp.int32)
+    # The step itself is taken off again: a cumulative sum includes it.
+    positions = jnp.cumsum(valid, 1, dtype=jnp.int32) - valid
+    if start is None:
+        return positions
+    return positions + jnp.broadcast_to(start[:, None], positions.shape)
+
+
+def apply_rope(x: jax.Array, positions: jax.Array, base: float = 10000.0) -> jax.Array:
+    """Rotary position embedding: rotates pairs of features by angles that grow with the position.
+
+    With ``theta_i = position * base ** (-2 i / head_dim)``, feature i of the first half and feature
+    i of the second half are a pair, as in GPT-NeoX and Llama::
+
+        y_i        = x_i cos(theta_i) - x_half+i sin(theta_i)
+        y_half+i   = x_half+i cos(theta_i) + x_i sin(theta_i)
+
+    So the product of a query and a key depends on their distance alone (Su et al., 2021,
+    arXiv:2104.09864). Angles are float32 at least.
+
+    Args:
+      x: (batch, T, num_heads, head_dim), ``head_dim`` even.
+      positions: int32 (T,), or (batch, T).
+      base: the larger it is, the more slowly the slowest pair rotates.
+
+    Returns:
+      An array like ``x``.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
-    >>> turned = jl.core.rotary(x, jnp.array([1], jnp.int32)).ravel()
-    >>> bool(jnp.allclose(turned, jnp.array([jnp.cos(1.0), jnp.sin(1.0)])))
+    >>> y = jl.core.apply_rope(x, jnp.array([1], jnp.int32)).ravel()
+    >>> bool(jnp.allclose(y, jnp.array([jnp.cos(1.0), jnp.sin(1.0)])))
     True
     """
+    # Not in bfloat16: it has no integers above 256, and positions are larger.
     wide = at_least_float32(x.dtype)
     half = x.shape[-1] // 2
-    speeds = jnp.asarray(base, wide) ** (-jnp.arange(half, dtype=wide) / half)
+    frequencies = jnp.asarray(base, wide) ** (-jnp.arange(half, dtype=wide) / half)
     shape = (*positions.shape, half)
     angles = jnp.broadcast_to(positions[..., None].astype(wide), shape)
-    angles = angles * jnp.broadcast_to(speeds, shape)
-    turned = (x.shape[0], x.shape[1], x.shape[2], half)
+    angles = angles * jnp.broadcast_to(frequencies, shape)
+    halves = (x.shape[0], x.shape[1], x.shape[2], half)
     cos, sin = (
-        jnp.broadcast_to(a[..., None, :], turned) for a in (jnp.cos(angles), jnp.sin(angles))
+        jnp.broadcast_to(a[..., None, :], halves) for a in (jnp.cos(angles), jnp.sin(angles))
     )
     first, second = x[..., :half].astype(wide), x[..., half:].astype(wide)
+    # Halves and not neighbours: whole vectors are rotated, without a gather.
     parts = (first * cos - second * sin, second * cos + first * sin)
     return jnp.concatenate(parts, -1).astype(x.dtype)

@@ -1,6 +1,12 @@
-"""Ways to compute a convolution, equal up to rounding. ``conv.py`` chooses among them.
+"""Algorithms for a convolution, equal up to rounding. ``conv.py`` chooses among them.
 
-All take x (batch, *spatial, in), kernel (*size, in / groups, out) and a ``Geometry``.
+All take x (batch, *spatial, in), kernel (*kernel_size, in / groups, out) and a ``Geometry``.
+
+How to read this file: ``algorithm`` at its end names the three programs of each method, the value
+and the gradients of image and kernel. Where a section has a function for a gradient, XLA's own
+transpose of the forward program is slow; everywhere else it is what runs. The sections, in order:
+``matmul``, ``patches``, ``shifted``, ``blocks``, ``planes``. The tables behind them are in
+docs/notes/0009-compiled-cores.md.
 """
 
 from __future__ import annotations
@@ -14,176 +20,187 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..custom_gradient import Bilinear, bilinear, pullback
+from ..custom_gradient import BilinearRule, apply_transpose, bilinear_rule
 from ..dtypes import at_least_float32
-from .geometry import (
-    Geometry,
-    direct,
-    out_size,
-    padded_image,
-    tap_sees,
-    taps_see,
-)
+from .geometry import Geometry, direct, output_shape, pad_image, slice_at, slices
 
-# Fewer taps than this: sums of padded arrays, fused in one loop, beat slices of a padded copy.
-_FEW_TAPS = 16
-# Windows of so many taps, side by side, leave nothing to gain in the gradient of the image.
-_FEW_TOUCHING = 4
+# With fewer kernel elements, sums of padded arrays, fused in one loop, beat slices of a padded
+# copy.
+_MIN_SLICED_ELEMENTS = 16
+# Windows of up to so many elements that touch without overlapping leave nothing to gain in the
+# gradient of the image; for those of 16 x 16 it is 35 times faster than XLA's.
+_MAX_SMALL_WINDOW = 4
 # Channels of the small dense convolutions that groups are put together into.
-_BLOCK = 16
+_MIN_CHANNELS = 16
 
 
-def matmul(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    """A kernel of one tap: a matrix product of all pixels."""
-    x = padded_image(x, how)
-    x = tap_sees(x, (0,) * len(how.strides), out_size(x, kernel, how), how)
+def matmul(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """A kernel of one element: a matrix product over all pixels."""
+    x = pad_image(x, geometry)
+    x = slice_at(x, (0,) * len(geometry.strides), output_shape(x, kernel, geometry), geometry)
     # Two axes: the kernel's gradient contracts over one, where over three XLA copies first.
     y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def patches(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    """What each output sees, laid out beside each other, and one product with the kernel."""
-    x = padded_image(x, how)
-    size, out = kernel.shape[:-2], out_size(x, kernel, how)
-    if _touch(kernel, how):
-        seen = _tiles(x, size, out)
+def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """The receptive field of each output as a row (im2col), and one product with the kernel."""
+    x = pad_image(x, geometry)
+    kernel_size, out_shape = kernel.shape[:-2], output_shape(x, kernel, geometry)
+    if _tiles_image(kernel, geometry):
+        rows = _tiles(x, kernel_size, out_shape)
     else:
-        taps = itertools.product(*map(range, size))
-        seen = jnp.concatenate([tap_sees(x, tap, out, how) for tap in taps], -1)
-    y = seen.reshape(-1, seen.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-    return y.reshape(x.shape[0], *out, kernel.shape[-1])
+        offsets = itertools.product(*map(range, kernel_size))
+        rows = jnp.concatenate([slice_at(x, offset, out_shape, geometry) for offset in offsets], -1)
+    y = rows.reshape(-1, rows.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(x.shape[0], *out_shape, kernel.shape[-1])
 
 
-def _touch(kernel: jax.Array, how: Geometry) -> bool:
-    """Whether the windows touch and do not overlap."""
-    return kernel.shape[:-2] == how.strides and all(d == 1 for d in how.dilation)
+def _tiles_image(kernel: jax.Array, geometry: Geometry) -> bool:
+    """Whether the windows touch without overlapping, so that patches are a mere transpose."""
+    return kernel.shape[:-2] == geometry.strides and all(d == 1 for d in geometry.dilation)
 
 
-def _patches_input_gradient(
-    x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry
+def _patches_image_gradient(
+    x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    # XLA adds up what overlaps faster; small windows that do not are as good.
-    many = math.prod(kernel.shape[:-2]) > _FEW_TOUCHING
-    run = patches if _touch(kernel, how) and many else direct
-    return pullback(lambda x: run(x, kernel, how), x, ct)
+    # XLA sums overlapping patches faster; for small ones without overlap it is as good.
+    large = math.prod(kernel.shape[:-2]) > _MAX_SMALL_WINDOW
+    run = patches if _tiles_image(kernel, geometry) and large else direct
+    return apply_transpose(lambda x: run(x, kernel, geometry), x, ct)
 
 
-def _tiles(x: jax.Array, size: tuple[int, ...], out: tuple[int, ...]) -> jax.Array:
-    """The windows of an image that touch and do not overlap: (batch, *out, taps * in)."""
-    rank = len(size)
-    inside = (slice(n * k) for n, k in zip(out, size, strict=True))
-    both = (n for pair in zip(out, size, strict=True) for n in pair)
-    x = x[(slice(None), *inside)].reshape(x.shape[0], *both, x.shape[-1])
+def _tiles(x: jax.Array, tile: tuple[int, ...], out_shape: tuple[int, ...]) -> jax.Array:
+    """An image cut into tiles: (batch, *out_shape, elements of a tile * in)."""
+    rank = len(tile)
+    covered = (slice(n * k) for n, k in zip(out_shape, tile, strict=True))
+    pairs = (n for pair in zip(out_shape, tile, strict=True) for n in pair)
+    x = x[(slice(None), *covered)].reshape(x.shape[0], *pairs, x.shape[-1])
     outer, inner = range(1, 2 * rank, 2), range(2, 2 * rank + 1, 2)
     x = jnp.transpose(x, (0, *outer, *inner, 2 * rank + 1))
-    return x.reshape(x.shape[0], *out, -1)
+    return x.reshape(x.shape[0], *out_shape, -1)
 
 
-def shifted(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    """One channel a group: the sum over taps of shifted images times a number for each channel."""
+def shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """One channel a group: a sum of shifted images, each times a number for each channel.
+
+    XLA for CPU runs grouped convolutions one group at a time: this is about 20 times faster.
+    """
     wide = at_least_float32(x.dtype)
     weights = kernel.astype(wide)
     total = None
-    for at, part in taps_see(x, kernel, how):
-        term = _scale_channels(part.astype(wide), weights[at][0])
+    for offset, image in slices(x, kernel, geometry):
+        term = _scale_channels(image.astype(wide), weights[offset][0])
         total = term if total is None else total + term
     assert total is not None
     return total.astype(x.dtype)
 
 
-def _scale_channels(part: jax.Array, weights: jax.Array) -> jax.Array:
-    """(..., C) times (C * m,): m numbers for each channel."""
-    times = weights.shape[0] // part.shape[-1]
-    if times > 1:
-        shape = (*part.shape, times)
-        part = lax.broadcast_in_dim(part, shape, range(part.ndim))
-        part = part.reshape(*shape[:-2], weights.shape[0])
-    return part * jnp.broadcast_to(weights, part.shape)
+def _scale_channels(image: jax.Array, weights: jax.Array) -> jax.Array:
+    """(..., C) times (C * m,): m outputs for each channel."""
+    multiplier = weights.shape[0] // image.shape[-1]
+    if multiplier > 1:
+        shape = (*image.shape, multiplier)
+        image = lax.broadcast_in_dim(image, shape, range(image.ndim))
+        image = image.reshape(*shape[:-2], weights.shape[0])
+    return image * jnp.broadcast_to(weights, image.shape)
 
 
-def _shifted_input_gradient(
-    x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry
+def _shifted_image_gradient(
+    x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    taps = math.prod(kernel.shape[:-2])
-    one_each = kernel.shape[-1] == x.shape[-1]
-    if taps < _FEW_TAPS or any(s > 1 for s in how.strides) or not one_each:
-        return pullback(lambda x: shifted(x, kernel, how), x, ct)
-    # Stride 1: a convolution again, of the cotangent with the flipped kernel.
-    axes = tuple(range(len(how.strides)))
-    reach = [d * (k - 1) for k, d in zip(kernel.shape, how.dilation, strict=False)]
-    padding = tuple((r - low, r - high) for r, (low, high) in zip(reach, how.padding, strict=True))
-    return shifted(ct, lax.rev(kernel, axes), how._replace(padding=padding))
+    elements = math.prod(kernel.shape[:-2])
+    one_output_each = kernel.shape[-1] == x.shape[-1]
+    strided = any(s > 1 for s in geometry.strides)
+    if elements < _MIN_SLICED_ELEMENTS or strided or not one_output_each:
+        return apply_transpose(lambda x: shifted(x, kernel, geometry), x, ct)
+    # At stride 1 it is a convolution again, of the cotangent with the flipped kernel.
+    axes = tuple(range(len(geometry.strides)))
+    extents = [d * (k - 1) for k, d in zip(kernel.shape, geometry.dilation, strict=False)]
+    sides = zip(extents, geometry.padding, strict=True)
+    padding = tuple((extent - low, extent - high) for extent, (low, high) in sides)
+    return shifted(ct, lax.rev(kernel, axes), geometry._replace(padding=padding))
 
 
 def _shifted_kernel_gradient(
-    x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry
+    x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    """Image by image and tap by tap, so that what is multiplied and added up stays in the cache."""
+    """Image by image and offset by offset, so that each product and its sum stay in the cache."""
     wide, channels = at_least_float32(x.dtype), ct.shape[-1]
-    size, pixels = kernel.shape[:-2], math.prod(ct.shape[1:-1])
-    places = np.array(list(itertools.product(*map(range, size), (0,)))) * (*how.dilation, 1)
-    spans = [(n - 1) * s + 1 for n, s in zip(ct.shape[1:-1], how.strides, strict=True)]
+    kernel_size, pixels = kernel.shape[:-2], math.prod(ct.shape[1:-1])
+    offsets = np.array(list(itertools.product(*map(range, kernel_size), (0,))))
+    starts = offsets * (*geometry.dilation, 1)
+    sides = zip(ct.shape[1:-1], geometry.strides, strict=True)
+    extents = [(count - 1) * stride + 1 for count, stride in sides]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def add_image(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        one, grad = (a.astype(wide) for a in image)
-        one = padded_image(one[None], how)[0]
+    def add_image(
+        total: jax.Array, x_and_ct: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        image, image_ct = (a.astype(wide) for a in x_and_ct)
+        image = pad_image(image[None], geometry)[0]
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
-        def of_tap(at: jax.Array) -> jax.Array:
-            part = lax.dynamic_slice(one, at, (*spans, one.shape[-1]))
-            part = lax.slice(part, (0,) * part.ndim, part.shape, (*how.strides, 1))
-            both = (_repeat_channels(part, channels) * grad).reshape(pixels, channels)
-            # The sum as a product with ones: XLA for CPU would first copy each part it sums. By two
-            # rows of them, for a single row is no matrix, and its product a loop of its own.
-            return (jnp.ones((2, pixels), wide) @ both)[0]
+        def of_offset(start: jax.Array) -> jax.Array:
+            part = lax.dynamic_slice(image, start, (*extents, image.shape[-1]))
+            part = lax.slice(part, (0,) * part.ndim, part.shape, (*geometry.strides, 1))
+            products = (_repeat_channels(part, channels) * image_ct).reshape(pixels, channels)
+            # The sum as a product with ones: XLA for CPU would first copy each part that it sums
+            # (47 ms became 15 to 22 for 7x7 kernels on (8, 56, 56, 96)). Two rows of ones, because
+            # the product with a single row becomes a loop of strided reads (137 ms).
+            return (jnp.ones((2, pixels), wide) @ products)[0]
 
-        return total + lax.map(of_tap, jnp.asarray(places, jnp.int32)), None
+        return total + lax.map(of_offset, jnp.asarray(starts, jnp.int32)), None
 
-    # Made of the cotangent, so that it is spread over devices as the batch is: scan insists on it.
+    # Made of the cotangent, so that it is sharded over devices as the batch is: scan insists on it.
     zeros = jnp.zeros_like(ct[(0,) * (ct.ndim - 1)], wide)
-    total, _ = lax.scan(add_image, jnp.stack([zeros] * len(places)), (x, ct))
+    total, _ = lax.scan(add_image, jnp.stack([zeros] * len(starts)), (x, ct))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _repeat_channels(part: jax.Array, channels: int) -> jax.Array:
-    times = channels // part.shape[-1]
-    return part if times == 1 else jnp.repeat(part, times, -1)
+def _repeat_channels(image: jax.Array, channels: int) -> jax.Array:
+    multiplier = channels // image.shape[-1]
+    return image if multiplier == 1 else jnp.repeat(image, multiplier, -1)
 
 
-def blocks(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Groups put together into dense convolutions of some 16 channels, zero between groups.
 
     The zeros cost arithmetic, and less than a narrow convolution loses.
     """
-    inputs, features = kernel.shape[-2], kernel.shape[-1] // how.groups
-    together = next(
+    inputs, features = kernel.shape[-2], kernel.shape[-1] // geometry.groups
+    narrowest = min(inputs, features)
+    # The smallest number of groups that fills a block; all of them where they are too few.
+    merged = next(
         m
-        for m in range(1, how.groups + 1)
-        if how.groups % m == 0 and (m * min(inputs, features) >= _BLOCK or m == how.groups)
+        for m in range(1, geometry.groups + 1)
+        if geometry.groups % m == 0 and (m * narrowest >= _MIN_CHANNELS or m == geometry.groups)
     )
-    size, count = kernel.shape[:-2], how.groups // together
-    # (*size, in, block, group, out) to (*size, block, group, in, group, out), zero off the diagonal
-    parts = kernel.reshape(*size, inputs, count, together, features)
+    kernel_size, count = kernel.shape[:-2], geometry.groups // merged
+    # (*kernel_size, in, block, group, out) to (*kernel_size, block, group, in, group, out), where
+    # everything off the diagonal of the two group axes is zero
+    parts = kernel.reshape(*kernel_size, inputs, count, merged, features)
     parts = jnp.moveaxis(parts, -4, -2)
-    parts = jnp.expand_dims(parts, -3) if together > 1 else parts
-    if together > 1:
-        eye = jnp.eye(together, dtype=bool)[:, :, None, None]
-        shape = (*size, count, together, together, inputs, features)
+    parts = jnp.expand_dims(parts, -3) if merged > 1 else parts
+    if merged > 1:
+        diagonal = jnp.eye(merged, dtype=bool)[:, :, None, None]
+        shape = (*kernel_size, count, merged, merged, inputs, features)
         parts = jnp.where(
-            jnp.broadcast_to(eye, shape), jnp.broadcast_to(parts, shape), jnp.zeros((), x.dtype)
+            jnp.broadcast_to(diagonal, shape),
+            jnp.broadcast_to(parts, shape),
+            jnp.zeros((), x.dtype),
         )
         parts = jnp.swapaxes(parts, -3, -2)
-    parts = parts.reshape(*size, count, together * inputs, together * features)
-    dense = planes if len(size) == 3 else direct
-    width = together * inputs
+    parts = parts.reshape(*kernel_size, count, merged * inputs, merged * features)
+    dense = planes if len(kernel_size) == 3 else direct
+    width = merged * inputs
+    # Each block on its own: one convolution with `feature_group_count` would be slow again.
     return lax.concatenate(
         [
             dense(
                 lax.slice_in_dim(x, i * width, (i + 1) * width, axis=x.ndim - 1),
                 parts[..., i, :, :],
-                how._replace(groups=1),
+                geometry._replace(groups=1),
             )
             for i in range(count)
         ],
@@ -191,49 +208,49 @@ def blocks(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
     )
 
 
-def planes(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    """3-D as 2-D: the taps along the first spatial axis become channels, its steps batch."""
-    first = Geometry(how.strides[:1], how.padding[:1], how.dilation[:1])
-    rest = Geometry(how.strides[1:], how.padding[1:], how.dilation[1:])
-    padded = padded_image(x, how._replace(padding=(*first.padding, (0, 0), (0, 0))))
-    taps = kernel.shape[0]
-    reach = first.dilation[0] * (taps - 1) + 1
-    depth = (padded.shape[1] - reach) // first.strides[0] + 1
+def planes(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """3-D as 2-D: the kernel's first spatial axis becomes channels, the image's becomes batch."""
+    first = Geometry(geometry.strides[:1], geometry.padding[:1], geometry.dilation[:1])
+    rest = Geometry(geometry.strides[1:], geometry.padding[1:], geometry.dilation[1:])
+    padded = pad_image(x, geometry._replace(padding=(*first.padding, (0, 0), (0, 0))))
+    (stride,), (dilation,) = first.strides, first.dilation
+    extent = dilation * (kernel.shape[0] - 1) + 1
+    depth = (padded.shape[1] - extent) // stride + 1
     stacked = lax.concatenate(
         [
             lax.slice_in_dim(
-                padded,
-                tap * first.dilation[0],
-                tap * first.dilation[0] + (depth - 1) * first.strides[0] + 1,
-                first.strides[0],
-                axis=1,
+                padded, i * dilation, i * dilation + (depth - 1) * stride + 1, stride, axis=1
             )
-            for tap in range(taps)
+            for i in range(kernel.shape[0])
         ],
         x.ndim - 1,
     )
     images = stacked.reshape(-1, *stacked.shape[2:])
     kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+    # A kernel along the first axis alone is a product once its elements are channels.
     run = matmul if kernel.shape[:2] == (1, 1) else direct
     y = run(images, kernel, rest)
     return y.reshape(x.shape[0], depth, *y.shape[1:])
 
 
-def _lines(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    """``planes`` for a kernel that lies along the first axis: the others are one axis of images."""
+def _lines(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """``planes`` for a kernel along the first axis alone: the other two become one axis."""
     batch, depth, *plane, channels = x.shape
-    rest = Geometry((how.strides[0], 1), (how.padding[0], (0, 0)), (how.dilation[0], 1))
+    two_axes = Geometry(
+        (geometry.strides[0], 1), (geometry.padding[0], (0, 0)), (geometry.dilation[0], 1)
+    )
     images = x.reshape(batch, depth, -1, channels)
-    y = direct(images, kernel.reshape(kernel.shape[0], 1, *kernel.shape[-2:]), rest)
+    y = direct(images, kernel.reshape(kernel.shape[0], 1, *kernel.shape[-2:]), two_axes)
     return y.reshape(batch, y.shape[1], *plane, -1)
 
 
-def _by_planes(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    still = set(how.strides[1:]) == {1} and not any(map(any, how.padding[1:]))
-    return (_lines if kernel.shape[1:3] == (1, 1) and still else planes)(x, kernel, how)
+def _planes_or_lines(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    same_plane = set(geometry.strides[1:]) == {1} and not any(map(any, geometry.padding[1:]))
+    run = _lines if kernel.shape[1:3] == (1, 1) and same_plane else planes
+    return run(x, kernel, geometry)
 
 
-def algorithm(method: str, how: Geometry) -> Bilinear:
+def algorithm(method: str, geometry: Geometry) -> BilinearRule:
     """The three programs of a method."""
     value = {
         "direct": direct,
@@ -243,20 +260,26 @@ def algorithm(method: str, how: Geometry) -> Bilinear:
         "blocks": blocks,
         "planes": planes,
     }[method]
-    same = bilinear(lambda x, kernel: value(x, kernel, how))
+    transposed = bilinear_rule(lambda x, kernel: value(x, kernel, geometry))
     if method == "shifted":
-        return same._replace(
-            left=lambda x, kernel, ct: _shifted_input_gradient(x, kernel, ct, how),
-            right=lambda x, kernel, ct: _shifted_kernel_gradient(x, kernel, ct, how),
+        return transposed._replace(
+            vjp_lhs=lambda x, kernel, ct: _shifted_image_gradient(x, kernel, ct, geometry),
+            vjp_rhs=lambda x, kernel, ct: _shifted_kernel_gradient(x, kernel, ct, geometry),
         )
     if method == "patches":
-        return same._replace(
-            value=lambda x, kernel: (direct if _touch(kernel, how) else patches)(x, kernel, how),
-            left=lambda x, kernel, ct: _patches_input_gradient(x, kernel, ct, how),
+        # Tiles pay off in the gradients alone: forward they go to XLA.
+        return transposed._replace(
+            value=lambda x, kernel: (direct if _tiles_image(kernel, geometry) else patches)(
+                x, kernel, geometry
+            ),
+            vjp_lhs=lambda x, kernel, ct: _patches_image_gradient(x, kernel, ct, geometry),
         )
     if method == "planes":
-        return bilinear(lambda x, kernel: _by_planes(x, kernel, how))._replace(right=same.right)
-    if method == "matmul" and any(stride > 1 for stride in how.strides):
+        # The gradient of the kernel is that of planes even where `_lines` computes the value.
+        return bilinear_rule(lambda x, kernel: _planes_or_lines(x, kernel, geometry))._replace(
+            vjp_rhs=transposed.vjp_rhs
+        )
+    if method == "matmul" and any(stride > 1 for stride in geometry.strides):
         # Alone, the product loses to XLA by the copy that the strides make; the gradients do not.
-        return same._replace(value=lambda x, kernel: direct(x, kernel, how))
-    return same
+        return transposed._replace(value=lambda x, kernel: direct(x, kernel, geometry))
+    return transposed

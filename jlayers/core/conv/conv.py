@@ -1,4 +1,9 @@
-"""Convolutions of any rank, channels last, by the algorithm that is fastest where they run."""
+"""Convolutions of any rank, channels last, by the algorithm that is fastest where they run.
+
+How to read this file: ``conv`` makes the padding explicit and adds the bias, ``convolve`` picks the
+algorithm, ``choose_conv`` is the rule. The algorithms are in ``algorithms.py``; the tables that the
+rule is made of are in docs/notes/0009-compiled-cores.md and docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +12,20 @@ from collections.abc import Sequence
 
 import jax
 
-from ..custom_gradient import product
+from ..custom_gradient import bilinear_op
 from ..dense import add_bias
-from ..dispatch import Choice, check_method, record
-from ..sharding import is_spread
-from ..windows import Pads, explicit_padding
+from ..dispatch import AlgorithmChoice, check_method, record_choice
+from ..dtypes import is_sharded
+from ..windows import Padding, explicit_padding
 from .algorithms import algorithm
 from .geometry import Geometry, direct
 
-# How often a pixel may be laid out: more of that costs more than the product gains.
-_SEEN_AGAIN = 3
-# Numbers in what is laid out: more of them leave the cache, and come from fresh pages at each call.
-_LAID_OUT = 3 << 20
+# How often a pixel may be copied into patches, kernel elements / strides: beyond that, copying
+# costs more than the product gains (0.6x for 7x7 with stride 2, 1.0 to 1.9x up to 3).
+_MAX_COPIES = 3
+# Numbers in all patches: more of them leave the cache, and come from fresh pages at each call
+# (14 MB were 1.2x in one run and 0.7x in another).
+_MAX_PATCH_NUMBERS = 3 << 20
 
 
 def conv(
@@ -27,7 +34,7 @@ def conv(
     bias: jax.Array | None = None,
     *,
     strides: Sequence[int],
-    padding: Pads,
+    padding: Padding,
     dilation: Sequence[int],
     groups: int = 1,
     method: str | None = None,
@@ -42,72 +49,85 @@ def conv(
       padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (on the first spatial axis alone, the others
         VALID), or a (low, high) for each spatial axis.
       groups: how many groups the channels are split into.
-      method: ``"direct"`` (XLA's own), ``"matmul"`` (one tap), ``"patches"`` (what each output
-        sees, laid out), ``"shifted"`` (one channel a group), ``"blocks"`` (groups), ``"planes"``
-        (3-D); by default what ``choose_conv`` says for the platform that the program is compiled
-        for.
+      method: ``"direct"`` (XLA's own), ``"matmul"`` (kernels of one element), ``"patches"``
+        (im2col), ``"shifted"`` (one channel a group), ``"blocks"`` (groups), ``"planes"`` (3-D); by
+        default what ``choose_conv`` says for the platform that the program is compiled for.
 
     Returns:
       (batch, *spatial', out).
 
     Raises:
       ValueError: for a method that cannot compute this convolution.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1.0, 2.0, 4.0]).reshape(1, 3, 1)
+    >>> kernel = jnp.array([-1.0, 1.0]).reshape(2, 1, 1)
+    >>> y = jl.core.conv(x, kernel, strides=(1,), padding="VALID", dilation=(1,))
+    >>> y.ravel().tolist()
+    [1.0, 2.0]
     """
     extents = [d * (k - 1) + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
     pads = explicit_padding(x, extents, strides, padding)
-    how = Geometry(tuple(strides), pads, tuple(dilation), groups)
-    y = convolve(x, kernel, how, method)
+    geometry = Geometry(tuple(strides), pads, tuple(dilation), groups)
+    y = convolve(x, kernel, geometry, method)
     return y if bias is None else add_bias(y, bias)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, how: Geometry, method: str | None) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, method: str | None) -> jax.Array:
     """``conv`` for explicit padding, without bias."""
-    check_method(method, _possible(x, kernel, how), "conv")
-    on_cpu, elsewhere = (choose_conv(x.shape, kernel.shape, how, p) for p in ("cpu", "gpu"))
-    if is_spread(x):
-        on_cpu = Choice("direct", "spread over devices: XLA's own convolution")
-    record("conv", on_cpu, elsewhere, method)
+    check_method(method, _possible_methods(x, kernel, geometry), "conv")
+    cpu, default = (
+        choose_conv(x.shape, kernel.shape, geometry, platform) for platform in ("cpu", "gpu")
+    )
+    if is_sharded(x):
+        cpu = AlgorithmChoice("direct", "sharded over devices: XLA's own convolution")
+    record_choice("conv", cpu, default, method)
     if method is not None:
-        return (
-            direct(x, kernel, how)
-            if method == "direct"
-            else product(algorithm(method, how))(x, kernel)
-        )
-    if on_cpu.method == "direct":
-        return direct(x, kernel, how)
-    return product(algorithm(on_cpu.method, how), algorithm("direct", how))(x, kernel)
+        if method == "direct":
+            return direct(x, kernel, geometry)
+        return bilinear_op(algorithm(method, geometry))(x, kernel)
+    # Where the methods agree there is no branch by platform, which costs a trace for each platform.
+    if cpu.method == "direct":
+        return direct(x, kernel, geometry)
+    return bilinear_op(algorithm(cpu.method, geometry), algorithm("direct", geometry))(x, kernel)
 
 
-def choose_conv(x: Sequence[int], kernel: Sequence[int], how: Geometry, platform: str) -> Choice:
+def choose_conv(
+    x: Sequence[int], kernel: Sequence[int], geometry: Geometry, platform: str
+) -> AlgorithmChoice:
     """The algorithm for shapes ``x`` and ``kernel``, with the reason."""
     rank = len(x) - 2
     if platform != "cpu":
-        return Choice("direct", "XLA's own convolution on accelerators")
+        return AlgorithmChoice("direct", "XLA's own convolution on accelerators")
     if 0 in x or 0 in kernel:
-        return Choice("direct", "nothing to compute")
-    if how.groups == 1 and all(k == 1 for k in kernel[:rank]):
-        return Choice("matmul", "a kernel of one tap is a matrix product")
-    if how.groups > 1 and kernel[-2] == 1:
-        return Choice("shifted", "one channel a group: a sum of shifted images")
-    if how.groups > 1:
-        return Choice("blocks", f"{how.groups} groups, put together into dense convolutions")
-    strided = rank == 2 and max(how.strides) > 1 and max(how.dilation) == 1
-    again = math.prod(kernel[:rank]) / math.prod(how.strides)
-    if strided and again <= _SEEN_AGAIN and again * math.prod(x) <= _LAID_OUT:
-        return Choice("patches", "strides: pixels are seen few times, so windows are laid out")
+        return AlgorithmChoice("direct", "nothing to compute")
+    if geometry.groups == 1 and all(k == 1 for k in kernel[:rank]):
+        return AlgorithmChoice("matmul", "a kernel of one element is a matrix product")
+    if geometry.groups > 1 and kernel[-2] == 1:
+        return AlgorithmChoice("shifted", "one channel a group: a sum of shifted images")
+    if geometry.groups > 1:
+        reason = f"{geometry.groups} groups, put together into dense convolutions"
+        return AlgorithmChoice("blocks", reason)
+    strided = rank == 2 and max(geometry.strides) > 1 and max(geometry.dilation) == 1
+    copies = math.prod(kernel[:rank]) / math.prod(geometry.strides)
+    if strided and copies <= _MAX_COPIES and copies * math.prod(x) <= _MAX_PATCH_NUMBERS:
+        reason = "strides: a pixel is in few patches, so patches are laid out"
+        return AlgorithmChoice("patches", reason)
     if rank == 3:
-        return Choice("planes", "3-D: taps along the first axis as channels of a 2-D convolution")
-    return Choice("direct", f"dense {rank}-D: XLA's own runs near the matrix product's speed")
+        reason = "3-D: the kernel's first axis as channels of a 2-D convolution"
+        return AlgorithmChoice("planes", reason)
+    reason = f"dense {rank}-D: XLA's own runs near the matrix product's speed"
+    return AlgorithmChoice("direct", reason)
 
 
-def _possible(x: jax.Array, kernel: jax.Array, how: Geometry) -> list[str]:
+def _possible_methods(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> list[str]:
     """The methods that can compute this convolution."""
     conditions = {
         "direct": True,
-        "matmul": how.groups == 1 and all(k == 1 for k in kernel.shape[:-2]),
-        "patches": how.groups == 1,
-        "shifted": how.groups > 1 and kernel.shape[-2] == 1,
-        "blocks": how.groups > 1,
-        "planes": how.groups == 1 and x.ndim == 5,
+        "matmul": geometry.groups == 1 and all(k == 1 for k in kernel.shape[:-2]),
+        "patches": geometry.groups == 1,
+        "shifted": geometry.groups > 1 and kernel.shape[-2] == 1,
+        "blocks": geometry.groups > 1,
+        "planes": geometry.groups == 1 and x.ndim == 5,
     }
     return [method for method, possible in conditions.items() if possible]

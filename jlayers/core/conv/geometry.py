@@ -1,4 +1,8 @@
-"""How a kernel moves over an image, and what each of its taps sees."""
+"""How a kernel moves over an image, and the part of the image that meets each kernel element.
+
+An *offset* is the index of an element of the kernel along its spatial axes. All outputs together
+read, for one offset, a strided slice of the padded image.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from jax import lax
 
 
 class Geometry(NamedTuple):
-    """How a kernel moves over an image: one entry for each spatial axis."""
+    """How a kernel moves over an image: one entry for each spatial axis, and the groups."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -23,57 +27,60 @@ class Geometry(NamedTuple):
 def channels_last(rank: int) -> lax.ConvDimensionNumbers:
     """Dimension numbers of images and kernels with ``rank`` spatial axes."""
     spatial = tuple(range(1, rank + 1))
+    # lax lists the positions of batch, channels, *spatial; for kernels of out, in, *spatial.
     image = (0, rank + 1, *spatial)
     kernel = (rank + 1, rank, *range(rank))
     return lax.ConvDimensionNumbers(image, kernel, image)
 
 
-def direct(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+def direct(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """XLA's own convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=how.strides,
-        padding=how.padding,
-        rhs_dilation=how.dilation,
+        window_strides=geometry.strides,
+        padding=geometry.padding,
+        rhs_dilation=geometry.dilation,
         dimension_numbers=channels_last(x.ndim - 2),
-        feature_group_count=how.groups,
+        feature_group_count=geometry.groups,
     )
 
 
-def padded_image(x: jax.Array, how: Geometry) -> jax.Array:
+def pad_image(x: jax.Array, geometry: Geometry) -> jax.Array:
     """``x`` with its padding, if there is any."""
-    if not any(any(pads) for pads in how.padding):
+    if not any(any(pads) for pads in geometry.padding):
         return x
+    # lax.pad even for zeros that a convolution could pad itself: slices need them in place.
     zero = jnp.zeros((), x.dtype)
-    return lax.pad(x, zero, [(0, 0, 0), *((*pads, 0) for pads in how.padding), (0, 0, 0)])
+    return lax.pad(x, zero, [(0, 0, 0), *((*pads, 0) for pads in geometry.padding), (0, 0, 0)])
 
 
-def out_size(padded: jax.Array, kernel: jax.Array, how: Geometry) -> tuple[int, ...]:
+def output_shape(padded: jax.Array, kernel: jax.Array, geometry: Geometry) -> tuple[int, ...]:
     """The spatial shape of the result, for an image with its padding."""
-    axes = zip(padded.shape[1:-1], kernel.shape, how.strides, how.dilation, strict=False)
+    axes = zip(padded.shape[1:-1], kernel.shape, geometry.strides, geometry.dilation, strict=False)
     return tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in axes)
 
 
-def tap_sees(
-    padded: jax.Array, at: tuple[int, ...], size: tuple[int, ...], how: Geometry
+def slice_at(
+    padded: jax.Array, offset: tuple[int, ...], out_shape: tuple[int, ...], geometry: Geometry
 ) -> jax.Array:
-    """What the tap ``at`` of the kernel sees: (batch, *size, in)."""
-    start = [i * d for i, d in zip(at, how.dilation, strict=True)]
-    stop = [i + (n - 1) * s + 1 for i, n, s in zip(start, size, how.strides, strict=True)]
+    """The pixels that meet the kernel element at ``offset``: (batch, *out_shape, in)."""
+    start = [i * d for i, d in zip(offset, geometry.dilation, strict=True)]
+    sides = zip(start, out_shape, geometry.strides, strict=True)
+    stop = [first + (count - 1) * stride + 1 for first, count, stride in sides]
     return lax.slice(
         padded,
         (0, *start, 0),
         (padded.shape[0], *stop, padded.shape[-1]),
-        (1, *how.strides, 1),
+        (1, *geometry.strides, 1),
     )
 
 
-def taps_see(
-    x: jax.Array, kernel: jax.Array, how: Geometry
+def slices(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """All taps of the kernel with what each sees."""
-    padded = padded_image(x, how)
-    size = out_size(padded, kernel, how)
-    for at in itertools.product(*map(range, kernel.shape[:-2])):
-        yield at, tap_sees(padded, at, size, how)
+    """All offsets of the kernel in row-major order, each with its slice of the padded image."""
+    padded = pad_image(x, geometry)
+    out_shape = output_shape(padded, kernel, geometry)
+    for offset in itertools.product(*map(range, kernel.shape[:-2])):
+        yield offset, slice_at(padded, offset, out_shape, geometry)

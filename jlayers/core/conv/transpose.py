@@ -1,4 +1,12 @@
-"""Fractionally strided convolutions, of any rank, channels last."""
+"""Fractionally strided convolutions, of any rank, channels last.
+
+How to read this file: ``conv_transpose`` makes the padding explicit, ``_convolve_transposed`` picks
+the programs, ``choose_conv_transpose`` is the rule. ``_direct`` is XLA's own, over the dilated
+input with its zeros. ``_phases`` computes the same without zeros: the outputs ``phase, phase +
+stride, ...`` are a small ordinary convolution for each phase (``_phase`` says which), and
+``interleave`` puts them together. ``_kernel_gradient`` is that of an ordinary strided convolution.
+docs/notes/0009-compiled-cores.md has the measurements.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +19,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..custom_gradient import Bilinear, bilinear, product
+from ..custom_gradient import BilinearRule, bilinear_op, bilinear_rule
 from ..dense import add_bias
-from ..dispatch import Choice, check_method, record
-from ..sharding import is_spread
-from ..windows import Pads, interleave
+from ..dispatch import AlgorithmChoice, check_method, record_choice
+from ..dtypes import is_sharded
+from ..windows import Padding, interleave
 from .algorithms import algorithm
 from .conv import choose_conv, convolve
 from .geometry import Geometry, channels_last
 
-# Fewer channels out: putting the phases together costs more than the product with zeros.
-_WIDE = 8
-# More channels in: the product of one phase loses as much as the zeros cost.
-_DEEP = 128
+# With fewer output channels, interleaving the phases costs more than the product with zeros
+# (0.66 to 0.85x of XLA's own).
+_MIN_FEATURES = 8
+# With more input channels, the product of one phase loses as much as the zeros cost (0.94 to 1x).
+_MAX_INPUTS = 128
 
 
 def conv_transpose(
@@ -32,15 +41,15 @@ def conv_transpose(
     bias: jax.Array | None = None,
     *,
     strides: Sequence[int],
-    padding: Pads,
+    padding: Padding,
     dilation: Sequence[int],
     groups: int = 1,
     method: str | None = None,
 ) -> jax.Array:
     """Fractionally strided convolution, as ``lax.conv_transpose``, with groups.
 
-    ``x`` is spread out with ``strides - 1`` zeros between its steps and then cross-correlated
-    with the kernel at stride 1 (Dumoulin & Visin, 2016, arXiv:1603.07285).
+    ``x`` is dilated, with ``strides - 1`` zeros between its steps, and then cross-correlated with
+    the kernel at stride 1 (Dumoulin & Visin, 2016, arXiv:1603.07285).
 
     Args:
       x: (batch, *spatial, in).
@@ -49,7 +58,7 @@ def conv_transpose(
       strides, dilation: one int for each spatial axis.
       padding: ``"SAME"`` for spatial * strides; ``"VALID"`` for
         spatial * strides + max(kernel_size - strides, 0), with the dilated kernel's size;
-        or the (low, high) padding of the spread-out input, for each spatial axis.
+        or the (low, high) padding of the dilated input, for each spatial axis.
       groups: how many groups the channels are split into.
       method: ``"direct"`` (XLA's own) or ``"phases"`` (a small convolution for each position
         between two steps of the input); by default what ``choose_conv_transpose`` says for the
@@ -60,166 +69,196 @@ def conv_transpose(
 
     Raises:
       ValueError: for another method.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x, kernel = jnp.array([1.0, 2.0]).reshape(1, 2, 1), jnp.ones((2, 1, 1))
+    >>> y = jl.core.conv_transpose(x, kernel, strides=(2,), padding="SAME", dilation=(1,))
+    >>> y.ravel().tolist()
+    [1.0, 1.0, 2.0, 2.0]
     """
     if isinstance(padding, str):
         padding = [
             transposed_padding(dilate * (size - 1) + 1, stride, padding)
             for size, stride, dilate in zip(kernel.shape, strides, dilation, strict=False)
         ]
-    how = Geometry(tuple(strides), tuple(map(tuple, padding)), tuple(dilation), groups)  # type: ignore[arg-type]
+    pads = tuple((low, high) for low, high in padding)
+    geometry = Geometry(tuple(strides), pads, tuple(dilation), groups)
     check_method(method, ("direct", "phases"), "conv_transpose")
-    on_cpu, elsewhere = (
-        choose_conv_transpose(x.shape, kernel.shape, how, p) for p in ("cpu", "gpu")
+    cpu, default = (
+        choose_conv_transpose(x.shape, kernel.shape, geometry, platform)
+        for platform in ("cpu", "gpu")
     )
-    if is_spread(x):
-        on_cpu = Choice("direct", "spread over devices: XLA's own convolution")
-    record("conv_transpose", on_cpu, elsewhere, method)
-    y = _run(x, kernel, how, method, on_cpu.method)
+    if is_sharded(x):
+        cpu = AlgorithmChoice("direct", "sharded over devices: XLA's own convolution")
+    record_choice("conv_transpose", cpu, default, method)
+    y = _convolve_transposed(x, kernel, geometry, method, cpu.method)
     return y if bias is None else add_bias(y, bias)
 
 
-def _run(
-    x: jax.Array, kernel: jax.Array, how: Geometry, method: str | None, on_cpu: str
+def _convolve_transposed(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, method: str | None, cpu_method: str
 ) -> jax.Array:
-    if all(stride == 1 for stride in how.strides) and method is None:
-        return convolve(x, kernel, how, None)
-    if is_spread(x) and method is None:
-        return _direct(x, kernel, how)
-    xla = bilinear(lambda x, kernel: _direct(x, kernel, how))
-    phases = bilinear(lambda x, kernel: _phases(x, kernel, how))
+    if all(stride == 1 for stride in geometry.strides) and method is None:
+        return convolve(x, kernel, geometry, None)
+    if is_sharded(x) and method is None:
+        return _direct(x, kernel, geometry)
+    xla = bilinear_rule(lambda x, kernel: _direct(x, kernel, geometry))
+    phases = bilinear_rule(lambda x, kernel: _phases(x, kernel, geometry))
     if method is not None:
-        return product({"direct": xla, "phases": phases}[method])(x, kernel)
-    if how.groups > 1 or x.ndim == 5:
-        # Each phase chooses for itself, gradients included.
-        return product(phases, xla)(x, kernel)
-    value = xla.value if on_cpu == "direct" else phases.value
-    ours = Bilinear(value, xla.left, lambda x, k, ct: _kernel_gradient(x, k, ct, how))
-    return product(ours, xla)(x, kernel)
+        return bilinear_op({"direct": xla, "phases": phases}[method])(x, kernel)
+    if geometry.groups > 1 or x.ndim == 5:
+        # Each phase chooses its own algorithm, gradients included.
+        return bilinear_op(phases, xla)(x, kernel)
+    # Whichever program computes the value, XLA's gradient of the input is a strided convolution and
+    # fast, and its gradient of the kernel is not: 15 to 70 times slower than ours.
+    value = xla.value if cpu_method == "direct" else phases.value
+    cpu = BilinearRule(
+        value, xla.vjp_lhs, lambda x, kernel, ct: _kernel_gradient(x, kernel, ct, geometry)
+    )
+    return bilinear_op(cpu, xla)(x, kernel)
 
 
 def choose_conv_transpose(
-    x: Sequence[int], kernel: Sequence[int], how: Geometry, platform: str
-) -> Choice:
+    x: Sequence[int], kernel: Sequence[int], geometry: Geometry, platform: str
+) -> AlgorithmChoice:
     """The algorithm for shapes ``x`` and ``kernel``, with the reason."""
     if platform != "cpu":
-        return Choice("direct", "XLA's own convolution on accelerators")
-    if all(stride == 1 for stride in how.strides):
-        return Choice("direct", "stride 1: an ordinary convolution")
-    if how.groups > 1:
-        return Choice("phases", "groups: every phase is a grouped convolution of its own")
+        return AlgorithmChoice("direct", "XLA's own convolution on accelerators")
+    if all(stride == 1 for stride in geometry.strides):
+        return AlgorithmChoice("direct", "stride 1: an ordinary convolution")
+    if geometry.groups > 1:
+        return AlgorithmChoice("phases", "groups: every phase is a grouped convolution of its own")
     if len(x) == 5:
-        return Choice("phases", "3-D: every phase is a convolution by planes")
-    overlap = any(k > s for k, s in zip(kernel, how.strides, strict=False))
-    if overlap and kernel[-1] >= _WIDE and x[-1] <= _DEEP:
-        return Choice("phases", "windows overlap: no product with the zeros between the inputs")
-    return Choice(
-        "direct", "little to gain by phases; the kernel's gradient is that of a strided convolution"
-    )
+        return AlgorithmChoice("phases", "3-D: every phase is a convolution by planes")
+    overlap = any(k > s for k, s in zip(kernel, geometry.strides, strict=False))
+    if overlap and kernel[-1] >= _MIN_FEATURES and x[-1] <= _MAX_INPUTS:
+        reason = "windows overlap: no product with the zeros between the inputs"
+        return AlgorithmChoice("phases", reason)
+    reason = "little to gain by phases; the kernel's gradient is that of a strided convolution"
+    return AlgorithmChoice("direct", reason)
 
 
-def _direct(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
+def _direct(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """XLA's own, over the input with the zeros in it."""
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(1,) * len(how.strides),
-        padding=how.padding,
-        lhs_dilation=how.strides,
-        rhs_dilation=how.dilation,
+        window_strides=(1,) * len(geometry.strides),
+        padding=geometry.padding,
+        lhs_dilation=geometry.strides,
+        rhs_dilation=geometry.dilation,
         dimension_numbers=channels_last(x.ndim - 2),
-        feature_group_count=how.groups,
+        feature_group_count=geometry.groups,
     )
 
 
-def _out_size(x: jax.Array, kernel: jax.Array, how: Geometry) -> list[int]:
-    return [
-        (n - 1) * s + 1 + low + high - d * (k - 1)
-        for n, k, s, d, (low, high) in zip(
-            x.shape[1:-1], kernel.shape, how.strides, how.dilation, how.padding, strict=False
-        )
-    ]
+def _output_shape(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> list[int]:
+    strides, padding, dilation, _ = geometry
+    axes = zip(x.shape[1:-1], kernel.shape, strides, dilation, padding, strict=False)
+    return [(n - 1) * s + 1 + low + high - d * (k - 1) for n, k, s, d, (low, high) in axes]
 
 
 class _Phase(NamedTuple):
-    """One axis of the outputs ``phase, phase + stride, ...``: a plain convolution of the input."""
+    """Along one axis, the ordinary convolution that gives the outputs ``phase, phase + s, ...``.
 
-    taps: slice
+    Attributes:
+      elements: those of the kernel that meet an input, and not a zero between two inputs.
+      padding, dilation: of the convolution of the input with these elements.
+      size: how many outputs there are.
+    """
+
+    elements: slice
     padding: tuple[int, int]
     dilation: int
     size: int
 
 
 def _phase(phase: int, n: int, k: int, s: int, d: int, low: int, out: int) -> _Phase | None:
-    """Output o sees input (o + d j - low) / s through tap j, where that is whole."""
-    taps = [j for j in range(k) if (phase + d * j - low) % s == 0]
+    """One phase of an axis, or None where no kernel element meets an input.
+
+    Output o is the sum over kernel elements j of kernel[j] times input (o + d j - low) / s, for the
+    j that make it an integer: all those that are congruent to the first modulo s / gcd(s, d).
+
+    Args:
+      phase: from 0 up to the stride.
+      n, k, s, d: the sizes of input and kernel, stride and dilation.
+      low: the padding before the dilated input.
+      out: the size of the output.
+    """
+    elements = [j for j in range(k) if (phase + d * j - low) % s == 0]
     size = len(range(phase, out, s))
-    if not taps or not size:
+    if not elements or not size:
         return None
     step = s // math.gcd(s, d)
-    first = (phase + d * taps[0] - low) // s
-    reach = (d * step // s) * (len(taps) - 1)
+    first = (phase + d * elements[0] - low) // s
+    extent = (d * step // s) * (len(elements) - 1)
     return _Phase(
-        slice(taps[0], None, step),
-        (-first, first + size - 1 + reach - (n - 1)),
+        slice(elements[0], None, step),
+        (-first, first + size - 1 + extent - (n - 1)),
         d * step // s,
         size,
     )
 
 
-def _phases(x: jax.Array, kernel: jax.Array, how: Geometry) -> jax.Array:
-    """Each position between two steps of the input sees its own taps, and no zeros."""
+def _phases(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """A small convolution for each position between two inputs, and none with zeros."""
     rank = x.ndim - 2
-    out = _out_size(x, kernel, how)
+    strides, padding, dilation, groups = geometry
+    out_shape = _output_shape(x, kernel, geometry)
     axes = [
         [
-            _phase(p, x.shape[1 + a], kernel.shape[a], s, d, how.padding[a][0], out[a])
+            _phase(p, x.shape[1 + a], kernel.shape[a], s, d, padding[a][0], out_shape[a])
             for p in range(s)
         ]
-        for a, (s, d) in enumerate(zip(how.strides, how.dilation, strict=True))
+        for a, (s, d) in enumerate(zip(strides, dilation, strict=True))
     ]
-    most = [-(-n // s) for n, s in zip(out, how.strides, strict=True)]
+    # All phases are padded to the size of the largest, so that they can be interleaved.
+    largest = [-(-n // s) for n, s in zip(out_shape, strides, strict=True)]
     parts = []
     for position in itertools.product(*axes):
-        if any(axis is None for axis in position):
-            parts.append(jnp.zeros((x.shape[0], *most, kernel.shape[-1]), x.dtype))
+        if any(phase is None for phase in position):
+            parts.append(jnp.zeros((x.shape[0], *largest, kernel.shape[-1]), x.dtype))
             continue
-        found = [axis for axis in position if axis is not None]
+        phases = [phase for phase in position if phase is not None]
         y = convolve(
             x,
-            kernel[tuple(axis.taps for axis in found)],
+            kernel[tuple(phase.elements for phase in phases)],
             Geometry(
                 (1,) * rank,
-                tuple(axis.padding for axis in found),
-                tuple(axis.dilation for axis in found),
-                how.groups,
+                tuple(phase.padding for phase in phases),
+                tuple(phase.dilation for phase in phases),
+                groups,
             ),
             None,
         )
-        short = [(0, m - axis.size, 0) for m, axis in zip(most, found, strict=True)]
-        parts.append(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *short, (0, 0, 0)]))
-    y = interleave(parts, how.strides)
-    return y[(slice(None), *(slice(n) for n in out))]
+        missing = [(0, n - phase.size, 0) for n, phase in zip(largest, phases, strict=True)]
+        parts.append(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *missing, (0, 0, 0)]))
+    # Up to a stride too many outputs, where the phases were padded.
+    y = interleave(parts, strides)
+    return y[(slice(None), *(slice(n) for n in out_shape))]
 
 
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, ct: jax.Array, how: Geometry) -> jax.Array:
-    """That of the strided convolution which takes ``ct`` to ``x``, its kernel turned round."""
-    reach = [d * (k - 1) for k, d in zip(kernel.shape, how.dilation, strict=False)]
-    low = [r - pads[0] for r, pads in zip(reach, how.padding, strict=True)]
-    padding = tuple(
-        (left, (n - 1) * s + 1 + r - left - m)
-        for left, n, s, r, m in zip(
-            low, x.shape[1:-1], how.strides, reach, ct.shape[1:-1], strict=True
-        )
+def _kernel_gradient(
+    x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
+) -> jax.Array:
+    """That of the strided convolution which takes ``ct`` to ``x``, with the kernel flipped."""
+    extents = [d * (k - 1) for k, d in zip(kernel.shape, geometry.dilation, strict=False)]
+    lows = [extent - pads[0] for extent, pads in zip(extents, geometry.padding, strict=True)]
+    sides = zip(lows, x.shape[1:-1], geometry.strides, extents, ct.shape[1:-1], strict=True)
+    padding = tuple((low, (n - 1) * s + 1 + extent - low - m) for low, n, s, extent, m in sides)
+    strided = Geometry(geometry.strides, padding, geometry.dilation)
+    # Inputs and features change places.
+    flipped = jax.ShapeDtypeStruct(
+        (*kernel.shape[:-2], kernel.shape[-1], x.shape[-1]), kernel.dtype
     )
-    strided = Geometry(how.strides, padding, how.dilation)
-    turned = jax.ShapeDtypeStruct((*kernel.shape[:-2], kernel.shape[-1], x.shape[-1]), kernel.dtype)
-    chosen = choose_conv(ct.shape, turned.shape, strided, "cpu").method
-    found = algorithm(chosen, strided).right(ct, turned, x)  # type: ignore[arg-type]
-    return jnp.swapaxes(lax.rev(found, tuple(range(x.ndim - 2))), -1, -2)
+    method = choose_conv(ct.shape, flipped.shape, strided, "cpu").method
+    # The rule uses the shape of its own argument alone, so a spec will do.
+    gradient = algorithm(method, strided).vjp_rhs(ct, flipped, x)  # type: ignore[arg-type]
+    return jnp.swapaxes(lax.rev(gradient, tuple(range(x.ndim - 2))), -1, -2)
 
 
 def transposed_padding(size: int, stride: int, padding: str) -> tuple[int, int]:
-    """(low, high) for a kernel of ``size``, dilation counted in, as in ``lax.conv_transpose``."""
+    """(low, high) for a kernel of ``size``, dilation included, as in ``lax.conv_transpose``."""
     if padding == "SAME":
         total = size + stride - 2
         low = size - 1 if stride > size - 1 else -(-total // 2)

@@ -1,8 +1,8 @@
-"""What layers of attention share: the maps to queries, keys and values, and the one out of them."""
+"""What attention layers share: the projections to queries, keys and values, and of the output."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -12,11 +12,13 @@ from ...base.errors import LayerError
 from ...base.parameters import Initializer, initialize
 from ...base.specs import Params, format_spec
 
+Spec = jax.ShapeDtypeStruct
+
 STEPS = "(batch, time, features)"
 
 
-class Heads(NamedTuple):
-    """The layers' own arguments of these names, checked by ``num_heads_of``."""
+class Projections(NamedTuple):
+    """The layers' own arguments of these names, checked by ``projections``."""
 
     num_heads: int
     num_kv_heads: int
@@ -26,11 +28,11 @@ class Heads(NamedTuple):
     kernel_init: Initializer
     bias_init: Initializer
 
-    def size(self, x: Any) -> int:
+    def size(self, x: Spec) -> int:
         """Features of one head.
 
         Raises:
-          LayerError: where ``x`` has no number of features to be shared out.
+          LayerError: where no size is given and the heads cannot share the features of ``x``.
         """
         width: int = x.shape[-1]
         if self.head_dim is None and width % self.num_heads:
@@ -41,8 +43,9 @@ class Heads(NamedTuple):
             )
         return self.head_dim or width // self.num_heads
 
-    def init(self, key: jax.Array, x: Any, memory: Any) -> Params:
+    def init(self, key: jax.Array, x: Spec, memory: Spec) -> Params:
         """Parameters for queries from ``x``, and keys and values from ``memory``."""
+        # Checked before shapes are computed from them, so that errors name the input.
         for steps in (x, memory):
             hint = "Reshape((time, features)) before it; Embedding for ids"
             arguments.one_array(steps, STEPS, rank=3, lower=hint)
@@ -50,34 +53,39 @@ class Heads(NamedTuple):
             arguments.real(steps)
             arguments.has_features(steps, STEPS)
         size, width = self.size(x), x.shape[-1]
-        maps = {
+        shapes = {
             "query": (width, self.num_heads * size),
             "key": (memory.shape[-1], self.num_kv_heads * size),
             "value": (memory.shape[-1], self.num_kv_heads * size),
             "out": (self.num_heads * size, self.features or width),
         }
-        kernels = {f"{name}_kernel": (self.kernel_init, shape) for name, shape in maps.items()}
-        biases = {f"{name}_bias": (self.bias_init, shape[1:]) for name, shape in maps.items()}
+        # Flat names (query_kernel) and not a child for each projection: selectors, sharding rules
+        # and imported weights then match one level.
+        kernels = {f"{name}_kernel": (self.kernel_init, shape) for name, shape in shapes.items()}
+        biases = {f"{name}_bias": (self.bias_init, shape[1:]) for name, shape in shapes.items()}
         return initialize(key, x, **kernels, **(biases if self.bias else {}))
 
-    def split(self, p: Params, x: jax.Array, memory: jax.Array) -> tuple[jax.Array, ...]:
-        """Queries of ``x``, keys and values of ``memory``, (batch, time, num_heads, size) each."""
+    def qkv(
+        self, params: Params, x: jax.Array, memory: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries of ``x``, keys and values of ``memory``, (batch, time, heads, size) each."""
 
-        def heads(name: str, x: jax.Array, count: int) -> jax.Array:
-            y = core.dense(x, p[f"{name}_kernel"], p.get(f"{name}_bias"))
+        def project(name: str, x: jax.Array, count: int) -> jax.Array:
+            y = core.dense(x, params[f"{name}_kernel"], params.get(f"{name}_bias"))
+            # The kernel has all heads side by side, so one product serves them all.
             return y.reshape(*x.shape[:2], count, y.shape[-1] // count)
 
-        num_kv_heads = self.num_kv_heads
-        q = heads("query", x, self.num_heads)
-        return q, heads("key", memory, num_kv_heads), heads("value", memory, num_kv_heads)
+        q = project("query", x, self.num_heads)
+        k = project("key", memory, self.num_kv_heads)
+        return q, k, project("value", memory, self.num_kv_heads)
 
-    def merge(self, p: Params, y: jax.Array) -> jax.Array:
-        """(batch, time, features) of what attention gives."""
-        y = y.reshape(*y.shape[:2], p["out_kernel"].shape[0])
-        return core.dense(y, p["out_kernel"], p.get("out_bias"))
+    def output(self, params: Params, y: jax.Array) -> jax.Array:
+        """(batch, time, features) of the output of attention, (batch, time, num_heads, size)."""
+        y = y.reshape(*y.shape[:2], params["out_kernel"].shape[0])
+        return core.dense(y, params["out_kernel"], params.get("out_bias"))
 
 
-def heads_of(
+def projections(
     num_heads: int,
     num_kv_heads: int | None,
     head_dim: int | None,
@@ -85,7 +93,7 @@ def heads_of(
     bias: bool,
     kernel_init: Initializer,
     bias_init: Initializer,
-) -> Heads:
+) -> Projections:
     """The arguments, checked.
 
     Raises:
@@ -102,18 +110,19 @@ def heads_of(
         head_dim = arguments.positive("head_dim", head_dim)
     if features is not None:
         features = arguments.positive("features", features)
-    return Heads(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
+    return Projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
 
 
-def above_zero(name: str, value: Any) -> float | None:
+def above_zero(name: str, value: object) -> float | None:
     """``value`` as a float above 0, or None.
 
     Raises:
-      LayerError: for what is none.
+      LayerError: for any other value.
     """
     if value is None:
         return None
     number = arguments.number(name, value)
+    # `number` allows 0, and a cap or a base of 0 would divide by it.
     if number == 0:
         raise LayerError(f"{name} must be a number above 0, got {value!r}")
     return number

@@ -1,23 +1,22 @@
-"""CrossAttention: every step of a sequence looks at those of another one."""
+"""CrossAttention: every step of a sequence attends to those of another one."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 from jax.nn import initializers
 
 from ... import core
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.receptive_field import EVERYWHERE, ReceptiveField
-from ...base.sequence import join, made_of_steps, split
+from ...base.sequence import Sequence, join, made_of_steps, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
-from ...base.step_pair import Carry, StepPair, of_step
-from .base import above_zero, heads_of
+from ...base.step_pair import Carry, StepPair
+from .base import Spec, above_zero, projections
 
 
 @factory
@@ -35,14 +34,14 @@ def CrossAttention(
 ) -> Layer:
     """``y = concat_i(softmax(q_i k_i' / sqrt(head_dim)) v_i) @ out_kernel + out_bias``.
 
-    With ``q = x @ query_kernel + query_bias``, cut into num_heads, and ``k`` and ``v`` likewise of
-    ``memory`` (Vaswani et al., 2017, arXiv:1706.03762). Its input is the pair ``(x, memory)``, each
-    an array or a ``Sequence``. Nobody sees the padding of ``memory``; where it is all padding, y is
-    the bias alone. The steps that are some in y are those of ``x``.
+    With ``q = x @ query_kernel + query_bias``, split into ``num_heads`` heads, and ``k`` and ``v``
+    likewise of ``memory`` (Vaswani et al., 2017, arXiv:1706.03762). The input is the pair
+    ``(x, memory)``, each an array or a ``Sequence``. The padding of ``memory`` is masked out; where
+    all of it is padding, y is the bias alone. y has the mask of ``x``.
 
-    Each step of ``x`` sees the whole memory and no other step: in a stream the memory is given anew
-    and whole with each block, ``step(params, state, carry, (block, memory))``. A model that makes
-    its memory of the block cannot be streamed.
+    Each step of ``x`` attends to the whole memory and to no other step of ``x``. In a stream the
+    whole memory is given with each block, ``step(params, state, carry, (block, memory))``. A model
+    that computes its memory from the block cannot be streamed.
 
     Args:
       num_heads: number of heads.
@@ -52,7 +51,7 @@ def CrossAttention(
       head_dim: features of a head; those of ``x`` / ``num_heads`` if None.
       features: size of the output's last axis; that of ``x`` if None.
       soft_cap: scores become ``soft_cap * tanh(scores / soft_cap)``.
-      bias: whether the four maps have one.
+      bias: whether the four projections have one.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
       method: as for ``core.attention``.
 
@@ -72,37 +71,45 @@ def CrossAttention(
     >>> jl.out_spec(jl.CrossAttention(4), (jl.spec((2, 10, 32)), jl.spec((2, 7, 16)))).shape
     (2, 10, 32)
     """
-    maps = heads_of(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
+    maps = projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
     soft_cap = above_zero("soft_cap", soft_cap)
 
-    def init(key: jax.Array, x: Any) -> Params:
+    def init(key: jax.Array, x: tuple[Spec, Spec]) -> Params:
         if not isinstance(x, tuple | list) or len(x) != 2:
             raise LayerError("takes a pair", expected="(x, memory)", got=format_spec(x))
-        x, memory = x
-        params = maps.init(key, x, memory)
-        if x.shape[0] != memory.shape[0] or x.dtype != memory.dtype:
+        queries, memory = x
+        params = maps.init(key, queries, memory)
+        if queries.shape[0] != memory.shape[0] or queries.dtype != memory.dtype:
             raise LayerError(
                 "x and memory are not of one batch and one dtype",
-                got=f"{format_spec(x)} and {format_spec(memory)}",
+                got=f"{format_spec(queries)} and {format_spec(memory)}",
             )
         return params
 
     def step(
-        params: Params, state: State, carry: Carry | None, x: Any, *, key: Any, train: bool
-    ) -> tuple[Any, Carry]:
-        (values, mask), (memory, seen) = split(x[0]), split(x[1])
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: tuple[jax.Array | Sequence, jax.Array | Sequence],
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array | Sequence, Carry]:
+        (values, mask), (memory, memory_mask) = split(x[0]), split(x[1])
         p = cast_like(params, values)
-        q, k, v = maps.split(p, values, memory)
-        seen = None if seen is None else seen[:, None, None]
-        y = core.attention(q, k, v, mask=seen, soft_cap=soft_cap, method=method)
-        return join(maps.merge(p, y), mask), {}
+        q, k, v = maps.qkv(p, values, memory)
+        # (batch, steps) to (batch, 1, 1, steps): the same keys for all heads and queries.
+        key_mask = None if memory_mask is None else memory_mask[:, None, None]
+        y = core.attention(q, k, v, mask=key_mask, soft_cap=soft_cap, method=method)
+        return join(maps.output(p, y), mask), {}
 
     return Layer(
         lambda key, x: (init(key, x), {}),
         of_step(step),
-        # A memory that is made of steps of the model's input is seen whole.
+        # Of a memory that is computed from the model's own input, every step is read.
         sequence_mode=SequenceMode(
             "whole", lambda x: EVERYWHERE if made_of_steps(x[1]) else ReceptiveField()
         ),
+        # Its carry is empty: no step of x is read by a later one.
         stream=StepPair(lambda params, state, x, *, capacity: {}, step),
     )

@@ -1,9 +1,14 @@
-"""SelfAttention: every step of a sequence looks at the others."""
+"""SelfAttention: every step of a sequence attends to the others.
+
+How to read this file: ``step`` is the layer, for a whole sequence (its carry is None) and for a
+block of a stream, whose carry is the cache of keys and values. The projections are in ``base.py``,
+the arithmetic in ``core.attention`` and ``core.cached_attention``.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +16,25 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like
 from ...base.receptive_field import CAUSAL, ReceptiveField
-from ...base.sequence import join, split
+from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
-from ...base.step_pair import Carry, StepPair, of_step
-from .base import above_zero, heads_of
+from ...base.step_pair import Carry, StepPair
+from .base import Spec, above_zero, projections
 
-_CARRY = ("keys", "values", "count")
+
+class _Options(TypedDict):
+    """What ``core.attention`` and ``core.cached_attention`` both take."""
+
+    alibi: bool
+    soft_cap: float | None
+    method: str | None
 
 
 @factory
@@ -44,31 +56,31 @@ def SelfAttention(
 ) -> Layer:
     """``y = concat_i(softmax(q_i k_i' / sqrt(head_dim)) v_i) @ out_kernel + out_bias``.
 
-    With ``q = x @ query_kernel + query_bias``, cut into num_heads, and ``k`` and ``v`` likewise
-    (Vaswani et al., 2017, arXiv:1706.03762).
+    With ``q = x @ query_kernel + query_bias``, split into ``num_heads`` heads, and ``k`` and ``v``
+    likewise (Vaswani et al., 2017, arXiv:1706.03762).
 
-    Of a ``Sequence`` nobody sees the padding. The position of a step is the number of valid steps
+    The padding of a ``Sequence`` is masked out. The position of a step is the number of valid steps
     before it in its row, in a stream as in a whole sequence.
 
-    StepPair, it keeps the keys and values of the last ``window`` steps, or without a window those
-    of ``jl.stream(model, capacity=...)`` steps: the steps of a row beyond these give NaN.
+    In a stream, the carry holds the keys and values of the last ``window`` steps, or without a
+    window those of ``jl.stream(model, capacity=...)`` steps: further steps of a row give NaN.
 
     Args:
       num_heads: number of heads.
-      causal: no step sees a later one.
-      window: how many steps one sees, itself included; needs ``causal``.
+      causal: whether no step attends to a later one.
+      window: to how many steps one attends, itself included; needs ``causal``.
       num_kv_heads: number of heads of keys and values, each shared by
         ``num_heads / num_kv_heads`` neighbouring query heads (grouped-query attention, Ainslie et
         al., 2023, arXiv:2305.13245); ``num_heads`` if None.
       head_dim: features of a head; those of the input / ``num_heads`` if None.
       features: size of the output's last axis; that of the input if None.
-      rope: whether queries and keys are turned by their positions (Su et al., 2021,
+      rope: whether queries and keys are rotated by their positions (Su et al., 2021,
         arXiv:2104.09864), or the base of the angles, 10000 for True. The first half of a head's
         features is paired with the second one, as in GPT-NeoX and Llama.
       alibi: whether the scores of head i fall by ``2 ** (-8 i / num_heads)`` with each step of
         distance (Press et al., 2022, arXiv:2108.12409).
       soft_cap: scores become ``soft_cap * tanh(scores / soft_cap)``.
-      bias: whether the four maps have one.
+      bias: whether the four projections have one.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
       method: as for ``core.attention``.
 
@@ -91,25 +103,27 @@ def SelfAttention(
     >>> jl.out_spec(jl.SelfAttention(4, causal=True), jl.spec((2, 10, 32))).shape
     (2, 10, 32)
     """
-    maps = heads_of(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
+    maps = projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
     causal, alibi = arguments.flag("causal", causal), arguments.flag("alibi", alibi)
     if window is not None:
         window = arguments.positive("window", window)
         if not causal:
             raise LayerError("a window looks back alone", hint=f"causal=True, window={window}")
-    base = _base(rope)
+    rope_base = _rope_base(rope)
     soft_cap = above_zero("soft_cap", soft_cap)
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+    def init(key: jax.Array, x: Spec) -> Params:
         params = maps.init(key, x, x)
-        if base is not None and maps.size(x) % 2:
+        # Only known here: head_dim may follow from the input.
+        if rope_base is not None and maps.size(x) % 2:
             raise LayerError(
                 f"rope turns pairs of features, and a head has {maps.size(x)}",
                 hint="head_dim=..., an even number",
             )
         return params
 
-    def start(params: Params, state: State, x: Any, *, capacity: int | None) -> Carry:
+    def start(params: Params, state: State, x: Spec, *, capacity: int | None) -> Carry:
+        # With a window the cache is a ring of that many slots, and a stream may be endless.
         slots = window or capacity
         if slots is None:
             raise LayerError(
@@ -118,54 +132,75 @@ def SelfAttention(
             )
         size = params["key_kernel"].shape[-1] // maps.num_kv_heads
         empty = jnp.zeros((x.shape[0], slots, maps.num_kv_heads, size), x.dtype)
+        # For each row of its own, since rows may have had different numbers of valid steps.
         count = jnp.zeros((x.shape[0],), jnp.int32)
         return {"keys": empty, "values": jnp.zeros_like(empty), "count": count}
 
     def step(
-        params: Params, state: State, carry: Carry | None, x: Any, *, key: Any, train: bool
-    ) -> tuple[Any, Carry]:
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: jax.Array | Sequence,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array | Sequence, Carry]:
         values, mask = split(x)
         p = cast_like(params, values)
-        q, k, v = maps.split(p, values, values)
-        before = None if carry is None else carry["count"]
-        at = _positions(mask, before, values.shape[:2])
-        if base is not None:
-            q, k = (core.rotary(a, at, base) for a in (q, k))
-        how: dict[str, Any] = {"alibi": alibi, "soft_cap": soft_cap, "method": method}
+        q, k, v = maps.qkv(p, values, values)
+        count = None if carry is None else carry["count"]
+        positions = _positions(mask, count, values.shape[:2])
+        if rope_base is not None:
+            # Before keys are cached, so that a cached key is never rotated again.
+            q, k = (core.apply_rope(a, positions, rope_base) for a in (q, k))
+        # The projections are in the dtype of the input; core computes the softmax in float32.
+        options: _Options = {"alibi": alibi, "soft_cap": soft_cap, "method": method}
         if carry is None:
-            how |= {"positions": None if mask is None else (at, at), "causal": causal}
-            seen = None if mask is None else mask[:, None, None]
-            y = core.attention(q, k, v, mask=seen, window=window, **how)
-            return join(maps.merge(p, y), mask), {}
-        cache = core.Cache(*(carry[name] for name in _CARRY))
-        y, cache = core.cached_attention(q, k, v, cache, mask=mask, window=window, **how)
-        return join(maps.merge(p, y), mask), dict(zip(_CARRY, cache, strict=True))
+            y = core.attention(
+                q,
+                k,
+                v,
+                causal=causal,
+                window=window,
+                mask=None if mask is None else mask[:, None, None],
+                # Without a mask, positions are indices, which is the default and cheaper.
+                positions=None if mask is None else (positions, positions),
+                **options,
+            )
+            return join(maps.output(p, y), mask), {}
+        cache = core.Cache(carry["keys"], carry["values"], carry["count"])
+        y, cache = core.cached_attention(q, k, v, cache, mask=mask, window=window, **options)
+        after = {"keys": cache.keys, "values": cache.values, "count": cache.lengths}
+        # Under the names of the carry, which are part of saved streams.
+        return join(maps.output(p, y), mask), after
 
-    unstreamed = None if causal else "every step sees the later ones"
+    not_streamable = None if causal else "every step sees the later ones"
     return Layer(
         lambda key, x: (init(key, x), {}),
         of_step(step),
         sequence_mode=SequenceMode(
             "whole", functools.partial(_receptive_field, window) if causal else None
         ),
-        stream=unstreamed or StepPair(start, step),
+        stream=not_streamable or StepPair(start, step),
     )
 
 
 def _positions(
-    mask: jax.Array | None, before: jax.Array | None, shape: tuple[int, int]
+    mask: jax.Array | None, count: jax.Array | None, shape: tuple[int, int]
 ) -> jax.Array:
-    """Of the steps, (time,) or (batch, time)."""
-    if mask is None and before is None:
+    """The positions of the steps after ``count`` others, (time,) or (batch, time)."""
+    # Shared by all rows: rotary angles are then computed once and not for each row.
+    if mask is None and count is None:
         return jnp.arange(shape[1], dtype=jnp.int32)
-    return core.step_positions(jnp.ones(shape, bool) if mask is None else mask, before)
+    return core.positions_from_mask(jnp.ones(shape, bool) if mask is None else mask, count)
 
 
-def _receptive_field(window: int | None, x: Any) -> ReceptiveField:
+def _receptive_field(window: int | None, x: jax.Array | Sequence) -> ReceptiveField:
     return CAUSAL if window is None else ReceptiveField(1, window - 1, 0)
 
 
-def _base(rope: Any) -> float | None:
+def _rope_base(rope: object) -> float | None:
+    # Before the check of numbers: True is one, and 10000 is the base of the paper.
     if isinstance(rope, bool):
         return 10000.0 if rope else None
     return above_zero("rope", rope)

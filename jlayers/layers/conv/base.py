@@ -1,32 +1,167 @@
-"""What Conv and ConvTranspose share: arguments, parameters, and how a kernel lies on an image."""
+"""What layers with windows share: convolutions and pools, on arrays, Sequences and streams.
+
+How to read this file: a convolution or pool is a ``WindowedOp``, a function of arrays together with
+a ``window`` that says how it moves along time, its first spatial axis. ``windowed_layer`` makes a
+layer of it that takes Sequences and can be streamed; the pools call it directly. ``convolution``
+checks the arguments that ``Conv`` and ``ConvTranspose`` have in common, and calls it for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from fractions import Fraction
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from ... import core
 from ...base import arguments
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like, initialize
-from ...base.specs import Params, format_spec
-from ..windowed import Windowed, windowed
+from ...base.receptive_field import ReceptiveField
+from ...base.sequence import Sequence, join, split
+from ...base.sequence_mode import SequenceMode
+from ...base.specs import Params, State, format_spec
+from ...base.step_pair import Carry, StepPair
+from ...core.time_windows import TimeWindow, TransposedTimeWindow
+from ...core.windows import explicit_padding
 
 Sizes = int | tuple[int, ...]
-Pads = str | tuple[tuple[int, int], ...]
-Fits = Callable[[jax.ShapeDtypeStruct, Sequence[int], Sequence[int], Pads], None]
+Padding = str | tuple[tuple[int, int], ...]
+Image = jax.Array | jax.ShapeDtypeStruct
 
 IMAGE = "(batch, *spatial, channels)"
 NO_CHANNELS = "x[..., None] for images without a channel axis, x[None] for a single image"
 
 
+class WindowedOp(NamedTuple):
+    """An operation with windows over the first spatial axis of its input, which is time.
+
+    Attributes:
+      window: ``window(x)``, how they lie for an input of that shape.
+      run: ``run(params, x, mask, has_context) -> y``. ``mask`` holds bools (batch, time), or is
+        None. With ``has_context`` the first steps of ``x`` are the context of the others, and there
+        is no padding in time.
+      needs_mask: whether ``run`` has to know which steps of the context are valid. A pool does: it
+        leaves padded steps out. A convolution reads them as zeros, and the context holds zeros.
+    """
+
+    window: Callable[[Image], TimeWindow | TransposedTimeWindow]
+    run: Callable[[Params, jax.Array, jax.Array | None, bool], jax.Array]
+    needs_mask: bool = False
+
+
+def windowed_layer(
+    init: Callable[[jax.Array, jax.ShapeDtypeStruct], Params], op: WindowedOp
+) -> Layer:
+    """The layer of an operation with windows over time.
+
+    The carry of its stream is the context, the last ``extent - 1`` steps. A padded step is part of
+    it as a valid one is: convolutions and pools count time in steps, not in valid steps.
+    """
+
+    def start(
+        params: Params, state: State, x: jax.ShapeDtypeStruct, *, capacity: int | None
+    ) -> Carry:
+        window = _causal_window(op, x)
+        # Kernels of one step need no context: an empty carry, and no concatenation.
+        if not window.context:
+            return {}
+        shape = (x.shape[0], window.context)
+        carry: Carry = {"context": jnp.zeros((*shape, *x.shape[2:]), x.dtype)}
+        return carry | ({"valid": jnp.zeros(shape, bool)} if op.needs_mask else {})
+
+    def step(
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: jax.Array | Sequence,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array | Sequence, Carry]:
+        values, mask = split(x)
+        # The whole sequence: the operation itself pads in time.
+        if carry is None:
+            y = op.run(params, values, mask, False)
+            return _with_output_mask(op, values, mask, y), {}
+        window = _causal_window(op, values)
+        # Otherwise the next block would start between two outputs.
+        if values.shape[1] % window.stride:
+            raise LayerError(
+                f"a block of {values.shape[1]} steps is no multiple of the stride {window.stride}",
+                hint="blocks of a multiple of the model's stride: "
+                "jl.receptive_field(model, x).stride",
+            )
+        if not window.context:
+            return _with_output_mask(op, values, mask, op.run(params, values, mask, True)), {}
+        # The context takes the place of the padding before the first step: zeros at the start of a
+        # stream, as the padding of "CAUSAL" is.
+        block = jnp.concatenate([carry["context"], values], 1)
+        after = {"context": block[:, -window.context :]}
+        block_mask = None
+        if op.needs_mask:
+            valid = jnp.ones(values.shape[:2], bool) if mask is None else mask
+            block_mask = jnp.concatenate([carry["valid"], valid], 1)
+            after["valid"] = block_mask[:, -window.context :]
+        # The mask of the output is computed from the block alone: its context belongs to outputs
+        # that were returned before.
+        y = op.run(params, block, block_mask, True)
+        return _with_output_mask(op, values, mask, y), after
+
+    return Layer(
+        lambda key, x: (init(key, x), {}),
+        of_step(step),
+        sequence_mode=SequenceMode("whole", functools.partial(_receptive_field, op)),
+        stream=StepPair(start, step),
+    )
+
+
+def _with_output_mask(
+    op: WindowedOp, x: jax.Array, mask: jax.Array | None, y: jax.Array
+) -> jax.Array | Sequence:
+    out_mask = None if mask is None else op.window(x).outputs(mask, y.shape[1])
+    out: jax.Array | Sequence = join(y, out_mask)
+    return out
+
+
+def _causal_window(op: WindowedOp, x: Image) -> TimeWindow:
+    window = op.window(x)
+    if not isinstance(window, TimeWindow) or not window.causal:
+        raise LayerError(
+            "cannot be streamed: its windows reach later steps",
+            got=format_spec(x),
+            hint="padding='CAUSAL'",
+        )
+    return window
+
+
+def _receptive_field(op: WindowedOp, x: Image) -> ReceptiveField:
+    window = op.window(x)
+    before, after = window.low, window.extent - 1 - window.low
+    if isinstance(window, TimeWindow):
+        return ReceptiveField(window.stride, before, after)
+    # Steps of the output are fractions of a step of the input.
+    one = Fraction(1, window.stride)
+    return ReceptiveField().compose(ReceptiveField(one, one * before, one * after))
+
+
+class ConvOptions(NamedTuple):
+    """One entry for each spatial axis of an input."""
+
+    strides: tuple[int, ...]
+    padding: Padding
+    dilation: tuple[int, ...]
+
+
 def convolution(
     run: Callable[..., jax.Array],
-    fits: Fits,
-    over_time: Callable[..., Any],
+    check_fit: Callable[[jax.ShapeDtypeStruct, Many[int], ConvOptions], None],
+    time_window: Callable[[Image, Many[int], ConvOptions], TimeWindow | TransposedTimeWindow],
     features: int,
     kernel_size: Sizes,
     *,
@@ -40,14 +175,16 @@ def convolution(
     method: str | None,
     causal: bool = False,
 ) -> Layer:
-    """The pair of a convolution, of which ``Conv`` and ``ConvTranspose`` are the two kinds.
+    """The layer of a convolution, of which ``Conv`` and ``ConvTranspose`` are the two kinds.
 
     Args:
       run: ``core.conv`` or ``core.conv_transpose``.
-      fits: raises where the dilated kernel is too large: ``fits(x, dilated, strides, padding)``.
-      over_time: ``over_time(x, extents, options)``, the window along the first spatial axis, for
-        the extents of the dilated kernel.
-      causal: whether ``"CAUSAL"`` is a padding; the rest are the layers' own arguments.
+      check_fit: ``check_fit(x, extents, options)`` raises where the dilated kernel is too large;
+        ``extents`` are its sides.
+      time_window: ``time_window(x, extents, options)``, the window along the first spatial axis.
+      causal: whether ``"CAUSAL"`` is allowed as a padding.
+      features, kernel_size, strides, padding, dilation, groups, bias, kernel_init, bias_init,
+        method: the layers' own arguments.
     """
     features = arguments.positive("features", features)
     kernel_size = arguments.positive_sizes("kernel_size", kernel_size)
@@ -56,14 +193,15 @@ def convolution(
     padding = arguments.padding_argument(padding, causal)
     groups = arguments.positive("groups", groups)
     bias = arguments.flag("bias", bias)
-    _divides(groups, features, "features")
+    _check_divides(groups, features, "features")
 
-    def options(rank: int) -> dict[str, Any]:
-        return {
-            "strides": arguments.spread("strides", strides, rank),
-            "padding": arguments.spread_padding(padding, rank),
-            "dilation": arguments.spread("dilation", dilation, rank),
-        }
+    # The rank is the input's, so ints are spread over its axes each time.
+    def options(rank: int) -> ConvOptions:
+        return ConvOptions(
+            arguments.spread("strides", strides, rank),
+            arguments.spread_padding(padding, rank),
+            arguments.spread("dilation", dilation, rank),
+        )
 
     def extents(rank: int) -> list[int]:
         sizes = arguments.spread("kernel_size", kernel_size, rank)
@@ -76,11 +214,11 @@ def convolution(
         arguments.floating(x)
         arguments.has_features(x, IMAGE)
         size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 2)
+        # For images "causal" has no agreed meaning; a pool takes its first axis as time.
         if padding == "CAUSAL" and len(size) != 1:
             raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=format_spec(x))
-        _divides(groups, x.shape[-1], "channels of the input")
-        how = options(len(size))
-        fits(x, extents(len(size)), how["strides"], how["padding"])
+        _check_divides(groups, x.shape[-1], "channels of the input")
+        check_fit(x, extents(len(size)), options(len(size)))
         return initialize(
             key,
             x,
@@ -88,20 +226,31 @@ def convolution(
             bias=(bias_init, (features,)) if bias else None,
         )
 
-    def apply(params: Params, x: jax.Array, mask: Any, within: bool) -> jax.Array:
-        how = options(x.ndim - 2)
-        if within:
-            pads = core.explicit_padding(x, extents(x.ndim - 2), how["strides"], how["padding"])
-            how["padding"] = ((0, 0), *pads[1:])
-        return run(x, **cast_like(params, x), **how, groups=groups, method=method)
+    def apply(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
+        rank = x.ndim - 2
+        strides, padding, dilation = options(rank)
+        # Only the first axis is time; the others are padded as always.
+        if has_context:
+            pads = explicit_padding(x, extents(rank), strides, padding)
+            padding = ((0, 0), *pads[1:])
+        return run(
+            x,
+            **cast_like(params, x),
+            strides=strides,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            method=method,
+        )
 
-    def window(x: Any) -> Any:
+    # A function of the input, because SAME pads by its length.
+    def window(x: Image) -> TimeWindow | TransposedTimeWindow:
         rank = len(x.shape) - 2
-        return over_time(x, extents(rank), options(rank))
+        return time_window(x, extents(rank), options(rank))
 
-    return windowed(init, Windowed(window, apply))
+    return windowed_layer(init, WindowedOp(window, apply))
 
 
-def _divides(groups: int, channels: int, what: str) -> None:
+def _check_divides(groups: int, channels: int, what: str) -> None:
     if channels % groups:
         raise LayerError(f"groups {groups} do not divide the {channels} {what}")

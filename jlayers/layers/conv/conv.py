@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -13,7 +12,9 @@ from ...base import arguments
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
-from .base import Pads, Sizes, convolution
+from ...core.time_windows import TimeWindow
+from ...core.windows import explicit_padding
+from .base import ConvOptions, Image, Sizes, convolution
 
 
 @factory
@@ -38,7 +39,7 @@ def Conv(
       features: channels of the output.
       kernel_size, strides, dilation: an int for all spatial axes, or one for each.
       padding: ``"VALID"`` (none), ``"SAME"`` (output of size ceil(input / stride)), ``"CAUSAL"``
-        (1-D: an output sees no later step), an int, or a (low, high) for each spatial axis.
+        (1-D: an output depends on no later step), an int, or a (low, high) for each spatial axis.
       groups: both channel counts are split into as many groups, each convolved on its own.
       bias: whether there is one.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
@@ -59,8 +60,8 @@ def Conv(
     """
     return convolution(
         core.conv,
-        _fits,
-        _over_time,
+        _check_fit,
+        _time_window,
         features,
         kernel_size,
         strides=strides,
@@ -75,12 +76,11 @@ def Conv(
     )
 
 
-def _over_time(x: Any, extents: Sequence[int], how: dict[str, Any]) -> core.TimeWindow:
-    pads = core.explicit_padding(x, extents, how["strides"], how["padding"])
-    return core.TimeWindow(extents[0], how["strides"][0], *pads[0], how["padding"] == "SAME")
+def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TimeWindow:
+    strides, padding, _ = options
+    pads = explicit_padding(x, extents, strides, padding)
+    return TimeWindow(extents[0], strides[0], *pads[0], same=padding == "SAME")
 
 
-def _fits(
-    x: jax.ShapeDtypeStruct, dilated: Sequence[int], strides: Sequence[int], padding: Pads
-) -> None:
-    arguments.window_fits(x, x.shape[1:-1], dilated, padding, "the dilated kernel")
+def _check_fit(x: jax.ShapeDtypeStruct, extents: Sequence[int], options: ConvOptions) -> None:
+    arguments.window_fits(x, x.shape[1:-1], extents, options.padding, "the dilated kernel")

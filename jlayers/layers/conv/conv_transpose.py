@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -13,7 +12,9 @@ from ...base import arguments
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer
-from .base import Pads, Sizes, convolution
+from ...core.conv.transpose import transposed_padding
+from ...core.time_windows import TransposedTimeWindow
+from .base import ConvOptions, Image, Sizes, convolution
 
 
 @factory
@@ -32,15 +33,14 @@ def ConvTranspose(
 ) -> Layer:
     """``lax.conv_transpose`` in 1-D, 2-D, 3-D and up (Dumoulin & Visin, 2016, arXiv:1603.07285).
 
-    The kernel is used as it stands, (in, out) last and not flipped: the same weights in Keras and
+    The kernel has (in, out) as its last axes and is not flipped: the same weights in Keras and
     PyTorch are this kernel flipped along every spatial axis.
 
     Args:
       features: channels of the output.
       kernel_size, strides, dilation: an int for all spatial axes, or one for each.
       padding: ``"SAME"`` for an output of size input * stride; ``"VALID"`` for input * stride +
-        max(kernel - stride, 0); an int or a (low, high) for each axis pads the input after it
-        has been spread out.
+        max(kernel - stride, 0); an int or a (low, high) for each axis pads the dilated input.
       groups: both channel counts are split into as many groups, each convolved on its own.
       bias: whether there is one.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
@@ -62,8 +62,8 @@ def ConvTranspose(
     """
     return convolution(
         core.conv_transpose,
-        _fits,
-        _over_time,
+        _check_fit,
+        _time_window,
         features,
         kernel_size,
         strides=strides,
@@ -77,16 +77,19 @@ def ConvTranspose(
     )
 
 
-def _over_time(x: Any, extents: Sequence[int], how: dict[str, Any]) -> core.SpreadWindow:
-    stride, padding = how["strides"][0], how["padding"]
-    named = isinstance(padding, str)
-    pads = core.transposed_padding(extents[0], stride, padding) if named else padding[0]
-    return core.SpreadWindow(extents[0], stride, *pads)
+def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TransposedTimeWindow:
+    # As in core.conv_transpose: padding by name depends on the kernel, not on the input.
+    stride, padding = options.strides[0], options.padding
+    if isinstance(padding, str):
+        pads = transposed_padding(extents[0], stride, padding)
+    else:
+        pads = padding[0]
+    return TransposedTimeWindow(extents[0], stride, *pads)
 
 
-def _fits(
-    x: jax.ShapeDtypeStruct, dilated: Sequence[int], strides: Sequence[int], padding: Pads
-) -> None:
-    if not isinstance(padding, str):  # the named ones pad as much as the kernel needs
-        spread = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]
-        arguments.window_fits(x, spread, dilated, padding, "the dilated kernel")
+def _check_fit(x: jax.ShapeDtypeStruct, extents: Sequence[int], options: ConvOptions) -> None:
+    strides, padding, _ = options
+    # Explicit padding may be too small for the kernel to fit anywhere.
+    if not isinstance(padding, str):  # padding by name is as large as the kernel needs
+        dilated = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]
+        arguments.window_fits(x, dilated, extents, padding, "the dilated kernel")

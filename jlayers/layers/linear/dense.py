@@ -57,6 +57,8 @@ def Dense(
         )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
+        # Cast to the input's dtype: float32 parameters in bfloat16 arithmetic
+        # (docs/notes/0003-dtypes.md).
         return core.dense(x, **cast_like(params, x))
 
     return stateless(init, apply)

@@ -59,6 +59,7 @@ def Embedding(
         return initialize(key, x, embedding=(embedding_init, (num_embeddings, features)))
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
+        # embedding[x] would clip an id that is out of range, and silently give the last row.
         return jnp.take(params["embedding"], x, axis=0, mode="fill", fill_value=jnp.nan)
 
     return stateless(init, apply)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
@@ -14,10 +12,11 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
 from ...base.receptive_field import ReceptiveField
-from ...base.sequence import join, split
+from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
 from ...base.step_pair import Carry, StepPair
+from ...core.dtypes import at_least_float32
 
 
 @factory
@@ -30,15 +29,16 @@ def BatchNorm(
     scale_init: Initializer = initializers.ones,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Normalises the last axis by mean and variance over all others (Ioffe & Szegedy, 2015).
+    """Normalises each feature by its mean and variance over all other axes.
 
-    With ``train=True`` the statistics are the batch's, and the running ones in the state move:
-    ``running = momentum * running + (1 - momentum) * batch``, with the biased variance, as in
-    Keras and Flax. With ``train=False`` the running ones are used and stay. Those of a
-    ``Sequence`` are its valid steps'.
+    ``y = (x - mean) / sqrt(var + epsilon) * scale + bias`` (Ioffe & Szegedy, 2015,
+    arXiv:1502.03167). With ``train=True`` the statistics are those of the batch, and the running
+    ones in the state are updated: ``running = momentum * running + (1 - momentum) * batch``, with
+    the biased variance, as in Keras and Flax. With ``train=False`` the running ones are used and
+    stay as they are. The statistics of a ``Sequence`` are those of its valid steps.
 
     Args:
-      momentum: how much of the running statistics stays at each step.
+      momentum: the weight of the old running statistics at each step.
       epsilon: added to the variance.
       scale, bias: whether the normalised values are scaled and shifted by parameters.
       scale_init, bias_init: as in ``jax.nn.initializers``.
@@ -48,6 +48,10 @@ def BatchNorm(
       is float32 at least.
       params: scale (features,), bias (features,).
       state: mean (features,), var (features,), float32 at least.
+
+    Raises:
+      LayerError: for an input that is not one array of real floats of rank 2 or more, and for an
+        empty axis.
 
     >>> import jax, jlayers as jl
     >>> params, state = jl.BatchNorm().init(jax.random.key(0), jl.spec((8, 3)))
@@ -70,48 +74,69 @@ def BatchNorm(
             scale=(scale_init, features) if scale else None,
             bias=(bias_init, features) if bias else None,
         )
+        # Through initialize as parameters are, so that they get the dtype of storage, float32 at
+        # least.
         running = initialize(
             key, x, mean=(initializers.zeros, features), var=(initializers.ones, features)
         )
         return params, running
 
-    def apply(params: Params, state: State, x: Any, *, key: Any, train: bool) -> tuple[Any, State]:
+    def apply(
+        params: Params,
+        state: State,
+        x: jax.Array | Sequence,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array | Sequence, State]:
         values, mask = split(x)
         if not train:
-            return join(_by_running(params, state, values, epsilon), mask), state
-        rows = params.get("scale"), params.get("bias")
+            return join(_normalize_by_running(params, state, values, epsilon), mask), state
+        scale, bias = params.get("scale"), params.get("bias")
         axes = range(values.ndim - 1)
         if mask is None:
-            y, *batch = core.standardize(values, *rows, epsilon, axes)
-            return y, moved(state, batch)
-        y, *batch = core.standardize_valid(values, mask, *rows, epsilon, axes)
-        # A batch of nothing but padding has no statistics to move to.
-        some = jnp.any(mask)
-        kept = jax.tree.map(lambda new, old: jnp.where(some, new, old), moved(state, batch), state)
-        return join(y, mask), kept
+            # One gradient through y and the statistics: two sums and one pass over the input.
+            y, *batch = core.standardize(values, scale, bias, epsilon, axes)
+            return y, updated(state, batch)
+        y, *batch = core.masked_normalize(values, mask, scale, bias, epsilon, axes)
+        # A batch of nothing but padding has no statistics: the running ones stay as they are.
+        nonempty = jnp.any(mask)
+        state = jax.tree.map(
+            lambda new, old: jnp.where(nonempty, new, old), updated(state, batch), state
+        )
+        return join(y, mask), state
 
-    def moved(state: State, batch: list[jax.Array]) -> State:
+    def updated(state: State, batch: list[jax.Array]) -> State:
         return {
             name: momentum * state[name]
+            # Statistics have axes of size 1 for all that was reduced.
             + (1 - momentum) * value.reshape(-1).astype(state[name].dtype)
             for name, value in zip(("mean", "var"), batch, strict=True)
         }
 
     def step(
-        params: Params, state: State, carry: Carry, x: Any, *, key: Any, train: bool
-    ) -> tuple[Any, Carry]:
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: jax.Array | Sequence,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array | Sequence, Carry]:
+        # In a stream the running statistics are used: those of the batch include later steps.
         return apply(params, state, x, key=key, train=False)[0], {}
 
     return Layer(
         init,
         apply,
+        # rows: a mask of rows alone matters too, because statistics are taken over the batch.
         sequence_mode=SequenceMode("whole", lambda x: ReceptiveField(), rows=True),
         stream=StepPair(lambda params, state, x, *, capacity: {}, step),
     )
 
 
-def _by_running(params: Params, state: State, x: jax.Array, epsilon: float) -> jax.Array:
-    wide = core.at_least_float32(x.dtype)
+def _normalize_by_running(params: Params, state: State, x: jax.Array, epsilon: float) -> jax.Array:
+    wide = at_least_float32(x.dtype)
     rows = {
         name: value.reshape((1,) * (x.ndim - 1) + value.shape)
         for name, value in {**params, **state}.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from jax.nn import initializers
 
@@ -13,7 +11,7 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
-from ...base.sequence import join, split
+from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
 
@@ -32,7 +30,8 @@ def GroupNorm(
 
     The statistics are those of one example and of one group of neighbouring features (Wu & He,
     2018, arXiv:1803.08494). One group is a layer norm over the whole example; as many as there are
-    features is the instance norm. The padding of a ``Sequence`` does not count.
+    features is the instance norm. The padding of a ``Sequence`` is left out of the
+    statistics.
 
     Args:
       groups: how many; they divide the features.
@@ -73,17 +72,27 @@ def GroupNorm(
             bias=(bias_init, x.shape[-1:]) if bias else None,
         )
 
-    def apply(params: Params, state: State, x: Any, *, key: Any, train: bool) -> tuple[Any, State]:
+    def apply(
+        params: Params,
+        state: State,
+        x: jax.Array | Sequence,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array | Sequence, State]:
         values, mask = split(x)
-        rows, axes = (params.get("scale"), params.get("bias")), range(1, values.ndim - 1)
+        scale, bias = params.get("scale"), params.get("bias")
+        # Not the batch: the rows of a batch must not depend on each other.
+        axes = range(1, values.ndim - 1)
         if mask is None:
-            return core.standardize(values, *rows, epsilon, axes, groups)[0], state
-        y, _, _ = core.standardize_valid(values, mask, *rows, epsilon, axes, groups)
+            return core.standardize(values, scale, bias, epsilon, axes, groups)[0], state
+        y, _, _ = core.masked_normalize(values, mask, scale, bias, epsilon, axes, groups)
         return join(y, mask), state
 
     return Layer(
         lambda key, x: (init(key, x), {}),
         apply,
         sequence_mode=SequenceMode("whole"),
+        # The last step is needed before the first output is known.
         stream="its statistics are those of the whole sequence",
     )

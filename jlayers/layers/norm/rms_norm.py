@@ -14,6 +14,7 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import Initializer, initialize
 from ...base.specs import Params
+from ...core.dtypes import at_least_float32
 
 
 @factory
@@ -37,6 +38,10 @@ def RMSNorm(
       least.
       params: scale (features,).
 
+    Raises:
+      LayerError: for an input that is not one array of real floats of rank 1 or more, and for an
+        empty last axis.
+
     >>> import jlayers as jl
     >>> jl.serial(jl.RMSNorm(), jl.Dense(8))
     serial(RMSNorm(), Dense(8))
@@ -55,7 +60,8 @@ def RMSNorm(
         factor = params.get("scale")
         if factor is not None:
             factor = factor.reshape((1,) * (x.ndim - 1) + factor.shape)
-        wide = x.astype(core.at_least_float32(x.dtype))
+        wide = x.astype(at_least_float32(x.dtype))
+        # In float32: the squares of float16 overflow at 256.
         square = jnp.mean(lax.square(wide), -1, keepdims=True)
         return core.normalize(x, None, square, factor, None, epsilon)
 

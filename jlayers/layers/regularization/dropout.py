@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -16,22 +14,23 @@ from ...base.specs import Params, State
 
 @factory
 def Dropout(rate: float, *, shared_over_time: bool = False) -> Layer:
-    """In training, each value is zero with probability ``rate`` and else ``x / (1 - rate)``.
+    """In training, each value is zero with probability ``rate``, and otherwise ``x / (1 - rate)``.
 
     With ``train=False`` it is the identity (Srivastava et al., 2014, JMLR 15).
 
     Args:
       rate: the probability of dropping, from 0 up to, not including, 1.
-      shared_over_time: whether all steps of a sequence, (batch, time, ...), drop the same values
-        (Gal & Ghahramani, 2016): what is meant between recurrent layers. In a stream they are
-        drawn from the key of each block: the same key, the same mask.
+      shared_over_time: whether all steps of a sequence, (batch, time, ...), drop the same values:
+        variational dropout, for use between recurrent layers (Gal & Ghahramani, 2016,
+        arXiv:1512.05287). In a stream the mask is drawn from the key of each block: with the same
+        key, the same values are dropped.
 
     Shapes:
       x: one floating array. y: of the same shape and dtype.
 
     Raises:
-      LayerError: for ``train=True`` without a key, unless the rate is 0; for an input without
-        time, where all steps are to drop the same.
+      LayerError: for ``train=True`` without a key, unless the rate is 0; with
+        ``shared_over_time``, for an input without a time axis.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> y, _ = jl.Dropout(0.5).apply({}, {}, jnp.ones(6), key=jax.random.key(1), train=True)
@@ -50,13 +49,16 @@ def Dropout(rate: float, *, shared_over_time: bool = False) -> Layer:
         return {}, {}
 
     def apply(
-        params: Params, state: State, x: jax.Array, *, key: Any, train: bool
+        params: Params, state: State, x: jax.Array, *, key: jax.Array | None, train: bool
     ) -> tuple[jax.Array, State]:
         if not train or rate == 0:
             return x, state
+        # Never a fixed key instead: a model that is trained without noise would go unnoticed.
         if key is None:
             raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
+        # One mask for all steps: an axis of size 1, broadcast over time.
         shape = (x.shape[0], 1, *x.shape[2:]) if shared_over_time else x.shape
+        # Scaled in training, so that the layer is the identity where it is used.
         keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
         return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
 

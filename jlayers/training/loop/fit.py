@@ -12,9 +12,8 @@ import jax
 from ...base import arguments
 from ...base.errors import TrainingError, public_api
 from ...base.specs import format_short
-from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Source
-from ...data.source import as_source
+from ...checkpoint import CheckpointManager
+from ...data import Source, as_source
 from ...records.progress import Progress
 from ...records.record import Record
 from ..step import Step, TrainStep

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 
 from ...base import arguments
-from ...data.positions import Position
+from ...data import Position
 from ...records.progress import Progress
 from ...records.record import Record
 

@@ -19,9 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ...base.errors import warn
 from ...base.specs import specs_of
-from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Position, Source
-from ...data.prefetch import prefetch
+from ...checkpoint import CheckpointManager
+from ...data import Position, Source, prefetch
 from ...data.recent_batches import RecentBatches
 from ...data.stacking import aligned_stacks
 from ...inspection.donation import Donation, check_distinct

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import warn
-from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Source
+from ...checkpoint import CheckpointManager
+from ...data import Source
 from ...data.recent_batches import RecentBatches
 from ...records.record import Record
 from ..step import Step, TrainStep

@@ -1,0 +1,77 @@
+"""AvgPool: the mean of each window."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.sequence import Sequence
+from ...base.specs import Params
+from ...core.dtypes import at_least_float32
+from ..conv.base import Sizes, WindowedOp, windowed_layer
+from .base import PoolWindow
+
+
+@factory
+def AvgPool(
+    window_shape: Sizes,
+    *,
+    strides: Sizes | None = None,
+    padding: arguments.Padding = "VALID",
+    count_include_pad: bool = False,
+    method: str | None = None,
+) -> Layer:
+    """The mean of each window.
+
+    Args:
+      window_shape: an int for all spatial axes, or one for each.
+      strides: likewise; the window by default, so that windows do not overlap.
+      padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output depends on no later step of the
+        first spatial axis), an int, or a (low, high) for each spatial axis.
+      count_include_pad: whether padding counts in the mean. False, as in Keras: a window at the
+        border is the mean of the pixels in it. True as in PyTorch and Flax.
+      method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
+
+    Shapes:
+      x: (batch, *spatial, channels), floating. y: (batch, *spatial', channels), of the dtype of
+      ``x``; sums are taken in float32 at least.
+
+    Raises:
+      LayerError: for an input of another rank, a window larger than the padded input, and padding
+        as large as the window.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.AvgPool((2, 1)), jl.spec((8, 28, 28, 32))).shape
+    (8, 14, 28, 32)
+    """
+    window = PoolWindow(window_shape, strides, padding)
+    count_include_pad = arguments.flag("count_include_pad", count_include_pad)
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        params = window.init(key, x)
+        arguments.floating(x)
+        return params
+
+    def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
+        if mask is None or count_include_pad:
+            return mean(x, has_context, count_include_pad)
+        # The mean over valid steps is the pool of the values over the pool of the mask.
+        valid = Sequence(x, mask)
+        ones = jnp.ones((*x.shape[:-1], 1), at_least_float32(x.dtype))
+        total, count = (
+            mean(part, has_context, True) for part in (valid.fill(), valid._with(ones).fill())
+        )
+        # A window of padding alone gives 0 and not 0 / 0.
+        count = jnp.where(count > 0, count, jnp.ones_like(count))
+        y = total.astype(count.dtype) / jnp.broadcast_to(count, total.shape)
+        return y.astype(x.dtype)
+
+    def mean(x: jax.Array, has_context: bool, include_pad: bool) -> jax.Array:
+        windows = window.for_input(x, has_context)
+        return core.avg_pool(x, **windows._asdict(), count_include_pad=include_pad, method=method)
+
+    return windowed_layer(init, WindowedOp(window.time_window, run, needs_mask=True))

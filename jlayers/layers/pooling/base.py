@@ -1,0 +1,115 @@
+"""What pools share: the arguments of a window, and the layer of a pool over all spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+
+from ...base import arguments
+from ...base.errors import LayerError
+from ...base.layer import Layer
+from ...base.sequence import Sequence, split
+from ...base.sequence_mode import SequenceMode
+from ...base.specs import Params, State
+from ...core.time_windows import TimeWindow
+from ...core.windows import Windows, explicit_padding
+from ..conv.base import IMAGE, NO_CHANNELS, Image, Sizes
+
+
+class PoolWindow:
+    """The arguments of a pool, checked, which may be ints for all spatial axes of an input."""
+
+    def __init__(self, window_shape: Sizes, strides: Sizes | None, padding: arguments.Padding):
+        self.window_shape = arguments.positive_sizes("window_shape", window_shape)
+        self.strides = self.window_shape
+        if strides is not None:
+            self.strides = arguments.positive_sizes("strides", strides)
+        self.padding = arguments.padding_argument(padding, causal=True)
+
+    def init(self, key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        """No parameters.
+
+        Raises:
+          LayerError: where the arguments do not fit ``x``.
+        """
+        self.for_input(x)
+        return {}
+
+    def time_window(self, x: Image) -> TimeWindow:
+        """How the windows lie along the first spatial axis."""
+        windows = self.for_input(x)
+        size, stride = windows.window_shape[0], windows.strides[0]
+        return TimeWindow(size, stride, *windows.padding[0], same=self.padding == "SAME")
+
+    def for_input(self, x: Image, has_context: bool = False) -> Windows:
+        """One entry for each spatial axis of ``x``, the padding in numbers.
+
+        Args:
+          has_context: whether the first steps of ``x`` are context, and there is no padding in
+            time.
+
+        Raises:
+          LayerError: for an input of another rank, and where a window fits nowhere or would hold
+            padding alone.
+        """
+        # A tuple fixes the rank; an int fits images of any rank.
+        fixed_rank = len(self.window_shape) + 2 if isinstance(self.window_shape, tuple) else None
+        arguments.one_array(x, IMAGE, rank=fixed_rank, least_rank=3, lower=NO_CHANNELS)
+        arguments.real(x)
+        arguments.not_empty(x, IMAGE)
+        rank = len(x.shape) - 2
+        window_shape = arguments.spread("window_shape", self.window_shape, rank)
+        padding = arguments.spread_padding(self.padding, rank)
+        arguments.window_fits(x, x.shape[1:-1], window_shape, padding, "the window")
+        # The maximum of padding alone would be -inf, and its mean 0 / 0.
+        if not isinstance(padding, str) and any(
+            max(pads) >= size for pads, size in zip(padding, window_shape, strict=True)
+        ):
+            raise LayerError(
+                f"padding {padding} leaves windows {window_shape} with nothing else in them",
+                hint="padding smaller than the window",
+            )
+        strides = arguments.spread("strides", self.strides, rank)
+        pads = explicit_padding(x, window_shape, strides, padding)
+        if has_context:
+            pads = ((0, 0), *pads[1:])
+        return Windows(window_shape, strides, pads)
+
+
+def global_pool(
+    pool: Callable[[jax.Array, jax.Array | None], jax.Array],
+    check: Callable[[jax.ShapeDtypeStruct], None] | None = None,
+) -> Layer:
+    """The layer of a pool over all spatial axes.
+
+    Args:
+      pool: ``pool(x, mask)``; ``x`` has zeros in the padding, and the mask (batch, time) is None
+        for an array.
+      check: raises for an input that the pool cannot take, beside its rank.
+    """
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
+        arguments.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
+        arguments.real(x)
+        arguments.not_empty(x, IMAGE)
+        if check is not None:
+            check(x)
+        return {}, {}
+
+    def apply(
+        params: Params,
+        state: State,
+        x: jax.Array | Sequence,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array, State]:
+        return pool(*split(x)), state
+
+    return Layer(
+        init,
+        apply,
+        sequence_mode=SequenceMode("whole"),
+        stream="it is one value for the whole sequence",
+    )

@@ -1,0 +1,54 @@
+"""MaxPool: the largest value of each window."""
+
+from __future__ import annotations
+
+import jax
+
+from ... import core
+from ...base import arguments
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.sequence import Sequence
+from ...base.specs import Params
+from ...core.dtypes import min_value
+from ..conv.base import Sizes, WindowedOp, windowed_layer
+from .base import PoolWindow
+
+
+@factory
+def MaxPool(
+    window_shape: Sizes,
+    *,
+    strides: Sizes | None = None,
+    padding: arguments.Padding = "VALID",
+    method: str | None = None,
+) -> Layer:
+    """The largest value of each window; the padding never is.
+
+    Args:
+      window_shape: an int for all spatial axes, or one for each.
+      strides: likewise; the window by default, so that windows do not overlap.
+      padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output depends on no later step of the
+        first spatial axis), an int, or a (low, high) for each spatial axis.
+      method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
+
+    Shapes:
+      x: (batch, *spatial, channels). y: (batch, *spatial', channels), of the dtype of ``x``.
+
+    Raises:
+      LayerError: for an input of another rank, a window larger than the padded input, and padding
+        as large as the window.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.MaxPool(2), jl.spec((8, 28, 28, 32))).shape
+    (8, 14, 14, 32)
+    """
+    window = PoolWindow(window_shape, strides, padding)
+
+    def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
+        if mask is not None:
+            # Padded steps hold zeros, which may be larger than every valid value.
+            x = Sequence(x, mask).fill(min_value(x.dtype))
+        return core.max_pool(x, **window.for_input(x, has_context)._asdict(), method=method)
+
+    return windowed_layer(window.init, WindowedOp(window.time_window, run, needs_mask=True))
