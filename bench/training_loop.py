@@ -96,7 +96,7 @@ class Fit:
         self.taken += steps
         options = self.options | ({} if self.folder is None else self._everything(self.folder))
         fitted = training.fit(self.step, self.state, self.data, steps=self.taken, **options)
-        self.state = jax.block_until_ready(fitted.run)
+        self.state = jax.block_until_ready(fitted.state)
 
     def _everything(self, folder: pathlib.Path) -> dict[str, Any]:
         # A new folder: fit would resume from a checkpoint.
@@ -104,7 +104,7 @@ class Fit:
         terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=100)
         return {
             "progress": training.Progress(self.taken, console=terminal),
-            "callbacks": [training.json_lines(folder / "log.jsonl")],
+            "hooks": [training.json_lines(folder / "log.jsonl")],
             "checkpoints": training.CheckpointManager(folder / "checkpoints"),
             "checkpoint_every": SAVE_EVERY,
         }

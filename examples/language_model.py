@@ -1,9 +1,9 @@
 """Two models of text, an LSTM and a small transformer, read Python's standard library bytewise.
 
-`language_model.py` trains both, minutes each on two CPU cores, and compares the bits that they
-need for a byte of held-out files with those of bz2 and xz. Logs, checkpoints, samples and a picture
-go to runs/lm. Run again, it goes on where it stopped; `--fresh` begins anew, `--only lstm` trains
-one of them.
+`language_model.py` trains both, a few minutes each on two CPU cores, and compares the bits that
+they need for a byte of held-out files with those of bz2 and xz. Logs, checkpoints, samples and a
+picture go to runs/lm. Run again, it continues where it stopped; `--fresh` starts anew, and
+`--only lstm` trains one of them.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def lstm(width=384):
 
 
 def transformer(width=128, heads=4, blocks=4, window=128):
-    # A window lets it write on beyond the length that it was trained with; the convolution gives
-    # it the bytes before, which attention takes long to find.
+    # A window lets it continue beyond the length that it was trained with; the convolution gives
+    # it the previous bytes, which attention takes long to find.
     attend = jl.SelfAttention(heads, causal=True, rope=True, window=window)
     mlp = jl.serial(jl.Dense(4 * width), jax.nn.gelu, jl.Dense(width))
     block = [jl.residual(jl.serial(jl.LayerNorm(), layer)) for layer in (attend, mlp)]
@@ -60,16 +60,16 @@ JOBS = {
 
 
 def bits(logits, targets):
-    """What each byte costs with these logits."""
+    """The bits that each byte costs with these logits."""
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets.astype(jnp.int32))
     return nats / jnp.log(2)
 
 
 def bits_of(model, text, every=1):
-    """``evaluate(run)``: mean bits per byte of the text, or of one in ``every`` windows of it.
+    """``evaluate(state)``: mean bits per byte of the text, or of one in ``every`` windows of it.
 
-    Each byte counts in one window, and has CONTEXT bytes or more before it there: newlines where
-    the text begins.
+    Each byte counts in one window, and has at least CONTEXT bytes before it there: newlines where
+    the text starts.
     """
     count = -(-len(text) // SCORED)
     padded = np.full(CONTEXT + count * SCORED, ord("\n"), np.uint8)
@@ -86,7 +86,7 @@ def bits_of(model, text, every=1):
 
 
 def train(job, text, folder):
-    """Trains, or goes on where it stopped."""
+    """Trains, or continues where it stopped."""
     seen = windows(text.train, job.length + 1, job.length)
     batches = training.Batches((seen[:, :-1], seen[:, 1:]), job.rows, key=0)
     shape = job.rate, job.steps // 10, job.steps, job.rate / 50
@@ -102,15 +102,15 @@ def train(job, text, folder):
         evaluate_every=max(job.steps // 10, 1),
         checkpoints=training.CheckpointManager(folder / "checkpoints"),
         checkpoint_every=max(job.steps // 10, 1),
-        callbacks=[training.json_lines(folder / "log.jsonl")],
+        hooks=[training.json_lines(folder / "log.jsonl")],
     )
 
 
-def write(model, run, prompts=(b"def ", b"class ", b'"""'), length=800):
+def write(model, state, prompts=(b"def ", b"class ", b'"""'), length=800):
     """What the model writes after each prompt, beginning with the prompt."""
     start = jl.Sequence.from_rows([list(prompt) for prompt in prompts])
     how = {"key": jax.random.key(0), "temperature": 0.7, "top_p": 0.95}
-    ids = decoding.generate(model, run.params, run.state, start, length, **how).values
+    ids = decoding.generate(model, state.params, state.state, start, length, **how).values
     rows = zip(prompts, np.asarray(ids, np.uint8), strict=True)
     return [(prompt + row.tobytes()).decode("utf-8", "replace") for prompt, row in rows]
 
@@ -152,9 +152,9 @@ def main(arguments):
             sys.exit(f"stopped at step {fitted.step}: run it again to go on")
         records[name] = job, fitted.records
         counts = summary.parameters, fitted.step * job.rows * job.length
-        held_out = bits_of(job.model, text.held_out)(fitted.run)["loss"]
+        held_out = bits_of(job.model, text.held_out)(fitted.state)["loss"]
         table.add_row(name, *(f"{count:,}" for count in counts), "", f"{held_out:.3f}")
-        samples = "\n\n".join(write(job.model, fitted.run))
+        samples = "\n\n".join(write(job.model, fitted.state))
         (folder / "samples.txt").write_text(samples, encoding="utf-8")
     draw(records, packers, RUNS / "bits.png")
     rich.print(table)

@@ -166,6 +166,7 @@ _CALL_ERRORS: dict[type[JlayersError], type[JlayersError]] = {
 _OF_PACKAGE: dict[str, type[JlayersError]] = {
     "jlayers.checkpoint": CheckpointError,
     "jlayers.data": DataError,
+    "jlayers.records": TrainingError,
     "jlayers.training": TrainingError,
 }
 

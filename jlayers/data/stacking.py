@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -51,6 +52,23 @@ def stack_batches(
     if hasattr(items, "stacks"):  # of Batches, which gathers a stack at once: no second copy
         return items.stacks(steps)  # type: ignore[no-any-return]
     return _stacks(iter(items), steps)
+
+
+def aligned_stacks(
+    items: Any, steps: int, taken: int, left: int | None
+) -> Iterator[tuple[PyTree, Position, int]]:
+    """Stacks of ``steps`` batches, of ``left`` in total.
+
+    After an end between two calls the first goes up to where the next call would have been.
+    """
+    head = -taken % steps if left is None else min(-taken % steps, left)
+    yield from stack_batches(itertools.islice(items, head), steps)
+    if left is None:
+        yield from stack_batches(items, steps)
+        return
+    whole, rest = divmod(left - head, steps)
+    yield from itertools.islice(stack_batches(items, steps), whole)
+    yield from stack_batches(itertools.islice(items, rest), steps)
 
 
 def _stacks(

@@ -1,1 +1,48 @@
-"""Looking into a model: shapes, costs, choices of algorithm, non-finite values, recompilations."""
+"""Looking into a model: shapes, costs, choices of algorithm, non-finite values, recompilations.
+
+None of this needs the training loop. ``find_non_finite`` takes parameters, a key and a batch;
+``CompileWatch`` and ``jit_reporting_recompiles`` take any pure function.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from .explain import Decision, Explanation, explain
+from .flops import flops
+from .parameters import parameters, variables
+from .summary import Summary, summary
+from .traverse import rewrite, walk
+
+__all__ = [
+    "CompileWatch",
+    "Decision",
+    "Explanation",
+    "NonFinite",
+    "Summary",
+    "explain",
+    "find_non_finite",
+    "flops",
+    "jit_reporting_recompiles",
+    "parameters",
+    "rewrite",
+    "summary",
+    "variables",
+    "walk",
+]
+# Loaded when they are first asked for, so that ``import jlayers`` does not pay for them.
+_LAZY = {
+    "CompileWatch": ".compilation.watch",
+    "NonFinite": ".nonfinite.report",
+    "find_non_finite": ".nonfinite.find",
+    "jit_reporting_recompiles": ".compilation.watch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

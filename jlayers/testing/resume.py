@@ -1,4 +1,4 @@
-"""A proof that a program resumes exactly: the same run in one process, and in two."""
+"""A proof that a program resumes exactly: the same training in one process, and in two."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ..checkpoint import CheckpointManager, read_arrays, read_manifest
 from ..data import Position, Source, as_source
 from ..training.loop.fit import fit
 
-_NEEDED = {"step", "run", "data"}
-# What the proof itself decides.
-_OWN = {"steps", "epochs", "checkpoints", "resume", "early_stopping", "callbacks"}
+_NEEDED = {"step", "state", "data"}
+# Arguments that the proof itself sets.
+_OWN = {"steps", "epochs", "checkpoints", "resume", "early_stopping", "hooks"}
 _SHOWN = 12
 _MAIN = 'if __name__ == "__main__":'
 
 
 class ResumeReport(NamedTuple):
-    """What was the same, bit for bit.
+    """What was compared, and is the same bit for bit.
 
     Attributes:
       steps: taken in all.
-      arrays: parameters, state, the optimiser's state, keys: all that the run holds.
+      arrays: parameters, state, the optimiser's state, keys: all of the training state.
       records: whose metrics were compared.
       batches: whose contents were compared, in their order.
     """
@@ -55,13 +55,13 @@ def check_resume(make: Callable[[], dict[str, Any]], steps: int) -> ResumeReport
     """Proves that a training program, ended and resumed in a new process, is the same program.
 
     It trains in new processes: 2 * ``steps`` steps in one, and ``steps`` steps in one and then as
-    many in another. All that the run holds, the metrics and the batches have to be the same,
-    bit for bit.
+    many in another. The whole state, the metrics and the batches have to be the same, bit for
+    bit.
 
     Args:
-      make: gives the arguments of ``fit``, ``dict(step=..., run=..., data=..., ...)``. It is called
-        in each process, so it stands at the top of a module; in a script, the call of
-        ``check_resume`` stands under ``if __name__ == "__main__":``.
+      make: gives the arguments of ``fit``, ``dict(step=, state=, data=, ...)``. It is called
+        in each process, so it has to be at the top of a module; in a script, the call of
+        ``check_resume`` has to be under ``if __name__ == "__main__":``.
       steps: before the end, and after it.
 
     Returns:
@@ -113,7 +113,7 @@ def _train(make: Callable[[], dict[str, Any]], folder: Path, steps: int, pipe: A
         with calling_user_code("make", TrainingError):
             arguments = make()
         _check_arguments(arguments)
-        arguments["data"] = Noted(as_source(arguments["data"]), folder)
+        arguments["data"] = RecordingSource(as_source(arguments["data"]), folder)
         arguments |= {"steps": steps, "progress": False}
         fit(**arguments, checkpoints=CheckpointManager(folder, keep=None))
         pipe.send(None)
@@ -125,14 +125,14 @@ def _check_arguments(arguments: Any) -> None:
     names = set(arguments) if isinstance(arguments, dict) else set()
     if not names >= _NEEDED or names & _OWN:
         raise TrainingError(
-            "make gave something else than the arguments of fit",
+            "make must return the arguments of fit",
             expected=f"a dict with {', '.join(sorted(_NEEDED))}, without {', '.join(sorted(_OWN))}",
             got=", ".join(sorted(names)) or format_short(arguments),
         )
 
 
-class Noted:
-    """A source that writes down what each batch held."""
+class RecordingSource:
+    """A source that writes a digest of each batch to a file."""
 
     def __init__(self, inner: Source, folder: Path):
         self._inner = inner
@@ -160,7 +160,7 @@ def _digest(batch: Any) -> str:
 def _compared(whole: Path, parted: Path, steps: int) -> ResumeReport:
     paths = [CheckpointManager(folder, keep=None).path(steps) for folder in (whole, parted)]
     arrays = [read_arrays(path) for path in paths]
-    # Seconds and rates are other ones each time.
+    # Seconds and rates differ each time.
     manifests = [read_manifest(path) for path in paths]
     records: list[dict[Any, Any]] = [
         {str(row[0]): row[1:3] for row in manifest.history} for manifest in manifests
@@ -183,9 +183,9 @@ def _compared(whole: Path, parted: Path, steps: int) -> ResumeReport:
         more = len(differences) - _SHOWN
         shown = differences[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
         raise TrainingError(
-            f"the run does not resume exactly, after {steps // 2} of {steps} steps",
+            f"training does not resume exactly, after {steps // 2} of {steps} steps",
             got="\n" + "\n".join(f"    {line}" for line in shown),
-            hint="what is drawn at random comes from the run's key, and data from its position",
+            hint="random numbers must come from the state's key, and data from its position",
         )
     return ResumeReport(steps, len(arrays[0]), len(records[0]), len(batches[0]))
 

@@ -1,4 +1,8 @@
-"""Training: the state of a run, the pure step from one to the next, and a loop built of them."""
+"""Training: the state, the pure step from one state to the next, and a loop built from them.
+
+Data (``jlayers.data``), checkpoints (``jlayers.checkpoint``) and diagnosis (``jlayers.inspection``)
+are packages of their own; their names are here as well, where a training program looks for them.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -16,20 +20,23 @@ from ..checkpoint import (
 )
 from ..data import Batches, as_source, prefetch, stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
-from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
+from ..records import (
+    Progress,
+    Record,
+    json_lines,
+    learning_curve,
+    read_json_lines,
+    tensorboard,
+)
 from .evaluate import make_evaluator
 from .loop.early_stopping import EarlyStopping
-from .loop.fit import FitResult, fit
-from .loop.trouble import NonFiniteError
+from .loop.fit import fit
+from .loop.hooks import FitResult, Hook, LoopSnapshot
+from .loop.non_finite import NonFiniteError, find_non_finite
 from .loss_scale import LossScale, ScaleState
-from .record import Record
 from .state import TrainState, ema_params, train_state
 from .step import TrainStep, compiled, train_step
-from .writers.curve import learning_curve
-from .writers.jsonl import json_lines, read_json_lines
-from .writers.progress import Progress
-from .writers.tensorboard import tensorboard
 
 __all__ = [
     "Batches",
@@ -38,6 +45,8 @@ __all__ = [
     "CorruptCheckpointError",
     "EarlyStopping",
     "FitResult",
+    "Hook",
+    "LoopSnapshot",
     "LossScale",
     "Manifest",
     "NonFinite",

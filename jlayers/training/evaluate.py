@@ -11,33 +11,35 @@ import jax.numpy as jnp
 from ..base import arguments
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
-from ..base.specs import format_short, format_spec, specs_of
+from ..base.specs import Params, State, format_short, format_spec, specs_of
 from ..data import as_source
+from ..inspection.training_loss import Batch, Metrics
 from .state import TrainState, check_model, ema_params
-
-Measure = Callable[..., dict[str, Any]]
 
 
 @public_api
 def make_evaluator(
-    model: Layer, measure: Measure, data: Any, *, ema: bool = False
-) -> Callable[[TrainState], dict[str, jax.Array]]:
-    """``evaluate(run) -> metrics``, for ``fit`` or to be called alone.
+    model: Layer,
+    measure: Callable[..., dict[str, jax.typing.ArrayLike]],
+    data: Any,
+    *,
+    ema: bool = False,
+) -> Callable[[TrainState], Metrics]:
+    """``evaluate(state) -> metrics``, for ``fit`` or to be called alone.
 
-    The model is applied with ``train=False`` to all batches of an epoch, in a compiled
-    program. What is given back are means over the examples, on the device: nothing waits for them.
+    The model is applied with ``train=False`` to all batches of an epoch, in a compiled program. The
+    results are means over the examples, on the device: nothing waits for them.
 
     Args:
-      model: what ``run`` trains.
-      measure: ``measure(y, *targets)`` gives means over the batch by name, as scalars. Where it
-        gives a "weight" too, that is the batch's share of the whole (the sum of ``valid``, say, of
-        ``Batches(..., last="pad")``); else it is the number of its examples.
+      model: the layer that is trained.
+      measure: ``measure(y, *targets)`` gives means over the batch by name, as scalars. A "weight"
+        among them is the batch's share of the whole (the sum of ``valid``, for example, with
+        ``Batches(..., last="pad")``); without one it is the number of its examples.
       data: batches ``(x, *targets)`` that can be read again; see ``as_source``.
-      ema: with the moving averages in the place of the parameters.
+      ema: use the moving averages instead of the parameters.
 
     Raises:
-      TrainingError: where an argument is not what it has to be; when called, where a metric is no
-        scalar.
+      TrainingError: for an invalid argument; when called, where a metric is not a scalar.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax, jlayers as jl
     >>> from jlayers import training
@@ -46,14 +48,14 @@ def make_evaluator(
     >>> evaluate = training.make_evaluator(
     ...     jl.Dense(1), error, training.Batches((x, target), 4, last="keep")
     ... )
-    >>> run = training.train_state(jl.Dense(1), optax.sgd(0.1), jax.random.key(0), x)
-    >>> sorted(evaluate(run))
+    >>> state = training.train_state(jl.Dense(1), optax.sgd(0.1), jax.random.key(0), x)
+    >>> sorted(evaluate(state))
     ['error']
     """
     check_model(model)
     if not callable(measure):
         raise TrainingError(
-            "measure is no function", expected="measure(y, *targets)", got=format_short(measure)
+            "measure must be a function", expected="measure(y, *targets)", got=format_short(measure)
         )
     batches = as_source(data)
     ema = arguments.flag("ema", ema)
@@ -64,7 +66,7 @@ def make_evaluator(
         )
 
     @jax.jit
-    def part(params: Any, state: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def part(params: Params, state: State, batch: Batch) -> tuple[jax.Array, Metrics]:
         x, *targets = batch
         y, _ = model.apply(params, state, x)
         metrics = dict(measure(y, *targets))
@@ -73,7 +75,7 @@ def make_evaluator(
         for name, value in metrics.items():
             if jnp.shape(value):
                 raise TrainingError(
-                    f"the metric {name!r} is no scalar",
+                    f"the metric {name!r} must be a scalar",
                     expected="a mean over the batch",
                     got=format_spec(specs_of(value)),
                 )
@@ -85,11 +87,11 @@ def make_evaluator(
     mean = jax.jit(lambda total: {name: value / total[0] for name, value in total[1].items()})
 
     @public_api
-    def evaluate(run: TrainState) -> dict[str, jax.Array]:
-        params = ema_params(run) if ema else run.params
-        total: Any = None
+    def evaluate(state: TrainState) -> Metrics:
+        params = ema_params(state) if ema else state.params
+        total: tuple[jax.Array, Metrics] | None = None
         for batch, _ in batches.read(None, 1):
-            own = part(params, run.state, batch)
+            own = part(params, state.state, batch)
             total = own if total is None else add(total, own)
         return mean(total)  # type: ignore[no-any-return]
 

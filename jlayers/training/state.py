@@ -1,8 +1,8 @@
-"""The state of a training run: one pytree, all that the next step needs."""
+"""The state of training: one pytree that holds all that the next step needs."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +11,26 @@ import optax
 
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
-from ..base.paths import flatten, unflatten
-from ..base.specs import (
-    Params,
-    PyTree,
-    State,
-    format_short,
-)
+from ..base.paths import combine, flatten, partition, unflatten
+from ..base.specs import Params, PyTree, State, format_short
 from .loss_scale import LossScale, ScaleState, check_loss_scale
-from .trainable import patterns, split
 
 Optimizer: TypeAlias = optax.GradientTransformation
 
-# Far from the numbers of copies, which are folded into the same key.
+# Far from the indices of repeated layers, which are folded into the same key.
 _TRAINING = np.uint32(0xFFFFFFFF)
 
 
 class TrainState(NamedTuple):
-    """The state of a training run.
+    """The state of training.
 
     Attributes:
       step: int32 (), the number of steps taken.
       params, state: of the model.
-      opt_state: of the optax transformation; it knows the trained parameters alone.
-      key: a typed key that stays what it is; a step draws from it with its number folded in.
+      opt_state: of the optax transformation, for the trained parameters alone.
+      key: a typed key that never changes; each step draws from it with its number folded in.
       ema: the moving average of the trained parameters, or None.
-      loss_scale: where the scale of the loss stands, or None.
+      loss_scale: the current scale of the loss, or None.
     """
 
     step: jax.Array
@@ -70,20 +64,21 @@ def train_state(
       tx: the optax transformation that trains it.
       key: a typed key; the parameters are those of ``model.init(key, x)``.
       x: the model's input, arrays or specs.
-      params, state: those to begin with, in the place of ``init``'s: pretrained ones, say.
-      frozen: patterns over the paths of parameters that stay as they are: ``"encoder/**"``.
+      params, state: those to start with instead of ``init``'s, for example pretrained ones.
+      frozen: patterns over the paths of parameters that are not trained: ``"encoder/**"``.
       ema: keep a moving average of the trained parameters.
       loss_scale: the scale of the loss for float16.
 
     Raises:
-      TrainingError: where ``model`` or ``tx`` is none, and for a pattern that fits no parameter.
+      TrainingError: where ``model`` or ``tx`` has the wrong type, and for a pattern that fits no
+        parameter.
       LayerError: where ``x`` does not fit the model.
 
     >>> import jax, optax, jlayers as jl
     >>> from jlayers import training
     >>> model = jl.Dense(3)
-    >>> run = training.train_state(model, optax.sgd(0.1), jax.random.key(0), jl.spec((8, 4)))
-    >>> run.step, run.params["kernel"].shape
+    >>> state = training.train_state(model, optax.sgd(0.1), jax.random.key(0), jl.spec((8, 4)))
+    >>> state.step, state.params["kernel"].shape
     (Array(0, dtype=int32), (4, 3))
     """
     check_model(model)
@@ -93,42 +88,42 @@ def train_state(
         own_params, own_state = model.init(key, x)
         params = own_params if params is None else params
         state = own_state if state is None else state
-    trained, _ = split(params, patterns(frozen))
+    trained, _ = split_trained(params, check_patterns(frozen))
     return TrainState(
         jnp.zeros((), jnp.int32),
         params,
         state,
         tx.init(trained),
         jax.random.fold_in(key, _TRAINING),
-        # Not the same arrays: what is donated twice is donated to nobody.
+        # A copy: an array that occurs twice in the state could not be donated.
         jax.tree.map(jnp.copy, widened(trained)) if ema else None,
         scale.start() if scale else None,
     )
 
 
 @public_api
-def ema_params(run: TrainState) -> Params:
-    """The parameters with their moving averages in the place of the trained ones.
+def ema_params(state: TrainState) -> Params:
+    """The parameters, the trained ones replaced by their moving averages.
 
     Raises:
-      TrainingError: where the run keeps no averages.
+      TrainingError: where the state has no averages.
 
     >>> import jax, optax, jlayers as jl
     >>> from jlayers import training
     >>> tx, x = optax.sgd(0.1), jl.spec((8, 4))
-    >>> run = training.train_state(jl.Dense(3), tx, jax.random.key(0), x, ema=True)
-    >>> training.ema_params(run)["kernel"].shape
+    >>> state = training.train_state(jl.Dense(3), tx, jax.random.key(0), x, ema=True)
+    >>> training.ema_params(state)["kernel"].shape
     (4, 3)
     """
-    if run.ema is None:
-        raise TrainingError("the run keeps no moving average", hint="train_step(..., ema=0.999)")
-    own = flatten(run.params)
-    means = {path: leaf.astype(own[path].dtype) for path, leaf in flatten(run.ema).items()}
+    if state.ema is None:
+        raise TrainingError("the state has no moving average", hint="train_step(..., ema=0.999)")
+    own = flatten(state.params)
+    means = {path: leaf.astype(own[path].dtype) for path, leaf in flatten(state.ema).items()}
     return unflatten(own | means)
 
 
 def widened(params: Params) -> Params:
-    """Narrow floats as float32: a mean moves by less than bfloat16 can tell."""
+    """Narrow floats as float32: a mean moves by less than bfloat16 can represent."""
 
     def wide(leaf: jax.Array) -> jax.Array:
         narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
@@ -137,13 +132,47 @@ def widened(params: Params) -> Params:
     return jax.tree.map(wide, params)  # type: ignore[no-any-return]
 
 
-def check_model(model: Any) -> None:
+def split_trained(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:
+    """(trained, frozen): two trees that hold each parameter once.
+
+    Raises:
+      LayerError: for a pattern that fits no path, and where nothing is left to train.
+    """
+    if not frozen:
+        return params, {}
+    fixed, trained = partition(params, *frozen)
+    if not trained:
+        raise TrainingError(
+            "frozen matches every parameter: nothing is left to train",
+            got=", ".join(map(repr, frozen)),
+        )
+    return trained, fixed
+
+
+def join_trained(trained: Params, fixed: Params) -> Params:
+    """The tree of all parameters: the inverse of ``split_trained``."""
+    return combine(trained, fixed) if fixed else trained
+
+
+def check_patterns(frozen: object) -> tuple[str, ...]:
+    """The argument ``frozen``, checked: one pattern or several."""
+    given = (frozen,) if isinstance(frozen, str) else frozen
+    if not isinstance(given, tuple | list) or not all(isinstance(one, str) for one in given):
+        raise TrainingError(
+            "frozen must be a pattern or a tuple of patterns",
+            expected='paths or patterns: ("encoder/**", "**/bias")',
+            got=repr(frozen),
+        )
+    return tuple(given)
+
+
+def check_model(model: object) -> None:
     if not isinstance(model, Layer):
-        raise TrainingError("model is no layer", got=format_short(model), hint="jl.lift(model)")
+        raise TrainingError("model must be a Layer", got=format_short(model), hint="jl.lift(model)")
 
 
-def check_transformation(tx: Any) -> None:
+def check_transformation(tx: object) -> None:
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise TrainingError(
-            "tx is no optax transformation", got=format_short(tx), hint="optax.adam(1e-3)"
+            "tx must be an optax transformation", got=format_short(tx), hint="optax.adam(1e-3)"
         )

@@ -1,10 +1,15 @@
-"""The training step, a pure function built from a model, a loss and an optax transformation."""
+"""The training step, a pure function built from a model, a loss and an optax transformation.
+
+How to read this file: ``TrainStep`` holds the options. ``train_step`` (``__call__``) takes one step
+or, with ``steps``, scans over several; ``guarded`` is what the loop calls: it also says whether the
+step was finite. Both are made of ``_gradient`` (loss, scaling, clipping) and ``_update``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,132 +17,228 @@ import optax
 from jax import lax
 
 from ..base import arguments
-from ..base.errors import TrainingError, public_api
+from ..base.errors import JlayersError, TrainingError, public_api
 from ..base.layer import Layer
-from ..base.specs import PyTree, format_short
-from .finite import (
-    finite,
-    finite_at_the_edges,
-    if_sound,
-    keep_if,
-)
-from .gradient import LossFunction, Metrics, accumulated, gradient_of
+from ..base.specs import Params, PyTree, State, format_short, format_spec, specs_of
+from ..inspection.training_loss import Batch, LossFunction, Metrics
+from .finite import cond_update, edges_are_finite, is_finite, select_if
+from .gradient import accumulated, gradient_of
 from .loss_scale import LossScale, check_loss_scale
 from .state import (
     Optimizer,
     TrainState,
     check_model,
+    check_patterns,
     check_transformation,
+    join_trained,
+    split_trained,
     train_state,
     widened,
 )
-from .trainable import merge, patterns, split
-from .validation import check_batch, check_between
 
-Step = Callable[[Any, Any], tuple[Any, Metrics]]
-Schedule = Callable[[jax.Array], Any]
+# Any pure step over any pytree: what ``fit`` takes.
+Step: TypeAlias = Callable[[Any, Any], tuple[Any, Metrics]]
+# From the number of a step to a learning rate, as optax has them.
+Schedule: TypeAlias = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
-    """A step with its options, made by ``train_step``.
+    """``step(state, batch) -> (state, metrics)``, pure and not compiled.
 
-    Called with (run, batch) it is the pure function. ``start`` makes the run that it begins with.
+    ``train_step(model, loss, tx, ...)`` makes one; it is this class under its usual name.
+
+    Args:
+      model: the layer to train; it is applied with ``train=True`` and a key of the step's own.
+      loss: ``loss(y, *targets)``, a floating scalar, or this and a dict of further metrics.
+      tx: the optax transformation.
+      steps: K steps in one call, through one ``lax.scan``: a small model's step takes less time
+        than Python needs to launch it.
+      accumulate: the batch is split into so many equal parts, computed one after the other, and
+        the gradient is the mean of theirs: large batches in little memory.
+      clip: the largest global norm of a gradient, by ``optax.clip_by_global_norm``.
+      ema: the decay of a moving average of the trained parameters, such as 0.999; see
+        ``ema_params``.
+      loss_scale: scales the loss of a float16 model; see ``LossScale``.
+      frozen: patterns over the paths of parameters that are not trained: they are not
+        differentiated, and the optimiser keeps no state for them.
+      learning_rate: the schedule that ``tx`` was built with, step to rate, or the rate, to have it
+        among the metrics. With a ``tx`` of ``optax.inject_hyperparams`` it is there anyway.
+      grad_norm: have the gradient's global norm, before clipping, among the metrics; with ``clip``
+        it always is. It reads all of the gradient, which is noticeable in a small model's step.
+      non_finite: "skip" leaves the state as it was, except for its number, after a step whose loss
+        or gradient is not finite.
+
+    Args of the step:
+      state: a ``TrainState``; ``step.start(key, x)`` makes the first.
+      batch: ``(x, *targets)``. With ``steps=K`` > 1 the first axis of every array holds K batches.
+
+    Returns of the step:
+      state: the next one.
+      metrics: the loss, before the update, as "loss", those that ``loss`` returned, and
+        "grad_norm", "learning_rate", "loss_scale" and "skipped" (int32, 1 for a step that changed
+        nothing) where they apply. With ``steps=K`` > 1 the first axis of every array holds the K
+        steps.
+
+    Raises:
+      TrainingError: at once for an invalid argument; from the step, when it is traced, for an
+        invalid state, batch or loss.
+      LayerError: from the step, where the batch does not fit the model.
+
+    >>> import jax, jax.numpy as jnp, optax, jlayers as jl
+    >>> from jlayers import training
+    >>> model, tx = jl.Dense(1), optax.sgd(0.1)
+    >>> step = training.train_step(model, lambda y, target: jnp.mean((y - target) ** 2), tx)
+    >>> x, target = jnp.ones((8, 4)), jnp.zeros((8, 1))
+    >>> state = step.start(jax.random.key(0), x)
+    >>> state, metrics = jax.jit(step)(state, (x, target))
+    >>> int(state.step), metrics["loss"].shape
+    (1, ())
     """
 
     model: Layer
     loss: LossFunction
     tx: Optimizer
+    _: dataclasses.KW_ONLY
     steps: int = 1
     accumulate: int = 1
     clip: float | None = None
     ema: float | None = None
     loss_scale: LossScale | None = None
-    frozen: tuple[str, ...] = ()
-    learning_rate: Schedule | None = None
+    frozen: str | tuple[str, ...] = ()
+    learning_rate: Schedule | float | None = None
     grad_norm: bool = False
     non_finite: Literal["apply", "skip"] = "apply"
 
-    def start(self, key: jax.Array, x: PyTree, **begin: Any) -> TrainState:
-        """``train_state`` with the options of the step; ``begin`` may hold params and state."""
-        begin |= {"frozen": self.frozen, "ema": self.ema is not None}
-        return train_state(self.model, self.tx, key, x, loss_scale=self.loss_scale, **begin)
+    @public_api
+    def __post_init__(self) -> None:
+        try:
+            self._check_options()
+        except JlayersError as error:
+            error.attribute_to("train_step")
+            raise
 
-    def __call__(self, run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        return self.train_step(run, batch)
+    def _check_options(self) -> None:
+        check_model(self.model)
+        if not callable(self.loss):
+            raise TrainingError(
+                "loss must be a function", expected="loss(y, *targets)", got=format_short(self.loss)
+            )
+        check_transformation(self.tx)
+        arguments.positive("steps", self.steps)
+        arguments.positive("accumulate", self.accumulate)
+        for name, high in (("clip", float("inf")), ("ema", 1)):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value < high):
+                raise TrainingError(f"{name} must be between 0 and {high}, got {value!r}")
+        check_loss_scale(self.loss_scale)
+        object.__setattr__(self, "frozen", check_patterns(self.frozen))
+        if not (self.learning_rate is None or callable(self.learning_rate)):
+            arguments.number("learning_rate", float(self.learning_rate))
+        if self.non_finite not in ("apply", "skip"):
+            raise TrainingError(
+                f"unknown non_finite {self.non_finite!r}", expected="'apply' or 'skip'"
+            )
+
+    def start(
+        self,
+        key: jax.Array,
+        x: PyTree,
+        *,
+        params: Params | None = None,
+        state: State | None = None,
+    ) -> TrainState:
+        """The state before the first step: ``train_state`` with the options of this step."""
+        return train_state(
+            self.model,
+            self.tx,
+            key,
+            x,
+            params=params,
+            state=state,
+            frozen=self.frozen,
+            ema=self.ema is not None,
+            loss_scale=self.loss_scale,
+        )
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return self.train_step(state, batch)
 
     @public_api
-    def train_step(self, run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        """The step; by this name errors know it."""
-        check_batch(batch, self.steps)
-        self._check_run(run)
-        return self._one(run, batch) if self.steps == 1 else lax.scan(self._one, run, batch)
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The step; a method of its own, so that errors name it."""
+        _check_batch(batch, self.steps)
+        self._check_state(state)
+        return self._one(state, batch) if self.steps == 1 else lax.scan(self._one, state, batch)
 
     @public_api
     def guarded(
-        self, run: TrainState, batch: Any, alive: jax.Array | None = None
+        self, state: TrainState, batch: Batch, active: jax.Array | None = None
     ) -> tuple[TrainState, Metrics, jax.Array]:
         """One step that changes nothing where its loss or its gradient is not finite.
 
         Args:
-          run, batch: of one step, whatever ``steps`` is.
-          alive: bool (), False for a step that is not to be taken, nor counted. Where it is given,
-            a step that is not sound is not counted either: the run stays what it was before it.
+          state, batch: of one step, whatever ``steps`` is.
+          active: bool (), False for a step that is to do nothing and not to be counted. Where it is
+            given, a non-finite step is not counted either: the state stays as it was before it.
 
         Returns:
-          The next run, the metrics, and whether the step was sound, bool ().
+          The next state, the metrics, and whether the step was finite, bool ().
         """
-        check_batch(batch, 1)
-        self._check_run(run)
-        return self._guarded(run, batch, alive)
+        _check_batch(batch, 1)
+        self._check_state(state)
+        return self._guarded(state, batch, active)
 
-    def _one(self, run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    def _one(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if self.non_finite == "skip" or self.loss_scale:
-            run, metrics, _ = self._guarded(run, batch, None)
-            return run, metrics
-        gradient, state, metrics = self._gradient(run, batch)
-        new = self._update(run, gradient, state)
-        return new._replace(step=run.step + 1), metrics | self._rate(new)
+            state, metrics, _ = self._guarded(state, batch, None)
+            return state, metrics
+        gradient, model_state, metrics = self._gradient(state, batch)
+        new = self._update(state, gradient, model_state)
+        return new._replace(step=state.step + 1), metrics | self._rate(new)
 
     def _guarded(
-        self, run: TrainState, batch: Any, alive: jax.Array | None
+        self, state: TrainState, batch: Batch, active: jax.Array | None
     ) -> tuple[TrainState, Metrics, jax.Array]:
-        gradient, state, metrics = self._gradient(run, batch)
-        sound = jnp.isfinite(metrics["loss"])
-        # What reads all of the gradient anyway tells more than its edges.
+        gradient, model_state, metrics = self._gradient(state, batch)
+        finite = jnp.isfinite(metrics["loss"])
+        # The norm, where it is computed anyway, reads all of the gradient.
         if "grad_norm" in metrics:
-            usable = sound & jnp.isfinite(metrics["grad_norm"])
+            usable = finite & jnp.isfinite(metrics["grad_norm"])
         else:
-            look = finite if self.loss_scale else finite_at_the_edges
-            usable = sound & look(gradient)
-        taken = usable if alive is None else usable & alive
-        new = if_sound(taken, self._update, run, gradient, state)
-        if self.loss_scale and run.loss_scale:
-            scale = self.loss_scale.next(run.loss_scale, usable)
-            # An overflow is what scales are for, as long as there is a smaller one.
-            sound = usable | (sound & (run.loss_scale.scale > self.loss_scale.least))
-            if alive is not None:
-                scale = keep_if(sound & alive, scale, run.loss_scale)
+            look = is_finite if self.loss_scale else edges_are_finite
+            usable = finite & look(gradient)
+        applied = usable if active is None else usable & active
+        new = cond_update(applied, self._update, state, gradient, model_state)
+        if self.loss_scale and state.loss_scale:
+            scale = self.loss_scale.next(state.loss_scale, usable)
+            # An overflow is expected with a scale, as long as there is a smaller one.
+            finite = usable | (finite & (state.loss_scale.scale > self.loss_scale.least))
+            if active is not None:
+                scale = select_if(finite & active, scale, state.loss_scale)
             new = new._replace(loss_scale=scale)
         else:
-            sound = usable
-        counts = jnp.int32(1) if alive is None else (sound & alive).astype(jnp.int32)
-        if alive is None:
+            finite = usable
+        counts = jnp.int32(1) if active is None else (finite & active).astype(jnp.int32)
+        if active is None:
             metrics["skipped"] = (~usable).astype(jnp.int32)
-        return new._replace(step=run.step + counts), metrics | self._rate(new), sound
+        return new._replace(step=state.step + counts), metrics | self._rate(new), finite
 
-    def _gradient(self, run: TrainState, batch: Any) -> tuple[PyTree, PyTree, Metrics]:
-        key = jax.random.fold_in(run.key, run.step)
-        scale = run.loss_scale.scale if run.loss_scale else None
+    def _gradient(self, state: TrainState, batch: Batch) -> tuple[PyTree, State, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        scale = state.loss_scale.scale if state.loss_scale else None
 
-        def one(state: PyTree, key: jax.Array, batch: Any) -> tuple[PyTree, PyTree, Metrics]:
-            given = (self.frozen, run.params, state, key, batch, scale)
+        def one(model_state: State, key: jax.Array, batch: Batch) -> tuple[PyTree, State, Metrics]:
+            given = (check_patterns(self.frozen), state.params, model_state, key, batch, scale)
             return gradient_of(self.model, self.loss, *given)
 
         if self.accumulate == 1:
-            gradient, state, metrics = one(run.state, key, batch)
+            gradient, model_state, metrics = one(state.state, key, batch)
         else:
-            gradient, state, metrics = accumulated(self.accumulate, one, run.state, key, batch)
+            gradient, model_state, metrics = accumulated(
+                self.accumulate, one, state.state, key, batch
+            )
         narrow = gradient
         if scale is not None:
             # In float32: float16 holds neither large scales nor large norms.
@@ -149,150 +250,79 @@ class TrainStep:
             clip = optax.clip_by_global_norm(self.clip)
             gradient, _ = clip.update(gradient, optax.EmptyState())
         gradient = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), gradient, narrow)
-        return gradient, state, metrics
+        return gradient, model_state, metrics
 
-    def _update(self, run: TrainState, gradient: PyTree, state: PyTree) -> TrainState:
-        trained, fixed = split(run.params, self.frozen)
-        updates, opt_state = self.tx.update(gradient, run.opt_state, trained)
+    def _update(self, state: TrainState, gradient: PyTree, model_state: State) -> TrainState:
+        trained, fixed = split_trained(state.params, check_patterns(self.frozen))
+        updates, opt_state = self.tx.update(gradient, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
-        ema = run.ema
+        ema = state.ema
         if self.ema is not None:
             ema = optax.incremental_update(widened(trained), ema, 1 - self.ema)
-        params = merge(trained, fixed)
-        return run._replace(params=params, state=state, opt_state=opt_state, ema=ema)
+        params = join_trained(trained, fixed)
+        return state._replace(params=params, state=model_state, opt_state=opt_state, ema=ema)
 
-    def _rate(self, run: TrainState) -> Metrics:
-        """The learning rate, where it is told or the optimiser's state holds it."""
-        if self.learning_rate is not None:
-            return {"learning_rate": jnp.asarray(self.learning_rate(run.step), jnp.float32)}
-        found = optax.tree.get_all_with_path(run.opt_state, "learning_rate")
+    def _rate(self, state: TrainState) -> Metrics:
+        """The learning rate, where it is given or the optimiser's state holds it."""
+        rate = self.learning_rate
+        if rate is not None:
+            value = rate(state.step) if callable(rate) else rate
+            return {"learning_rate": jnp.asarray(value, jnp.float32)}
+        found = optax.tree.get_all_with_path(state.opt_state, "learning_rate")
         # Of optax.inject_hyperparams; other states may have such an entry, too.
-        rates = [rate for path, rate in found if "hyperparams" in map(_name, path)]
+        rates = [
+            rate
+            for path, rate in found
+            if "hyperparams" in (getattr(key, "name", None) for key in path)
+        ]
         return {"learning_rate": jnp.asarray(rates[0], jnp.float32)} if len(rates) == 1 else {}
 
-    def _check_run(self, run: Any) -> None:
-        if not isinstance(run, TrainState):
+    def _check_state(self, state: object) -> None:
+        if not isinstance(state, TrainState):
             raise TrainingError(
-                "the run is no TrainState", got=format_short(run), hint="step.start(key, x)"
+                "state must be a TrainState", got=format_short(state), hint="step.start(key, x)"
             )
-        made = "step.start(key, x) makes the run that a step begins with"
+        hint = "step.start(key, x) makes the state that a step starts with"
         for name, option in (("ema", self.ema), ("loss_scale", self.loss_scale)):
-            if (getattr(run, name) is None) != (option is None):
+            if (getattr(state, name) is None) != (option is None):
                 which = "has no" if option is not None else "has an unused"
-                raise TrainingError(f"the run {which} {name}", hint=made)
-        trained, _ = split(run.params, self.frozen)
-        wanted: Any = jax.tree.structure(jax.eval_shape(self.tx.init, trained))
-        got: Any = jax.tree.structure(run.opt_state)
-        if wanted != got:
+                raise TrainingError(f"the state {which} {name}", hint=hint)
+        trained, _ = split_trained(state.params, check_patterns(self.frozen))
+        expected: object = jax.tree.structure(jax.eval_shape(self.tx.init, trained))
+        got: object = jax.tree.structure(state.opt_state)
+        if expected != got:
             raise TrainingError(
                 "opt_state is not that of this optimiser and these trained parameters",
-                expected=format_short(wanted),
+                expected=format_short(expected),
                 got=format_short(got),
-                hint=made,
+                hint=hint,
             )
 
 
-@public_api
-def train_step(
-    model: Layer,
-    loss: LossFunction,
-    tx: Optimizer,
-    *,
-    steps: int = 1,
-    accumulate: int = 1,
-    clip: float | None = None,
-    ema: float | None = None,
-    loss_scale: LossScale | None = None,
-    frozen: str | tuple[str, ...] = (),
-    learning_rate: Schedule | None = None,
-    grad_norm: bool = False,
-    non_finite: Literal["apply", "skip"] = "apply",
-) -> TrainStep:
-    """``step(run, batch) -> (run, metrics)``, pure and not compiled.
-
-    Args:
-      model: the layer to train; it is applied with ``train=True`` and a key of the step's own.
-      loss: ``loss(y, *targets)``, a floating scalar, or this and a dict of further metrics.
-      tx: the optax transformation.
-      steps: K steps in one call, through one ``lax.scan``, so that a small model's time goes into
-        its steps and not between them.
-      accumulate: the batch is taken in so many equal parts, one after the other, and the gradient
-        is the mean of theirs: large batches in little memory.
-      clip: the largest global norm of a gradient, by ``optax.clip_by_global_norm``.
-      ema: the decay of a moving average of the trained parameters, 0.999 say; see ``ema_params``.
-      loss_scale: scales the loss of a float16 model; see ``LossScale``.
-      frozen: patterns over the paths of parameters that are not trained: they are not
-        differentiated, and the optimiser keeps nothing for them.
-      learning_rate: the schedule that ``tx`` was built with, step to rate, to have the rate among
-        the metrics. Where ``tx`` is an ``optax.inject_hyperparams`` it is there without.
-      grad_norm: have the gradient's global norm, before clipping, among the metrics; with ``clip``
-        it is. It reads all of the gradient, which a small model's step feels.
-      non_finite: "skip" leaves the run as it was, but for its number, after a step whose loss or
-        gradient is not finite.
-
-    Args of the result:
-      run: a ``TrainState``; ``step.start(key, x)`` makes the first.
-      batch: ``(x, *targets)``. With ``steps=K`` > 1 the first axis of every array holds K batches.
-
-    Returns of the result:
-      run: the next one.
-      metrics: the loss, before the update, as "loss", beside what ``loss`` gave, and "grad_norm",
-        "learning_rate", "loss_scale" and "skipped" (int32, 1 for a step that changed nothing) where
-        there are such. With ``steps=K`` > 1 the first axis of every array holds the K steps.
-
-    Raises:
-      TrainingError: at once where an argument is not what it has to be; from the step, when it is
-        traced, where the run, the batch or the loss is not, and where the batch does not fit the
-        model.
-
-    >>> import jax, jax.numpy as jnp, optax, jlayers as jl
-    >>> from jlayers import training
-    >>> model, tx = jl.Dense(1), optax.sgd(0.1)
-    >>> step = training.train_step(model, lambda y, target: jnp.mean((y - target) ** 2), tx)
-    >>> x, target = jnp.ones((8, 4)), jnp.zeros((8, 1))
-    >>> run = step.start(jax.random.key(0), x)
-    >>> run, metrics = jax.jit(step)(run, (x, target))
-    >>> int(run.step), metrics["loss"].shape
-    (1, ())
-    """
-    check_model(model)
-    if not callable(loss):
-        raise TrainingError(
-            "loss is no function", expected="loss(y, *targets)", got=format_short(loss)
-        )
-    check_transformation(tx)
-    if clip is not None:
-        check_between("clip", clip, 0, float("inf"))
-    if ema is not None:
-        check_between("ema", ema, 0, 1)
-    if learning_rate is not None and not callable(learning_rate):
-        constant = float(learning_rate)
-        learning_rate = lambda step: constant  # noqa: E731
-    if non_finite not in ("apply", "skip"):
-        raise TrainingError(f"unknown non_finite {non_finite!r}", expected="'apply' or 'skip'")
-    return TrainStep(
-        model,
-        loss,
-        tx,
-        arguments.positive("steps", steps),
-        arguments.positive("accumulate", accumulate),
-        clip,
-        ema,
-        check_loss_scale(loss_scale),
-        patterns(frozen),
-        learning_rate,
-        grad_norm,
-        non_finite,
-    )
+# As users write it: a step is made by a function, as a layer is.
+train_step = TrainStep
 
 
 def compiled(step: Step) -> Any:
-    """``jax.jit`` of a step, with the run donated: the next one takes its place in memory.
+    """``jax.jit`` of a step, with the state donated: the next one takes its place in memory.
 
-    The run that goes in cannot be used again. What comes back is what ``jax.jit`` returns.
+    The state that is passed in cannot be used again. The result is what ``jax.jit`` returns.
     """
     return jax.jit(step, donate_argnums=0)
 
 
-def _name(key: Any) -> Any:
-    return getattr(key, "name", None)
+def _check_batch(batch: object, steps: int) -> None:
+    if not isinstance(batch, tuple | list) or not batch:
+        raise TrainingError(
+            "the batch must be a tuple", expected="(x, *targets)", got=format_short(batch)
+        )
+    if steps == 1:
+        return
+    for leaf in jax.tree.leaves(batch):
+        if jnp.shape(leaf)[:1] != (steps,):
+            raise TrainingError(
+                f"the batch does not hold {steps} batches",
+                expected=f"the first axis of every array is steps={steps}",
+                got=format_spec(specs_of(batch)),
+                hint="jax.tree.map(lambda *leaves: np.stack(leaves), *batches)",
+            )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from error_text import each, read
 
-from jlayers import training
+from jlayers import inspection
 from jlayers.inspection.compilation import watch as compiles
 
 pytestmark = pytest.mark.cold
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cold
 F32 = np.ones((32, 4), np.float32)
 RUN = {"dense": {"kernel": np.ones((4, 2), np.float32), "bias": np.zeros(2, np.float32)}}
 FREE = "not bound to a device became"
-PUT = "(try: jax.device_put before the first step, to where the later ones are)"
+PUT = "(hint: jax.device_put before the first step, to where the later ones are)"
 
 
 def step(run, batch):
@@ -30,7 +30,7 @@ def halves(x):
 
 def reports(*calls, **options):
     """The reports of calls of one watched function, with the number of each call."""
-    watched = training.jit_reporting_recompiles(step, **options)
+    watched = inspection.jit_reporting_recompiles(step, **options)
     found = {}
     for number, args in enumerate(calls, 1):
         with warnings.catch_warnings(record=True) as caught:
@@ -60,15 +60,15 @@ CHANGED = {
     "shape": (
         lambda: (RUN, (F32[:17],)),
         "batch/0: float32[32, 4] became float32[17, 4]  "
-        "(try: batches of one size: Batches(..., last='drop') or last='pad')",
+        "(hint: batches of one size: Batches(..., last='drop') or last='pad')",
     ),
     "features": (
         lambda: (RUN, (F32[:, :3],)),
-        "batch/0: float32[32, 4] became float32[32, 3]  (try: inputs of one shape: pad them)",
+        "batch/0: float32[32, 4] became float32[32, 3]  (hint: inputs of one shape: pad them)",
     ),
     "dtype": (
         lambda: (RUN, (F32.astype(np.int32),)),
-        "batch/0: float32[32, 4] became int32[32, 4]  (try: x.astype('float32'))",
+        "batch/0: float32[32, 4] became int32[32, 4]  (hint: x.astype('float32'))",
     ),
     "Python number": (
         lambda: (RUN, (F32, 1)),
@@ -112,9 +112,9 @@ def test_a_weak_type_and_a_python_number():
     assert not strong.weak_type
     found = reports((RUN, (strong,)), (RUN, (weak,)), (RUN, (1.0,)), (RUN, (strong,)))
     assert found.keys() == {2}
-    assert "batch/0: not weakly typed became so  (try: jnp.asarray(x, dtype)" in found[2]
+    assert "batch/0: not weakly typed became so  (hint: jnp.asarray(x, dtype)" in found[2]
     found = reports((RUN, (strong,)), (RUN, (1.0,)))
-    assert "batch/0: float32[] became a Python float  (try: jnp.asarray(x, dtype)" in found[2]
+    assert "batch/0: float32[] became a Python float  (hint: jnp.asarray(x, dtype)" in found[2]
 
 
 def test_several_changes_have_a_line_each():
@@ -126,7 +126,7 @@ def test_several_changes_have_a_line_each():
         f"  run/dense/bias and 1 more: {FREE} bound to cpu:0",
         "  batch/0: float32[32, 4] became float32[5, 4]",
         "  batch/1: float32[32, 4] became float32[32, 2]",
-        "  try: jax.device_put before the first step, to where the later ones are",
+        "  hint: jax.device_put before the first step, to where the later ones are",
     ]
     many = {f"leaf_{i:02}": np.ones(i + 1, np.float32) for i in range(20)}
     more = {name: leaf[None] for name, leaf in many.items()}
@@ -142,7 +142,7 @@ def test_the_nearest_call_is_compared_with():
 
 def test_donated_arrays_tell_what_they_were():
     run = jax.device_put(RUN, jax.devices()[0])
-    watched = training.jit_reporting_recompiles(step, donate_argnums=0)
+    watched = inspection.jit_reporting_recompiles(step, donate_argnums=0)
     after, _ = watched(run, (F32,))
     assert run["dense"]["bias"].is_deleted()
     with pytest.warns(UserWarning, match="batch/0: .* became") as caught:
@@ -151,7 +151,7 @@ def test_donated_arrays_tell_what_they_were():
 
 
 def test_a_static_argument_and_a_setting():
-    watched = training.jit_reporting_recompiles(lambda x, n: x * n, static_argnums=1)
+    watched = inspection.jit_reporting_recompiles(lambda x, n: x * n, static_argnums=1)
     watched(jnp.ones(2), 2.0)
     with pytest.warns(
         UserWarning, match=r"^<lambda> was compiled again at call 2: n: 2.0 became 3.0$"
@@ -169,7 +169,7 @@ def test_an_object_that_can_be_called_goes_by_its_type():
         def __call__(self, x):
             return 2 * x
 
-    watched = training.jit_reporting_recompiles(Doubling())
+    watched = inspection.jit_reporting_recompiles(Doubling())
     watched(F32)
     with pytest.warns(UserWarning, match=r"^Doubling was compiled again at call 2: x: float32"):
         watched(F32[:3])
@@ -203,10 +203,10 @@ def test_it_listens_no_longer_than_it_is_asked_to():
     jitted(RUN, (jax.device_put(F32, jax.devices()[1]),))  # compiled, and not traced
     assert watch.events == seen
     ended = []
-    end = compiles.CompileWatch.end
+    stop = compiles.CompileWatch.stop
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiles.CompileWatch, "end", lambda self: (ended.append(self), end(self)))
-        watched = training.jit_reporting_recompiles(step)
+        patch.setattr(compiles.CompileWatch, "stop", lambda self: (ended.append(self), stop(self)))
+        watched = inspection.jit_reporting_recompiles(step)
         del watched
         gc.collect()
     assert len(ended) == 1
@@ -214,7 +214,7 @@ def test_it_listens_no_longer_than_it_is_asked_to():
 
 
 def again(**options):
-    watched = training.jit_reporting_recompiles(step, **options)
+    watched = inspection.jit_reporting_recompiles(step, **options)
     watched(RUN, (F32,))
     watched(RUN, (F32[:5], F32))
 
@@ -229,17 +229,17 @@ ERRORS = [
         "Batches(..., last='drop')",
     ),
     (
-        lambda: training.jit_reporting_recompiles(0.5),
-        "jit_reporting_recompiles: function is no function",
+        lambda: inspection.jit_reporting_recompiles(0.5),
+        "jit_reporting_recompiles: function must be callable",
         "0.5",
     ),
     (
-        lambda: training.jit_reporting_recompiles(jax.jit(step)),
+        lambda: inspection.jit_reporting_recompiles(jax.jit(step)),
         "jit_reporting_recompiles: function is jitted already",
         "the function that was jitted",
     ),
     (
-        lambda: training.jit_reporting_recompiles(step, max_compiles=0),
+        lambda: inspection.jit_reporting_recompiles(step, max_compiles=0),
         "jit_reporting_recompiles: max_compiles must be a positive int, got 0",
     ),
 ]

@@ -9,13 +9,13 @@ from error_text import each, read
 
 import jlayers as jl
 from jlayers.base.tracing import trace
-from jlayers.inspection.nonfinite.find import find_non_finite
 from jlayers.inspection.nonfinite.probes import (
     nodes_of,
     probed,
     with_probes,
     without_probes,
 )
+from jlayers.training.loop.non_finite import find_non_finite
 from jlayers.training.loss_scale import LossScale
 from jlayers.training.state import train_state
 
@@ -134,7 +134,7 @@ def test_forward_in_a_function():
         "  input:    float32[8, 4], from 0 to 1",
         "  output:   float32[8, 4], 2 infinite, the rest from -3.47 to 0",
         "  rows:     2, 5 (2 of 8)",
-        "  hint:     jnp.log(jnp.maximum(x, 1e-6)): log of what is not above 0",
+        "  hint:     jnp.log(jnp.maximum(x, 1e-6)): log of values not above 0",
     ]
 
 
@@ -223,12 +223,12 @@ def test_code_between_children():
     found = find(model)
     assert place(found)[:2] == ("forward", "block")
     assert str(found).startswith(
-        "compose at 'block': its own code makes what is not finite, before 'block/second'"
+        "compose at 'block': its own code produces a non-finite value, before 'block/second'"
     )
     after = jl.compose(lambda f, x: f.first(x) / 0, first=jl.Dense(4))
     found = find(jl.serial(block=after))
     assert place(found)[:2] == ("forward", "block")
-    assert "what its children give is finite" in str(found)
+    assert "the outputs of its children are finite" in str(found)
 
 
 def test_masked_scores_are_no_failure():
@@ -316,7 +316,7 @@ def test_backward_in_code_between_children():
     model = jl.serial(block=jl.compose(body, first=jl.Dense(4), second=jl.Dense(4)))
     found = find(model)
     assert place(found)[:2] == ("backward", "block")
-    assert "makes a gradient that is not finite, for 'block/first'" in str(found)
+    assert "produces a non-finite gradient, for 'block/first'" in str(found)
 
 
 def test_a_parameters_gradient():
@@ -396,7 +396,7 @@ def test_a_batch_that_is_not_finite():
         "  holds:    float32[8, 4], 1 NaN and 1 infinite",
         "  first:    at [1, 2]",
         "  rows:     1, 6 (2 of 8)",
-        "  hint:     hint the data, or leave these rows out",
+        "  hint:     fix the data, or leave these rows out",
     ]
     target = np.ones(8, np.float32)
     target[4] = np.nan
@@ -519,17 +519,17 @@ def test_a_model_that_differentiates_forwards():
 WRONG = [
     (
         lambda: find_non_finite(mean, mean, start(DEEP, X), (X,)),
-        "find_non_finite: model is no layer",
+        "find_non_finite: model must be a Layer",
     ),
     (
         lambda: find_non_finite(DEEP, mean, start(DEEP, X), X),
-        "find_non_finite: the batch is no tuple",
+        "find_non_finite: the batch must be a tuple",
         "(x, *targets)",
         "float32[8, 4]",
     ),
     (
         lambda: find(NET, IMAGES, accumulate=4),
-        "find_non_finite: the batch does not fall into 4 equal parts",
+        "find_non_finite: the batch cannot be split into 4 equal parts",
         "accumulate=4",
     ),
     (
@@ -542,7 +542,7 @@ WRONG = [
     ),
     (
         lambda: find(DEEP, loss=lambda y: y),
-        "find_non_finite: the loss is no scalar",
+        "find_non_finite: the loss must return a scalar",
     ),
 ]
 

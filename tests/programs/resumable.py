@@ -22,9 +22,9 @@ def loss(logits, labels):
 
 def exact():
     step = training.train_step(MODEL, loss, optax.adam(1e-2), ema=0.9, clip=1.0)
-    run = step.start(jax.random.key(0), X[:8])
+    state = step.start(jax.random.key(0), X[:8])
     data = training.Batches((X, LABELS), 8, key=3)
-    return {"step": step, "run": run, "data": data, "log_every": 4, "checkpoint_every": 6}
+    return {"step": step, "state": state, "data": data, "log_every": 4, "checkpoint_every": 6}
 
 
 def several_at_once():
@@ -56,6 +56,6 @@ if __name__ == "__main__":
             steps=given.steps,
             checkpoints=checkpoints,
             progress=False,
-            callbacks=[lambda record: print(record.step, flush=True)],
+            hooks=[lambda record: print(record.step, flush=True)],
         )
     print("ended", fitted.step, fitted.stopped)

@@ -51,7 +51,7 @@ def _arguments(**options: Any) -> dict[str, Any]:
     return {
         "step": step,
         # Compiled as one program, which is faster.
-        "run": jax.jit(lambda key: step.start(key, jl.spec((16, 64))))(jax.random.key(0)),
+        "state": jax.jit(lambda key: step.start(key, jl.spec((16, 64))))(jax.random.key(0)),
         "data": training.Batches((X, LABELS), 16, key=3),
         "log_every": 10,
         **options,
@@ -77,7 +77,7 @@ def program(name: str, folder: pathlib.Path, steps: int) -> None:
             **arguments,
             steps=steps,
             checkpoints=checkpoints,
-            callbacks=[training.json_lines(folder / LOG)],
+            hooks=[training.json_lines(folder / LOG)],
             progress=False,
         )
 

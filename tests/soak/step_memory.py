@@ -18,9 +18,8 @@ from bench.frameworks.optax_step import cross_entropy
 from bench.frameworks.sizes import Perceptron
 from bench.training_loop import TX, Bare, Fit, bare_step, batches, input_spec, mlp
 from jlayers import training
-from jlayers.training.loop.flat import form_of
-from jlayers.training.loop.metrics import start_tally
-from jlayers.training.loop.program import program_of
+from jlayers.training.loop.metrics import empty_accumulator
+from jlayers.training.loop.program import form_of, program_of
 
 from . import run_program
 from .resident import peak, reset_peak
@@ -82,7 +81,7 @@ def _compiled_fit(size: Perceptron) -> Any:
     forms = []
 
     def leaves_of(run: Any) -> list[Any]:
-        begun = run, start_tally(metrics, 0)
+        begun = run, empty_accumulator(metrics, 0)
         forms.append(form_of(begun))
         return forms[-1].flat(begun)
 

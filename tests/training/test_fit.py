@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jlayers as jl
 from jlayers import testing, training
-from jlayers.training.loop.donation import Donation
+from jlayers.inspection.donation import Donation
 
 MODEL = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dropout(0.2), jl.Dense(2))
 TX = optax.adam(1e-2)
@@ -50,19 +50,19 @@ def batches(**options):
     return training.Batches((X, LABELS), 8, key=3, **options)
 
 
-def fit(step=STEP, run=None, data=None, **options):
+def fit(step=STEP, state=None, data=None, **options):
     options = {"progress": False, "log_every": 5} | options
-    run = start(step) if run is None else run
-    return training.fit(step, run, batches() if data is None else data, **options)
+    state = start(step) if state is None else state
+    return training.fit(step, state, batches() if data is None else data, **options)
 
 
 def by_hand(steps, step=STEP):
-    """The bare loop: the run and the metrics of each step."""
-    run, jitted, metrics = start(step), jax.jit(step), []
+    """The bare loop: the state and the metrics of each step."""
+    state, jitted, metrics = start(step), jax.jit(step), []
     for batch, _ in itertools.islice(batches().read(), steps):
-        run, own = jitted(run, batch)
+        state, own = jitted(state, batch)
         metrics.append(own)
-    return run, metrics
+    return state, metrics
 
 
 def same(got, expected):
@@ -85,7 +85,7 @@ def told(records):
 def test_the_run_is_that_of_the_bare_loop(options):
     expected, metrics = by_hand(12)
     fitted = fit(steps=12, **options)
-    same(fitted.run, expected)
+    same(fitted.state, expected)
     assert (fitted.step, fitted.position, fitted.stopped) == (12, [2, 0], "steps")
     assert fitted.records[-1].step == 12
     rights = sum(int(own["right"]) for own in metrics)
@@ -131,7 +131,7 @@ def test_records_are_read_one_behind_and_never_between(monkeypatch):
             counts.append((i, len(seen)))
             yield X[:8], LABELS[:8]
 
-    fit(data=data, steps=20, prefetch=0, callbacks=[lambda record: seen.append(record.step)])
+    fit(data=data, steps=20, prefetch=0, hooks=[lambda record: seen.append(record.step)])
     assert seen == [5, 10, 15, 20]
     # Four records, one array each.
     assert reads == ["asarray"] * 4
@@ -142,9 +142,9 @@ def test_records_are_read_one_behind_and_never_between(monkeypatch):
 def test_what_is_due_is_due_at_its_multiples():
     seen = []
 
-    def evaluate(run):
-        seen.append(int(run.step))
-        return {"loss": run.step}
+    def evaluate(state):
+        seen.append(int(state.step))
+        return {"loss": state.step}
 
     fitted = fit(steps=14, log_every=4, evaluate=evaluate, evaluate_every=6)
     assert seen == [6, 12, 14]
@@ -156,11 +156,11 @@ def test_it_ends_after_the_epochs_the_data_or_when_told():
     assert fit(epochs=2)[2:] == (12, [2, 0], "data")
     several = [(X[:8], LABELS[:8])] * 3
     assert fit(data=iter(several))[2:] == (3, [0, 3], "data")
-    assert fit(steps=100, callbacks=[lambda record: record.step == 10])[2:4] == (15, [2, 3])
-    assert fit(steps=100, callbacks=[lambda record: True]).stopped == "callback"
+    assert fit(steps=100, hooks=[lambda record: record.step == 10])[2:4] == (15, [2, 3])
+    assert fit(steps=100, hooks=[lambda record: True]).stopped == "callback"
     early = training.EarlyStopping("eval/loss", patience=2)
     fitted = fit(
-        steps=100, evaluate=lambda run: {"loss": 1.0}, evaluate_every=5, early_stopping=early
+        steps=100, evaluate=lambda state: {"loss": 1.0}, evaluate_every=5, early_stopping=early
     )
     assert (fitted.step, fitted.stopped) == (15, "early stopping")
 
@@ -169,37 +169,37 @@ def test_an_evaluation_is_the_mean_over_all_examples():
     def measure(logits, labels):
         return {"loss": loss(logits, labels)[0], "right": (logits.argmax(-1) == labels).mean()}
 
-    run = start()
+    state = start()
     held = training.Batches((X, LABELS), 16, last="keep")
-    metrics = training.make_evaluator(MODEL, measure, held)(run)
-    logits, _ = MODEL.apply(run.params, run.state, X)
+    metrics = training.make_evaluator(MODEL, measure, held)(state)
+    logits, _ = MODEL.apply(state.params, state.state, X)
     for name, value in measure(logits, LABELS).items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
 
 
 def test_an_evaluation_takes_averages_and_padding():
     step = training.train_step(MODEL, loss, TX, ema=0.5)
-    run = fit(step, steps=5).run
+    state = fit(step, steps=5).state
     held = training.Batches((X, LABELS), 16, last="pad")
 
     def measure(logits, labels, valid):
         values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {"loss": (values * valid).sum() / valid.sum(), "weight": valid.sum()}
 
-    metrics = training.make_evaluator(MODEL, measure, held, ema=True)(run)
-    logits, _ = MODEL.apply(training.ema_params(run), run.state, X)
+    metrics = training.make_evaluator(MODEL, measure, held, ema=True)(state)
+    logits, _ = MODEL.apply(training.ema_params(state), state.state, X)
     np.testing.assert_allclose(metrics["loss"], loss(logits, LABELS)[0], rtol=1e-5)
     assert metrics.keys() == {"loss"}
 
 
 def test_any_pure_step_over_any_tree():
-    def step(run, batch):
-        weights = run["weights"] - 0.1 * (run["weights"] - batch["target"])
+    def step(state, batch):
+        weights = state["weights"] - 0.1 * (state["weights"] - batch["target"])
         return {"weights": weights}, {"error": jnp.abs(weights - batch["target"]).max()}
 
     data = [{"target": np.float32([1.0, 2.0])}]
     fitted = fit(step, {"weights": jnp.zeros(2)}, data, steps=100)
-    np.testing.assert_allclose(fitted.run["weights"], [1, 2], rtol=1e-3)
+    np.testing.assert_allclose(fitted.state["weights"], [1, 2], rtol=1e-3)
     assert fitted.records[-1].metrics["error"] < 1e-3
 
 
@@ -216,7 +216,7 @@ def test_a_run_in_two_parts_is_the_run(tmp_path, options):
     whole = fit(steps=14, checkpoints=kept(tmp_path / "whole"), **options)
     fit(steps=7, checkpoints=kept(tmp_path / "parts"), **options)
     fitted = fit(steps=14, checkpoints=kept(tmp_path / "parts"), **options)
-    same(fitted.run, whole.run)
+    same(fitted.state, whole.state)
     assert told(fitted.records) == told(whole.records)
     assert fitted.position == whole.position
     assert kept(tmp_path / "parts").steps() == [*kept(tmp_path / "whole").steps()[:1], 7, 12, 14]
@@ -225,7 +225,7 @@ def test_a_run_in_two_parts_is_the_run(tmp_path, options):
 def test_a_run_that_is_over_is_given_back(tmp_path):
     fitted = fit(steps=7, checkpoints=kept(tmp_path))
     again = fit(steps=7, checkpoints=kept(tmp_path))
-    same(again.run, fitted.run)
+    same(again.state, fitted.state)
     assert again.stopped == "steps"
 
 
@@ -253,12 +253,12 @@ def test_an_error_loses_nothing(tmp_path):
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no") as caught:
-        fit(steps=50, checkpoints=kept(tmp_path), callbacks=[fails])
+        fit(steps=50, checkpoints=kept(tmp_path), hooks=[fails])
     fitted = caught.value.fitted
     assert fitted.step == 15
     assert kept(tmp_path).steps() == [15]
     again = fit(steps=20, checkpoints=kept(tmp_path))
-    same(again.run, fit(steps=20).run)
+    same(again.state, fit(steps=20).state)
     assert told(again.records) == told(fit(steps=20).records)
 
 
@@ -267,11 +267,11 @@ def test_ctrl_c_ends_it_between_two_steps(tmp_path):
         if record.step == 5:
             signal.raise_signal(signal.SIGINT)
 
-    fitted = fit(steps=50, checkpoints=kept(tmp_path), callbacks=[interrupts])
+    fitted = fit(steps=50, checkpoints=kept(tmp_path), hooks=[interrupts])
     assert fitted.stopped == "interrupt"
     assert kept(tmp_path).steps() == [fitted.step]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    same(fit(steps=20, checkpoints=kept(tmp_path)).run, fit(steps=20).run)
+    same(fit(steps=20, checkpoints=kept(tmp_path)).state, fit(steps=20).state)
 
 
 def run_program(folder, *arguments, **options):
@@ -300,8 +300,8 @@ def test_sigterm_leaves_a_resumable_state(tmp_path):
     with jax.numpy_dtype_promotion("standard"):
         jax.config.update("jax_disable_most_optimizations", False)
         whole = training.fit(**resumable.exact(), steps=stopped_at + 9, progress=False)
-    found = kept(tmp_path).restore(whole.run)
-    same(found.tree, whole.run)
+    found = kept(tmp_path).restore(whole.state)
+    same(found.tree, whole.state)
 
 
 # Compilations and donation.
@@ -314,7 +314,7 @@ def test_the_step_is_compiled_once(tmp_path):
         max_compiles=1,
         checkpoints=kept(tmp_path),
         checkpoint_every=5,
-        evaluate=lambda run: {"step": run.step},
+        evaluate=lambda state: {"step": state.step},
         evaluate_every=5,
     )
     assert fitted.step == 25
@@ -336,8 +336,8 @@ def test_the_same_step_is_not_compiled_again_by_the_next_loop():
     assert len(traces) == first == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"prefetch": 0}, {"steps_per_call": 2}], ids=str)
 @pytest.mark.cold
+@pytest.mark.parametrize("options", [{}, {"prefetch": 0}, {"steps_per_call": 2}], ids=str)
 def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     axes = (None, "data") if "steps_per_call" in options else ("data",)
@@ -345,17 +345,17 @@ def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
     model = jl.serial(jl.Dense(8), jl.BatchNorm(), jax.nn.relu, jl.Dense(2))
 
     def fitted(steps, step, folder):
-        run = jax.device_put(start(step), NamedSharding(mesh, PartitionSpec()))
-        return fit(step, run, steps=steps, checkpoints=kept(tmp_path / folder), **options)
+        state = jax.device_put(start(step), NamedSharding(mesh, PartitionSpec()))
+        return fit(step, state, steps=steps, checkpoints=kept(tmp_path / folder), **options)
 
     step = training.train_step(model, loss, TX)
     whole = fitted(12, step, "whole")
     fitted(6, step, "parts")
     parts = fitted(12, training.train_step(model, loss, TX), "parts")
-    same(parts.run, whole.run)
-    assert len(parts.run.params["dense"]["kernel"].sharding.device_set) == 2
+    same(parts.state, whole.state)
+    assert len(parts.state.params["dense"]["kernel"].sharding.device_set) == 2
     alone = fit(step, start(step), steps=12)
-    kernels = [run.params["dense"]["kernel"] for run in (whole.run, alone.run)]
+    kernels = [state.params["dense"]["kernel"] for state in (whole.state, alone.state)]
     np.testing.assert_allclose(*map(np.asarray, kernels), rtol=1e-4, atol=1e-5)
 
 
@@ -379,12 +379,12 @@ def test_a_batch_of_another_shape_is_told():
 
 
 def test_donation_that_was_of_no_use_is_told():
-    run = {"a": jnp.ones((4, 4)), "b": jnp.ones(3)}
-    used = jax.jit(lambda run: jax.tree.map(lambda leaf: leaf + 1, run), donate_argnums=0)
-    run = used(run)
-    donation = Donation(run)
-    donation.verify(used(run))
-    other = {"a": jnp.ones((4, 4)), "b": run["b"] if not run["b"].is_deleted() else jnp.ones(3)}
+    state = {"a": jnp.ones((4, 4)), "b": jnp.ones(3)}
+    used = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    state = used(state)
+    donation = Donation(state)
+    donation.verify(used(state))
+    other = {"a": jnp.ones((4, 4)), "b": state["b"] if not state["b"].is_deleted() else jnp.ones(3)}
     with pytest.warns(UserWarning, match=r"was not used for:\n  a: float32\[4, 4\]"):
         Donation(other).verify({"a": other["a"] + 1, "b": other["b"]})
 
@@ -404,10 +404,10 @@ def poisoned(at=7, rows=(2,), count=20):
 
 
 def before(at=7):
-    run, jitted = start(), jax.jit(STEP)
+    state, jitted = start(), jax.jit(STEP)
     for batch in poisoned()[:at]:
-        run, _ = jitted(run, batch)
-    return run
+        state, _ = jitted(state, batch)
+    return state
 
 
 @pytest.mark.parametrize("options", [{}, {"steps_per_call": 3}], ids=str)
@@ -420,13 +420,13 @@ def test_stop_names_the_batch_and_holds_the_run_before_it(tmp_path, options, as_
     np.testing.assert_array_equal(error.batch[0], poisoned()[7][0])
     if as_data is list:
         assert (error.position, error.after) == ([0, 7], [0, 8])
-    same(error.run, before())
+    same(error.state, before())
     text = str(error)
     assert text.startswith("fit: the loss or the gradient of step 7 is not finite")
     assert "batch" in text
     assert error.fitted.step == 7
     assert kept(tmp_path).latest() == 7
-    found = kept(tmp_path).restore(error.run)
+    found = kept(tmp_path).restore(error.state)
     same(found.tree, before())
     assert [record.step for record in error.fitted.records] == [5] * (not options) or [6]
 
@@ -434,10 +434,10 @@ def test_stop_names_the_batch_and_holds_the_run_before_it(tmp_path, options, as_
 def test_skip_leaves_the_step_out():
     with pytest.warns(UserWarning, match="of step 7 is not finite"):
         fitted = fit(data=poisoned(), steps=20, non_finite="skip")
-    run, jitted = start(), jax.jit(training.train_step(MODEL, loss, TX, non_finite="skip"))
+    state, jitted = start(), jax.jit(training.train_step(MODEL, loss, TX, non_finite="skip"))
     for batch in poisoned():
-        run, _ = jitted(run, batch)
-    same(fitted.run, run)
+        state, _ = jitted(state, batch)
+    same(fitted.state, state)
     assert sum(record.metrics.get("skipped", 0) for record in fitted.records) == 1
     assert all(np.isfinite(record.metrics["loss"]) for record in fitted.records)
 
@@ -452,11 +452,11 @@ def test_roll_back_goes_on_behind_the_batch(tmp_path):
             checkpoint_every=5,
             max_compiles=1,
         )
-    run, jitted = start(), jax.jit(STEP)
+    state, jitted = start(), jax.jit(STEP)
     data = poisoned()
     for batch in data[:5] + data[8:18]:
-        run, _ = jitted(run, batch)
-    same(fitted.run, run)
+        state, _ = jitted(state, batch)
+    same(fitted.state, state)
     assert fitted.position == [0, 18]
 
 
@@ -472,13 +472,13 @@ def test_ignore_goes_on():
 
 
 def test_of_a_step_of_ones_own_the_loss_is_known():
-    def step(run, batch):
-        return run + 1, {"loss": batch.sum() + run}
+    def step(state, batch):
+        return state + 1, {"loss": batch.sum() + state}
 
     data = [np.float32([i]) for i in range(5)] + [np.float32([np.nan])]
     with pytest.raises(training.NonFiniteError) as caught:
         fit(step, jnp.zeros(()), data, steps=6)
-    assert caught.value.run == 5
+    assert caught.value.state == 5
     assert caught.value.report is None
 
 
@@ -487,10 +487,10 @@ def test_overflows_of_float16_are_no_trouble_while_there_is_a_smaller_scale():
         MODEL, loss, TX, loss_scale=training.LossScale(initial=2.0**40, least=2.0**-2)
     )
     data = [(X[:8].astype(np.float16), LABELS[:8])]
-    run = step.start(jax.random.key(0), data[0][0])
-    fitted = fit(step, run, data, steps=60)
+    state = step.start(jax.random.key(0), data[0][0])
+    fitted = fit(step, state, data, steps=60)
     assert fitted.step == 60
-    assert fitted.run.loss_scale.scale < 2.0**40
+    assert fitted.state.loss_scale.scale < 2.0**40
     assert np.isfinite(fitted.records[-1].metrics["loss"])
 
 
@@ -498,7 +498,7 @@ def test_overflows_of_float16_are_no_trouble_while_there_is_a_smaller_scale():
 
 
 ERRORS = [
-    (lambda: fit(3, start()), "fit: step is no function", "step(run, batch)"),
+    (lambda: fit(3, start()), "fit: step must be a function", "step(state, batch)"),
     (
         lambda: fit(training.train_step(MODEL, loss, TX, steps=4)),
         "fit: the step takes 4 steps itself",
@@ -517,44 +517,44 @@ ERRORS = [
         "fit: nothing to roll back to",
         "CheckpointManager(folder)",
     ),
-    (lambda: fit(callbacks=[3]), "fit: callbacks must be a function of (record), got 3"),
+    (lambda: fit(hooks=[3]), "fit: hooks must be a function of (record), got 3"),
     (lambda: fit(max_compiles=0), "fit: max_compiles must be a positive int, got 0"),
-    (lambda: fit(evaluate=3, steps=4), "fit: evaluate must be a function of (run), got 3"),
-    (lambda: fit(early_stopping=3), "fit: early_stopping is no training.EarlyStopping"),
+    (lambda: fit(evaluate=3, steps=4), "fit: evaluate must be a function of (state), got 3"),
+    (lambda: fit(early_stopping=3), "fit: early_stopping must be a training.EarlyStopping"),
     (
         lambda: fit(early_stopping=training.EarlyStopping("eval/loss", patience=2), steps=3),
-        "fit: early_stopping waits for 'eval/loss', and nothing is evaluated",
+        "fit: early_stopping waits for 'eval/loss', but evaluate= is missing",
         "training.make_evaluator(",
     ),
     (
         lambda: fit(),
-        "fit: nothing says where to end, and the data has no end",
+        "fit: neither steps nor epochs is given, and the data has no end",
         "steps= or epochs=",
     ),
-    (lambda: fit(checkpoints="folder"), "fit: checkpoints is no training.CheckpointManager"),
+    (lambda: fit(checkpoints="folder"), "fit: checkpoints must be a training.CheckpointManager"),
     (lambda: fit(data=(X, LABELS)), "as_source: the data is arrays, not batches of them"),
     (
-        lambda: fit(lambda run, batch: (run, {"loss": batch}), 1.0, [X[0]], steps=2),
-        "fit: the metric 'loss' is no number",
+        lambda: fit(lambda state, batch: (state, {"loss": batch}), 1.0, [X[0]], steps=2),
+        "fit: the metric 'loss' must be a real scalar",
         "float32[6]",
     ),
     (
         lambda: training.make_evaluator(MODEL, loss, iter([(X, LABELS)])),
         "make_evaluator: the data can be read once only, and each evaluation reads it",
     ),
-    (lambda: training.make_evaluator(MODEL, 3, []), "make_evaluator: measure is no function"),
+    (lambda: training.make_evaluator(MODEL, 3, []), "make_evaluator: measure must be a function"),
     (
         lambda: training.make_evaluator(MODEL, lambda y, labels: {"y": y}, [(X, LABELS)])(start()),
-        "evaluate: the metric 'y' is no scalar",
+        "evaluate: the metric 'y' must be a scalar",
         "float32[50, 2]",
     ),
 ]
 
 
 def given_back(change, **options):
-    """What is wrong: a step that gives ``change(run)``."""
-    run = {"w": jnp.ones(3)}
-    return lambda: fit(lambda run, batch: change(run), run, [X[0]], steps=2, **options)
+    """What is wrong: a step that gives ``change(state)``."""
+    state = {"w": jnp.ones(3)}
+    return lambda: fit(lambda state, batch: change(state), state, [X[0]], steps=2, **options)
 
 
 # Of a user's own step, whether or not it is looked after.
@@ -563,35 +563,35 @@ STEPS = [
     for options in ({}, {"non_finite": "ignore"}, {"steps_per_call": 2})
     for case in [
         (
-            given_back(lambda run: run, **options),
-            "fit: the step gives no run and metrics",
-            "a tuple of two: the next run, a dict of scalars",
+            given_back(lambda state: state, **options),
+            "fit: the step must return (state, metrics)",
+            "a tuple of two: the next state, a dict of scalars",
             "{w: float32[3]}",
         ),
         (
-            given_back(lambda run: (run, 1.0), **options),
-            "fit: the step gives no run and metrics",
+            given_back(lambda state: (state, 1.0), **options),
+            "fit: the step must return (state, metrics)",
         ),
         (
-            given_back(lambda run: ({**run, "b": run["w"]}, {}), **options),
-            "fit: the step changes 'b' of the run",
+            given_back(lambda state: ({**state, "b": state["w"]}, {}), **options),
+            "fit: the step changes 'b' of the state",
             "expected: no such leaf",
             "got:      float32[3]",
         ),
         (
-            given_back(lambda run: ({}, {}), **options),
-            "fit: the step changes 'w' of the run",
+            given_back(lambda state: ({}, {}), **options),
+            "fit: the step changes 'w' of the state",
             "got:      no such leaf",
         ),
         (
-            given_back(lambda run: ({"w": run["w"][:1]}, {}), **options),
-            "fit: the step changes 'w' of the run",
+            given_back(lambda state: ({"w": state["w"][:1]}, {}), **options),
+            "fit: the step changes 'w' of the state",
             "expected: float32[3]",
             "got:      float32[1]",
         ),
         (
-            given_back(lambda run: (collections.OrderedDict(run), {}), **options),
-            "fit: the step changes the structure of the run",
+            given_back(lambda state: (collections.OrderedDict(state), {}), **options),
+            "fit: the step changes the structure of the state",
             "PyTreeDef({'w': *})",
         ),
     ]
@@ -624,7 +624,7 @@ def test_what_cannot_be_proven_says_why():
 
     with pytest.raises(jl.TrainingError, match="make cannot be found by another process"):
         testing.check_resume(lambda: start(), 5)
-    with pytest.raises(jl.TrainingError, match="gave something else than the arguments of fit"):
+    with pytest.raises(jl.TrainingError, match="must return the arguments of fit"):
         testing.check_resume(resumable.wrong, 5)
 
 
@@ -632,7 +632,7 @@ def test_the_log_of_a_resumed_run_is_that_of_one_run(tmp_path):
     for name, ends in (("whole", [20]), ("parts", [10, 20])):
         for end in ends:
             log = training.json_lines(tmp_path / f"{name}.jsonl")
-            fit(steps=end, checkpoints=kept(tmp_path / name), callbacks=[log])
+            fit(steps=end, checkpoints=kept(tmp_path / name), hooks=[log])
     rows = [
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")

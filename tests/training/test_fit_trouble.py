@@ -33,9 +33,9 @@ from jlayers import training
 __all__ = ["as_optax_wants_it"]
 
 
-def counted(run, batch):
+def counted(state, batch):
     """A step over a number, whose metrics are plain."""
-    return run + 1, {"loss": batch.sum(), "n": jnp.int32(1)}
+    return state + 1, {"loss": batch.sum(), "n": jnp.int32(1)}
 
 
 def numbers(count=20, bad=None):
@@ -46,7 +46,7 @@ def evaluating(*fails):
     """An evaluation that raises once at each of these calls."""
     calls, left = itertools.count(1), list(fails)
 
-    def evaluate(run):
+    def evaluate(state):
         if next(calls) in left:
             left.clear()
             raise RuntimeError("no")
@@ -75,7 +75,7 @@ def test_a_signal_at_a_step_where_something_is_due_loses_nothing(tmp_path):
     assert (first.stopped, first.step) == ("interrupt", 10)
     second = fit(steps=20, **options)
     assert told(second.records) == told(whole.records)
-    same(second.run, whole.run)
+    same(second.state, whole.state)
 
 
 def test_an_evaluation_that_fails_is_done_when_the_run_goes_on(tmp_path):
@@ -136,12 +136,12 @@ def test_of_an_iterator_the_batch_within_a_stack_has_its_position(tmp_path):
 
 
 def test_large_batches_of_an_iterator_are_not_all_kept(monkeypatch):
-    monkeypatch.setattr("jlayers.training.loop.trouble._KEPT", 3 * X[:8].nbytes)
+    monkeypatch.setattr("jlayers.data.recent_batches._MEMORY", 3 * X[:8].nbytes)
     with pytest.raises(training.NonFiniteError) as caught:
         fit(data=iter(poisoned(1)), steps=10, log_every=5)
     assert caught.value.batch is None
     assert "cannot be read again, and was too large" in str(caught.value)
-    same(caught.value.run, fit(data=poisoned(1)[:1], steps=1).run)
+    same(caught.value.state, fit(data=poisoned(1)[:1], steps=1).state)
 
 
 def test_rolling_back_waits_for_the_checkpoint_that_is_being_written(tmp_path):
@@ -185,7 +185,7 @@ def test_an_error_before_a_bad_step_is_known_saves_the_run_before_it(tmp_path):
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        fit(data=poisoned(7), steps=20, checkpoints=kept(tmp_path), callbacks=[fails])
+        fit(data=poisoned(7), steps=20, checkpoints=kept(tmp_path), hooks=[fails])
     assert kept(tmp_path).steps() == [7]
 
 
@@ -194,7 +194,7 @@ def test_the_best_is_the_one_that_was_evaluated(tmp_path):
     checkpoints = training.CheckpointManager(tmp_path, keep=1, best=1, metric="eval/loss")
     fit(
         steps=30,
-        evaluate=lambda run: {"loss": next(values)},
+        evaluate=lambda state: {"loss": next(values)},
         evaluate_every=10,
         checkpoints=checkpoints,
         checkpoint_every=5,
@@ -212,15 +212,15 @@ def test_parameters_that_are_not_finite_are_not_kept(tmp_path):
 
     step = training.train_step(jl.Dense(100, bias=False), steep, optax.sgd(1.0))
     params = {"kernel": jnp.zeros((100, 100))}
-    run = step.start(jax.random.key(0), jl.spec((1, 100)), params=params, state={})
+    state = step.start(jax.random.key(0), jl.spec((1, 100)), params=params, state={})
     with pytest.raises(training.NonFiniteError) as caught:
-        fit(step, run, [one_hot(i) for i in range(8)], steps=6, checkpoints=kept(tmp_path))
+        fit(step, state, [one_hot(i) for i in range(8)], steps=6, checkpoints=kept(tmp_path))
     assert caught.value.step == 5
     assert kept(tmp_path).steps() == []
 
 
 def test_sigterm_in_the_last_evaluation_ends_the_process_all_the_same(tmp_path):
-    def evaluate(run):
+    def evaluate(state):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         return {"loss": 1.0}
@@ -241,7 +241,7 @@ def test_the_log_holds_each_step_once(tmp_path):
             non_finite="roll back",
             checkpoints=kept(tmp_path / "one"),
             checkpoint_every=5,
-            callbacks=[training.json_lines(path)],
+            hooks=[training.json_lines(path)],
         )
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     assert steps == list(range(1, 13))
@@ -253,22 +253,22 @@ def test_the_log_holds_each_step_once(tmp_path):
     path = tmp_path / "other.jsonl"
     options = {"checkpoints": kept(tmp_path / "two"), "steps": 20}
     with pytest.raises(RuntimeError):
-        fit(data=ends, callbacks=[training.json_lines(path)], **options)
-    fit(data=poisoned(99), callbacks=[training.json_lines(path)], **options)
+        fit(data=ends, hooks=[training.json_lines(path)], **options)
+    fit(data=poisoned(99), hooks=[training.json_lines(path)], **options)
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     assert steps == [5, 10, 15, 20]
 
 
 def test_the_last_evaluation_joins_the_last_record():
-    fitted = fit(steps=5, evaluate=lambda run: {"loss": 2.0}, evaluate_every=3)
+    fitted = fit(steps=5, evaluate=lambda state: {"loss": 2.0}, evaluate_every=3)
     assert steps_of(fitted.records) == [3, 5]
     assert fitted.records[-1].metrics.keys() == {"loss", "right", "eval/loss"}
 
 
 def test_a_checkpoint_of_ones_own_is_gone_on_from(tmp_path):
-    run = fit(steps=3).run
+    state = fit(steps=3).state
     with kept(tmp_path) as checkpoints:
-        checkpoints.save(3, run)
+        checkpoints.save(3, state)
     fitted = fit(steps=5, checkpoints=kept(tmp_path))
     assert (fitted.step, fitted.position) == (5, [0, 2])
 
@@ -289,27 +289,27 @@ def test_a_callback_that_cannot_close_does_not_keep_others_open():
                 raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        fit(steps=5, callbacks=[Callback(False), Callback(True), Callback(False)])
+        fit(steps=5, hooks=[Callback(False), Callback(True), Callback(False)])
     assert len(closed) == 3
 
 
 def test_long_histories_keep_their_evaluations(monkeypatch):
-    from jlayers.training.loop import resumption
+    from jlayers.training.loop import recovery
 
-    monkeypatch.setattr(resumption, "_RECENT", 2)
+    monkeypatch.setattr(recovery, "_RECENT", 2)
     records = [
         training.Record(i, 0, {"loss": 1.0} | ({"eval/loss": 2.0} if i % 3 == 0 else {}), 1.0, 1.0)
         for i in range(1, 8)
     ]
-    assert [row[0] for row in resumption._rows(records)] == [3, 6, 7]
+    assert [row[0] for row in recovery.rows_of(records)] == [3, 6, 7]
 
 
 def test_a_step_that_has_no_hash_is_compiled_too():
     class Own(dict):
-        def __call__(self, run, batch):
-            return counted(run, batch)
+        def __call__(self, state, batch):
+            return counted(state, batch)
 
-    assert fit(Own(), jnp.zeros(()), numbers(), steps=3).run == 3
+    assert fit(Own(), jnp.zeros(()), numbers(), steps=3).state == 3
 
 
 def test_scales_beyond_float16_leave_gradients_as_they_are():
@@ -320,8 +320,8 @@ def test_scales_beyond_float16_leave_gradients_as_they_are():
     step = training.train_step(MODEL, small, optax.sgd(0.1), **options)
     params, state = MODEL.init(jax.random.key(0), X)
     halved = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)
-    run = step.start(jax.random.key(0), X, params=halved, state=state)
-    _, metrics = jax.jit(step)(run, (X.astype(np.float16), LABELS))
+    state = step.start(jax.random.key(0), X, params=halved, state=state)
+    _, metrics = jax.jit(step)(state, (X.astype(np.float16), LABELS))
     assert metrics["skipped"] == 0
     assert 1e-5 < metrics["grad_norm"] < 1e-2
 
@@ -330,10 +330,10 @@ def test_the_average_of_narrow_parameters_moves():
     step = training.train_step(jl.Dense(1), lambda y: y.mean(), optax.sgd(0.1), ema=0.999)
     params, state = jl.Dense(1).init(jax.random.key(0), X)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    run = step.start(jax.random.key(0), X, params=params, state=state)
-    assert run.ema["kernel"].dtype == jnp.float32
-    new, _ = jax.jit(step)(run, (X,))
-    assert (new.ema["bias"] != run.ema["bias"]).all()
+    state = step.start(jax.random.key(0), X, params=params, state=state)
+    assert state.ema["kernel"].dtype == jnp.float32
+    new, _ = jax.jit(step)(state, (X,))
+    assert (new.ema["bias"] != state.ema["bias"]).all()
     assert training.ema_params(new)["kernel"].dtype == jnp.bfloat16
 
 
@@ -346,7 +346,7 @@ ERRORS = [
     ),
     (
         lambda: fit(counted, {"a": TWICE, "b": TWICE}, numbers(), steps=3),
-        "fit: 'a' and 'b' of the run are one array",
+        "fit: 'a' and 'b' of the state are one array",
         "jnp.copy",
     ),
     (

@@ -79,62 +79,62 @@ def test_the_state_starts_as_init_says(key):
 
 
 def test_steps_are_those_written_by_hand():
-    run, step = start(), jax.jit(training.train_step(MODEL, loss, TX))
-    params, state, moments = run.params, run.state, run.opt_state
+    state, step = start(), jax.jit(training.train_step(MODEL, loss, TX))
+    params, model_state, moments = state.params, state.state, state.opt_state
     for i in range(K):
-        key = jax.random.fold_in(run.key, i)
-        run, metrics = step(run, batch(i))
-        params, state, moments, value = by_hand(params, state, moments, *batch(i), key)
-        assert_same((run.params, run.state, run.opt_state), (params, state, moments))
+        key = jax.random.fold_in(state.key, i)
+        state, metrics = step(state, batch(i))
+        params, model_state, moments, value = by_hand(params, model_state, moments, *batch(i), key)
+        assert_same((state.params, state.state, state.opt_state), (params, model_state, moments))
         assert_same(metrics, {"loss": value})
-    assert int(run.step) == K
-    assert not np.array_equal(run.state["batch_norm"]["mean"], start().state["batch_norm"]["mean"])
+    assert int(state.step) == K
+    means = [s.state["batch_norm"]["mean"] for s in (state, start())]
+    assert not np.array_equal(*means)
 
 
 @pytest.mark.optimised
 def test_the_compiled_step_is_the_one_written_by_hand():
     model = jl.serial(jl.Dense(16), jax.nn.relu, jl.Dense(3))
 
-    def step(run, batch):
+    def step(state, batch):
         x, labels = batch
 
         def loss_of(params):
-            y, state = model.apply(params, run.state, x, train=True)
-            return loss(y, labels), state
+            y, new = model.apply(params, state.state, x, train=True)
+            return loss(y, labels), new
 
-        (value, state), gradient = jax.value_and_grad(loss_of, has_aux=True)(run.params)
-        updates, moments = TX.update(gradient, run.opt_state, run.params)
-        params = optax.apply_updates(run.params, updates)
-        return run._replace(step=run.step + 1, params=params, state=state, opt_state=moments), {
-            "loss": value
-        }
+        (value, new), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, moments = TX.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        after = state._replace(step=state.step + 1, params=params, state=new, opt_state=moments)
+        return after, {"loss": value}
 
-    run = start(model)
+    state = start(model)
     costs = [
-        jax.jit(function).lower(run, batch()).compile().cost_analysis()
+        jax.jit(function).lower(state, batch()).compile().cost_analysis()
         for function in (training.train_step(model, loss, TX), step)
     ]
     assert costs[0] == costs[1]
 
 
 def test_k_steps_at_once_are_k_steps():
-    run, losses = start(), []
+    state, losses = start(), []
     step = jax.jit(training.train_step(MODEL, loss, TX))
     for i in range(K):
-        run, metrics = step(run, batch(i))
+        state, metrics = step(state, batch(i))
         losses.append(metrics["loss"])
     at_once, metrics = jax.jit(training.train_step(MODEL, loss, TX, steps=K))(start(), batches())
-    assert_same(at_once, run, rtol=2e-6, atol=1e-7)
+    assert_same(at_once, state, rtol=2e-6, atol=1e-7)
     np.testing.assert_allclose(metrics["loss"], losses, rtol=2e-6)
 
 
 def test_a_step_is_pure_and_has_a_key_of_its_own():
     step = jax.jit(training.train_step(MODEL, loss, TX))
-    run = start()
-    assert_same(step(run, batch())[1], step(run, batch())[1])
-    later = run._replace(step=run.step + 1)
-    assert step(run, batch())[1]["loss"] != step(later, batch())[1]["loss"]
-    step(step(run, batch())[0], batch())
+    state = start()
+    assert_same(step(state, batch())[1], step(state, batch())[1])
+    later = state._replace(step=state.step + 1)
+    assert step(state, batch())[1]["loss"] != step(later, batch())[1]["loss"]
+    step(step(state, batch())[0], batch())
     assert step._cache_size() == 1
 
 
@@ -151,21 +151,21 @@ def test_further_metrics():
 
 
 def test_compiled_donates_the_run_and_leaves_the_users_key(key):
-    run = training.train_state(MODEL, TX, key, jl.spec((8, 5)))
+    state = training.train_state(MODEL, TX, key, jl.spec((8, 5)))
     step = training.compiled(training.train_step(MODEL, loss, TX))
     for _ in range(3):
-        before = run
-        run, _ = step(run, batch())
+        before = state
+        state, _ = step(state, batch())
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert not key.is_deleted()
-    assert_same(run, by_plain_jit(3), rtol=0, atol=0)
+    assert_same(state, by_plain_jit(3), rtol=0, atol=0)
 
 
 def by_plain_jit(n):
-    run, step = start(), jax.jit(training.train_step(MODEL, loss, TX))
+    state, step = start(), jax.jit(training.train_step(MODEL, loss, TX))
     for _ in range(n):
-        run, _ = step(run, batch())
-    return run
+        state, _ = step(state, batch())
+    return state
 
 
 def step_of(loss=loss, **options):
@@ -173,23 +173,23 @@ def step_of(loss=loss, **options):
 
 
 BUILDING = [
-    (lambda: training.train_step(loss, MODEL, TX), "train_step: model is no layer", "jl.lift"),
-    (lambda: step_of(0.5), "train_step: loss is no function", "loss(y, *targets)"),
+    (lambda: training.train_step(loss, MODEL, TX), "train_step: model must be a Layer", "jl.lift"),
+    (lambda: step_of(0.5), "train_step: loss must be a function", "loss(y, *targets)"),
     (
         lambda: training.train_step(MODEL, loss, 1e-3),
-        "train_step: tx is no optax transformation",
+        "train_step: tx must be an optax transformation",
         "optax.adam",
     ),
     (lambda: step_of(steps=0), "train_step: steps must be a positive int, got 0"),
     (
         lambda: training.train_state(loss, TX, jax.random.key(0), jl.spec((8, 5))),
-        "train_state: model is no layer",
+        "train_state: model must be a Layer",
     ),
 ]
 STEPPING = [
     (
         lambda: step_of()(start(), batch()[0]),
-        "train_step: the batch is no tuple",
+        "train_step: the batch must be a tuple",
         "(x, *targets)",
         "float32[8, 5]",
     ),
@@ -202,19 +202,19 @@ STEPPING = [
     ),
     (
         lambda: step_of(lambda y, labels: y.mean(-1))(start(), batch()),
-        "train_step: the loss is no scalar",
+        "train_step: the loss must return a scalar",
         "a floating scalar, or (scalar, dict of metrics)",
         "float32[8]",
         ".mean()",
     ),
     (
         lambda: step_of(lambda y, labels: labels.sum())(start(), batch()),
-        "train_step: the loss is no scalar",
+        "train_step: the loss must return a scalar",
         "int32[]",
     ),
     (
         lambda: step_of(lambda y, labels: None)(start(), batch()),
-        "train_step: the loss is no scalar",
+        "train_step: the loss must return a scalar",
     ),
     (
         lambda: step_of(lambda y, labels: (y.mean(), {"loss": y}))(start(), batch()),

@@ -17,7 +17,7 @@ from error_text import each, read
 
 import jlayers as jl
 from jlayers import training
-from jlayers.training.writers import progress as progress_module
+from jlayers.records import progress as progress_module
 
 NAN, INF = math.nan, math.inf
 
@@ -128,7 +128,7 @@ def test_a_full_disk_is_told():
             lambda: log_of("/dev/full", [1]),
             "json_lines: the log /dev/full cannot be written",
             "OSError: No space left on device",
-            "room on the disk",
+            "free space on the disk",
         )
     )
 
@@ -153,13 +153,14 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path, text):
         (lambda: training.json_lines(path), "json_lines"),
         (lambda: training.read_json_lines(path), "read_json_lines"),
     ]:
-        read((wrong, f"{name}: {path} is no log of records", "expected: one JSON object", "line "))
+        start = f"{name}: {path} is not a log of records"
+        read((wrong, start, "expected: one JSON object", "line "))
     assert path.read_text() == text
     # Put there after the callback was made, too.
     path.unlink()
     log = training.json_lines(path)
     path.write_text(text)
-    read((lambda: log(record(1)), f"json_lines: {path} is no log of records", "left as it is"))
+    read((lambda: log(record(1)), f"json_lines: {path} is not a log of records", "left as it is"))
     assert path.read_text() == text
 
 
@@ -191,9 +192,9 @@ def test_errors_of_the_log(tmp_path):
     read(
         (
             lambda: training.json_lines(missing)(record(1, loss=1.0, steps_per_second=2.0)),
-            "json_lines: a metric is named 'rate', and so is a column of the log",
-            "'step', 'epoch', 'seconds', 'rate'",
-            "'loss', 'rate'",
+            "json_lines: a metric is named 'steps_per_second', and so is a column of the log",
+            "'step', 'epoch', 'seconds', 'steps_per_second'",
+            "'loss', 'steps_per_second'",
         )
     )
     assert not missing.exists()
@@ -470,7 +471,7 @@ STOPPING = [
     ),
     (
         lambda: training.EarlyStopping("eval/lost", patience=1).should_stop(evaluations(1.0)),
-        "should_stop: EarlyStopping waits for 'eval/lost', a metric that there is not",
+        "should_stop: EarlyStopping waits for 'eval/lost', which is not among the metrics",
         "one of 'eval/loss', 'loss'",
         "got:      'eval/lost'",
     ),
@@ -478,7 +479,7 @@ STOPPING = [
         lambda: training.EarlyStopping("accuracy", patience=1).should_stop(
             [record(1, loss=1.0, eval__accuracy=0.5)]
         ),
-        "should_stop: EarlyStopping waits for 'accuracy', a metric that there is not",
+        "should_stop: EarlyStopping waits for 'accuracy', which is not among the metrics",
         "EarlyStopping('eval/accuracy', ...)",
     ),
 ]

@@ -37,12 +37,12 @@ def gradient_by_hand(params, batch=BATCH):
     return jax.grad(lambda p: loss(MODEL.apply(p, {}, x, train=True)[0], labels))(params)
 
 
-def taken(step, n=1, batch=BATCH, run=None):
-    run = step.start(jax.random.key(0), X) if run is None else run
+def taken(step, n=1, batch=BATCH, state=None):
+    state = step.start(jax.random.key(0), X) if state is None else state
     jitted, metrics = jax.jit(step), None
     for _ in range(n):
-        run, metrics = jitted(run, batch)
-    return run, metrics
+        state, metrics = jitted(state, batch)
+    return state, metrics
 
 
 def assert_close(got, expected, **close):
@@ -69,14 +69,16 @@ def test_accumulation_passes_state_on_and_sums_counts():
         return loss(logits, labels), {"right": (logits.argmax(-1) == labels).sum()}
 
     step = training.train_step(model, counting, TX, accumulate=2)
-    run = step.start(jax.random.key(0), X)
-    new, metrics = step(run, BATCH)
-    state = run.state
+    state = step.start(jax.random.key(0), X)
+    new, metrics = step(state, BATCH)
+    model_state = state.state
     for part in (X[:4], X[4:]):
-        _, state = model.apply(run.params, state, part, train=True)
-    assert_close(new.state, state)
+        _, model_state = model.apply(state.params, model_state, part, train=True)
+    assert_close(new.state, model_state)
     halves = [
-        counting(model.apply(run.params, run.state, X[i : i + 4], train=True)[0], LABELS[i : i + 4])
+        counting(
+            model.apply(state.params, state.state, X[i : i + 4], train=True)[0], LABELS[i : i + 4]
+        )
         for i in (0, 4)
     ]
     assert metrics["right"] == sum(own["right"] for _, own in halves)
@@ -91,57 +93,57 @@ def test_each_part_draws_from_a_key_of_its_own():
         return y.sum(), {"y": y[0]}
 
     step = training.train_step(model, spread, TX, accumulate=2)
-    run = step.start(jax.random.key(0), ones)
-    _, metrics = step(run, (ones,))
+    state = step.start(jax.random.key(0), ones)
+    _, metrics = step(state, (ones,))
     drawn = metrics["y"]
-    full = np.asarray(ones[0] @ run.params["dense"]["kernel"]) * 2
+    full = np.asarray(ones[0] @ state.params["dense"]["kernel"]) * 2
     # Means over both parts: an entry that was dropped in one of them alone is half of it.
     assert (np.abs(drawn / full - 0.5) < 1e-3).any()
 
 
 def test_clipping_is_that_of_optax():
     step = step_of(tx=optax.sgd(1.0), clip=0.01)
-    run = step.start(jax.random.key(0), X)
-    new, metrics = step(run, BATCH)
-    gradient = gradient_by_hand(run.params)
+    state = step.start(jax.random.key(0), X)
+    new, metrics = step(state, BATCH)
+    gradient = gradient_by_hand(state.params)
     norm = optax.tree.norm(gradient)
     assert norm > 0.01
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-6)
-    moved = jax.tree.map(jnp.subtract, run.params, new.params)
+    moved = jax.tree.map(jnp.subtract, state.params, new.params)
     np.testing.assert_allclose(optax.tree.norm(moved), 0.01, rtol=1e-4)
 
 
 def test_the_moving_average_is_that_of_the_parameters():
     step = step_of(ema=0.9)
-    run = step.start(jax.random.key(0), X)
-    average = run.params
+    state = step.start(jax.random.key(0), X)
+    average = state.params
     jitted = jax.jit(step)
     for _ in range(3):
-        run, _ = jitted(run, BATCH)
-        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, run.params)
-    assert_close(training.ema_params(run), average, rtol=1e-5)
+        state, _ = jitted(state, BATCH)
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+    assert_close(training.ema_params(state), average, rtol=1e-5)
     plain, _ = taken(step_of(), 3)
-    same(run.params, plain.params)
+    same(state.params, plain.params)
 
 
 def test_a_run_with_an_average_can_be_donated():
     step = step_of(ema=0.9)
-    run, _ = training.compiled(step)(step.start(jax.random.key(0), X), BATCH)
-    assert int(run.step) == 1
+    state, _ = training.compiled(step)(step.start(jax.random.key(0), X), BATCH)
+    assert int(state.step) == 1
 
 
 def test_frozen_parameters_have_no_gradient_and_no_slots():
     step = step_of(frozen="body/**", ema=0.5)
-    run = step.start(jax.random.key(0), X)
-    assert set(run.opt_state[0].mu) == {"head"}
-    assert set(run.ema) == {"head"}
+    state = step.start(jax.random.key(0), X)
+    assert set(state.opt_state[0].mu) == {"head"}
+    assert set(state.ema) == {"head"}
     new, _ = taken(step, 2)
-    same(new.params["body"], run.params["body"])
-    assert not np.array_equal(new.params["head"]["kernel"], run.params["head"]["kernel"])
+    same(new.params["body"], state.params["body"])
+    assert not np.array_equal(new.params["head"]["kernel"], state.params["head"]["kernel"])
     assert training.ema_params(new).keys() == {"body", "head"}
-    products = str(jax.make_jaxpr(step)(run, BATCH)).count("dot_general")
+    products = str(jax.make_jaxpr(step)(state, BATCH)).count("dot_general")
     assert products < str(
-        jax.make_jaxpr(step_of())(run._replace(ema=None, opt_state=TX.init(run.params)), BATCH)
+        jax.make_jaxpr(step_of())(state._replace(ema=None, opt_state=TX.init(state.params)), BATCH)
     ).count("dot_general")
 
 
@@ -153,8 +155,8 @@ def test_the_rest_moves_as_if_nothing_were_frozen():
 
 def test_pretrained_parameters_to_begin_with():
     params, _ = MODEL.init(jax.random.key(5), X)
-    run = step_of(frozen="body/**").start(jax.random.key(0), X, params=params)
-    same(run.params, params)
+    state = step_of(frozen="body/**").start(jax.random.key(0), X, params=params)
+    same(state.params, params)
 
 
 def test_the_learning_rate_is_among_the_metrics():
@@ -180,25 +182,25 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
 
 
 def test_without_a_policy_it_goes_into_the_parameters():
-    run, _ = taken(step_of(), 1, HUGE)
-    assert not np.isfinite(run.params["head"]["kernel"]).all()
+    state, _ = taken(step_of(), 1, HUGE)
+    assert not np.isfinite(state.params["head"]["kernel"]).all()
 
 
 def test_both_ways_of_leaving_a_step_out_agree():
-    from jlayers.training.finite import if_sound, keep_if
+    from jlayers.training.finite import cond_update, select_if
 
-    run = {"a": jnp.arange(3.0), "key": jax.random.key(0)}
-    change = lambda run, by: {**run, "a": run["a"] + by}  # noqa: E731
+    state = {"a": jnp.arange(3.0), "key": jax.random.key(0)}
+    change = lambda state, by: {**state, "a": state["a"] + by}  # noqa: E731
     for sound in (True, False):
         flag = jnp.asarray(sound)
-        branch = jax.jit(lambda run, flag=flag: if_sound(flag, change, run, 1.0))(run)
-        same(branch["a"], keep_if(flag, change(run, 1.0), run)["a"])
+        branch = jax.jit(lambda state, flag=flag: cond_update(flag, change, state, 1.0))(state)
+        same(branch["a"], select_if(flag, change(state, 1.0), state)["a"])
         same(branch["a"], jnp.arange(3.0) + sound)
 
 
 @pytest.mark.parametrize("where", ["column", "row", "small"])
 def test_the_edges_of_a_gradient_show_what_spread_over_it(where):
-    from jlayers.training.finite import finite, finite_at_the_edges
+    from jlayers.training.finite import edges_are_finite, is_finite
 
     x, d = np.ones((4, 100), np.float32), np.ones((4, 90), np.float32)
     if where == "column":
@@ -210,20 +212,20 @@ def test_the_edges_of_a_gradient_show_what_spread_over_it(where):
         product = x.T @ d
     kernel = jnp.asarray(product) if where != "small" else jnp.ones((100, 90))
     bias = jnp.asarray(d.sum(0)).at[7].set(jnp.nan if where == "small" else 1)
-    assert not finite({"bias": bias, "kernel": kernel})
-    assert not finite_at_the_edges({"bias": bias, "kernel": kernel})
-    assert finite_at_the_edges({"kernel": jnp.ones((100, 90)), "n": jnp.arange(3)})
+    assert not is_finite({"bias": bias, "kernel": kernel})
+    assert not edges_are_finite({"bias": bias, "kernel": kernel})
+    assert edges_are_finite({"kernel": jnp.ones((100, 90)), "n": jnp.arange(3)})
 
 
 def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss():
     root = jl.serial(jl.Dense(4, bias=False), jnp.abs, jnp.sqrt)
     step = training.train_step(root, lambda y: y.mean(), TX, non_finite="skip")
     zeros = jnp.zeros((2, 3))
-    run = step.start(jax.random.key(0), zeros)
-    new, metrics = step(run, (zeros,))
+    state = step.start(jax.random.key(0), zeros)
+    new, metrics = step(state, (zeros,))
     assert np.isfinite(metrics["loss"])
     assert metrics["skipped"] == 1
-    same(new.params, run.params)
+    same(new.params, state.params)
 
 
 SCALE = training.LossScale(initial=2.0**15, period=2)
@@ -243,20 +245,20 @@ def test_loss_scaling_keeps_small_gradients_of_float16():
     exact = jax.tree.map(
         lambda p, g: p - 0.1 * g, start.params, gradient_by_hand(start.params, BATCH)
     )
-    error = lambda run: float(optax.tree.norm(jax.tree.map(jnp.subtract, run.params, exact)))  # noqa: E731
+    error = lambda state: float(optax.tree.norm(jax.tree.map(jnp.subtract, state.params, exact)))  # noqa: E731
     assert error(kept) < 1e-3 < 0.05 < error(lost)
     assert metrics["loss_scale"] == 2.0**15
 
 
 def test_the_scale_grows_and_shrinks():
     step = step_of(loss_scale=SCALE)
-    run = step.start(jax.random.key(0), half_batch()[0])
+    state = step.start(jax.random.key(0), half_batch()[0])
     jitted, scales = jax.jit(step), []
     for batch in [half_batch()] * 2 + [half_batch(jnp.nan)] + [half_batch()] * 2:
-        run, _ = jitted(run, batch)
-        scales.append(float(run.loss_scale.scale) / 2**15)
+        state, _ = jitted(state, batch)
+        scales.append(float(state.loss_scale.scale) / 2**15)
     assert scales == [1, 2, 1, 1, 2]
-    assert int(run.step) == 5
+    assert int(state.step) == 5
 
 
 def test_the_scale_stays_between_its_ends():
@@ -284,41 +286,41 @@ ERRORS = [
     (lambda: step_of(clip=0), "train_step: clip must be between 0 and inf, got 0"),
     (lambda: step_of(ema=1.0), "train_step: ema must be between 0 and 1, got 1.0"),
     (lambda: step_of(accumulate=0), "train_step: accumulate must be a positive int, got 0"),
-    (lambda: step_of(frozen=3), "train_step: frozen holds no patterns", "3"),
+    (lambda: step_of(frozen=3), "train_step: frozen must be a pattern or a tuple of patterns", "3"),
     (lambda: step_of(non_finite="stop"), "train_step: unknown non_finite 'stop'", "'skip'"),
     (
         lambda: step_of(loss_scale=1024.0),
-        "train_step: loss_scale is no training.LossScale",
+        "train_step: loss_scale must be a training.LossScale",
         "1024.0",
         "LossScale()",
     ),
     (
         lambda: step_of(loss_scale=training.LossScale(factor=1.0)),
-        "train_step: loss_scale is no training.LossScale",
+        "train_step: loss_scale must be a training.LossScale",
         "factor > 1",
     ),
     (lambda: RUN(frozen="nose/**"), "*'nose/**'*"),
     (lambda: RUN(frozen="**"), "*nothing is left to train"),
     (
         lambda: step_of(accumulate=3)(RUN(), BATCH),
-        "train_step: the batch does not fall into 3 equal parts",
+        "train_step: the batch cannot be split into 3 equal parts",
         "accumulate=3",
         "float32[8, 5]",
     ),
     (
         lambda: step_of(ema=0.9)(RUN(), BATCH),
-        "train_step: the run has no ema",
+        "train_step: the state has no ema",
         "step.start(key, x)",
     ),
-    (lambda: step_of()(RUN(ema=0.9), BATCH), "train_step: the run has an unused ema"),
+    (lambda: step_of()(RUN(ema=0.9), BATCH), "train_step: the state has an unused ema"),
     (
         lambda: step_of(frozen="body/**")(RUN(), BATCH),
         "train_step: opt_state is not that of this optimiser and these trained parameters",
     ),
-    (lambda: step_of()((1, 2), BATCH), "train_step: the run is no TrainState", "step.start"),
+    (lambda: step_of()((1, 2), BATCH), "train_step: state must be a TrainState", "step.start"),
     (
         lambda: training.ema_params(RUN()),
-        "ema_params: the run keeps no moving average",
+        "ema_params: the state has no moving average",
         "ema=0.999",
     ),
 ]

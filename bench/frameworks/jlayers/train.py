@@ -47,7 +47,7 @@ def fit_loop(size: Perceptron, weights: Weights, steps_per_call: int) -> Callabl
         progress = jl_training.Progress(taken, console=terminal)
         options: Any = {"steps_per_call": steps_per_call, "log_every": every, "progress": progress}
         fitted = jl_training.fit(step, state, data.batches, steps=taken, **options)
-        state = jax.block_until_ready(fitted.run)
+        state = jax.block_until_ready(fitted.state)
         return [record.metrics["loss"] for record in fitted.records]
 
     return loop

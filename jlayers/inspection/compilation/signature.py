@@ -1,4 +1,4 @@
-"""What ``jax.jit`` compiles a function for, leaf by leaf, and how two of these differ."""
+"""What ``jax.jit`` compiles a function for, leaf by leaf, and how two such signatures differ."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FREE = "not bound to a device"
 
 
 class Leaf(NamedTuple):
-    """What is compiled in of one leaf of the arguments.
+    """What a program depends on of one leaf of the arguments.
 
     Attributes:
-      kind: its dtype; ``"a Python float"``; the text of what is no number.
+      kind: its dtype; ``"a Python float"``; the text of anything else.
       shape: None for all but arrays.
       weak: whether its dtype gives way to others, as that of a Python number does.
       placement: the devices it is bound to and how it is split, or that it is not bound.
@@ -57,7 +57,7 @@ class Change(NamedTuple):
 
 
 def signature(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
-    """The signature of a call. Donated arrays, deleted by now, still tell all that it asks for.
+    """The signature of a call. Donated arrays, deleted by now, still have all that it reads.
 
     Args:
       names: of the positional arguments, as far as they are known.
@@ -83,7 +83,7 @@ def _leaf(leaf: Any) -> Leaf:
 
 
 def _placement(leaf: Any) -> str:
-    # A numpy array, as an array that jax put somewhere of itself, follows the others.
+    # A numpy array follows the others, and so does an array that jax placed by itself.
     if not isinstance(leaf, jax.Array) or not leaf.committed:
         return _FREE
     sharding: Any = leaf.sharding
@@ -143,7 +143,7 @@ def _not(weak: bool) -> str:
 def _hint(before: Leaf, after: Leaf) -> str | None:
     if before.shape is None or after.shape is None:
         numbers = before.value or after.value
-        return "jnp.asarray(x, dtype) in the place of Python numbers" if numbers else None
+        return "jnp.asarray(x, dtype) instead of Python numbers" if numbers else None
     if before.kind != after.kind:
         return f"x.astype({before.kind!r})" if before.shape == after.shape else None
     same_rank = len(before.shape) == len(after.shape) > 0

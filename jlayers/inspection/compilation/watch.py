@@ -1,4 +1,9 @@
-"""When a jitted function was compiled again, and why: the leaf, by path, and what changed."""
+"""When a jitted function was compiled again, and why: the leaf, by path, and what changed.
+
+How to read this file: ``CompileWatch`` counts traces and compilations of one function, for nothing
+per call, and makes the report when the count moved; ``jit_reporting_recompiles`` is ``jax.jit``
+with such a watch. ``signature`` says what JAX compiles a call for and how two calls differ.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from typing import Any
 import jax
 
 from ...base import arguments
-from ...base.errors import LayerError, public_api, warn
+from ...base.errors import TrainingError, public_api, warn
 from ...base.specs import format_short
 from .signature import (
     Change,
@@ -22,32 +27,32 @@ from .signature import (
     signature,
 )
 
-# What JAX tells its listeners after each compilation, with the program's name as fun_name.
+# The event that JAX reports after each compilation, with the program's name as fun_name.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-# The signatures compared with: a loop of ever new shapes shall not fill the memory.
+# How many signatures are remembered: a loop of ever new shapes must not fill the memory.
 _REMEMBERED = 8
 _SHOWN = 8
 _OUTSIDE = (
-    "its arguments are as before: a setting of JAX is not, one that a context manager sets "
+    "its arguments are as before: a setting of JAX changed, one that a context manager sets "
     "perhaps, or jax.clear_caches was called"
 )
 
 
 class CompileWatch:
-    """Counts the compilations of a function, for nothing per call.
+    """Counts the compilations of a function, at no cost per call.
 
-    JAX runs the Python body of a jitted function when it traces it, and tells its listeners when
-    it compiles without tracing, for arguments on other devices. Both raise ``events``. So a loop
-    compares two integers after each call, and asks for a ``report`` where they differ::
+    JAX runs the Python body of a jitted function when it traces it, and notifies its listeners
+    when it compiles without tracing, for arguments on other devices. Both increment ``events``. So
+    a loop compares two integers after each call, and makes a ``report`` where they differ::
 
         watch = CompileWatch(step)
         jitted = jax.jit(watch.traced)
         with watch:
             for number, batch in enumerate(batches):
-                result = jitted(run, batch)
+                result = jitted(state, batch)
                 if watch.events != watch.seen:
-                    report = watch.report(number, run, batch)
-                run, metrics = result
+                    report = watch.report(number, state, batch)
+                state, metrics = result
 
     Args:
       function: pure, not jitted.
@@ -83,8 +88,8 @@ class CompileWatch:
             self._was_traced = True
             return function(*args, **kwargs)
 
-        # A callable object has none; profiles show it.
-        traced.__name__ = _called(function)
+        # A callable object has no name of its own; profiles show this one.
+        traced.__name__ = _name_of(function)
         self.traced = traced
         program = f"jit({traced.__name__})"
 
@@ -96,38 +101,38 @@ class CompileWatch:
         self._listens = False
 
     def allow(self, more: int | None) -> None:
-        """From here on, so many compilations; None for any number."""
+        """Allows so many compilations from here on; None for any number."""
         self._most = None if more is None else self.compiles + more
         self._allowed = more
 
-    def begin(self) -> None:
-        """Listens to JAX from here on; nothing where it does already."""
+    def start(self) -> None:
+        """Listens to JAX from here on; does nothing where it does already."""
         if not self._listens:
             jax.monitoring.register_event_duration_secs_listener(self._listener)
             self._listens = True
 
-    def end(self) -> None:
-        """Listens no more."""
+    def stop(self) -> None:
+        """Stops listening."""
         if self._listens:
-            # Someone may have cleared all listeners.
+            # Other code may have cleared all listeners.
             with contextlib.suppress(ValueError, AssertionError):
                 jax.monitoring.unregister_event_duration_listener(self._listener)
             self._listens = False
 
     def __enter__(self) -> CompileWatch:
-        self.begin()
+        self.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.end()
+        self.stop()
 
     def report(self, number: int, *args: Any, **kwargs: Any) -> str | None:
         """Why the call that just was made compiled the function again.
 
         Args:
           number: of the call, for the text.
-          *args: what it was called with, not what it gave. Donated arrays serve, though they are
-            deleted.
+          *args: what it was called with, not what it returned. Donated arrays, deleted by then,
+            can be used: their shapes are still known.
           **kwargs: those of the call.
 
         Returns:
@@ -135,7 +140,7 @@ class CompileWatch:
           name that was compiled.
 
         Raises:
-          LayerError: with the same facts, where there were more compilations than allowed.
+          TrainingError: with the same facts, where there were more compilations than allowed.
         """
         self.seen = self.events
         traced, self._was_traced = self._was_traced, False
@@ -149,7 +154,7 @@ class CompileWatch:
         problem = f"{self._name} was compiled again at {self._unit} {number}"
         lines, hint = _lines(nearest), _hint(nearest)
         if self._most is not None and self.compiles > self._most:
-            raise LayerError(
+            raise TrainingError(
                 problem,
                 expected=f"max_compiles={self._allowed}",
                 got=lines[0] if len(lines) == 1 else "".join(f"\n    {line}" for line in lines),
@@ -158,49 +163,49 @@ class CompileWatch:
         if not differences:
             return None
         if len(lines) == 1:
-            return f"{problem}: {lines[0]}" + (f"  (try: {hint})" if hint else "")
-        return "\n  ".join([f"{problem}:", *lines, *([f"try: {hint}"] if hint else [])])
+            return f"{problem}: {lines[0]}" + (f"  (hint: {hint})" if hint else "")
+        return "\n  ".join([f"{problem}:", *lines, *([f"hint: {hint}"] if hint else [])])
 
 
 @public_api
 def jit_reporting_recompiles(
     function: Callable[..., Any], *, max_compiles: int | None = None, **options: Any
 ) -> Callable[..., Any]:
-    """``jax.jit`` of a function, which says when it is compiled again and why.
+    """``jax.jit`` of a function, with a warning that says when it is compiled again and why.
 
     A warning names each leaf of the arguments that changed, by its path, and what changed: shape,
     dtype, weak type, devices. A call costs a third of a microsecond more than one of ``jax.jit``.
 
     Args:
       function: pure, not jitted.
-      max_compiles: the compilations allowed, the first among them; what exceeds it is an error in
-        the place of a warning.
+      max_compiles: the compilations allowed, the first among them; one more is an error instead
+        of a warning.
       **options: of ``jax.jit``.
 
     Raises:
-      LayerError: where an argument is not what it has to be; from a call, where it compiled the
+      TrainingError: where an argument is not what it has to be; from a call, where it compiled the
         function once more than allowed.
 
     >>> import jax.numpy as jnp
-    >>> from jlayers import training
-    >>> mean = training.jit_reporting_recompiles(lambda x: x.mean(), max_compiles=1)
+    >>> from jlayers import inspection
+    >>> mean = inspection.jit_reporting_recompiles(lambda x: x.mean(), max_compiles=1)
     >>> float(mean(jnp.ones((32, 4))))
     1.0
     >>> mean(jnp.ones((17, 4)))
     Traceback (most recent call last):
         ...
-    jlayers.LayerError: <lambda> was compiled again at call 2
+    jlayers.TrainingError: <lambda> was compiled again at call 2
       expected: max_compiles=1
       got:      x: float32[32, 4] became float32[17, 4]
       hint:     batches of one size: Batches(..., last='drop') or last='pad'
     """
     if not callable(function):
-        raise LayerError("function is no function", got=format_short(function))
+        raise TrainingError("function must be callable", got=format_short(function))
     if hasattr(function, "lower") and hasattr(function, "trace"):
-        raise LayerError("function is jitted already", hint="the function that was jitted")
+        raise TrainingError("function is jitted already", hint="the function that was jitted")
     if max_compiles is not None:
         arguments.positive("max_compiles", max_compiles)
-    watch = CompileWatch(function, _called(function), max_compiles, unit="call")
+    watch = CompileWatch(function, _name_of(function), max_compiles, unit="call")
     jitted = jax.jit(watch.traced, **options)
     calls = 0
 
@@ -213,26 +218,26 @@ def jit_reporting_recompiles(
         if watch.events != watch.seen:
             try:
                 report = watch.report(calls, *args, **kwargs)
-            except LayerError as error:
+            except TrainingError as error:
                 error.attribute_to("")  # its text begins with the function's name
                 raise
             if report is not None:
                 warn(report)
         return result
 
-    watch.begin()
-    weakref.finalize(call, watch.end)
+    watch.start()
+    weakref.finalize(call, watch.stop)
     return call
 
 
-def _called(function: Callable[..., Any]) -> str:
+def _name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (ValueError, TypeError):  # a builtin that says nothing of its arguments
+    except (ValueError, TypeError):  # a builtin without a signature
         return []
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [parameter.name for parameter in parameters if parameter.kind in kinds]

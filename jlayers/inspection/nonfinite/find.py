@@ -1,4 +1,10 @@
-"""Which layer was the first to make a number that is not finite, and of which rows of the batch."""
+"""Which layer produced the first non-finite value, and in which rows of the batch.
+
+How to read this file: ``find_non_finite`` is the public function. It runs the model once, forward
+and backward, with a probe around each layer (``probes``), which measures what passes through
+(``measure``). ``_verdict`` reads the measurements in the order in which a step computes: layers
+forward, the loss, layers backward (``localize``), then sums over them; ``report`` writes the text.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +19,10 @@ import numpy as np
 from ...base import arguments
 from ...base.errors import LayerError, public_api
 from ...base.layer import Layer
-from ...base.paths import flatten
-from ...base.specs import PyTree, format_short, specs_of
+from ...base.paths import check_each_fits, flatten, matches
+from ...base.specs import Params, PyTree, State, format_short, specs_of
 from ...base.tracing import trace
-from ...training.gradient import gradient_of
-from ...training.state import TrainState, check_model
-from ...training.trainable import patterns, split
+from ..training_loss import Batch, LossFunction, Metrics, training_loss
 from .localize import (
     Call,
     first_backward,
@@ -47,7 +51,7 @@ from .report import (
 
 
 class _Pass(NamedTuple):
-    """What one pass forward and back gave.
+    """What one pass forward and backward gave.
 
     Attributes:
       loss, norm: scalars; the norm is the gradient's.
@@ -68,69 +72,81 @@ class _Pass(NamedTuple):
 @public_api
 def find_non_finite(
     model: Layer,
-    loss: Callable[..., Any],
-    run: TrainState,
-    batch: Any,
+    loss: LossFunction,
+    params: Params,
+    state: State,
+    key: jax.Array,
+    batch: Batch,
     *,
     frozen: tuple[str, ...] = (),
     accumulate: int = 1,
+    loss_scale: jax.Array | None = None,
 ) -> NonFinite | None:
-    """The first layer whose output or gradient is not finite, in one step that is taken again.
+    """The first layer whose output or gradient is not finite, in one training step that is re-run.
 
-    The model runs forward and back once, with a probe round each layer. That is slow to compile,
-    and not for every step: it is for the one of which a flag said that it went wrong.
+    The model runs forward and backward once, with a probe around each layer. That compiles slowly:
+    it is meant for the one step of which a flag said that it went wrong, not for every step.
 
     Args:
-      model, loss: of the step.
-      run: as it was before the step.
+      model: the layer that is trained.
+      loss: ``loss(y, *targets)``, a floating scalar, or this and a dict of metrics.
+      params, state: as they were before the step.
+      key: the step's own.
       batch: ``(x, *targets)``, the step's.
-      frozen, accumulate: the step's own options.
+      frozen: patterns over the paths of parameters whose gradients do not count.
+      accumulate: into how many equal parts the step splits its batch. Each part has the key with
+        its number folded in.
+      loss_scale: float32 (), what the step multiplies the loss by.
 
     Returns:
       What went wrong first; None where the loss, the gradient, its norm and the new state are all
-      finite. The program is not the step's to the last bit: what overflows by a hair may not here.
+      finite. The program differs from the step's in its rounding, so a borderline overflow of the
+      step may not show here.
 
     Raises:
-      LayerError: where the batch is none or does not fit the model.
+      LayerError: where the batch is not a tuple or does not fit the model.
 
-    >>> import jax, jax.numpy as jnp, optax, jlayers as jl
-    >>> from jlayers import training
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> from jlayers import inspection
     >>> model = jl.serial(jl.Dense(3), jax.nn.relu, jnp.log)
-    >>> x = jnp.ones((8, 4))
-    >>> run = training.train_state(model, optax.sgd(0.1), jax.random.key(0), x)
-    >>> found = training.find_non_finite(model, lambda y: jnp.mean(y), run, (x,))
+    >>> key, x = jax.random.key(0), jnp.ones((8, 4))
+    >>> params, state = model.init(key, x)
+    >>> found = inspection.find_non_finite(model, lambda y: y.mean(), params, state, key, (x,))
     >>> found.kind, found.path
     ('forward', 'log')
     """
-    check_model(model)
+    if not isinstance(model, Layer):
+        raise LayerError("model must be a Layer", got=format_short(model), hint="jl.lift(model)")
     accumulate = arguments.positive("accumulate", accumulate)
     if not isinstance(batch, tuple | list) or not batch:
-        raise LayerError("the batch is no tuple", expected="(x, *targets)", got=format_short(batch))
+        raise LayerError(
+            "the batch must be a tuple", expected="(x, *targets)", got=format_short(batch)
+        )
     batch = jax.tree.map(jnp.asarray, tuple(batch))
-    key = jax.random.fold_in(run.key, run.step)
     rows = _rows(batch)
     if accumulate > 1 and (not rows or rows % accumulate):
         raise LayerError(
-            f"the batch does not fall into {accumulate} equal parts",
+            f"the batch cannot be split into {accumulate} equal parts",
             expected=f"the first axis of every array is a multiple of accumulate={accumulate}",
             got=format_short(specs_of(batch)),
         )
+    check_each_fits(frozen, list(flatten(params)))
     rows //= accumulate
     parts, keys = [batch], [key]
     if accumulate > 1:
         cut = lambda leaf, i: leaf[i * rows : (i + 1) * rows] if leaf.ndim else leaf  # noqa: E731
         parts = [jax.tree.map(functools.partial(cut, i=i), batch) for i in range(accumulate)]
         keys = [jax.random.fold_in(key, i) for i in range(accumulate)]
-    given = (run.params, run.state, key, parts[0], _scale(run))
-    # What is wrong without probes is the caller's to hint.
-    jax.eval_shape(functools.partial(gradient_of, model, loss, ()), *given)
-    look = _looking(model, loss, patterns(frozen), specs_of(parts[0][0]), rows)
-    state = run.state
+    # What fails without probes is the caller's to fix: it is raised here, without them.
+    given = (params, state, key, parts[0], loss_scale)
+    jax.eval_shape(functools.partial(_gradient, model, loss), *given)
+    look = _looking(model, loss, frozen, specs_of(parts[0][0]), rows)
+    next_state = state
     for i, (part, own_key) in enumerate(zip(parts, keys, strict=True)):
-        root, seen = look(run.params, state, own_key, part, _scale(run))
-        state = seen.next_state
-        if not _sound(seen):
-            for kind, tree in (("batch", batch), ("params", run.params), ("state", run.state)):
+        root, seen = look(params, next_state, own_key, part, loss_scale)
+        next_state = seen.next_state
+        if not _all_finite(seen):
+            for kind, tree in (("batch", batch), ("params", params), ("state", state)):
                 leaf = of_leaf(kind, tree)
                 if leaf is not None:
                     return leaf
@@ -139,7 +155,21 @@ def find_non_finite(
     return None
 
 
-def _verdict(call: Call, seen: _Pass, loss: Callable[..., Any], rows: Rows) -> NonFinite:
+def _gradient(
+    model: Layer,
+    loss: LossFunction,
+    params: Params,
+    state: State,
+    key: jax.Array,
+    batch: Batch,
+    scale: jax.Array | None,
+) -> tuple[PyTree, tuple[State, Metrics]]:
+    function = functools.partial(training_loss, model, loss)
+    gradient = jax.grad(function, has_aux=True)
+    return gradient(params, state, key, batch, scale)  # type: ignore[no-any-return]
+
+
+def _verdict(call: Call, seen: _Pass, loss: LossFunction, rows: Rows) -> NonFinite:
     if not call.finite("forward", "output"):
         return of_forward(first_forward(call), rows)
     if not np.isfinite(seen.loss):
@@ -155,30 +185,26 @@ def _verdict(call: Call, seen: _Pass, loss: Callable[..., Any], rows: Rows) -> N
     return of_norm(flatten(seen.gradient))
 
 
-def _sound(seen: _Pass) -> bool:
+def _all_finite(seen: _Pass) -> bool:
     measurements = jax.tree.leaves((seen.gradient, seen.state))
     return bool(np.isfinite([seen.loss, seen.norm]).all()) and all(map(is_finite, measurements))
 
 
 def _norm(gradient: PyTree) -> jax.Array:
-    """As optax has it: the squares of float16 overflow in float16."""
+    """As optax computes it: the squares of float16 overflow in float16."""
     squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)]
     total = sum((square.astype(jnp.float32) for square in squares), jnp.zeros((), jnp.float32))
     return jnp.sqrt(total)
 
 
 def _rows(batch: Any) -> int:
-    """The size of the batch, 0 where its arrays have none in common."""
+    """The batch size, 0 where the arrays of the input do not share one."""
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(batch[0]) if leaf.ndim}
     return sizes.pop() if len(sizes) == 1 else 0
 
 
-def _scale(run: TrainState) -> jax.Array | None:
-    return run.loss_scale.scale if run.loss_scale is not None else None
-
-
 def _looking(
-    model: Layer, loss: Callable[..., Any], frozen: tuple[str, ...], x: PyTree, rows: int
+    model: Layer, loss: LossFunction, frozen: tuple[str, ...], x: PyTree, rows: int
 ) -> Callable[..., tuple[Node, _Pass]]:
     """One pass over the model with probes, compiled."""
 
@@ -189,8 +215,10 @@ def _looking(
         def look(params: PyTree, state: PyTree, key: jax.Array, batch: Any, scale: Any) -> _Pass:
             found = trace(around, x)
             given = with_probes(params, found.params), with_probes(state, found.state)
-            gradient, new, metrics = gradient_of(around, loss, (), *given, key, batch, scale)
-            new_state, (own, _) = without_probes(new), split(without_probes(gradient), frozen)
+            gradient, (new, metrics) = _gradient(around, loss, *given, key, batch, scale)
+            new_state, own = without_probes(new), without_probes(gradient)
+            if frozen:
+                own = {p: leaf for p, leaf in flatten(own).items() if not _fits(p, frozen)}
             if scale is not None:
                 own = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), own)
             norm = _norm(own)
@@ -208,11 +236,15 @@ def _looking(
         try:
             return root, look(*given)
         except Exception:
-            # A layer inside does what no probe can follow, forward mode say: the model is looked
-            # at as a whole.
+            # A layer inside does what a probe cannot follow, forward mode for example: then the
+            # model is one layer to us.
             root = nodes_of(model, [x])
             root.children = {}
             look = look_with(root)
             return root, look(*given)
 
     return look_once
+
+
+def _fits(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(matches(path, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""Which call of which layer was the first to make a number that is not finite."""
+"""Which call of which layer was the first to produce a non-finite value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .probes import Node
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a layer, with all that was measured in it.
+    """One call of a layer, with all measurements in it.
 
     Attributes:
       node: the layer.
@@ -49,7 +49,7 @@ class Call:
         return tree[self.node.entry][what][index]  # type: ignore[no-any-return]
 
     def finite(self, way: str, what: str) -> bool:
-        """Whether all that was measured is."""
+        """Whether all measured values are finite."""
         return is_finite(self.by_row(way, what))
 
     def calls(self) -> list[Call]:
@@ -84,12 +84,12 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blamed:
-    """The innermost call that turned what is finite into what is not.
+    """The innermost call that turned finite values into non-finite ones.
 
     Attributes:
       call: of the layer.
-      child: of a layer that did so between its children: the one whose input, or on the way back
-        whose output's gradient, was the first that was not finite. None where it was at its end.
+      child: of a layer that did so between its children: the one whose input, or in the backward
+        pass whose output's gradient, was the first that was not finite. None at its end.
     """
 
     call: Call
@@ -107,17 +107,17 @@ def first_forward(call: Call) -> Blamed:
 
 
 def first_backward(call: Call, needed: bool) -> Blamed:
-    """The first layer on the way back that is given a finite gradient and makes one that is not.
+    """The first layer in the backward pass that turns a finite gradient into a non-finite one.
 
     Args:
       call: such a call.
-      needed: whether anybody needs the gradient of its input.
+      needed: whether the gradient of its input is used.
     """
     calls = call.calls()
     given = [c.finite("backward", "output") for c in calls]
     needed = needed and not call.finite("backward", "input")
     needed = needed or not call.finite("backward", "params")
-    # A gradient of what depends on no parameter goes nowhere, and harms nobody.
+    # A gradient of what depends on no parameter is not used, so it does no harm.
     used = [needed or not all(given[:i]) for i in range(len(calls))]
     made = [
         c.gradient_finite() and not (used[i] and not c.finite("backward", "input"))
@@ -131,10 +131,10 @@ def first_backward(call: Call, needed: bool) -> Blamed:
 
 
 def _first(events: list[tuple[bool, bool]]) -> tuple[int | None, bool]:
-    """The first event that breaks what is finite, or that is given what is not.
+    """The first event that makes finite values non-finite, or whose input is non-finite.
 
-    One that takes an infinity and gives none has dealt with it, as a softmax does with masked
-    scores: what was before is no cause, unless there is no other.
+    One that turns an infinity into finite values has dealt with it, as a softmax does with masked
+    scores: events before it are not the cause, unless there is no other.
 
     Args:
       events: (what it takes is finite, what it gives is finite) for each, in order.
@@ -163,7 +163,7 @@ def whole(measurement: Any) -> np.ndarray[Any, Any]:
 
 
 def is_finite(measurement: Any) -> bool:
-    """Whether all that was measured is."""
+    """Whether all measured values are finite."""
     return not np.asarray(measurement)[:, [NAN, INF]].any()
 
 

@@ -1,4 +1,4 @@
-"""Measuring a tree: how many of its numbers are not finite, and how far the others go."""
+"""Measuring a tree: how many of its values are not finite, and the range of the others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jax import lax
 from ...base.sequence import Sequence, is_sequence
 from ...base.specs import PyTree
 
-# A measurement, for each row of the batch: how many numbers are NaN and how many infinite, and the
-# least and the largest finite one. What has no axis of rows is all in the first.
+# A measurement, for each row of the batch: how many values are NaN and how many infinite, and the
+# least and the largest finite one. An array without an axis of rows is all in the first.
 NAN, INF, LOW, HIGH = range(4)
 
 
@@ -24,7 +24,7 @@ def wide_dtype() -> Any:
 def measured(tree: PyTree, rows: int) -> jax.Array:
     """The measurement of all floating and complex numbers of a tree, (rows or 1, 4).
 
-    What stands in the padding of a ``Sequence`` does not count.
+    Padded values of a ``Sequence`` do not count.
     """
     leaves, _, _ = floating(lax.stop_gradient(tree))
     return measured_arrays(leaves, max(rows, 1))
@@ -53,7 +53,7 @@ def _of_array(x: jax.Array, mask: Any, rows: int) -> jax.Array:
         pair = _of_array(x.real, mask, rows), _of_array(x.imag, mask, rows)
         return _joined(*pair)
     if x.dtype.itemsize < 4:
-        x = x.astype(jnp.float32)  # float8 knows no isnan; all narrow floats are exact in float32
+        x = x.astype(jnp.float32)  # float8 has no isnan; all narrow floats are exact in float32
     nan, inf = jnp.isnan(x), jnp.isinf(x)
     if mask is not None:
         spread = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))

@@ -1,9 +1,12 @@
-"""A model that also tells, for every call of every layer inside it, what passed through.
+"""A model that also reports, for every call of every layer inside it, the values that pass through.
 
-Each layer is wrapped in a probe that hands values on unchanged. What a probe measures goes forward
-in the model's state and backward in the gradient of a parameter that the probe adds: so scans,
-``vmap`` and rematerialisation stack the measurements as they stack the layers' own trees, and the
-copies of ``repeat`` and the members of ``ensemble`` each have theirs.
+Each layer is wrapped in a probe that passes values on unchanged. Its measurements go forward in the
+model's state and backward in the gradient of a parameter that the probe adds. So scans, ``vmap``
+and rematerialisation stack the measurements as they stack the layers' own trees, and the copies of
+``repeat`` and the members of ``ensemble`` each have theirs.
+
+How to read this file: ``nodes_of`` describes the model as a tree of ``Node``; ``probed`` wraps its
+layers; ``with_probes`` and ``without_probes`` add and remove the entries of the probes in trees.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ def nodes_of(layer: Layer, inputs: list[PyTree], path: str = "", depth: int = 0)
 
 
 def probed(node: Node, rows: int, frozen: tuple[str, ...]) -> Layer:
-    """The layer of a node with a probe round it and round each layer inside it.
+    """The layer of a node with a probe around it and around each layer inside it.
 
     Args:
       node: of the model.
@@ -98,7 +101,7 @@ def _probed(node: Node, rows: int, frozen: tuple[str, ...], clock: Iterator[int]
             for x in node.inputs:
                 trace(inner, x)
         except Exception:
-            # A pair written by hand that reads its children's trees: it is looked at as a whole.
+            # A pair written by hand that reads its children's trees: it is one layer to us.
             node.children, inner = {}, node.layer
     return _probe(node, inner, rows, frozen, clock)
 
@@ -155,7 +158,7 @@ def _probe(
             name=node.layer.kind,
             children={"": inner},
             rebuild=lambda new: around(new[""]),
-            sequence_mode=SequenceMode("through"),
+            sequence_mode=SequenceMode("delegate"),
         )
 
     return around(inner)
@@ -183,7 +186,7 @@ def without_probes(tree: PyTree) -> PyTree:
 
 
 def probes_of(tree: PyTree) -> PyTree:
-    """What ``with_probes`` added, alone."""
+    """The entries that ``with_probes`` added, alone."""
     kept = {
         name: value if name.startswith("<probe ") else probes_of(value)
         for name, value in tree.items()
@@ -197,7 +200,7 @@ def _without(tree: dict[str, Any], entry: str) -> dict[str, Any]:
 
 
 def _marked(tree: PyTree, slots: jax.Array, at: jax.Array) -> PyTree:
-    """The tree as it is, measured on its way back: the gradient of ``slots[at]`` is what it was."""
+    """The same tree; in the backward pass its measurement is the gradient of ``slots[at]``."""
     chosen, leaves, treedef = floating(tree)
     if not chosen:
         return tree

@@ -1,4 +1,8 @@
-"""What is told of a number that is not finite: where it came from, in the form of our errors."""
+"""The report on a non-finite value: where it came from, in the form of our errors.
+
+How to read this file: ``NonFinite`` is the report; there is one ``of_...`` function for each kind
+of origin. The helpers below them turn measurements into text.
+"""
 
 from __future__ import annotations
 
@@ -34,24 +38,26 @@ _AT_ZERO = (
     "norms, roots and divisions have no gradient at 0: jnp.sqrt(x + 1e-6); jnp.where needs a safe "
     "input too"
 )
-_OF_LOGITS = "a loss of logits, optax.softmax_cross_entropy say, for one that takes the log of 0"
+_OF_LOGITS = (
+    "a loss of logits such as optax.softmax_cross_entropy, instead of one that takes the log of 0"
+)
 
 
 class NonFinite(NamedTuple):
-    """Which number was the first that was not finite; ``str`` and ``print`` give the report.
+    """Which value was the first that is not finite; ``str`` and ``print`` give the report.
 
     Attributes:
-      kind: ``"batch"``, ``"params"``, ``"state"``: it was there before the step. ``"forward"``: a
-        layer's output, ``"backward"``: what a layer made of a finite gradient. ``"loss"`` and
-        ``"loss gradient"``: of a finite output. ``"gradient"``: a sum of finite ones over several
-        uses of one parameter. ``"new state"``, ``"norm"``: that of a finite gradient.
+      kind: ``"batch"``, ``"params"``, ``"state"``: it existed before the step. ``"forward"``: a
+        layer's output. ``"backward"``: the gradient that a layer computed from a finite one.
+        ``"loss"`` and ``"loss gradient"``: of a finite output. ``"gradient"``: a sum of finite ones
+        over several uses of one parameter. ``"new state"``. ``"norm"``: of a finite gradient.
       path: of the layer, the parameter or the variable; of a batch ``[0]['image']``.
       problem: what is wrong, one line.
-      maker: of the layer, what made it: ``"Dense"``.
+      maker: the constructor of the layer: ``"Dense"``.
       layer: its ``repr`` on one line, and where it was built.
       copies: (index, count) for each ``repeat`` and ``ensemble`` around it, outermost first.
-      rows: of the batch, those that it happened in; empty where this is not known.
-      facts: (label, text) of what was measured.
+      rows: of the batch, those in which it happened; empty where this is not known.
+      facts: (label, text) of the measurements.
       hint: what to try, or None.
     """
 
@@ -69,7 +75,7 @@ class NonFinite(NamedTuple):
         where = self.maker + (f" at {self.path!r}" if self.path else "")
         for index, count in self.copies:
             where += f", copy {index} of 0 to {count - 1}"
-        facts = [("layer", self.layer), *self.facts, ("try", self.hint)]
+        facts = [("layer", self.layer), *self.facts, ("hint", self.hint)]
         lines = [f"{where}: {self.problem}"]
         lines += [f"  {label + ':':<10}{text}" for label, text in facts if text is not None]
         return "\n".join(lines)
@@ -79,7 +85,7 @@ class NonFinite(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Which rows of a batch were looked at: ``size`` from ``start`` on, of ``whole``."""
+    """Which rows of a batch were measured: ``size`` from ``start`` on, of ``whole``."""
 
     size: int
     start: int
@@ -91,7 +97,7 @@ def of_leaf(kind: str, tree: PyTree) -> NonFinite | None:
     for path, node in jax.tree.leaves_with_path(tree, is_leaf=is_sequence):
         if not jnp.issubdtype(node.dtype, jnp.inexact):
             continue
-        # NumPy compiles nothing; of float8 it knows no isnan.
+        # NumPy compiles nothing; it has no isnan for float8.
         numbers = np.asarray(node.fill() if isinstance(node, Sequence) else node)
         numbers = numbers.astype(np.float32) if numbers.dtype.itemsize < 4 else numbers
         bad = ~np.isfinite(numbers)
@@ -111,7 +117,7 @@ def of_leaf(kind: str, tree: PyTree) -> NonFinite | None:
         problem = "is not finite, and was not before the step"
         hint = "an earlier checkpoint: the step before this one made it so"
         if kind == "batch":
-            problem, hint = "is not finite", "hint the data, or leave these rows out"
+            problem, hint = "is not finite", "fix the data, or leave these rows out"
         return NonFinite(kind, name, problem, kind, rows=rows, facts=tuple(facts), hint=hint)
     return None
 
@@ -122,9 +128,11 @@ def of_forward(blamed: Blamed, rows: Rows) -> NonFinite:
     x, y = call.seen("forward", "input"), call.seen("forward", "output")
     problem = "its input is finite, its output is not"
     if blamed.child is not None:
-        problem = f"its own code makes what is not finite, before {_called(blamed.child)}"
+        problem = f"its own code produces a non-finite value, before {_called(blamed.child)}"
     elif call.node.children:
-        problem = "what its children give is finite, what its own code makes of it is not"
+        problem = (
+            "the outputs of its children are finite, its own code makes a non-finite value of them"
+        )
     facts = [("input", _text(call.node.inputs[call.number], x))]
     if blamed.child is not None:
         inside = blamed.child.node.inputs[blamed.child.number]
@@ -135,7 +143,7 @@ def of_forward(blamed: Blamed, rows: Rows) -> NonFinite:
 
 
 def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
-    """The layer that is given a finite gradient and makes one that is not."""
+    """The layer that receives a finite gradient and produces a non-finite one."""
     call = blamed.call
     spec, out = call.node.inputs[call.number], call.node.outputs[call.number]
     given, made = call.seen("backward", "output"), call.seen("backward", "input")
@@ -143,9 +151,9 @@ def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
     which = [name for name, m in (("input", made), ("parameters", own)) if m[NAN] or m[INF]]
     problem = f"the gradient of its output is finite, that of its {' and '.join(which)} is not"
     if blamed.child is not None:
-        problem = f"its own code makes a gradient that is not finite, for {_called(blamed.child)}"
+        problem = f"its own code produces a non-finite gradient, for {_called(blamed.child)}"
     elif call.node.children:
-        problem = "its own code makes a gradient that is not finite, beyond its children"
+        problem = "its own code produces a non-finite gradient, apart from its children"
     gradient = f"of the output {_held(given)}; of the input {_held(made)}"
     if own[NAN] or own[INF]:
         gradient += f"; of the parameters {_held(own)}"
@@ -183,7 +191,7 @@ def of_loss(loss: Callable[..., Any], value: Any, call: Call, rows: Rows) -> Non
 
 
 def of_sum(kind: str, path: str, measurement: Any) -> NonFinite:
-    """A gradient that no single call made so, or a variable of the new state."""
+    """A gradient that is finite in each call of its layer, or a variable of the new state."""
     problem = "is not finite after the step"
     if kind == "gradient":
         problem = "each use of it gives a finite gradient, their sum is not"
@@ -225,7 +233,7 @@ def _of_layer(
 def _hint_forward(call: Call, x: Any) -> str | None:
     kind, spec = call.node.layer.kind, call.node.inputs[call.number]
     if kind in ("log", "log2", "log10") and x[LOW] <= 0:
-        return f"jnp.{kind}(jnp.maximum(x, 1e-6)): {kind} of what is not above 0"
+        return f"jnp.{kind}(jnp.maximum(x, 1e-6)): {kind} of values not above 0"
     if kind in ("sqrt", "rsqrt") and x[LOW] <= 0:
         return f"{kind} of jnp.maximum(x, 0) + 1e-6: its input is not above 0"
     if _narrow(spec):
@@ -261,7 +269,7 @@ def _counts(nan: int, inf: int) -> str:
 
 
 def _rows_of(by_row: Any, spec: PyTree, rows: Rows, fold: int) -> tuple[tuple[int, ...], str]:
-    """The rows that are not finite, if what was measured has a row for each of the batch."""
+    """The rows that are not finite, if the measurement has a row for each of the batch."""
     leads = {leaf.shape[:1] for leaf in jax.tree.leaves(spec)}
     if not rows.size or not leads <= {(rows.size,), (rows.size * fold,)}:
         return (), ""

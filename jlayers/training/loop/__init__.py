@@ -1,1 +1,1 @@
-"""The loop, and what it says, keeps and proves."""
+"""The loop: steps without a pause, and hooks for everything beside them."""

@@ -1,50 +1,35 @@
-"""Early stopping, as a function of the records of a run."""
+"""Early stopping, as a function of the records."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
 
 from ...base import arguments
 from ...base.errors import JlayersError, TrainingError, public_api
 from ...base.specs import format_short
-from ..record import Record
+from ...records.record import Record
+from .hooks import Hook
 
 _EVAL = "eval/"
 
 
-class Waiting(NamedTuple):
-    """How long a metric has not become better.
-
-    Attributes:
-      best: its best value so far, None before the first.
-      since: evaluations since then.
-      names: of all metrics that were seen.
-    """
-
-    best: float | None = None
-    since: int = 0
-    names: frozenset[str] = frozenset()
-
-
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when a metric has not become better for some evaluations.
+    """Stop when a metric has not improved for a number of evaluations.
 
-    It holds no state: what it says is decided by the records alone, so that a run that was
-    resumed, with the records of before, stops where the uninterrupted one does.
+    It holds no state: the records alone decide, so that a resumed training, which has the records
+    from before, stops where the uninterrupted one does.
 
     Args:
-      metric: its name, ``"eval/loss"`` say. Records without it are passed over.
+      metric: its name, for example ``"eval/loss"``. Records without it are skipped.
       patience: the number of evaluations in a row without a better value after which to stop.
       min_delta: by how much more than this a value has to be better than the best, in the units of
         the metric.
       mode: ``"min"`` where less is better, ``"max"`` where more is. NaN is never better.
 
     Raises:
-      TrainingError: where an argument is not what it has to be.
+      TrainingError: for an invalid argument.
 
     >>> from jlayers import training
     >>> stopping = training.EarlyStopping("eval/loss", patience=2)
@@ -83,45 +68,53 @@ class EarlyStopping:
         """Whether to stop after the last of these records.
 
         Args:
-          records: all records of the run in order, or all that hold the metric.
+          records: all records in order, or all that hold the metric.
 
         Raises:
-          TrainingError: where no record holds the metric, and there was an evaluation which would
-            have given it.
+          TrainingError: where no record holds the metric, although there was an evaluation that
+            would have given it.
         """
-        return self.is_over(functools.reduce(self.follow, records, Waiting()))
+        return StopEarly(self).on_start(0, list(records)) is not None
 
-    def follow(self, waiting: Waiting, record: Record) -> Waiting:
-        """Where the waiting stands after one more record."""
-        names = waiting.names | record.metrics.keys()
-        if self.metric not in record.metrics:
-            return waiting._replace(names=names)
-        value = record.metrics[self.metric]
-        if self._better(value, waiting.best):
-            return Waiting(value, 0, names)
-        return Waiting(waiting.best, waiting.since + 1, names)
 
-    def is_over(self, waiting: Waiting) -> bool:
-        """Whether the patience is at its end."""
-        self._check_known(waiting.names)
-        return waiting.since >= self.patience
+class StopEarly(Hook):
+    """``fit(early_stopping=)``: follows the records, and ends the loop."""
 
-    def _better(self, value: float, best: float | None) -> bool:
-        if best is None:
-            return value == value  # not NaN
-        gain = best - value if self.mode == "min" else value - best
-        return gain > self.min_delta
+    def __init__(self, rule: EarlyStopping):
+        self._rule = rule
 
-    def _check_known(self, names: frozenset[str]) -> None:
-        evaluated = any(name.startswith(_EVAL) for name in names)
-        # The first records of a run come before its first evaluation.
-        early = self.metric.startswith(_EVAL) and not evaluated
-        if self.metric in names or not names or early:
+    def on_start(self, step: int, records: list[Record]) -> str | None:
+        self._best: float | None = None
+        self._since, self._names = 0, set[str]()
+        for record in records:
+            self._follow(record)
+        return self._reason()
+
+    def on_record(self, record: Record) -> str | None:
+        self._follow(record)
+        return self._reason()
+
+    def _follow(self, record: Record) -> None:
+        self._names |= record.metrics.keys()
+        if self._rule.metric not in record.metrics:
             return
-        same = f"{_EVAL}{self.metric}"
-        raise TrainingError(
-            f"EarlyStopping waits for {self.metric!r}, a metric that there is not",
-            expected="one of " + ", ".join(map(repr, sorted(names))),
-            got=repr(self.metric),
-            hint=f"EarlyStopping({same!r}, ...)" if same in names else None,
-        )
+        value, best = record.metrics[self._rule.metric], self._best
+        sign = 1 if self._rule.mode == "min" else -1
+        if value == value if best is None else sign * (best - value) > self._rule.min_delta:
+            self._best, self._since = value, 0
+        else:
+            self._since += 1
+
+    def _reason(self) -> str | None:
+        metric, names = self._rule.metric, self._names
+        # The first records come before the first evaluation.
+        early = metric.startswith(_EVAL) and not any(name.startswith(_EVAL) for name in names)
+        if names and metric not in names and not early:
+            same = f"{_EVAL}{metric}"
+            raise TrainingError(
+                f"EarlyStopping waits for {metric!r}, which is not among the metrics",
+                expected="one of " + ", ".join(map(repr, sorted(names))),
+                got=repr(metric),
+                hint=f"EarlyStopping({same!r}, ...)" if same in names else None,
+            )
+        return "early stopping" if self._since >= self._rule.patience else None

@@ -1,138 +1,196 @@
-"""How ``fit`` runs: one call after the other, and at some of them something is due."""
+"""How ``fit`` runs: one call of the compiled step after the other, and at some something is due.
+
+How to read this file: ``run`` goes to the end, ``_segment`` from one start (or rollback) to the
+next, ``_take`` holds the loop over calls itself. ``_attend`` follows a call at which something is
+due: records are flushed to the ``History``, hooks called, snapshots taken. The host never waits for
+the device in between: a record is read when the next one is due, by when its numbers are there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
-import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ...base.errors import warn
 from ...base.specs import specs_of
-from ...data import Position, prefetch, stack_batches
-from ..writers.progress import Progress
-from .arguments import Arguments
-from .donation import Donation, check_apart
-from .flat import form_of
-from .ledger import Ledger
-from .metrics import Tally, start_tally
-from .program import program_of
-from .recovery import Keeping
-from .resumption import Kept, restored, with_sums
+from ...checkpoint import CheckpointManager
+from ...data import Position, Source, prefetch
+from ...data.recent_batches import RecentBatches
+from ...data.stacking import aligned_stacks
+from ...inspection.donation import Donation, check_distinct
+from ..state import TrainState
+from ..step import Step
+from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
+from .metrics import History, MetricAccumulator, empty_accumulator
+from .non_finite import NonFiniteError
+from .program import Leaves, form_of, program_of
+from .recovery import (
+    Recovery,
+    restore_snapshot,
+    sums_of,
+    with_sums,
+)
 from .signals import Signals
-from .trouble import NonFiniteError, Trail
 
-# Seconds between two looks at the progress.
-_LOOK = 0.25
+# (batch or stack, position after it, how many steps it is for)
+Item: TypeAlias = tuple[Any, Position, int]
 
 
-class Loop(Keeping):
-    """A run of ``fit``."""
+class Plan(NamedTuple):
+    """The arguments of ``fit`` that concern the loop itself, checked."""
 
-    def __init__(self, plan: Arguments, run: Any, ledger: Ledger, progress: Progress | None):
-        super().__init__()
-        check_apart(run)
-        self.plan, self.ledger, self.progress = plan, ledger, progress
-        first = int(getattr(run, "step", 0))
-        self.begin(Kept(run, first, list(plan.source.start), [], None))
-        self.calls = 0
-        self.cut_at = self.evaluated_at = -1
-        self.donation: Donation | None = None
-        self.signals = Signals()
-        self.stops = plan.non_finite in ("stop", "roll back")
-        many = plan.steps_per_call > 1
-        self.program = program_of(plan.step, plan.non_finite != "ignore", self.stops, many)
-        self.watch = self.program.watch
-        self.watch.allow(plan.max_compiles)
+    step: Step
+    source: Source
+    steps: int | None
+    epochs: int | None
+    steps_per_call: int
+    log_every: int
+    non_finite: str
+    max_compiles: int | None
+    prefetch: int
+    device: Any
+    manager: CheckpointManager | None
 
-    def run_to_end(self, resume: bool) -> str:
+
+class Loop:
+    """One run of ``fit``.
+
+    Attributes:
+      step, position: after the last call.
+      history: the records.
+    """
+
+    def __init__(self, plan: Plan, state: Any, hooks: tuple[Hook, ...]):
+        check_distinct(state)
+        self._plan, self._schedule = plan, Schedule(hooks)
+        self.history = History(hooks)
+        self._recovery = Recovery(plan.step, plan.non_finite, plan.manager)
+        self._signals = Signals()
+        self._donation: Donation | None = None
+        # Looks at what is due: the first two verify donation.
+        self._looks = 0
+        self._stops = plan.non_finite in ("stop", "roll back")
+        guard, many = plan.non_finite != "ignore", plan.steps_per_call > 1
+        self._program = program_of(plan.step, guard, self._stops, many)
+        self._watch = self._program.watch
+        self._watch.allow(plan.max_compiles)
+        step = int(getattr(state, "step", 0))
+        self._restore(LoopSnapshot(state, step, list(plan.source.start), [], None))
+
+    @property
+    def state(self) -> Any:
+        """The state after the last call, as a tree."""
+        return self._form.tree(self._leaves)
+
+    def _restore(self, snapshot: LoopSnapshot) -> None:
+        state, self.step, self.position, records, self._sums = snapshot
+        self._form = form_of(state)
+        self._leaves = self._form.flat(state)
+        # The last step at which everything that was due was done.
+        self._looked = self._sums["looked"] if self._sums else self.step
+        self._accumulator: MetricAccumulator | None = None
+        self._flushed = -1
+        self.history.start(self.step, records)
+        self._schedule.start(self.step, self._looked)
+
+    def run(self, resume: bool) -> str:
         """Takes steps; why it ended."""
-        kept = restored(self.plan.checkpoints, self.plan.source, self.run) if resume else None
-        if kept is not None:
-            self.begin(kept)
-        stopped = self._ended()
-        with self.signals, self.progress or contextlib.nullcontext(), self.watch:
+        plan = self._plan
+        snapshot = restore_snapshot(plan.manager, plan.source, self.state) if resume else None
+        if snapshot is not None:
+            self._restore(snapshot)
+        stopped = self._start()
+        with self._signals, self._watch:
             while stopped is None:
-                stopped = self._go_on()
-            if self.progress is not None:
-                self.progress.at(self.step)
-            if self.plan.checkpoints is not None:
-                self.plan.checkpoints.wait()
-        return "SIGTERM" if self.signals.raised is signal.SIGTERM else stopped
+                stopped = self._segment()
+            if plan.manager is not None:
+                plan.manager.wait()
+        return "SIGTERM" if self._signals.reason == "SIGTERM" else stopped
 
-    def _ended(self) -> str | None:
-        if self.plan.steps is not None and self.step >= self.plan.steps:
-            return "steps"
-        return "early stopping" if self.ledger.stops_early() else None
+    def _start(self) -> str | None:
+        return self._complete() or self._schedule.on_start(self.step, self.history.records)
 
-    def _go_on(self) -> str | None:
-        """Takes steps from where the loop stands; why it ended, or None to go on elsewhere."""
-        self.trail = Trail(self.plan.source, self.step, self.position, self.plan.steps_per_call > 1)
-        self.seen = (self.step, time.perf_counter())
+    def _complete(self) -> str | None:
+        steps = self._plan.steps
+        return "steps" if steps is not None and self.step >= steps else None
+
+    def _segment(self) -> str | None:
+        """Takes steps from here; why it ended, or None to continue after a rollback."""
+        plan = self._plan
+        many = plan.steps_per_call > 1
+        self._recent = RecentBatches(plan.source, self.step, self.position, many)
         try:
             with self._batches() as batches:
                 stopped = self._take(batches)
             self._finish(stopped)
         except NonFiniteError as error:
-            if self.plan.non_finite != "roll back":
-                self.save_after(error)
+            snapshot = None
+            if plan.non_finite == "roll back":
+                snapshot = self._recovery.roll_back(error, plan.source, self.state)
+            if snapshot is None:
+                self._save_after(error)
                 raise
-            self.roll_back(error)
+            self._restore(snapshot)
+            self._start()
             return None
         except Exception as error:
-            self.save_after(error)
+            self._save_after(error)
             raise
         return stopped
 
-    def _batches(self) -> Any:
-        """(batches, position after them, how many) for each call, read ahead."""
-        plan = self.plan
-        items: Any = plan.source.read(self.position, plan.epochs)
+    def _batches(self) -> contextlib.AbstractContextManager[Iterator[Item]]:
+        """The batches for each call, read ahead."""
+        plan = self._plan
+        read: Any = plan.source.read(self.position, plan.epochs)
         left = None if plan.steps is None else plan.steps - self.step
+        items: Iterator[Item]
         if plan.steps_per_call > 1:
-            items = _stacks(items, plan.steps_per_call, self.step, left)
+            items = aligned_stacks(read, plan.steps_per_call, self.step, left)
         else:
-            items = ((batch, after, 1) for batch, after in itertools.islice(items, left))
+            items = ((batch, after, 1) for batch, after in itertools.islice(read, left))
         if plan.prefetch:
             return prefetch(items, plan.prefetch, device=plan.device)
         if plan.device is not None:
-            items = ((jax.device_put(batch, plan.device), *rest) for batch, *rest in items)
+            items = (
+                (jax.device_put(batch, plan.device), after, count) for batch, after, count in items
+            )
         return contextlib.nullcontext(items)
 
-    def _take(self, batches: Iterator[tuple[Any, Position, int]]) -> str:
+    def _take(self, batches: Iterator[Item]) -> str:
         """Calls the step until something ends the loop."""
         first = next(batches, None)
         if first is None:
-            return self._ended() or "data"
-        self.tally = self._start_tally(first[0])
-        # What was due when the run before this one ended.
-        if stopped := self._do_what_is_due():
+            return self._complete() or "data"
+        self._accumulator = self._first_accumulator(first[0])
+        # What was due where the loop ended before.
+        if stopped := self._run_due():
             return stopped
-        form = form_of((self.run, self.tally))
-        tick, rest = self.program.tick(form), self.program.rest(form)
-        leaves, full = self._carry(), self.plan.steps_per_call
-        watch, signals, trail = self.watch, self.signals, self.trail
-        step, position, due = self.step, self.position, 0
+        form = form_of((self.state, self._accumulator))
+        tick, rest = self._program.tick(form), self._program.rest(form)
+        leaves, full = self._carry(), self._plan.steps_per_call
+        watch, signals, recent = self._watch, self._signals, self._recent
+        step, position, due = self.step, self.position, 0.0
         try:
-            # What stands in this loop is paid for at every step.
+            # Every line of this loop costs each step its time.
             for batch, after, count in itertools.chain([first], batches):
                 given = leaves
                 leaves = (tick if count == full else rest)(leaves, batch)
                 step += count
                 position = after
-                if trail.keeps:
-                    trail.add(step, position, batch)
+                if recent.keeps:
+                    recent.add(step, position, batch)
                 if step < due and signals.raised is None and watch.events == watch.seen:
                     continue
-                self._stand(leaves, step, position)
+                self._set(leaves, step, position)
                 if watch.events != watch.seen:
-                    self._compiled(*form.tree(given), batch)
-                stopped, due = self._look()
+                    self._report_compile(*form.tree(given), batch)
+                stopped, due = self._attend()
                 leaves = self._carry()
                 if stopped is not None:
                     return stopped
@@ -141,134 +199,148 @@ class Loop(Keeping):
             raise
         finally:
             if step != self.step:
-                self._stand(leaves, step, position)
-        return self._ended() or "data"
+                self._set(leaves, step, position)
+        return self._complete() or "data"
 
-    def _carry(self) -> list[Any]:
-        return [*self.leaves, *jax.tree.leaves(self.tally)]
+    def _carry(self) -> Leaves:
+        return [*self._leaves, *jax.tree.leaves(self._accumulator)]
 
-    def _stand(self, carry: list[Any], step: int, position: Position) -> None:
-        count = len(self.leaves)
-        self.leaves = carry[:count]
-        self.tally = jax.tree.unflatten(jax.tree.structure(self.tally), carry[count:])
+    def _set(self, carry: Leaves, step: int, position: Position) -> None:
+        count = len(self._leaves)
+        self._leaves = carry[:count]
+        structure = jax.tree.structure(self._accumulator)
+        self._accumulator = jax.tree.unflatten(structure, carry[count:])
         self.step, self.position = step, position
 
-    def _start_tally(self, batch: Any) -> Tally:
+    def _first_accumulator(self, batch: Any) -> MetricAccumulator:
         specs = specs_of(batch, "the batch")
-        if self.plan.steps_per_call > 1:
+        if self._plan.steps_per_call > 1:
             specs = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), specs)
-        alive = jax.ShapeDtypeStruct((), bool) if self.stops else None
-        _, metrics, _ = jax.eval_shape(self.program.guarded, self.run, specs, alive)
-        return _beside(self.run, with_sums(start_tally(metrics, self.step), self.sums))
+        active = jax.ShapeDtypeStruct((), bool) if self._stops else None
+        state = self.state
+        _, metrics, _ = jax.eval_shape(self._program.guarded, state, specs, active)
+        return _placed(state, with_sums(empty_accumulator(metrics, self.step), self._sums))
 
-    def _compiled(self, *given: Any) -> None:
-        report = self.watch.report(self.step, *given)
+    def _report_compile(self, *given: Any) -> None:
+        report = self._watch.report(self.step, *given)
         # The first call of a loop may differ from the last one of another.
-        if report is not None and self.calls:
+        if report is not None and self._looks:
             warn(report)
 
-    def _look(self) -> tuple[str | None, int]:
+    def _attend(self) -> tuple[str | None, float]:
         """After a call: why to stop, if so, and the step to look again at."""
-        plan = self.plan
-        if not self.trail.keeps:
-            self.trail.add(self.step, self.position)
-        self._verify_donation()
-        if self.signals.raised is not None:
-            return "SIGTERM" if self.signals.raised is signal.SIGTERM else "interrupt", 0
-        stopped = self._do_what_is_due()
-        every = [plan.log_every]
-        every += [plan.evaluate_every] if plan.evaluate is not None else []
-        every += [plan.checkpoint_every] if plan.checkpoints is not None else []
-        return stopped, min(self._show(), *((self.step // n + 1) * n for n in every))
+        if not self._recent.keeps:
+            self._recent.add(self.step, self.position)
+        # The first state may be in memory that is not JAX's own; from the second on it is.
+        if self._looks == 0:
+            self._donation = Donation(self.state)
+        elif self._donation is not None:
+            self._donation.verify(self.state)
+            self._donation = None
+        self._looks += 1
+        if self._signals.reason:
+            return self._signals.reason, 0
+        stopped = self._run_due()
+        if self._looks < 2:
+            return stopped, self.step + 1
+        record_due = next_multiple(self.step, self._plan.log_every)
+        return stopped, min(record_due, self._schedule.next_due())
 
-    def _do_what_is_due(self) -> str | None:
-        """Records, evaluations and checkpoints whose step has come; why to stop, if so."""
-        plan = self.plan
-        # A stack that the end of a run cut short is no call of the run that goes on.
-        if self.step == self.looked or self.step % plan.steps_per_call:
+    def _run_due(self) -> str | None:
+        """Records, hooks and snapshots whose step has come; why to stop, if so."""
+        plan = self._plan
+        # A stack that was cut short by the end of a loop is not a call of the one that resumes.
+        if self.step == self._looked or self.step % plan.steps_per_call:
             return None
-        passed = {
-            every: self.step // every > self.looked // every
-            for every in (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
-        }
+        metrics = self._schedule.on_step(self.step, lambda: self.state)
+        flushes = metrics is not None or self.step >= next_multiple(self._looked, plan.log_every)
+        if flushes:
+            self._flush(metrics or {})
+        self._looked = self.step
         stopped = None
-        evaluates = plan.evaluate is not None and passed[plan.evaluate_every]
-        cuts = evaluates or passed[plan.log_every]
-        if cuts:
-            self._cut(evaluates)
-        self.looked = self.step
-        if cuts:
-            # One record behind, which is there by now; after an evaluation it is waited for.
-            stopped = self.ledger.read(0 if evaluates else 1, self.check)
-        if plan.checkpoints is not None and passed[plan.checkpoint_every]:
-            stopped = self.ledger.read(0, self.check) or stopped
-            self.save()
+        if flushes:
+            # One record behind, which is there by now; the metrics of hooks are waited for.
+            stopped = self.history.read(1 if metrics is None else 0, self._check)
+        if scheduled := self._schedule.for_snapshot(self.step):
+            stopped = self.history.read(0, self._check) or stopped
+            self._save(scheduled)
         return stopped
 
-    def _show(self) -> int:
-        """Shows the progress; the step at which to show it again."""
-        self.calls += 1
-        if self.calls < 3:
-            return self.step + 1
-        now = time.perf_counter()
-        step, moment = self.seen
-        rate = (self.step - step) / max(now - moment, 1e-9)
-        self.seen = (self.step, now)
-        if self.progress is not None:
-            self.progress.at(self.step)
-        return self.step + max(1, int(rate * _LOOK))
+    def _flush(self, metrics: HookMetrics) -> None:
+        assert self._accumulator is not None
+        words, self._accumulator = self._program.flush(self._accumulator)
+        self.history.add(self.step, self.position[0], words, self._accumulator, metrics)
+        self._flushed = self.step
 
-    def _verify_donation(self) -> None:
-        # The first run may stand in memory that is not JAX's own; from the second on it is.
-        if self.calls == 0:
-            self.donation = Donation(self.run)
-        elif self.donation is not None:
-            self.donation.verify(self.run)
-            self.donation = None
+    def _check(self, step: int, accumulator: MetricAccumulator) -> None:
+        """Checks that all steps up to this one were finite.
 
-    def _cut(self, evaluates: bool) -> None:
-        evaluated = {}
-        if evaluates and self.plan.evaluate is not None:
-            evaluated = dict(self.plan.evaluate(self.run))
-            self.evaluated_at = self.step
-        words, self.tally = self.program.cut(self.tally)
-        self.ledger.cut(self.step, self.position[0], words, self.tally, evaluated)
-        self.cut_at = self.step
+        Raises:
+          NonFiniteError: where one was not, unless such steps are skipped. The loop is then right
+            before that step.
+        """
+        error = self._recovery.error_of(int(accumulator.bad), lambda: self.state, self._recent)
+        if error is None:
+            self._recent.forget(step)
+            return
+        self.history.drop()
+        self.step, self.position = error.step, error.position
+        self._accumulator = accumulator._replace(step=np.int32(error.step), bad=np.int32(-1))
+        raise error
+
+    def _save(self, scheduled: list[Scheduled]) -> None:
+        """Gives a snapshot of this step to hooks."""
+        if not scheduled:
+            return
+        accumulator = jax.device_get(self._accumulator)
+        self._check(self.step, accumulator)
+        state = self.state
+        # A gradient may overflow undetected, and a checkpoint has to be good.
+        checks = self._plan.non_finite != "ignore" and isinstance(state, TrainState)
+        if checks and not self._program.is_finite(state.params):
+            raise NonFiniteError(self._recent.find(self.step - 1), self.step - 1, state, None)
+        sums = sums_of(accumulator, self._looked)
+        snapshot = LoopSnapshot(state, self.step, self.position, self.history.records, sums)
+        for entry in scheduled:
+            entry.hook.on_snapshot(snapshot)
+            entry.saved = self.step
+        self._recovery.saved()
 
     def _finish(self, stopped: str) -> None:
-        """Saves, and then tells of the steps since the last record.
+        """Takes snapshots, and then makes a record of the steps since the last one.
 
-        Not the other way round: a run that goes on from here has no record at this step.
+        Not the other way round: a loop that continues from here has no record at this step.
         """
-        if self.tally is None:
+        if self._accumulator is None:
             return
-        self.ledger.read(0, self.check)
-        self.save()
-        evaluates = self.plan.evaluate is not None and self.evaluated_at != self.step
-        if stopped != "SIGTERM" and (evaluates or self.cut_at != self.step):
-            self._cut(evaluates)
-            self.ledger.read(0, self.check)
+        self.history.read(0, self._check)
+        self._save(self._schedule.for_snapshot(self.step, last=True))
+        if stopped == "SIGTERM":
+            return
+        metrics = self._schedule.on_step(self.step, lambda: self.state, last=True)
+        if metrics is not None or self._flushed != self.step:
+            self._flush(metrics or {})
+            self.history.read(0, self._check)
+
+    def _save_after(self, error: Exception) -> None:
+        """Saves what there is when the loop ends by an error."""
+        if self._accumulator is None:
+            return
+        try:
+            self.history.mute()
+            with contextlib.suppress(NonFiniteError):
+                self.history.read(0, self._check)
+            self._save(self._schedule.for_snapshot(self.step, last=True))
+            if self._plan.manager is not None:
+                self._plan.manager.wait()
+        except Exception as second:
+            error.add_note(f"and the state could not be saved after it: {second}")
 
 
-def _stacks(items: Any, steps: int, taken: int, left: int | None) -> Iterator[Any]:
-    """Stacks of ``steps`` batches, of ``left`` in all.
-
-    After an end between two calls the first goes up to where the next call would have been.
-    """
-    head = -taken % steps if left is None else min(-taken % steps, left)
-    yield from stack_batches(itertools.islice(items, head), steps)
-    if left is None:
-        yield from stack_batches(items, steps)
-        return
-    whole, rest = divmod(left - head, steps)
-    yield from itertools.islice(stack_batches(items, steps), whole)
-    yield from stack_batches(itertools.islice(items, rest), steps)
-
-
-def _beside(run: Any, tally: Tally) -> Tally:
-    """The tally on the mesh of the run, where it has one: where the step will leave it."""
-    for leaf in jax.tree.leaves(run):
+def _placed(state: Any, accumulator: MetricAccumulator) -> MetricAccumulator:
+    """The accumulator on the mesh of the state, if any: where the step will leave it."""
+    for leaf in jax.tree.leaves(state):
         if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.device_put(tally, everywhere)  # type: ignore[no-any-return]
-    return tally
+            return jax.device_put(accumulator, everywhere)  # type: ignore[no-any-return]
+    return accumulator

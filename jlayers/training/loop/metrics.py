@@ -1,7 +1,17 @@
-"""Metrics summed up on the device, so that a loop need not wait for any step's."""
+"""The metrics of a loop: summed up on the device, read one record behind, given to the hooks.
+
+How to read this file: the compiled step adds its metrics to a ``MetricAccumulator``, so that the
+loop need not wait for any step. When a record is due, ``flush`` packs the sums into one array and
+starts them anew; ``History`` holds that array until the device has surely finished it, then makes
+a ``Record`` of it and passes the record to the hooks.
+"""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,34 +21,41 @@ from jax import lax
 
 from ...base.errors import TrainingError
 from ...base.specs import format_spec, specs_of
-from ..gradient import Metrics
+from ...inspection.training_loss import Metrics
+from ...records.record import Record
+from .hooks import Hook
+
+# Seconds: more than it takes to copy numbers that have been computed already.
+_WAITED = 1e-3
 
 
-class Tally(NamedTuple):
-    """Sums over the steps since the last record.
+class MetricAccumulator(NamedTuple):
+    """Sums over the steps since the last record, on the device or on the host.
 
     Attributes:
       step: int32 (), the number of the step that comes next.
-      counted: int32 (), the steps that are in the sums.
-      sums: of each metric: float32, or int32 for what counts (up to 2**31 in a record).
-      bad: int32 (), the number of the first step that was not sound, or -1.
+      count: int32 (), the steps that are in the sums.
+      sums: of each metric: float32, or int32 for counts (up to 2**31 in a record).
+      bad: int32 (), the number of the first non-finite step, or -1.
     """
 
     step: Any
-    counted: Any
+    count: Any
     sums: dict[str, Any]
     bad: Any
 
-    def add(self, metrics: Metrics, sound: jax.Array, alive: jax.Array | None) -> Tally:
-        """With one more step, which counts where it was sound and was to be taken."""
-        counts = sound if alive is None else sound & alive
-        whole = jnp.asarray(True) if alive is None else counts
-        first = ~sound & (self.bad < 0)
-        return Tally(
+    def add(
+        self, metrics: Metrics, finite: jax.Array, active: jax.Array | None
+    ) -> MetricAccumulator:
+        """With one more step, which counts where it was finite and active."""
+        counts = finite if active is None else finite & active
+        whole = jnp.asarray(True) if active is None else counts
+        first = ~finite & (self.bad < 0)
+        return MetricAccumulator(
             self.step + 1,
-            self.counted + counts.astype(jnp.int32),
+            self.count + counts.astype(jnp.int32),
             {
-                # Where steps are left out, what is counted counts in these too.
+                # Integers of skipped steps count too: "skipped" is one of them.
                 name: self.sums[name] + _term(value, counts if _is_mean(value) else whole)
                 for name, value in metrics.items()
             },
@@ -46,8 +63,8 @@ class Tally(NamedTuple):
         )
 
     def means(self) -> dict[str, float]:
-        """What a record tells: means over the steps that count, and the sums of counts."""
-        count = float(self.counted)
+        """The metrics of a record: means over the steps that count, and the sums of integers."""
+        count = float(self.count)
         return {
             name: float(value) / (count if _is_mean(value) else 1)
             for name, value in self.sums.items()
@@ -63,12 +80,12 @@ def _term(value: jax.Array, counts: jax.Array) -> jax.Array:
     return jnp.where(counts, value.astype(jnp.float32 if _is_mean(value) else jnp.int32), 0)
 
 
-def start_tally(metrics: Any, step: int) -> Tally:
-    """The tally before the first step, zeros in numpy; ``metrics`` are their specs."""
+def empty_accumulator(metrics: Mapping[str, Any], step: int) -> MetricAccumulator:
+    """The accumulator before the first step, zeros in numpy; ``metrics`` are their specs."""
     for name, spec in metrics.items():
         if spec.shape or jnp.issubdtype(spec.dtype, jnp.complexfloating):
             raise TrainingError(
-                f"the metric {name!r} is no number",
+                f"the metric {name!r} must be a real scalar",
                 expected="real scalars: fit takes their means",
                 got=format_spec(specs_of(spec)),
                 hint="a mean, or one metric for each entry",
@@ -77,30 +94,132 @@ def start_tally(metrics: Any, step: int) -> Tally:
         name: np.zeros((), np.float32 if _is_mean(spec) else np.int32)
         for name, spec in metrics.items()
     }
-    return Tally(np.int32(step), np.int32(0), sums, np.int32(-1))
+    return MetricAccumulator(np.int32(step), np.int32(0), sums, np.int32(-1))
 
 
-def cut(tally: Tally, clear: bool) -> tuple[jax.Array, Tally]:
-    """All numbers of a tally in one array, to be copied to the host at once, and the next tally.
+def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, MetricAccumulator]:
+    """All numbers in one array, to be copied to the host at once, and the next accumulator.
 
-    The sums begin anew; with ``clear`` the bad step is forgotten.
+    The sums start anew; with ``clear`` the non-finite step is forgotten.
     """
-    words = jnp.stack([lax.bitcast_convert_type(leaf, jnp.int32) for leaf in _numbers(tally)])
-    counted, sums = jax.tree.map(jnp.zeros_like, (tally.counted, tally.sums))
-    bad = jnp.full_like(tally.bad, -1) if clear else tally.bad
-    return words, Tally(tally.step, counted, sums, bad)
+    step, count, sums, bad = accumulator
+    leaves = [step, count, bad, *sums.values()]
+    words = jnp.stack([lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves])
+    count, sums = jax.tree.map(jnp.zeros_like, (count, sums))
+    return words, MetricAccumulator(step, count, sums, jnp.full_like(bad, -1) if clear else bad)
 
 
-def uncut(words: np.ndarray, like: Tally) -> Tally:
-    """The tally that was ``cut``; ``like`` has its metrics and their dtypes."""
-    step, counted, bad, *whole = words
+def unflatten(words: np.ndarray, like: MetricAccumulator) -> MetricAccumulator:
+    """The accumulator that was flushed; ``like`` has its metrics and their dtypes."""
+    step, count, bad, *whole = words
     means = words.view(np.float32)[3:]
     sums = {
         name: means[i] if value.dtype == np.float32 else whole[i]
         for i, (name, value) in enumerate(like.sums.items())
     }
-    return Tally(step, counted, sums, bad)
+    return MetricAccumulator(step, count, sums, bad)
 
 
-def _numbers(tally: Tally) -> list[Any]:
-    return [tally.step, tally.counted, tally.bad, *tally.sums.values()]
+class _Pending(NamedTuple):
+    """A record whose numbers are still on the device: ``words``, and the metrics of hooks."""
+
+    step: int
+    epoch: int
+    moment: float
+    words: jax.Array
+    like: MetricAccumulator
+    extra: Mapping[str, jax.typing.ArrayLike]
+
+
+class History:
+    """The records of a loop, those that were read and those that are still on the device.
+
+    Attributes:
+      records: all that were read.
+    """
+
+    def __init__(self, hooks: tuple[Hook, ...]):
+        self.records: list[Record] = []
+        self._hooks = hooks
+        self._muted = False
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._started = time.perf_counter()
+        self._last = (0, self._started)
+
+    def start(self, step: int, records: list[Record]) -> None:
+        """Continues from a step, with the records before it."""
+        self.records = records
+        self.drop()
+        self._last = (step, time.perf_counter())
+
+    def drop(self) -> None:
+        """Forgets the records that were not read."""
+        self._pending.clear()
+
+    def mute(self) -> None:
+        """Ignores what hooks raise from here on: the loop is ending by another error."""
+        self._muted = True
+
+    def add(
+        self,
+        step: int,
+        epoch: int,
+        words: jax.Array,
+        like: MetricAccumulator,
+        extra: Mapping[str, jax.typing.ArrayLike],
+    ) -> None:
+        """A record that will be read later: the words of ``flush``, and the metrics of hooks."""
+        self._pending.append(_Pending(step, epoch, time.perf_counter(), words, like, extra))
+
+    def read(self, newest: int, check: Callable[[int, MetricAccumulator], None]) -> str | None:
+        """Makes records of all but the ``newest``, for the hooks; why to stop, if one says so.
+
+        Args:
+          newest: how many to leave: the device may still be computing them.
+          check: called with the step and the numbers of each before any hook gets its record.
+        """
+        stopped = None
+        while len(self._pending) > newest:
+            pending = self._pending.popleft()
+            accumulator, moment = self._fetch(pending)
+            check(pending.step, accumulator)
+            extra = jax.device_get(pending.extra) if pending.extra else {}
+            metrics = accumulator.means() | {name: float(value) for name, value in extra.items()}
+            step, before = self._last
+            rate = (pending.step - step) / max(moment - before, 1e-9)
+            # The time of an evaluation does not count for the steps after it.
+            self._last = (pending.step, time.perf_counter() if extra else moment)
+            seconds = moment - self._started
+            record = Record(pending.step, pending.epoch, metrics, seconds, rate)
+            if self.records and self.records[-1].step == pending.step:
+                # The last evaluation, at a step whose record has been read already.
+                old = self.records.pop()
+                record = old._replace(metrics=old.metrics | metrics)
+            self.records.append(record)
+            stopped = self._notify(record) or stopped
+        return stopped
+
+    def _notify(self, record: Record) -> str | None:
+        stopped = None
+        for hook in self._hooks:
+            with contextlib.suppress(*[Exception] * self._muted):
+                reason = hook.on_record(record)
+                if reason is True:
+                    stopped = "callback"
+                elif isinstance(reason, str):
+                    stopped = reason
+        return stopped
+
+    def _fetch(self, pending: _Pending) -> tuple[MetricAccumulator, float]:
+        """The numbers of a record, and when the device had them.
+
+        If the host had to wait for them, that is now; else about when its last step was launched.
+        """
+        before = time.perf_counter()
+        # Not jax.device_get, which runs several times as much Python for one array.
+        with jax.transfer_guard_device_to_host("allow"):
+            words = np.asarray(pending.words)
+        accumulator = unflatten(words, pending.like)
+        now = time.perf_counter()
+        waited = now - before > _WAITED or pending.moment <= self._last[1]
+        return accumulator, now if waited else pending.moment

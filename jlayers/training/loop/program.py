@@ -1,25 +1,71 @@
-"""What a loop compiles: a step that takes care of itself, and sums up what it measures."""
+"""What a loop compiles: a step that looks after itself, and sums up what it measures.
+
+How to read this file: ``program_of`` puts it together. ``guarded`` makes any step one that reports
+whether it was finite; ``tick_of`` adds the accumulator and, for several steps in a call, the scan.
+Between calls the state is a list of plain arrays (``Form``): taking a tree of tuples, dicts and
+typed keys apart and putting it together again is a fifth of the host's time for a call, and the
+loop needs the tree only where something is due.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ...base.errors import TrainingError, truncate
+from ...base.specs import PyTree, format_short, format_spec, path_text, specs_of
 from ...inspection.compilation.watch import CompileWatch
-from ..finite import finite, keep_if
-from ..gradient import Metrics
+from ...inspection.training_loss import Metrics
+from ..finite import is_finite, select_if
 from ..step import Step, TrainStep
-from ..validation import check_result
-from .flat import Form, flattened
-from .metrics import Tally, cut
+from .metrics import MetricAccumulator, flush
 
-# (run, batch, alive) to the next run, its metrics, and whether the step was sound.
-Guarded = Callable[[Any, Any, Any], tuple[Any, Metrics, jax.Array]]
+Leaves: TypeAlias = list[jax.Array]
+# (state, batch, active) to the next state, its metrics, and whether the step was finite.
+Guarded: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Metrics, jax.Array]]
+Tick: TypeAlias = Callable[[Any, MetricAccumulator, Any], tuple[Any, MetricAccumulator]]
+
+
+class Form(NamedTuple):
+    """What makes a tree of a list of plain arrays again.
+
+    Attributes:
+      treedef: the structure.
+      keys: of each typed key, its index among the leaves and its implementation.
+    """
+
+    treedef: Any
+    keys: tuple[tuple[int, Any], ...]
+
+    def flat(self, tree: PyTree) -> Leaves:
+        """The leaves of a tree of this form, keys as their words."""
+        leaves = jax.tree.leaves(tree)
+        for index, _ in self.keys:
+            leaves[index] = jax.random.key_data(leaves[index])
+        return leaves
+
+    def tree(self, leaves: Leaves) -> Any:
+        """The tree of such leaves."""
+        leaves = list(leaves)
+        for index, kind in self.keys:
+            leaves[index] = jax.random.wrap_key_data(leaves[index], impl=kind)
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def form_of(tree: PyTree) -> Form:
+    """The form of a tree of arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = (
+        (i, jax.random.key_impl(leaf))
+        for i, leaf in enumerate(leaves)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
+    return Form(treedef, tuple(keys))
 
 
 class Program(NamedTuple):
@@ -27,92 +73,135 @@ class Program(NamedTuple):
 
     Attributes:
       guarded: one step.
-      tick: of a ``Form`` of run and tally, (leaves, batch) to the next leaves; they are donated.
-      rest: the same for a stack with fewer batches, whose compilation is no news.
-      cut: the numbers of a tally in one array, and the tally after a record.
-      finite: whether all numbers of a tree are finite.
+      tick: for a ``Form`` of state and accumulator, (leaves, batch) to the next leaves; the leaves
+        are donated.
+      rest: the same for a stack with fewer batches, whose compilation is not reported.
+      flush: the numbers of an accumulator in one array, and the accumulator after a record.
+      is_finite: whether all numbers of a tree are finite.
       watch: of the compilations of ``tick``.
     """
 
-    guarded: Any
-    tick: Callable[[Form], Any]
-    rest: Callable[[Form], Any]
-    cut: Any
-    finite: Any
+    guarded: Guarded
+    tick: Callable[[Form], Callable[[Leaves, Any], Leaves]]
+    rest: Callable[[Form], Callable[[Leaves, Any], Leaves]]
+    flush: Callable[[MetricAccumulator], tuple[jax.Array, MetricAccumulator]]
+    is_finite: Callable[[PyTree], jax.Array]
     watch: CompileWatch
 
 
 def program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
-    """The program of a step; a loop that is called again for the same step finds it compiled."""
+    """The program of a step; a loop that is run again for the same step finds it compiled.
+
+    Args:
+      step: any pure step.
+      guard: whether to check that it is finite.
+      stops: whether nothing is to change any more after a step that was not.
+      many: whether a call takes a stack of batches.
+    """
     make = _program_of if isinstance(step, Hashable) else _program_of.__wrapped__
     return make(step, guard, stops, many)
 
 
 @functools.lru_cache(maxsize=8)
 def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
-    """The program of a step.
-
-    Args:
-      step: any pure step.
-      guard: whether to look if it is sound.
-      stops: whether nothing is to change any more after a step that was not.
-      many: whether a call takes a stack of batches.
-    """
-    # Traced for the names of its metrics first; inlined, its second trace is the first one.
+    # It is traced for the names of its metrics first; inlined, its second trace reuses the first.
     one = jax.jit(guarded(step, guard), inline=True)
     watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
     rest = tick_of("rest", one, stops, many)
-    cuts = jax.jit(functools.partial(cut, clear=not stops))
-    return Program(one, _jitted(watch.traced), _jitted(rest), cuts, jax.jit(finite), watch)
+    flushes = jax.jit(functools.partial(flush, clear=not stops))
+    return Program(one, _jitted(watch.traced), _jitted(rest), flushes, jax.jit(is_finite), watch)
 
 
-def _jitted(tick: Callable[..., Any]) -> Callable[[Form], Any]:
+def _jitted(tick: Tick) -> Callable[[Form], Callable[[Leaves, Any], Leaves]]:
     @functools.lru_cache(maxsize=8)
-    def of(form: Form) -> Any:
-        return jax.jit(flattened(tick, form), donate_argnums=0)
+    def of(form: Form) -> Callable[[Leaves, Any], Leaves]:
+        def call(leaves: Leaves, batch: Any) -> Leaves:
+            state, accumulator = form.tree(leaves)
+            return form.flat(tick(state, accumulator, batch))
+
+        call.__name__ = tick.__name__  # the name that JAX reports to the watch
+        return jax.jit(call, donate_argnums=0)
 
     return of
 
 
 def guarded(step: Step, guard: bool) -> Guarded:
-    """Any step as one that tells whether it was sound, and changes nothing where it was not.
+    """Any step as one that reports whether it was finite, and changes nothing where it was not.
 
-    Of a step that is no ``TrainStep`` nothing is known but its metric "loss".
+    Of a step that is not a ``TrainStep`` only the metric "loss" is known.
     """
     if isinstance(step, TrainStep) and guard:
         return step.guarded
 
-    def call(run: Any, batch: Any, alive: Any) -> tuple[Any, Metrics, jax.Array]:
-        result = step(run, batch)
-        check_result(run, result)
+    def call(state: Any, batch: Any, active: Any) -> tuple[Any, Metrics, jax.Array]:
+        result = step(state, batch)
+        check_result(state, result)
         new, metrics = result
-        loss = metrics.get("loss")
-        sound = jnp.asarray(True) if loss is None else jnp.isfinite(loss)
         if not guard:
             return new, metrics, jnp.asarray(True)
-        return keep_if(sound if alive is None else sound & alive, new, run), metrics, sound
+        loss = metrics.get("loss")
+        finite = jnp.asarray(True) if loss is None else jnp.isfinite(loss)
+        taken = finite if active is None else finite & active
+        return select_if(taken, new, state), metrics, finite
 
     return call
 
 
-def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Callable[..., tuple[Any, Tally]]:
-    """(run, tally, batch) to the next two: a call of a loop.
+def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Tick:
+    """(state, accumulator, batch) to the next two: a call of a loop.
 
     Args:
       name: by which JAX knows the program.
       step: a guarded step.
-      stops: whether nothing is to change any more after a step that was not sound.
+      stops: whether nothing is to change any more after a step that was not finite.
       many: whether the batch is a stack of batches.
     """
 
-    def one(carry: tuple[Any, Tally], batch: Any) -> tuple[tuple[Any, Tally], None]:
-        run, tally = carry
-        alive = tally.bad < 0 if stops else None
-        run, metrics, sound = step(run, batch, alive)
-        return (run, tally.add(metrics, sound, alive)), None
+    def one(
+        carry: tuple[Any, MetricAccumulator], batch: Any
+    ) -> tuple[tuple[Any, MetricAccumulator], None]:
+        state, accumulator = carry
+        active = accumulator.bad < 0 if stops else None
+        state, metrics, finite = step(state, batch, active)
+        return (state, accumulator.add(metrics, finite, active)), None
 
-    def tick(run: Any, tally: Tally, batch: Any) -> tuple[Any, Tally]:
-        return (lax.scan(one, (run, tally), batch) if many else one((run, tally), batch))[0]
+    def tick(
+        state: Any, accumulator: MetricAccumulator, batch: Any
+    ) -> tuple[Any, MetricAccumulator]:
+        carry = state, accumulator
+        return (lax.scan(one, carry, batch) if many else one(carry, batch))[0]
 
     tick.__name__ = name
     return tick
+
+
+def check_result(state: PyTree, result: object) -> None:
+    """Raises where a user's step does not return a state like ``state``, and metrics."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        raise TrainingError(
+            "the step must return (state, metrics)",
+            expected="a tuple of two: the next state, a dict of scalars",
+            got=format_short(result),
+        )
+    was, now = _specs_by_path(state), _specs_by_path(result[0])
+    for path in [*was, *now]:
+        before, after = was.get(path), now.get(path)
+        if before is None or after is None or before.shape != after.shape:
+            raise TrainingError(
+                f"the step changes {path!r} of the state",
+                expected=format_spec(before) if before else "no such leaf",
+                got=format_spec(after) if after else "no such leaf",
+            )
+    structure: object = jax.tree.structure(state)
+    new: object = jax.tree.structure(result[0])
+    if structure != new:
+        raise TrainingError(
+            "the step changes the structure of the state",
+            expected=truncate(str(structure)),
+            got=truncate(str(new)),
+        )
+
+
+def _specs_by_path(state: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+    specs = specs_of(state, "the state")
+    return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(specs)}

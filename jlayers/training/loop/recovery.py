@@ -1,145 +1,156 @@
-"""How a loop keeps what it has, and what it does when a step was not sound."""
+"""How a loop continues: from a checkpoint, and after a step that was not finite.
+
+How to read this file: a ``LoopSnapshot`` is all that a loop needs to continue. ``Checkpointing`` is
+the hook that saves snapshots, ``restore_snapshot`` reads the newest. ``Recovery`` decides what
+follows a step that was not finite, by ``fit(non_finite=)``.
+"""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from ...base.errors import warn
-from ...data import Position
-from ..state import TrainState
-from .arguments import Arguments
-from .flat import Form, form_of
-from .ledger import Ledger
-from .metrics import Tally
-from .program import Program
-from .resumption import Kept, restored, save
-from .trouble import NonFiniteError, Trail, told
+from ...checkpoint import CheckpointManager
+from ...data import Source
+from ...data.recent_batches import RecentBatches
+from ...records.record import Record
+from ..step import Step, TrainStep
+from .hooks import Hook, LoopSnapshot
+from .metrics import MetricAccumulator
+from .non_finite import NonFiniteError, diagnose
 
-# Rollbacks to one checkpoint, and warnings of steps that were left out.
+# Records that every checkpoint holds; of the older ones it holds those with an evaluation.
+_RECENT = 10_000
+# Rollbacks to one checkpoint, and warnings of steps that were skipped.
 _ROLLBACKS, _WARNINGS = 3, 3
 
 
-class Keeping:
-    """Where a loop stands.
+def sums_of(accumulator: MetricAccumulator, looked: int) -> dict[str, Any]:
+    """The sums of a snapshot, from an accumulator on the host."""
+    # float32 to float64 is exact, and JSON keeps every float64.
+    sums = {name: value.item() for name, value in accumulator.sums.items()}
+    return {"sums": sums, "counted": int(accumulator.count), "looked": looked}
 
-    Attributes:
-      leaves, form: of the run after the last call.
-      step, position, tally: after the last call.
-      looked: the last step at which it was looked what is due.
-      sums: those of a checkpoint that the tally is to go on with.
+
+def with_sums(accumulator: MetricAccumulator, saved: dict[str, Any] | None) -> MetricAccumulator:
+    """The accumulator with the sums of a snapshot, where they are of the same metrics."""
+    if saved is None or saved["sums"].keys() != accumulator.sums.keys():
+        return accumulator
+    sums = {
+        name: np.asarray(value, accumulator.sums[name].dtype)
+        for name, value in saved["sums"].items()
+    }
+    return accumulator._replace(count=np.int32(saved["counted"]), sums=sums)
+
+
+class Checkpointing(Hook):
+    """``fit(checkpoints=)``: saves every snapshot."""
+
+    def __init__(self, manager: CheckpointManager, every: int, step: Step):
+        self.manager, self.snapshot_every = manager, every
+        self._model = step.model if isinstance(step, TrainStep) else None
+
+    def on_snapshot(self, snapshot: LoopSnapshot) -> None:
+        last = snapshot.records[-1] if snapshot.records else None
+        # The evaluation of another step says nothing of which checkpoint is best.
+        metrics = {
+            name: value
+            for name, value in (last.metrics if last else {}).items()
+            if not name.startswith("eval/") or (last and last.step == snapshot.step)
+        }
+        self.manager.save(
+            snapshot.step,
+            snapshot.state,
+            position=snapshot.position,
+            metrics=metrics,
+            history=rows_of(snapshot.records),
+            extra=snapshot.sums,
+            model=self._model,
+        )
+
+
+def rows_of(records: list[Record]) -> list[list[Any]]:
+    """The last records as JSON holds them, and of those before them the ones with evaluations."""
+    old = records[:-_RECENT]
+    evaluations = [r for r in old if any(name.startswith("eval/") for name in r.metrics)]
+    return [list(record) for record in evaluations + records[-_RECENT:]]
+
+
+def restore_snapshot(
+    manager: CheckpointManager | None, source: Source, like: Any
+) -> LoopSnapshot | None:
+    """The newest snapshot that was saved and is not damaged, or None without any."""
+    if manager is None:
+        return None
+    manager.wait()
+    if not manager.steps():
+        return None
+    found = manager.restore(like, fallback=True)
+    if "sums" not in found.extra:  # a checkpoint that the user saved, not a loop
+        position = list(source.start) if found.position is None else found.position
+        return LoopSnapshot(found.tree, found.step, position, [], None)
+    records = [Record(*row) for row in found.history]
+    return LoopSnapshot(found.tree, found.step, found.position, records, found.extra)
+
+
+class Recovery:
+    """What follows a step that was not finite.
+
+    Args:
+      step: the step of the loop.
+      policy: ``fit(non_finite=)``.
+      manager: where "roll back" finds its checkpoints.
     """
 
-    plan: Arguments
-    ledger: Ledger
-    program: Program
-    trail: Trail
-    leaves: list[Any]
-    form: Form
-    step: int
-    position: Position
-    tally: Any
-    looked: int
-    sums: dict[str, Any] | None
+    def __init__(self, step: Step, policy: str, manager: CheckpointManager | None):
+        self._step, self.policy, self._manager = step, policy, manager
+        self._rollbacks = self._skipped = 0
+        self._reported = -1
 
-    def __init__(self) -> None:
-        self.rollbacks = self.left_out = 0
-        self.reported = self.saved = -1
+    def saved(self) -> None:
+        """A snapshot was saved: the next rollback is the first to it."""
+        self._rollbacks = 0
 
-    @property
-    def run(self) -> Any:
-        """The run after the last call, put together."""
-        return self.form.tree(self.leaves)
+    def error_of(
+        self, bad: int, state: Callable[[], Any], recent: RecentBatches
+    ) -> NonFiniteError | None:
+        """The error for the first non-finite step, None where there is none or it is skipped.
 
-    def begin(self, kept: Kept) -> None:
-        """Stands at a moment."""
-        run, self.step, self.position, records, self.sums = kept
-        self.form = form_of(run)
-        self.leaves = self.form.flat(run)
-        self.looked = self.sums["looked"] if self.sums else self.step
-        self.tally = None
-        self.ledger.begin(self.step, records)
-        self.saved = self.step
+        Args:
+          bad: the number of the step, -1 for none.
+          state: the state as a tree: that before the step, unless the policy is "skip".
+          recent: the batches since the last record.
+        """
+        if bad < 0 or self.policy == "ignore" or bad == self._reported:
+            return None
+        if self.policy == "skip":
+            self._reported = bad
+            self._skipped += 1
+            if self._skipped > _WARNINGS:
+                return None
+        found, tree = recent.find(bad), state()
+        error = NonFiniteError(found, bad, tree, diagnose(self._step, tree, found.batch))
+        if self.policy == "skip":
+            warn(str(error))
+            return None
+        return error
 
-    def save(self) -> None:
-        """Has the moment written, if it was not yet."""
-        if self.plan.checkpoints is None or self.saved == self.step:
-            return
-        tally = jax.device_get(self.tally)
-        self.check(self.step, tally)
-        self._check_parameters()
-        kept = Kept(self.run, self.step, self.position, self.ledger.records, None)
-        save(self.plan.checkpoints, kept, tally, self.looked, self.plan.step)
-        self.saved, self.rollbacks = self.step, 0
-
-    def save_after(self, error: Exception) -> None:
-        """Keeps what there is when the loop ends by an error."""
-        if self.tally is None:
-            return
-        try:
-            self.ledger.hush()
-            with contextlib.suppress(NonFiniteError):
-                self.ledger.read(0, self.check)
-            self.save()
-            if self.plan.checkpoints is not None:
-                self.plan.checkpoints.wait()
-        except Exception as second:
-            error.add_note(f"and the run could not be saved after it: {second}")
-
-    def check(self, step: int, tally: Tally) -> None:
-        """Looks whether all steps up to this one were sound.
+    def roll_back(self, error: NonFiniteError, source: Source, like: Any) -> LoopSnapshot | None:
+        """The newest snapshot, if any, continuing in the data after the batch of the error.
 
         Raises:
-          NonFiniteError: where one was not, unless such steps are left out. The loop then stands
-            right before that step.
+          NonFiniteError: the same, where the loop went back to this snapshot too often.
         """
-        bad, policy = int(tally.bad), self.plan.non_finite
-        if bad < 0 or policy == "ignore" or bad == self.reported:
-            self.trail.forget(step)
-            return
-        found = self.trail.find(bad)
-        if policy == "skip":
-            self.reported = bad
-            self.left_out += 1
-            if self.left_out <= _WARNINGS:
-                report = told(self.plan.step, self.run, found.batch)
-                warn(str(NonFiniteError(found, bad, self.run, report)))
-            self.trail.forget(step)
-            return
-        self.ledger.drop()
-        self.step, self.position = bad, found.position
-        self.tally = tally._replace(step=np.int32(bad), bad=np.int32(-1))
-        raise NonFiniteError(found, bad, self.run, told(self.plan.step, self.run, found.batch))
-
-    def _check_parameters(self) -> None:
-        """A gradient may overflow unseen, and a checkpoint is to be good.
-
-        Raises:
-          NonFiniteError: where a parameter is not finite.
-        """
-        ignores = self.plan.non_finite == "ignore"
-        if ignores or not isinstance(self.run, TrainState):
-            return
-        if not self.program.finite(self.run.params):
-            found = self.trail.find(self.step - 1)
-            raise NonFiniteError(found, self.step - 1, self.run, None)
-
-    def roll_back(self, error: NonFiniteError) -> None:
-        """Stands at the newest checkpoint again, in the data behind the batch that did it.
-
-        Raises:
-          NonFiniteError: the same, where there is none or it was of no use.
-        """
-        self.rollbacks += 1
-        kept = restored(self.plan.checkpoints, self.plan.source, self.run)
-        if kept is None or self.rollbacks > _ROLLBACKS:
-            why = "there is no checkpoint yet" if kept is None else f"{_ROLLBACKS} times in a row"
-            error.add_note(f"no rolling back: {why}")
-            if kept is None:
-                self.save_after(error)
+        self._rollbacks += 1
+        snapshot = restore_snapshot(self._manager, source, like)
+        if snapshot is None:
+            error.add_note("no rollback: there is no checkpoint yet")
+            return None
+        if self._rollbacks > _ROLLBACKS:
+            error.add_note(f"no rollback: {_ROLLBACKS} times in a row")
             raise error
-        warn(f"{error}\n  The run goes back to step {kept.step}.")
-        self.begin(kept._replace(position=error.after))
+        warn(f"{error}\n  The loop goes back to step {snapshot.step}.")
+        return snapshot._replace(position=error.after)

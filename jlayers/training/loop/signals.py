@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM from a cluster, Ctrl-C from a person."""
+"""Requests to stop: SIGTERM from a cluster, Ctrl-C from a person."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ class Signals:
     def __init__(self) -> None:
         self.raised: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def reason(self) -> str | None:
+        """Why the loop is to end, if a signal came."""
+        if self.raised is None:
+            return None
+        return "SIGTERM" if self.raised is signal.SIGTERM else "interrupt"
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():

@@ -1,30 +1,23 @@
-"""Whether memory that was given away was used."""
+"""Donated memory: whether a tree can be donated, and whether its memory was used again."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ...base.errors import TrainingError, warn
-from ...base.specs import (
-    PyTree,
-    format_spec,
-    path_text,
-    specs_of,
-)
+from ..base.errors import TrainingError, warn
+from ..base.specs import PyTree, format_spec, path_text, specs_of
 
 
-def check_apart(tree: PyTree) -> None:
+def check_distinct(tree: PyTree) -> None:
     """Raises where two leaves of a tree are one array: it cannot be donated twice."""
-    seen: dict[Any, str] = {}
+    seen: dict[tuple[int, int], str] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         own = path_text(path)
         for address in _addresses(leaf):
             if address in seen:
                 raise TrainingError(
-                    f"{seen[address]!r} and {own!r} of the run are one array",
+                    f"{seen[address]!r} and {own!r} of the state are one array",
                     expected="each leaf in memory of its own, which is donated",
                     hint="jnp.copy of one of them",
                 )
@@ -32,7 +25,7 @@ def check_apart(tree: PyTree) -> None:
 
 
 class Donation:
-    """Looks once whether the arrays of a donated tree hold those of the next one.
+    """Checks once whether the arrays of a donated tree hold those of the next one.
 
     Args:
       tree: what will be donated; only the addresses of its arrays are kept.
@@ -44,17 +37,18 @@ class Donation:
         }
 
     def verify(self, tree: PyTree) -> None:
-        """Warns of the arrays of the next tree that stand in memory of their own."""
+        """Warns of the arrays of the next tree that are in memory of their own."""
         own = [
             f"  {path_text(path)}: {format_spec(specs_of(leaf))}"
             for path, leaf in jax.tree.leaves_with_path(tree)
             if self._addresses and not self._addresses.issuperset(_addresses(leaf))
         ]
         if own:
-            warn("the memory of the donated run was not used for:\n" + "\n".join(own))
+            warn("the memory of the donated state was not used for:\n" + "\n".join(own))
 
 
-def _addresses(leaf: Any) -> list[Any]:
+def _addresses(leaf: object) -> list[tuple[int, int]]:
+    """(device, address) of each non-empty shard."""
     if not isinstance(leaf, jax.Array):
         return []
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -1,4 +1,4 @@
-"""The metrics of a run over its steps, as a picture."""
+"""Metrics over steps, as a picture."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...base.errors import TrainingError, public_api, truncate
-from ...base.specs import format_short
-from ..record import Record
+from ..base.errors import TrainingError, public_api, truncate
+from ..base.specs import format_short
 from .jsonl import read_json_lines
+from .record import Record
 
 _EVAL = "eval/"
 _COLORS = {"train": "tab:blue", "eval": "tab:orange"}
-# Up to so many points are drawn as points too, so that a single one can be seen.
+# Up to so many points have markers, so that a single one is visible.
 _FEW = 40
 
 Points = list[tuple[int, float]]
@@ -32,10 +32,10 @@ def learning_curve(
 
     What the training and the evaluation give of the same metric ("loss" and "eval/loss") shares
     one pair of axes. An axis is logarithmic where half of its values would lie in the lowest tenth
-    of a linear one. Values that are no finite numbers are crosses at the top.
+    of a linear one. Values that are not finite are crosses at the top.
 
     Args:
-      records: of one run, or the path of the file that ``json_lines`` wrote.
+      records: of one training, or the path of the file that ``json_lines`` wrote.
       path: of the picture; the folders above it are made.
       metrics: names without "eval/", in the order wanted; all by default.
 
@@ -65,7 +65,7 @@ def learning_curve(
         records = read_json_lines(records)
     series = _series(records)
     names = _names(series, metrics)
-    # Figure and canvas themselves: pyplot would keep the figure, and choose a window system.
+    # Not pyplot, which would keep the figure, and choose a window system.
     figure = Figure(figsize=(6.4, 0.8 + 2.4 * len(names)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
@@ -122,7 +122,7 @@ def _draw(axis: Any, name: str, curves: dict[str, Points]) -> None:
         color = _COLORS[label]
         if good:
             marker = "." if len(good) <= _FEW else ""
-            # NaN, in the place of an infinity too, is a gap in the line.
+            # NaN, and NaN instead of an infinity, is a gap in the line.
             line = [(step, value if math.isfinite(value) else math.nan) for step, value in points]
             axis.plot(*zip(*line, strict=True), color=color, marker=marker, label=label)
         if bad:
@@ -136,15 +136,15 @@ def _draw(axis: Any, name: str, curves: dict[str, Points]) -> None:
                 clip_on=False,
                 label=f"{label}, not finite",
             )
-    # A name may hold dollar signs, and is no formula.
+    # A name with dollar signs is not a formula.
     axis.set_ylabel(name, parse_math=False)
-    if _helps_log(finite):
+    if _needs_log(finite):
         axis.set_yscale("log")
     axis.grid(alpha=0.3)
     axis.legend()
 
 
-def _helps_log(values: list[float]) -> bool:
+def _needs_log(values: list[float]) -> bool:
     if not values:
         return False
     low, high = min(values), max(values)

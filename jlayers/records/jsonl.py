@@ -1,4 +1,4 @@
-"""The records of a run as JSON lines: one object a line, readable by any program."""
+"""Records as JSON lines: one object a line, readable by any program."""
 
 from __future__ import annotations
 
@@ -8,71 +8,61 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TypeAlias
 
-from ...base.errors import TrainingError, public_api, truncate
-from ..record import Record
+from ..base.errors import TrainingError, public_api, truncate
+from .record import Record
 
-Callback = Callable[[Record], None]
-Path = str | os.PathLike[str]
+Path: TypeAlias = str | os.PathLike[str]
 
-_OWN = ("step", "epoch", "seconds", "steps_per_second")
-# How each of our lines begins, so that the half of one is told from a file of another kind.
+_COLUMNS = ("step", "epoch", "seconds", "steps_per_second")
+# How each of our lines starts, which tells half a line from a file of another kind.
 _HEAD = b'{"step": '
-_encode = json.JSONEncoder(allow_nan=False).encode
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
-class _Line(NamedTuple):
-    text: bytes
-    record: Record
-
-
 @public_api
-def json_lines(path: Path) -> Callback:
-    """A callback that appends every record to a file, as one JSON object a line.
+def json_lines(path: Path) -> Callable[[Record], None]:
+    """A function that appends every record to a file, as one JSON object a line: for ``hooks``.
 
     An object holds "step", "epoch", "seconds" and "steps_per_second", then the metrics by
-    name. Numbers are written so that reading gives the same float64; those that JSON has no
-    numbers for are the strings "nan", "inf" and "-inf". Each line is with the operating system
-    when the callback returns.
+    name. Numbers are written so that reading gives the same float64; those that JSON cannot
+    represent are the strings "nan", "inf" and "-inf". Each line has been passed to the operating
+    system when the function returns.
 
-    A record drops the lines of its own step and later ones, and the first one half a line at the
-    end. So the log of a run that died and was resumed is that of a run that did not die, and
-    a run from the beginning starts the log anew.
+    A record replaces the lines of its own step and later ones, and the first one half a line at the
+    end. So the log of a process that was killed and resumed is that of one that was not, and
+    training from the start starts the log anew.
 
     Args:
       path: the file; it and the folders above it are made with the first record.
 
-    Returns:
-      A function of a ``Record``.
-
     Raises:
-      TrainingError: where the file is there and is no such log, which is left as it is; from the
-        callback, where the file cannot be written, and where a metric has the name of a column.
+      TrainingError: where the file exists and is not such a log; it is left as it is. From the
+        function, where the file cannot be written, and where a metric has the name of a column.
 
     >>> import pathlib, tempfile
     >>> from jlayers import training
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "run", "log.jsonl")
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "first", "log.jsonl")
     >>> log = training.json_lines(path)
     >>> log(training.Record(10, 0, {"loss": 0.5}, 1.25, 8.0))
     >>> print(path.read_text())
     {"step": 10, "epoch": 0, "seconds": 1.25, "steps_per_second": 8.0, "loss": 0.5}
     """
-    # The real path, so that a later chdir changes nothing, and a link is not replaced by a file.
+    # The real path: a later chdir changes nothing, and a link is not replaced by a file.
     file = os.path.realpath(os.fspath(path))
-    with _told("read", path):
+    with _reraised("read", path):
         _lines(file, path)
     last: int | None = None
 
     @public_api
     def json_lines(record: Record) -> None:
         nonlocal last
-        line = _text(record)
-        with _told("written", path):
+        line = _encoded(record)
+        with _reraised("written", path):
             if last is None:
                 os.makedirs(os.path.dirname(file), exist_ok=True)
-            # Not the first record of a run alone: a run may go back to a checkpoint.
+            # Not the first record alone: a loop may go back to a checkpoint.
             if last is None or record.step <= last:
                 _drop_from(record.step, file, path)
             _append(file, line)
@@ -89,7 +79,7 @@ def read_json_lines(path: Path) -> list[Record]:
       path: the file. Half a line at its end is left out.
 
     Raises:
-      TrainingError: where the file cannot be read or is no such log.
+      TrainingError: where the file cannot be read or is not such a log.
 
     >>> import os, tempfile
     >>> from jlayers import training
@@ -98,72 +88,66 @@ def read_json_lines(path: Path) -> list[Record]:
     >>> training.read_json_lines(path)
     [Record(step=10, epoch=0, metrics={'loss': nan}, seconds=1.25, steps_per_second=8.0)]
     """
-    with _told("read", path):
+    with _reraised("read", path):
         if not os.path.exists(path):
             raise FileNotFoundError(2, "No such file")
-        return [line.record for line in _lines(os.path.realpath(path), path)]
+        return [record for _, record in _lines(os.path.realpath(path), path)]
 
 
-def _text(record: Record) -> bytes:
-    taken = [name for name in record.metrics if name in _OWN]
-    if taken:
-        raise TrainingError(
-            f"a metric is named {taken[0]!r}, and so is a column of the log",
-            expected=f"other names than {', '.join(map(repr, _OWN))}",
-            got=truncate(", ".join(map(repr, record.metrics))),
-        )
-    row: dict[str, Any] = {"step": int(record.step), "epoch": int(record.epoch)}
+def _encoded(record: Record) -> bytes:
+    for name in record.metrics:
+        if name in _COLUMNS:
+            raise TrainingError(
+                f"a metric is named {name!r}, and so is a column of the log",
+                expected=f"other names than {', '.join(map(repr, _COLUMNS))}",
+                got=truncate(", ".join(map(repr, record.metrics))),
+            )
+    row: dict[str, object] = {"step": int(record.step), "epoch": int(record.epoch)}
     own = {"seconds": record.seconds, "steps_per_second": record.steps_per_second}
-    numbers = {**own, **record.metrics}
-    for name, value in numbers.items():
-        number = float(value)
-        row[name] = number if math.isfinite(number) else str(number)
-    return _encode(row).encode() + b"\n"
+    for name, value in (own | record.metrics).items():
+        row[name] = float(value) if math.isfinite(value) else str(float(value))
+    return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def _record(line: bytes) -> Record | None:
-    """The record of a line, None where it holds none."""
+def _decoded(line: bytes) -> Record | None:
+    """The record of a line, None where it is not one."""
     try:
         row = json.loads(line)
     except ValueError:
         return None
-    if isinstance(row, dict) and "steps_per_second" not in row and "rate" in row:
-        row["steps_per_second"] = row.pop("rate")  # as logs of version 0.1 have it
-    if not isinstance(row, dict) or any(name not in row for name in _OWN):
+    if isinstance(row, dict) and "rate" in row and "steps_per_second" not in row:
+        row["steps_per_second"] = row.pop("rate")  # the name in logs of version 0.1
+    if not isinstance(row, dict) or any(name not in row for name in _COLUMNS):
         return None
     step, epoch = row.pop("step"), row.pop("epoch")
-    if type(step) is not int or type(epoch) is not int or not all(map(_is_number, row.values())):
+    numbers = all(type(x) in (int, float) or x in _NON_FINITE for x in row.values())
+    if type(step) is not int or type(epoch) is not int or not numbers:
         return None
     seconds, rate = float(row.pop("seconds")), float(row.pop("steps_per_second"))
-    metrics = {name: float(value) for name, value in row.items()}
-    return Record(step, epoch, metrics, seconds, rate)
+    return Record(step, epoch, {name: float(x) for name, x in row.items()}, seconds, rate)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) or value in _NON_FINITE
-
-
-def _lines(file: str, path: Path) -> list[_Line]:
-    """The whole lines of a log; none of a file that is not there, nor of a pipe."""
+def _lines(file: str, path: Path) -> list[tuple[bytes, Record]]:
+    """The complete lines of a log; none where there is no file, or a pipe."""
+    if os.path.isdir(file):
+        raise IsADirectoryError(21, "Is a directory")
     if os.path.exists(file) and not os.path.isfile(file):
-        if os.path.isdir(file):
-            raise IsADirectoryError(21, "Is a directory")
         return []
     try:
         with open(file, "rb") as opened:
             *texts, last = opened.read().split(b"\n")
     except FileNotFoundError:
         return []
-    # A file system may have made a file longer, with zeros, before the machine died.
+    # A file system may have extended a file with zeros before the machine crashed.
     last = last.rstrip(b"\0")
     lines = []
     for number, text in enumerate([*texts, last], 1):
-        record = _record(text)
+        record = _decoded(text)
         if record is not None:
-            lines.append(_Line(text, record))
+            lines.append((text, record))
         elif number <= len(texts) or not (last.startswith(_HEAD) or _HEAD.startswith(last)):
             raise TrainingError(
-                f"{os.fspath(path)} is no log of records",
+                f"{os.fspath(path)} is not a log of records",
                 expected='one JSON object a line, {"step": 10, "epoch": 0, ...}',
                 got=f"line {number}: {truncate(text.decode(errors='replace')) or 'empty'}",
                 hint="another path; the file was left as it is",
@@ -172,10 +156,10 @@ def _lines(file: str, path: Path) -> list[_Line]:
 
 
 def _drop_from(step: int, file: str, path: Path) -> None:
-    """Leaves the lines before ``step`` in the file, whole or not at all."""
+    """Keeps the lines before ``step``, atomically."""
     if not os.path.isfile(file):
         return
-    kept = b"".join(line.text + b"\n" for line in _lines(file, path) if line.record.step < step)
+    kept = b"".join(text + b"\n" for text, record in _lines(file, path) if record.step < step)
     if len(kept) == os.path.getsize(file):
         return
     new = f"{file}.new"
@@ -189,7 +173,7 @@ def _drop_from(step: int, file: str, path: Path) -> None:
 
 def _append(file: str, line: bytes) -> None:
     # Opened for each line, so that nothing has to be closed; by system calls, since a Python file
-    # makes ten of them in the place of three.
+    # makes ten of them instead of three.
     opened = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0))
     try:
         written = os.write(opened, line)
@@ -201,12 +185,12 @@ def _append(file: str, line: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _told(what: str, path: Path) -> Iterator[None]:
+def _reraised(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise TrainingError(
             f"the log {os.fspath(path)} cannot be {what}",
             got=f"{type(error).__name__}: {error.strerror}",
-            hint="another path, or room on the disk" if what == "written" else None,
+            hint="another path, or free space on the disk" if what == "written" else None,
         ) from None

@@ -1,0 +1,105 @@
+"""Records as event files, which TensorBoard shows."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+import weakref
+from typing import Any
+
+from ..base.errors import TrainingError, public_api
+from .record import Record
+
+# Records that may wait for the disk. Beyond them the loop waits too.
+_WAITING = 10_000
+
+
+class _Events:
+    """Passes records to the writer's own thread."""
+
+    def __init__(self, folder: str, flush_seconds: float):
+        self._folder = folder
+        self._flush_seconds = flush_seconds
+        self._writer: Any = None
+
+    @public_api
+    def __call__(self, record: Record) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        now = time.time()
+        scalars = record.metrics | {
+            "steps_per_second": record.steps_per_second,
+            "epoch": record.epoch,
+        }
+        values = [
+            Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
+        ]
+        try:
+            if self._writer is None:
+                self._writer = self._open()
+                # For its readers: what was written of this step and later ones before is void.
+                start = SessionLog(status=SessionLog.START)
+                self._writer.add_event(Event(wall_time=now, step=record.step, session_log=start))
+            event = Event(wall_time=now, step=record.step, summary=Summary(value=values))
+            self._writer.add_event(event)
+        except OSError as error:
+            raise TrainingError(
+                f"tensorboard: event files in {self._folder} cannot be written",
+                got=f"{type(error).__name__}: {error.strerror}",
+                hint="another folder, or free space on the disk",
+            ) from None
+
+    def close(self) -> None:
+        """Waits until everything is in the file. A later record opens another file."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            self._closing.detach()
+            writer.close()
+
+    def _open(self) -> Any:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        # Checked before the writer is made: it would fail in a thread, with its own traceback.
+        os.makedirs(self._folder, exist_ok=True)
+        if not os.access(self._folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        writer = EventFileWriter(self._folder, _WAITING, self._flush_seconds)
+        # Runs when this object is collected and when Python ends.
+        self._closing = weakref.finalize(self, writer.close)
+        return writer
+
+
+@public_api
+def tensorboard(folder: str | os.PathLike[str], *, flush_seconds: float = 10.0) -> _Events:
+    """A function that writes every record as scalars to an event file in a folder: for ``hooks``.
+
+    Each metric is a scalar by its name, beside "steps_per_second" and "epoch". The file is
+    written by the ``tensorboard`` package, on its thread: a record costs the loop the time to put
+    it into a queue. A resumed training with the same folder replaces what was written of the same
+    and later steps, as TensorBoard shows it.
+
+    Args:
+      folder: made with the first record.
+      flush_seconds: the longest time until a record is in the file; it also is when Python ends,
+        and after ``close()`` of what is returned.
+
+    Raises:
+      TrainingError: where ``tensorboard`` is not installed; with a record, where the folder cannot
+        be written.
+
+    >>> import tempfile
+    >>> from jlayers import training
+    >>> folder = tempfile.mkdtemp()
+    >>> log = training.tensorboard(folder)  # doctest: +SKIP
+    >>> log(training.Record(10, 0, {"loss": 0.5}, 1.25, 8.0))  # doctest: +SKIP
+    """
+    try:
+        # Now and not in the loop: it takes half a second.
+        importlib.import_module("tensorboard.summary.writer.event_file_writer")
+    except ImportError:
+        raise TrainingError(
+            "the package tensorboard is not installed", hint="pip install tensorboard"
+        ) from None
+    return _Events(os.path.abspath(os.fspath(folder)), flush_seconds)
