@@ -47,7 +47,7 @@ bench: $(VENV)/.bench  ## against JAX libraries and torch; ROW="lstm conv", ARGS
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
 	XLA_FLAGS= $(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py
 
-# The newest JAX may want a newer Python: tested where one is on the machine. In the place of the laws a
+# The newest JAX may want a newer Python: tested where one is on the machine. Instead of the laws a
 # second time, every row of the table of instances is traced and lowered.
 test-newest:
 	@newer=$$(sh tools/newer_python.sh) || { echo "no Python of 3.12 or later: skipped"; exit 0; }; \

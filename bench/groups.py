@@ -64,9 +64,9 @@ def choose(words: Iterable[str], found: dict[str, Entry]) -> list[str]:
     by_group, chosen = groups(found), set[str]()
     words = list(words)
     for word in words:
-        begun = [name for name in found if name.startswith(f"{word}-")]
+        started = [name for name in found if name.startswith(f"{word}-")]
         matches = [word] if word in found else by_group.get(word) or fnmatch.filter(found, word)
-        chosen.update(matches or begun or _unknown(word, found))
+        chosen.update(matches or started or _unknown(word, found))
     return [name for name in found if name in chosen] if words else list(found)
 
 

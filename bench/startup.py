@@ -57,8 +57,8 @@ def seconds_of_process(what: str, name: str) -> float:
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
-    begun, ended = map(float, lines[-1].split())
-    return ended - (begun or start)
+    started, ended = map(float, lines[-1].split())
+    return ended - (started or start)
 
 
 def _started(values: list[float]) -> dict[str, Any]:
@@ -76,23 +76,23 @@ def init(name: str) -> float:
 
         # Starting the device does not count.
         jax.block_until_ready(jax.numpy.zeros(3) + 1)
-    begun = time.time()
+    started = time.time()
     make(model, resnet())
-    return begun
+    return started
 
 
 def main(what: str, name: str) -> None:
     from .steps.table import first_step
 
-    begun = 0.0
+    started = 0.0
     try:
         if what == "init":
-            begun = init(name)
+            started = init(name)
         else:
             first_step(name)
     except (Unavailable, ModuleNotFoundError) as reason:
         sys.exit(str(reason))
-    print(begun, time.time())
+    print(started, time.time())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 `language_model.py` trains both, a few minutes each on two CPU cores, and compares the bits that
 they need for a byte of held-out files with those of bz2 and xz. Logs, checkpoints, samples and a
-picture go to runs/lm. Run again, it continues where it stopped; `--fresh` starts anew, and
+picture go to runs/lm. Run again, it continues where it stopped; `--fresh` starts again, and
 `--only lstm` trains one of them.
 """
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Tests, tables, generated texts, and what is no part of the library.
+# Tests, tables, generated texts, and what is not part of the library.
 LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "encodings"}
 LEFT_OUT |= {"pydoc_data", "ensurepip", "lib-dynload", "site-packages", "dist-packages"}
 

@@ -14,7 +14,10 @@ PACKAGE = ROOT / "jlayers"
 FILES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = sorted(path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 # One concept a file: a longer one needs a reason here.
-LONGER = {}
+LONGER = {
+    "base/answers.py": 600,  # one table, an entry a line
+    "base/scope.py": 480,  # the scope and its two forms for init and apply, read side by side
+}
 
 
 def _id(path):
@@ -30,12 +33,14 @@ def test_files_stay_short_and_jax_public(path):
 
 @pytest.mark.parametrize("path", PACKAGES, ids=_id)
 def test_packages_only_re_export(path):
-    allowed = (ast.Expr, ast.ImportFrom, ast.Assign, ast.FunctionDef)
     body = ast.parse(path.read_text()).body
-    assert all(isinstance(node, allowed) for node in body)
-    # A package may answer for names that moved; it defines nothing else.
-    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-    assert set(functions) <= {"__getattr__", "__dir__"}
+    # A package answers for names that it does not have; type checkers must not see that.
+    answers = [node for node in body if isinstance(node, ast.If)]
+    assert [ast.unparse(node.test) for node in answers] in ([], ["not TYPE_CHECKING"])
+    functions = [node for answer in answers for node in answer.body]
+    assert {node.name for node in functions} <= {"__getattr__", "__dir__"}
+    others = [node for node in body if node not in answers]
+    assert all(isinstance(node, ast.Expr | ast.ImportFrom | ast.Assign) for node in others)
 
 
 def test_every_package_says_what_it_is():

@@ -43,7 +43,7 @@ def blocks_of(page):
             end_of_python = fence.end()
         elif fence["language"] == "text":
             if end_of_python is None or page[end_of_python : fence.start()].strip():
-                raise AssertionError(f"line {line}: the text is no block's output")
+                raise AssertionError(f"line {line}: the text is not the output of a block")
             blocks[-1] = blocks[-1]._replace(output=inside)
             end_of_python = None
     if len(re.findall("^ *```", page, re.M)) != 2 * len(FENCE.findall(page)):

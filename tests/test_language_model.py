@@ -65,7 +65,7 @@ def test_compressors_alone_and_behind_the_other_text(text):
     assert found["bz2"][0] == 8 * len(bz2.compress(train[:20_000].tobytes())) / 20_000 > 8
     assert found["xz"][0] == 8 * len(lzma.compress(train[:20_000].tobytes(), preset=9)) / 20_000
     # What stands 1 MB before is out of the reach of bz2, and not of xz. As bz2 goes on with a
-    # block that it had begun, it needs a little less than alone.
+    # block that it had started, it needs a little less than alone.
     assert 7.8 < found["bz2"][1] < found["bz2"][0]
     assert 0 <= found["xz"][1] < 1
     near = text.packed(text.Text(train[:20_000], train[:20_000], []))

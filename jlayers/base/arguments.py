@@ -207,7 +207,7 @@ def typed_key(key: Any) -> None:
     elif hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         hint = "jax.vmap over the keys"
     elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
-        hint = "jax.random.key(seed) in the place of jax.random.PRNGKey(seed)"
+        hint = "jax.random.key(seed) instead of jax.random.PRNGKey(seed)"
     raise LayerError("the key must be a single typed key", got=format_short(key), hint=hint)
 
 

@@ -34,10 +34,10 @@ _TRANSLATED = (
     ZeroDivisionError,
 )
 _HINTS = (
-    (jax.errors.TracerBoolConversionError, "jnp.where or jax.lax.cond in the place of Python's if"),
-    (jax.errors.TracerArrayConversionError, "jnp in the place of np"),
+    (jax.errors.TracerBoolConversionError, "jnp.where or jax.lax.cond instead of Python's if"),
+    (jax.errors.TracerArrayConversionError, "jnp instead of np"),
     (jax.errors.TracerIntegerConversionError, "index an array, not a list, with an array"),
-    (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) in the place of x[mask]"),
+    (jax.errors.NonConcreteBooleanIndexError, "jnp.where(mask, x, 0) instead of x[mask]"),
     (jax.errors.ConcretizationTypeError, "Python numbers and shapes cannot depend on them"),
 )
 # JAX's errors for something other than an array name its class.

@@ -57,7 +57,7 @@ def draw(found: Trace, key: jax.Array) -> tuple[Params, State]:
 
 
 def _filled(specs: PyTree, arrays: Mapping[str, jax.Array], path: str = "") -> PyTree:
-    """The nested dict of ``specs`` with an array in the place of each spec.
+    """The nested dict of ``specs`` with an array instead of each spec.
 
     Not by ``jax.tree``, which sorts: entries keep the order in which they were declared.
     """

@@ -60,7 +60,7 @@ class Step(NamedTuple):
       operands: places of earlier steps.
       params: of the primitive, sorted by name; (value, dtype) of a constant.
       full: whether there is a value for each element, or one for all of them.
-      program: where the operation stands in the programs that JAX compiles for the initialiser.
+      program: the index of the operation's program among those compiled for the initialiser.
     """
 
     primitive: Primitive

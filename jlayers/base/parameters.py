@@ -173,7 +173,7 @@ class PairInit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True, repr=False)
 class OwnInit:
-    """In the place of an initialiser: one call of the layer's own ``init`` makes all its arrays.
+    """Instead of an initialiser: one call of the layer's own ``init`` makes all its arrays.
 
     Attributes:
       source: the ``init``, the same object for all arrays of a layer.

@@ -1,4 +1,4 @@
-"""What to use in the place of an attribute or an argument that does not exist.
+"""What to use instead of an attribute or an argument that does not exist.
 
 The answers are data, in ``answers.py``; both modules are imported when something has gone wrong.
 """

@@ -114,7 +114,7 @@ def _is_plain(value: object) -> bool:
 
 
 def from_json(value: Any) -> Any:
-    """The value that ``as_json`` was given, with lists in the place of tuples."""
+    """The value that ``as_json`` was given, with lists instead of tuples."""
     if isinstance(value, list):
         return [from_json(item) for item in value]
     if isinstance(value, dict):
@@ -156,7 +156,7 @@ def _lines(fields: dict[str, Any], indent: str) -> list[str]:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    # Of the values, so that the text may be laid out anew.
+    # Of the values, so that the text may be laid out again.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 

@@ -35,7 +35,7 @@ def as_source(data: object) -> Source:
     Reading up to the position again resumes exactly only if the data comes in the same order
     again. A torch ``DataLoader`` that shuffles must have a ``generator``, whose seed plus the
     epoch decides the order; one that uses the global generator is refused. Random numbers that a
-    dataset itself draws are not resumed. A grain ``MapDataset`` that shuffles does so anew in each
+    dataset itself draws are not resumed. A grain ``MapDataset`` that shuffles does so again in each
     epoch.
 
     Iterables are read one batch ahead, so each batch needs memory of its own.

@@ -26,7 +26,7 @@ _LAST = ("drop", "pad", "keep")
 
 
 class Batches:
-    """Batches of the rows of arrays: deterministic, shuffled anew each epoch, resumable.
+    """Batches of the rows of arrays: deterministic, shuffled again each epoch, resumable.
 
     The order of an epoch is a function of the key, the epoch and the number of rows, and of
     nothing else: the same on every machine, and with every version of NumPy and JAX. Row i gets

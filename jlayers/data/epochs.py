@@ -14,7 +14,7 @@ _END = object()
 
 
 class Epochs:
-    """A source of what can be opened anew for each epoch.
+    """A source of what can be opened again for each epoch.
 
     It is resumed by reading up to the position again. One batch is read ahead, to know which one
     is the last of an epoch.

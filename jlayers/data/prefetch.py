@@ -54,7 +54,7 @@ def prefetch(
       size: how many items may be read and not yet returned.
       device: a device or a sharding to put all arrays on; JAX's default device if None. Leaves
         that are not arrays stay as they are, positions for instance.
-      put: ``put(item)``, called on the thread in the place of this.
+      put: ``put(item)``, called on the thread instead of this.
 
     Returns:
       An iterator with ``close()``, which is a context manager too.

@@ -146,7 +146,7 @@ def decode_prompt(
 
 
 def _choose_ids(choose: Choose, logits: jax.Array, keys: jax.Array | None) -> jax.Array:
-    # For one row at a time, so that a choice of one's own needs no batch axis.
+    # For one row at a time, so that a custom choice needs no batch axis.
     with calling_user_code("choose"):
         chosen = jax.vmap(choose)(logits, keys)
     fits = hasattr(chosen, "shape") and chosen.shape == logits.shape[:1]

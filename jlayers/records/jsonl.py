@@ -32,7 +32,7 @@ def json_lines(path: Path) -> Callable[[Record], None]:
 
     A record replaces the lines of its own step and later ones, and the first one half a line at the
     end. So the log of a process that was killed and resumed is that of one that was not, and
-    training from the start starts the log anew.
+    training from the start starts the log again.
 
     Args:
       path: the file; it and the folders above it are made with the first record.

@@ -1,4 +1,4 @@
-"""stream: a causal model one block of steps at a time; causal: a layer of one's own that streams.
+"""stream: a causal model one block of steps at a time; causal: a custom layer that streams.
 
 How to read this file: ``stream`` gives users the checked ``StepPair`` of a model, ``causal`` builds
 a layer from one, ``receptive_field`` asks which steps an output depends on. What a composite does

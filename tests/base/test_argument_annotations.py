@@ -75,7 +75,7 @@ def checks_of(function):
 
 
 def test_every_layer_says_what_its_arguments_are():
-    """A number, a flag or an initialiser of a public layer that no annotation speaks of."""
+    """A number, a flag or an initialiser of a public layer that no annotation mentions."""
     loose = ("int", "float", "int | None", "float | None", "bool | None")
     unchecked = {
         f"{function.__name__}.{name}"

@@ -192,18 +192,18 @@ BODIES = [
     (
         lambda: body(lambda f, x: x if x.sum() > 0 else -x),
         "compose: raised TracerBoolConversionError: Attempted boolean conversion of traced array*",
-        "its values are not known: jnp.where or jax.lax.cond in the place of Python's if",
+        "its values are not known: jnp.where or jax.lax.cond instead of Python's if",
     ),
     (
         lambda: init(jl.serial(Dense(3), lambda x: np.sin(x))),
         "lambda at 'lambda': raised TracerArrayConversionError: The numpy.ndarray conversion*",
-        "its values are not known: jnp in the place of np",
+        "its values are not known: jnp instead of np",
         "before:   dense  float32[8, 5] -> float32[8, 3]",
     ),
     (
         lambda: init(jl.serial(positive=lambda x: x[x > 0])),
         "lambda at 'positive': raised NonConcreteBooleanIndexError: Array boolean indices must be*",
-        "jnp.where(mask, x, 0) in the place of x[mask]",
+        "jnp.where(mask, x, 0) instead of x[mask]",
     ),
     (
         lambda: init(jl.serial(Dense(3), lambda x: x * (1 // 0))),

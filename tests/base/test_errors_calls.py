@@ -174,7 +174,7 @@ CALLS = [
         lambda: MODEL.init(jax.random.PRNGKey(0), F32),
         "serial: the key must be a single typed key",
         "got:      uint32[2]",
-        "hint:     jax.random.key(seed) in the place of jax.random.PRNGKey(seed)",
+        "hint:     jax.random.key(seed) instead of jax.random.PRNGKey(seed)",
     ),
     (
         lambda: MODEL.init(jax.random.split(KEY, 3), F32),

@@ -185,7 +185,7 @@ STREAMS = [
         lambda: jl.stream(CAUSAL).step(
             PARAMS, STATE, jl.stream(CAUSAL).start(PARAMS, STATE, X), X[:, :3]
         ),
-        "Conv at 'conv': a block of 3 steps is no multiple of the stride 2",
+        "Conv at 'conv': a block of 3 steps is not a multiple of the stride 2",
         "hint:     blocks of a multiple of the model's stride: jl.receptive_field(model, x).stride",
     ),
     (

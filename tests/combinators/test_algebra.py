@@ -1,4 +1,4 @@
-"""The algebra of combinators (law 11), and what changes nobody else's values (law 8)."""
+"""The algebra of combinators (law 11), and what leaves the values of other layers alone (law 8)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Models nobody wrote: random trees of layers against the same models by hand (reference.py).
+"""Random trees of layers against the same models by hand (reference.py).
 
 Twelve seeds by default; ``JLAYERS_SEEDS=200`` runs that many, ``JLAYERS_SEEDS=40:80`` those.
 """

@@ -99,7 +99,7 @@ def test_packed_sequence(name, both_ways, around):
 
 
 def test_layers_on_layers():
-    """Outside training, where the dropout between them is none."""
+    """Outside training, where there is no dropout between them."""
     module = nn.LSTM(4, 3, 2, batch_first=True, bidirectional=True, dropout=0.5, **F64).eval()
     parts = {
         name: convert.torch_bidirectional(convert.torch_rnn, layer)

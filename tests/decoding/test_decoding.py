@@ -367,7 +367,7 @@ def test_a_rows_draws_do_not_depend_on_the_other_rows():
         MODEL, PARAMS, STATE, jl.Sequence.from_rows([ROWS[0], [3, 3, 3, 3], [2]]), 6, **settings
     )
     np.testing.assert_array_equal(one.values[0], other.values[0])
-    # But each step and each row draws anew.
+    # But each step and each row draws again.
     same = decoding.generate(
         MODEL, jax.tree.map(jnp.zeros_like, PARAMS), STATE, jnp.ones((3, 2), int), 12, **settings
     )

@@ -171,7 +171,7 @@ def test_steps_masked_and_windowed_need_linear_memory(monkeypatch):
 
 def test_slopes_of_alibi_are_the_paper_s():
     np.testing.assert_allclose(core.alibi_slopes(8), 2.0 ** -np.arange(1, 9))
-    # From the paper's code, for a number of heads that is no power of two.
+    # From the paper's code, for a number of heads that is not a power of two.
     np.testing.assert_allclose(core.alibi_slopes(3), [2**-4, 2**-8, 2**-2])
     assert core.alibi_slopes(12)[8:] == pytest.approx(2.0 ** -np.array([0.5, 1.5, 2.5, 3.5]))
 

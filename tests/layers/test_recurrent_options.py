@@ -341,7 +341,7 @@ def test_gradients_do_not_cross_a_reset(name):
 
 
 def test_plain_layers_run_as_before():
-    """To the bit what ``core`` gives; dropout out of training is no other program."""
+    """Bitwise what ``core`` gives; outside training dropout leaves the program unchanged."""
     x = jax.random.normal(jax.random.key(1), (2, 7, 3))
     zeros = jnp.zeros((2, 4))
     for plain, dropped, run, carry in (
@@ -373,7 +373,7 @@ def test_the_first_carry_of_a_stream():
 
 @pytest.mark.usefixtures("float64")
 def test_zoneout_in_training():
-    """Each value is the old one or the step's own, by chance, in every row and step anew."""
+    """Each value is the old one or the step's own, by chance, in every row and step."""
     layer = jl.SimpleRNN(30, zoneout=0.25)
     x = jax.random.normal(jax.random.key(1), (8, 12, 3), jnp.float64)
     w, _ = layer.init(jax.random.key(0), x)

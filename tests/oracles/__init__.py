@@ -1,1 +1,1 @@
-"""References that nobody derived from jlayers: NumPy loops and converters of weights."""
+"""References that were not derived from jlayers: NumPy loops and converters of weights."""

@@ -165,7 +165,7 @@ def dense(x, kernel, bias=None):
 
 
 def _positions(x, window, strides, padding, dilation=1, fill=0.0):
-    """For each position in the window, what stands there for each output."""
+    """For each position in the window, the value there for each output."""
     rank, margins = x.ndim - 2, padding
     window, strides, dilation = (
         (size,) * rank if isinstance(size, int) else size for size in (window, strides, dilation)

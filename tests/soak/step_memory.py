@@ -81,9 +81,9 @@ def _compiled_fit(size: Perceptron) -> Any:
     forms = []
 
     def leaves_of(run: Any) -> list[Any]:
-        begun = run, empty_accumulator(metrics, 0)
-        forms.append(form_of(begun))
-        return forms[-1].flat(begun)
+        started = run, empty_accumulator(metrics, 0)
+        forms.append(form_of(started))
+        return forms[-1].flat(started)
 
     leaves = jax.eval_shape(leaves_of, run)
     return program.tick(forms[-1]).lower(leaves, batch).compile()

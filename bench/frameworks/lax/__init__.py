@@ -1,1 +1,1 @@
-"""Code written by hand on ``jax.lax`` and ``jax.numpy``, as one does without a layer library."""
+"""Code written by hand with ``jax.lax`` and ``jax.numpy``, as one does without a layer library."""

@@ -1,4 +1,4 @@
-"""The operations written by hand on ``jax.lax``."""
+"""The operations written by hand with ``jax.lax``."""
 
 import math
 from collections.abc import Callable

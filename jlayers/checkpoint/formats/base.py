@@ -69,7 +69,7 @@ class CorruptFileError(Exception):
 
 
 def register(new: Format) -> None:
-    """Makes a format known by its name, in the place of any of that name."""
+    """Makes a format known by its name, instead of any of that name."""
     _formats[new.name] = new
 
 

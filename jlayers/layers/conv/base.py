@@ -44,8 +44,8 @@ class WindowedOp(NamedTuple):
     Attributes:
       window: ``window(x)``, how they lie for an input of that shape.
       run: ``run(params, x, mask, has_context) -> y``. ``mask`` holds bools (batch, time), or is
-        None. With ``has_context`` the first steps of ``x`` are the context of the others, and there
-        is no padding in time.
+        None. With ``has_context`` the first steps of ``x`` are the context of the others, and time
+        is not padded.
       needs_mask: whether ``run`` has to know which steps of the context are valid. A pool does: it
         leaves padded steps out. A convolution reads them as zeros, and the context holds zeros.
     """
@@ -93,7 +93,8 @@ def windowed_layer(
         # Otherwise the next block would start between two outputs.
         if values.shape[1] % window.stride:
             raise LayerError(
-                f"a block of {values.shape[1]} steps is no multiple of the stride {window.stride}",
+                f"a block of {values.shape[1]} steps is not a multiple "
+                f"of the stride {window.stride}",
                 hint="blocks of a multiple of the model's stride: "
                 "jl.receptive_field(model, x).stride",
             )

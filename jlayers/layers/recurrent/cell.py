@@ -103,7 +103,7 @@ class Cell(Layer):
         recurrent dropout to it. The parameters have the dtype of the input.
       project: ``project(params, x)``, the part of a step that depends on the input alone, which
         replaces ``x`` in ``step``. It is computed for all steps at once, from (time, batch,
-        features): one large product in the place of many small ones.
+        features): one large product instead of many small ones.
       rank: how many axes the input of a step has after the batch: 3 for (height, width, channels).
 
     Shapes:

@@ -45,8 +45,8 @@ def GRUCell(
       features: size H of the hidden state.
       bias: whether to add biases.
       reset_after: False for the reset gate before the product, as in the paper:
-        ``n = tanh(xn + (r * h) @ Un)``, with Un the last third of the recurrent kernel. Then there
-        is no recurrent_bias. Keras has the same argument, ONNX calls it ``linear_before_reset``.
+        ``n = tanh(xn + (r * h) @ Un)``, with Un the last third of the recurrent kernel. It has
+        no recurrent_bias. Keras has the same argument, ONNX calls it ``linear_before_reset``.
       layer_norm: of the products with the kernel, times kernel_scale, and with the recurrent
         kernel, times recurrent_scale: over r and z together, and over n (Ba et al., 2016); 1e-5 is
         added to variances.

@@ -52,9 +52,9 @@ def LSTMCell(
     Args:
       features: size H of the cell, and of the hidden state where there is no projection.
       bias: whether to add one.
-      peephole: ``i + p_i * c``, ``f + p_f * c`` and ``o + p_o * c'`` in the place of i, f and o,
+      peephole: ``i + p_i * c``, ``f + p_f * c`` and ``o + p_o * c'`` instead of i, f and o,
         with ``p_i, p_f, p_o = split(peephole, 3)`` (Gers & Schmidhuber, 2000).
-      coupled: ``1 - sigmoid(i)`` in the place of ``sigmoid(f)`` (ONNX's ``input_forget``). The
+      coupled: ``1 - sigmoid(i)`` instead of ``sigmoid(f)`` (ONNX's ``input_forget``). The
         gates are i, g, o, and kernels, bias and peephole (i, o) have no part for f.
       projection: size P of the hidden state, which is ``h' @ projection_kernel`` (Sak et al.,
         2014).
@@ -68,7 +68,7 @@ def LSTMCell(
 
     Shapes:
       x: (batch, in), floating, and the carry {"h": (batch, H), "c": (batch, H)}; with a projection
-      P in the place of H for h.
+      P instead of H for h.
       y: (h', {"h": h', "c": c'}), of the dtype of ``x``.
       params: kernel (in, 4 H), recurrent_kernel (H, 4 H), bias (4 H,); by option peephole (3 H,),
       projection_kernel (H, P), kernel_scale (4 H,), recurrent_scale (4 H,), cell_scale (H,),

@@ -2,7 +2,7 @@
 
 How to read this file: the compiled step adds its metrics to a ``MetricAccumulator``, so that the
 loop need not wait for any step. When a record is due, ``flush`` packs the sums into one array and
-starts them anew; ``History`` holds that array until the device has surely finished it, then makes
+starts them again; ``History`` holds that array until the device has surely finished it, then makes
 a ``Record`` of it and passes the record to the hooks.
 """
 
@@ -100,7 +100,7 @@ def empty_accumulator(metrics: Mapping[str, Any], step: int) -> MetricAccumulato
 def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, MetricAccumulator]:
     """All numbers in one array, to be copied to the host at once, and the next accumulator.
 
-    The sums start anew; with ``clear`` the non-finite step is forgotten.
+    The sums start again; with ``clear`` the non-finite step is forgotten.
     """
     step, count, sums, bad = accumulator
     leaves = [step, count, bad, *sums.values()]
