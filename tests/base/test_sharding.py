@@ -47,11 +47,14 @@ def test_a_sharded_batch(case, axis_type):
     everywhere, split = PartitionSpec(), PartitionSpec("batch")
     x = jax.random.normal(jax.random.key(1), shape)
     params, state = model.init(jax.random.key(0), x)
-    expected, _ = model.apply(params, state, x)
 
     def apply(params, state, x):
         return model.apply(params, state, x)[0]
 
+    def slope(params, state, x):
+        return jax.grad(lambda p: jnp.sum(apply(p, state, x) ** 2))(params)
+
+    expected, single = (jax.jit(f)(params, state, x) for f in (apply, slope))
     whole = jax.device_put((params, state), NamedSharding(mesh, everywhere))
     parts = jax.device_put(x, NamedSharding(mesh, split))
     mapped = jax.shard_map(
@@ -60,6 +63,5 @@ def test_a_sharded_batch(case, axis_type):
     np.testing.assert_allclose(jax.jit(mapped)(*whole, parts), expected, atol=1e-6)
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(jax.jit(apply)(*whole, parts), expected, atol=1e-6)
-        gradient = jax.jit(jax.grad(lambda p: jnp.sum(apply(p, whole[1], parts) ** 2)))(whole[0])
-    single = jax.grad(lambda p: jnp.sum(apply(p, state, x) ** 2))(params)
+        gradient = jax.jit(slope)(*whole, parts)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, single)
