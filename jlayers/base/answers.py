@@ -163,7 +163,6 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "jlayers.data": {
         "DataLoader": "data.Batches(arrays, size), or any loader: fit takes it",
-        "source": "data.as_source",
         "stacked": "data.stack_batches",
     },
     "jlayers.training": {
