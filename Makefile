@@ -33,10 +33,11 @@ test-all: $(VENV)/.test  ## all tests: what a change must pass before it lands
 soak: $(VENV)/.test  ## kills, damaged files, memory: long runs, by hand and before a release
 	$(BIN)/python -m pytest -q -m soak tests/soak $(ARGS)
 
-lint: $(VENV)/.lint  ## format, lint, types
+lint: $(VENV)/.lint  ## format, lint, types, import direction
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(VENV)/.docs  ## the site, under site/
 	$(BIN)/mkdocs build --strict
