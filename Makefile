@@ -25,10 +25,10 @@ ALL  := not soak and not conformance
 test: $(VENV)/.test  ## every layer, mechanism, error and page once, in minutes
 	$(PYTEST) -m "$(FAST)" $(ARGS)
 
-# What is tested optimised is so by XLA as it comes: no flags (tests/conftest.py would set some).
+# Where the optimised program is what is tested, XLA is as it comes: see tests/conftest.py.
 test-all: $(VENV)/.test  ## all tests: what a change must pass before it lands
 	$(PYTEST) -m "$(ALL) and not optimised" $(ARGS)
-	XLA_FLAGS= $(PYTEST) -m "$(ALL) and optimised" $(ARGS)
+	JLAYERS_OPTIMISED=1 $(PYTEST) -m "$(ALL) and optimised" $(ARGS)
 
 soak: $(VENV)/.test  ## kills, damaged files, memory: long runs, by hand and before a release
 	$(BIN)/python -m pytest -q -m soak tests/soak $(ARGS)
@@ -46,7 +46,7 @@ bench: $(VENV)/.bench  ## against JAX libraries and torch; ROW="lstm conv", ARGS
 	$(BIN)/python -m bench $(ROW) $(ARGS)
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
-	XLA_FLAGS= $(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py
+	JLAYERS_OPTIMISED=1 $(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py
 
 # The newest JAX may want a newer Python: tested where one is on the machine. Instead of the laws a
 # second time, every row of the table of instances is traced and lowered.

@@ -2,10 +2,11 @@
 
 Tests run strict: no silent dtype promotion, no silent broadcast. What they cost is compilation, so
 
-* programs are compiled without most of XLA's optimisations, except in tests marked ``optimised``,
-  where the optimised program is what is tested (values of an algorithm, equal HLO, memory, cost);
-* XLA's older emitters write the machine code, at a third of the time; ``XLA_FLAGS`` in the
-  environment goes before that, and ``make test-all`` tests what is ``optimised`` without;
+* programs are compiled without most of XLA's optimisations, and by its older emitters, at a third
+  of the time, except in tests marked ``optimised``, where the optimised program is what is tested:
+  equal HLO, memory, cost. ``optimised(full=True)``, of the algorithms' values, is for
+  ``make test-all`` alone, which runs the tests that are marked so with ``JLAYERS_OPTIMISED=1``:
+  with all optimisations, and XLA as it comes;
 * compiled programs are shared by the workers and kept for the next run, in ``.pytest_cache``,
   except in tests marked ``cold``, which count compilations or measure start-up.
   ``JAX_COMPILATION_CACHE_DIR`` moves that cache and ``JLAYERS_COLD=1`` turns it off.
@@ -18,10 +19,10 @@ import os
 import pathlib
 import platform
 
-# Before JAX reads it. jaxlib 0.12 no longer knows the first flag, and stops at unknown ones.
 import jaxlib.version
 
-if jaxlib.version.__version_info__ < (0, 12):
+# Before JAX reads it. jaxlib 0.12 no longer knows the first flag, and stops at unknown ones.
+if os.environ.get("JLAYERS_OPTIMISED", "0") == "0" and jaxlib.version.__version_info__ < (0, 12):
     os.environ.setdefault(
         "XLA_FLAGS",
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
@@ -32,6 +33,7 @@ import jaxlib
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+AS_IT_COMES = os.environ.get("JLAYERS_OPTIMISED", "0") != "0"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
@@ -73,8 +75,8 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def compilation(request):
     """Compiles as the test's markers say."""
-    marked = {mark.name for mark in request.node.iter_markers()}
-    optimised, cold = bool(marked & {"optimised", "conformance"}), "cold" in marked
+    mark, cold = (request.node.get_closest_marker(name) for name in ("optimised", "cold"))
+    optimised = AS_IT_COMES or (mark is not None and not mark.kwargs.get("full"))
     cached = jax.config.jax_enable_compilation_cache
     if optimised:
         jax.config.update("jax_disable_most_optimizations", False)

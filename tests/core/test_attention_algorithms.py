@@ -15,9 +15,9 @@ from jlayers.core.attention import blockwise
 from jlayers.core.attention.attention import choose_attention
 from jlayers.core.dispatch import recording
 
-pytestmark = pytest.mark.optimised
+pytestmark = pytest.mark.optimised(full=True)
 
-METHODS = ["direct", "blocks", None]
+METHODS = sample(["direct", "blocks", None], 0, 1)
 
 
 @pytest.fixture
@@ -200,7 +200,8 @@ def test_no_keys_give_zeros():
     assert not core.attention(q, k, k).any()
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.optimised
+@pytest.mark.parametrize("causal", sample([False, True], 1))
 def test_memory_is_linear_in_the_sequence(causal):
     def temporaries(steps):
         x = jax.ShapeDtypeStruct((1, steps, 2, 16), jnp.float32)

@@ -9,7 +9,7 @@ from oracles.derivatives import compare, compare_transforms, loss_of
 
 from jlayers import core
 
-pytestmark = pytest.mark.optimised
+pytestmark = pytest.mark.optimised(full=True)
 
 EPSILON = 1e-3
 # axes, groups

@@ -13,7 +13,7 @@ from tables.tiers import sample
 from jlayers import core
 from jlayers.core.recurrent import chunking
 
-pytestmark = pytest.mark.optimised
+pytestmark = pytest.mark.optimised(full=True)
 
 
 @pytest.fixture(autouse=True)

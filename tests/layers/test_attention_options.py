@@ -149,6 +149,7 @@ def test_a_window_costs_neither_memory_nor_work_beyond_it(monkeypatch):
     assert "f32[256,319]" in text
 
 
+@pytest.mark.full
 @pytest.mark.optimised
 def test_steps_masked_and_windowed_need_linear_memory(monkeypatch):
     monkeypatch.undo()

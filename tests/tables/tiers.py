@@ -21,11 +21,13 @@ def sample(values, *fast):
 
 def rows(table, optimised=(), without=()):
     """The names of a table, marked ``full`` where the row's column says so."""
+
+    def marks(name, row):
+        yield from [pytest.mark.full] * row.full
+        yield from [pytest.mark.optimised(full=True)] * (name in optimised)
+
     return [
-        pytest.param(
-            name,
-            marks=[pytest.mark.full] * row.full + [pytest.mark.optimised] * (name in optimised),
-        )
+        pytest.param(name, marks=list(marks(name, row)))
         for name, row in table.items()
         if name not in without
     ]
