@@ -6,7 +6,7 @@ DEPS   := pyproject.toml Makefile
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: run run-lm test lint docs bench conformance test-newest clean
+.PHONY: run run-lm test test-all soak lint docs bench conformance test-newest clean
 
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
@@ -15,10 +15,23 @@ run: $(VENV)/.examples  ## train on real digits, save, load in a new process, pr
 run-lm: $(VENV)/.examples  ## train two language models on Python's library, or go on; ARGS=--fresh
 	$(BIN)/python examples/language_model.py $(ARGS)
 
-test conformance: export JAX_PLATFORMS = cpu
+test test-all soak conformance: export JAX_PLATFORMS = cpu
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal -q
 
-test: $(VENV)/.test  ## all tests, docs' and docstrings' examples included
-	$(BIN)/python -m pytest -n auto --dist worksteal -q -m "not conformance" $(ARGS)
+# The tiers, by marker; tests/tables/tiers.py says which row of a table is where.
+FAST := not full and not soak and not conformance
+ALL  := not soak and not conformance
+
+test: $(VENV)/.test  ## every layer, mechanism, error and page once, in minutes
+	$(PYTEST) -m "$(FAST)" $(ARGS)
+
+# What is tested optimised is so by XLA as it comes: no flags (tests/conftest.py would set some).
+test-all: $(VENV)/.test  ## all tests: what a change must pass before it lands
+	$(PYTEST) -m "$(ALL) and not optimised" $(ARGS)
+	XLA_FLAGS= $(PYTEST) -m "$(ALL) and optimised" $(ARGS)
+
+soak: $(VENV)/.test  ## kills, damaged files, memory: long runs, by hand and before a release
+	$(BIN)/python -m pytest -q -m soak tests/soak $(ARGS)
 
 lint: $(VENV)/.lint  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -32,17 +45,14 @@ bench: $(VENV)/.bench  ## against JAX libraries and torch; ROW="lstm conv", ARGS
 	$(BIN)/python -m bench $(ROW) $(ARGS)
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
-	$(BIN)/python -m pytest -n auto -q -m conformance tests/conformance tests/bench/test_bench_steps.py
+	XLA_FLAGS= $(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py
 
-# The newest JAX may want a newer Python: tested where one is on the machine. What a newer JAX may break are
-# the laws of every layer, the errors and the docs; that algorithms are equal has just been tested, with all
-# of XLA's optimisations.
-NEWEST := tests/base tests/sequences tests/decoding tests/data tests/checkpoint tests/training tests/inspection \
-    $(addprefix tests/layers/test_,laws.py attention_layers.py recurrent_options.py) tests/core/test_core.py \
-    $(addprefix tests/test_,docs.py example.py language_model.py)
+# The newest JAX may want a newer Python: tested where one is on the machine. In the place of the laws a
+# second time, every row of the table of instances is traced and lowered.
 test-newest:
 	@newer=$$(sh tools/newer_python.sh) || { echo "no Python of 3.12 or later: skipped"; exit 0; }; \
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(MAKE) test PYTHON=$$newer VENV=.venv-newest ARGS="$(NEWEST)"
+	$(MAKE) test PYTHON=$$newer VENV=.venv-newest FAST="($(FAST) and not optimised) or newest" \
+	    ARGS="--deselect tests/layers/test_laws.py::test_laws $(ARGS)"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

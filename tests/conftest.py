@@ -64,6 +64,12 @@ def pytest_configure(config):
             jax.config.update(name, value)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Keeps what is collected, before ``-m`` leaves tests out: test_tiers.py reads it."""
+    config.stash["collected"] = list(items)
+
+
 @pytest.fixture(autouse=True)
 def compilation(request):
     """Compiles as the test's markers say."""

@@ -20,7 +20,7 @@ from bench.programs import MODES, Asked, prepare
 from bench.rows import ROWS
 
 # What other libraries warn of is theirs.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ import pytest
 
 from bench import ratios, report, results, show
 
+pytestmark = pytest.mark.full
+
 
 def timed(seconds, **rest):
     return {"status": "ok", "forward": {"median": seconds, "low": seconds, "high": seconds, **rest}}

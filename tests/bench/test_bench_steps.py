@@ -14,6 +14,8 @@ from bench.steps import deep_transformer, depthwise, lstm_lm, mlp, resnet50, tra
 from bench.steps.step import Step, Unavailable
 from bench.steps.weights import by_name, draw, fill, plain
 
+pytestmark = pytest.mark.full
+
 TINY = {
     mlp: Perceptron(4, 6, (5, 7), 3),
     resnet50: ResNet(4, 32, 5, 4, (2, 1)),

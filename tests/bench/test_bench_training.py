@@ -25,7 +25,7 @@ from bench.training_loop import Size
 from jlayers import training
 
 # What other libraries warn of is theirs.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 TINY = Size(6, (5, 3))
 
 

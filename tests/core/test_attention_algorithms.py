@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from oracles.derivatives import compare, compare_transforms
 from tables.tiers import sample
 
 from jlayers import core
@@ -69,26 +70,8 @@ def _random_case(seed):
     return arrays, how
 
 
-def _compare(ours, theirs, arrays, tolerance=1e-9):
-    close = {"rtol": tolerance, "atol": tolerance}
-    out = jax.jit(theirs)(*arrays)
-    np.testing.assert_allclose(jax.jit(ours)(*arrays), out, **close)
-    weights = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
-
-    def gradients(f):
-        def loss(*arrays):
-            return jnp.sum(jnp.sin(f(*arrays)) * weights)
-
-        return jax.jit(jax.grad(loss, (0, 1, 2)))(*arrays)
-
-    def tangent(f):
-        moved = tuple(jnp.sin(a) + 1 for a in arrays)
-        return jax.jit(lambda a, t: jax.jvp(f, a, t)[1])(arrays, moved)
-
-    for transform in (gradients, tangent):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, **close), *map(transform, (ours, theirs))
-        )
+def _compare(ours, theirs, arrays):
+    compare(ours, theirs, arrays, value=1e-9)
 
 
 @float64
@@ -130,17 +113,14 @@ def test_every_method_passes_every_transformation(method, masked):
     def theirs(q, k, v, mask=mask):
         return _softmax(q, k, v, causal=True, mask=mask)
 
-    def curvature(f):
-        def loss(t):
-            return jnp.sum(jnp.sin(f(q * t, k + t, v * t)))
+    def along(f):
+        return lambda t: jnp.sum(jnp.sin(f(q * t, k + t, v * t)))
 
-        return jax.jit(jax.hessian(loss))(jnp.asarray(0.7))
+    def curvature(f):
+        return lambda t, q: jax.hessian(along(f))(t)
 
     def reverse_twice(f):
-        def loss(t):
-            return jnp.sum(jnp.sin(f(q * t, k + t, v * t)))
-
-        return jax.jit(jax.grad(jax.grad(loss)))(jnp.asarray(0.7))
+        return lambda t, q: jax.grad(jax.grad(along(f)))(t)
 
     def each(f):
         def loss(q, mask):
@@ -148,17 +128,18 @@ def test_every_method_passes_every_transformation(method, masked):
 
         masks = None if mask is None else jnp.stack([mask, ~mask, mask])
         axes = (0, None if mask is None else 0)
-        return jax.jit(jax.vmap(jax.grad(loss), axes))(jnp.stack([q, 2 * q, q - 1]), masks)
+        return lambda t, q: jax.vmap(jax.grad(loss), axes)(jnp.stack([q, 2 * q, q - 1]), masks)
 
     def scanned(f):
         def step(total, q):
             return total + jax.checkpoint(lambda q: jnp.sum(jnp.sin(f(q, k, v))))(q), None
 
         start = jnp.zeros((), q.dtype)
-        return jax.jit(jax.grad(lambda q: lax.scan(step, start, jnp.stack([q, q + 1]))[0]))(q)
+        total = jax.grad(lambda q: lax.scan(step, start, jnp.stack([q, q + 1]))[0])
+        return lambda t, q: total(q)
 
-    for transform in (curvature, reverse_twice, each, scanned):
-        np.testing.assert_allclose(transform(ours), transform(theirs), rtol=1e-8, atol=1e-8)
+    transforms = (curvature, reverse_twice, each, scanned)
+    compare_transforms(ours, theirs, transforms, (jnp.asarray(0.7), q))
 
 
 @pytest.mark.parametrize("method", METHODS)

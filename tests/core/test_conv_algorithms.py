@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from oracles.derivatives import compare, compare_transforms
 from tables.tiers import sample
 
 from jlayers import core
@@ -61,37 +62,15 @@ def _random_case(seed, transposed):
     return x, kernel, how
 
 
-def _compare(ours, theirs, x, kernel):
-    y = theirs(x, kernel)
-    np.testing.assert_allclose(ours(x, kernel), y, rtol=1e-10, atol=1e-10)
-    weights = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
-
-    def gradients(f):
-        def loss(x, kernel):
-            return jnp.sum(jnp.sin(f(x, kernel)) * weights)
-
-        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
-
-    def tangent(f):
-        return jax.jvp(f, (x, kernel), (jnp.sin(x) + 1, lax.square(kernel)))[1]
-
-    close = {"rtol": 1e-9, "atol": 1e-9}
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **close), *map(gradients, (ours, theirs))
-    )
-    np.testing.assert_allclose(tangent(ours), tangent(theirs), **close)
-
-
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("seed", sample(range(12), 0, 1, 2))
 def test_the_chosen_algorithm_gives_the_numbers_of_xla(seed, transposed):
     x, kernel, how = _random_case(seed, transposed)
     run = core.conv_transpose if transposed else core.conv
-    _compare(
+    compare(
         lambda x, kernel: run(x, kernel, **how),
         lambda x, kernel: _xla(x, kernel, how, transposed),
-        x,
-        kernel,
+        (x, kernel),
     )
 
 
@@ -136,38 +115,34 @@ def test_every_method_passes_every_transformation(name):
     def theirs(x, kernel):
         return _xla(x, kernel, how)
 
-    _compare(ours, theirs, x, kernel)
+    compare(ours, theirs, (x, kernel))
 
     def curvature(f):
-        def loss(t):
-            return jnp.sum(jnp.sin(f(x * t, kernel + t)))
-
-        return jax.hessian(loss)(jnp.asarray(0.7))
+        return lambda t, x: jax.hessian(lambda t: jnp.sum(jnp.sin(f(x * t, kernel + t))))(t)
 
     def each(f):
-        images = jnp.stack([x, 2 * x, x - 1])
-        return jax.jit(jax.vmap(jax.grad(lambda x: jnp.sum(jnp.sin(f(x, kernel))))))(images)
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(f(x, kernel))))
+        return lambda t, x: jax.vmap(gradient)(jnp.stack([x, 2 * x, x - 1]))
 
     def scanned(f):
         def step(total, x):
             return total + jax.checkpoint(lambda x: jnp.sum(jnp.sin(f(x, kernel))))(x), None
 
         start = jnp.zeros((), x.dtype)
-        return jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])(x)
+        total = jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])
+        return lambda t, x: total(x)
 
-    for transform in (curvature, each, scanned):
-        np.testing.assert_allclose(transform(ours), transform(theirs), rtol=1e-8, atol=1e-8)
+    compare_transforms(ours, theirs, (curvature, each, scanned), (jnp.asarray(0.7), x))
 
 
 @pytest.mark.parametrize("method", ["direct", "phases"])
 def test_methods_of_conv_transpose(method):
     x, kernel, how = _method_case("direct")
     how |= {"strides": (2, 3)}
-    _compare(
+    compare(
         lambda x, kernel: core.conv_transpose(x, kernel, **how, method=method),
         lambda x, kernel: _xla(x, kernel, how, transposed=True),
-        x,
-        kernel,
+        (x, kernel),
     )
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from oracles.derivatives import compare, compare_transforms, loss_of
 
 from jlayers import core
 
@@ -54,31 +55,13 @@ def _arguments(mean=0.5):
     return x + mean, scale, bias
 
 
-def _loss(f):
-    def loss(*args):
-        parts = f(*args)
-        weights = [jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape) for p in parts]
-        return sum(jnp.sum(jnp.sin(p) * w) for p, w in zip(parts, weights, strict=True))
-
-    return loss
-
-
-def _close(ours, theirs, tolerance=1e-8):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs
-    )
-
-
 # The second mean is large against the deviation: the variance is taken of centred values.
 @pytest.mark.parametrize("mean", [0.5, 300.0])
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_derivatives(case, mean):
     ours, theirs = _functions(case)
     args = _arguments(mean)
-    _close(ours(*args), theirs(*args))
-    _close(*(jax.jit(jax.grad(_loss(f), (0, 1, 2)))(*args) for f in (ours, theirs)), 1e-7)
-    moved = jax.tree.map(lambda a: jnp.sin(a) + 1, args)
-    _close(*(jax.jvp(f, args, moved)[1] for f in (ours, theirs)), 1e-7)
+    compare(ours, theirs, args, value=1e-8, derivatives=1e-7)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -87,21 +70,25 @@ def test_transformations(case):
     x, scale, bias = _arguments()
 
     def curvature(f):
-        return jax.hessian(lambda t: _loss(f)(x * jnp.cos(t), scale * t, bias))(jnp.asarray(0.7))
+        def along(x):
+            return lambda t: loss_of(f)(x * jnp.cos(t), scale * t, bias)
+
+        return lambda t, x: jax.hessian(along(x))(t)
 
     def each(f):
-        xs = jnp.stack([x, jnp.sin(x) + 300])
-        return jax.jit(jax.vmap(jax.grad(_loss(f)), (0, None, None)))(xs, scale, bias)
+        gradients = jax.vmap(jax.grad(loss_of(f)), (0, None, None))
+        return lambda t, x: gradients(jnp.stack([x, jnp.sin(x) + 300]), scale, bias)
 
     def scanned(f):
         def step(total, x):
-            return total + jax.checkpoint(_loss(f))(x, scale, bias), None
+            return total + jax.checkpoint(loss_of(f))(x, scale, bias), None
 
         start = jnp.zeros((), x.dtype)
-        return jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])(x)
+        total = jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])
+        return lambda t, x: total(x)
 
-    for transform in (curvature, each, scanned):
-        _close(transform(ours), transform(theirs), 1e-7)
+    arguments = (jnp.asarray(0.7), x)
+    compare_transforms(ours, theirs, (curvature, each, scanned), arguments, 1e-7)
 
 
 @pytest.mark.parametrize("mean", [7.0, 9.0, 1e3, 3e4])

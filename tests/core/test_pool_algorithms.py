@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from oracles.derivatives import compare, compare_transforms, loss_of
 from tables.tiers import sample
 
 from jlayers import core
@@ -55,24 +56,12 @@ def _random_case(seed):
     return jnp.asarray(values.round(0 if seed % 2 else 6)), how
 
 
-def _loss(f):
-    def loss(x):
-        y = f(x)
-        return jnp.sum(jnp.sin(y) * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
-
-    return loss
-
-
 @pytest.mark.parametrize("seed", sample(range(8), 0, 1))
 @pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
 def test_the_chosen_algorithm_gives_the_numbers_of_xla(operation, seed):
     x, how = _random_case(seed)
     ours, theirs = _ours(operation, how, None), _xla(operation, how)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
-    gradients = [jax.jit(jax.grad(_loss(f)))(x) for f in (ours, theirs)]
-    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
-    moved = [jax.jvp(f, (x,), (jnp.sin(x) + 1,))[1] for f in (ours, theirs)]
-    np.testing.assert_allclose(*moved, rtol=1e-10, atol=1e-10)
+    compare(ours, theirs, (x,), value=1e-12, derivatives=1e-10)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,21 +71,21 @@ def test_every_method_passes_every_transformation(operation, method):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 2)))
 
     def curvature(f):
-        return jax.hessian(lambda t: _loss(f)(x * jnp.cos(t)))(jnp.asarray(0.7))
+        return lambda t, x: jax.hessian(lambda t: loss_of(f)(x * jnp.cos(t)))(t)
 
     def each(f):
-        return jax.jit(jax.vmap(jax.grad(_loss(f))))(jnp.stack([x, -x]))
+        return lambda t, x: jax.vmap(jax.grad(loss_of(f)))(jnp.stack([x, -x]))
 
     def scanned(f):
         def step(total, x):
-            return total + jax.checkpoint(_loss(f))(x), None
+            return total + jax.checkpoint(loss_of(f))(x), None
 
         start = jnp.zeros((), x.dtype)
-        return jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])(x)
+        total = jax.grad(lambda x: lax.scan(step, start, jnp.stack([x, x + 1]))[0])
+        return lambda t, x: total(x)
 
-    for transform in (curvature, each, scanned):
-        got = transform(_ours(operation, how, method))
-        np.testing.assert_allclose(got, transform(_xla(operation, how)), rtol=1e-8, atol=1e-8)
+    ours, theirs = _ours(operation, how, method), _xla(operation, how)
+    compare_transforms(ours, theirs, (curvature, each, scanned), (jnp.asarray(0.7), x))
 
 
 @pytest.mark.parametrize("operation", ["max_pool", "avg_pool"])
@@ -106,15 +95,12 @@ def test_long_windows(operation, window):
     how["padding"] = how["padding"][: len(window)]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *(k + 9 for k in window), 2)))
     ours, theirs = _ours(operation, how, None), _xla(operation, how)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
-    gradients = [jax.jit(jax.grad(_loss(f)))(x) for f in (ours, theirs)]
-    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
+    compare(ours, theirs, (x,), value=1e-12, derivatives=1e-10)
 
     def curvature(f):
-        return jax.hessian(lambda t: _loss(f)(x * t))(jnp.ones(()))
+        return lambda t, x: jax.hessian(lambda t: loss_of(f)(x * t))(t)
 
-    seconds = map(curvature, (ours, theirs))
-    np.testing.assert_allclose(*seconds, rtol=1e-8, atol=1e-8)
+    compare_transforms(ours, theirs, (curvature,), (jnp.ones(()), x))
 
 
 def test_a_few_images_at_a_time(monkeypatch):
@@ -122,7 +108,7 @@ def test_a_few_images_at_a_time(monkeypatch):
     monkeypatch.setattr(pooling, "_MAX_BATCH_SIZE", 3 * x[0].size)
     monkeypatch.setattr(pooling, "_MAX_INTERMEDIATES", 2 * x.size)
     how = {"window_shape": (3, 2), "strides": (2, 2), "padding": [(1, 1), (0, 0)]}
-    ours, theirs = _loss(_ours("max_pool", how, None)), _loss(_xla("max_pool", how))
+    ours, theirs = loss_of(_ours("max_pool", how, None)), loss_of(_xla("max_pool", how))
     assert " scan[" in str(jax.make_jaxpr(jax.grad(ours))(x))
     for transform in (jax.grad, lambda f: jax.hessian(lambda x: f(jnp.sin(x)))):
         np.testing.assert_allclose(transform(ours)(x), transform(theirs)(x), rtol=1e-8, atol=1e-8)
@@ -133,9 +119,7 @@ def test_one_window_over_everything(operation):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 2)).round(1))
     how = {"window_shape": (5, 4), "strides": (5, 4), "padding": [(0, 0), (0, 0)]}
     ours, theirs = _ours(operation, how, None), _xla(operation, how)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
-    gradients = [jax.grad(_loss(f))(x) for f in (ours, theirs)]
-    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-10)
+    compare(ours, theirs, (x,), value=1e-12, derivatives=1e-10)
 
 
 def test_the_rule():

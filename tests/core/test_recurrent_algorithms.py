@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from oracles.derivatives import compare, compare_transforms, loss_of
 from tables.tiers import sample
 
 from jlayers import core
@@ -100,15 +101,6 @@ def _some_case(name, seed):
     return draw(batch, steps, inputs), carry, w
 
 
-def _loss(run):
-    def loss(*args):
-        out, last = run(*args)
-        weights = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
-        return jnp.sum(jnp.sin(out) * weights) + sum(jnp.sum(jnp.cos(c)) for c in last)
-
-    return loss
-
-
 def _close(ours, theirs, tolerance=1e-9):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs
@@ -122,11 +114,7 @@ def _close(ours, theirs, tolerance=1e-9):
 def test_values_and_first_derivatives(name, method, seed):
     args = _some_case(name, seed)
     ours, theirs = _ours(name, seed % 2 == 1, method), _plain(name, seed % 2 == 1)
-    _close(jax.jit(ours)(*args), jax.jit(theirs)(*args), 1e-11)
-    gradients = (jax.jit(jax.grad(_loss(f), (0, 1, 2)))(*args) for f in (ours, theirs))
-    _close(*gradients)
-    moved = jax.tree.map(lambda a: jnp.sin(a) + 1, args)
-    _close(*(jax.jit(lambda f=f: jax.jvp(f, args, moved)[1])() for f in (ours, theirs)))
+    compare(ours, theirs, args, value=1e-11)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -138,28 +126,27 @@ def test_transformations(name, method):
     ours, theirs = _ours(name, False, method), _plain(name, False)
 
     def hessian(f):
-        return jax.jit(jax.hessian(lambda w: _loss(f)(x, carry, w)))(w)
+        return lambda x, w: jax.hessian(lambda w: loss_of(f)(x, carry, w))(w)
 
     def mapped(f):
-        losses = jax.vmap(_loss(f), (0, None, None))
-        xs = jnp.stack([x, jnp.cos(x)])
-        return jax.jit(jax.grad(lambda w: jnp.sum(losses(xs, carry, w))))(w)
+        losses = jax.vmap(loss_of(f), (0, None, None))
+        gradient = jax.grad(lambda w, xs: jnp.sum(losses(xs, carry, w)))
+        return lambda x, w: gradient(w, jnp.stack([x, jnp.cos(x)]))
 
     def rematerialised(f):
-        return jax.jit(jax.grad(jax.checkpoint(_loss(f)), 2))(x, carry, w)
+        return lambda x, w: jax.grad(jax.checkpoint(loss_of(f)), 2)(x, carry, w)
 
     def scanned(f):
-        def loss(w):
+        def loss(w, x):
             def body(carry, x):
                 return f(x, carry, w)[1], None
 
             last, _ = lax.scan(body, carry, jnp.stack([x, jnp.cos(x)]))
             return sum(jnp.sum(c) for c in last)
 
-        return jax.jit(jax.grad(loss))(w)
+        return lambda x, w: jax.grad(loss)(w, x)
 
-    for transformed in (hessian, mapped, rematerialised, scanned):
-        _close(transformed(ours), transformed(theirs), 1e-8)
+    compare_transforms(ours, theirs, (hessian, mapped, rematerialised, scanned), (x, w))
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -167,9 +154,9 @@ def test_transformations(name, method):
 def test_bfloat16_stays_near_float64(name):
     x, carry, w = jax.tree.map(lambda a: a.astype(jnp.bfloat16), _some_case(name, 5))
     exact = jax.tree.map(lambda a: a.astype(jnp.float64), (x, carry, w))
-    got = jax.grad(_loss(_ours(name, False, "recompute")), 2)(x, carry, w)
+    got = jax.grad(loss_of(_ours(name, False, "recompute")), 2)(x, carry, w)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(got))
-    expected = jax.grad(_loss(_plain(name, False)), 2)(*exact)
+    expected = jax.grad(loss_of(_plain(name, False)), 2)(*exact)
     _close(jax.tree.map(lambda a: a.astype(jnp.float64), got), expected, 0.15)
 
 
@@ -185,7 +172,7 @@ def test_the_gradient_keeps_the_carries_alone(name):
         "recurrent_kernel": jnp.asarray(draw(size=(4, gates * 4))),
     }
     carry = tuple(jnp.zeros((2, 4)) for _ in range(carries))
-    _, pull = jax.vjp(lambda w: _loss(_ours(name, False, "recompute"))(x, carry, w), w)
+    _, pull = jax.vjp(lambda w: loss_of(_ours(name, False, "recompute"))(x, carry, w), w)
     shapes = [leaf.shape for leaf in jax.tree.leaves(pull) if hasattr(leaf, "shape")]
     assert not [s for s in shapes if 24 in s and s[-1] == gates * 4 and gates > 1], shapes
 
@@ -196,7 +183,7 @@ def test_on_an_accelerator_all_steps_make_one_chunk(method, monkeypatch):
     monkeypatch.setattr(chunking, "_CHUNK_BYTES", 1)
     x, carry, w = _some_case("lstm", 4)
     x = jnp.concatenate([x] * 16, axis=1)[:, :16]
-    loss = _loss(_ours("lstm", False, method))
+    loss = loss_of(_ours("lstm", False, method))
     loops = {
         platform: jax.jit(jax.grad(loss))
         .trace(x, carry, w)

@@ -185,6 +185,7 @@ class Counter:
         self.seen, self.count = self.count, None
 
 
+@pytest.mark.cold
 def test_one_program_for_a_bucket_whatever_the_lengths():
     model = lstm_model()
 

@@ -12,6 +12,8 @@ from error_text import each, read
 from jlayers import training
 from jlayers.inspection.compilation import watch as compiles
 
+pytestmark = pytest.mark.cold
+
 F32 = np.ones((32, 4), np.float32)
 RUN = {"dense": {"kernel": np.ones((4, 2), np.float32), "bias": np.zeros(2, np.float32)}}
 FREE = "not bound to a device became"

@@ -307,6 +307,7 @@ def test_sigterm_leaves_a_resumable_state(tmp_path):
 # Compilations and donation.
 
 
+@pytest.mark.cold
 def test_the_step_is_compiled_once(tmp_path):
     fitted = fit(
         steps=25,
@@ -320,6 +321,7 @@ def test_the_step_is_compiled_once(tmp_path):
     assert fit(steps=30, max_compiles=1, checkpoints=kept(tmp_path)).step == 30
 
 
+@pytest.mark.cold
 def test_the_same_step_is_not_compiled_again_by_the_next_loop():
     traces = []
 
@@ -335,6 +337,7 @@ def test_the_same_step_is_not_compiled_again_by_the_next_loop():
 
 
 @pytest.mark.parametrize("options", [{}, {"prefetch": 0}, {"steps_per_call": 2}], ids=str)
+@pytest.mark.cold
 def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     axes = (None, "data") if "steps_per_call" in options else ("data",)

@@ -90,6 +90,7 @@ def test_steps_are_those_written_by_hand():
     assert not np.array_equal(run.state["batch_norm"]["mean"], start().state["batch_norm"]["mean"])
 
 
+@pytest.mark.optimised
 def test_the_compiled_step_is_the_one_written_by_hand():
     model = jl.serial(jl.Dense(16), jax.nn.relu, jl.Dense(3))
 
