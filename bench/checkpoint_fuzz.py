@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jlayers import LayerError, training
+from jlayers import JlayersError, training
 from jlayers.checkpoint import manifest
 
 from .resident import forget_peak, peak
@@ -242,7 +242,7 @@ def run(count: int, seed: int = 0, tell: Callable[[str], None] = print) -> dict[
                         exact = same(arrays_of(restored.tree), expected)
                     assert exact or case["may_differ"], f"{where} was read, and differs"
                     outcome = "read"
-                except LayerError as error:
+                except JlayersError as error:
                     outcome = "refused" if str(error) else "refused without a word"
                 except Exception as error:
                     raise AssertionError(f"{where} raised {error!r}") from error

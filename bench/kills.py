@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 import jlayers as jl
-from jlayers import LayerError, training
+from jlayers import JlayersError, training
 
 from .sequences import Row
 
@@ -105,7 +105,7 @@ def whole(folder: pathlib.Path) -> int:
     """Reads all checkpoints that have their name; the newest step, 0 where there is none.
 
     Raises:
-      LayerError: where one of them is not whole.
+      JlayersError: where one of them is not whole.
     """
     found = list((folder / CHECKPOINTS).glob("step_*"))
     for path in found:
@@ -159,7 +159,7 @@ class Trial:
 
         Raises:
           AssertionError: where it does not go on from its newest checkpoint, or ends elsewhere.
-          LayerError: where a checkpoint that has its name is not whole.
+          JlayersError: where a checkpoint that has its name is not whole.
         """
         counts: collections.Counter[str] = collections.Counter()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -211,7 +211,7 @@ def run(
       how many programs came to their end.
 
     Raises:
-      AssertionError, LayerError: where a kill did any harm.
+      AssertionError, JlayersError: where a kill did any harm.
     """
 
     def share(number: int) -> collections.Counter[str]:
@@ -234,7 +234,7 @@ def row(budget: float, rounds: int, kills: int = 200) -> Row:
         counts = run(kills, tell=lambda text: None)
         figure = f"{counts['kills']} of {kills}"
         figure += f", {counts.get('in a write', 0)} in a write; {counts['programs']} programs"
-    except (AssertionError, LayerError) as error:
+    except (AssertionError, JlayersError) as error:
         figure = str(error)
     question = "kill -9 at random moments: resumed from a whole checkpoint, to the same bits"
     holds = counts.get("kills") == kills

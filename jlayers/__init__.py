@@ -1,24 +1,13 @@
 """jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them."""
 
 from . import core
-from .base.constructors import (
-    Pair,
-    lift,
-    on_sequence,
-    out_spec,
-    stateless,
-    without_state,
-)
-from .base.errors import LayerError
+from .base.adapters import Pair, out_spec, without_state
+from .base.constructors import lift, on_sequence, stateless
+from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
 from .base.factory import factory
 from .base.layer import Layer
-from .base.paths import (
-    flatten,
-    rewrite,
-    select,
-    unflatten,
-    walk,
-)
+from .base.parameters import ParamSpec
+from .base.paths import combine, flatten, partition, select, unflatten
 from .base.receptive_field import ReceptiveField
 from .base.scope import Scope
 from .base.sequence import Sequence
@@ -40,14 +29,19 @@ from .combinators.stack import ensemble, remat, repeat
 from .combinators.time import bidirectional, each_step
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
+from .inspection.parameters import parameters, variables
 from .inspection.summary import Summary, summary
+from .inspection.traverse import rewrite, walk
 from .layers import (
     GRU,
     LSTM,
+    RNN,
     AvgPool,
     BatchNorm,
+    Cell,
     Conv,
     ConvLSTM,
+    ConvLSTMCell,
     ConvTranspose,
     CrossAttention,
     Dense,
@@ -57,14 +51,19 @@ from .layers import (
     GlobalAvgPool,
     GlobalMaxPool,
     GroupNorm,
+    GRUCell,
     LayerNorm,
     LinearRecurrence,
+    LinearRecurrenceCell,
+    LSTMCell,
     MaxPool,
     MinGRU,
+    MinGRUCell,
     Reshape,
     RMSNorm,
     SelfAttention,
     SimpleRNN,
+    SimpleRNNCell,
 )
 from .sequences.streaming import causal, receptive_field, stream
 
@@ -73,28 +72,39 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
     "AvgPool",
     "BatchNorm",
+    "Cell",
+    "CheckpointError",
     "Conv",
     "ConvLSTM",
+    "ConvLSTMCell",
     "ConvTranspose",
     "CrossAttention",
+    "DataError",
     "Decision",
     "Dense",
     "Dropout",
     "Embedding",
     "Explanation",
     "Flatten",
+    "GRUCell",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "JlayersError",
+    "LSTMCell",
     "Layer",
     "LayerError",
     "LayerNorm",
     "LinearRecurrence",
+    "LinearRecurrenceCell",
     "MaxPool",
     "MinGRU",
+    "MinGRUCell",
     "Pair",
+    "ParamSpec",
     "RMSNorm",
     "ReceptiveField",
     "Reshape",
@@ -103,13 +113,16 @@ __all__ = [
     "Sequence",
     "SequenceMode",
     "SimpleRNN",
+    "SimpleRNNCell",
     "StepPair",
     "Summary",
+    "TrainingError",
     "add",
     "average",
     "bidirectional",
     "branch",
     "causal",
+    "combine",
     "compose",
     "concat",
     "core",
@@ -126,6 +139,8 @@ __all__ = [
     "on_sequence",
     "out_spec",
     "parallel",
+    "parameters",
+    "partition",
     "receptive_field",
     "remat",
     "repeat",
@@ -138,6 +153,7 @@ __all__ = [
     "stream",
     "summary",
     "unflatten",
+    "variables",
     "walk",
     "without_state",
 ]

@@ -37,7 +37,7 @@ def read(case: Case) -> None:
     A ``*`` in the expected first line stands for JAX's own words and for line numbers.
     """
     wrong, first, *later = case
-    with pytest.raises((jl.LayerError, TypeError, AttributeError)) as caught:
+    with pytest.raises((jl.JlayersError, TypeError, AttributeError)) as caught:
         wrong()
     text = str(caught.value)
     head, *lines = text.splitlines()

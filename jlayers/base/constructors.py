@@ -1,22 +1,28 @@
-"""The edges of the contract: layers from simpler functions, and simpler functions from layers."""
+"""Layers from simpler functions: ``stateless``, ``lift``, ``on_sequence``, ``of_step``.
+
+The other way, from layers to simpler functions, is ``adapters``.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from . import arguments
-from .errors import LayerError, error_context, public_api
+from .errors import LayerError
 from .factory import factory
 from .layer import Layer
-from .naming import snake_case
+from .parameters import snake_case
 from .repr_text import function_name, function_text
 from .sequence_mode import SequenceMode
-from .specs import Params, PyTree, State, format_short, path_text
-from .tracing import trace
+from .specs import format_short
+from .types import ApplyFn, Carry, Params, PyTree, State
+
+# What serial and the other combinators take for a layer.
+LayerOrFunction = Layer | Callable[[Any], PyTree]
 
 
 @factory
@@ -44,7 +50,7 @@ def stateless(
         params = init(key, x)
         if isinstance(params, tuple):
             raise LayerError(
-                "init of a stateless layer gives params alone",
+                "init of a stateless layer must return params alone",
                 got=format_short(params),
                 hint="jl.Layer(init, apply) for a layer with state",
             )
@@ -58,25 +64,41 @@ def stateless(
     return Layer(init_pair, apply_pair, name=name)
 
 
-def lift(layer: Any) -> Layer:
+def of_step(step: Callable[..., tuple[PyTree, Carry]]) -> ApplyFn:
+    """``apply`` of a causal layer: its ``step`` over the whole sequence."""
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        return step(params, state, None, x, key=key, train=train)[0], state
+
+    return apply
+
+
+def lift(layer: LayerOrFunction) -> Layer:
     """A ``Layer`` as it is; any other function of one argument as a layer without parameters.
 
+    Args:
+      layer: a ``Layer``, or a function of one argument, an array or a tree of arrays.
+
     Raises:
-      LayerError: for what is no function of one argument, and for a factory that was not called.
+      LayerError: for anything else, and for a factory that was not called.
     """
     if isinstance(layer, Layer):
         return layer
-    function = layer
+    function: Any = layer
+    # partial(Dense, ...) is a factory too.
     while isinstance(function, functools.partial):
         function = function.func
     if getattr(function, "__jlayers_factory__", False):
         raise LayerError(
-            f"the factory {function.__name__} stands where a layer belongs",
+            f"expected a layer, got the factory {function.__name__}",
             hint=f"call it: {function.__name__}(...)",
         )
+    # As in stax, whose layers are bare pairs.
     if isinstance(layer, tuple) and len(layer) == 2 and all(map(callable, layer)):
         raise LayerError(
-            "a bare pair of functions stands where a layer belongs",
+            "expected a layer, got a bare pair of functions",
             hint="jl.Layer(init, apply), or jl.stateless(init, apply)",
         )
     if not callable(layer):
@@ -88,7 +110,7 @@ def lift(layer: Any) -> Layer:
         elif isinstance(layer, str):
             hint = "a layer's name is its keyword in the parent: serial(head=Dense(10))"
         raise LayerError(
-            f"{format_short(layer)} stands where a layer belongs",
+            f"expected a layer, got {format_short(layer)}",
             expected="a Layer, or a function of one argument",
             hint=hint,
         )
@@ -102,19 +124,20 @@ def lift(layer: Any) -> Layer:
     ) -> tuple[PyTree, State]:
         return layer(x), state
 
+    # Children are named after the function: ``relu``, ``relu_1``.
     kind = snake_case(function_name(layer))
-    return Layer(init, apply, name=kind)._copy(_named=False, _text=lambda: function_text(layer))
+    return Layer(init, apply, name=kind)._replace(_named=False, _text=lambda: function_text(layer))
 
 
 @factory
 def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
-    """A function of a whole ``Sequence`` as a layer, mask and all; of an array as it is.
+    """A layer of a function of a whole ``Sequence``, values and mask.
 
-    Functions are layers that act on each step alone: of a ``Sequence`` they see the values. One
-    that mixes steps has to say so, and to mind the mask.
+    A plain function is a layer that works on each step by itself: it is called with the values of
+    a ``Sequence`` alone. A function that mixes steps has to say so here, and to use the mask.
 
     Args:
-      function: of the input, to a Sequence, an array, or a tree of these.
+      function: of the input, a Sequence or an array, to a Sequence, an array, or a tree of these.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> last = jl.on_sequence(jl.Sequence.last)
@@ -131,7 +154,7 @@ def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
     )
 
 
-def lift_child(name: str, layer: Any) -> Layer:
+def lift_child(name: str, layer: LayerOrFunction) -> Layer:
     """``lift`` with the child's name in the error."""
     try:
         return lift(layer)
@@ -143,87 +166,12 @@ def lift_child(name: str, layer: Any) -> Layer:
 def _check_one_argument(function: Callable[..., Any]) -> None:
     try:
         arguments.function("a child", function, "x")
+        # arguments.function cannot see the arity of a ufunc.
         fits = getattr(function, "nin", 1) == 1  # a ufunc hides its arguments behind *args
     except LayerError:
         fits = False
     if not fits:
         raise LayerError(
-            f"{function_text(function)} is no function of one argument",
-            hint="a lambda of one argument, or compose; several inputs come as one tuple",
+            f"{function_text(function)} must be a function of one argument",
+            hint="a lambda of one argument, or compose; several inputs are one tuple",
         )
-
-
-class Pair(NamedTuple):
-    """``params = init(key, x)`` and ``y = apply(params, x, key=None, train=False)``."""
-
-    init: Callable[[jax.Array, PyTree], Params]
-    apply: Callable[..., PyTree]
-
-
-@public_api
-def without_state(layer: Layer) -> Pair:
-    """The pair of a layer that has no state, free of the empty dicts.
-
-    Raises:
-      LayerError: when init or apply finds that a layer inside has state, naming it.
-
-    >>> import jax, jax.numpy as jnp, jlayers as jl
-    >>> init, apply = jl.without_state(jl.Dense(2, kernel_init=jax.nn.initializers.ones))
-    >>> params = init(jax.random.key(0), jl.spec((1, 3)))
-    >>> apply(params, jnp.ones((1, 3)))
-    Array([[3., 3.]], dtype=float32)
-    """
-    layer = lift(layer)
-
-    def check(x: PyTree) -> None:
-        with error_context(layer):
-            state = trace(layer, x).state
-            if state:
-                paths = ", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state))
-                raise LayerError(
-                    "without_state of a layer that has state",
-                    got=paths,
-                    hint="params, state = layer.init(key, x)",
-                )
-
-    @public_api
-    def init(key: jax.Array, x: PyTree) -> Params:
-        check(x)
-        return layer.init(key, x)[0]
-
-    @public_api
-    def apply(
-        params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
-    ) -> PyTree:
-        if key is not None and not arguments.is_key(key):
-            with error_context(layer):
-                raise LayerError(
-                    "the key is no single typed key",
-                    got=format_short(key),
-                    hint="apply(params, x, key): without_state left the state out",
-                )
-        check(x)
-        return layer.apply(params, {}, x, key=key, train=train)[0]
-
-    return Pair(init, apply)
-
-
-@public_api
-def out_spec(layer: Layer, x: PyTree) -> PyTree:
-    """Shapes and dtypes of ``layer``'s output for the input ``x``, without computing anything.
-
-    Args:
-      layer: a ``Layer``, or a function of one argument.
-      x: arrays or ``jax.ShapeDtypeStruct``s.
-
-    Returns:
-      The output tree with a ``jax.ShapeDtypeStruct`` for every leaf.
-
-    Raises:
-      LayerError: where ``x`` does not fit the layer or a layer inside it.
-
-    >>> import jlayers as jl
-    >>> jl.out_spec(jl.Dense(10), jl.spec((32, 784)))
-    ShapeDtypeStruct(shape=(32, 10), dtype=float32)
-    """
-    return trace(lift(layer), x).out

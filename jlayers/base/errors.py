@@ -1,6 +1,6 @@
 """Errors that say where, what was expected and what was got.
 
-One exception, :class:`LayerError`, climbs from the layer that failed to the call that the user
+A :class:`JlayersError` climbs from the layer that failed to the call that the user
 made. On its way each parent adds its child's name and the shapes of the layers before it, so no
 global stack of frames is kept to know the path.
 """
@@ -63,8 +63,8 @@ class Described(Protocol):
     def short(self) -> str: ...
 
 
-class LayerError(ValueError):
-    """A layer, its input or its parameters are not what they have to be.
+class JlayersError(ValueError):
+    """The base of all errors of jlayers: something is not what it has to be.
 
     The text has one fact a line: where and what on the first, then the layer and the line that
     built it, what was expected, what was got, the shapes before the layer, and a hint.
@@ -76,7 +76,7 @@ class LayerError(ValueError):
       before: (path, input shapes, output shapes) of the layers that ran before.
     """
 
-    # As users know it, in tracebacks too.
+    # The name users import it by, in tracebacks too.
     __module__ = "jlayers"
 
     def __init__(
@@ -133,6 +133,38 @@ class LayerError(ValueError):
         self.path = ((name,) if name else ()) + self.path
 
 
+class LayerError(JlayersError):
+    """A layer, its input or its parameters are not what they have to be."""
+
+    __module__ = "jlayers"
+
+
+class CheckpointError(JlayersError):
+    """A checkpoint cannot be written, read, or restored into what is asked for."""
+
+    __module__ = "jlayers"
+
+
+class DataError(JlayersError):
+    """Data, or a position in it, is not what a source of batches has to be."""
+
+    __module__ = "jlayers"
+
+
+class TrainingError(JlayersError):
+    """A training step, loop or log is set up wrongly, or gives what it must not."""
+
+    __module__ = "jlayers"
+
+
+# The checks of arguments are shared; the package of the function that was called names the class.
+_OF_PACKAGE: dict[str, type[JlayersError]] = {
+    "jlayers.checkpoint": CheckpointError,
+    "jlayers.data": DataError,
+    "jlayers.training": TrainingError,
+}
+
+
 @contextlib.contextmanager
 def error_context(
     layer: Described, name: str = "", before: Callable[[], list[tuple[str, str, str]]] = list
@@ -160,12 +192,15 @@ def error_context(
 
 
 @contextlib.contextmanager
-def calling_user_code(what: str) -> Iterator[None]:
-    """Says that it was ``what`` that raised, where something that a user gave is called."""
+def calling_user_code(what: str, kind: type[JlayersError] = LayerError) -> Iterator[None]:
+    """Says that it was ``what`` that raised, where something that a user gave is called.
+
+    Mistakes that Python or JAX report become an error of ``kind``.
+    """
     try:
         yield
     except Exception as error:
-        failure = _failure(error, what)
+        failure = _failure(error, what, kind)
         if failure is error or not _is_translated(error):
             raise
         raise failure from error
@@ -176,21 +211,21 @@ def _is_translated(error: Exception) -> bool:
     return named and isinstance(error, _TRANSLATED)
 
 
-def _failure(error: Any, subject: str = "") -> LayerError:
-    """The ``LayerError`` that says where ``error`` came from; the same one all the way up."""
-    if isinstance(error, LayerError):
+def _failure(error: Any, subject: str = "", kind: type[JlayersError] = LayerError) -> JlayersError:
+    """The ``JlayersError`` that says where ``error`` came from; the same one all the way up."""
+    if isinstance(error, JlayersError):
         return error
     if not hasattr(error, "_jlayers_failure"):
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         problem = f"{subject} raised {type(error).__name__}" + (f": {first}" if first else "")
-        hints = [hint for kind, hint in _HINTS if isinstance(error, kind)]
+        hints = [hint for refused, hint in _HINTS if isinstance(error, refused)]
         hint = f"a layer is traced, its values are not known: {hints[0]}" if hints else None
         if refuses_sequences(error):
             problem, hint = (
                 "a Sequence stands where an array belongs, and would lose its mask",
                 _MAP,
             )
-        error._jlayers_failure = LayerError(problem.strip(), hint=hint)
+        error._jlayers_failure = kind(problem.strip(), hint=hint)
     return error._jlayers_failure  # type: ignore[no-any-return]
 
 
@@ -202,10 +237,12 @@ def refuses_sequences(error: Exception) -> bool:
 def public_api(function: Callable[P, R]) -> Callable[P, R]:
     """Keeps JAX's and jlayers' own frames out of the traceback of an error.
 
-    ``jax.config.update("jax_traceback_filtering", "off")`` brings them back. A ``LayerError`` that
-    names no layer names the function.
+    ``jax.config.update("jax_traceback_filtering", "off")`` brings them back. An error that names no
+    layer names the function, and has the class of the function's package.
     """
     special = function.__name__.startswith("__")
+    owner = function.__qualname__.split(".")[0] if special else function.__name__
+    kind = _OF_PACKAGE.get(".".join(function.__module__.split(".")[:2]))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -213,13 +250,19 @@ def public_api(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as caught:
-            if isinstance(caught, LayerError) and not special:
-                caught.attribute_to(function.__name__)
+            error: Exception = caught
+            if isinstance(caught, JlayersError):
+                if kind is not None and type(caught) is LayerError:
+                    error = _of_kind(kind, caught, owner)
+                if not special:
+                    error.attribute_to(owner)  # type: ignore[attr-defined]
             if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
-                raise
-            error, cause = caught, caught.__cause__
+                if error is caught:
+                    raise
+                raise error.with_traceback(caught.__traceback__) from caught.__cause__
+            cause = caught.__cause__
         # Raised outside the handler, so that the frames below are not its context either.
-        if not isinstance(error, LayerError):
+        if not isinstance(error, JlayersError):
             raise error.with_traceback(_users_frames(error.__traceback__))
         _drop_jax_notes(error)
         if cause is not None:
@@ -228,6 +271,15 @@ def public_api(function: Callable[P, R]) -> Callable[P, R]:
         raise error.with_traceback(None) from cause
 
     return call
+
+
+def _of_kind(kind: type[JlayersError], error: LayerError, owner: str) -> JlayersError:
+    """The same facts as an error of ``kind``, where they concern ``owner`` and no layer."""
+    if error.layer is not None or error.maker not in (None, owner):
+        return error
+    other = kind(error.problem, expected=error.expected, got=error.got, hint=error.hint)
+    other.maker = error.maker
+    return other
 
 
 def _drop_jax_notes(error: BaseException) -> None:

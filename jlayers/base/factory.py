@@ -9,7 +9,7 @@ from typing import ParamSpec
 
 from .errors import LayerError, caller_location, public_api
 from .layer import Layer
-from .naming import snake_case
+from .parameters import snake_case
 from .repr_text import call_text
 from .specs import format_short
 
@@ -48,7 +48,7 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             raise
         name = function.__name__
         arguments = signature.bind(*args, **kwargs)
-        return layer._copy(
+        return layer._replace(
             kind=layer.kind if layer._named else snake_case(name),
             maker=name,
             site=caller_location(),

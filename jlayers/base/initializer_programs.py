@@ -3,19 +3,34 @@
 ``initializers.glorot_uniform()`` of any shape is the same short list of operations on the bits of
 the key, with other numbers in it. Parameters with the same list are drawn by one compiled program,
 whatever their shapes and however many they are. An initialiser that does more (a decomposition, a
-second draw, a gather) has no recipe, and is called as it is.
+second draw, a gather) has no such program, and is called as it is.
+
+How to read this file: ``initializer_program`` reads an initialiser into an ``InitializerProgram``
+(``_Reader`` walks its jaxpr), and ``compiled`` turns the steps of one into a function that draws
+rows of many parameters at once. ``docs/notes/0007-init.md`` has the measurements behind it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from .types import Initializer
+
+# JAX has no public types for these.
+Jaxpr: TypeAlias = Any
+Equation: TypeAlias = Any
+Primitive: TypeAlias = Any
+Variable: TypeAlias = Any
+# The place of the key among those of the steps, which count from 0.
+_KEY = -1
 
 # Words per row of a drawn block. A parameter takes whole rows: little is wasted on small ones, and
 # the rows of one start at a multiple of 64 bytes, so that XLA can use them where they lie.
@@ -41,22 +56,22 @@ class Step(NamedTuple):
     """One operation: on what came out of earlier steps, by their place in the list.
 
     Attributes:
-      primitive: the operation; a string for what is none: "bits", "number", "constant".
+      primitive: the operation; or "bits", "number" or "constant", which are not operations.
       operands: places of earlier steps.
       params: of the primitive, sorted by name; (value, dtype) of a constant.
       full: whether there is a value for each element, or one for all of them.
       program: where the operation stands in the programs that JAX compiles for the initialiser.
     """
 
-    primitive: Any
+    primitive: Primitive
     operands: tuple[int, ...]
     params: tuple[tuple[str, Any], ...]
     full: bool
     program: int
 
 
-class Recipe(NamedTuple):
-    """Steps that many shapes have in common, and the numbers that are this shape's own."""
+class InitializerProgram(NamedTuple):
+    """Steps that many shapes have in common, and the numbers that only this shape has."""
 
     steps: tuple[Step, ...]
     numbers: tuple[np.generic, ...]
@@ -68,51 +83,54 @@ class Recipe(NamedTuple):
 
 
 @functools.cache
-def _key() -> Any:
-    return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+def _key() -> jax.ShapeDtypeStruct:
+    key: jax.ShapeDtypeStruct = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    return key
 
 
-class _NoRecipeError(Exception):
-    """The initialiser does what has no place in a recipe."""
+class _NoProgramError(Exception):
+    """The initialiser does what an ``InitializerProgram`` cannot express."""
 
 
-def recipe_of(init: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any) -> Recipe | None:
-    """The recipe of ``init(key, shape, dtype)``, or None where it has none."""
+def initializer_program(
+    init: Initializer, shape: tuple[int, ...], dtype: DTypeLike
+) -> InitializerProgram | None:
+    """The program of ``init(key, shape, dtype)``, or None where it has none."""
     closed = jax.make_jaxpr(lambda key: init(key, shape, dtype))(_key())
     try:
-        return _Reader(closed, int(np.prod(shape))).recipe()
-    except _NoRecipeError:
+        return _Reader(closed, int(np.prod(shape))).program()
+    except _NoProgramError:
         return None
 
 
 class _Reader:
     """Writes the steps of one jaxpr."""
 
-    def __init__(self, closed: Any, size: int):
+    def __init__(self, closed: Jaxpr, size: int):
         self._closed = closed
         self._size = size
         self._steps: list[Step] = []
         self._numbers: list[np.generic] = []
         self._programs = 0
 
-    def recipe(self) -> Recipe:
+    def program(self) -> InitializerProgram:
         (key,) = self._closed.jaxpr.invars
-        places = self._read(self._closed, [key], {key: "key"}, top=True)
-        if len(places) != 1 or places[0] == "key":
-            raise _NoRecipeError
+        places = self._read(self._closed, {key: _KEY}, top=True)
+        if len(places) != 1 or places[0] == _KEY:
+            raise _NoProgramError
         steps = self._steps
         if places[0] != len(steps) - 1 or sum(s.primitive == "bits" for s in steps) > 1:
-            raise _NoRecipeError
-        return Recipe(tuple(steps), tuple(self._numbers))
+            raise _NoProgramError
+        return InitializerProgram(tuple(steps), tuple(self._numbers))
 
-    def _read(self, closed: Any, invars: Sequence[Any], env: dict[Any, Any], top: bool) -> Any:
+    def _read(self, closed: Jaxpr, env: dict[Variable, int], top: bool) -> list[int]:
         jaxpr = closed.jaxpr
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             if np.size(value) != 1:
-                raise _NoRecipeError
+                raise _NoProgramError
             env[var] = self._literal(value, var.aval.dtype, top)
 
-        def place(atom: Any) -> Any:
+        def place(atom: Variable) -> int:
             if hasattr(atom, "val"):
                 return self._literal(atom.val, atom.aval.dtype, top)
             return env[atom]
@@ -124,39 +142,39 @@ class _Reader:
                 inner = eqn.params["jaxpr" if name in _ONE_PROGRAM else "call_jaxpr"]
                 places = [place(atom) for atom in eqn.invars]
                 known = dict(zip(inner.jaxpr.invars, places, strict=True))
-                made = self._read(inner, inner.jaxpr.invars, known, top=False)
+                made = self._read(inner, known, top=False)
             else:
                 made = [self._step(eqn, name, place)]
             for var, there in zip(eqn.outvars, made, strict=True):
                 env[var] = there
         return [place(atom) for atom in jaxpr.outvars]
 
-    def _step(self, eqn: Any, name: str, place: Callable[[Any], Any]) -> int:
+    def _step(self, eqn: Equation, name: str, place: Callable[[Variable], int]) -> int:
         if len(eqn.outvars) != 1:
-            raise _NoRecipeError
+            raise _NoProgramError
         size = int(np.prod(eqn.outvars[0].aval.shape))
         if name == "random_bits":
-            if place(eqn.invars[0]) != "key" or eqn.params["bit_width"] != 32 or size != self._size:
-                raise _NoRecipeError
+            if place(eqn.invars[0]) != _KEY or eqn.params["bit_width"] != 32 or size != self._size:
+                raise _NoProgramError
             return self._add("bits", (), (), True)
         operands = tuple(place(atom) for atom in eqn.invars)
-        if "key" in operands:
-            raise _NoRecipeError
+        if _KEY in operands:
+            raise _NoProgramError
         full = any(self._steps[operand].full for operand in operands)
         if name in ("broadcast_in_dim", "reshape", "squeeze") and len(operands) == 1:
             # The order of the elements stays; a number for all of them is not spread out.
             if full and size != self._size:
-                raise _NoRecipeError
-            return operands[0]  # type: ignore[no-any-return]
+                raise _NoProgramError
+            return operands[0]
         if name not in _ELEMENTWISE or (full and size != self._size):
-            raise _NoRecipeError
+            raise _NoProgramError
         if name in ("add", "sub") and any(map(self._rounded_before, operands)):
-            raise _NoRecipeError
+            raise _NoProgramError
         params = tuple(sorted(eqn.params.items()))
         try:
             hash(params)
         except TypeError:
-            raise _NoRecipeError from None
+            raise _NoProgramError from None
         return self._add(eqn.primitive, operands, params, full)
 
     def _rounded_before(self, operand: int) -> bool:
@@ -165,9 +183,9 @@ class _Reader:
         is_product = getattr(step.primitive, "name", None) in _PRODUCTS
         return is_product and step.program != self._programs
 
-    def _literal(self, value: Any, dtype: Any, top: bool) -> int:
+    def _literal(self, value: ArrayLike, dtype: np.dtype[Any], top: bool) -> int:
         if dtype not in _NUMBERS:
-            raise _NoRecipeError
+            raise _NoProgramError
         number = np.asarray(value, dtype)
         if top:
             self._numbers.append(number.reshape(())[()])  # type: ignore[arg-type]
@@ -176,13 +194,19 @@ class _Reader:
         kept = (("value", number.item()), ("dtype", number.dtype))
         return self._add("constant", (), kept, False)
 
-    def _add(self, primitive: Any, operands: Any, params: Any, full: bool) -> int:
+    def _add(
+        self,
+        primitive: Primitive,
+        operands: tuple[int, ...],
+        params: tuple[tuple[str, Any], ...],
+        full: bool,
+    ) -> int:
         self._steps.append(Step(primitive, operands, params, full, self._programs))
         return len(self._steps) - 1
 
 
 @functools.lru_cache(maxsize=256)
-def program(steps: tuple[Step, ...]) -> Callable[..., jax.Array]:
+def compiled(steps: tuple[Step, ...]) -> Callable[..., jax.Array]:
     """The compiled steps: ``(keys, starts, numbers) -> block``.
 
     Args of the result:

@@ -1,35 +1,38 @@
-"""The layer: a pair of pure functions over parameter pytrees, and its description."""
+"""The layer: a pair of pure functions over parameter pytrees, and its description.
+
+How to read this file: ``Layer.init`` and ``Layer.apply`` are the two public functions. Both ask
+the abstract pass (``tracing``) what the layer needs for this input; ``init`` draws the table that
+the pass wrote (``initialization``), ``apply`` calls the layer's own function.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, Self
 
 import jax
 
 from . import arguments
 from .errors import LayerError, caller_location, error_context, public_api, truncate
-from .frozen import Frozen
-from .initialization import make_all, path_of
-from .naming import check_name
+from .initialization import draw
+from .parameters import check_name
 from .repr_text import function_text
-from .sequence_mode import (
-    SequenceMode,
-    taking_sequences,
+from .sequence_mode import SequenceMode, taking_sequences
+from .specs import (
+    as_array,
+    format_short,
+    input_specs,
+    placeholders,
+    spec_key,
+    specs_of,
+    tree_matches,
 )
-from .specs import Params, PyTree, State, as_array, format_short, placeholders, specs_of
 from .step_pair import StepPair, filling
-from .tracing import (
-    Trace,
-    checked_result,
-    init_child,
-    run_pair,
-    trace,
-)
+from .tracing import AbstractFn, Trace, checked_result, run_pair, trace
+from .types import ApplyFn, InitFn, Params, PyTree, State
 from .validation import check_tree, check_tree_matches
-
-P = ParamSpec("P")
 
 
 class _Required:
@@ -37,10 +40,13 @@ class _Required:
         return "<required>"
 
 
+# Not None, which is a valid x: a layer without inputs.
 _REQUIRED: Any = _Required()
+Rebuild = Callable[[dict[str, "Layer"]], "Layer"]
 
 
-class Layer(Frozen):
+@dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, weakref_slot=True)
+class Layer:
     """A pair of pure functions, and a small description of itself.
 
     ::
@@ -50,8 +56,9 @@ class Layer(Frozen):
         params, state = layer.init(key, x)
         y, state      = layer.apply(params, state, x, key=None, train=False)
 
-    ``params`` and ``state`` are nested dicts of arrays with string keys, always both; a layer
-    that has none of the one has ``{}``. ``x`` is one pytree: several inputs are a tuple or a dict.
+    ``params`` and ``state`` are nested dicts of arrays with string keys. Every layer has both;
+    without parameters or state they are ``{}``. ``x`` is one pytree: several inputs are a tuple or
+    a dict.
 
     A layer is immutable and compared by identity. It is closed over by ``jax.jit``, never passed
     through it: ``jax.jit(layer.apply, static_argnames="train")``.
@@ -60,17 +67,21 @@ class Layer(Frozen):
       init: ``init(key, x) -> (params, state)``; ``x`` holds ``jax.ShapeDtypeStruct``s.
       apply: ``apply(params, state, x, *, key, train) -> (y, state)``.
       name: the kind, after which a parent names its positional children.
-      children: layers inside this one by name; the name ``""`` says that the child goes by the
-        layer's own name and that its parameters are the layer's own.
-      rebuild: the same layer around other children of the same names.
-      sequence_mode: how it takes a ``Sequence``: by default step by step.
-      stream: its ``StepPair`` if it is causal in time and mixes steps; or why it has none.
+      children: layers inside this one by name; a child named ``""`` has the path and the
+        parameters of the layer itself.
+      rebuild: ``rebuild(children)``, the same layer around other children of the same names.
+      sequence_mode: how it takes a ``Sequence``; by default it works on each step by itself.
+      stream: its ``StepPair`` if it is causal in time and mixes steps; or a text that says why it
+        cannot be streamed.
+      abstract: instead of ``init``, the layer's part of the abstract pass, which writes the table
+        of parameters; combinators have one.
 
     Attributes:
       kind: what a parent names the layer after: ``dense``, ``dense_1``, ...
       children: read-only mapping of names to layers, in order.
-      site: ``file:line`` that built it.
-      copies: how many layers stand in this one's place: n for ``repeat`` and ``ensemble``.
+      maker: the name of the function that built it.
+      site: ``file:line`` of that call.
+      copies: how many copies of its child it holds: n for ``repeat`` and ``ensemble``.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> count = jl.Layer(
@@ -83,79 +94,63 @@ class Layer(Frozen):
     {'calls': Array(1, dtype=int32)}
     """
 
-    __slots__ = (
-        "_abstract",
-        "_apply",
-        "_by_path",
-        "_init",
-        "_named",
-        "_rebuild",
-        "_sequence_mode",
-        "_stream",
-        "_text",
-        "_traces",
-        "children",
-        "copies",
-        "kind",
-        "maker",
-        "site",
-    )
-
     kind: str
+    maker: str
+    site: str
     children: Mapping[str, Layer]
     copies: int
-    site: str
-    maker: str
-    _init: Callable[..., tuple[Params, State]]
-    _apply: Callable[..., tuple[PyTree, State]]
-    _rebuild: Callable[[dict[str, Layer]], Layer] | None
-    _abstract: Callable[..., tuple[Trace, PyTree]]
-    _by_path: bool
     _named: bool
-    _stream: StepPair | str | None
-    _sequence_mode: SequenceMode
     _text: Callable[[], str]
-    _traces: dict[Any, Trace]
+    _init: InitFn | None
+    _apply: ApplyFn
+    _apply_to_array: ApplyFn
+    _rebuild: Rebuild | None
+    _abstract: AbstractFn
+    _sequence_mode: SequenceMode
+    _stream: StepPair | str | None
+    _traces: dict[Hashable, Trace]
 
     @public_api
     def __init__(
         self,
-        init: Callable[..., tuple[Params, State]],
-        apply: Callable[..., tuple[PyTree, State]],
+        init: InitFn | None,
+        apply: ApplyFn,
         *,
         name: str | None = None,
         children: Mapping[str, Layer] | None = None,
-        rebuild: Callable[[dict[str, Layer]], Layer] | None = None,
+        rebuild: Rebuild | None = None,
         copies: int = 1,
-        abstract: Callable[..., tuple[Trace, PyTree]] = run_pair,
-        by_path: bool = False,
+        abstract: AbstractFn | None = None,
         sequence_mode: SequenceMode = SequenceMode.PER_STEP,
         stream: StepPair | str | None = None,
     ):
-        arguments.function("Layer's init", init, "key, x")
+        if abstract is None:
+            arguments.function("Layer's init", init, "key, x")
         arguments.function("Layer's apply", apply, "params, state, x", by_name="key, train")
         if name is not None:
             check_name(name)
+        # Without it rewrite could not change the children.
         if children and rebuild is None:
             raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
         kind = name or "layer"
-        given = (init, apply)
-        init, apply = taking_sequences(init, apply, sequence_mode)
+        given = [function for function in (init, apply) if function is not None]
+        # Blocks are filled with zeros in the padding, as whole Sequences are.
         if isinstance(stream, StepPair) and sequence_mode.kind == "whole":
             stream = filling(stream)
+        init_of, apply_to = taking_sequences(init, apply, sequence_mode)
         self._set(
             kind=kind,
             maker=kind,
+            site=caller_location(),
             children=MappingProxyType(dict(children or {})),
             copies=copies,
-            site=caller_location(),
             _named=name is not None,
             _text=lambda: f"Layer({', '.join(map(function_text, given))}, name={kind!r})",
-            _init=init,
-            _apply=apply,
+            _init=init_of,
+            _apply=apply_to,
+            _apply_to_array=apply,
             _rebuild=rebuild,
-            _abstract=abstract,
-            _by_path=by_path,
+            _abstract=run_pair if abstract is None else abstract,
             _sequence_mode=sequence_mode,
             _stream=stream,
             _traces={},
@@ -185,11 +180,7 @@ class Layer(Frozen):
                     hint="x may be a spec: jl.spec((32, 784))",
                 )
             arguments.typed_key(key)
-            trace(self, x)
-            path = path_of(key)
-            if path is None:
-                return self._init(key, specs_of(x))
-            return make_all(init_child(self, path, specs_of(x)))  # type: ignore[no-any-return]
+            return draw(trace(self, x), key)
 
     @public_api
     def apply(
@@ -203,7 +194,7 @@ class Layer(Frozen):
         """The output of the layer, and its next state.
 
         Args:
-          params, state: as ``init`` returned them, or later versions of these.
+          params, state: as ``init`` returned them, or as training has updated them.
           x: arrays, one pytree.
           key: a typed key, for layers that draw random numbers.
           train: whether this is a training step; a Python bool.
@@ -212,28 +203,29 @@ class Layer(Frozen):
           ``(y, state)``; with ``train=False`` the state is the one that came in.
 
         Raises:
-          LayerError: where the input does not fit, where parameters or state are not the layer's
-            own (all differences by path), and where a key is needed and missing.
+          LayerError: where the input does not fit, where parameters or state are not those of the
+            layer (with all differences by path), and where a key is needed and missing.
         """
+        # On this path no module is entered that only explains what is wrong.
         with error_context(self):
-            check_tree(params, "params")
-            if x is _REQUIRED:
-                raise LayerError(
-                    "apply got two arguments",
-                    expected="apply(params, state, x)",
-                    hint="the state that init returned goes between params and x; "
-                    "jl.without_state(layer) for a pair that has none",
-                )
-            check_tree(state, "state")
-            if key is not None:
-                arguments.typed_key(key)
-            arguments.train_flag(train)
-            found = trace(self, x)
+            # A message needs the order of the checks; a call that is right needs none of them.
+            dicts = type(params) is dict and type(state) is dict
+            if key is not None or not dicts or x is _REQUIRED or type(train) is not bool:
+                _check_arguments(params, state, x, key, train)
+            found = self._traces.get(spec_key(input_specs(x)))
+            if found is None:
+                found = trace(self, x)
+            # Layers are written for the methods and the promotion rules of JAX arrays.
             x = jax.tree.map(as_array, x)
-            check_tree_matches(params, found.params, "params", x, beside=state)
-            check_tree_matches(state, found.state, "state", x)
-            y, new_state = checked_result(self._apply(params, state, x, key=key, train=train))
-            if train:
+            if not (tree_matches(params, found.params) and tree_matches(state, found.state)):
+                check_tree_matches(params, found.params, "params", x, beside=state)
+                check_tree_matches(state, found.state, "state", x)
+            result = self._apply(params, state, x, key=key, train=train)
+            if not (type(result) is tuple and len(result) == 2 and type(result[1]) is dict):
+                result = checked_result(result)
+            y, new_state = result
+            # With train=False the layer returned the state it got, which was checked.
+            if train and not tree_matches(new_state, found.state):
                 check_tree_matches(new_state, found.state, "new state", x)
             return y, new_state
 
@@ -255,40 +247,84 @@ class Layer(Frozen):
                     else ", ".join(names) or "no children",
                 )
             rebuilt = self._rebuild({name: children[name] for name in self.children})
-            return rebuilt._copy(kind=self.kind, site=self.site)
+            # The kind keeps its place in a parent's names; the site is where the user built it.
+            return rebuilt._replace(kind=self.kind, site=self.site)
 
     def short(self) -> str:
         """The ``repr`` cut to one line."""
         return truncate(repr(self))
 
-    def __iter__(self) -> Iterator[Callable[..., Any]]:
+    def __iter__(self) -> Iterator[Callable[..., tuple[PyTree, State]]]:
         yield self.init
         yield self.apply
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not set")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Layer is immutable: {name!r} of {self.short()} was not deleted")
+
+    def __copy__(self) -> Layer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Layer:
+        return self
+
+    def _set(self, **fields: object) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    # Not ``dataclasses.replace``: it calls the constructor with every field, and this one takes
+    # what a user gives. Nor ``frozen=True``, whose error does not say which layer it was.
+    def _replace(self, **changes: object) -> Self:
+        """The same layer with other values of some fields. What was traced is shared."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # The traces are shared: what differs is the description, not the functions.
+        copy = object.__new__(type(self))
+        copy._set(**(fields | changes))
+        return copy
 
     def __repr__(self) -> str:
         return self._text()
 
     @public_api
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         with error_context(self):
             raise LayerError(
-                "a layer is called like a function",
+                "a layer cannot be called like a function",
                 hint="y, state = layer.apply(params, state, x); inside a compose body, f.child(x)",
             )
 
     def _stand_in(self, calls: list[PyTree]) -> Layer:
-        """A layer of the same shapes that computes nothing and notes the input of each call."""
+        """A layer of the same shapes that computes nothing and records the input of each call."""
 
+        # The child is traced by itself, once: a stand-in costs nothing, however often it is called.
         def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
             found = trace(self, x)
             return placeholders(found.params), placeholders(found.state)
 
         def apply(
-            params: Params, state: State, x: PyTree, *, key: Any, train: bool
+            params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
         ) -> tuple[PyTree, State]:
             calls.append(specs_of(x))
             return placeholders(trace(self, x).out), state
 
-        return Layer(init, apply, name=self.kind, sequence_mode=SequenceMode.DELEGATE)._copy(
+        return Layer(init, apply, name=self.kind, sequence_mode=SequenceMode.DELEGATE)._replace(
             maker=self.maker
         )
+
+
+def _check_arguments(params: object, state: object, x: PyTree, key: object, train: object) -> None:
+    """Raises for the first argument of ``apply`` that is of the wrong kind."""
+    check_tree(params, "params")
+    if x is _REQUIRED:
+        raise LayerError(
+            "apply got two arguments",
+            expected="apply(params, state, x)",
+            hint="the state that init returned goes between params and x; "
+            "jl.without_state(layer) for a pair that has none",
+        )
+    check_tree(state, "state")
+    if key is not None:
+        arguments.typed_key(key)
+    arguments.train_flag(train)

@@ -1,36 +1,20 @@
-"""Paths: ``encoder/conv_1/kernel``, and what is selected by patterns over them."""
+"""Paths: ``encoder/conv_1/kernel``, and what patterns select over the paths of a tree.
+
+How to read this file: ``matches`` says what a pattern means; ``flatten`` and ``unflatten`` go from
+nested dicts to paths and back; ``select`` (a mask) and ``partition`` (two trees) use the patterns.
+"""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from .constructors import lift
 from .errors import LayerError, public_api
-from .layer import Layer
-from .specs import PyTree, path_text
-
-
-def walk(layer: Any, path: str = "") -> Iterator[tuple[str, Layer]]:
-    """Every layer of a model with its path, parents first, in the order of the description.
-
-    A transparent wrapper has the path of the layer inside it.
-
-    >>> import jlayers as jl
-    >>> for path, layer in jl.walk(jl.serial(jl.Dense(8), head=jl.repeat(jl.Dense(8), 3))):
-    ...     print(repr(path), layer)
-    '' serial(Dense(8), head=repeat(Dense(8), 3))
-    'dense' Dense(8)
-    'head' repeat(Dense(8), 3)
-    'head' Dense(8)
-    """
-    layer = lift(layer)
-    yield path, layer
-    for name, child in layer.children.items():
-        yield from walk(child, join(path, name))
+from .specs import path_text
+from .types import Params, PyTree
 
 
 def join(path: str, name: str) -> str:
@@ -41,7 +25,7 @@ def join(path: str, name: str) -> str:
 def matches(path: str, pattern: str) -> bool:
     """Whether a path fits a pattern, segment by segment.
 
-    ``*`` and ``?`` stand for characters within one segment, ``**`` for any number of segments.
+    ``*`` and ``?`` match characters within one segment, ``**`` matches any number of segments.
 
     >>> matches("encoder/conv_1/kernel", "**/kernel"), matches("encoder/conv_1", "encoder/*")
     (True, True)
@@ -54,8 +38,9 @@ def matches(path: str, pattern: str) -> bool:
 def _match(path: list[str], pattern: list[str]) -> bool:
     if not pattern:
         return not path
+    # fnmatch has no ``**``: segments are matched one by one.
     if pattern[0] == "**":
-        # At the end it stands for all that is inside, as in gitignore: one segment or more.
+        # At the end it means everything inside, as in gitignore: one segment or more.
         if len(pattern) == 1:
             return bool(path)
         return any(_match(path[i:], pattern[1:]) for i in range(len(path) + 1))
@@ -89,6 +74,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
                 raise LayerError(f"the path {path!r} runs through a leaf at {name!r}")
+            # By identity, since a leaf may itself be an empty dict.
             inner.add(id(node))
         if id(node.get(last)) in inner:
             raise LayerError(f"the path {path!r} is a leaf, and leads to others")
@@ -107,13 +93,13 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
       *patterns: ``"**/bias"``, ``"encoder/**"``; see ``matches``.
 
     Raises:
-      LayerError: for a pattern that fits no path: a slip of the pen, most likely.
+      LayerError: for a pattern that fits no path, which most likely is a typing error.
 
     >>> params = {"encoder": {"kernel": 1.0, "bias": 0.0}, "head": {"kernel": 1.0, "bias": 0.0}}
     >>> select(params, "**/kernel")
     {'encoder': {'bias': False, 'kernel': True}, 'head': {'bias': False, 'kernel': True}}
     """
-    _each_fits(patterns, list(flatten(tree)))
+    check_each_fits(patterns, list(flatten(tree)))
     return jax.tree.map_with_path(
         lambda path, leaf: any(matches(path_text(path), pattern) for pattern in patterns),
         tree,
@@ -121,45 +107,44 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
 
 
 @public_api
-def rewrite(layer: Any, pattern: str, change: Callable[[Layer], Any]) -> Layer:
-    """The model with ``change(child)`` in the place of every layer whose path fits the pattern.
-
-    Names, and so the paths of all parameters around, stay as they are. Inside is changed before
-    outside; where a wrapper shares the path of the layer inside it, the layer inside is changed.
+def partition(tree: Params, *patterns: str) -> tuple[Params, Params]:
+    """The tree in two: the leaves whose paths fit one of the patterns, and the others.
 
     Args:
-      layer: a model.
-      pattern: ``"encoder/**"``, ``"**/dense*"``; see ``matches``.
-      change: a layer to a layer.
+      tree: parameters, state, gradients: nested dicts.
+      *patterns: ``"**/bias"``, ``"encoder/**"``; see ``matches``.
+
+    Returns:
+      ``(fitting, others)``, two nested dicts that hold each leaf once; ``combine`` joins them.
 
     Raises:
-      LayerError: for a pattern that fits no layer.
+      LayerError: for a pattern that fits no path.
 
-    >>> import jlayers as jl
-    >>> model = jl.serial(jl.Dense(64), jl.Dropout(0.5), jl.Dense(10))
-    >>> jl.rewrite(model, "dropout", lambda layer: jl.Dropout(0.1))
-    serial(Dense(64), Dropout(0.1), Dense(10))
+    >>> partition({"body": {"kernel": 1}, "head": {"kernel": 2}}, "body/**")
+    ({'body': {'kernel': 1}}, {'head': {'kernel': 2}})
     """
-    layer = lift(layer)
-    _each_fits((pattern,), [path for path, _ in walk(layer) if path])
-    return _rewrite(layer, "", pattern, change)
-
-
-def _rewrite(layer: Layer, path: str, pattern: str, change: Callable[[Layer], Any]) -> Layer:
-    new = {
-        name: _rewrite(child, join(path, name), pattern, change)
-        for name, child in layer.children.items()
+    flat = flatten(tree)
+    check_each_fits(patterns, list(flat))
+    fitting = {
+        path: leaf
+        for path, leaf in flat.items()
+        if any(matches(path, pattern) for pattern in patterns)
     }
-    if any(new[name] is not child for name, child in layer.children.items()):
-        layer = layer.rebuild(new)
-    if "" in new or not matches(path, pattern):
-        return layer
-    changed = lift(change(layer))
-    # Keeping the kind keeps the name that the parent derives from it.
-    return changed if changed is layer else changed._copy(kind=layer.kind)
+    others = {path: leaf for path, leaf in flat.items() if path not in fitting}
+    return unflatten(fitting), unflatten(others)
 
 
-def _each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
+def combine(*trees: Params) -> Params:
+    """The tree of all leaves: the inverse of ``partition``.
+
+    >>> combine({"body": {"kernel": 1}}, {"head": {"kernel": 2}})
+    {'body': {'kernel': 1}, 'head': {'kernel': 2}}
+    """
+    return unflatten({path: leaf for tree in trees for path, leaf in flatten(tree).items()})
+
+
+def check_each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
+    """Raises for a pattern that fits none of the paths."""
     for pattern in patterns:
         if not any(matches(path, pattern) for path in paths):
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")

@@ -1,4 +1,4 @@
-"""Which steps of its input one step of an output is made of."""
+"""ReceptiveField: the input steps that one output step depends on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .errors import LayerError
 
 
 class ReceptiveField(NamedTuple):
-    """Output step t is made of the input steps ``stride * t - lookback`` to
+    """Output step t depends on the input steps ``stride * t - lookback`` to
     ``stride * t + lookahead``.
 
     Attributes:
       stride: input steps for one output step, less than one where there are more outputs.
-      lookback, lookahead: how many steps before and after it depends on; ``math.inf`` where
-        there is no bound. Negative where the nearest steps play no part.
+      lookback, lookahead: how many steps before and after; ``math.inf`` for no bound, negative
+        where the output does not depend on the nearest steps.
 
     >>> import jlayers as jl
     >>> jl.receptive_field(jl.Conv(4, 3, padding="CAUSAL", dilation=2), jl.spec((1, 8, 2)))
@@ -29,17 +29,18 @@ class ReceptiveField(NamedTuple):
 
     @property
     def size(self) -> float | Fraction:
-        """How many input steps lie between the first and the last one used, both counted."""
+        """How many input steps there are from the first to the last one used."""
         return self.lookback + self.lookahead + 1
 
     @property
     def latency(self) -> float | Fraction:
-        """Input steps that have to come in after step ``stride * t`` before output t is known."""
+        """How many input steps after step ``stride * t`` are needed before output t is known."""
         return max(self.lookahead, 0)
 
     def compose(self, after: ReceptiveField) -> ReceptiveField:
         """The receptive field of a layer with ``after`` on top of one with this one."""
         return ReceptiveField(
+            # Fractions are exact: a transposed convolution has a stride below 1.
             _plain(Fraction(self.stride) * after.stride),  # type: ignore[arg-type]
             _plain(self.lookback + _times(self.stride, after.lookback)),
             _plain(self.lookahead + _times(self.stride, after.lookahead)),
@@ -49,11 +50,12 @@ class ReceptiveField(NamedTuple):
         """The receptive field of two outputs that are joined.
 
         Raises:
-          LayerError: for different strides: then steps that are joined belong to different times.
+          LayerError: for different strides, where the joined steps would be of different times.
         """
         if self.stride != other.stride:
             raise LayerError(
-                "joins sequences of different strides", got=f"{self.stride} and {other.stride}"
+                "cannot join sequences of different strides",
+                got=f"{self.stride} and {other.stride}",
             )
         return ReceptiveField(
             self.stride, max(self.lookback, other.lookback), max(self.lookahead, other.lookahead)
@@ -61,7 +63,7 @@ class ReceptiveField(NamedTuple):
 
 
 def _times(stride: int | Fraction, steps: float | Fraction) -> float | Fraction:
-    """Exact where there is a bound."""
+    """``stride * steps``, exact where it is finite."""
     return steps if math.isinf(steps) else stride * Fraction(steps)
 
 

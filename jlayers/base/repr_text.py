@@ -8,11 +8,11 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+# A repr is pasted into code, which is formatted at this width by default.
 _LINE = 88
 # A function is shown under the public name by which people know it.
 _PUBLIC_MODULES = (jax.nn, jnp, jax.lax, jax.nn.initializers, jax.random, jnp.linalg, jnp.fft, jax)
@@ -47,24 +47,25 @@ def _call(maker: str, parts: Iterable[str]) -> str:
     return f"{maker}(\n{body},\n)"
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """An argument as code: functions and types under their public names, all else by ``repr``."""
     if isinstance(value, tuple):
         inner = ", ".join(value_text(item) for item in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    # A layer is callable too, and has a repr of its own.
     if isinstance(value, type) or (callable(value) and not hasattr(value, "children")):
         return function_text(value)
     return repr(value)
 
 
-def function_name(function: Callable[..., Any]) -> str:
+def function_name(function: Callable[..., object]) -> str:
     """The bare name of a function, or of the type of a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-def function_text(function: Callable[..., Any]) -> str:
+def function_text(function: Callable[..., object]) -> str:
     """A function as code: ``jax.nn.relu``, ``partial(...)``, ``<lambda model.py:12>``."""
     if isinstance(function, functools.partial):
         arguments = [value_text(item) for item in function.args]
@@ -74,6 +75,7 @@ def function_text(function: Callable[..., Any]) -> str:
     for module in _PUBLIC_MODULES:
         if getattr(module, name, None) is function:
             return f"{module.__name__}.{name}"
+    # They have no module of their own, so they are looked up here.
     for name_of_policy, policy in vars(jax.checkpoint_policies).items():
         if policy is function:
             return f"jax.checkpoint_policies.{name_of_policy}"
@@ -86,7 +88,7 @@ def function_text(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
-def _closure_text(function: Callable[..., Any]) -> str | None:
+def _closure_text(function: Callable[..., object]) -> str | None:
     """``variance_scaling(1.0, ...)`` for the function that ``variance_scaling`` returned."""
     outer_name, _, inner = getattr(function, "__qualname__", "").rpartition(".<locals>.")
     if not outer_name or not inspect.isfunction(function) or "<" in inner:
@@ -114,5 +116,5 @@ def _closure_text(function: Callable[..., Any]) -> str | None:
     return _call(prefix + outer_name, arguments)
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     return a is b or (type(a) is type(b) and isinstance(a, str | int | float | tuple) and a == b)

@@ -1,42 +1,52 @@
-"""The namespace ``f`` of a ``compose`` body, once for init and once for apply."""
+"""Bodies: a function of a scope ``f`` and an input, and the layer that it makes.
+
+How to read this file: ``composite`` makes the layer, and every combinator calls it. Its three
+functions run the body with a scope of their own: ``InitScope`` in the abstract pass, where it
+writes the table of parameters, ``ApplyScope`` in ``apply``, and ``StepScope`` for one block of a
+stream. ``Scope`` is what all of them offer to the body. They stay in one file, longer than others,
+because a change of one mode has to be made in all three.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from .errors import LayerError, error_context
-from .layer import Layer
-from .naming import check_name, child_key, entry_of, merge_entry
-from .parameters import Initializer, cast_like, make
-from .specs import Params, PyTree, State, checked_spec, format_spec, specs_of, storage_dtype
-from .tracing import Declaration, Trace, run
+from .layer import Layer, Rebuild
+from .parameters import ParamSpec, check_name, child_key, entry_of, make, merge_entry
+from .sequence_mode import SequenceMode
+from .specs import cast_like, checked_spec, format_spec, specs_of, storage_dtype
+from .step_pair import StepPair, stream_of
+from .tracing import Trace, run, trace
+from .types import Carry, Initializer, Params, PyTree, Spec, State
 
 
 class Variable:
-    """A value that stays between steps: read ``.value``, and set it when training.
+    """A value of the state: read ``.value``, and in training set it.
 
     Setting raises ``LayerError`` outside training, and for another shape or dtype.
     """
 
-    __slots__ = ("_frame", "_name")
+    __slots__ = ("_name", "_scope")
 
-    def __init__(self, frame: Scope, name: str):
-        self._frame = frame
+    def __init__(self, scope: Scope, name: str):
+        self._scope = scope
         self._name = name
 
     @property
     def value(self) -> jax.Array:
-        return self._frame._variables[self._name]  # type: ignore[no-any-return]
+        return self._scope._variables[self._name]  # type: ignore[no-any-return]
 
     @value.setter
     def value(self, new: jax.Array) -> None:
-        if not self._frame.train:
+        if not self._scope.train:
             raise LayerError(
                 f"the variable {self._name!r} is set outside training",
                 hint=f"if f.train: {self._name}.value = ...",
@@ -44,14 +54,14 @@ class Variable:
         old = self.value
         wide = jnp.issubdtype(old.dtype, jnp.inexact)
         if isinstance(new, int) or (isinstance(new, float) and wide):
-            new = jnp.asarray(new, old.dtype)  # a Python number has no dtype of its own
+            new = jnp.asarray(new, old.dtype)  # a Python number takes the variable's dtype
         if specs_of(new, f"the variable {self._name!r}") != specs_of(old):
             raise LayerError(
                 f"the variable {self._name!r} would change its shape or dtype",
                 expected=format_spec(old),
                 got=format_spec(new),
             )
-        self._frame._variables[self._name] = jnp.asarray(new, old.dtype)
+        self._scope._variables[self._name] = jnp.asarray(new, old.dtype)
 
 
 class Scope:
@@ -62,7 +72,7 @@ class Scope:
     Attributes:
       train: whether this is a training step, a Python bool.
       children: the names of the children, in order.
-      streaming: whether ``x`` is a block of a sequence, of which others may come.
+      streaming: whether ``x`` is one block of a longer sequence.
     """
 
     train: bool
@@ -76,13 +86,14 @@ class Scope:
         self._keys_drawn = 0
         self._calls: list[tuple[str, PyTree, PyTree]] = []
         self._variables: dict[str, Any] = {}
-        self._asked: set[str] = set()
+        self._declared: set[str] = set()
 
     @property
     def children(self) -> tuple[str, ...]:
         return tuple(self._children)
 
     def __getattr__(self, name: str) -> Callable[[PyTree], PyTree]:
+        # copy and pickle look for special methods; those are not children.
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
@@ -90,14 +101,14 @@ class Scope:
     def __getitem__(self, name: str) -> Callable[[PyTree], PyTree]:
         if name not in self._children:
             raise LayerError(
-                f"the body asks for a child {name!r} that was not given",
+                f"the body calls a child {name!r} that was not given",
                 got=f"children {', '.join(self._children) or 'none'}",
                 hint=f"compose(body, {name}=...)",
             )
         return functools.partial(self._call, name)
 
     def param(
-        self, name: str, init: Initializer, shape: tuple[int, ...], dtype: Any = None
+        self, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike | None = None
     ) -> jax.Array:
         """A trainable parameter of this layer.
 
@@ -105,15 +116,15 @@ class Scope:
           name: its name in the parameters.
           init: ``init(key, shape, dtype)``, as in ``jax.nn.initializers``.
           shape: its shape.
-          dtype: of storage and use; by default stored in float32 (float64 for float64 inputs)
-            and given in the floating dtype of the body's input.
+          dtype: in which it is stored and used; by default it is stored in float32 (float64 for
+            float64 inputs) and used in the floating dtype of the body's input.
         """
         stored = storage_dtype(self._x) if dtype is None else dtype
-        value = self._param(name, self._declare(name, init, shape, stored))
-        return value if dtype is not None else cast_like(value, self._x)  # type: ignore[no-any-return]
+        value = self._param(name, init, self._declared_spec(name, shape, stored))
+        return value if dtype is not None else cast_like(value, self._x)
 
     def variable(
-        self, name: str, init: Initializer, shape: tuple[int, ...], dtype: Any = jnp.float32
+        self, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike = jnp.float32
     ) -> Variable:
         """A value in the state, such as a running mean: read and set its ``.value``.
 
@@ -123,30 +134,32 @@ class Scope:
           shape: its shape.
           dtype: its dtype.
         """
-        self._variables[name] = self._variable(name, self._declare(name, init, shape, dtype))
+        spec = self._declared_spec(name, shape, dtype)
+        self._variables[name] = self._variable(name, init, spec)
         return Variable(self, name)
 
     def key(self) -> jax.Array:
         """A fresh key at each call.
 
         Raises:
-          LayerError: if ``apply`` was given none.
+          LayerError: if ``apply`` was called without a key.
         """
         if self._key is None:
             raise LayerError("needs a key and got none", hint="layer.apply(..., key=key)")
+        # Counted, so that a body that asks twice draws two different numbers.
         self._keys_drawn += 1
         return jax.random.fold_in(self._key, self._keys_drawn)
 
-    def _declare(self, name: str, init: Initializer, shape: Any, dtype: Any) -> Declaration:
+    def _declared_spec(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> Spec:
         check_name(name)
-        if name in self._children or name in self._asked:
+        # Otherwise one would overwrite the other in the tree, silently.
+        if name in self._children or name in self._declared:
             raise LayerError(
-                f"{name!r} stands for two things in one layer",
-                hint="ask for a parameter once and keep it; another name for another one",
+                f"{name!r} names two things in one layer",
+                hint="declare a parameter once and reuse its value; others need other names",
             )
-        self._asked.add(name)
-        wanted = checked_spec(f"the shape of {name!r}", shape, dtype)
-        return Declaration(init, wanted.shape, wanted.dtype)
+        self._declared.add(name)
+        return checked_spec(f"the shape of {name!r}", shape, dtype)
 
     def _call(self, name: str, /, *xs: PyTree, **named: PyTree) -> PyTree:
         if len(xs) != 1 or named:
@@ -156,6 +169,7 @@ class Scope:
                 hint=f"f.{name}(x); several inputs are a tuple: f.{name}((a, b))",
             )
         child = self._children[name]
+        # Profiles show the path; a transparent wrapper adds no segment to it.
         scope = jax.named_scope(name) if name else contextlib.nullcontext()
         with error_context(child, name, self._before), scope:
             y = self._run_child(name, child, xs[0])
@@ -172,67 +186,79 @@ class Scope:
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         raise NotImplementedError
 
-    def _param(self, name: str, wanted: Declaration) -> Any:
+    def _param(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
         raise NotImplementedError
 
-    def _variable(self, name: str, wanted: Declaration) -> Any:
+    def _variable(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
         raise NotImplementedError
 
 
 class InitScope(Scope):
-    """Runs a body abstractly: notes what it asks for, each child's inputs and shapes."""
+    """Runs a body abstractly, and notes what it declares and each child's inputs and shapes."""
 
     def __init__(self, children: Mapping[str, Layer], x: PyTree, key: jax.Array):
         super().__init__(children, x, key, train=False)
-        self.params: Params = {}
-        self.state: State = {}
-        self.inputs: dict[str, list[PyTree]] = {name: [] for name in children}
-        self.params_declared: dict[str, Declaration] = {}
-        self.state_declared: dict[str, Declaration] = {}
+        self._found: dict[str, Trace] = {}
+        self._inputs: dict[str, list[PyTree]] = {name: [] for name in children}
+        self._own_parameters: dict[str, ParamSpec] = {}
+        self._own_variables: dict[str, ParamSpec] = {}
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         found, y = run(child, self._key, x)
-        for tree, new, what in (
-            (self.params, found.params, "parameters"),
-            (self.state, found.state, "state"),
+        # A child has one set of parameters, whatever the number of its calls.
+        first = self._found.setdefault(name, found)
+        for before, now, what in (
+            (first.params, found.params, "parameters"),
+            (first.state, found.state, "state"),
         ):
-            if self.inputs[name] and tree.get(name, {}) != new:
+            if before != now:
                 raise LayerError(
                     f"two calls with different inputs need different {what}",
-                    got=f"{format_spec(self.inputs[name][0])} and {format_spec(specs_of(x))}",
-                    hint="two children in the place of one that is called twice",
+                    got=f"{format_spec(self._inputs[name][0])} and {format_spec(specs_of(x))}",
+                    hint="two children instead of one that is called twice",
                 )
-            if new:
-                merge_entry(tree, name, new)
-        self.inputs[name].append(specs_of(x))
+        self._inputs[name].append(specs_of(x))
         return y
 
-    def _param(self, name: str, wanted: Declaration) -> jax.Array:
-        self.params_declared[name] = wanted
-        value: jax.Array = make(self._key, name, *wanted)
-        self.params[name] = specs_of(value)
-        return value
+    def _param(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
+        return self._made(self._own_parameters, name, init, spec)
 
-    def _variable(self, name: str, wanted: Declaration) -> jax.Array:
-        self.state_declared[name] = wanted
-        value: jax.Array = make(self._key, name, *wanted)
-        self.state[name] = specs_of(value)
+    def _variable(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
+        return self._made(self._own_variables, name, init, spec)
+
+    def _made(
+        self, table: dict[str, ParamSpec], name: str, init: Initializer, spec: Spec
+    ) -> jax.Array:
+        value = make(self._key, name, init, spec.shape, spec.dtype)
+        table[name] = ParamSpec(init, value.shape, value.dtype, (name,))
         return value
 
     def found(self) -> Trace:
-        idle = [name for name, calls in self.inputs.items() if not calls]
-        if idle:
+        """What the pass found, the output left out."""
+        unused = [name for name, calls in self._inputs.items() if not calls]
+        if unused:
             raise LayerError(
-                f"the body never calls its child {idle[0]!r}",
-                hint="call every child whatever f.train is, or leave it out",
+                f"the body never calls its child {unused[0]!r}",
+                hint="call every child whatever f.train is, or leave it out of compose",
             )
+        params: Params = {}
+        state: State = {}
+        # In the order of the children, not of their calls.
+        inside = {name: self._found[name] for name in self._children}
+        for name, found in inside.items():
+            for tree, entry in ((params, found.params), (state, found.state)):
+                if entry:
+                    merge_entry(tree, name, entry)
+        for tree, table in ((params, self._own_parameters), (state, self._own_variables)):
+            tree.update({name: Spec(spec.shape, spec.dtype) for name, spec in table.items()})
         return Trace(
-            self.params,
-            self.state,
+            params,
+            state,
             None,
-            {name: tuple(calls) for name, calls in self.inputs.items()},
-            self.params_declared,
-            self.state_declared,
+            {name: tuple(calls) for name, calls in self._inputs.items()},
+            self._own_parameters,
+            self._own_variables,
+            inside,
         )
 
 
@@ -257,35 +283,47 @@ class ApplyScope(Scope):
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         again = self._times.get(name, 0)
         self._times[name] = again + 1
+        call = f"{name}/{again}" if again else name
         # From the parent's key: a key folded with 1 is a part of split(key), which the first call
         # may have drawn from. No child's name holds a slash.
-        key = child_key(self._key, f"{name}/{again}" if again else name)
-        params = entry_of(self._params, name)
-        state = self._state_of_children.get(name, entry_of(self._old_state, name))
-        call = f"{name}/{again}" if again else name
+        key = child_key(self._key, call) if self._key is not None else None
+        params, state = self._params, self._old_state
+        if name:
+            params, state = params.get(name, {}), state.get(name, {})
+        # A second call continues from the state after the first.
+        state = self._state_of_children.get(name, state)
         y, self._state_of_children[name] = self._run_call(call, child, params, state, x, key)
         return y
 
     def _run_call(
-        self, call: str, child: Layer, params: Params, state: State, x: PyTree, key: Any
+        self,
+        call: str,
+        child: Layer,
+        params: Params,
+        state: State,
+        x: PyTree,
+        key: jax.Array | None,
     ) -> tuple[PyTree, State]:
-        return child._apply(params, state, x, key=key, train=self.train)
+        # An array has no mask: it needs none of the wrapper that takes Sequences.
+        apply = child._apply_to_array if isinstance(x, jax.Array) else child._apply
+        return apply(params, state, x, key=key, train=self.train)
 
-    def _param(self, name: str, wanted: Declaration) -> Any:
-        return self._declared(self._params, name)
+    def _param(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
+        return self._entry(self._params, name)
 
-    def _variable(self, name: str, wanted: Declaration) -> Any:
-        return self._declared(self._old_state, name)
+    def _variable(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
+        return self._entry(self._old_state, name)
 
-    def _declared(self, tree: Mapping[str, Any], name: str) -> Any:
+    def _entry(self, tree: Mapping[str, Any], name: str) -> jax.Array:
         if name not in tree:
             raise LayerError(
-                f"{name!r} is asked for in apply and was not at init",
-                hint="ask for it whatever f.train is",
+                f"{name!r} is declared in apply and was not at init",
+                hint="declare it whatever f.train is",
             )
-        return tree[name]
+        return tree[name]  # type: ignore[no-any-return]
 
     def next_state(self) -> State:
+        # Most layers have none: no dict is built for them.
         if not self._old_state:
             return self._old_state
         new = dict(self._old_state) | self._variables
@@ -293,3 +331,130 @@ class ApplyScope(Scope):
             if state:
                 merge_entry(new, name, state)
         return new
+
+
+class StepScope(ApplyScope):
+    """Runs a body on a block of a sequence: its children take their step."""
+
+    streaming = True
+
+    def __init__(
+        self,
+        children: Mapping[str, Layer],
+        params: Params,
+        state: State,
+        carry: Carry,
+        x: PyTree,
+        key: jax.Array | None,
+        train: bool,
+    ):
+        super().__init__(children, params, state, x, key, train)
+        self._carry = carry
+        self.carry: Carry = {}
+
+    def _run_call(
+        self,
+        call: str,
+        child: Layer,
+        params: Params,
+        state: State,
+        x: PyTree,
+        key: jax.Array | None,
+    ) -> tuple[PyTree, State]:
+        y, after = stream_of(child).step(
+            params, state, entry_of(self._carry, call), x, key=key, train=self.train
+        )
+        if after:
+            merge_entry(self.carry, call, after)
+        return y, state
+
+
+Body = Callable[[Scope, PyTree], PyTree]
+
+
+def composite(
+    body: Body,
+    children: Mapping[str, Layer],
+    *,
+    name: str | None = None,
+    rebuild: Rebuild,
+    each_step: bool = False,
+    unstreamed: str | None = None,
+) -> Layer:
+    """A layer from a body and its named children: what ``compose`` and the combinators are.
+
+    A single child named ``""`` is transparent: its parameters are the layer's own.
+
+    Args:
+      body: a function of the scope and the input.
+      children: by name.
+      name: the kind.
+      rebuild: the same around other children.
+      each_step: whether it works on each step of a sequence by itself, whatever its children do.
+      unstreamed: why it cannot be streamed, if not for its children.
+    """
+
+    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        f = InitScope(children, x, key)
+        y = body(f, x)
+        return f.found(), y
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        f = ApplyScope(children, params, state, x, key, train)
+        y = body(f, x)
+        return y, f.next_state() if train else state
+
+    stream: StepPair | str | None = unstreamed
+    # each_step folds time into the batch: each step is by itself, whatever its children do.
+    if unstreamed is None and not each_step:
+        stream = _stream_of_body(body, children, lambda: layer)
+    layer = Layer(
+        None,
+        apply,
+        name=name,
+        children=children,
+        rebuild=rebuild,
+        abstract=abstract,
+        sequence_mode=SequenceMode.DELEGATE,
+        stream=stream,
+    )
+    return layer
+
+
+def _stream_of_body(
+    body: Body, children: Mapping[str, Layer], layer: Callable[[], Layer]
+) -> StepPair:
+    """The stream of a composite: its children's, wired by its body.
+
+    A child that is called twice has two carries, ``name`` and ``name/1``.
+    """
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        carry: Carry = {}
+        # Each child starts from what the body gives it, which the abstract pass has recorded.
+        for name, inputs in trace(layer(), x).inputs.items():
+            child = children[name]
+            for again, child_x in enumerate(inputs):
+                with error_context(child, name):
+                    entry = stream_of(child).start(
+                        entry_of(params, name), entry_of(state, name), child_x, capacity=capacity
+                    )
+                if entry:
+                    merge_entry(carry, f"{name}/{again}" if again else name, entry)
+        return carry
+
+    def step(
+        params: Params,
+        state: State,
+        carry: Carry,
+        x: PyTree,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[PyTree, Carry]:
+        f = StepScope(children, params, state, carry, x, key, train)
+        return body(f, x), f.carry
+
+    return StepPair(start, step)

@@ -1,31 +1,36 @@
-"""Sequence: values over time that carry their mask."""
+"""Sequence: values over time that carry their mask.
+
+How to read this file: the class comes first, a pytree of values and mask. ``mapped`` applies a
+function step by step; ``split`` and ``join`` take a Sequence apart and put it together again; the
+functions at the end build masks from lengths and rows.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from ..core.dtypes import at_least_float32
 from .errors import LayerError, public_api
-from .padding import mask_of_lengths, padded, text
 from .receptive_field import EVERYWHERE, ReceptiveField
-
-PyTree = Any
+from .types import PyTree, Spec
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class Sequence:
     """A batch of sequences of different lengths: values (B, T, ...) and their mask (B, T).
 
-    Every layer takes one in the place of an array. What stands in the padding, NaN included,
-    fields no valid output, no statistic and no gradient.
+    Every layer takes one instead of an array. Padded values, NaN included, have no
+    influence on valid outputs, on statistics or on gradients.
 
-    Arithmetic works step by step (``x + y``, ``2 * x``), all else by ``map``: functions of
-    ``jnp`` take arrays, and would forget the mask.
+    Arithmetic works step by step (``x + y``, ``2 * x``); for everything else there is ``map``.
+    Functions of ``jnp`` take arrays, and would lose the mask.
 
     Args:
       values: one array, or a spec of one, (batch, time, ...).
@@ -43,8 +48,9 @@ class Sequence:
     [[2.0], [2.0]]
     """
 
-    # As users know it, in JAX's errors too.
+    # The name users import it by, in JAX's errors too.
     __module__ = "jlayers"
+    # The receptive field is static: it is part of the treedef and costs nothing when compiled.
     __slots__ = ("_receptive_field", "mask", "values")
 
     values: jax.Array
@@ -52,27 +58,24 @@ class Sequence:
     _receptive_field: ReceptiveField | None
 
     @public_api
-    def __init__(self, values: Any, mask: Any = None):
-        if not hasattr(values, "shape"):
-            values = jnp.asarray(values)
-        if len(values.shape) < 2:
-            raise LayerError("a Sequence is (batch, time, ...)", got=text(values))
-        if mask is None:
-            mask = _mask_like(values)
-        if not hasattr(mask, "shape"):
-            mask = jnp.asarray(mask)
-        if mask.dtype != bool or tuple(mask.shape) != tuple(values.shape[:2]):
+    def __init__(self, values: ArrayLike | Spec, mask: ArrayLike | Spec | None = None):
+        array = _as_array(values)
+        # A spec has no ndim.
+        if len(array.shape) < 2:
+            raise LayerError("a Sequence must be (batch, time, ...)", got=text(array))
+        bools = _as_array(_mask_like(array) if mask is None else mask)
+        if bools.dtype != bool or tuple(bools.shape) != tuple(array.shape[:2]):
             raise LayerError(
                 "the mask of a Sequence does not fit its values",
-                expected=f"bool{list(values.shape[:2])}",
-                got=text(mask),
-                hint="Sequence.from_lengths(values, lengths)" if mask.ndim == 1 else None,
+                expected=f"bool{list(array.shape[:2])}",
+                got=text(bools),
+                hint="Sequence.from_lengths(values, lengths)" if bools.ndim == 1 else None,
             )
-        self.values, self.mask, self._receptive_field = values, mask, None
+        self.values, self.mask, self._receptive_field = array, bools, None
 
     @classmethod
     @public_api
-    def from_lengths(cls, values: Any, lengths: Any) -> Sequence:
+    def from_lengths(cls, values: ArrayLike, lengths: ArrayLike) -> Sequence:
         """Rows whose first ``lengths`` steps are valid.
 
         Args:
@@ -80,20 +83,20 @@ class Sequence:
           lengths: integers (batch,), from 0 to time.
 
         Raises:
-          LayerError: for other shapes and dtypes, and for lengths outside that are known.
+          LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
         """
         values = jnp.asarray(values)
         return cls(values, mask_of_lengths(values, lengths))
 
     @classmethod
     @public_api
-    def from_rows(cls, rows: Iterable[Any], length: int | None = None) -> Sequence:
+    def from_rows(cls, rows: Iterable[ArrayLike], length: int | None = None) -> Sequence:
         """Rows of different lengths, (time, ...) each, padded with zeros to one length.
 
         Args:
           rows: arrays of one dtype and of the same shape but for the first axis.
-          length: to which they are padded; that of the longest by default. A few lengths for all
-            batches of a data set mean a few compiled programs.
+          length: to which they are padded; by default that of the longest. Every length is a
+            program of its own to compile, so a data set should have few.
 
         Raises:
           LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
@@ -112,7 +115,7 @@ class Sequence:
         return len(self.values.shape)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype[Any]:
         """The dtype of the values."""
         return self.values.dtype
 
@@ -121,21 +124,21 @@ class Sequence:
         """How many steps of each row are valid, (batch,) int32."""
         return jnp.sum(self.mask, -1, dtype=jnp.int32)
 
-    def fill(self, value: Any = 0) -> jax.Array:
+    def fill(self, value: ArrayLike = 0) -> jax.Array:
         """The values with ``value`` in the padding."""
-        return jnp.where(self._spread(), self.values, jnp.asarray(value, self.dtype))
+        # A select and not a product: 0 * NaN is NaN, in values and in gradients.
+        return jnp.where(self._broadcast_mask(), self.values, jnp.asarray(value, self.dtype))
 
-    def map(self, function: Callable[..., PyTree], *others: Any) -> PyTree:
+    def map(self, function: Callable[..., PyTree], *others: Sequence | ArrayLike) -> PyTree:
         """``function`` of the values, and the mask again.
 
-        The padding is filled with zeros before, so that neither the values there nor what they
-        would do to a gradient gets through.
+        The padding is filled with zeros first, so that padded values reach neither the result nor
+        a gradient.
 
         Args:
           function: of the values, and of those of ``others``, to one array (batch, time, ...) or a
             tree of them.
-          *others: Sequences and arrays. Where several are Sequences a step is valid that is so in
-            all of them.
+          *others: Sequences and arrays. A step is valid if it is valid in every Sequence.
 
         Returns:
           A Sequence for each array.
@@ -146,8 +149,10 @@ class Sequence:
         return mapped(function, (self, *others))
 
     def mean(self) -> jax.Array:
-        """The mean over all valid steps of all rows: of losses, say. Zeros if there are none."""
+        """The mean over all valid steps of all rows, of losses for example; 0 without any."""
+        # A sum over many steps loses too much in bfloat16.
         wide = at_least_float32(self.dtype)
+        # Without any valid step the mean is 0 / 1, not NaN.
         count = jnp.maximum(jnp.sum(self.mask), 1)
         total = jnp.sum(self.fill(), tuple(range(self.mask.ndim)), dtype=wide)
         mean = total / jnp.broadcast_to(count, total.shape).astype(wide)
@@ -156,53 +161,58 @@ class Sequence:
     def last(self) -> jax.Array:
         """The last valid step of each row, (batch, ...); zeros for a row without any."""
         steps = self.mask.shape[1]
+        # The mask may have holes, so the last valid step is searched for and not counted.
         back = jnp.argmax(jnp.flip(self.mask, 1), 1)
         at = (steps - 1 - back).reshape(-1, *(1,) * (self.ndim - 1))
         return jnp.take_along_axis(self.fill(), at, axis=1)[:, 0]
 
-    def astype(self, dtype: Any) -> Sequence:
+    def astype(self, dtype: DTypeLike) -> Sequence:
         """The values in another dtype."""
         return self._with(self.values.astype(dtype))
 
-    def _spread(self) -> jax.Array:
-        """The mask, repeated for all that a step holds."""
+    def _broadcast_mask(self) -> jax.Array:
+        """The mask in the shape of the values."""
         mask = self.mask.reshape(*self.mask.shape, *(1,) * (self.ndim - self.mask.ndim))
         return jnp.broadcast_to(mask, self.shape)
 
-    def _with(self, values: Any, mask: Any = None) -> Sequence:
+    def _with(self, values: jax.Array | Spec, mask: jax.Array | Spec | None = None) -> Sequence:
         """Other values, of the same steps unless a mask is given."""
         return _make(values, self.mask if mask is None else mask, self._receptive_field)
 
     def _with_field(self, field: ReceptiveField | None) -> Sequence:
         return _make(self.values, self.mask, field)
 
-    def __getitem__(self, index: Any) -> Sequence:
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> Sequence:
         """Rows and steps: ``x[rows, steps]`` with slices."""
         index = index if isinstance(index, tuple) else (index,)
+        # An integer would drop the axis of rows or steps that the mask needs.
         if len(index) > 2 or not all(isinstance(part, slice) for part in index):
             raise LayerError(
-                "a Sequence is cut by slices of rows and steps",
+                "a Sequence is indexed by slices of rows and steps",
                 hint="x[:, :10]; x.values[...] for the numbers alone",
             )
         part = self._with(self.values[index], self.mask[index])
-        moved = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
-        return part._with_field(EVERYWHERE) if moved and self._receptive_field is not None else part
+        # A slice that starts later renumbers the steps, which strides count from the start.
+        shifted = len(index) > 1 and index[1] not in (slice(None), slice(0, self.shape[1]))
+        return (
+            part._with_field(EVERYWHERE) if shifted and self._receptive_field is not None else part
+        )
 
     def __repr__(self) -> str:
         return f"Sequence({self.values!r}, {self.mask!r})"
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> PyTree:
         return self.map(operator.neg)
 
-    # Or else NumPy would add a Sequence to each element of an array.
+    # Otherwise NumPy would add a Sequence to each element of an array.
     __array_priority__ = 1000
 
-    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+    def tree_flatten_with_keys(self) -> tuple[PyTree, ReceptiveField | None]:
         key = jax.tree_util.GetAttrKey
         return ((key("values"), self.values), (key("mask"), self.mask)), self._receptive_field
 
     @classmethod
-    def tree_unflatten(cls, field: Any, leaves: Any) -> Sequence:
+    def tree_unflatten(cls, field: ReceptiveField | None, leaves: tuple[Any, Any]) -> Sequence:
         values, mask = leaves
         return _make(values, mask, field)
 
@@ -210,12 +220,13 @@ class Sequence:
 def _arithmetic(name: str) -> None:
     function = getattr(operator, name)
 
-    def apply(self: Sequence, other: Any) -> Any:
+    def apply(self: Sequence, other: Sequence | ArrayLike) -> PyTree:
         return self.map(function, other)
 
-    def reflected(self: Sequence, other: Any) -> Any:
+    def reflected(self: Sequence, other: ArrayLike) -> PyTree:
         return self.map(lambda x, y: function(y, x), other)
 
+    # Methods by loop, so that all five have one meaning.
     setattr(Sequence, f"__{name}__", apply)
     setattr(Sequence, f"__r{name}__", reflected)
 
@@ -237,10 +248,11 @@ def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree
     )
     y = function(*filled)
     lead = tuple(mask.shape)
+    # A result with other leading axes has mixed steps, and has no mask.
     for leaf in jax.tree.leaves(y):
         if tuple(jnp.shape(leaf)[: len(lead)]) != lead:
             raise LayerError(
-                "a function of each step of a Sequence gives something else than steps",
+                "a function of each step of a Sequence must return steps",
                 expected=f"[{', '.join(map(str, lead))}, ...]",
                 got=text(leaf),
                 hint="jl.on_sequence(function) for a function of the whole Sequence",
@@ -254,18 +266,22 @@ def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:
     Raises:
       LayerError: for Sequences of different lengths.
     """
+    # The common case; the compiled program needs no ``and``.
     if a is b:
         return a
     if a.shape != b.shape:
-        raise LayerError("joins Sequences of different lengths", got=f"{text(a)} and {text(b)}")
+        raise LayerError(
+            "cannot join Sequences of different lengths", got=f"{text(a)} and {text(b)}"
+        )
     return a & b
 
 
-def is_sequence(node: Any) -> bool:
+def is_sequence(node: object) -> TypeGuard[Sequence]:
+    """Whether a node of a tree is a Sequence: the ``is_leaf`` of ``jax.tree``."""
     return isinstance(node, Sequence)
 
 
-def made_of_steps(node: Any) -> bool:
+def made_of_steps(node: object) -> bool:
     """Whether the receptive field of a Sequence is being tracked."""
     return isinstance(node, Sequence) and node._receptive_field is not None
 
@@ -275,23 +291,89 @@ def sequences_in(tree: PyTree) -> list[Sequence]:
     return [n for n in jax.tree.leaves(tree, is_leaf=is_sequence) if isinstance(n, Sequence)]
 
 
-def split(x: Any) -> tuple[Any, jax.Array | None]:
+def split(x: PyTree) -> tuple[PyTree, jax.Array | None]:
     """(values, mask) of a Sequence, (x, None) of an array."""
     return (x.values, x.mask) if isinstance(x, Sequence) else (x, None)
 
 
-def join(values: Any, mask: jax.Array | None) -> Any:
-    """What ``split`` took apart."""
+def join(values: jax.Array, mask: jax.Array | None) -> jax.Array | Sequence:
+    """The inverse of ``split``."""
     return values if mask is None else _make(values, mask, None)
 
 
-def _make(values: Any, mask: Any, field: ReceptiveField | None) -> Sequence:
+def _make(values: PyTree, mask: PyTree, field: ReceptiveField | None) -> Sequence:
+    # Without the checks: jax.tree also unflattens sentinels and bare objects.
     made = object.__new__(Sequence)
     made.values, made.mask, made._receptive_field = values, mask, field
     return made
 
 
-def _mask_like(values: Any) -> Any:
+def _as_array(value: ArrayLike | Spec) -> Any:
+    """Arrays and specs as they are, so that a Sequence of specs stands for one of arrays."""
+    return value if hasattr(value, "shape") else jnp.asarray(value)
+
+
+def _mask_like(values: jax.Array | Spec) -> jax.Array | Spec:
     if isinstance(values, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(values.shape[:2], bool)
     return jnp.ones(values.shape[:2], bool)
+
+
+def mask_of_lengths(values: jax.Array, lengths: ArrayLike) -> jax.Array:
+    """Bools (batch, time) for rows of ``values`` whose first ``lengths`` steps are valid.
+
+    Raises:
+      LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
+    """
+    lengths = jnp.asarray(lengths)
+    if values.ndim < 2 or lengths.shape != values.shape[:1]:
+        raise LayerError(
+            "lengths must be one integer for each row",
+            expected=f"int[{values.shape[0] if values.ndim else 'batch'}]",
+            got=text(lengths),
+        )
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise LayerError("lengths must be integers", got=text(lengths))
+    steps = values.shape[1]
+    # Traced lengths have no values to check.
+    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > steps:
+            raise LayerError(
+                "a length is outside the sequence",
+                expected=f"0 to {steps}",
+                got=f"{low if low < 0 else high}",
+            )
+    shape = (lengths.shape[0], steps)
+    positions = jnp.broadcast_to(jnp.arange(steps, dtype=lengths.dtype), shape)
+    return positions < jnp.broadcast_to(lengths[:, None], shape)
+
+
+def padded(rows: Iterable[ArrayLike], length: int | None) -> tuple[jax.Array, jax.Array]:
+    """Rows (time, ...) in one array, padded with zeros at the end, and their lengths.
+
+    Raises:
+      LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
+    """
+    arrays = [np.asarray(row) for row in rows]
+    if not arrays or any(row.ndim < 1 for row in arrays):
+        raise LayerError("rows must be of shape (time, ...)", got=f"{len(arrays)} rows")
+    if len({(row.shape[1:], row.dtype) for row in arrays}) > 1:
+        raise LayerError(
+            "rows must have one dtype, and one shape but for their lengths",
+            got=", ".join(sorted({text(row) for row in arrays})[:4]),
+        )
+    # NumPy: rows of new lengths would be new programs for JAX.
+    longest = max(len(row) for row in arrays)
+    length = longest if length is None else operator.index(length)
+    if longest > length:
+        raise LayerError(f"a row of {longest} steps does not fit into {length}")
+    values = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+    for i, row in enumerate(arrays):
+        values[i, : len(row)] = row
+    return jnp.asarray(values), jnp.asarray([len(row) for row in arrays])
+
+
+def text(value: Sequence | jax.Array | np.ndarray[Any, Any] | Spec) -> str:
+    """Dtype and shape, as errors show them."""
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"

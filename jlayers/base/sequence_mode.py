@@ -1,9 +1,10 @@
-"""How a layer takes a Sequence: the one wrapper round every pair of functions.
+"""How a layer takes a Sequence: the one wrapper around every pair of functions.
 
 A layer that works on each step by itself knows nothing of masks: it gets the values, with zeros in
-the padding, and the mask is passed on. One that mixes steps gets the Sequence with its padding
-filled. One that only calls other layers passes it to them. So padded values meet a select wherever
-they enter a layer, and so does the gradient that leaves one: neither gets through, NaN included.
+the padding, and the mask is passed on. A layer that mixes steps gets the Sequence, its padding
+filled with zeros. One that only calls other layers passes it to them. So padded values go through a
+select wherever they enter a layer, and so do gradients on their way out: neither can pass, not even
+NaN.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import jax
 
 from .receptive_field import EVERYWHERE, ReceptiveField
 from .sequence import Sequence, is_sequence, mapped, sequences_in
-from .specs import PyTree
+from .types import ApplyFn, InitFn, Params, PyTree, State
 
 KINDS = ("per_step", "whole", "delegate")
 
@@ -34,8 +35,8 @@ class SequenceMode:
       kind: "per_step", "whole" or "delegate".
       receptive_field: ``receptive_field(x) -> ReceptiveField`` for the input, a Sequence or a tree
         of them; None where it is not known.
-      rows: whether a "whole" layer also wants a Sequence whose mask is of rows alone, (batch,): one
-        that takes statistics over the batch does; for others rows are independent.
+      rows: whether a "whole" layer also takes a Sequence whose mask is of rows alone, (batch,). A
+        layer with statistics over the batch does; for others rows are independent.
     """
 
     kind: str = "per_step"
@@ -53,20 +54,25 @@ SequenceMode.DELEGATE = SequenceMode("delegate")
 
 
 def taking_sequences(
-    init: Callable[..., Any], apply: Callable[..., Any], mode: SequenceMode
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    init: InitFn | None, apply: ApplyFn, mode: SequenceMode
+) -> tuple[InitFn | None, ApplyFn]:
     """A pair that takes Sequences, from one that is written as ``mode`` says."""
+    # Its children have wrappers of their own.
     if mode.kind == "delegate":
         return init, apply
 
-    def init_of(key: Any, x: PyTree) -> Any:
+    def init_of(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        assert init is not None
         return init(key, without_masks(x))
 
     @functools.wraps(apply)
-    def apply_to(params: Any, state: Any, x: PyTree, *, key: Any, train: bool) -> Any:
+    def apply_to(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
         found = sequences_in(x)
         if not found:
             return apply(params, state, x, key=key, train=train)
+        # A mask of rows alone comes from each_step: every row is then a plain input to the layer.
         if mode.kind == "whole" and (mode.rows or found[0].mask.ndim > 1):
             y, state = apply(params, state, filled(x), key=key, train=train)
             return tracked(y, found, mode, x), state
@@ -77,13 +83,14 @@ def taking_sequences(
             states.append(state_after)
             return y
 
+        # The state leaves by a list, because ``mapped`` puts a mask on all that is returned.
         return mapped(of_values, (x,)), states[0]
 
-    return init_of, apply_to
+    return init and init_of, apply_to
 
 
 def without_masks(x: PyTree) -> PyTree:
-    """The tree with its values in the place of each Sequence."""
+    """The tree with each Sequence replaced by its values."""
     return jax.tree.map(
         lambda node: node.values if isinstance(node, Sequence) else node, x, is_leaf=is_sequence
     )
@@ -99,20 +106,21 @@ def filled(x: PyTree) -> PyTree:
 
 
 def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> PyTree:
-    """``y`` with its receptive field, where that of the inputs is tracked."""
+    """``y`` with its receptive field, if that of the inputs is tracked."""
     fields = [
         sequence._receptive_field for sequence in found if sequence._receptive_field is not None
     ]
     if not fields:
         return y
+    # What is not known is assumed to mix all steps.
     own = EVERYWHERE if mode.receptive_field is None else mode.receptive_field(x)
     return with_receptive_field(y, functools.reduce(ReceptiveField.merge, fields).compose(own))
 
 
 def with_receptive_field(y: PyTree, field: ReceptiveField | None) -> PyTree:
-    """The tree with ``field`` noted on each Sequence, or nothing."""
+    """The tree with ``field`` set on each Sequence; None clears it."""
 
-    def note(node: Any) -> Any:
+    def with_field(node: Any) -> Any:
         return node._with_field(field) if isinstance(node, Sequence) else node
 
-    return jax.tree.map(note, y, is_leaf=is_sequence)
+    return jax.tree.map(with_field, y, is_leaf=is_sequence)

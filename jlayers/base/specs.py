@@ -1,30 +1,36 @@
-"""Shapes and dtypes of trees: what a layer may know of its input at init."""
+"""Shapes and dtypes of trees: all that a layer knows of its input at init.
+
+How to read this file: ``spec`` and ``specs_of`` make ``jax.ShapeDtypeStruct``s; ``format_spec``
+shows them in errors; ``storage_dtype`` and ``cast_like`` decide the dtypes of parameters;
+``tree_matches`` compares a tree with its specs, on the path of every ``apply``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from ..core.dtypes import at_least_float32
 from . import sequence
 from .errors import LayerError, public_api, truncate
 from .repr_text import value_text
+from .types import Params as Params
+from .types import PyTree as PyTree
+from .types import Spec as Spec
+from .types import State as State
 
-PyTree = Any
-Params = dict[str, Any]
-State = dict[str, Any]
-Spec = jax.ShapeDtypeStruct
-# Sizes may be symbolic, as in jax.export: what is surely none is refused, all else let through.
+# Sizes may be symbolic, as in jax.export: only what certainly is not a size is refused.
 _NO_SIZE = (type(None), bool, float, np.floating, str, tuple, list, dict, jax.Array, np.ndarray)
 
 
 @public_api
-def spec(shape: Sequence[int], dtype: Any = jnp.float32) -> Spec:
-    """Short for a ``jax.ShapeDtypeStruct``, float32 unless said otherwise.
+def spec(shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Spec:
+    """A ``jax.ShapeDtypeStruct``, float32 by default.
 
     >>> spec((32, 784))
     ShapeDtypeStruct(shape=(32, 784), dtype=float32)
@@ -32,8 +38,9 @@ def spec(shape: Sequence[int], dtype: Any = jnp.float32) -> Spec:
     return checked_spec("a shape", shape, dtype)
 
 
-def checked_spec(what: str, shape: Any, dtype: Any) -> Spec:
+def checked_spec(what: str, shape: Sequence[int], dtype: DTypeLike) -> Spec:
     """``Spec(shape, dtype)`` from a user's arguments; ``what`` is the shape, for the message."""
+    # An int or an array is not a shape; the placeholder makes the test below refuse it.
     sizes = tuple(shape) if isinstance(shape, tuple | list) else (None,)
     if any(isinstance(n, _NO_SIZE) or (isinstance(n, int) and n < 0) for n in sizes):
         hint = None
@@ -45,23 +52,26 @@ def checked_spec(what: str, shape: Any, dtype: Any) -> Spec:
     try:
         return Spec(sizes, dtype)
     except TypeError:
-        raise LayerError(f"no dtype: {format_short(dtype)}") from None
+        raise LayerError(f"expected a dtype, got {format_short(dtype)}") from None
 
 
 def specs_of(tree: PyTree, what: str = "x") -> PyTree:
-    """The tree with a ``ShapeDtypeStruct`` for every leaf; numpy dtypes as JAX will see them."""
+    """The tree with a ``ShapeDtypeStruct`` for every leaf; NumPy dtypes become those of JAX."""
     return jax.tree.map(lambda leaf: _spec_of(leaf, what), tree)
 
 
-def _spec_of(leaf: Any, what: str) -> Spec:
+def _spec_of(leaf: PyTree, what: str) -> Spec:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         dtype = leaf.dtype
+        # Object, string and time arrays of NumPy have no JAX dtype.
         if isinstance(leaf, np.ndarray | np.generic) and dtype.kind in "OUSMmV":
             raise LayerError(f"{what} holds an array of dtype {dtype}", expected="numbers")
+        # Keys have an extended dtype, which canonicalize_dtype refuses.
         if not jnp.issubdtype(dtype, jax.dtypes.extended):
             dtype = jax.dtypes.canonicalize_dtype(dtype)
         return Spec(leaf.shape, dtype)
     if isinstance(leaf, bool | int | float | complex):
+        # A Python number is an array of rank 0, as for jnp.
         return Spec((), jnp.result_type(leaf))
     raise LayerError(
         f"{what} holds a {type(leaf).__name__}",
@@ -70,15 +80,25 @@ def _spec_of(leaf: Any, what: str) -> Spec:
     )
 
 
-def as_array(leaf: Any) -> jax.Array:
-    """What a user passed for an input's array.
+def input_specs(x: PyTree) -> PyTree:
+    """The specs of what a user passed for an input.
+
+    Raises:
+      LayerError: for a tuple of Python numbers, and for what is neither an array nor a spec.
+    """
+    refuse_numbers(x)
+    return specs_of(x)
+
+
+def as_array(leaf: ArrayLike | Spec) -> jax.Array:
+    """An array that a user passed, as a JAX array.
 
     Raises:
       LayerError: for a spec.
     """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise LayerError(
-            "apply got a spec, and computes with arrays",
+            "apply computes with arrays, and got a spec",
             got=format_spec(leaf),
             hint="jl.out_spec(layer, x) for shapes alone",
         )
@@ -86,7 +106,7 @@ def as_array(leaf: Any) -> jax.Array:
 
 
 def refuse_numbers(x: PyTree) -> None:
-    """Raises where an input holds a tuple of Python numbers, which most likely is a shape."""
+    """Raises where an input holds a tuple of Python numbers: most likely it is a shape."""
     for node in jax.tree.leaves(x, is_leaf=_is_numbers):
         if _is_numbers(node):
             hint = "jnp.asarray(x)"
@@ -101,21 +121,22 @@ def refuse_numbers(x: PyTree) -> None:
             )
 
 
-def _is_numbers(node: Any) -> bool:
+def _is_numbers(node: object) -> bool:
     if not isinstance(node, tuple | list):
         return False
     numbers = [n for n in node if n is not None]
     return bool(numbers) and all(isinstance(n, int | float | complex) for n in numbers)
 
 
-def path_text(path: tuple[Any, ...]) -> str:
+def path_text(path: tuple[object, ...]) -> str:
     """A path of ``jax.tree_util`` as ``encoder/conv_1/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def spec_key(specs: PyTree) -> Hashable:
-    """A key under which all that depends on ``specs`` alone can be remembered."""
+    """A dictionary key for what depends on ``specs`` alone."""
     leaves, treedef = jax.tree.flatten(specs)
+    # With another x64 mode the same specs lead to other dtypes inside.
     x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     return x64, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
@@ -126,13 +147,14 @@ def placeholders(specs: PyTree) -> PyTree:
 
 
 def _placeholder(leaf: Spec) -> jax.Array:
+    # jnp.zeros cannot make keys.
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jnp.broadcast_to(jax.random.key(0), leaf.shape)
     return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def format_spec(tree: PyTree) -> str:
-    """``float32[32, 784]``; tuples and dicts of these; all else as code, on one line."""
+    """``float32[32, 784]``; tuples and dicts of these; anything else as code, on one line."""
     if sequence.is_sequence(tree):
         return f"Sequence {format_spec(tree.values)}"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
@@ -149,22 +171,64 @@ def format_spec(tree: PyTree) -> str:
 
 
 def format_short(tree: PyTree) -> str:
-    """``show``, cut to fit on a line beside other text."""
+    """``format_spec``, truncated to fit on a line with other text."""
     return truncate(format_spec(tree))
 
 
-def floating_dtype(x: PyTree) -> Any:
-    """dtype of the first floating (or complex) leaf of ``x``, None where all are integers."""
+def floating_dtype(x: PyTree) -> np.dtype[Any] | None:
+    """The dtype of the first floating or complex leaf of ``x``; None where there is none."""
     for leaf in jax.tree.leaves(x):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf.dtype
+            dtype: np.dtype[Any] = leaf.dtype
+            return dtype
     return None
 
 
-def storage_dtype(x: PyTree) -> Any:
-    """dtype in which parameters for the input ``x`` are stored: float32, or wider if ``x`` is.
+def storage_dtype(x: PyTree) -> np.dtype[Any]:
+    """The dtype in which parameters for the input ``x`` are stored: float32 or wider."""
+    dtype = floating_dtype(x)
+    return np.dtype(np.float32 if dtype is None else at_least_float32(dtype))
 
-    Parameters of a bfloat16 model are kept in float32, and used in the dtype of the input.
+
+def cast_like(params: PyTree, x: PyTree) -> PyTree:
+    """The parameters in the floating dtype of ``x``; as they are where ``x`` has none.
+
+    Parameters are stored in float32 and used in the dtype of the input, so that a bfloat16 input
+    gives a bfloat16 output from parameters that keep their precision.
     """
     dtype = floating_dtype(x)
-    return jnp.float32 if dtype is None else at_least_float32(dtype)
+    # Integer inputs, ids for instance, say nothing about the dtype of the computation.
+    return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def tree_matches(tree: object, expected: Mapping[str, Any]) -> bool:
+    """Whether ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``."""
+    return (
+        # A subclass of dict is not: jax.tree would rebuild it as another type.
+        type(tree) is dict
+        and tree.keys() == expected.keys()
+        and all(
+            tree_matches(tree[name], spec)
+            if isinstance(spec, dict)
+            else leaf_matches(tree[name], spec)
+            for name, spec in expected.items()
+        )
+    )
+
+
+def leaf_matches(leaf: PyTree, spec: Spec) -> bool:
+    """Whether an array has the shape of a spec, and a dtype of the same kind.
+
+    A float may be any float: parameters cast to bfloat16 are still the model's own.
+    """
+    if not isinstance(spec, jax.ShapeDtypeStruct) or isinstance(leaf, jax.ShapeDtypeStruct):
+        return False
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        return False
+    if tuple(leaf.shape) != tuple(spec.shape):
+        return False
+    # Within a kind any precision is accepted, across kinds none: a float is not an integer.
+    for kind in (jnp.floating, jnp.complexfloating):
+        if jnp.issubdtype(spec.dtype, kind):
+            return bool(jnp.issubdtype(leaf.dtype, kind))
+    return bool(leaf.dtype == spec.dtype)

@@ -1,48 +1,59 @@
-"""StepPair: the second pair of a layer that is causal in time, and where layers get theirs from."""
+"""StepPair: ``start`` and ``step`` of a layer that is causal in time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from .errors import LayerError
-from .sequence_mode import filled, without_masks
-from .specs import PyTree, format_short, specs_of
-
-if TYPE_CHECKING:
-    from .layer import Layer
-
-Carry = dict[str, Any]
+from .sequence_mode import SequenceMode, filled, without_masks
+from .specs import format_short, specs_of
+from .types import ApplyFn, LayerLike, Params, PyTree, State
+from .types import Carry as Carry
 
 
 class StepPair(NamedTuple):
-    """``start`` and ``step`` of a causal layer; ``apply`` is one step from the beginning.
+    """``start`` and ``step`` of a causal layer; ``apply`` is one step over the whole sequence.
 
     Attributes:
-      start: ``start(params, state, x, *, capacity) -> carry``: what is known before the first
+      start: ``start(params, state, x, *, capacity) -> carry``: the carry before the first
         step. ``x`` holds specs of a block, without masks; ``capacity`` is how many steps a layer
-        that remembers all of them has to have room for, or None.
+        that remembers all of them allocates memory for, or None.
       step: ``step(params, state, carry, x, *, key, train) -> (y, carry)`` for a block ``x``,
         (batch, k, ...). A carry of None says that ``x`` is the whole sequence: the layer starts
-        by itself, and the carry that it returns is thrown away.
+        by itself, and its new carry is discarded.
     """
 
     start: Callable[..., Carry]
     step: Callable[..., tuple[PyTree, Carry]]
 
 
-def stream_of(layer: Layer) -> StepPair:
-    """The stream of a layer.
+class Steppable(LayerLike, Protocol):
+    """What is asked of a layer to step it."""
+
+    @property
+    def _apply(self) -> ApplyFn: ...
+
+    @property
+    def _sequence_mode(self) -> SequenceMode: ...
+
+    @property
+    def _stream(self) -> StepPair | str | None: ...
+
+
+def stream_of(layer: Steppable) -> StepPair:
+    """The ``StepPair`` of a layer.
 
     Raises:
-      LayerError: for one that reads later steps, or all of them.
+      LayerError: for a layer that reads later steps, or all of them.
     """
     found = layer._stream
     if isinstance(found, StepPair):
         return found
+    # A layer that takes whole Sequences mixes steps: without a StepPair it cannot be stepped.
     if found is None and layer._sequence_mode.kind != "whole":
         return _of_each_step(layer)
     raise LayerError(
@@ -51,18 +62,25 @@ def stream_of(layer: Layer) -> StepPair:
     )
 
 
-def _of_each_step(layer: Layer) -> StepPair:
-    """The stream of a layer without a memory."""
+def _of_each_step(layer: Steppable) -> StepPair:
+    """The pair of a layer that works on each step by itself: it has no carry."""
 
     def step(
-        params: Any, state: Any, carry: Carry, x: PyTree, *, key: Any, train: bool
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: PyTree,
+        *,
+        key: jax.Array | None,
+        train: bool,
     ) -> tuple[PyTree, Carry]:
         y, _ = layer._apply(params, state, x, key=key, train=train)
+        # An array beside the block, such as a memory, may have other steps than the block.
         blocks = {jnp.shape(leaf)[:2] for leaf in jax.tree.leaves(x) if jnp.ndim(leaf) > 1}
         for leaf in jax.tree.leaves(y):
             if blocks and jnp.shape(leaf)[:2] not in blocks:
                 raise LayerError(
-                    "cannot be streamed: its output has other steps than its input",
+                    "cannot be streamed: its output does not have the steps of its input",
                     expected="(batch, time, ...)",
                     got=format_short(specs_of(y)),
                 )
@@ -71,31 +89,28 @@ def _of_each_step(layer: Layer) -> StepPair:
     return StepPair(lambda params, state, x, *, capacity: {}, step)
 
 
-def of_step(step: Callable[..., Any]) -> Callable[..., Any]:
-    """``apply`` of a causal layer: its ``step`` over the whole sequence."""
-
-    def apply(
-        params: Any, state: Any, x: PyTree, *, key: Any, train: bool
-    ) -> tuple[PyTree, dict[str, Any]]:
-        return step(params, state, None, x, key=key, train=train)[0], state
-
-    return apply
-
-
 def filling(stream: StepPair) -> StepPair:
-    """The stream of a layer that takes Sequences itself: it sees no padding, and no masks first."""
+    """The pair of a layer that takes Sequences itself: padded steps are zeros for it."""
 
-    def start(params: Any, state: Any, x: PyTree, *, capacity: int | None) -> Carry:
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         return stream.start(params, state, without_masks(x), capacity=capacity)
 
-    def step(params: Any, state: Any, carry: Any, x: PyTree, *, key: Any, train: bool) -> Any:
+    def step(
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: PyTree,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[PyTree, Carry]:
         return stream.step(params, state, carry, filled(x), key=key, train=train)
 
     return StepPair(start, step)
 
 
 def check_carry(carry: Carry, after: Carry) -> None:
-    """Raises where a step gave another kind of carry than it was given."""
+    """Raises where the new carry has another structure, shape or dtype than the old one."""
     before = specs_of(carry, "the carry")
     if specs_of(after) != before:
         raise LayerError(

@@ -1,121 +1,153 @@
-"""The one abstract pass: shapes of parameters, state and outputs of a whole model.
+"""The one abstract pass: shapes of outputs, and the table of parameters, of a whole model.
 
 ``trace(layer, x)`` runs ``init`` and ``apply`` once under ``jax.eval_shape`` and remembers, for the
-layer and for every layer inside it, what was found. Each leaf is traced once for a given input
+layer and for every layer inside it, what it found. Each leaf is traced once for a given input
 spec, however deep it is nested, and every mistake of shape shows before anything is computed.
+
+How to read this file: a ``Trace`` is the result; ``trace`` is where a pass starts and ``run`` is
+what it does at each layer. A layer made of others has a pass of its own (``scope``); a layer that
+is a pair of functions is run by ``run_pair``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from .errors import LayerError, error_context
-from .initialization import Path
-from .naming import is_name
-from .parameters import watched
+from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording
+from .paths import join
 from .specs import (
-    Params,
-    PyTree,
-    State,
     format_short,
     format_spec,
+    input_specs,
     placeholders,
-    refuse_numbers,
     spec_key,
     specs_of,
 )
-
-if TYPE_CHECKING:
-    from .layer import Layer
+from .types import ApplyFn, InitFn, LayerLike, Params, PyTree, State
 
 # A model served with ever new lengths must not grow without bound.
 REMEMBERED = 128
 
-
-class Declaration(NamedTuple):
-    """A parameter or variable that a ``compose`` body asked for."""
-
-    init: Any
-    shape: tuple[int, ...]
-    dtype: Any
+Table = Mapping[str, ParamSpec]
 
 
-class Trace(NamedTuple):
-    """What an abstract run found. Every leaf of every tree is a ``ShapeDtypeStruct``.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """What an abstract pass found. Every leaf of every tree is a ``ShapeDtypeStruct``.
 
     Attributes:
       params, state: the trees that ``init`` returns.
       out: the output of ``apply``.
       inputs: for each child by name, the input of each of its calls, in order.
-      params_declared, state_declared: own parameters and variables of a ``compose`` body.
-      by_path: whether ``init`` does no more with its key than hand it to ``parameters.make``, so
-        that a ``Path`` may stand in its place.
+      own_parameters, own_variables: what the layer itself declares, by its path in the layer.
+      inside: the pass of each child on its first call.
+      copies: for ``repeat`` and ``ensemble``, how many copies of the child there are.
     """
 
     params: Params
     state: State
     out: PyTree
     inputs: Mapping[str, tuple[PyTree, ...]]
-    params_declared: Mapping[str, Declaration] = {}
-    state_declared: Mapping[str, Declaration] = {}
-    by_path: bool = False
+    own_parameters: Table = dataclasses.field(default_factory=dict)
+    own_variables: Table = dataclasses.field(default_factory=dict)
+    inside: Mapping[str, Trace] = dataclasses.field(default_factory=dict)
+    copies: int | None = None
+
+    # Computed where a whole model is looked at, and not for each layer inside it: so the cost is
+    # linear in the number of parameters, however deep the layers are nested.
+    @functools.cached_property
+    def parameters(self) -> dict[str, ParamSpec]:
+        """The table of ``params``: how each array is made, by its path."""
+        return dict(_entries(self, "own_parameters", "", ()))
+
+    @functools.cached_property
+    def variables(self) -> dict[str, ParamSpec]:
+        """The table of ``state``."""
+        return dict(_entries(self, "own_variables", "", ()))
 
 
-def trace(layer: Layer, x: PyTree) -> Trace:
-    """The remembered abstract run of ``layer`` on ``x`` (arrays or specs)."""
+def _entries(
+    found: Trace, own: str, path: str, above: tuple[str | int, ...]
+) -> Iterator[tuple[str, ParamSpec]]:
+    if found.copies is not None:
+        above = (*above, found.copies)
+    for name, child in found.inside.items():
+        yield from _entries(child, own, join(path, name), (*above, name) if name else above)
+    table: Table = getattr(found, own)
+    for name, spec in table.items():
+        yield join(path, name), spec.inside(above) if above else spec
+
+
+class Traceable(LayerLike, Protocol):
+    """What a pass needs of a layer."""
+
+    @property
+    def children(self) -> Mapping[str, Traceable]: ...
+
+    @property
+    def _init(self) -> InitFn | None: ...
+
+    @property
+    def _apply(self) -> ApplyFn: ...
+
+    @property
+    def _abstract(self) -> AbstractFn: ...
+
+    @property
+    def _traces(self) -> dict[Hashable, Trace]: ...
+
+    def rebuild(self, children: Mapping[str, Any], /) -> Traceable: ...
+
+    def _stand_in(self, calls: list[PyTree]) -> Traceable: ...
+
+
+class AbstractFn(Protocol):
+    """``found, y = abstract(layer, key, x)``: a layer's own pass, inside ``jax.eval_shape``."""
+
+    def __call__(self, layer: Any, key: jax.Array, x: PyTree, /) -> tuple[Trace, PyTree]: ...
+
+
+def trace(layer: Traceable, x: PyTree) -> Trace:
+    """The remembered abstract pass of ``layer`` on ``x`` (arrays or specs)."""
     with error_context(layer):
-        refuse_numbers(x)
-        x = specs_of(x)
+        x = input_specs(x)
         found = layer._traces.get(spec_key(x))
         if found is None:
+            # The trace is a side effect, as eval_shape returns specs of arrays alone.
             jax.eval_shape(lambda key, x: run(layer, key, x)[1], _key_spec(), x)
             found = layer._traces[spec_key(x)]
     return found
 
 
-def run(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-    """One abstract run, inside ``jax.eval_shape``: what was found, and the (traced) output."""
+def run(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+    """One layer's part of a pass, inside ``jax.eval_shape``: the result, and the traced output."""
     specs = specs_of(x)
     known = spec_key(specs)
+    # A shared layer, or one that was traced before: the output is made up from its specs.
     found = layer._traces.get(known)
     if found is not None:
         return found, placeholders(found.out)
     found, y = layer._abstract(layer, key, x)
+    # A function without return gives None, which JAX takes for an empty tree.
     if y is None and x is not None:
-        raise LayerError("its output is None", hint="return at the end of its function")
-    found = found._replace(out=specs_of(y, "the output"))
+        raise LayerError("its output is None", hint="its function has no return statement")
+    found = dataclasses.replace(found, out=specs_of(y, "the output"))
     if len(layer._traces) >= REMEMBERED:
+        # The oldest goes; a dict keeps the order of insertion.
         layer._traces.pop(next(iter(layer._traces)))
     layer._traces[known] = found
     return found, y
 
 
-def init_child(layer: Layer, key: Any, x: PyTree) -> tuple[Params, State]:
-    """``layer``'s own ``init``, for a key or for a ``Path`` that stands for one."""
-    if not isinstance(key, Path):
-        return layer._init(key, x)
-    found = trace(layer, x)
-    if not found.params and not found.state:
-        return {}, {}
-    if layer._by_path or found.by_path:
-        return layer._init(key, x)
-    init: Callable[..., Any] = functools.partial(_init_of, layer, x)
-    for _ in key.copies:
-        init = jax.vmap(init)
-    return init(key.keys)  # type: ignore[no-any-return]
-
-
-def _init_of(layer: Layer, x: PyTree, key: jax.Array) -> tuple[Params, State]:
-    return layer._init(key, x)
-
-
-def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-    """Abstract run of a layer that was given as a pair of functions.
+def run_pair(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+    """Abstract pass of a layer that was given as a pair of functions.
 
     A layer with children runs around stand-ins that remember, so that no child is traced again.
     """
@@ -125,18 +157,23 @@ def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         pair = layer.rebuild(
             {name: child._stand_in(inputs[name]) for name, child in layer.children.items()}
         )
-    with watched() as made_of_key:
-        made = pair._init(key, specs_of(x))
-    if not (isinstance(made, tuple) and len(made) == 2):
+    assert pair._init is not None
+    assert layer._init is not None
+    specs = specs_of(x)
+    # With a child's key, ``make`` was called for another layer: such records are left out below.
+    with recording() as made:
+        trees = pair._init(key, specs)
+    if not (isinstance(trees, tuple) and len(trees) == 2):
         raise LayerError(
-            "init returned no pair of trees",
+            "init must return a pair of trees",
             expected="(params, state)",
-            got=format_short(made),
-            hint="jl.stateless(init, apply) where init gives params alone",
+            got=format_short(trees),
+            hint="jl.stateless(init, apply) for an init that returns params alone",
         )
-    params, state = made
-    _check_made(params, "params")
-    _check_made(state, "state")
+    params, state = trees
+    _check_tree(params, "params")
+    _check_tree(state, "state")
+    # init may have called children too; what counts is what apply gives them.
     for calls in inputs.values():
         calls.clear()
     y, new_state = checked_result(pair._apply(params, state, x, key=key, train=False))
@@ -146,51 +183,94 @@ def run_pair(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
             expected=format_spec(state),
             got=format_spec(new_state),
         )
-    calls_seen = {name: tuple(calls) for name, calls in inputs.items()}
+    # The layer itself, not the one around stand-ins, whose arrays are zeros.
+    source = PairInit(layer, layer._init, specs)
+    parameters, variables = _tables(trees, [one for one in made if one.key is key], source)
     return Trace(
-        specs_of(params),
-        specs_of(state),
+        _specs_in_order(params),
+        _specs_in_order(state),
         None,
-        calls_seen,
-        by_path=_all_made(made, key, made_of_key),
+        {name: tuple(calls) for name, calls in inputs.items()},
+        parameters,
+        variables,
     ), y
 
 
+def _tables(trees: tuple[Params, State], made: list[Made], source: PairInit) -> tuple[Table, Table]:
+    """How each array of what ``init`` returned was made.
+
+    By its initialiser, where all of them were made by ``make`` under their own names; otherwise
+    by the layer's ``init``, of which nothing is known.
+    """
+    # By identity: each array is a tracer of its own, and two parameters may be equal.
+    by_initializer = {(one.name, id(one.value)): one.spec for one in made}
+    leaves = [list(_leaves(tree)) for tree in trees]
+    # All or none: an init that draws by itself uses its key as it likes.
+    if all(("/".join(path), id(leaf)) in by_initializer for tree in leaves for path, leaf in tree):
+        tables = [
+            {path[-1]: by_initializer[path[-1], id(leaf)] for path, leaf in tree} for tree in leaves
+        ]
+    else:
+        tables = [
+            {
+                "/".join(path): ParamSpec(OwnInit(source, i, path), spec.shape, spec.dtype)
+                for path, leaf in tree
+                for spec in (specs_of(leaf),)
+            }
+            for i, tree in enumerate(leaves)
+        ]
+    return tables[0], tables[1]
+
+
+def _leaves(
+    tree: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _specs_in_order(tree: PyTree) -> PyTree:
+    """``specs_of`` without the sorting of ``jax.tree``: ``init`` keeps the order of entries."""
+    if isinstance(tree, dict):
+        return {name: _specs_in_order(value) for name, value in tree.items()}
+    return specs_of(tree)
+
+
 def checked_result(result: Any) -> tuple[PyTree, State]:
-    """What a user's ``apply`` returned, if it is a pair of output and state."""
+    """What ``apply`` returned. Raises unless it is a pair of an output and a state."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise LayerError(
-            "apply returned no pair of output and state",
+            "apply must return a pair of output and state",
             expected="(y, state) with a dict for state",
             got=format_short(result),
-            hint="jl.stateless(init, apply) where apply gives y alone",
+            hint="jl.stateless(init, apply) for an apply that returns y alone",
         )
     return result
 
 
-def _all_made(trees: PyTree, key: Any, made: list[tuple[Any, Any]]) -> bool:
-    ours = {id(value) for with_key, value in made if with_key is key}
-    return all(id(leaf) in ours for leaf in jax.tree.leaves(trees))
-
-
-def _check_made(tree: PyTree, what: str) -> None:
+def _check_tree(tree: PyTree, what: str) -> None:
     """Parameters and state are nested dicts of arrays with names for keys."""
     if not isinstance(tree, dict):
         raise LayerError(
-            f"init gave no dict for {what}",
+            f"init must return a dict for {what}",
             expected="nested dicts of arrays with string keys",
             got=format_short(tree),
         )
     for name, value in tree.items():
         if not is_name(name):
             raise LayerError(
-                f"init gave {what} with the key {name!r}",
-                expected="a string that is not empty, without / * ? [ ]",
+                f"init returned {what} with the key {name!r}",
+                expected="a non-empty string without / * ? [ ]",
             )
         if isinstance(value, dict):
-            _check_made(value, what)
+            _check_tree(value, what)
         elif not isinstance(value, jax.Array | np.ndarray | np.generic):
-            raise LayerError(f"init gave no array for {name!r} in {what}", got=format_short(value))
+            raise LayerError(
+                f"init must return an array for {name!r} in {what}", got=format_short(value)
+            )
 
 
 def _key_spec() -> jax.ShapeDtypeStruct:

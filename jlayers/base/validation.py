@@ -1,16 +1,20 @@
-"""Do these parameters belong to this model? If not: every difference, by path."""
+"""Whether a tree belongs to a model. If not, every difference is reported by path.
+
+How to read this file: ``check_tree_matches`` is the entry; ``specs.tree_matches`` has decided that
+something differs, and here the text is made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .errors import LayerError
-from .specs import PyTree, format_short, format_spec
+from .specs import format_short, format_spec, leaf_matches, tree_matches
+from .types import Params, PyTree
 
+# More lines than that are not read; the counts are in the first line.
 _SHOWN = 20
 _MISMATCHES = {
     "params": "params do not fit the model",
@@ -20,16 +24,17 @@ _MISMATCHES = {
 }
 
 
-def check_tree(tree: Any, what: str) -> None:
-    """Raises unless what a user passed for ``what`` is a dict, as a tree of parameters is."""
+def check_tree(tree: object, what: str) -> None:
+    """Raises unless what a user passed as ``what`` is a dict."""
     if type(tree) is dict:
         return
     hint = "params, state = layer.init(key, x); layer.apply(params, state, x)"
     if isinstance(tree, tuple) and len(tree) == 2 and all(type(part) is dict for part in tree):
         hint = f"init returns a pair, unpack it: {hint}"
+    # The type of these is plain from their text.
     plain = tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float)
     raise LayerError(
-        f"{what} is no tree of arrays",
+        f"{what} must be a tree of arrays",
         expected="nested dicts of arrays",
         got=format_short(tree) if plain else f"a {type(tree).__name__}, {format_short(tree)}",
         hint=hint,
@@ -37,7 +42,7 @@ def check_tree(tree: Any, what: str) -> None:
 
 
 def check_tree_matches(
-    tree: Any, expected: Mapping[str, Any], what: str, x: PyTree, beside: Any = None
+    tree: PyTree, expected: Mapping[str, PyTree], what: str, x: PyTree, beside: object = None
 ) -> None:
     """Raises unless ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``.
 
@@ -48,21 +53,21 @@ def check_tree_matches(
       expected: the tree of specs that ``init`` would give for ``x``.
       what: ``"params"``, ``"state"``, ``"new state"`` or ``"carry"``.
       x: the input, for the text.
-      beside: the tree that was passed beside, for the text.
+      beside: the other tree that was passed, for the hint.
 
     Raises:
       LayerError: with all differences.
     """
-    if _same(tree, expected):
+    if tree_matches(tree, expected):
         return
     check_tree(tree, what)
-    have, want = dict(_by_path(tree)), dict(_by_path(expected))
+    have, want = dict(_by_path(tree)), dict(_by_path(dict(expected)))
     rows = [("missing", path, format_spec(want[path])) for path in want if path not in have]
     rows += [("extra", path, format_short(have[path])) for path in have if path not in want]
     rows += [
         ("different", path, f"expected {format_spec(want[path])}, got {_kind(have[path])}")
         for path in want
-        if path in have and not _fits(have[path], want[path])
+        if path in have and not leaf_matches(have[path], want[path])
     ]
     counts = [
         f"{sum(kind == wanted for kind, _, _ in rows)} {wanted}"
@@ -82,19 +87,21 @@ def check_tree_matches(
     )
 
 
-def _hint(tree: dict[str, Any], expected: Mapping[str, Any], what: str, beside: Any) -> str | None:
+def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: object) -> str | None:
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
-    if beside is not None and _same(beside, expected):
-        return "params and state have changed places: layer.apply(params, state, x)"
+    # The other tree fits here: the two were swapped.
+    if beside is not None and tree_matches(beside, expected):
+        return "params and state are swapped: layer.apply(params, state, x)"
+    # One level too high: the tree of the training state, or of a parent.
     for name, value in tree.items():
-        if _same(value, expected):
+        if tree_matches(value, expected):
             return f"its entry {name!r} fits: {what}[{name!r}]"
     return None
 
 
-def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The path of every entry that is no dict with entries of its own."""
+def _by_path(tree: Params, path: str = "") -> Iterator[tuple[str, PyTree]]:
+    """The path of every entry that is not a dict with entries."""
     for name, value in tree.items():
         here = path + (name if isinstance(name, str) else f"[{name!r}]")
         if type(value) is dict and value:
@@ -103,31 +110,7 @@ def _by_path(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any
             yield here, value
 
 
-def _same(tree: Any, expected: Mapping[str, Any]) -> bool:
-    return (
-        type(tree) is dict
-        and tree.keys() == expected.keys()
-        and all(
-            _same(tree[name], wanted) if isinstance(wanted, dict) else _fits(tree[name], wanted)
-            for name, wanted in expected.items()
-        )
-    )
-
-
-def _fits(leaf: Any, spec: Any) -> bool:
-    if not isinstance(spec, jax.ShapeDtypeStruct) or isinstance(leaf, jax.ShapeDtypeStruct):
-        return False
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        return False
-    if tuple(leaf.shape) != tuple(spec.shape):
-        return False
-    for kind in (jnp.floating, jnp.complexfloating):
-        if jnp.issubdtype(spec.dtype, kind):
-            return bool(jnp.issubdtype(leaf.dtype, kind))
-    return bool(leaf.dtype == spec.dtype)
-
-
-def _kind(leaf: Any) -> str:
+def _kind(leaf: PyTree) -> str:
     return (
         f"the spec {format_spec(leaf)}"
         if isinstance(leaf, jax.ShapeDtypeStruct)

@@ -1,4 +1,9 @@
-"""Folders that are there whole or not at all, whatever dies while they are written."""
+"""Directories that appear complete under their name, or not at all, whatever dies while writing.
+
+How to read this file: ``atomic_directory`` fills a hidden directory ``.NAME.writing-1a2b3c4d`` and
+renames it. The writer holds a lock on it, which the system drops when the process dies, so that
+``clean`` can tell an abandoned directory from one that is still being written.
+"""
 
 from __future__ import annotations
 
@@ -12,52 +17,51 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not there on Windows, where nothing half-written is cleaned up
+except ImportError:  # Windows has no flock, so nothing half-written is cleaned up there
     fcntl = None  # type: ignore[assignment]
 
-# What a name in the making adds to the name that it is for.
-_HALF = re.compile(r"\.(?P<name>.+)\.(?P<why>writing|replaced|removed)-[0-9a-f]{8}")
+# Temporary names say which directory they are for, and what happened to it.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<state>writing|replaced|removed)-[0-9a-f]{8}")
 
 
-def _half(target: Path, why: str) -> Path:
-    return target.with_name(f".{target.name}.{why}-{secrets.token_hex(4)}")
+def _temporary(target: Path, state: str) -> Path:
+    return target.with_name(f".{target.name}.{state}-{secrets.token_hex(4)}")
 
 
 @contextlib.contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the name ``target`` when it is done, and replaces what had it.
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, renamed to ``target`` at the end; an existing ``target`` is replaced.
 
-    All that is inside is on the disk before the name is: the caller syncs the files, and this the
-    folders. Where anything fails, nothing is left behind.
+    Everything inside is on the disk before the name is: the caller syncs the files, this function
+    the directories. Nothing is left behind if anything fails.
 
     Raises:
-      OSError: where the system cannot.
+      OSError: if the system cannot create, sync or rename it.
     """
-    half, lock = _locked(target)
+    temporary, lock = _create_locked(target)
     try:
-        yield half
-        _sync(half)
-        aside = _renamed(half, target)
-        _sync(target.parent)
+        yield temporary
+        sync(temporary)
+        previous = _rename(temporary, target)
+        sync(target.parent)
     except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
         os.close(lock)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+    if previous is not None:
+        shutil.rmtree(previous, ignore_errors=True)
 
 
-def _locked(target: Path) -> tuple[Path, int]:
-    """A new folder, and a lock on it that the system drops when this process dies, even killed."""
+def _create_locked(target: Path) -> tuple[Path, int]:
     while True:
-        half = _half(target, "writing")
-        half.mkdir()
-        lock = os.open(half, os.O_RDONLY)
+        temporary = _temporary(target, "writing")
+        temporary.mkdir()
+        lock = os.open(temporary, os.O_RDONLY)
         _lock(lock)
-        # Between the two lines above another process may have taken the folder for a dead one's.
-        if half.exists():
-            return half, lock
+        # Before it was locked, another process may have removed it as abandoned.
+        if temporary.exists():
+            return temporary, lock
         os.close(lock)
 
 
@@ -66,61 +70,62 @@ def _lock(descriptor: int, *, wait: bool = True) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # another holds it, or a file system has no locks
+    except OSError:  # another process holds it, or the file system has no locks
         return False
     return True
 
 
-def _renamed(half: Path, target: Path) -> Path | None:
-    """Gives the new folder its name, and says where the one went that had the name before."""
+def _rename(temporary: Path, target: Path) -> Path | None:
+    """Renames to ``target`` and returns the new name of the directory it replaced, if any."""
     try:
-        half.rename(target)
+        temporary.rename(target)
         return None
     except OSError:
         if not target.is_dir():
             raise
-    # Folders cannot be swapped in one step; `clean` puts this one back if we die in between.
-    aside = _half(target, "replaced")
-    target.rename(aside)
+    # Directories cannot be swapped in one step; `clean` undoes the first if we die in between.
+    previous = _temporary(target, "replaced")
+    target.rename(previous)
     try:
-        half.rename(target)
+        temporary.rename(target)
     except OSError:
-        aside.rename(target)
+        previous.rename(target)
         raise
-    return aside
+    return previous
 
 
-def remove_whole(target: Path) -> None:
-    """Removes a folder; it loses its name before the first file is gone."""
-    aside = _half(target, "removed")
-    target.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+def atomic_remove(target: Path) -> None:
+    """Removes a directory, which loses its name before its first file is deleted."""
+    removed = _temporary(target, "removed")
+    target.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def clean(parent: Path) -> None:
-    """Removes what dead writers left in a folder; what a living process is writing stays."""
-    for half in sorted(parent.iterdir()):
-        match = _HALF.fullmatch(half.name)
+    """Removes what dead writers left in a directory, and nothing that a living one is writing."""
+    for temporary in sorted(parent.iterdir()):
+        match = _TEMPORARY.fullmatch(temporary.name)
         if not match:
             continue
         target = parent / match["name"]
         with contextlib.suppress(OSError):
-            if match["why"] == "replaced" and not target.exists():
-                half.rename(target)
-            elif match["why"] != "writing" or _is_dead(half):
-                shutil.rmtree(half, ignore_errors=True)
+            if match["state"] == "replaced" and not target.exists():
+                temporary.rename(target)
+            elif match["state"] != "writing" or _is_abandoned(temporary):
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_dead(half: Path) -> bool:
-    descriptor = os.open(half, os.O_RDONLY)
+def _is_abandoned(temporary: Path) -> bool:
+    descriptor = os.open(temporary, os.O_RDONLY)
     try:
         return _lock(descriptor, wait=False)
     finally:
         os.close(descriptor)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Brings a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

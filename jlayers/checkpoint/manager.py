@@ -1,4 +1,9 @@
-"""The checkpoints of a run: written beside the training, the last and the best ones kept."""
+"""A folder of checkpoints: written beside the training, the last and the best ones kept.
+
+How to read this file: ``save`` copies on the caller's thread and starts ``_write``, which writes
+and then prunes the folder. Nothing is remembered that the folder does not hold, except metrics
+(read once) and which checkpoints were found corrupt. ``restore`` falls back to earlier ones.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +16,15 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api, warn
+from ..base.errors import CheckpointError, public_api, warn
 from ..base.specs import PyTree, format_short
-from .atomic import clean, remove_whole
-from .restore import DamagedCheckpointError, Restored, read_checkpoint, read_manifest
-from .save import (
-    ARRAYS,
-    MANIFEST,
-    Snapshot,
-    folder_name,
-    snapshot,
-    write_snapshot,
-)
+from .atomic import atomic_remove, clean
+from .formats.base import find, known
+from .restore import CorruptCheckpointError, Restored, read_checkpoint, read_manifest
+from .save import MANIFEST, Snapshot, directory_name, file_name, snapshot, write_snapshot
 
 _NAME = re.compile(r"step_(\d{8,})")
 
@@ -34,25 +32,26 @@ _NAME = re.compile(r"step_(\d{8,})")
 class CheckpointManager:
     """A folder of checkpoints.
 
-    ``save`` keeps the training waiting for the copy to the host only; a thread writes it. Several
-    processes may read the folder and even write to it. What a killed one left half-written is
-    removed when the next one begins: a writer holds a lock on its folder until it dies. Where a
-    file system has no locks, it stays.
+    ``save`` blocks the training for the copy to the host only; a thread writes it. Several
+    processes may read the folder and even write to it. What a killed process left half-written is
+    removed when the next one starts: a writer holds a lock on its directory until it dies. On a
+    file system without locks it is not removed.
 
     Args:
-      folder: where they are; it is made.
+      folder: where the checkpoints are; it is created.
       keep: the number of last ones to keep, by step; None for all.
       best: the number of best ones to keep beside these.
-      metric: the name of the metric that says which is best. A checkpoint whose metrics lack it,
-        or have NaN for it, is never among the best.
+      metric: the name of the metric that decides which is best. A checkpoint whose metrics lack
+        it, or have NaN for it, is never among the best.
       mode: "min" or "max".
+      format: the name of the file format of the arrays.
 
     Raises:
-      LayerError: for a folder that cannot be made, and for what is no such option.
+      CheckpointError: if the folder cannot be created, and for an invalid option.
 
     >>> import tempfile, jax.numpy as jnp
-    >>> from jlayers import training
-    >>> with training.CheckpointManager(tempfile.mkdtemp(), keep=2) as checkpoints:
+    >>> from jlayers import checkpoint
+    >>> with checkpoint.CheckpointManager(tempfile.mkdtemp(), keep=2) as checkpoints:
     ...     for step in (100, 200, 300):
     ...         checkpoints.save(step, {"kernel": jnp.full(3, step)})
     >>> checkpoints.steps()
@@ -70,28 +69,33 @@ class CheckpointManager:
         best: int = 0,
         metric: str = "loss",
         mode: str = "min",
+        format: str = "safetensors",
     ):
         if mode not in ("min", "max"):
-            raise LayerError("mode is neither 'min' nor 'max'", got=format_short(mode))
+            raise CheckpointError("mode must be 'min' or 'max'", got=format_short(mode))
         self.folder = Path(folder)
         self.keep = keep if keep is None else arguments.positive("keep", keep)
         self.best = arguments.integer("best", best, 0)
         self.metric, self.mode = metric, mode
+        self.format = find(format).name
+        # Read once: pruning would parse all manifests again after every save.
         self._metrics: dict[int, dict[str, float]] = {}
-        self._damaged: set[int] = set()
+        # `save` does not warn of these when training goes back before them.
+        self._corrupt: set[int] = set()
         self._thread: threading.Thread | None = None
+        # A list of its own, as the finalizer below must not refer to this object.
         self._errors: list[Exception] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             clean(self.folder)
         except OSError as error:
-            raise LayerError(
-                f"no folder for checkpoints: {error.strerror}",
+            raise CheckpointError(
+                f"cannot create the folder for checkpoints: {error.strerror}",
                 got=str(self.folder),
                 hint="a folder that can be written",
             ) from error
-        # Threads are waited for at exit; what the last one raised would be lost otherwise.
-        weakref.finalize(self, _last_words, self._errors)
+        # Python waits for threads at exit; the error of the last one would be lost otherwise.
+        weakref.finalize(self, _warn_of_errors, self._errors)
 
     @public_api
     def save(
@@ -99,39 +103,33 @@ class CheckpointManager:
         step: int,
         tree: PyTree,
         *,
-        position: Any = None,
-        metrics: Mapping[str, Any] | None = None,
-        history: Sequence[Any] = (),
-        extra: Mapping[str, Any] | None = None,
-        model: Any = None,
+        position: object = None,
+        metrics: Mapping[str, object] | None = None,
+        history: Sequence[object] = (),
+        extra: Mapping[str, object] | None = None,
+        model: object = None,
     ) -> None:
-        """Copies the tree to the host, and has it written in the background.
+        """Copies the tree to the host, and writes it in the background.
 
-        It waits for the device to finish the tree, and for the write before to end. The tree may
-        be donated as soon as this returns.
+        It waits for the device to compute the tree, and for the previous write to end. The tree
+        may be donated as soon as this returns.
 
         Args:
           step, tree, position, metrics, history, extra, model: as for ``save_checkpoint``.
 
         Raises:
-          LayerError: where ``tree`` cannot be saved, and where the write before this one failed.
+          CheckpointError: if ``tree`` cannot be saved, and if the previous write failed.
         """
+        # One write at a time, so that at most one copy of the tree is in memory.
         self.wait()
         shot = snapshot(
-            tree,
-            step=step,
-            position=position,
-            metrics=metrics,
-            history=history,
-            extra=extra,
-            model=model,
-            copy=True,
+            tree, step, position, metrics, history, extra, model, self.format, copy=True
         )
-        later = [s for s in self.steps() if s > shot.manifest.step and s not in self._damaged]
+        later = [s for s in self.steps() if s > shot.manifest.step and s not in self._corrupt]
         if later:
             warn(
-                f"a checkpoint of step {shot.manifest.step} goes into {self.folder}, which has one "
-                f"of step {later[-1]}: that one stays the latest; use another folder to go back"
+                f"saving step {shot.manifest.step} into {self.folder}, where step {later[-1]} "
+                "remains the latest checkpoint; use another folder to go back"
             )
         self._thread = threading.Thread(target=self._write, args=(shot,), name="checkpoint")
         self._thread.start()
@@ -141,7 +139,7 @@ class CheckpointManager:
             write_snapshot(self.folder, shot)
             step = shot.manifest.step
             self._metrics[step] = shot.manifest.metrics
-            self._damaged.discard(step)
+            self._corrupt.discard(step)
             self._prune(step)
         except Exception as error:
             self._errors.append(error)
@@ -150,18 +148,20 @@ class CheckpointManager:
         steps = self.steps()
         if self.keep is None:
             return
+        # When training goes back, the step just written is not among the last ones.
         kept = {just_written, *steps[-self.keep :], *self._best(steps)}
         for step in steps:
             if step not in kept:
                 # Another process may have removed it already.
                 with contextlib.suppress(FileNotFoundError):
-                    remove_whole(self.path(step))
+                    atomic_remove(self.path(step))
                 self._metrics.pop(step, None)
 
     def _best(self, steps: list[int]) -> list[int]:
         if not self.best:
             return []
         sign = 1 if self.mode == "min" else -1
+        # Of equal ones the later is better.
         ranked = [
             (sign * value, -step)
             for step in steps
@@ -173,16 +173,17 @@ class CheckpointManager:
         if step not in self._metrics:
             try:
                 self._metrics[step] = read_manifest(self.path(step)).metrics
-            except LayerError:
+            except CheckpointError:
+                # It may be corrupt, or just removed: not among the best in any case.
                 self._metrics[step] = {}
         return self._metrics[step]
 
     @public_api
     def wait(self) -> None:
-        """Comes back when nothing is being written.
+        """Returns when nothing is being written.
 
         Raises:
-          LayerError: where the last write failed.
+          CheckpointError: if the last write failed.
         """
         if self._thread is not None:
             self._thread.join()
@@ -192,46 +193,42 @@ class CheckpointManager:
 
     @public_api
     def close(self) -> None:
-        """As ``wait``; warns where the metric that says which is best was never there."""
+        """As ``wait``; warns if no checkpoint has the metric that decides which is best."""
         self.wait()
         steps = self.steps()
         if self.best and steps and not self._best(steps):
             names = sorted({name for step in steps for name in self._metrics_of(step)})
             warn(
                 f"no checkpoint in {self.folder} has the metric {self.metric!r}, so none was kept "
-                f"as a best one; there are: {', '.join(names) or 'no metrics'}"
+                f"as a best one; their metrics: {', '.join(names) or 'none'}"
             )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"CheckpointManager({str(self.folder)!r}, keep={self.keep}, best={self.best})"
 
     def path(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
-        return self.folder / folder_name(step)
+        """The directory of a step's checkpoint."""
+        return self.folder / directory_name(step)
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, in order."""
         names: list[str] = []
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             names = os.listdir(self.folder)
-        found = map(_NAME.fullmatch, names)
-        return sorted(
-            int(match[1])
-            for match in found
-            if match
-            and all((self.folder / match[0] / name).exists() for name in (ARRAYS, MANIFEST))
-        )
+        matches = [match for match in map(_NAME.fullmatch, names) if match]
+        return sorted(int(match[1]) for match in matches if self._is_complete(match[0]))
+
+    def _is_complete(self, name: str) -> bool:
+        # Every directory of such a name is, unless somebody deleted a file from it.
+        directory = self.folder / name
+        files = [file_name(find(each)) for each in known()]
+        return (directory / MANIFEST).exists() and any((directory / f).exists() for f in files)
 
     def latest(self) -> int | None:
         """The last step that has a complete checkpoint."""
@@ -250,44 +247,45 @@ class CheckpointManager:
 
         Args:
           like, allow: as for ``read_checkpoint``.
-          step: which; the latest unless said.
-          fallback: where it is damaged, warns and takes the last good one before it.
+          step: which; the latest by default.
+          fallback: if it is corrupt, warn and read the last good one before it.
 
         Raises:
-          LayerError: where there is none, and as ``read_checkpoint``.
-          DamagedCheckpointError: (a LayerError) where it is damaged; the last good one is named.
+          CheckpointError: if there is no such checkpoint, and as ``read_checkpoint``.
+          CorruptCheckpointError: if it is corrupt; the hint names the last good one.
         """
         self.wait()
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
             which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-            raise LayerError(
+            raise CheckpointError(
                 f"{which} in {self.folder}",
                 expected=f"one of the steps {', '.join(map(str, steps))}" if steps else None,
             )
         wanted = steps[-1] if step is None else step
         try:
             return read_checkpoint(self.path(wanted), like, allow=allow)
-        except DamagedCheckpointError as damage:
-            self._damaged.add(wanted)
-            first = damage
+        except CorruptCheckpointError as error:
+            self._corrupt.add(wanted)
+            first = error
         for earlier in reversed([s for s in steps if s < wanted]):
             try:
                 found = read_checkpoint(self.path(earlier), like, allow=allow)
-            except DamagedCheckpointError:
-                self._damaged.add(earlier)
+            except CorruptCheckpointError:
+                self._corrupt.add(earlier)
                 continue
-            except LayerError:  # of another model
+            except CheckpointError:  # of another model
                 continue
+            # The last good one is looked for in any case, to be named in the hint.
             if not fallback:
                 first.hint = f"step={earlier}, the last good one, or fallback=True"
                 raise first
-            warn(f"{first}\n  The run goes on from step {earlier}, the last good one.")
+            warn(f"{first}\n  Training continues from step {earlier}, the last good checkpoint.")
             return found
-        first.hint = "no checkpoint before it is good either"
+        first.hint = "all earlier checkpoints are corrupt or of another model"
         raise first
 
 
-def _last_words(errors: list[Exception]) -> None:
+def _warn_of_errors(errors: list[Exception]) -> None:
     for error in errors:
-        warnings.warn(f"a checkpoint was not written, and nobody asked: {error}", stacklevel=1)
+        warnings.warn(f"a checkpoint was not written: {error}", stacklevel=1)

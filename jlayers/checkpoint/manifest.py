@@ -1,4 +1,9 @@
-"""The manifest of a checkpoint: JSON that says what its arrays are, and where the run stood."""
+"""The manifest of a checkpoint: JSON that describes its arrays and the state of the training.
+
+How to read this file: ``as_json`` and ``from_json`` bring users' values to JSON and back without
+loss; ``text_of`` and ``write`` make the file; ``read`` and ``_parse`` read it and trust nothing.
+Version 1 had no ``file`` entry: its arrays were always in a safetensors file.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +18,35 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..base.errors import LayerError
+from ..base.errors import CheckpointError
 from ..base.specs import format_short
-from .formats.safetensors import DamagedFileError, open_regular
-from .tree import (
-    DTYPES,
-    KEYS,
-    SCALARS,
-    Entry,
-)
+from .formats.base import CorruptFileError, open_regular
+from .tree import DTYPES, KEYS, SCALARS, LeafSpec
 
-FORMAT, VERSION = "jlayers checkpoint", 1
-# A longer file is none of ours, and would take a multiple of its size to parse.
-_MOST_BYTES = 256 << 20
-# JSON has no word for these.
+FORMAT, VERSION = "jlayers checkpoint", 2
+_READABLE = (1, 2)
+# No manifest of ours is longer, and parsing one takes several times its size in memory.
+_MAX_BYTES = 256 << 20
+# JSON has no syntax for these.
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TAG = "$float"
 
 
 class Manifest(NamedTuple):
-    """All that a checkpoint holds beside the numbers.
+    """What a checkpoint holds beside the numbers.
 
     Attributes:
       step: the number of steps taken.
-      position: where the data stood, any JSON.
-      metrics: by name.
-      history: a list of JSON values, what the loop told so far.
+      position: the position in the data, any JSON value.
+      metrics: numbers by name.
+      history: a list of JSON values, the records of the loop.
       extra: a dict of JSON values, the user's own.
       model: text, or None.
-      versions: of what wrote it: "jlayers", "jax", "numpy", "python".
-      leaves: what is known of each array, by path.
-      sums: the CRC-32 of each array's bytes, by path.
+      versions: of the writer: "jlayers", "jax", "numpy", "python".
+      leaves: a ``LeafSpec`` by path.
+      checksums: the CRC-32 of each array's bytes in the file, by path.
+      format: the name of the file format.
+      size: of the file in bytes, or None if the manifest does not say.
     """
 
     step: int
@@ -53,30 +56,35 @@ class Manifest(NamedTuple):
     extra: dict[str, Any]
     model: str | None
     versions: dict[str, str]
-    leaves: dict[str, Entry]
-    sums: dict[str, int]
+    leaves: dict[str, LeafSpec]
+    checksums: dict[str, int]
+    format: str = "safetensors"
+    size: int | None = None
+
+
+_VALUES = Manifest._fields[: Manifest._fields.index("leaves")]
 
 
 def versions(own: str) -> dict[str, str]:
-    """Of what writes a checkpoint; ``own`` is jlayers'."""
+    """The versions of what writes a checkpoint; ``own`` is that of jlayers."""
     python = platform.python_version()
     return {"jlayers": own, "jax": jax.__version__, "numpy": np.__version__, "python": python}
 
 
-def as_json(what: str, value: Any) -> Any:
-    """A value as JSON has it, exactly: numpy's numbers as Python's, tuples as lists.
+def as_json(what: str, value: object) -> Any:
+    """A value for JSON, exactly: NumPy's numbers as Python's, tuples as lists.
 
     Numbers that are not finite become ``{"$float": "nan"}``.
 
     Raises:
-      LayerError: for what is no JSON, with its place.
+      CheckpointError: for a value that JSON does not have, naming its place.
 
     >>> as_json("extra", {"epoch": np.int64(3), "rates": (0.1, float("inf"))})
     {'epoch': 3, 'rates': [0.1, {'$float': 'inf'}]}
     """
     if isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ():
         value = value.item()
-    # A history has many numbers: those that are as JSON has them are not called for.
+    # Histories are long: the values that need no conversion cost no call.
     if isinstance(value, dict) and _TAG not in value and all(type(k) is str for k in value):
         return {
             name: item if _is_plain(item) else as_json(f"{what}[{name!r}]", item)
@@ -91,17 +99,22 @@ def as_json(what: str, value: Any) -> Any:
         return float(value) if math.isfinite(value) else {_TAG: repr(float(value))}
     if isinstance(value, str | bool | int | None):
         return value
-    expected = "None, bools, numbers, texts; lists and dicts of these, dicts with texts for keys"
-    raise LayerError(f"{what} is no JSON", expected=expected, got=format_short(value))
+    raise CheckpointError(
+        f"{what} must be a JSON value",
+        expected="None, bools, numbers, strings; lists and dicts of these, with strings as keys",
+        got=format_short(value),
+    )
 
 
-def _is_plain(value: Any) -> bool:
-    kind = type(value)
-    return (kind is float and math.isfinite(value)) or kind is int or kind is str
+def _is_plain(value: object) -> bool:
+    # The exact types: NumPy's float64 is a float, too, and True an int.
+    if type(value) is float:
+        return math.isfinite(value)
+    return type(value) is int or type(value) is str
 
 
 def from_json(value: Any) -> Any:
-    """What ``as_json`` was given, with lists for tuples."""
+    """The value that ``as_json`` was given, with lists in the place of tuples."""
     if isinstance(value, list):
         return [from_json(item) for item in value]
     if isinstance(value, dict):
@@ -112,27 +125,30 @@ def from_json(value: Any) -> Any:
 
 
 def text_of(manifest: Manifest) -> str:
-    """The file: a line for each field and for each array, the checksum of all that at the end."""
-    content = {
+    """The text of the file: a line a field and a line an array, and the checksum of all at the end.
+
+    Raises:
+      CheckpointError: for a value that JSON does not have.
+    """
+    fields = {
         "format": FORMAT,
         "version": VERSION,
-        **{name: as_json(name, getattr(manifest, name)) for name in Manifest._fields[:-2]},
-        "arrays": {
-            path: {
-                "kind": entry.kind,
-                **({"impl": entry.impl} if entry.impl else {}),
-                "dtype": entry.dtype,
-                "shape": entry.shape,
-                "crc32": f"{manifest.sums[path]:08x}",
-            }
-            for path, entry in manifest.leaves.items()
-        },
+        **{name: as_json(name, getattr(manifest, name)) for name in _VALUES},
+        "file": {"format": manifest.format, "size": manifest.size},
     }
-    arrays = _lines(content["arrays"], "  ")
-    fields = {name: value for name, value in content.items() if name != "arrays"}
-    lines = [*_lines(fields, " "), ' "arrays": {\n' + ",\n".join(arrays) + "\n }"]
-    lines += _lines({"checksum": _checksum(content)}, " ")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    arrays = {
+        path: {
+            "kind": leaf.kind,
+            **({"impl": leaf.impl} if leaf.impl else {}),
+            "dtype": leaf.dtype,
+            "shape": leaf.shape,
+            "crc32": f"{manifest.checksums[path]:08x}",
+        }
+        for path, leaf in manifest.leaves.items()
+    }
+    checksum = {"checksum": _checksum({**fields, "arrays": arrays})}
+    lines = [*_lines(fields, " "), ' "arrays": {\n' + ",\n".join(_lines(arrays, "  ")) + "\n }"]
+    return "{\n" + ",\n".join([*lines, *_lines(checksum, " ")]) + "\n}\n"
 
 
 def _lines(fields: dict[str, Any], indent: str) -> list[str]:
@@ -140,13 +156,14 @@ def _lines(fields: dict[str, Any], indent: str) -> list[str]:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    # Of the values and not of the text, which may be laid out anew.
+    # Of the values, so that the text may be laid out anew.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a manifest down to the disk."""
+    """Writes a manifest, down to the disk."""
+    # The same bytes on every system, and never over an existing file.
     with open(path, "x", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -154,70 +171,77 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> Manifest:
-    """Reads a manifest, and trusts nothing in it.
+    """Reads a manifest.
 
     Raises:
-      DamagedFileError: where it is not what was written.
-      LayerError: where a newer version of jlayers wrote it.
-      OSError: where the system cannot read it.
+      CorruptFileError: if it is not what was written.
+      CheckpointError: if a newer version of jlayers wrote it.
+      OSError: if the system cannot read it.
     """
     with open(open_regular(path), "rb") as file:
-        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
-            raise DamagedFileError(f"{path.name} is too long")
+        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+            raise CorruptFileError(f"{path.name} is too long")
         text = file.read()
     try:
         content = json.loads(text.decode("utf-8"))
         checksum = content.pop("checksum")
-        fits = content["format"] == FORMAT and checksum == _checksum(content)
+        matches = content["format"] == FORMAT and checksum == _checksum(content)
         version, writer = content["version"], content["versions"]["jlayers"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         why = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        raise DamagedFileError(f"{path.name} is no manifest ({why})") from None
-    if not fits:
-        raise DamagedFileError(f"the checksum of {path.name} is wrong")
-    if version != VERSION:
-        raise LayerError(
-            f"{path} has a format that this jlayers does not know",
-            expected=f"version {VERSION}",
+        raise CorruptFileError(f"{path.name} is not a manifest ({why})") from None
+    if not matches:
+        raise CorruptFileError(f"the checksum of {path.name} is wrong")
+    if version not in _READABLE:
+        raise CheckpointError(
+            f"{path} has a format that this version of jlayers does not know",
+            expected=f"version {' or '.join(map(str, _READABLE))}",
             got=f"version {format_short(version)}, of jlayers {format_short(writer)}",
-            hint="a newer jlayers",
+            hint="install a newer jlayers",
         )
     try:
-        return _parsed(content)
+        return _parse(content)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise DamagedFileError(f"{path.name} is no manifest, though its checksum fits") from None
+        raise CorruptFileError(
+            f"{path.name} is not a manifest, though its checksum is right"
+        ) from None
 
 
-def _parsed(content: dict[str, Any]) -> Manifest:
-    leaves, sums = {}, {}
+def _parse(content: dict[str, Any]) -> Manifest:
+    leaves, checksums = {}, {}
     for path, fields in content["arrays"].items():
         crc32 = fields.pop("crc32")
-        leaves[path] = _entry(**fields)
-        sums[path] = int(crc32, 16)
-    told = {name: from_json(content[name]) for name in Manifest._fields[:-2]}
-    manifest = Manifest(**told, leaves=leaves, sums=sums)
-    _must(type(manifest.step) is int and manifest.step >= 0)
-    _must(all(type(value) is float for value in manifest.metrics.values()))
-    _must(type(manifest.history) is list and type(manifest.extra) is dict)
-    _must(manifest.model is None or type(manifest.model) is str)
-    _must(all(type(value) is str for value in manifest.versions.values()))
+        leaves[path] = _leaf_spec(**fields)
+        checksums[path] = int(crc32, 16)
+    # Missing and additional entries raise a KeyError or TypeError, which `read` translates.
+    values = {name: from_json(content[name]) for name in _VALUES}
+    file = {"format": "safetensors", "size": None} if content["version"] == 1 else content["file"]
+    manifest = Manifest(**values, leaves=leaves, checksums=checksums, **file)
+    # The checksum is right, but anyone can compute one.
+    _require(type(manifest.step) is int and manifest.step >= 0)
+    _require(all(type(value) is float for value in manifest.metrics.values()))
+    _require(type(manifest.history) is list and type(manifest.extra) is dict)
+    _require(manifest.model is None or type(manifest.model) is str)
+    _require(all(type(value) is str for value in manifest.versions.values()))
+    _require(type(manifest.format) is str)
+    _require(manifest.size is None or type(manifest.size) is int)
     return manifest
 
 
-def _entry(kind: str, dtype: str, shape: list[int], impl: str | None = None) -> Entry:
-    _must(all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 32)
-    entry = Entry(kind, dtype, tuple(shape), impl)
-    # numpy and JAX have no larger ones, not even with an axis of size 0.
-    _must(math.prod(n for n in shape if n) < 1 << 56)
+def _leaf_spec(kind: str, dtype: str, shape: list[int], impl: str | None = None) -> LeafSpec:
+    _require(all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 32)
+    leaf = LeafSpec(kind, dtype, tuple(shape), impl)
+    # NumPy and JAX have no larger arrays, not even with an axis of size 0.
+    _require(math.prod(n for n in shape if n) < 1 << 56)
     if kind == "array":
-        _must(dtype in DTYPES and impl is None)
+        _require(dtype in DTYPES and impl is None)
     elif kind == "key":
-        _must(dtype == "uint32" and impl in KEYS)
+        _require(dtype == "uint32" and impl in KEYS)
     else:
-        _must(entry == Entry(kind, SCALARS[kind], ()))
-    return entry
+        _require(leaf == LeafSpec(kind, SCALARS[kind], ()))
+    return leaf
 
 
-def _must(fact: bool) -> None:
-    if not fact:
+def _require(condition: bool) -> None:
+    if not condition:
         raise ValueError

@@ -5,33 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..base.errors import LayerError
+from ..base.errors import CheckpointError
 from ..base.paths import matches
-from .tree import Entry
-
-_DIFFERENCES = ("missing", "extra", "wrong shape", "wrong dtype")
+from .tree import LeafSpec
 
 
 @dataclass(frozen=True, repr=False)
 class RestorePlan:
-    """A template against a checkpoint; ``str(plan)`` has a line for each path that does not fit.
+    """A template compared with a checkpoint; ``str(plan)`` has a line for each path that differs.
 
     Attributes:
       name: of the checkpoint.
       expected: what the template has, by path.
       found: what the checkpoint has, by path.
-      allow: patterns; what does not fit at their paths is let be.
+      allow: patterns of paths that may differ.
     """
 
     name: str
-    expected: dict[str, Entry]
-    found: dict[str, Entry]
+    expected: dict[str, LeafSpec]
+    found: dict[str, LeafSpec]
     allow: tuple[str, ...] = ()
 
     @property
     def matched(self) -> tuple[str, ...]:
         """Paths that are restored."""
-        return tuple(p for p, entry in self.expected.items() if self.found.get(p) == entry)
+        return tuple(p for p, leaf in self.expected.items() if self.found.get(p) == leaf)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -46,58 +44,64 @@ class RestorePlan:
     @property
     def wrong_shape(self) -> tuple[str, ...]:
         """Paths of both, with different shapes."""
-        return tuple(p for p in self._shared() if self.expected[p].shape != self.found[p].shape)
+        return tuple(p for p, a, b in self._shared() if a.shape != b.shape)
 
     @property
     def wrong_dtype(self) -> tuple[str, ...]:
-        """Paths of both, with different dtypes: an array is no Python number either."""
-        return tuple(p for p in self._shared() if self.expected[p].label != self.found[p].label)
+        """Paths of both, with different dtypes; an array differs from a Python number, too."""
+        return tuple(p for p, a, b in self._shared() if a.label != b.label)
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Paths where the template's own values stay."""
-        fits = set(self.matched)
-        return tuple(path for path in self.expected if path not in fits and self._allowed(path))
+        """Paths where the template keeps its own values."""
+        # As a set: with thousands of paths a tuple would be searched for each of them.
+        matched = set(self.matched)
+        return tuple(path for path in self.expected if path not in matched and self._allowed(path))
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Paths that do not fit and are not allowed not to."""
-        fits = set(self.matched)
+        """Paths that differ and are not allowed to."""
+        matched = set(self.matched)
         paths = dict.fromkeys((*self.expected, *self.found))
-        return tuple(path for path in paths if path not in fits and not self._allowed(path))
+        return tuple(path for path in paths if path not in matched and not self._allowed(path))
 
-    def _shared(self) -> list[str]:
-        return [path for path in self.expected if path in self.found]
+    def _shared(self) -> list[tuple[str, LeafSpec, LeafSpec]]:
+        return [(p, leaf, self.found[p]) for p, leaf in self.expected.items() if p in self.found]
 
     def _allowed(self, path: str) -> bool:
         return any(matches(path, pattern) for pattern in self.allow)
 
-    def _paths(self, difference: str) -> tuple[str, ...]:
-        paths: tuple[str, ...] = getattr(self, difference.replace(" ", "_"))
-        return paths
+    def _differences(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "missing": self.missing,
+            "extra": self.extra,
+            "wrong shape": self.wrong_shape,
+            "wrong dtype": self.wrong_dtype,
+        }
 
     def summary(self) -> str:
         """The numbers of paths, on one line."""
-        counts = ", ".join(f"{len(self._paths(what))} {what}" for what in _DIFFERENCES)
+        counts = ", ".join(f"{len(paths)} {what}" for what, paths in self._differences().items())
         total = len(self.expected.keys() | self.found.keys())
         return f"{self.name}: {len(self.matched)} of {total} paths match; {counts}"
 
     def lines(self) -> list[str]:
-        """A line for each path that does not fit."""
-        whats: dict[str, list[str]] = {}
-        for what in _DIFFERENCES:
-            for path in self._paths(what):
-                whats.setdefault(path, []).append(what)
-        rows = [(" and ".join(what), repr(path), self._told(path)) for path, what in whats.items()]
+        """A line for each path that differs."""
+        # A path may differ in both shape and dtype; it still has one line.
+        of_path: dict[str, str] = {}
+        for what, paths in self._differences().items():
+            for path in paths:
+                of_path[path] = f"{of_path[path]} and {what}" if path in of_path else what
+        rows = [(what, repr(path), self._comparison(path)) for path, what in of_path.items()]
         first, second = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
-        return [f"{what:<{first}}  {path:<{second}}  {told}" for what, path, told in rows]
+        return [f"{what:<{first}}  {path:<{second}}  {text}" for what, path, text in rows]
 
-    def _told(self, path: str) -> str:
-        wants, has = self.expected.get(path), self.found.get(path)
-        text = "" if wants is None else f"expected {wants}, "
-        text += "not in the checkpoint" if has is None else f"the checkpoint has {has}"
+    def _comparison(self, path: str) -> str:
+        wanted, found = self.expected.get(path), self.found.get(path)
+        text = "" if wanted is None else f"expected {wanted}, "
+        text += "not in the checkpoint" if found is None else f"the checkpoint has {found}"
         if self._allowed(path):
-            text += " (allowed: dropped)" if wants is None else " (allowed: the template's stays)"
+            text += " (allowed: dropped)" if wanted is None else " (allowed: keeps the template's)"
         return text
 
     def __str__(self) -> str:
@@ -107,34 +111,41 @@ class RestorePlan:
         return f"<RestorePlan {self.summary()}>"
 
     def check(self) -> None:
-        """Raises where a path does not fit, with all of them.
+        """Raises if paths differ that are not allowed to.
 
         Raises:
-          LayerError: with a line for each path.
+          CheckpointError: with a line for each path.
         """
         if self.refused:
+            # The pattern for the hint covers the siblings, which usually differ as well.
             first = self.refused[0]
             pattern = f"{first.rpartition('/')[0]}/**" if "/" in first else first
-            raise LayerError(
-                f"the checkpoint does not fit: {self.summary()}",
+            raise CheckpointError(
+                f"the checkpoint does not match the template: {self.summary()}",
                 got="\n    " + "\n    ".join(self.lines()),
-                hint=f"allow=({pattern!r},) to leave such paths as they are",
+                hint=f"allow=({pattern!r},) to let such paths differ",
             )
 
 
-def planned(
-    name: str, expected: dict[str, Entry], found: dict[str, Entry], allow: Sequence[str]
+def make_plan(
+    name: str, expected: dict[str, LeafSpec], found: dict[str, LeafSpec], allow: Sequence[str]
 ) -> RestorePlan:
     """A plan whose patterns are checked.
 
     Raises:
-      LayerError: for a pattern that fits no path of either.
+      CheckpointError: for a pattern that matches no path of either.
     """
     if isinstance(allow, str):
-        raise LayerError("allow is one text", got=repr(allow), hint=f"allow=({allow!r},)")
+        raise CheckpointError(
+            "allow must be a sequence of patterns", got=repr(allow), hint=f"allow=({allow!r},)"
+        )
     paths = list(dict.fromkeys((*expected, *found)))
+    # A misspelt pattern would allow nothing, and say nothing.
     for pattern in allow:
         if not any(matches(path, pattern) for path in paths):
+            # Enough to see how paths are spelt.
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
-            raise LayerError(f"the pattern {pattern!r} fits no path", got=shown or "no leaves")
+            raise CheckpointError(
+                f"the pattern {pattern!r} matches no path", got=shown or "no leaves"
+            )
     return RestorePlan(name, expected, found, tuple(allow))

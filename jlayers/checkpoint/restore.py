@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ..base.errors import LayerError, public_api
+from ..base.errors import CheckpointError, public_api
 from ..base.specs import PyTree, format_short
 from . import manifest
-from . import tree as leaves
-from .formats import safetensors
-from .formats.safetensors import DamagedFileError
+from .formats.base import CorruptFileError, find, open_regular
 from .manifest import Manifest
-from .plan import RestorePlan, planned
-from .save import ARRAYS, MANIFEST
+from .plan import RestorePlan, make_plan
+from .save import MANIFEST, checksum, file_name
+from .tree import from_file, is_concrete, leaf_specs, named_leaves, place_like, stored_name
 
 
-class DamagedCheckpointError(LayerError):
+class CorruptCheckpointError(CheckpointError):
     """A checkpoint is not what was written, or cannot be read."""
 
-    __module__ = "jlayers.training"
+    __module__ = "jlayers.checkpoint"
 
 
 class Restored(NamedTuple):
     """What was read from a checkpoint.
 
     Attributes:
-      tree: as the template, with the checkpoint's numbers.
+      tree: like the template, with the checkpoint's numbers.
       step: the number of steps taken.
-      position: where the data stood.
-      metrics: by name.
-      history: what the loop told so far.
+      position: the position in the data.
+      metrics: numbers by name.
+      history: the records of the loop.
       extra: what the user added.
       plan: what was restored, and what was not.
-      path: the folder.
+      path: the checkpoint's directory.
     """
 
     tree: PyTree
@@ -59,45 +58,41 @@ def read_checkpoint(
     """Reads a checkpoint into a tree like ``like``.
 
     Args:
-      path: the checkpoint's folder.
-      like: the tree to restore, of arrays or ``jax.ShapeDtypeStruct``: structure, shapes, dtypes
-        and devices come from here. numpy arrays become numpy arrays.
-      allow: patterns such as ``"params/head/**"``. What does not fit at their paths keeps
-        ``like``'s own value, and is dropped where ``like`` has nothing.
+      path: the checkpoint's directory.
+      like: the template, a tree of arrays or ``jax.ShapeDtypeStruct``, which decides structure,
+        shapes, dtypes and devices. NumPy arrays are restored as NumPy arrays.
+      allow: patterns such as ``"params/head/**"``. Where the checkpoint differs at their paths,
+        ``like`` keeps its own value; what ``like`` does not have is dropped.
 
     Raises:
-      LayerError: where a path of ``like`` or of the checkpoint does not fit, with all of them.
-      DamagedCheckpointError: (a LayerError) where the checkpoint is not what was written.
+      CheckpointError: if paths of ``like`` and of the checkpoint differ; it lists all of them.
+      CorruptCheckpointError: if the checkpoint is not what was written.
 
     >>> import tempfile, jax.numpy as jnp
-    >>> from jlayers import training
-    >>> run = {"kernel": jnp.ones(3), "bias": jnp.zeros(())}
-    >>> path = training.save_checkpoint(tempfile.mkdtemp(), run, step=400, position=[2, 0])
-    >>> restored = training.read_checkpoint(path, run)
+    >>> from jlayers import checkpoint
+    >>> state = {"kernel": jnp.ones(3), "bias": jnp.zeros(())}
+    >>> path = checkpoint.save_checkpoint(tempfile.mkdtemp(), state, step=400, position=[2, 0])
+    >>> restored = checkpoint.read_checkpoint(path, state)
     >>> restored.step, restored.position, restored.tree["kernel"]
     (400, [2, 0], Array([1., 1., 1.], dtype=float32))
     """
-    path = Path(path)
-    with _damage_told(path):
-        told = manifest.read(path / MANIFEST)
-    templates = leaves.named(like, "the template")
-    plan = _plan(path, told, templates, allow)
+    path, templates = Path(path), named_leaves(like, "the template")
+    content, plan = _plan(path, templates, allow)
     plan.check()
+    # Checked before anything is read: a template may have shapes only.
     values = {name: templates[name] for name in plan.kept}
     for name, value in values.items():
-        if not leaves.is_concrete(value):
-            raise LayerError(
+        if not is_concrete(value):
+            raise CheckpointError(
                 f"the template has no value to keep at {name!r}", got=format_short(value)
             )
-    wanted = set(plan.matched)
-    with _damage_told(path):
-        for name, data in safetensors.read(path / ARRAYS, told.leaves, told.sums, wanted):
-            array = leaves.from_bytes(told.leaves[name], data)
-            values[name] = leaves.placed(templates[name], told.leaves[name], array)
+    with reraise_corruption(path):
+        # Placed one by one, so that the host never holds all arrays at once.
+        for name, array in _arrays(path, content, set(plan.matched)):
+            values[name] = place_like(templates[name], content.leaves[name], array)
     tree = jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in templates])
-    return Restored(
-        tree, told.step, told.position, told.metrics, told.history, told.extra, plan, path
-    )
+    # step, position, metrics, history and extra come first in both.
+    return Restored(tree, *content[:5], plan, path)
 
 
 @public_api
@@ -110,43 +105,87 @@ def restore_plan(
       path, like, allow: as for ``read_checkpoint``.
 
     Raises:
-      LayerError: for a pattern that fits no path, and for a damaged manifest.
+      CheckpointError: for a pattern that matches no path.
+      CorruptCheckpointError: if the manifest is not what was written.
 
     >>> import tempfile, jax.numpy as jnp
-    >>> from jlayers import training
-    >>> path = training.save_checkpoint(tempfile.mkdtemp(), {"kernel": jnp.ones(3)}, step=400)
-    >>> print(training.restore_plan(path, {"kernel": jnp.ones(4)}))
+    >>> from jlayers import checkpoint
+    >>> path = checkpoint.save_checkpoint(tempfile.mkdtemp(), {"kernel": jnp.ones(3)}, step=400)
+    >>> print(checkpoint.restore_plan(path, {"kernel": jnp.ones(4)}))
     step_00000400: 0 of 1 paths match; 0 missing, 0 extra, 1 wrong shape, 0 wrong dtype
       wrong shape  'kernel'  expected float32[4], the checkpoint has float32[3]
     """
-    path = Path(path)
-    with _damage_told(path):
-        told = manifest.read(path / MANIFEST)
-    return _plan(path, told, leaves.named(like, "the template"), allow)
+    return _plan(Path(path), named_leaves(like, "the template"), allow)[1]
 
 
 def _plan(
-    path: Path, told: Manifest, templates: dict[str, Any], allow: Sequence[str]
-) -> RestorePlan:
-    expected = leaves.entries(templates, "the template")
-    return planned(path.name, expected, told.leaves, allow)
+    path: Path, templates: dict[str, object], allow: Sequence[str]
+) -> tuple[Manifest, RestorePlan]:
+    with reraise_corruption(path):
+        content = manifest.read(path / MANIFEST)
+    expected = leaf_specs(templates, "the template")
+    return content, make_plan(path.name, expected, content.leaves, allow)
+
+
+def _arrays(
+    path: Path, content: Manifest, wanted: Collection[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The wanted arrays one after the other, in the order of the file, each checked.
+
+    Raises:
+      CorruptFileError: if the file is not the one that was written.
+    """
+    file_format = find(content.format)
+    file = path / file_name(file_format)
+    # Before the format opens it: most corrupt files are truncated ones.
+    _check_size(file, content)
+    names = {stored_name(leaf): leaf for leaf in content.leaves}
+    with file_format.read(file) as arrays:
+        if arrays.keys() != names.keys():
+            different = min(arrays.keys() ^ names.keys())
+            where = "the manifest" if different in arrays else file.name
+            raise CorruptFileError(
+                f"{file.name} does not match the manifest: {different!r} is missing in {where}"
+            )
+        # In the order of the file, which a disk reads fastest.
+        for name in arrays:
+            if (leaf := names[name]) in wanted:
+                array = from_file(leaf, content.leaves[leaf], arrays[name])
+                if checksum(array) != content.checksums[leaf]:
+                    raise CorruptFileError(f"the checksum of {leaf!r} in {file.name} is wrong")
+                yield leaf, array
+
+
+def _check_size(file: Path, content: Manifest) -> None:
+    descriptor = open_regular(file)
+    found = os.fstat(descriptor).st_size
+    os.close(descriptor)
+    # Version 1 of the manifest has no size.
+    if content.size is not None and found != content.size:
+        problem = "is truncated" if found < content.size else "is too long"
+        raise CorruptFileError(f"{file.name} {problem}: {found} bytes, {content.size} were written")
 
 
 @public_api
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by path, without a template.
 
-    Keys come as the uint32 numbers they are, Python numbers as arrays without axes.
+    Typed keys are returned as their uint32 numbers, Python numbers as arrays without axes.
 
     Raises:
-      DamagedCheckpointError: (a LayerError) where the checkpoint is not what was written.
+      CorruptCheckpointError: if the checkpoint is not what was written.
+
+    >>> import tempfile
+    >>> from jlayers import checkpoint
+    >>> path = checkpoint.save_checkpoint(tempfile.mkdtemp(), {"rate": 0.5}, step=400)
+    >>> checkpoint.read_arrays(path)
+    {'rate': array(0.5)}
     """
     path = Path(path)
-    with _damage_told(path):
-        told = manifest.read(path / MANIFEST)
-        found = safetensors.read(path / ARRAYS, told.leaves, told.sums, told.leaves)
-        arrays = {name: leaves.from_bytes(told.leaves[name], data) for name, data in found}
-    return {name: arrays[name] for name in told.leaves}
+    with reraise_corruption(path):
+        content = manifest.read(path / MANIFEST)
+        arrays = dict(_arrays(path, content, content.leaves))
+    return {name: arrays[name] for name in content.leaves}
 
 
 @public_api
@@ -154,19 +193,20 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """What a checkpoint says of itself; no array is read.
 
     Raises:
-      DamagedCheckpointError: (a LayerError) where the manifest is not what was written.
+      CorruptCheckpointError: if the manifest is not what was written.
     """
-    with _damage_told(Path(path)):
+    with reraise_corruption(Path(path)):
         return manifest.read(Path(path) / MANIFEST)
 
 
 @contextlib.contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def reraise_corruption(path: Path) -> Iterator[None]:
+    """Names the checkpoint in the error for a file in it that is corrupt or cannot be read."""
     try:
         yield
-    except DamagedFileError as error:
-        raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {error}") from None
+    except CorruptFileError as error:
+        raise CorruptCheckpointError(f"the checkpoint {path} is corrupt: {error}") from None
     except OSError as error:
-        raise DamagedCheckpointError(
+        raise CorruptCheckpointError(
             f"the checkpoint {path} cannot be read: {error.strerror}", got=str(error)
         ) from error

@@ -1,40 +1,52 @@
-"""Writing a checkpoint: a safetensors file and a JSON manifest in a folder, whole or not at all."""
+"""Writing a checkpoint: a file of arrays and a JSON manifest, in a directory that is atomic.
+
+How to read this file: ``snapshot`` checks a tree and copies it to the host; ``write_snapshot``
+writes that, on any thread. ``save_checkpoint`` does one after the other.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import CheckpointError, public_api
 from ..base.specs import PyTree, format_short
 from . import manifest
-from . import tree as leaves
-from .atomic import written_whole
-from .formats import safetensors as safetensors_file
+from .atomic import atomic_directory, sync
+from .formats.base import Format, find
 from .manifest import Manifest
+from .tree import leaf_specs, named_leaves, stored_name, to_host
 
-ARRAYS, MANIFEST = "arrays.safetensors", "manifest.json"
+MANIFEST = "manifest.json"
 
 
 class Snapshot(NamedTuple):
     """A checkpoint in the memory of the host, ready to be written."""
 
     manifest: Manifest
-    data: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
 
 
-def folder_name(step: int) -> str:
+def directory_name(step: int) -> str:
     """
-    >>> folder_name(400)
+    >>> directory_name(400)
     'step_00000400'
     """
     return f"step_{step:08d}"
+
+
+def file_name(format: Format) -> str:
+    """The name of the file of arrays in a checkpoint's directory."""
+    return f"arrays{format.suffix}"
 
 
 @public_api
@@ -43,112 +55,140 @@ def save_checkpoint(
     tree: PyTree,
     *,
     step: int,
-    position: Any = None,
-    metrics: Mapping[str, Any] | None = None,
-    history: Sequence[Any] = (),
-    extra: Mapping[str, Any] | None = None,
-    model: Any = None,
+    position: object = None,
+    metrics: Mapping[str, object] | None = None,
+    history: Sequence[object] = (),
+    extra: Mapping[str, object] | None = None,
+    model: object = None,
+    format: str = "safetensors",
 ) -> Path:
-    """Writes a checkpoint, and comes back when it is on the disk.
+    """Writes a checkpoint, and returns when it is on the disk.
 
-    It is written under another name and then renamed, so that a folder of this name is a whole
-    checkpoint, whatever dies in between.
+    It is written under a temporary name and then renamed, so that a directory of this name is a
+    complete checkpoint, whatever fails in between.
 
     Args:
-      folder: where the checkpoint's folder ``step_00000400`` goes; one that is there is replaced.
-      tree: arrays (of JAX or numpy), typed keys and Python numbers. All come back as they are, to
-        the bit, but for weak types, which come back strong.
+      folder: where the checkpoint's directory ``step_00000400`` goes; an existing one is replaced.
+      tree: arrays (of JAX or NumPy), typed keys and Python numbers. They are restored bit for bit;
+        only weak types become strong ones.
       step: the number of steps taken.
-      position: where the data stands, any JSON.
+      position: the position in the data, any JSON value.
       metrics: numbers by name.
       history: a list of JSON values.
       extra: a dict of JSON values.
-      model: its ``repr`` is kept for people to read.
+      model: its ``repr`` is stored for people to read.
+      format: the name of the file format of the arrays.
 
     Returns:
-      The checkpoint's folder.
+      The checkpoint's directory.
 
     Raises:
-      LayerError: before anything is written, for a leaf that a checkpoint cannot hold and for what
-        is no JSON; where the disk is full or the folder cannot be written. What was there before
-        is whole then.
+      CheckpointError: before anything is written, for a leaf that a checkpoint cannot hold and for
+        a value that JSON does not have; and if the disk is full or the folder cannot be written. A
+        checkpoint that was there before is still complete then.
 
     >>> import tempfile, jax.numpy as jnp
-    >>> from jlayers import training
+    >>> from jlayers import checkpoint
     >>> folder = tempfile.mkdtemp()
-    >>> path = training.save_checkpoint(folder, {"kernel": jnp.ones(3)}, step=400)
+    >>> path = checkpoint.save_checkpoint(folder, {"kernel": jnp.ones(3)}, step=400)
     >>> path.name, sorted(file.name for file in path.iterdir())
     ('step_00000400', ['arrays.safetensors', 'manifest.json'])
-    >>> training.read_arrays(path)
+    >>> checkpoint.read_arrays(path)
     {'kernel': array([1., 1., 1.], dtype=float32)}
     """
-    shot = snapshot(
-        tree,
-        step=step,
-        position=position,
-        metrics=metrics,
-        history=history,
-        extra=extra,
-        model=model,
-        copy=False,
-    )
+    shot = snapshot(tree, step, position, metrics, history, extra, model, format, copy=False)
     return write_snapshot(Path(folder), shot)
 
 
 def snapshot(
     tree: PyTree,
-    *,
     step: int,
-    position: Any,
-    metrics: Mapping[str, Any] | None,
-    history: Sequence[Any],
-    extra: Mapping[str, Any] | None,
-    model: Any,
+    position: object,
+    metrics: Mapping[str, object] | None,
+    history: Sequence[object],
+    extra: Mapping[str, object] | None,
+    model: object,
+    format: str,
+    *,
     copy: bool,
 ) -> Snapshot:
     """The checkpoint, checked and on the host; with ``copy`` it shares no memory with the tree."""
-    found = leaves.named(tree, "the tree")
-    told = Manifest(
+    leaves = named_leaves(tree, "the tree")
+    specs = leaf_specs(leaves, "the tree")
+    content = Manifest(
         step=arguments.integer("step", step, 0),
-        position=_own_json("position", position),
-        metrics={name: _float(name, value) for name, value in (metrics or {}).items()},
-        # Shallow, as it may be long: the thread that writes finds out whether it is JSON.
+        position=_json_copy("position", position),
+        metrics={name: _as_float(name, value) for name, value in (metrics or {}).items()},
+        # A shallow copy, and not checked here, as it may be long: the thread that writes does it.
         history=list(history),
-        extra=_own_json("extra", dict(extra or {})),
+        extra=_json_copy("extra", dict(extra or {})),
         model=model if model is None or isinstance(model, str) else repr(model),
         versions=manifest.versions(sys.modules["jlayers"].__version__),
-        leaves=leaves.entries(found, "the tree"),
-        sums={},
+        leaves=specs,
+        checksums={},
+        format=find(format).name,
     )
-    return Snapshot(told, leaves.to_host(found, "the tree", copy=copy))
+    return Snapshot(content, to_host(leaves, specs, "the tree", copy=copy))
 
 
-def _own_json(what: str, value: Any) -> Any:
-    # A copy: the caller may go on to change its own while this one is written.
+def _json_copy(what: str, value: object) -> Any:
+    # The caller may change its own value while this one is being written.
     return manifest.from_json(manifest.as_json(what, value))
 
 
-def _float(name: str, value: Any) -> float:
+def _as_float(name: str, value: object) -> float:
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise LayerError(f"the metric {name!r} is no number", got=format_short(value)) from None
+        raise CheckpointError(
+            f"the metric {name!r} must be a number", got=format_short(value)
+        ) from None
 
 
 def write_snapshot(folder: Path, shot: Snapshot) -> Path:
-    """Writes a snapshot into ``folder``, whole or not at all."""
-    target = folder / folder_name(shot.manifest.step)
+    """Writes a snapshot into ``folder``, atomically."""
+    target = folder / directory_name(shot.manifest.step)
+    file_format = find(shot.manifest.format)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(target) as half:
-            sums = safetensors_file.write(half / ARRAYS, shot.manifest.leaves, shot.data)
-            manifest.write(half / MANIFEST, manifest.text_of(shot.manifest._replace(sums=sums)))
+        with atomic_directory(target) as directory:
+            file = directory / file_name(file_format)
+            # A pass over the data in between would take as long as writing it.
+            with _checksums(shot.arrays) as checksums:
+                file_format.write({stored_name(p): array for p, array in shot.arrays.items()}, file)
+                sync(file)
+            size = file.stat().st_size
+            written = shot.manifest._replace(checksums=checksums, size=size)
+            manifest.write(directory / MANIFEST, manifest.text_of(written))
     except OSError as error:
-        size = sum(data.nbytes for data in shot.data.values())
-        raise LayerError(
+        needed = sum(array.nbytes for array in shot.arrays.values())
+        raise CheckpointError(
             f"the checkpoint of step {shot.manifest.step} could not be written: {error.strerror}",
-            expected=f"room for {size:,} bytes in {folder}",
+            expected=f"{needed:,} bytes of space in {folder}",
             got=str(error),
-            hint="what was written before is whole; make room, or another folder",
+            hint="free space, or use another folder; earlier checkpoints are still complete",
         ) from error
     return target
+
+
+@contextlib.contextmanager
+def _checksums(arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, int]]:
+    """Checksums by name, computed on a thread while the block writes; complete when it ends."""
+    result: dict[str, int] = {}
+
+    def compute() -> None:
+        result.update((name, checksum(array)) for name, array in arrays.items())
+
+    thread = threading.Thread(target=compute, name="checkpoint-checksums")
+    # When Python is exiting, it starts no more threads.
+    with contextlib.suppress(RuntimeError):
+        thread.start()
+    try:
+        yield result
+    finally:
+        compute() if thread.ident is None else thread.join()
+
+
+def checksum(array: np.ndarray) -> int:
+    """The CRC-32 of the bytes of a contiguous array."""
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)

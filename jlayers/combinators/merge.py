@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Sequence as Many
 
 import jax
 import jax.numpy as jnp
 
 from ..base import arguments
-from ..base.constructors import lift_child
+from ..base.constructors import LayerOrFunction, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.scope import Scope
+from ..base.scope import Scope, composite
 from ..base.sequence import (
     Sequence,
     is_sequence,
     join,
     mapped,
 )
-from ..base.specs import PyTree, format_spec, specs_of
-from .compose import composite
+from ..base.specs import format_spec, specs_of
+from ..base.types import PyTree
 from .serial import of_layers
+
+Batch = jax.Array | Sequence
 
 
 @factory
-def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
+def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -> Layer:
     """Every layer on the one input, the outputs concatenated along ``axis``.
 
-    Without layers it merges a tuple of arrays that comes in, or a dict in the order of its keys.
+    Without layers it takes a tuple of arrays, or a dict of arrays in the order of its keys.
 
     Raises:
-      LayerError: where the outputs differ in rank, dtype or in a size off the axis.
+      LayerError: where the outputs differ in rank, in dtype, or in their size along another axis.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.concat(jl.Dense(3), jl.Dense(4)), jl.spec((8, 5))).shape
@@ -43,30 +45,34 @@ def concat(*layers: Any, axis: int = -1, **named: Any) -> Layer:
     """
     axis = arguments.integer("axis", axis)
 
-    def body(f: Scope, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> PyTree:
         named_outputs = _outputs(f, x)
         outputs = list(named_outputs.values())
         rank = outputs[0].ndim
         at = axis + rank if axis < 0 else axis
         if not 0 <= at < rank:
-            raise LayerError(f"no axis {axis} in arrays of rank {rank}", got=_shown(named_outputs))
+            raise LayerError(
+                f"no axis {axis} in arrays of rank {rank}", got=_format_named(named_outputs)
+            )
+        # All sizes but the one along the axis.
         sides = {(*o.shape[:at], None, *o.shape[at + 1 :]) for o in outputs}
         if len({(o.ndim, o.dtype) for o in outputs}) > 1 or len(sides) > 1:
             raise LayerError(
-                f"arrays that do not fit side by side along axis {axis}",
+                f"cannot concatenate along axis {axis}",
                 expected="one dtype, and equal sizes on all other axes",
-                got=_shown(named_outputs),
+                got=_format_named(named_outputs),
             )
+        # Two blocks end to end are not a block of the two sequences end to end.
         if at == 1 and f.streaming:
-            raise LayerError("cannot be streamed: it puts sequences one after the other")
+            raise LayerError("cannot be streamed: it concatenates along time")
         return concatenate(outputs, at)
 
     return of_layers(body, layers, named, lambda *a, **k: concat(*a, axis=axis, **k))
 
 
 @factory
-def add(*layers: Any, **named: Any) -> Layer:
-    """The sum of every layer's output for the one input; without layers, of a tuple coming in.
+def add(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The sum of every layer's output for one input; without layers, of a tuple or dict of arrays.
 
     Raises:
       LayerError: where the outputs differ in shape or dtype.
@@ -79,8 +85,8 @@ def add(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def multiply(*layers: Any, **named: Any) -> Layer:
-    """The product of every layer's output, as ``add`` is the sum: gates, for instance.
+def multiply(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The product of every layer's output: gates, for instance. Otherwise as ``add``.
 
     >>> import jax, jlayers as jl
     >>> gated = jl.multiply(jl.Dense(3), gate=jl.serial(jl.Dense(3), jax.nn.sigmoid))
@@ -91,8 +97,8 @@ def multiply(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def average(*layers: Any, **named: Any) -> Layer:
-    """The mean of every layer's output, as ``add`` is the sum.
+def average(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The mean of every layer's output; otherwise as ``add``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.average(), (jl.spec((8, 3)), jl.spec((8, 3)))).shape
@@ -102,8 +108,8 @@ def average(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def maximum(*layers: Any, **named: Any) -> Layer:
-    """The elementwise maximum of every layer's output (maxout), as ``add`` is the sum.
+def maximum(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The elementwise maximum of every layer's output (maxout); otherwise as ``add``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.maximum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
@@ -113,8 +119,8 @@ def maximum(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def minimum(*layers: Any, **named: Any) -> Layer:
-    """The elementwise minimum of every layer's output, as ``add`` is the sum.
+def minimum(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
+    """The elementwise minimum of every layer's output; otherwise as ``add``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.minimum(jl.Dense(3), jl.Dense(3)), jl.spec((8, 5))).shape
@@ -124,7 +130,7 @@ def minimum(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def residual(layer: Any, shortcut: Any = None) -> Layer:
+def residual(layer: LayerOrFunction, shortcut: LayerOrFunction | None = None) -> Layer:
     """``x + layer(x)``, or ``shortcut(x) + layer(x)`` (He et al., 2015, arXiv:1512.03385).
 
     The children are named ``body`` and ``shortcut``.
@@ -140,37 +146,38 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
     if shortcut is not None:
         children["shortcut"] = lift_child("shortcut", shortcut)
 
-    def body(f: Scope, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> PyTree:
         y = f["body"](x)
         shortcut = f["shortcut"](x) if "shortcut" in children else x
         terms = {"shortcut": shortcut, "body": y}
-        _arrays(terms)
+        _check_arrays(terms)
+        # A projection of the features is the usual remedy where only these differ.
         hint = "a shortcut to the shape of the body's output"
         if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
             hint = f"residual(..., shortcut=Dense({y.shape[-1]}))"
-        _same(terms, hint)
-        return _together(jnp.add, shortcut, y)
+        _check_same_spec(terms, hint)
+        return _elementwise(jnp.add, shortcut, y)
 
     return composite(body, children, rebuild=lambda new: residual(new["body"], new.get("shortcut")))
 
 
 def _merge(
-    layers: tuple[Any, ...],
-    named: Mapping[str, Any],
+    layers: tuple[LayerOrFunction, ...],
+    named: Mapping[str, LayerOrFunction],
     again: Callable[..., Layer],
-    pair: Callable[[jax.Array, jax.Array], jax.Array],
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
     finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
 ) -> Layer:
-    def body(f: Scope, x: PyTree) -> Any:
+    def body(f: Scope, x: PyTree) -> PyTree:
         outputs = _outputs(f, x)
-        _same(outputs)
-        total = functools.reduce(functools.partial(_together, pair), outputs.values())
-        return _together(lambda total: finish(total, len(outputs)), total)
+        _check_same_spec(outputs)
+        total = functools.reduce(functools.partial(_elementwise, combine), outputs.values())
+        return _elementwise(lambda total: finish(total, len(outputs)), total)
 
     return of_layers(body, layers, named, again)
 
 
-def _outputs(f: Scope, x: PyTree) -> dict[str, jax.Array]:
+def _outputs(f: Scope, x: PyTree) -> dict[str, Batch]:
     """The output of each child for ``x``; the entries of ``x`` itself where there are none."""
     outputs = {name: f[name](x) for name in f.children}
     if not outputs:
@@ -181,48 +188,55 @@ def _outputs(f: Scope, x: PyTree) -> dict[str, jax.Array]:
         # In the order of the keys, the only one that a dict keeps through jit, remat and vmap.
         entries = {key: x[key] for key in sorted(x)} if isinstance(x, dict) else dict(enumerate(x))
         outputs = {f"input {name}": entry for name, entry in entries.items()}
-    _arrays(outputs)
+    _check_arrays(outputs)
     return outputs
 
 
-def concatenate(parts: Any, axis: int) -> Any:
-    """Arrays, or Sequences, put together along ``axis``; along the steps, their masks too.
+def concatenate(parts: Many[Batch], axis: int) -> Batch:
+    """Arrays or Sequences, concatenated along ``axis``; along rows or time, their masks too.
 
     Raises:
-      LayerError: for Sequences and arrays along rows or steps.
+      LayerError: for Sequences and arrays along rows or time: which steps are valid is unknown.
     """
-    if not any(map(is_sequence, parts)):
-        return jnp.concatenate(parts, axis)
-    if axis >= next(part.mask.ndim for part in parts if is_sequence(part)):
-        return mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
-    if not all(map(is_sequence, parts)):
-        raise LayerError("puts Sequences and arrays one after the other", hint="jl.Sequence(x)")
-    values = jnp.concatenate([part.fill() for part in parts], axis)
-    return join(values, jnp.concatenate([part.mask for part in parts], axis))
+    sequences = [part for part in parts if is_sequence(part)]
+    if not sequences:
+        return jnp.concatenate(parts, axis)  # type: ignore[arg-type]
+    # Behind batch and time: the mask stays as it is.
+    if axis >= sequences[0].mask.ndim:
+        joined: Batch = mapped(lambda *values: jnp.concatenate(values, axis), tuple(parts))
+        return joined
+    if len(sequences) < len(parts):
+        raise LayerError(
+            "cannot concatenate Sequences and arrays along time", hint="jl.Sequence(x)"
+        )
+    # Padding of different Sequences must not differ: it becomes part of one.
+    values = jnp.concatenate([part.fill() for part in sequences], axis)
+    return join(values, jnp.concatenate([part.mask for part in sequences], axis))
 
 
-def _together(function: Callable[..., jax.Array], *terms: Any) -> Any:
+def _elementwise(function: Callable[..., jax.Array], *terms: Batch) -> Batch:
     """A function of arrays, elementwise, on arrays or Sequences."""
     if any(isinstance(term, Sequence) for term in terms):
-        return mapped(function, terms)
+        joined: Batch = mapped(function, terms)
+        return joined
     return function(*terms)
 
 
-def _arrays(terms: Mapping[str, Any]) -> None:
+def _check_arrays(terms: Mapping[str, Batch]) -> None:
     for term in terms.values():
         if not hasattr(term, "shape"):
-            raise LayerError("merges arrays", got=_shown(terms))
+            raise LayerError("merges arrays", got=_format_named(terms))
 
 
-def _same(terms: Mapping[str, jax.Array], hint: str | None = None) -> None:
-    """No silent broadcast: elementwise merges want one shape and one dtype."""
+def _check_same_spec(terms: Mapping[str, Batch], hint: str | None = None) -> None:
+    """No silent broadcast: elementwise merges take one shape and one dtype."""
     if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
         raise LayerError(
             "merges arrays of one shape and dtype",
-            got=_shown(terms),
+            got=_format_named(terms),
             hint=hint,
         )
 
 
-def _shown(terms: Mapping[str, Any]) -> str:
+def _format_named(terms: Mapping[str, Batch]) -> str:
     return ", ".join(f"{name} {format_spec(term)}" for name, term in terms.items())

@@ -1,22 +1,22 @@
-"""Combinators: verbs that make one layer of several."""
+"""serial, parallel and branch: several layers in sequence or side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from ..base.constructors import lift_child
+from ..base.constructors import LayerOrFunction, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.naming import name_children
-from ..base.scope import Scope
-from ..base.specs import PyTree, format_spec, specs_of
-from ..sequences.streaming import Body
-from .compose import composite
+from ..base.parameters import name_children
+from ..base.scope import Body, Scope, composite
+from ..base.specs import format_spec, specs_of
+from ..base.types import PyTree
 
 
-def _adopt(layers: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Layer]:
+def _children_of(
+    layers: Sequence[LayerOrFunction], named: Mapping[str, LayerOrFunction]
+) -> dict[str, Layer]:
     positional = [lift_child(f"child {i}", layer) for i, layer in enumerate(layers)]
     return name_children(
         positional, {name: lift_child(name, layer) for name, layer in named.items()}
@@ -25,22 +25,29 @@ def _adopt(layers: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Layer]:
 
 def of_layers(
     body: Body,
-    layers: Sequence[Any],
-    named: Mapping[str, Any],
+    layers: Sequence[LayerOrFunction],
+    named: Mapping[str, LayerOrFunction],
     again: Callable[..., Layer],
 ) -> Layer:
-    """A composite that is rebuilt by calling its maker ``again`` in the way it was called."""
+    """A composite of positional and named layers.
+
+    Args:
+      body: of the composite.
+      layers, named: as the user gave them.
+      again: the combinator itself, which rebuilds the layer around other children.
+    """
     count = len(layers)
 
     def rebuild(new: dict[str, Layer]) -> Layer:
+        # Positional children come first, as ``name_children`` ordered them.
         values = list(new.values())
         return again(*values[:count], **dict(list(new.items())[count:]))
 
-    return composite(body, _adopt(layers, named), rebuild=rebuild)
+    return composite(body, _children_of(layers, named), rebuild=rebuild)
 
 
 @factory
-def serial(*layers: Any, **named: Any) -> Layer:
+def serial(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
     """Composition, left to right: each layer's output is the next one's input.
 
     Positional children are named after their kind (``dense``, ``dense_1``, ...), keyword children
@@ -69,12 +76,12 @@ def serial(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def parallel(*layers: Any, **named: Any) -> Layer:
+def parallel(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
     """The i-th layer on the i-th input: a tuple to a tuple, or a dict to a dict.
 
     Args:
-      *layers: at least one layer; the input is a tuple of as many arrays (or trees).
-      **named: in the place of ``layers``; the input is a dict with the same keys.
+      *layers: at least one; the input is a tuple with an array (or a tree) for each.
+      **named: instead of ``layers``; the input is a dict with the same keys.
 
     Raises:
       LayerError: for no layers, for positional and named ones at once, and for an input with
@@ -85,11 +92,12 @@ def parallel(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(two, (jl.spec((8, 3)), jl.spec((8, 5))))[1].shape
     (8, 2)
     """
-    _one_way(layers, named)
-    children = list(_adopt(layers, named))
+    _check_one_kind(layers, named)
+    children = list(_children_of(layers, named))
 
     def body(f: Scope, x: PyTree) -> PyTree:
         if named:
+            # By key and never by order: jit sorts the keys of a dict.
             if not isinstance(x, dict) or set(x) != set(children):
                 raise LayerError(
                     "takes a dict with an input for each layer",
@@ -112,7 +120,7 @@ def parallel(*layers: Any, **named: Any) -> Layer:
 
 
 @factory
-def branch(*layers: Any, **named: Any) -> Layer:
+def branch(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
     """One input to every layer: a tuple of outputs, or a dict of them for named layers.
 
     Raises:
@@ -123,7 +131,7 @@ def branch(*layers: Any, **named: Any) -> Layer:
     >>> jl.out_spec(fork, jl.spec((8, 5)))["mean"].shape
     (8, 3)
     """
-    _one_way(layers, named)
+    _check_one_kind(layers, named)
 
     def body(f: Scope, x: PyTree) -> PyTree:
         if named:
@@ -133,7 +141,9 @@ def branch(*layers: Any, **named: Any) -> Layer:
     return of_layers(body, layers, named, branch)
 
 
-def _one_way(layers: Sequence[Any], named: Mapping[str, Any]) -> None:
+def _check_one_kind(
+    layers: Sequence[LayerOrFunction], named: Mapping[str, LayerOrFunction]
+) -> None:
     if not layers and not named:
         raise LayerError("got no layers", expected="at least one")
     if layers and named:

@@ -1,50 +1,40 @@
 """Wrappers of one layer: many copies in sequence or side by side, and rematerialisation.
 
-All are transparent: they go by the layer's own name, and their parameters are the layer's own,
-stacked along a new first axis for ``repeat`` and ``ensemble``.
+All are transparent: they have the name of the layer inside, and its parameters, for ``repeat`` and
+``ensemble`` stacked along a new first axis.
+
+How to read this file: each wrapper has an ``abstract``, its part of the abstract pass, in which
+the layer inside is traced once (``_stacked`` for copies), an ``apply``, and a ``StepPair``.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.constructors import lift, out_spec
+from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
-from ..base.initialization import Path
 from ..base.layer import Layer
 from ..base.receptive_field import ReceptiveField
 from ..base.sequence import sequences_in
 from ..base.sequence_mode import SequenceMode, with_receptive_field
-from ..base.specs import (
-    Params,
-    PyTree,
-    State,
-    format_short,
-    format_spec,
-    spec_key,
-    specs_of,
-)
-from ..base.step_pair import (
-    Carry,
-    StepPair,
-    check_carry,
-    stream_of,
-)
-from ..base.tracing import init_child, trace
+from ..base.specs import format_short, format_spec, spec_key, specs_of
+from ..base.step_pair import StepPair, check_carry, stream_of
+from ..base.tracing import AbstractFn, Trace, run, trace
+from ..base.types import ApplyFn, Carry, Params, PyTree, Spec, State
 
 Policy = Callable[..., bool]
 
 
 @factory
-def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
-    """``n`` copies in sequence, each with parameters of its own, as one ``lax.scan``.
+def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -> Layer:
+    """``n`` copies in sequence, each with its own parameters, as one ``lax.scan``.
 
     Compile time does not grow with ``n``. Parameters and state are the layer's, each leaf with a
     new first axis of size ``n``. Copy i is initialised with ``fold_in(key, i)``.
@@ -69,29 +59,29 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
     if remat is not None and not isinstance(remat, bool) and not callable(remat):
         raise LayerError(f"remat must be True, False or a policy, got {format_short(remat)}")
 
-    def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        with error_context(inner):
-            y = out_spec(inner, x)
-        if spec_key(with_receptive_field(y, None)) != spec_key(
+    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        found, y = _stacked(inner, n, key, x)
+        if spec_key(with_receptive_field(specs_of(y), None)) != spec_key(
             with_receptive_field(specs_of(x), None)
         ):
             raise LayerError(
                 "the output of a repeated layer differs from its input",
                 expected=format_spec(specs_of(x)),
-                got=format_spec(y),
+                got=format_spec(specs_of(y)),
                 hint="a layer that keeps its shape and dtype, or serial",
             )
-        return _stacked_init(inner, n, key, x)
+        return found, _through_copies(inner, n, x, with_receptive_field(y, None))
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
-        def step(x: PyTree, copy: tuple[Params, State, Any]) -> tuple[PyTree, State]:
+        def step(x: PyTree, copy: tuple[Params, State, jax.Array | None]) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(copy[0], copy[1], x, key=copy[2], train=train)
 
         if remat:
             policy = None if remat is True else remat
+            # prevent_cse is for straight code; a scan keeps the copies apart by itself.
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
         # The receptive field must not enter the loop's carry, whose structure cannot change.
         plain = with_receptive_field(x, None)
@@ -102,9 +92,9 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
         return _stacked_start(inner, n, params, state, x, capacity)
 
     def block(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, Carry]:
-        def step(loop: Any, copy: Any) -> tuple[Any, None]:
+        def step(loop: tuple[PyTree, Carry], copy: PyTree) -> tuple[PyTree, None]:
             (x, carries), (params, state, key, i) = loop, copy
             before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), carries)
             with error_context(inner):
@@ -115,18 +105,18 @@ def repeat(layer: Any, n: int, remat: bool | Policy | None = None) -> Layer:
 
         # The carries of all copies stay in one place: as a scan's input and output they would be
         # copied, and a cache of keys and values is most of what a short step touches.
-        copies = (params, state, _keys(key, n), jax.numpy.arange(n))
+        copies = (params, state, _keys(key, n), jnp.arange(n))
         (y, after), _ = lax.scan(step, (x, carry), copies, length=n)
         return y, after
 
     return _wrapper(
-        inner, init, apply, lambda new: repeat(new, n, remat), n, StepPair(start, block)
+        inner, abstract, apply, lambda new: repeat(new, n, remat), n, StepPair(start, block)
     )
 
 
 @factory
-def ensemble(layer: Any, n: int) -> Layer:
-    """``n`` independent copies on the one input, side by side under ``vmap``.
+def ensemble(layer: LayerOrFunction, n: int) -> Layer:
+    """``n`` independent copies of a layer on one input, under ``vmap``.
 
     Parameters, state and outputs have a new first axis of size ``n``. Copy i is initialised
     with ``fold_in(key, i)``.
@@ -138,30 +128,31 @@ def ensemble(layer: Any, n: int) -> Layer:
     inner = lift(layer)
     n = arguments.positive("n", n)
 
-    def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        return _stacked_init(inner, n, key, x)
+    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        found, y = _stacked(inner, n, key, x)
+        return found, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), y)
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
-        def one(params: Params, state: State, key: Any) -> tuple[PyTree, State]:
+        def one(params: Params, state: State, key: jax.Array | None) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
         y, new_state = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
         return y, new_state if train else state
 
-    unstreamed = "the copies' outputs do not begin with (batch, time)"
-    return _wrapper(inner, init, apply, lambda new: ensemble(new, n), n, unstreamed)
+    unstreamed = "its output does not begin with (batch, time)"
+    return _wrapper(inner, abstract, apply, lambda new: ensemble(new, n), n, unstreamed)
 
 
 @factory
-def remat(layer: Any, policy: Policy | None = None) -> Layer:
-    """The same layer, recomputed in the backward pass instead of kept (``jax.checkpoint``).
+def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
+    """The same layer, recomputed in the backward pass instead of stored (``jax.checkpoint``).
 
     Args:
       layer: any layer.
-      policy: what to keep, from ``jax.checkpoint_policies``; nothing but the input by default.
+      policy: what to store, of ``jax.checkpoint_policies``; by default the input alone.
 
     >>> import jlayers as jl
     >>> jl.remat(jl.Dense(3))
@@ -176,51 +167,76 @@ def remat(layer: Any, policy: Policy | None = None) -> Layer:
     def apply(
         params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, State]:
-        def run(params: Params, state: State, x: PyTree, key: Any) -> tuple[PyTree, State]:
+        def run(
+            params: Params, state: State, x: PyTree, key: jax.Array | None
+        ) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
         y, new_state = jax.checkpoint(run, policy=policy)(params, state, x, key)
         return y, new_state if train else state
 
-    def init(key: Any, x: PyTree) -> tuple[Params, State]:
-        return init_child(inner, key, x)
+    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        with error_context(inner):
+            found, y = run(inner, key, x)
+        inputs = {"": (specs_of(x),)}
+        return Trace(found.params, found.state, None, inputs, inside={"": found}), y
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         with error_context(inner):
             return stream_of(inner).start(params, state, x, capacity=capacity)
 
     def step(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
     ) -> tuple[PyTree, Carry]:
-        def run(params: Params, state: State, carry: Carry, x: PyTree, key: Any) -> Any:
+        def run(
+            params: Params, state: State, carry: Carry, x: PyTree, key: jax.Array | None
+        ) -> tuple[PyTree, Carry]:
             with error_context(inner):
                 return stream_of(inner).step(params, state, carry, x, key=key, train=train)
 
         return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
 
-    return _wrapper(inner, init, apply, lambda new: remat(new, policy), 1, StepPair(start, step))
+    return _wrapper(
+        inner, abstract, apply, lambda new: remat(new, policy), 1, StepPair(start, step)
+    )
 
 
 def _wrapper(
     layer: Layer,
-    init: Callable[..., tuple[Params, State]],
-    apply: Callable[..., tuple[PyTree, State]],
+    abstract: AbstractFn,
+    apply: ApplyFn,
     again: Callable[[Layer], Layer],
     copies: int,
     stream: StepPair | str,
 ) -> Layer:
     return Layer(
-        init,
+        None,
         apply,
         name=layer.kind,
         children={"": layer},
         rebuild=lambda new: again(new[""]),
         copies=copies,
-        by_path=True,
+        abstract=abstract,
         sequence_mode=SequenceMode.DELEGATE,
         stream=stream,
     )
+
+
+def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+    """The abstract pass of n copies, and the output of one of them."""
+    with error_context(layer):
+        found, y = run(layer, key, x)
+
+    # The axis of the copies comes first in params and state, as lax.scan and vmap take it.
+    def stacked(specs: PyTree) -> PyTree:
+        if isinstance(specs, dict):  # not by jax.tree, which sorts
+            return {name: stacked(entry) for name, entry in specs.items()}
+        return Spec((n, *specs.shape), specs.dtype)
+
+    inputs = {"": (specs_of(x),)}
+    params, state = stacked(found.params), stacked(found.state)
+    return Trace(params, state, None, inputs, inside={"": found}, copies=n), y
 
 
 def _stacked_start(
@@ -235,6 +251,7 @@ def _stacked_start(
 
 def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
     """``y`` with the receptive field of n copies on ``x``, where that of ``x`` is tracked."""
+    # n copies widen the field n times; the scan itself has to carry one structure.
     fields = [sequence._receptive_field for sequence in sequences_in(x)]
     if None in fields or not fields:
         return y
@@ -246,14 +263,8 @@ def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
     return with_receptive_field(y, field)
 
 
-def _stacked_init(layer: Layer, n: int, key: Any, x: PyTree) -> tuple[Params, State]:
-    with error_context(layer):
-        if isinstance(key, Path):
-            return init_child(layer, key.stack(n), x)
-        return jax.vmap(lambda key: layer._init(key, x))(_keys(key, n))
-
-
 def _keys(key: jax.Array | None, n: int) -> jax.Array | None:
+    # No key for any copy: the layers that need one raise.
     if key is None:
         return None
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jax.numpy.arange(n))
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))

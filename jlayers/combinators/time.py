@@ -1,26 +1,29 @@
-"""Wrappers of layers for sequences, (batch, time, ...)."""
+"""Wrappers of layers for sequences, (batch, time, ...): ``bidirectional`` and ``each_step``."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..base.constructors import lift, lift_child
+from ..base.constructors import LayerOrFunction, lift, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.scope import Scope
+from ..base.scope import Scope, composite
 from ..base.sequence import Sequence, is_sequence, sequences_in
-from ..base.specs import PyTree, format_spec, specs_of
-from .compose import composite
+from ..base.specs import format_spec, specs_of
+from ..base.types import PyTree
 from .merge import concat
 
 
 @factory
-def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Layer:
-    """``layer`` forwards and a second copy backwards in time, merged.
+def bidirectional(
+    layer: LayerOrFunction,
+    merge: LayerOrFunction | None = None,
+    *,
+    backward: LayerOrFunction | None = None,
+) -> Layer:
+    """``layer`` forwards in time and a second copy backwards, their outputs merged.
 
     The backward copy reads the steps in reverse order; its outputs are put back into the order
     of the input. The children are named ``forward`` and ``backward``; an output of rank 2 is the
@@ -50,14 +53,16 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
                 raise LayerError(
                     "takes sequences", expected="(batch, time, ...)", got=format_spec(specs_of(x))
                 )
+            # The only bools beside a sequence are resets of a recurrent layer.
             if leaf.dtype == bool:
                 raise LayerError(
-                    "resets say where an episode begins: backwards, where it ends",
+                    "resets mark where an episode starts; backwards they mark where it ends",
                     got=format_spec(specs_of(x)),
-                    hint="an LSTM and one with reverse=True, each with resets of its own",
+                    hint="an LSTM and one with reverse=True, each with its own resets",
                 )
         ahead = f["forward"](x)
         behind = f["backward"](_reversed(x))
+        # An output of rank 2 is the last step's, which has no time to reverse.
         behind = _reversed(behind, of_rank=3)
         return f["merge"]((ahead, behind))
 
@@ -69,15 +74,17 @@ def bidirectional(layer: Any, merge: Any = None, *, backward: Any = None) -> Lay
     )
 
 
-def _folded(x: Any, steps: int) -> Any:
-    """(batch * time, ...) of (batch, time, ...): a Sequence then has a mask of its rows."""
+def _folded(x: jax.Array | Sequence, steps: int) -> jax.Array | Sequence:
+    """(batch, time, ...) as (batch * time, ...): a Sequence then has a mask of its rows."""
     if not isinstance(x, Sequence):
         return x.reshape(-1, *x.shape[2:])
     mask = x.mask if x.mask.ndim == 2 else jnp.repeat(x.mask, steps)
     return x._with(x.values.reshape(-1, *x.shape[2:]), mask.reshape(-1))
 
 
-def _unfolded(y: Any, lead: tuple[int, ...], rows: Any) -> Any:
+def _unfolded(
+    y: jax.Array | Sequence, lead: tuple[int, ...], rows: jax.Array | None
+) -> jax.Array | Sequence:
     if not isinstance(y, Sequence):
         return y.reshape(*lead, *y.shape[1:])
     mask = y.mask.reshape(lead) if rows is None else rows
@@ -87,19 +94,19 @@ def _unfolded(y: Any, lead: tuple[int, ...], rows: Any) -> Any:
 def _reversed(x: PyTree, of_rank: int = 2) -> PyTree:
     """The tree backwards in time, where it has sequences: arrays of that rank, and Sequences.
 
-    Of a Sequence the valid part alone is turned round.
+    Only the valid part of a Sequence is reversed.
     """
 
-    def flip(node: Any) -> Any:
+    def flip(node: jax.Array | Sequence) -> jax.Array | Sequence:
         if isinstance(node, Sequence):
-            return _turned_round(node)
+            return _reverse_valid(node)
         return jnp.flip(node, 1) if node.ndim >= of_rank else node
 
     return jax.tree.map(flip, x, is_leaf=is_sequence)
 
 
 @factory
-def each_step(layer: Any) -> Layer:
+def each_step(layer: LayerOrFunction) -> Layer:
     """``layer`` on every step of a sequence: (batch, time, ...) to (batch, time, ...).
 
     The steps are folded into the batch, so that the layer runs once. Transparent: parameters and
@@ -130,6 +137,7 @@ def each_step(layer: Any) -> Layer:
                     expected=f"{lead[0] * lead[1]} rows",
                     got=format_spec(specs_of(y)),
                 )
+        # Nested in another each_step the mask is of rows already, and holds for all their steps.
         masked = sequences_in(x)
         rows = masked[0].mask if masked and masked[0].mask.ndim == 1 else None
         return jax.tree.map(lambda leaf: _unfolded(leaf, lead, rows), y, is_leaf=is_sequence)
@@ -143,17 +151,21 @@ def each_step(layer: Any) -> Layer:
     )
 
 
-def _turned_round(x: Sequence) -> Sequence:
-    """Backwards in time, the padding behind a row still behind it: strides count from the start."""
-    seen = x._receptive_field
-    if seen is not None:
-        seen = seen._replace(lookback=seen.lookahead, lookahead=seen.lookback)
+def _reverse_valid(x: Sequence) -> Sequence:
+    """The valid steps of each row in reverse order; the padding stays at its end.
+
+    A strided layer counts steps from the start of a row, so valid steps have to begin there.
+    """
+    field = x._receptive_field
+    if field is not None:
+        field = field._replace(lookback=field.lookahead, lookahead=field.lookback)
     if x.mask.ndim == 1:  # of rows: each is a plain sequence
-        return x._with(jnp.flip(x.values, 1))._with_field(seen)
+        return x._with(jnp.flip(x.values, 1))._with_field(field)
     places = jnp.broadcast_to(jnp.arange(x.mask.shape[1], dtype=jnp.int32), x.mask.shape)
+    # The mask may have holes: the end is after the last valid step.
     ends = jnp.max(jnp.where(x.mask, places + 1, jnp.zeros_like(places)), 1, keepdims=True)
     ends = jnp.broadcast_to(ends, places.shape)
     source = jnp.where(places < ends, ends - 1 - places, places)
     of_values = source.reshape(*source.shape, *(1,) * (x.ndim - 2))
     values = jnp.take_along_axis(x.values, of_values, axis=1)
-    return x._with(values, jnp.take_along_axis(x.mask, source, axis=1))._with_field(seen)
+    return x._with(values, jnp.take_along_axis(x.mask, source, axis=1))._with_field(field)

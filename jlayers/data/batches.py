@@ -1,20 +1,23 @@
-"""Batches of arrays, shuffled by key and epoch, that can be read from any position on."""
+"""Batches of arrays, shuffled by key and epoch, that can be read from any position on.
+
+How to read this file: a ``_Place`` names a batch; ``_row_numbers`` says which rows it has and
+``_gather`` copies them. ``_Reader`` walks over places, one batch or a whole stack at a time.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import DataError, JlayersError, public_api
 from ..base.specs import PyTree, format_short, path_text
 from . import host_arrays
-from .positions import Position, beyond, checked, checked_epochs
-from .shuffle import shuffled, words
+from .shuffle import epoch_order, philox_key
+from .source import Position, check_epochs, parse_position, past_end
 from .stacking import stack
 
 # Epoch and index of a batch, and the position after it.
@@ -26,31 +29,32 @@ class Batches:
     """Batches of the rows of arrays: deterministic, shuffled anew each epoch, resumable.
 
     The order of an epoch is a function of the key, the epoch and the number of rows, and of
-    nothing else: the same on every machine, and with every version of numpy and JAX. Row i gets
+    nothing else: the same on every machine, and with every version of NumPy and JAX. Row i gets
     the i-th 64-bit word of the Philox 4x64-10 stream with that key and the epoch as the highest
-    word of its counter (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011); its
-    lowest bits, as many as the largest row number has, give way to i, and rows go by these words
-    in ascending order. An order takes 8 bytes a row.
+    word of its counter (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011). Its
+    lowest bits, as many as the largest row number has, are replaced by i, and rows are sorted by
+    these words in ascending order. An order takes 8 bytes a row.
 
-    Each batch is in memory of its own, aligned so that JAX on a CPU computes with it in place.
+    Each batch has memory of its own, aligned so that JAX on a CPU computes with it in place.
 
     Args:
-      arrays: a pytree of numpy arrays, memory-mapped ones too, with equal first axes;
-        ``(x, *targets)`` for ``train_step``.
+      arrays: a pytree of NumPy arrays (rows, ...), memory-mapped ones too, with equal first axes
+        and any dtypes; ``(x, *targets)`` for ``train_step``.
       size: rows in a batch.
-      key: an int seed or a typed key to shuffle by; None leaves the rows in order. A seed orders
-        as ``jax.random.key(seed)`` does.
-      last: what becomes of rows that do not fill a batch: "drop" leaves them out of this epoch,
-        "keep" gives a smaller batch (and a second compilation), "pad" fills it up with the rows
-        that the epoch began with. With "pad" every batch gets one more entry, the last: bools
-        (size,), True for rows that are no filling. ``arrays`` has to be a tuple then.
+      key: an int seed or a typed key to shuffle by; None leaves the rows in order. A seed has the
+        order of ``jax.random.key(seed)``.
+      last: what to do with rows that do not fill a batch: "drop" leaves them out of this epoch,
+        "keep" makes a smaller batch (and a second compilation), "pad" fills it up with the first
+        rows of the epoch. With "pad" every batch gets one more entry, the last: bools (size,),
+        False for rows that were filled up. ``arrays`` must be a tuple then.
 
     Raises:
-      LayerError: for no arrays, first axes that differ, fewer rows than give one batch.
+      DataError: if there are no arrays, if their first axes differ, and if there are fewer rows
+        than one batch has.
 
     >>> import numpy as np
-    >>> from jlayers import training
-    >>> batches = training.Batches((np.arange(10), np.arange(10) % 2), 4, key=0)
+    >>> from jlayers import data
+    >>> batches = data.Batches((np.arange(10), np.arange(10) % 2), 4, key=0)
     >>> len(batches), batches.start
     (2, [0, 0])
     >>> for (x, label), position in batches.read([0, 1], epochs=2):
@@ -63,34 +67,37 @@ class Batches:
     rereads = True
 
     @public_api
-    def __init__(self, arrays: PyTree, size: int, *, key: Any = None, last: str = "drop"):
+    def __init__(
+        self, arrays: PyTree, size: int, *, key: jax.Array | int | None = None, last: str = "drop"
+    ):
         try:
-            self._leaves, self._treedef, self._rows = _checked_arrays(arrays)
+            self._leaves, self._treedef, self._rows = _check_arrays(arrays)
             self._size = arguments.positive("size", size)
-            self._key = None if key is None else words(key)
+            self._key = None if key is None else philox_key(key)
             if last not in _LAST:
-                raise LayerError(
-                    f"unknown last {format_short(last)}", expected=", ".join(map(repr, _LAST))
+                raise DataError(
+                    "last must be " + " or ".join(map(repr, _LAST)), got=format_short(last)
                 )
             if last == "pad" and type(arrays) is not tuple:
-                raise LayerError(
-                    "last='pad' adds an entry to a tuple, and arrays is none",
+                raise DataError(
+                    "arrays must be a tuple, to which last='pad' adds an entry",
                     got=format_short(arrays),
                     hint="Batches((x, *targets), ...)",
                 )
             if last == "drop" and self._size > self._rows:
-                raise LayerError(
-                    f"{self._rows} rows give no batch of {self._size}",
+                raise DataError(
+                    f"there are only {self._rows} rows, fewer than a batch of {self._size} has",
                     hint="a smaller size, or last='keep' or 'pad'",
                 )
-        except LayerError as error:
+        except JlayersError as error:
+            # A class, not a function, was called: `public_api` does not name it.
             error.attribute_to("Batches")
             raise
         self._last = last
         self._count = self._rows // self._size
         if last != "drop" and self._rows % self._size:
             self._count += 1
-        self._known: tuple[int, Any] = (-1, None)
+        self._latest: tuple[int, np.ndarray] = (-1, np.arange(0))
 
     @property
     def start(self) -> Position:
@@ -107,14 +114,16 @@ class Batches:
 
     @public_api
     def at(self, epoch: int, index: int) -> PyTree:
-        """The batch of that epoch with that number, from 0 on: a pure function.
+        """The batch number ``index`` of an epoch, both from 0 on: a pure function.
 
         Raises:
-          LayerError: where the epoch has no such batch.
+          DataError: if the epoch has no such batch.
         """
         epoch, index = arguments.integer("epoch", epoch, 0), arguments.integer("index", index, 0)
         if index >= self._count:
-            raise LayerError(f"an epoch has {self._count} batches, there is no batch {index}")
+            raise DataError(
+                f"index must be below {self._count}, the batches of an epoch, got {index}"
+            )
         return self._at(epoch, index)
 
     @public_api
@@ -125,17 +134,17 @@ class Batches:
 
         Args:
           position: ``[epoch, index]``, two ints: the number of the epoch, and how many of its
-            batches were read before. From the beginning by default.
-          epochs: after how many epochs in all it ends, those before ``position`` included. Never
-            by default.
+            batches were read before. The start by default.
+          epochs: the number of epochs in all, those before ``position`` included; endless by
+            default.
 
         Raises:
-          LayerError: for a position that is none, or beyond the end of an epoch.
+          DataError: for a position that is invalid, or past the end of an epoch.
         """
-        epoch, index, _ = checked(self.start if position is None else position)
+        epoch, index, _ = parse_position(self.start if position is None else position)
         if index > self._count:
-            raise beyond(epoch, index, self._count)
-        return _Reader(self, self._places(epoch, index, checked_epochs(epochs)))
+            raise past_end(epoch, index, self._count)
+        return _Reader(self, self._places(epoch, index, check_epochs(epochs)))
 
     def _places(self, epoch: int, index: int, epochs: int | None) -> Iterator[_Place]:
         count = self._count
@@ -147,23 +156,24 @@ class Batches:
             epoch, index = epoch + 1, 0
 
     def _at(self, epoch: int, index: int) -> PyTree:
-        return self._gathered(self._rows_of(epoch, index), index)
+        return self._gather(self._row_numbers(epoch, index), index)
 
     def _stack(self, places: list[_Place]) -> PyTree:
-        rows = [self._rows_of(epoch, index) for epoch, index, _ in places]
-        if any(len(some) != len(rows[0]) for some in rows):
-            return stack([self._at(epoch, index) for epoch, index, _ in places])  # which raises
+        rows = [self._row_numbers(epoch, index) for epoch, index, _ in places]
+        if any(len(numbers) != len(rows[0]) for numbers in rows):
+            return stack([self._at(epoch, index) for epoch, index, _ in places])  # raises
+        # A column, so that the bools of "pad" are (steps, size).
         index = np.array([[index] for _, index, _ in places])
-        return self._gathered(np.stack(rows), index)
+        return self._gather(np.stack(rows), index)
 
-    def _gathered(self, rows: np.ndarray, index: Any) -> PyTree:
+    def _gather(self, rows: np.ndarray, index: int | np.ndarray) -> PyTree:
         leaves = [host_arrays.take(leaf, rows) for leaf in self._leaves]
         batch = jax.tree.unflatten(self._treedef, leaves)
         if self._last != "pad":
             return batch
         return (*batch, index * self._size + np.arange(self._size) < self._rows)
 
-    def _rows_of(self, epoch: int, index: int) -> np.ndarray:
+    def _row_numbers(self, epoch: int, index: int) -> np.ndarray:
         start = index * self._size
         stop = start + self._size
         order = self._order(epoch)
@@ -173,16 +183,17 @@ class Batches:
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._key is None:
-            epoch = 0  # all epochs go by the one order
-        known, order = self._known
-        if known != epoch:
-            order = shuffled(self._rows, self._key, epoch) if self._key else np.arange(self._rows)
-            self._known = (epoch, order)  # in one assignment: several threads may read
-        return order  # type: ignore[no-any-return]
+            epoch = 0  # all epochs have the same order
+        latest, order = self._latest
+        if latest != epoch:
+            key = self._key
+            order = epoch_order(self._rows, key, epoch) if key else np.arange(self._rows)
+            self._latest = (epoch, order)  # in one assignment: several threads may read
+        return order
 
 
 class _Reader(Iterator[tuple[PyTree, Position]]):
-    """What ``read`` gives: an iterator that can also gather the rows of a whole stack at once."""
+    """What ``read`` returns: an iterator that can also gather the rows of a whole stack at once."""
 
     def __init__(self, batches: Batches, places: Iterator[_Place]):
         self._batches = batches
@@ -197,30 +208,30 @@ class _Reader(Iterator[tuple[PyTree, Position]]):
             yield self._batches._stack(places), places[-1][2], len(places)
 
 
-def _checked_arrays(arrays: PyTree) -> tuple[list[np.ndarray], Any, int]:
+def _check_arrays(arrays: PyTree) -> tuple[list[np.ndarray], jax.tree_util.PyTreeDef, int]:
     flat, treedef = jax.tree.flatten_with_path(arrays)
     shapes = {}
     for path, leaf in flat:
         where = path_text(path)
         shape = getattr(leaf, "shape", None)
         if not shape:
-            raise LayerError(
-                f"{repr(where) if where else 'arrays'} is no array with a first axis",
+            raise DataError(
+                f"{repr(where) if where else 'arrays'} must be an array with a first axis",
                 got=format_short(leaf),
                 hint="np.asarray(x)" if shape is None else None,
             )
         shapes[where] = shape
     if not shapes:
-        raise LayerError("there are no arrays", got=format_short(arrays))
+        raise DataError("there are no arrays", got=format_short(arrays))
     rows = {shape[0] for shape in shapes.values()}
     if len(rows) > 1:
-        raise LayerError(
+        raise DataError(
             "the first axes of the arrays differ",
-            expected="as many rows in each",
+            expected="the same number of rows in each",
             got=", ".join(f"{where!r}: {shape[0]} rows" for where, shape in shapes.items()),
         )
     if rows == {0}:
-        raise LayerError("the arrays have no rows", got=format_short(arrays))
-    # A plain view of a memory map: its own class costs time at every batch.
+        raise DataError("the arrays have no rows", got=format_short(arrays))
+    # A plain view of a memory map, whose own class costs time at every batch.
     leaves = [np.asarray(leaf) for _, leaf in flat]
     return leaves, treedef, rows.pop()

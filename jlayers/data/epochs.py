@@ -1,4 +1,4 @@
-"""Python's iterables as sources: what can be read again, and what can be read once."""
+"""Python's iterables as sources: those that can be read again, and those that can be read once."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..base.errors import LayerError
-from .positions import Position, beyond, checked, checked_epochs
+from ..base.errors import DataError
+from ..base.specs import PyTree
+from .source import Position, check_epochs, parse_position, past_end
 
 _END = object()
 
 
 class Epochs:
-    """What can be opened anew for each epoch.
+    """A source of what can be opened anew for each epoch.
 
     It is resumed by reading up to the position again. One batch is read ahead, to know which one
     is the last of an epoch.
 
     Args:
-      opened: the iterable of an epoch's batches.
+      open_epoch: the iterable of an epoch's batches.
     """
 
     rereads = True
-    # How many entries a position may have beside epoch and index.
-    further = 0
+    # How many entries a position may have after epoch and index.
+    num_extra = 0
 
-    def __init__(self, opened: Callable[[int], Iterable[Any]]):
-        self._opened = opened
+    def __init__(self, open_epoch: Callable[[int], Iterable[PyTree]]):
+        self._open_epoch = open_epoch
 
     @property
     def start(self) -> Position:
@@ -35,40 +36,44 @@ class Epochs:
 
     def read(
         self, position: Position | None = None, epochs: int | None = None
-    ) -> Iterator[tuple[Any, Position]]:
-        epoch, index, further = checked(self.start if position is None else position, self.further)
-        return self._read(epoch, index, further, checked_epochs(epochs))
+    ) -> Iterator[tuple[PyTree, Position]]:
+        start = self.start if position is None else position
+        return self._read(*parse_position(start, self.num_extra), check_epochs(epochs))
 
     def _read(
-        self, epoch: int, index: int, further: list[Any], epochs: int | None
-    ) -> Iterator[tuple[Any, Position]]:
+        self, epoch: int, index: int, extra: list[Any], epochs: int | None
+    ) -> Iterator[tuple[PyTree, Position]]:
         while epochs is None or epoch < epochs:
-            batches = self._from(epoch, index, further)
-            batch, after = next(batches, (_END, further))
+            # One ahead: the position after the last batch is the start of the next epoch.
+            batches = self._read_epoch(epoch, index, extra)
+            batch, after = next(batches, (_END, extra))
+            # At the end of a resumed epoch there may be none left; in a new one there must be.
             if batch is _END and not index:
-                raise _nothing(epoch)
-            for following, then in batches:
+                raise _no_batch(epoch)
+            for next_batch, next_after in batches:
                 index += 1
                 yield batch, [epoch, index, *after]
-                batch, after = following, then
+                batch, after = next_batch, next_after
             if batch is not _END:
                 yield batch, [epoch + 1, 0]
-            epoch, index, further = epoch + 1, 0, []
+            epoch, index, extra = epoch + 1, 0, []
 
-    def _from(self, epoch: int, index: int, further: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-        """The epoch's batches after the first ``index``, with further entries of the position."""
-        iterator = iter(self._opened(epoch))
+    def _read_epoch(
+        self, epoch: int, index: int, extra: list[Any]
+    ) -> Iterator[tuple[PyTree, list[Any]]]:
+        """The epoch's batches after the first ``index``, with extra entries of their positions."""
+        iterator = iter(self._open_epoch(epoch))
         skip(iterator, epoch, index)
         return zip(iterator, itertools.repeat([]))
 
 
-class Once:
-    """An iterator: one epoch, read once. A fresh one is resumed by reading up to the position."""
+class OneEpoch:
+    """An iterator as a source: one epoch, read once; a new one is resumed by reading up to it."""
 
     rereads = False
 
-    def __init__(self, iterator: Iterator[Any]):
-        self._iterator: Iterator[Any] | None = iterator
+    def __init__(self, iterator: Iterator[PyTree]):
+        self._iterator: Iterator[PyTree] | None = iterator
 
     @property
     def start(self) -> Position:
@@ -76,42 +81,45 @@ class Once:
 
     def read(
         self, position: Position | None = None, epochs: int | None = None
-    ) -> Iterator[tuple[Any, Position]]:
-        epoch, index, _ = checked(self.start if position is None else position)
-        checked_epochs(epochs)
+    ) -> Iterator[tuple[PyTree, Position]]:
+        epoch, index, _ = parse_position(self.start if position is None else position)
+        check_epochs(epochs)
         if epoch:
-            raise LayerError(
-                f"the position is in epoch {epoch}, and an iterator has one epoch, number 0",
+            raise DataError(
+                f"the position is in epoch {epoch}, and an iterator has only epoch 0",
                 got=str([epoch, index]),
             )
         if self._iterator is None:
-            raise LayerError(
-                "the data is an iterator, which can be read once, and was",
-                hint="a list, or a function of the epoch that gives a new iterator",
+            raise DataError(
+                "the data is an iterator, which was read already",
+                hint="a list, or a function of the epoch that returns a new iterator",
             )
+        # Given up now, not at the end: a second read would take batches from the first.
         iterator, self._iterator = self._iterator, None
         return self._read(iterator, index)
 
-    def _read(self, iterator: Iterator[Any], index: int) -> Iterator[tuple[Any, Position]]:
+    def _read(self, iterator: Iterator[PyTree], index: int) -> Iterator[tuple[PyTree, Position]]:
         skip(iterator, 0, index)
         start = index
         for batch in iterator:
             index += 1
             yield batch, [0, index]
         if not index and not start:
-            raise _nothing(0)
+            raise _no_batch(0)
 
 
-def skip(iterator: Iterator[Any], epoch: int, count: int) -> None:
+def skip(iterator: Iterator[PyTree], epoch: int, count: int) -> None:
+    """Reads ``count`` batches; raises if there are fewer."""
     found = sum(1 for _ in itertools.islice(iterator, count))
     if found < count:
-        raise beyond(epoch, count, found) if found else _nothing(epoch)
+        raise past_end(epoch, count, found) if found else _no_batch(epoch)
 
 
-def _nothing(epoch: int) -> LayerError:
-    again = "a list, or a function of the epoch that gives a new iterator"
-    return LayerError(
-        f"the data gave no batch in epoch {epoch}",
-        expected="an iterable with a batch in it, each time it is read",
+def _no_batch(epoch: int) -> DataError:
+    # The usual mistake is an iterable that is exhausted after one pass.
+    again = "a list, or a function of the epoch that returns a new iterator"
+    return DataError(
+        f"the data has no batch in epoch {epoch}",
+        expected="an iterable with at least one batch, each time it is read",
         hint=again if epoch else None,
     )

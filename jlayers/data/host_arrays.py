@@ -1,33 +1,33 @@
-"""Arrays in host memory which JAX takes as they are, where it would copy others."""
+"""Arrays in host memory that JAX uses in place, where it would copy others."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+import numpy.typing
 
-# Where XLA's CPU backend uses the memory of a numpy array in the place of a copy.
+# XLA's CPU backend uses the memory of a NumPy array in place if it is aligned to this.
 _ALIGNMENT = 64
-# Below it a copy costs less than looking for an aligned address.
+# For smaller arrays a copy costs less than finding an aligned address.
 _WORTH_IT = 1 << 14
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Like ``np.empty``, at an address that JAX need not copy from if the array is large.
+def empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Like ``np.empty``, at an aligned address if the array is large.
 
-    JAX may look at this memory for as long as it likes: nobody writes to it after handing it over.
+    JAX may read this memory at any later time, so it must not be written to once it is passed on.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < _WORTH_IT or dtype.hasobject:
         return np.empty(shape, dtype)
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    return np.ndarray(shape, dtype, room, -room.ctypes.data % _ALIGNMENT)
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    return np.ndarray(shape, dtype, buffer, -buffer.ctypes.data % _ALIGNMENT)
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """The array itself where JAX need not copy it, or where it is small; else an aligned copy."""
+    """The array itself if JAX uses it in place or it is small; else an aligned copy."""
     fits = array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous
     if fits or array.nbytes < _WORTH_IT or array.dtype.hasobject:
         return array
@@ -37,7 +37,7 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 
 def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``array[rows]`` for an array of row numbers, always in memory of its own."""
+    """``array[rows]`` for an array of row numbers, in memory of its own."""
     out = empty((*rows.shape, *array.shape[1:]), array.dtype)
-    # mode="clip", for with "raise" numpy writes to a buffer first; rows are in range.
+    # With mode="raise" NumPy writes to a buffer first; the rows are known to be in range.
     return array.take(rows, 0, out, mode="clip")

@@ -1,4 +1,4 @@
-"""The data loaders of PyTorch and grain as sources; neither is imported before it is met."""
+"""The data loaders of PyTorch and grain as sources; neither is imported unless it is used."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base.errors import LayerError, calling_user_code
+from ..base.errors import DataError, calling_user_code
+from ..base.specs import PyTree
 from .epochs import Epochs, skip
 
 
-def made_by(package: str, value: Any) -> bool:
-    """Whether the class of ``value``, or one that it inherits from, is of that package."""
+def is_from(package: str, value: object) -> bool:
+    """Whether the class of ``value``, or one that it inherits from, is from that package."""
     return any(kind.__module__.split(".")[0] == package for kind in type(value).__mro__)
 
 
@@ -34,17 +35,17 @@ def torch_source(loader: Any) -> Epochs | None:
         if sampler is not None
     ]
     if any(getattr(sampler, "generator", "none needed") is None for sampler in samplers):
-        raise LayerError(
-            "the DataLoader shuffles by PyTorch's global generator, and cannot be resumed",
+        raise DataError(
+            "a DataLoader that shuffles by PyTorch's global generator cannot be resumed",
             expected="an order that is a function of a seed and the epoch",
             hint="generator=torch.Generator().manual_seed(0), for a sampler of your own too",
         )
     generators = [getattr(owner, "generator", None) for owner in (loader, *samplers)]
     seeds = {g: g.initial_seed() for g in generators if isinstance(g, torch.Generator)}
 
-    def passed() -> Iterator[Any]:
+    def start_pass() -> Iterator[PyTree]:
         # A pass draws a seed for its workers from the generator that the sampler has too, but not
-        # with persistent workers from the second pass on. From a copy it leaves the order alone.
+        # with persistent workers from the second pass on. Drawn from a copy, it changes no order.
         own = loader.generator
         if own is not None:
             loader.generator = torch.Generator().manual_seed(own.initial_seed())
@@ -53,30 +54,30 @@ def torch_source(loader: Any) -> Epochs | None:
         finally:
             loader.generator = own
 
-    def opened(epoch: int) -> Iterator[Any]:
+    def open_epoch(epoch: int) -> Iterator[PyTree]:
         for sampler in samplers:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
         try:
             for generator, seed in seeds.items():
-                # As PyTorch's own DistributedSampler does it.
+                # As PyTorch's own DistributedSampler does.
                 generator.manual_seed((seed + epoch) % 2**64)
-            for batch in passed():
+            for batch in start_pass():
                 yield jax.tree.map(lambda leaf: _as_numpy(torch, leaf), batch)
         finally:
-            # The seed is part of the generator, and the next source of this loader starts from it.
+            # The next source of this loader starts from the seeds of its generators.
             for generator, seed in seeds.items():
                 generator.manual_seed(seed)
 
-    return Epochs(opened)
+    return Epochs(open_epoch)
 
 
 def _as_numpy(torch: Any, leaf: Any) -> Any:
-    """A tensor as a numpy array on the same memory, if it is the host's."""
+    """A tensor as a NumPy array, which shares its memory if that is the host's."""
     if not isinstance(leaf, torch.Tensor):
         return leaf
     leaf = leaf.detach().cpu()
-    if leaf.dtype == torch.bfloat16:  # which numpy lacks
+    if leaf.dtype == torch.bfloat16:  # NumPy has none
         return leaf.view(torch.int16).numpy().view(jnp.bfloat16)
     return leaf.numpy()
 
@@ -92,24 +93,26 @@ def grain_source(data: Any) -> Epochs | None:
 
 
 def _epoch_of(data: Any, epoch: int) -> Any:
-    # Repeated, a MapDataset shuffles each epoch in another order; alone it repeats the first.
+    # A repeated MapDataset shuffles each epoch differently; by itself it has one order only.
     if epoch:
         data = data.repeat()[epoch * len(data) : (epoch + 1) * len(data)]
     return data.to_iter_dataset()
 
 
 class _Grain(Epochs):
-    """Resumed by the state of grain's own iterator, with nothing read again."""
+    """Resumed by the state of grain's own iterator; nothing is read again."""
 
-    further = 1
+    num_extra = 1
 
-    def _from(self, epoch: int, index: int, further: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-        iterator = iter(self._opened(epoch))
-        if further:
-            (state,) = further
+    def _read_epoch(
+        self, epoch: int, index: int, extra: list[Any]
+    ) -> Iterator[tuple[PyTree, list[Any]]]:
+        iterator = iter(self._open_epoch(epoch))
+        if extra:
+            (state,) = extra
             # A DataLoader's state is JSON in bytes, a Dataset's is a dict.
             state = state.encode() if isinstance(state, str) else state
-            with calling_user_code("grain's set_state"):
+            with calling_user_code("grain's set_state", DataError):
                 iterator.set_state(state)  # type: ignore[attr-defined]
         else:
             skip(iterator, epoch, index)
@@ -120,5 +123,5 @@ def _state(iterator: Any) -> Any:
     state = iterator.get_state()
     if isinstance(state, bytes):
         return state.decode()
-    # A copy, and what JSON will give back; numpy's integers become Python's.
+    # A copy, as JSON will restore it; NumPy's integers become Python's.
     return json.loads(json.dumps(state, default=int))

@@ -1,99 +1,71 @@
-"""Anything that batches can be read from, as a source that can be resumed."""
+"""What a source of batches is, and the positions that it is resumed from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
-import jax
-import numpy as np
+import contextlib
+import operator
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from ..base import arguments
-from ..base.errors import LayerError, calling_user_code, public_api
-from ..base.specs import format_short
-from .epochs import Epochs, Once
-from .loaders import grain_source, made_by, torch_source
-from .positions import Source
+from ..base.errors import DataError
+from ..base.specs import PyTree, format_short
 
-_EXPECTED = "Batches, an iterable of batches, or a function of the epoch that gives one"
+Position = list[Any]
 
 
-@public_api
-def as_source(data: Any) -> Source:
-    """What ``fit`` is given, as a source: ``read(position)`` gives batches from there on.
+class Source(Protocol):
+    """Batches that can be read from any position on; ``Batches``, and what ``as_source`` returns.
 
-    ================================  ==========================================================
-    ``data``                          epochs, and how it is resumed
-    ================================  ==========================================================
-    ``Batches``                       shuffled by key and epoch; resumed at once
-    a function of the epoch           ``data(epoch)`` gives the iterable; read up to the position
-    an iterable: a list, a dataset    each pass is an epoch; read up to the position
-    an iterator, a generator          one epoch, read once; a fresh one is read up to the position
-    ``torch.utils.data.DataLoader``   each pass; tensors become numpy arrays, without a copy
-    grain's ``DataLoader``, datasets  each pass; resumed at once, by the state of its iterator
-    ================================  ==========================================================
+    A position is a list of JSON values: the number of the epoch, and how many batches of it were
+    read; grain's loaders add the state of their iterator. The position after the last batch of an
+    epoch is the start of the next epoch.
 
-    To read up to the position again gives the same run only where the data comes in the same order
-    again. A torch ``DataLoader`` that shuffles has to have a ``generator``, whose seed plus the
-    epoch decides the order; one of PyTorch's global generator is refused. What a dataset itself
-    draws at random is not resumed. A ``MapDataset`` of grain that shuffles does it anew each epoch.
+    Attributes:
+      start: the position before the first batch.
+      rereads: whether ``read`` can be called again.
+    """
 
-    Iterables are read one batch ahead, so each batch needs memory of its own.
+    @property
+    def start(self) -> Position: ...
 
-    Args:
-      data: one of these, or any object with ``start``, ``rereads`` and ``read``.
+    @property
+    def rereads(self) -> bool: ...
+
+    def read(
+        self, position: Position | None = None, epochs: int | None = None
+    ) -> Iterator[tuple[PyTree, Position]]:
+        """(batch, position after it), from ``position`` to the end of ``epochs`` epochs in all."""
+        ...
+
+
+def parse_position(position: object, num_extra: int = 0) -> tuple[int, int, list[Any]]:
+    """Epoch, index, and up to ``num_extra`` other entries of what a user or a file gave.
 
     Raises:
-      LayerError: for anything else. ``read`` raises it where there is no batch, and where a
-        position is none or beyond the end.
-
-    >>> from jlayers import training
-    >>> words = training.as_source([("a",), ("b",), ("c",)])
-    >>> list(words.read([0, 2], epochs=2))
-    [(('c',), [1, 0]), (('a',), [1, 1]), (('b',), [1, 2]), (('c',), [2, 0])]
+      DataError: if it is not a position.
     """
-    if callable(getattr(data, "read", None)) and hasattr(data, "start"):
-        return data  # type: ignore[no-any-return]
-    adapted = None
-    if made_by("torch", data):
-        adapted = torch_source(data)
-    elif made_by("grain", data):
-        adapted = grain_source(data)
-    if adapted is not None:
-        return adapted
-    _refuse_arrays(data)
-    if isinstance(data, Iterator):
-        return Once(data)
-    if isinstance(data, Iterable) or hasattr(data, "__getitem__"):
-        return Epochs(lambda epoch: data)
-    if callable(data):
-        arguments.function("data", data, "epoch")
-        return Epochs(lambda epoch: _called(data, epoch))
-    raise LayerError("the data is none", expected=_EXPECTED, got=format_short(data))
+    if isinstance(position, list | tuple) and 2 <= len(position) <= 2 + num_extra:
+        # `operator.index` takes NumPy's integers, and refuses floats.
+        with contextlib.suppress(TypeError):
+            epoch, index = (operator.index(number) for number in position[:2])
+            if epoch >= 0 and index >= 0:
+                return epoch, index, list(position[2:])
+    raise DataError(
+        "invalid position in the data",
+        expected="[epoch, index], two ints of at least 0" + (", and a state" if num_extra else ""),
+        got=format_short(position),
+    )
 
 
-def _called(data: Any, epoch: int) -> Iterable[Any]:
-    with calling_user_code("the function of the epoch"):
-        batches = data(epoch)
-    if not isinstance(batches, Iterable):
-        raise LayerError(
-            "the function of the epoch gave no iterable",
-            expected=_EXPECTED,
-            got=format_short(batches),
-        )
-    return batches
+def check_epochs(epochs: int | None) -> int | None:
+    return None if epochs is None else arguments.positive("epochs", epochs)
 
 
-def _refuse_arrays(data: Any) -> None:
-    arrays = (np.ndarray, jax.Array)
-    whole = isinstance(data, tuple) and any(isinstance(item, arrays) for item in data)
-    if isinstance(data, arrays) or whole:
-        hint = "training.Batches((x, labels), 32, key=0)"
-        raise LayerError(
-            "the data is arrays, not batches of them",
-            expected=_EXPECTED,
-            got=format_short(data),
-            hint=hint,
-        )
-    if isinstance(data, dict | str | bytes):
-        raise LayerError("the data is none", expected=_EXPECTED, got=format_short(data))
+def past_end(epoch: int, index: int, count: int) -> DataError:
+    """The error for a position after the last batch of its epoch."""
+    return DataError(
+        f"the position [{epoch}, {index}] is past the end of the data",
+        expected=f"an index of at most {count}: epoch {epoch} has {count} batches",
+        hint="use the data that the position is of, in batches of the same size",
+    )

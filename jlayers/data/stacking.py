@@ -1,4 +1,4 @@
-"""Several batches as one, for a step that takes several steps in one call."""
+"""Several batches as one, for a compiled step that does several steps in one call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import DataError, public_api
 from ..base.specs import (
     PyTree,
     format_short,
@@ -18,7 +18,7 @@ from ..base.specs import (
     path_text,
 )
 from . import host_arrays
-from .positions import Position
+from .source import Position
 
 
 @public_api
@@ -28,27 +28,27 @@ def stack_batches(
     """Batches in stacks of ``steps``, for a step that was built with ``steps=``.
 
     Args:
-      items: (batch, position after it), as ``read`` of a source gives them.
+      items: (batch, position after it), as ``read`` of a source returns them.
       steps: how many batches a stack holds.
 
     Returns:
       An iterator of (the stack, the position after its last batch, how many batches it holds). The
-      arrays of a stack have one more first axis, over its batches. The last stack holds what is
-      left over. Arrays in host memory become numpy arrays, those on a device stay there.
+      arrays of a stack have one more first axis, over its batches. The last stack may hold fewer.
+      Arrays in host memory become NumPy arrays, those on a device stay there.
 
     Raises:
-      LayerError: where the arrays of two batches differ in shape or dtype.
+      DataError: if the arrays of two batches differ in structure, shape or dtype.
 
     >>> import numpy as np
-    >>> from jlayers import training
-    >>> batches = training.Batches((np.arange(14), np.arange(14) % 2), 2)
-    >>> for (x, label), position, count in training.stack_batches(batches.read(epochs=1), 4):
+    >>> from jlayers import data
+    >>> batches = data.Batches((np.arange(14), np.arange(14) % 2), 2)
+    >>> for (x, label), position, count in data.stack_batches(batches.read(epochs=1), 4):
     ...     print(x.shape, position, count)
     (4, 2) [0, 4] 4
     (3, 2) [1, 0] 3
     """
     steps = arguments.positive("steps", steps)
-    if hasattr(items, "stacks"):  # of Batches: gathered at once, not copied a second time
+    if hasattr(items, "stacks"):  # of Batches, which gathers a stack at once: no second copy
         return items.stacks(steps)  # type: ignore[no-any-return]
     return _stacks(iter(items), steps)
 
@@ -68,13 +68,13 @@ def _stacks(
 
 
 def stack(batches: list[PyTree]) -> PyTree:
-    """One tree for several, with one more first axis in every array."""
+    """One tree of several, with one more first axis in every array."""
     flat, _ = jax.tree.flatten_with_path(batches[0])
     others: list[tuple[list[Any], Any]] = [jax.tree.flatten(batch) for batch in batches]
     treedef = others[0][1]
     for batch, (_, other) in zip(batches, others, strict=True):
         if other != treedef:
-            raise LayerError(
+            raise DataError(
                 "batches of different structure cannot be stacked",
                 expected=format_short(batches[0]),
                 got=format_short(batch),
@@ -90,12 +90,13 @@ def _stack(path: tuple[Any, ...], leaves: tuple[Any, ...]) -> Any:
     first = arrays[0]
     for array in arrays:
         if array.shape != first.shape or array.dtype != first.dtype:
-            raise LayerError(
+            raise DataError(
                 f"batches that differ at {path_text(path)!r} cannot be stacked",
                 expected=format_spec(first),
                 got=format_spec(array),
                 hint="Batches(..., last='drop') or last='pad'; or one step in a call, steps=1",
             )
+    # What is on a device stays there; a copy to the host would wait for it.
     if on_device:
         return jnp.stack(arrays)
     out = host_arrays.empty((len(arrays), *first.shape), first.dtype)
@@ -105,5 +106,5 @@ def _stack(path: tuple[Any, ...], leaves: tuple[Any, ...]) -> Any:
 
 
 def _is_on_host(array: jax.Array) -> bool:
-    typed = jnp.issubdtype(array.dtype, jax.dtypes.extended)
-    return not typed and all(device.platform == "cpu" for device in array.devices())
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.extended)
+    return not is_key and all(device.platform == "cpu" for device in array.devices())

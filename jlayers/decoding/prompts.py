@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..base import arguments
-from ..base.constructors import out_spec
+from ..base.adapters import out_spec
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.sequence import Sequence, split

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import rich.box
 import rich.markup
 import rich.table
 
-from ..base.constructors import lift
+from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
 from ..base.layer import Layer
 from ..base.paths import join
 from ..base.specs import PyTree, specs_of
 from ..base.tracing import Trace, trace
 from ..core.dispatch import Record, recording
-from .tables import table_text
+from .summary import table_text
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -67,15 +67,15 @@ class Explanation(NamedTuple):
 
 
 @public_api
-def explain(layer: Any, x: PyTree, *, platform: str | None = None) -> Explanation:
+def explain(layer: LayerOrFunction, x: PyTree, *, platform: str | None = None) -> Explanation:
     """Which algorithm computes each layer for inputs shaped like ``x``, and why.
 
-    Layers of which there is one algorithm alone, ``Dense`` say, have no row. Nothing is computed.
+    Layers with a single algorithm, such as ``Dense``, have no row. Nothing is computed.
 
     Args:
       layer: a model.
       x: arrays or ``jax.ShapeDtypeStruct``s.
-      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; by default JAX's own here.
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; by default the one JAX uses here.
 
     Returns:
       An ``Explanation``: print it for a table, read its ``decisions``.
@@ -117,10 +117,12 @@ def _decisions(
 def _records(layer: Layer, found: Trace, x: PyTree, platform: str) -> list[Record]:
     with recording(platform) as records:
         jax.eval_shape(
+            # train=True, since dropout and batch norm may choose otherwise there.
             lambda params, state, key, x: layer._apply(params, state, x, key=key, train=True),
             found.params,
             found.state,
             jax.random.key(0),
             x,
         )
+    # A layer under scan is traced more than once.
     return list(dict.fromkeys(records))

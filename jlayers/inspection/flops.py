@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from ..base.specs import PyTree
+from ..base.types import PyTree
 
-# Moving and shaping numbers is no arithmetic; nor is what gives integers or truth values.
+# JAX has no public types for these.
+Jaxpr: TypeAlias = Any
+Equation: TypeAlias = Any
+
+# Moving and reshaping data is free; so is whatever returns integers or bools (``_size``).
 _FREE = frozenset(
     "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice "  # noqa: SIM905
     "dynamic_update_slice gather concatenate split pad rev copy copy_p device_put name select_n "
     "convert_element_type bitcast_convert_type stop_gradient optimization_barrier pvary "
     "sharding_constraint scatter sort iota empty".split()
 )
-# One operation for each number that goes in.
+# One operation for each number of the input.
 _REDUCTIONS = ("reduce_", "cum", "scatter", "select_and_scatter")
 
 
-def flops(function: Callable[..., Any], *specs: PyTree) -> int:
+def flops(function: Callable[..., PyTree], *specs: PyTree) -> int:
     """Floating-point operations of ``function``: a multiply-add is two, an elementwise one is one.
 
     The count is of the program as written, before XLA's optimisations: a scan counts its body
-    once for each step, a ``while`` loop of unknown length once, a ``cond`` its dearest branch.
-    Data movement, comparisons and integer arithmetic are free.
+    once for each step, a ``while`` loop of unknown length once, a ``cond`` its most
+    expensive branch. Data movement, comparisons and integer arithmetic are free.
 
     Args:
       function: a function of arrays.
-      *specs: arrays or ``jax.ShapeDtypeStruct``s, as it is called.
+      *specs: arrays or ``jax.ShapeDtypeStruct``s, as the function is called with.
 
     >>> import jlayers as jl
     >>> flops(lambda x, w: x @ w, jl.spec((32, 784)), jl.spec((784, 10)))
@@ -40,11 +44,11 @@ def flops(function: Callable[..., Any], *specs: PyTree) -> int:
     return _of_jaxpr(jax.make_jaxpr(function)(*specs).jaxpr)
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
+def _of_jaxpr(jaxpr: Jaxpr) -> int:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: Equation) -> int:
     name, params = equation.primitive.name, equation.params
     inner = list(_inner_jaxprs(params))
     if name == "cond":
@@ -75,7 +79,7 @@ def _of_equation(equation: Any) -> int:
     return out
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
     # custom_jvp and custom_vjp hold their rules as functions, which are not run; the rest are
     # jaxprs, closed or open, alone or in tuples.
     for value in params.values():

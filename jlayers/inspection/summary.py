@@ -1,24 +1,31 @@
-"""summary: a model as a table of paths, shapes, parameters, bytes and FLOPs."""
+"""summary: a model as a table of paths, shapes, parameters, bytes and FLOPs.
+
+How to read this file: ``summary`` walks the layers and the abstract pass together (``_rows``);
+parameters are counted in the table that ``init`` draws from, FLOPs by ``flops``.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import rich.box
+import rich.console
 import rich.markup
 import rich.table
 
-from ..base.constructors import lift
+from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
+from ..base.parameters import ParamSpec
 from ..base.paths import join
-from ..base.specs import PyTree, format_spec, specs_of
+from ..base.specs import format_spec, specs_of
 from ..base.tracing import Trace, trace
+from ..base.types import PyTree
 from .flops import flops
-from .tables import table_text
 
 
 class Row(NamedTuple):
@@ -103,8 +110,10 @@ class Summary(NamedTuple):
 
 
 @public_api
-def summary(layer: Any, x: PyTree) -> Summary:
-    """What a model is made of, for inputs shaped like ``x``. Nothing is computed.
+def summary(layer: LayerOrFunction, x: PyTree) -> Summary:
+    """The layers of a model with their sizes and costs, for inputs shaped like ``x``.
+
+    Nothing is computed.
 
     Args:
       layer: a model.
@@ -127,18 +136,18 @@ def summary(layer: Any, x: PyTree) -> Summary:
     return Summary(
         tuple(_rows(layer, specs_of(x), "", 1)),
         found.out,
-        *_count(found.params),
-        _count(found.state)[1],
+        *_count(found.parameters.values()),
+        _count(found.variables.values())[1],
         _flops(layer, found, specs_of(x)),
     )
 
 
 def _rows(layer: Layer, x: PyTree, path: str, copies: int, calls: int = 1) -> Iterator[Row]:
     found = trace(layer, x)
-    own = {name: spec for name, spec in found.params.items() if name in found.params_declared}
-    if not layer.children or own:
-        counted = own if layer.children else found.params
-        numbers, size = _count(counted)
+    # A leaf's own parameters are all it has; a compose body may have some beside its children's.
+    own = found.own_parameters
+    if not layer.children or (found.inside and own):
+        numbers, size = _count(own.values())
         cost = 0 if layer.children else _flops(layer, found, x)
         name = layer.short() if not layer.children else f"{layer.maker}: {', '.join(own)}"
         yield Row(path, name, found.out, numbers * copies, size * copies, cost * copies * calls)
@@ -170,12 +179,10 @@ def _flops(layer: Layer, found: Trace, x: PyTree) -> int:
         )
 
 
-def _count(tree: PyTree) -> tuple[int, int]:
-    leaves = jax.tree.leaves(tree)
-    sizes = [math.prod(leaf.shape) for leaf in leaves]
-    return sum(sizes), sum(
-        size * leaf.dtype.itemsize for size, leaf in zip(sizes, leaves, strict=True)
-    )
+def _count(table: Iterable[ParamSpec]) -> tuple[int, int]:
+    """How many numbers the arrays of a table have, and how many bytes."""
+    sizes = [(math.prod(spec.shape), spec.dtype.itemsize) for spec in table]
+    return sum(count for count, _ in sizes), sum(count * size for count, size in sizes)
 
 
 def size_text(size: int) -> str:
@@ -196,3 +203,12 @@ def count_text(count: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.0f}" if not unit else f"{value:.3g} {unit}"
+
+
+def table_text(table: rich.table.Table) -> str:
+    """The table in plain characters, without blank lines."""
+    text = io.StringIO()
+    # Wide enough for any row: a pipe or a log file has no width of its own.
+    rich.console.Console(file=text, width=200).print(table)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    return "\n".join(line for line in lines if line)

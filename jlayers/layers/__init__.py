@@ -14,12 +14,14 @@ from .pooling.avg_pool import AvgPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
 from .pooling.max_pool import MaxPool
-from .recurrent.conv_lstm import ConvLSTM
-from .recurrent.gru import GRU
-from .recurrent.linear_recurrence import LinearRecurrence
-from .recurrent.lstm import LSTM
-from .recurrent.min_gru import MinGRU
-from .recurrent.simple_rnn import SimpleRNN
+from .recurrent.cell import Cell
+from .recurrent.conv_lstm import ConvLSTM, ConvLSTMCell
+from .recurrent.gru import GRU, GRUCell
+from .recurrent.linear_recurrence import LinearRecurrence, LinearRecurrenceCell
+from .recurrent.lstm import LSTM, LSTMCell
+from .recurrent.min_gru import MinGRU, MinGRUCell
+from .recurrent.rnn import RNN
+from .recurrent.simple_rnn import SimpleRNN, SimpleRNNCell
 from .regularization.dropout import Dropout
 from .shape.flatten import Flatten
 from .shape.reshape import Reshape
@@ -27,25 +29,33 @@ from .shape.reshape import Reshape
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
     "AvgPool",
     "BatchNorm",
+    "Cell",
     "Conv",
     "ConvLSTM",
+    "ConvLSTMCell",
     "ConvTranspose",
     "CrossAttention",
     "Dense",
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "LSTMCell",
     "LayerNorm",
     "LinearRecurrence",
+    "LinearRecurrenceCell",
     "MaxPool",
     "MinGRU",
+    "MinGRUCell",
     "RMSNorm",
     "Reshape",
     "SelfAttention",
     "SimpleRNN",
+    "SimpleRNNCell",
 ]

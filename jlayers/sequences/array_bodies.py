@@ -1,9 +1,12 @@
 """Bodies of ``compose`` that were written for arrays, run on Sequences.
 
-A body may put functions of ``jnp`` between its children, and these take arrays. Then it gets the
-values, its children get Sequences, and the question is which array goes with which mask. The answer
-comes from one abstract run in which the batch and the time have sizes that nothing else has: an
-array that begins with them there holds steps, whatever the sizes of the real run.
+A body may call functions of ``jnp`` between its children, and these take arrays. Then the body gets
+the values, its children get Sequences, and the question is which array belongs to which mask. One
+abstract run answers it, in which the batch and the time have sizes that nothing else has: an array
+that begins with these sizes there holds steps, whatever the sizes of the real input are.
+
+How to read this file: ``taking_sequences`` wraps the body; ``_discover`` is the abstract run, which
+writes a ``Plan``; ``_run`` follows the plan on real Sequences.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import jax
 
 from ..base.errors import LayerError
 from ..base.layer import Layer
-from ..base.scope import InitScope, Scope
+from ..base.scope import Body, InitScope, Scope
 from ..base.sequence import (
     Sequence,
     is_sequence,
@@ -31,18 +34,17 @@ from ..base.specs import (
     specs_of,
 )
 from ..base.tracing import REMEMBERED
-from .streaming import Body
 
-# No model has a batch of so many rows, or axes of so many steps. The steps have many divisors, so
-# that what strides make of different numbers stays different.
+# No model has a batch of so many rows, or an axis of so many steps. 55,440 has many divisors, so
+# that layers with strides divide it exactly, and different lengths stay different.
 _ROWS = 10_007
 _STEPS = 55_440
-# No stride has these, so that what is left of one length is never another.
+# One factor for each Sequence. No stride has these primes, so a strided length is never another's.
 _FACTORS = (1, 13, 17, 19, 23, 29, 31, 37)
 
 
 class Plan(NamedTuple):
-    """Which arrays hold steps. A key stands for a mask; None for an array without one.
+    """Which arrays hold steps. A key names a mask; None is an array without one.
 
     Attributes:
       inputs: the key of each Sequence in the body's input.
@@ -56,16 +58,17 @@ class Plan(NamedTuple):
 
 
 def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
-    """The body, and for Sequences, where it cannot take them, the body of their values."""
+    """The body, wrapped: Sequences that it cannot take as they are become arrays for it."""
     plans: dict[Any, Plan | None] = {}
 
     def run(f: Scope, x: PyTree) -> PyTree:
         if not sequences_in(x):
             return body(f, x)
         specs = specs_of(x)
-        if sequences_in(x)[0].mask.ndim == 1:  # of rows, which each are plain to the body
+        if sequences_in(x)[0].mask.ndim == 1:  # a mask of rows: each row is one plain input
             return mapped(functools.partial(body, f), (x,))
         known = (spec_key(specs), f.train)
+        # A plan depends on structure and sizes: it is made once for each, as a trace is.
         if known not in plans:
             if len(plans) >= REMEMBERED:
                 plans.pop(next(iter(plans)))
@@ -78,6 +81,7 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
 
 def _plan(body: Body, children: Mapping[str, Layer], x: PyTree, train: bool) -> Plan | None:
     """None for a body that takes Sequences as they are."""
+    # First as it is: most bodies only call children.
     try:
         _abstractly(body, children, x, train)
     except Exception as first:
@@ -90,8 +94,9 @@ def _plan(body: Body, children: Mapping[str, Layer], x: PyTree, train: bool) -> 
                 return _discover(body, children, x, steps, train)
             except _StepsTogetherError:
                 raise
-            except Exception:  # its text is about sizes that nobody has
+            except Exception:  # its text would show sizes that are not the user's
                 pass
+        # The user's own error: the body takes neither Sequences nor arrays.
         raise first from None
     return None
 
@@ -121,6 +126,7 @@ def _discover(
     def distinct(node: Any) -> Any:
         if not isinstance(node, Sequence):
             shape = tuple(node.shape)
+            # An array of the Sequence's own rows and steps, such as positions, gets the same sizes.
             if shape[:2] in leads:
                 shape = (_ROWS, steps[leads.index(shape[:2])], *shape[2:])
             elif shape[:1] == leads[0][:1]:
@@ -144,7 +150,7 @@ def _discover(
 
 
 class _Values:
-    """The namespace of a body that sees values, and whose children see Sequences."""
+    """The scope of a body that gets values, while its children get Sequences."""
 
     def __init__(self, f: Scope, masks: dict[int, Any], plan: Plan):
         self._f, self._masks, self._plan = f, masks, plan
@@ -160,11 +166,11 @@ class _Values:
 
 
 class _Discovering(_Values):
-    """Notes what each call takes and gives.
+    """Records the masks of what each call takes and returns.
 
     Args:
-      all_steps: whether all that the body was given are steps, so that an array of the batch
-        without them has been made of several.
+      all_steps: whether the body's input holds nothing but steps. Then an array of the batch
+        without steps must have been computed from several of them.
     """
 
     def __init__(self, f: Scope, masks: dict[int, Any], plan: Plan, all_steps: bool):
@@ -175,11 +181,12 @@ class _Discovering(_Values):
         taken = _keys(x, self._masks)
         for leaf, key in zip(jax.tree.leaves(x), taken, strict=True):
             shape = jax.numpy.shape(leaf)
+            # Multiples too: a reshape may have folded rows or steps into another axis.
             of_rows = any(size % _ROWS == 0 and size for size in shape)
             of_steps = any(size % steps == 0 and size for size in shape for steps in self._masks)
             if key is None and of_rows and (of_steps or self._all_steps):
                 raise _StepsTogetherError(
-                    "the body puts steps and padding of a Sequence together for a child",
+                    "the body mixes the steps and the padding of a Sequence before a child",
                     hint="GlobalAvgPool(), each_step(layer) or on_sequence(function) as children "
                     "for what mixes steps",
                 )
@@ -193,13 +200,14 @@ class _Discovering(_Values):
 
 
 class _Following(_Values):
-    """Does what the plan says."""
+    """Follows the plan."""
 
     def __init__(self, f: Scope, masks: dict[int, Any], plan: Plan):
         super().__init__(f, masks, plan)
         self._calls = iter(plan.calls)
 
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
+        # The calls come in the order of the abstract run: a body may not depend on values.
         taken, given = next(self._calls)
         y, masks = _values(child(_wrapped(x, taken, self._masks)), keep_leaves=True)
         for key, mask in zip(given, masks, strict=True):
@@ -216,7 +224,7 @@ def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
     y = body(_Following(f, masks, plan), values)  # type: ignore[arg-type]
     if None in plan.outputs:
         raise LayerError(
-            "the body gives something else than steps for a Sequence",
+            "the body must return steps for a Sequence",
             expected="(batch, time, ...)",
             got=format_short(specs_of(y)),
             hint="GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
@@ -225,7 +233,7 @@ def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
 
 
 def _join(masks: dict[int, Sequence], key: int, sequence: Sequence) -> None:
-    """An array of the body may come from all that has been seen with these steps."""
+    """Adds a mask: an array of the body may depend on every Sequence of these steps so far."""
     known = masks.get(key)
     if known is not None:
         field = known._receptive_field
@@ -237,7 +245,7 @@ def _join(masks: dict[int, Sequence], key: int, sequence: Sequence) -> None:
 
 
 def _values(tree: PyTree, keep_leaves: bool = False) -> tuple[PyTree, list[Any]]:
-    """Values in the place of Sequences, and these: with ``keep_leaves`` None for other leaves."""
+    """The tree of values, and the Sequences; with ``keep_leaves``, None for every other leaf."""
     leaves, treedef = jax.tree.flatten(tree, is_leaf=is_sequence)
     values = [leaf.fill() if isinstance(leaf, Sequence) else leaf for leaf in leaves]
     found = [leaf if isinstance(leaf, Sequence) else None for leaf in leaves]
@@ -256,7 +264,7 @@ def _keys(tree: PyTree, masks: Mapping[int, Any]) -> list[int | None]:
 
 
 def _wrapped(tree: PyTree, keys: list[int | None], masks: Mapping[int, Sequence]) -> PyTree:
-    """Sequences of the leaves that have a key."""
+    """The tree with a Sequence for every leaf that has a key."""
     leaves, treedef = jax.tree.flatten(tree)
     return jax.tree.unflatten(
         treedef,

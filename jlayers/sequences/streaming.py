@@ -1,20 +1,22 @@
-"""stream: a causal model one block of steps at a time."""
+"""stream: a causal model one block of steps at a time; causal: a layer of one's own that streams.
+
+How to read this file: ``stream`` gives users the checked ``StepPair`` of a model, ``causal`` builds
+a layer from one, ``receptive_field`` asks which steps an output depends on. What a composite does
+with the steps of its children is in ``base/scope.py`` (``StepScope``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 
 from ..base import arguments
-from ..base.constructors import lift
+from ..base.constructors import LayerOrFunction, lift, of_step
 from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.naming import entry_of, merge_entry
 from ..base.receptive_field import CAUSAL, ReceptiveField
-from ..base.scope import ApplyScope, Scope
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import (
@@ -30,36 +32,33 @@ from ..base.step_pair import (
     Carry,
     StepPair,
     check_carry,
-    of_step,
     stream_of,
 )
 from ..base.tracing import trace
 from ..base.validation import check_tree, check_tree_matches
 
-Body = Callable[[Scope, PyTree], PyTree]
-
 
 @public_api
-def stream(layer: Any, *, capacity: int | None = None) -> StepPair:
-    """The second pair of a causal layer: what it remembers, and a step of any number of steps.
+def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
+    """``start`` and ``step`` of a causal layer: its carry, and its output for the next block.
 
     ``start(params, state, x)`` gives the carry before the first step, for a block ``x`` or its
     spec; ``step(params, state, carry, block, key=None, train=False)`` takes the next block,
-    (batch, k, ...), and gives its output and the next carry. Blocks of any sizes put together give
-    what ``apply`` gives for the whole sequence. A carry is a dict of arrays, named like the
-    parameters, whose shapes and dtypes never change: a step compiles once for each size of block,
-    and a carry can be donated, saved and sharded.
+    (batch, k, ...), and gives its output and the next carry. The outputs of all blocks,
+    concatenated, are what ``apply`` returns for the whole sequence. A carry is a dict of arrays,
+    named like the parameters, whose shapes and dtypes never change: a step compiles once for each
+    size of block, and a carry can be donated, saved and sharded.
 
     Args:
       layer: a causal layer.
-      capacity: how many steps attention without a window has room for.
+      capacity: for how many steps attention without a window allocates its cache.
 
     Returns:
       ``(start, step)``.
 
     Raises:
       LayerError: when a layer inside reads later steps, naming it; from ``step``, for a block that
-        is no multiple of the strides, and for a carry that is not the layer's own.
+        is not a multiple of the strides, and for a carry of another layer.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> model = jl.serial(jl.Conv(4, 3, padding="CAUSAL"), jl.LSTM(5))
@@ -74,6 +73,7 @@ def stream(layer: Any, *, capacity: int | None = None) -> StepPair:
     True
     """
     layer = lift(layer)
+    # None: no layer inside remembers all steps, or each has a window.
     if capacity is not None:
         capacity = arguments.positive("capacity", capacity)
 
@@ -85,7 +85,7 @@ def stream(layer: Any, *, capacity: int | None = None) -> StepPair:
             check_tree_matches(params, found.params, "params", x, beside=state)
             check_tree_matches(state, found.state, "state", x)
             carry = begin(params, state, x)
-            _check_sees_no_later_step(layer, x)
+            _check_causal(layer, x)
             return carry
 
     def begin(params: Params, state: State, x: PyTree) -> Carry:
@@ -109,12 +109,14 @@ def stream(layer: Any, *, capacity: int | None = None) -> StepPair:
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
             trace(layer, x)
+            # A block is a part of a sequence: its statistics are not those of training.
             if train and state:
                 raise LayerError(
-                    "has state, which a step does not move: statistics are those of whole batches",
+                    "has state, which a step cannot update: statistics are of whole batches",
                     got=", ".join(path_text(path) for path, _ in jax.tree.leaves_with_path(state)),
                     hint="train=False",
                 )
+            # The carry's specs follow from the block; nothing is computed to know them.
             expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
             check_tree_matches(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
@@ -133,16 +135,16 @@ def causal(
     receptive_field: ReceptiveField = CAUSAL,
     name: str | None = None,
 ) -> Layer:
-    """A layer from ``start`` and ``step`` alone: its ``apply`` is one step from the beginning.
+    """A layer from ``start`` and ``step`` alone: its ``apply`` is one step over the whole sequence.
 
     Args:
       start: ``start(params, state, x, *, capacity) -> carry``, a dict of arrays of fixed
         shapes, for the specs of a block of arrays.
       step: ``step(params, state, carry, x, *, key, train) -> (y, carry)`` for a block: an
-        array, or a ``Sequence`` with zeros in the padding. With None for a carry, ``x`` is the
-        whole sequence.
+        array, or a ``Sequence`` with zeros in the padding. A carry of None means that ``x`` is
+        the whole sequence.
       init: ``init(key, x) -> params``, where there are any.
-      receptive_field: which input steps an output step is made of; all earlier ones by default.
+      receptive_field: the input steps that an output step depends on; by default all earlier ones.
       name: what a parent names it after.
 
     >>> import jax.numpy as jnp, jlayers as jl
@@ -177,20 +179,21 @@ def _check_blocks(x: PyTree) -> None:
             )
 
 
-def _check_sees_no_later_step(layer: Layer, x: PyTree) -> None:
-    """What bodies do between their children can look ahead too, where they keep the mask."""
+def _check_causal(layer: Layer, x: PyTree) -> None:
+    """Raises where a body looks ahead between its children, which no ``StepPair`` shows."""
+    # With several inputs their fields cannot be told apart in the output.
     if len(jax.tree.leaves(x, is_leaf=is_sequence)) > 1:
-        return  # a memory beside the block, which is seen whole
-    for sequence in sequences_in(trace(layer, _followed(x)).out):
+        return  # a memory beside the block, all of which may be read
+    for sequence in sequences_in(trace(layer, _tracked(x)).out):
         if sequence._receptive_field is not None and sequence._receptive_field.lookahead > 0:
             raise LayerError(
-                "cannot be streamed: its output sees later steps",
+                "cannot be streamed: its output depends on later steps",
                 got=str(sequence._receptive_field),
             )
 
 
-def _followed(x: PyTree) -> PyTree:
-    """The input with what its steps are made of noted: themselves."""
+def _tracked(x: PyTree) -> PyTree:
+    """The input with a receptive field on each Sequence, so that the pass follows it."""
     return jax.tree.map(
         lambda node: (node if is_sequence(node) else Sequence(node))._with_field(ReceptiveField()),
         specs_of(x),
@@ -199,19 +202,19 @@ def _followed(x: PyTree) -> PyTree:
 
 
 @public_api
-def receptive_field(layer: Any, x: PyTree) -> ReceptiveField:
-    """Which steps of its input a step of the layer's output is made of.
+def receptive_field(layer: LayerOrFunction, x: PyTree) -> ReceptiveField:
+    """Which steps of its input a step of the layer's output depends on.
 
     Args:
       layer: a layer from sequences to sequences.
       x: arrays or specs, (batch, time, ...).
 
     Returns:
-      A ``ReceptiveField``: stride, lookback and lookahead, ``math.inf`` for no bound; from these
-      its size and the latency. It is composed of what the layers report of themselves.
+      A ``ReceptiveField``: stride, lookback and lookahead, ``math.inf`` for no bound, and from
+      these its size and latency. It is composed of the receptive fields of the layers.
 
     Raises:
-      LayerError: for a layer whose output is no sequence.
+      LayerError: for a layer whose output is not a sequence.
 
     >>> import jlayers as jl
     >>> block = jl.Conv(4, 3, padding="CAUSAL", strides=2)
@@ -221,61 +224,8 @@ def receptive_field(layer: Any, x: PyTree) -> ReceptiveField:
     layer = lift(layer)
     with error_context(layer):
         _check_blocks(x)
-        y = trace(layer, _followed(x)).out
+        y = trace(layer, _tracked(x)).out
         found = [sequence._receptive_field for sequence in sequences_in(y)]
         if len(found) != 1 or found[0] is None:
             raise LayerError("its output is not one sequence", got=format_spec(y))
         return found[0]
-
-
-class StepScope(ApplyScope):
-    """Runs a body on a block: its children take their step."""
-
-    streaming = True
-
-    def __init__(
-        self, children: Mapping[str, Layer], params: Params, state: State, carry: Carry, *rest: Any
-    ):
-        super().__init__(children, params, state, *rest)
-        self._carry = carry
-        self.carry: Carry = {}
-
-    def _run_call(
-        self, call: str, child: Layer, params: Params, state: State, x: PyTree, key: Any
-    ) -> tuple[PyTree, State]:
-        y, after = stream_of(child).step(
-            params, state, entry_of(self._carry, call), x, key=key, train=self.train
-        )
-        if after:
-            merge_entry(self.carry, call, after)
-        return y, state
-
-
-def stream_of_body(
-    body: Body, children: Mapping[str, Layer], layer: Callable[[], Layer]
-) -> StepPair:
-    """The stream of a composite: its children's, wired by its body.
-
-    A child that is called twice has two carries, ``name`` and ``name/1``.
-    """
-
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        carry: Carry = {}
-        for name, inputs in trace(layer(), x).inputs.items():
-            child = children[name]
-            for again, child_x in enumerate(inputs):
-                with error_context(child, name):
-                    entry = stream_of(child).start(
-                        entry_of(params, name), entry_of(state, name), child_x, capacity=capacity
-                    )
-                if entry:
-                    merge_entry(carry, f"{name}/{again}" if again else name, entry)
-        return carry
-
-    def step(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Any, train: bool
-    ) -> tuple[PyTree, Carry]:
-        f = StepScope(children, params, state, carry, x, key, train)
-        return body(f, x), f.carry
-
-    return StepPair(start, step)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..base.constructors import lift, out_spec
+from ..base.adapters import out_spec
+from ..base.constructors import lift
 from ..base.errors import LayerError
-from ..base.naming import child_key
+from ..base.parameters import child_key
 from ..base.specs import PyTree, specs_of
 from ..base.tracing import trace
 from .cases import Case

@@ -15,12 +15,10 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import LayerError, calling_user_code, public_api
+from ..base.errors import TrainingError, calling_user_code, public_api
 from ..base.specs import format_short
-from ..checkpoint.manager import CheckpointManager
-from ..checkpoint.restore import read_arrays, read_manifest
-from ..data.positions import Position, Source
-from ..data.source import as_source
+from ..checkpoint import CheckpointManager, read_arrays, read_manifest
+from ..data import Position, Source, as_source
 from ..training.loop.fit import fit
 
 _NEEDED = {"step", "run", "data"}
@@ -70,7 +68,7 @@ def check_resume(make: Callable[[], dict[str, Any]], steps: int) -> ResumeReport
       What was compared.
 
     Raises:
-      LayerError: with all differences, by path, step and batch.
+      TrainingError: with all differences, by path, step and batch.
     """
     steps = arguments.positive("steps", steps)
     try:
@@ -80,7 +78,7 @@ def check_resume(make: Callable[[], dict[str, Any]], steps: int) -> ResumeReport
     except (pickle.PicklingError, AttributeError, TypeError):
         found = False
     if not found:
-        raise LayerError(
+        raise TrainingError(
             "make cannot be found by another process",
             expected="a function at the top of a module",
             got=format_short(make),
@@ -107,12 +105,12 @@ def _in_new_process(make: Callable[[], dict[str, Any]], folder: Path, steps: int
     if hint is not None:
         text = f"{text} with status {process.exitcode}"
     if text is not None:
-        raise LayerError(f"the program failed before it took {steps} steps", got=text, hint=hint)
+        raise TrainingError(f"the program failed before it took {steps} steps", got=text, hint=hint)
 
 
 def _train(make: Callable[[], dict[str, Any]], folder: Path, steps: int, pipe: Any) -> None:
     try:
-        with calling_user_code("make"):
+        with calling_user_code("make", TrainingError):
             arguments = make()
         _check_arguments(arguments)
         arguments["data"] = Noted(as_source(arguments["data"]), folder)
@@ -126,7 +124,7 @@ def _train(make: Callable[[], dict[str, Any]], folder: Path, steps: int, pipe: A
 def _check_arguments(arguments: Any) -> None:
     names = set(arguments) if isinstance(arguments, dict) else set()
     if not names >= _NEEDED or names & _OWN:
-        raise LayerError(
+        raise TrainingError(
             "make gave something else than the arguments of fit",
             expected=f"a dict with {', '.join(sorted(_NEEDED))}, without {', '.join(sorted(_OWN))}",
             got=", ".join(sorted(names)) or format_short(arguments),
@@ -184,7 +182,7 @@ def _compared(whole: Path, parted: Path, steps: int) -> ResumeReport:
     if differences:
         more = len(differences) - _SHOWN
         shown = differences[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-        raise LayerError(
+        raise TrainingError(
             f"the run does not resume exactly, after {steps // 2} of {steps} steps",
             got="\n" + "\n".join(f"    {line}" for line in shown),
             hint="what is drawn at random comes from the run's key, and data from its position",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base.constructors import out_spec
+from ..base.adapters import out_spec
 from ..base.errors import LayerError
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import without_masks

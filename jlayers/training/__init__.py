@@ -1,21 +1,18 @@
 """Training: the state of a run, the pure step from one to the next, and a loop built of them."""
 
-from ..checkpoint.manager import CheckpointManager
-from ..checkpoint.manifest import Manifest
-from ..checkpoint.plan import RestorePlan
-from ..checkpoint.restore import (
-    DamagedCheckpointError,
+from ..checkpoint import (
+    CheckpointManager,
+    CorruptCheckpointError,
+    Manifest,
     Restored,
+    RestorePlan,
     read_arrays,
     read_checkpoint,
     read_manifest,
     restore_plan,
+    save_checkpoint,
 )
-from ..checkpoint.save import save_checkpoint
-from ..data.batches import Batches
-from ..data.prefetch import prefetch
-from ..data.source import as_source
-from ..data.stacking import stack_batches
+from ..data import Batches, as_source, prefetch, stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
 from ..inspection.nonfinite.find import find_non_finite
 from ..inspection.nonfinite.report import NonFinite
@@ -36,7 +33,7 @@ __all__ = [
     "Batches",
     "CheckpointManager",
     "CompileWatch",
-    "DamagedCheckpointError",
+    "CorruptCheckpointError",
     "EarlyStopping",
     "FitResult",
     "LossScale",
@@ -71,3 +68,9 @@ __all__ = [
     "train_state",
     "train_step",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "DamagedCheckpointError":
+        raise AttributeError(f"{__name__}.{name} is called CorruptCheckpointError now")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
-from ..data.source import as_source
+from ..data import as_source
 from .state import TrainState, check_model, ema_params
 
 Measure = Callable[..., dict[str, Any]]
@@ -36,7 +36,7 @@ def make_evaluator(
       ema: with the moving averages in the place of the parameters.
 
     Raises:
-      LayerError: where an argument is not what it has to be; when called, where a metric is no
+      TrainingError: where an argument is not what it has to be; when called, where a metric is no
         scalar.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax, jlayers as jl
@@ -52,13 +52,13 @@ def make_evaluator(
     """
     check_model(model)
     if not callable(measure):
-        raise LayerError(
+        raise TrainingError(
             "measure is no function", expected="measure(y, *targets)", got=format_short(measure)
         )
     batches = as_source(data)
     ema = arguments.flag("ema", ema)
     if not batches.rereads:
-        raise LayerError(
+        raise TrainingError(
             "the data can be read once only, and each evaluation reads it",
             hint="a list, or a function of the epoch that gives a new iterator",
         )
@@ -72,7 +72,7 @@ def make_evaluator(
         weight = jnp.asarray(weight, jnp.float32)
         for name, value in metrics.items():
             if jnp.shape(value):
-                raise LayerError(
+                raise TrainingError(
                     f"the metric {name!r} is no scalar",
                     expected="a mean over the batch",
                     got=format_spec(specs_of(value)),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..base.errors import LayerError, calling_user_code
+from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
 from ..base.specs import (
     Params,
@@ -71,7 +71,7 @@ def accumulated(
     def part_of(leaf: Any) -> jax.Array:
         size = jnp.shape(leaf)[:1]
         if not size or size[0] % parts:
-            raise LayerError(
+            raise TrainingError(
                 f"the batch does not fall into {parts} equal parts",
                 expected=f"the first axis of every array is a multiple of accumulate={parts}",
                 got=format_spec(specs_of(batch)),
@@ -100,13 +100,13 @@ def _joined(values: jax.Array) -> jax.Array:
 
 
 def _checked(loss: LossFunction, y: Any, targets: list[Any]) -> tuple[jax.Array, Metrics]:
-    with calling_user_code("the loss"):
+    with calling_user_code("the loss", TrainingError):
         result = loss(y, *targets)
     pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
     value, metrics = result if pair else (result, {})
     spec = specs_of(value) if isinstance(value, jax.Array) else None
     if spec is None or spec.shape or not jnp.issubdtype(spec.dtype, jnp.floating):
-        raise LayerError(
+        raise TrainingError(
             "the loss is no scalar",
             expected="a floating scalar, or (scalar, dict of metrics)",
             got=format_short(result),
@@ -114,5 +114,5 @@ def _checked(loss: LossFunction, y: Any, targets: list[Any]) -> tuple[jax.Array,
         )
     for name in _OWN:
         if name in metrics:
-            raise LayerError(f"the metrics have a {name!r} already", hint="another name for it")
+            raise TrainingError(f"the metrics have a {name!r} already", hint="another name for it")
     return value, {"loss": value, **metrics}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..base.errors import LayerError
+from ..base.errors import TrainingError
 
 
 class ScaleState(NamedTuple):
@@ -69,7 +69,7 @@ def check_loss_scale(value: Any) -> LossScale | None:
     if wanted is None or not (
         wanted.initial >= wanted.least > 0 and wanted.period >= 1 and wanted.factor > 1
     ):
-        raise LayerError(
+        raise TrainingError(
             "loss_scale is no training.LossScale",
             expected="initial >= least > 0, period >= 1, factor > 1",
             got=repr(value),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..base.errors import LayerError, public_api
+from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.paths import flatten, unflatten
 from ..base.specs import (
@@ -76,8 +76,8 @@ def train_state(
       loss_scale: the scale of the loss for float16.
 
     Raises:
-      LayerError: where ``x`` does not fit the model, where ``model`` or ``tx`` is none, and for a
-        pattern that fits no parameter.
+      TrainingError: where ``model`` or ``tx`` is none, and for a pattern that fits no parameter.
+      LayerError: where ``x`` does not fit the model.
 
     >>> import jax, optax, jlayers as jl
     >>> from jlayers import training
@@ -111,7 +111,7 @@ def ema_params(run: TrainState) -> Params:
     """The parameters with their moving averages in the place of the trained ones.
 
     Raises:
-      LayerError: where the run keeps no averages.
+      TrainingError: where the run keeps no averages.
 
     >>> import jax, optax, jlayers as jl
     >>> from jlayers import training
@@ -121,7 +121,7 @@ def ema_params(run: TrainState) -> Params:
     (4, 3)
     """
     if run.ema is None:
-        raise LayerError("the run keeps no moving average", hint="train_step(..., ema=0.999)")
+        raise TrainingError("the run keeps no moving average", hint="train_step(..., ema=0.999)")
     own = flatten(run.params)
     means = {path: leaf.astype(own[path].dtype) for path, leaf in flatten(run.ema).items()}
     return unflatten(own | means)
@@ -139,11 +139,11 @@ def widened(params: Params) -> Params:
 
 def check_model(model: Any) -> None:
     if not isinstance(model, Layer):
-        raise LayerError("model is no layer", got=format_short(model), hint="jl.lift(model)")
+        raise TrainingError("model is no layer", got=format_short(model), hint="jl.lift(model)")
 
 
 def check_transformation(tx: Any) -> None:
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        raise LayerError(
+        raise TrainingError(
             "tx is no optax transformation", got=format_short(tx), hint="optax.adam(1e-3)"
         )

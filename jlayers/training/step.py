@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.specs import PyTree, format_short
 from .finite import (
@@ -172,19 +172,19 @@ class TrainStep:
 
     def _check_run(self, run: Any) -> None:
         if not isinstance(run, TrainState):
-            raise LayerError(
+            raise TrainingError(
                 "the run is no TrainState", got=format_short(run), hint="step.start(key, x)"
             )
         made = "step.start(key, x) makes the run that a step begins with"
         for name, option in (("ema", self.ema), ("loss_scale", self.loss_scale)):
             if (getattr(run, name) is None) != (option is None):
                 which = "has no" if option is not None else "has an unused"
-                raise LayerError(f"the run {which} {name}", hint=made)
+                raise TrainingError(f"the run {which} {name}", hint=made)
         trained, _ = split(run.params, self.frozen)
         wanted: Any = jax.tree.structure(jax.eval_shape(self.tx.init, trained))
         got: Any = jax.tree.structure(run.opt_state)
         if wanted != got:
-            raise LayerError(
+            raise TrainingError(
                 "opt_state is not that of this optimiser and these trained parameters",
                 expected=format_short(wanted),
                 got=format_short(got),
@@ -241,7 +241,7 @@ def train_step(
         there are such. With ``steps=K`` > 1 the first axis of every array holds the K steps.
 
     Raises:
-      LayerError: at once where an argument is not what it has to be; from the step, when it is
+      TrainingError: at once where an argument is not what it has to be; from the step, when it is
         traced, where the run, the batch or the loss is not, and where the batch does not fit the
         model.
 
@@ -257,7 +257,7 @@ def train_step(
     """
     check_model(model)
     if not callable(loss):
-        raise LayerError(
+        raise TrainingError(
             "loss is no function", expected="loss(y, *targets)", got=format_short(loss)
         )
     check_transformation(tx)
@@ -269,7 +269,7 @@ def train_step(
         constant = float(learning_rate)
         learning_rate = lambda step: constant  # noqa: E731
     if non_finite not in ("apply", "skip"):
-        raise LayerError(f"unknown non_finite {non_finite!r}", expected="'apply' or 'skip'")
+        raise TrainingError(f"unknown non_finite {non_finite!r}", expected="'apply' or 'skip'")
     return TrainStep(
         model,
         loss,

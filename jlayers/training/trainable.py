@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base.errors import LayerError
+from ..base.errors import TrainingError
 from ..base.paths import (
     flatten,
     matches,
@@ -18,7 +18,7 @@ def split(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:
     """(trained, frozen): two trees that hold each parameter once.
 
     Raises:
-      LayerError: for a pattern that fits no path, and where nothing is left to train.
+      TrainingError: for a pattern that fits no path, and where nothing is left to train.
 
     >>> split({"body": {"kernel": 1}, "head": {"kernel": 2}}, ("body/**",))
     ({'head': {'kernel': 2}}, {'body': {'kernel': 1}})
@@ -32,7 +32,7 @@ def split(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:
         part = fixed if any(matches(path, pattern) for pattern in frozen) else kept
         part[path] = leaf
     if not kept:
-        raise LayerError(
+        raise TrainingError(
             "frozen fits every parameter: nothing is left to train",
             got=", ".join(map(repr, frozen)),
         )
@@ -48,7 +48,7 @@ def patterns(frozen: object) -> tuple[str, ...]:
     """The argument ``frozen``, checked: one pattern or several."""
     given = (frozen,) if isinstance(frozen, str) else frozen
     if not isinstance(given, tuple | list) or not all(isinstance(one, str) for one in given):
-        raise LayerError(
+        raise TrainingError(
             "frozen holds no patterns",
             expected='paths or patterns: ("encoder/**", "**/bias")',
             got=repr(frozen),

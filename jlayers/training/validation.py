@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base.errors import LayerError, truncate
+from ..base.errors import TrainingError, truncate
 from ..base.specs import (
     PyTree,
     format_short,
@@ -19,17 +19,19 @@ from ..base.specs import (
 
 def check_between(name: str, value: Any, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-        raise LayerError(f"{name} must be between {low} and {high}, got {value!r}")
+        raise TrainingError(f"{name} must be between {low} and {high}, got {value!r}")
 
 
 def check_batch(batch: Any, steps: int) -> None:
     if not isinstance(batch, tuple | list) or not batch:
-        raise LayerError("the batch is no tuple", expected="(x, *targets)", got=format_short(batch))
+        raise TrainingError(
+            "the batch is no tuple", expected="(x, *targets)", got=format_short(batch)
+        )
     if steps == 1:
         return
     for leaf in jax.tree.leaves(batch):
         if jnp.shape(leaf)[:1] != (steps,):
-            raise LayerError(
+            raise TrainingError(
                 f"the batch does not hold {steps} batches",
                 expected=f"the first axis of every array is steps={steps}",
                 got=format_spec(specs_of(batch)),
@@ -40,7 +42,7 @@ def check_batch(batch: Any, steps: int) -> None:
 def check_result(run: PyTree, result: Any) -> None:
     """What a user's step gives: metrics, and a run with the structure and the shapes of ``run``."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-        raise LayerError(
+        raise TrainingError(
             "the step gives no run and metrics",
             expected="a tuple of two: the next run, a dict of scalars",
             got=format_short(result),
@@ -49,14 +51,14 @@ def check_result(run: PyTree, result: Any) -> None:
     for path in [*was, *now]:
         before, after = was.get(path), now.get(path)
         if before is None or after is None or before.shape != after.shape:
-            raise LayerError(
+            raise TrainingError(
                 f"the step changes {path!r} of the run",
                 expected=format_spec(before) if before else "no such leaf",
                 got=format_spec(after) if after else "no such leaf",
             )
     before, after = jax.tree.structure(run), jax.tree.structure(result[0])
     if before != after:
-        raise LayerError(
+        raise TrainingError(
             "the step changes the structure of the run",
             expected=truncate(str(before)),
             got=truncate(str(after)),

@@ -72,7 +72,7 @@ def two_params(f, x):
 BODIES = [
     (
         lambda: body(calls_unknown, head=Dense(3)),
-        "compose: the body asks for a child 'hed' that was not given",
+        "compose: the body calls a child 'hed' that was not given",
         "got:      children head",
         "hint:     compose(body, hed=...)",
     ),
@@ -99,12 +99,12 @@ BODIES = [
     ),
     (
         lambda: body(two_params),
-        "compose: 's' stands for two things in one layer",
-        "hint:     ask for a parameter once and keep it",
+        "compose: 's' names two things in one layer",
+        "hint:     declare a parameter once and reuse its value",
     ),
     (
         lambda: body(lambda f, x: f.a(x) + f.param("a", initializers.ones, (8, 3)), a=Dense(3)),
-        "compose: 'a' stands for two things in one layer",
+        "compose: 'a' names two things in one layer",
     ),
     (
         lambda: param(initializers.ones, 5),
@@ -119,7 +119,7 @@ BODIES = [
         lambda: param((5,), initializers.ones),
         "compose: the shape of 'scale' must be a tuple of sizes, got jax.nn.initializers.ones",
     ),
-    (lambda: param(initializers.ones, (8, 5), "flaot"), "compose: no dtype: 'flaot'"),
+    (lambda: param(initializers.ones, (8, 5), "flaot"), "compose: expected a dtype, got 'flaot'"),
     (
         lambda: param(1.0, (8, 5)),
         "compose: the initialiser of 'scale' must be a function of (key, shape, dtype), got 1.0",
@@ -172,11 +172,11 @@ BODIES = [
     ),
     (lambda: set_count(None), "compose: the variable 'count' would change its shape or dtype"),
     (lambda: set_count("x"), "compose: the variable 'count' holds a str"),
-    (lambda: body(lambda f, x: None), "compose: its output is None", "return at the end of its"),
+    (lambda: body(lambda f, x: None), "compose: its output is None", "its function has no return"),
     (
         lambda: init(jl.serial(Dense(3), no_return, Dense(4))),
         "no_return at 'no_return': its output is None",
-        "hint:     return at the end of its function",
+        "hint:     its function has no return statement",
     ),
     (lambda: init(jl.serial(lambda x: "x")), "lambda at 'lambda': the output holds a str"),
     (
@@ -210,30 +210,34 @@ BODIES = [
     ),
     (
         lambda: init(jl.stateless(lambda key, x: ({}, {}), lambda params, x: x)),
-        "stateless: init of a stateless layer gives params alone",
+        "stateless: init of a stateless layer must return params alone",
         "hint:     jl.Layer(init, apply) for a layer with state",
     ),
     (
         lambda: layer({}),
-        "layer: init returned no pair of trees",
+        "layer: init must return a pair of trees",
         "expected: (params, state)",
-        "hint:     jl.stateless(init, apply) where init gives params alone",
+        "hint:     jl.stateless(init, apply) for an init that returns params alone",
     ),
-    (lambda: layer((X, {})), "layer: init gave no dict for params", "got:      float32[8, 5]"),
-    (lambda: layer(({}, None)), "layer: init gave no dict for state", "got:      None"),
-    (lambda: layer(({"w": [X]}, {})), "layer: init gave no array for 'w' in params"),
-    (lambda: layer(({"w": F32}, {})), "layer: init gave no array for 'w' in params"),
-    (lambda: layer(({0: X}, {})), "layer: init gave params with the key 0"),
-    (lambda: layer(({"a/b": X}, {})), "layer: init gave params with the key 'a/b'"),
+    (
+        lambda: layer((X, {})),
+        "layer: init must return a dict for params",
+        "got:      float32[8, 5]",
+    ),
+    (lambda: layer(({}, None)), "layer: init must return a dict for state", "got:      None"),
+    (lambda: layer(({"w": [X]}, {})), "layer: init must return an array for 'w' in params"),
+    (lambda: layer(({"w": F32}, {})), "layer: init must return an array for 'w' in params"),
+    (lambda: layer(({0: X}, {})), "layer: init returned params with the key 0"),
+    (lambda: layer(({"a/b": X}, {})), "layer: init returned params with the key 'a/b'"),
     (
         lambda: layer(result=lambda x: x),
-        "layer: apply returned no pair of output and state",
+        "layer: apply must return a pair of output and state",
         "expected: (y, state) with a dict for state",
         "got:      float32[8, 5]",
     ),
     (
         lambda: layer(result=lambda x: (x, None)),
-        "layer: apply returned no pair of output and state",
+        "layer: apply must return a pair of output and state",
     ),
     (
         lambda: layer(result=lambda x: (x, {"n": X})),

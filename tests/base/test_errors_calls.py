@@ -45,29 +45,37 @@ CALLS = [
     ),
     (
         lambda: MODEL.apply(MODEL.init(KEY, F32), X),
-        "serial: params is no tree of arrays",
+        "serial: params must be a tree of arrays",
         "got:      a tuple, ({dense: {kernel: float32[5, 4], bias: float32[4]}, ",
         "hint:     init returns a pair, unpack it: params, state = layer.init(key, x)",
     ),
-    (lambda: run(None), "serial: params is no tree of arrays", "got:      None"),
+    (lambda: run(None), "serial: params must be a tree of arrays", "got:      None"),
     (
         lambda: run(MODEL),
-        "serial: params is no tree of arrays",
+        "serial: params must be a tree of arrays",
         "got:      a Layer, serial(Dense(4)",
     ),
-    (lambda: run("weights.npz"), "serial: params is no tree of arrays", "'weights.npz'"),
-    (lambda: run([X]), "serial: params is no tree of arrays", "got:      a list, [float32[8, 5]]"),
+    (lambda: run("weights.npz"), "serial: params must be a tree of arrays", "'weights.npz'"),
+    (
+        lambda: run([X]),
+        "serial: params must be a tree of arrays",
+        "got:      a list, [float32[8, 5]]",
+    ),
     (
         lambda: run(X, PARAMS, STATE),
-        "serial: params is no tree of arrays",
+        "serial: params must be a tree of arrays",
         "got:      float32[8, 5]",
     ),
-    (lambda: run(PARAMS, None), "serial: state is no tree of arrays", "got:      None"),
-    (lambda: run(PARAMS, X, KEY), "serial: state is no tree of arrays", "got:      float32[8, 5]"),
+    (lambda: run(PARAMS, None), "serial: state must be a tree of arrays", "got:      None"),
+    (
+        lambda: run(PARAMS, X, KEY),
+        "serial: state must be a tree of arrays",
+        "got:      float32[8, 5]",
+    ),
     (
         lambda: run(STATE, PARAMS),
         "serial: params do not fit the model: 4 missing",
-        "hint:     params and state have changed places: layer.apply(params, state, x)",
+        "hint:     params and state are swapped: layer.apply(params, state, x)",
     ),
     (
         lambda: run({"params": PARAMS}),
@@ -139,17 +147,17 @@ CALLS = [
     ),
     (
         lambda: jl.without_state(NORMED).init(KEY, F32),
-        "serial: without_state of a layer that has state",
+        "serial: without_state needs a layer without state",
         "got:      batch_norm/mean, batch_norm/var",
         "hint:     params, state = layer.init(key, x)",
     ),
     (
         lambda: jl.without_state(NORMED).apply(NORMED_PARAMS, X),
-        "serial: without_state of a layer that has state",
+        "serial: without_state needs a layer without state",
     ),
     (
         lambda: jl.without_state(MODEL).apply(PARAMS, STATE, X),
-        "serial: the key is no single typed key",
+        "serial: the key must be a single typed key",
         "got:      float32[8, 5]",
     ),
     (
@@ -208,7 +216,7 @@ CALLS = [
     ),
     (
         lambda: run(PARAMS, x=F32),
-        "serial: apply got a spec, and computes with arrays",
+        "serial: apply computes with arrays, and got a spec",
         "hint:     jl.out_spec(layer, x) for shapes alone",
     ),
     (lambda: run(PARAMS, x=None), "Dense at 'dense': takes one array", "got:      None"),

@@ -20,7 +20,7 @@ def started(layer, x=X):
 SEQUENCES = [
     (
         lambda: jl.Sequence(jnp.ones(3)),
-        "a Sequence is (batch, time, ...)",
+        "a Sequence must be (batch, time, ...)",
         "got:      float32[3]",
     ),
     (
@@ -36,13 +36,13 @@ SEQUENCES = [
     ),
     (
         lambda: jl.Sequence.from_lengths(X, [1, 2, 3]),
-        "from_lengths: lengths are one for each row",
+        "from_lengths: lengths must be one integer for each row",
         "expected: int[2]",
         "got:      int32[3]",
     ),
     (
         lambda: jl.Sequence.from_lengths(X, jnp.ones(2)),
-        "from_lengths: lengths are integers",
+        "from_lengths: lengths must be integers",
     ),
     (
         lambda: jl.Sequence.from_lengths(X, [1, 7]),
@@ -50,10 +50,10 @@ SEQUENCES = [
         "expected: 0 to 6",
         "got:      7",
     ),
-    (lambda: jl.Sequence.from_rows([]), "from_rows: takes rows of shape (time, ...)"),
+    (lambda: jl.Sequence.from_rows([]), "from_rows: rows must be of shape (time, ...)"),
     (
         lambda: jl.Sequence.from_rows([np.zeros((2, 3)), np.zeros((2, 4))]),
-        "from_rows: rows that differ beyond their lengths",
+        "from_rows: rows must have one dtype, and one shape but for their lengths",
         "got:      float64[2, 3], float64[2, 4]",
     ),
     (
@@ -62,12 +62,12 @@ SEQUENCES = [
     ),
     (
         lambda: jl.Sequence(X)[0],
-        "a Sequence is cut by slices of rows and steps",
+        "a Sequence is indexed by slices of rows and steps",
         "hint:     x[:, :10]; x.values[...] for the numbers alone",
     ),
     (
         lambda: init(jl.serial(jl.Dense(3), lambda x: x.sum(1)), jl.Sequence(STEPS)),
-        "lambda at 'lambda': a function of each step of a Sequence gives something else than steps",
+        "lambda at 'lambda': a function of each step of a Sequence must return steps",
         "expected: [2, 6, ...]",
         "got:      float32[2, 3]",
         "hint:     jl.on_sequence(function) for a function of the whole Sequence",
@@ -84,12 +84,12 @@ SEQUENCES = [
     ),
     (
         lambda: jl.Sequence(X) + jl.Sequence(X[:, :3]),
-        "joins Sequences of different lengths",
+        "cannot join Sequences of different lengths",
         "got:      bool[2, 6] and bool[2, 3]",
     ),
     (
         lambda: init(jl.concat(axis=1), (jl.Sequence(STEPS), STEPS)),
-        "concat: puts Sequences and arrays one after the other",
+        "concat: cannot concatenate Sequences and arrays along time",
         "hint:     jl.Sequence(x)",
     ),
 ]
@@ -99,7 +99,7 @@ BODIES = [
         lambda: init(
             jl.compose(lambda f, x: jnp.mean(f.dense(x), 1), dense=jl.Dense(3)), jl.Sequence(STEPS)
         ),
-        "compose: the body gives something else than steps for a Sequence",
+        "compose: the body must return steps for a Sequence",
         "expected: (batch, time, ...)",
         "got:      float32[2, 3]",
         "hint:     GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
@@ -111,12 +111,12 @@ BODIES = [
             ),
             jl.Sequence(STEPS),
         ),
-        "compose: the body puts steps and padding of a Sequence together for a child",
+        "compose: the body mixes the steps and the padding of a Sequence before a child",
         "hint:     GlobalAvgPool(), each_step(layer) or on_sequence(function) as children for what",
     ),
     (
         lambda: init(jl.bidirectional(jl.GRU(3)), (STEPS, jl.spec((2, 6), bool))),
-        "bidirectional: resets say where an episode begins: backwards, where it ends",
+        "bidirectional: resets mark where an episode starts; backwards they mark where it ends",
         "got:      (float32[2, 6, 4], bool[2, 6])",
     ),
     (
@@ -129,18 +129,18 @@ BODIES = [
 STREAMS = [
     (
         lambda: started(jl.serial(jl.branch(jl.Dense(4), jl.Dense(4)), jl.CrossAttention(2))),
-        "serial: cannot be streamed: its output sees later steps",
+        "serial: cannot be streamed: its output depends on later steps",
         "got:      ReceptiveField(stride=1, lookback=inf, lookahead=inf)",
     ),
     (
         lambda: started(jl.compose(lambda f, x: f.a(x[:, 1:]), a=jl.Dense(2))),
-        "compose: cannot be streamed: its output sees later steps",
+        "compose: cannot be streamed: its output depends on later steps",
     ),
     (
         lambda: jl.stream(jl.each_step(jl.BatchNorm())).step(
             *jl.each_step(jl.BatchNorm()).init(KEY, X), {}, X, train=True
         ),
-        "each_step: has state, which a step does not move: statistics are those of whole batches",
+        "each_step: has state, which a step cannot update: statistics are of whole batches",
     ),
     (
         lambda: jl.stream(CAUSAL).step(
@@ -179,7 +179,7 @@ STREAMS = [
     ),
     (
         lambda: started(jl.ensemble(jl.Dense(3), 2)),
-        "ensemble: cannot be streamed: the copies' outputs do not begin with (batch, time)",
+        "ensemble: cannot be streamed: its output does not begin with (batch, time)",
     ),
     (
         lambda: jl.stream(CAUSAL).step(
@@ -203,18 +203,18 @@ STREAMS = [
     ),
     (
         lambda: jl.stream(jl.BatchNorm()).step(*jl.BatchNorm().init(KEY, X), {}, X, train=True),
-        "BatchNorm: has state, which a step does not move: statistics are those of whole batches",
+        "BatchNorm: has state, which a step cannot update: statistics are of whole batches",
         "got:      mean, var",
         "hint:     train=False",
     ),
     (
         lambda: jl.stream(jl.lift(lambda x: x[:, 0])).step({}, {}, {}, X),
-        "lambda: cannot be streamed: its output has other steps than its input",
+        "lambda: cannot be streamed: its output does not have the steps of its input",
         "expected: (batch, time, ...)",
     ),
     (
         lambda: jl.stream(jl.concat(axis=1)).step({}, {}, {}, (X, X)),
-        "concat: cannot be streamed: it puts sequences one after the other",
+        "concat: cannot be streamed: it concatenates along time",
     ),
     (
         lambda: jl.stream(CAUSAL).start(PARAMS, STATE, jnp.ones(3)),
@@ -223,7 +223,7 @@ STREAMS = [
     ),
     (
         lambda: jl.stream(CAUSAL).step(PARAMS, STATE, None, X),
-        "serial: carry is no tree of arrays",
+        "serial: carry must be a tree of arrays",
     ),
     (lambda: jl.stream(CAUSAL, capacity=0), "stream: capacity must be a positive int, got 0"),
     (

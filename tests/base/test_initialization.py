@@ -7,9 +7,9 @@ import pytest
 from jax.nn import initializers
 
 import jlayers as jl
-from jlayers.base.initialization import path_of
-from jlayers.base.initializer_programs import ROW, _bits, recipe_of
-from jlayers.base.naming import child_key
+from jlayers.base.initialization import _may_draw_together
+from jlayers.base.initializer_programs import ROW, _bits, initializer_program
+from jlayers.base.parameters import child_key
 
 
 def scaled(key, shape, dtype):
@@ -33,7 +33,7 @@ def of_numpy(key, shape, dtype):
     return jnp.asarray(np.arange(np.prod(shape)).reshape(shape), dtype)
 
 
-WITH_RECIPE = {
+WITH_PROGRAM = {
     "glorot_uniform": initializers.glorot_uniform(),
     "glorot_normal": initializers.glorot_normal(),
     "he_normal": initializers.he_normal(),
@@ -72,9 +72,9 @@ def assert_same(got, expected):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", [*WITH_RECIPE, *WITHOUT])
+@pytest.mark.parametrize("name", [*WITH_PROGRAM, *WITHOUT])
 def test_values_are_those_of_the_initialiser_alone(name, key):
-    init = {**WITH_RECIPE, **WITHOUT}[name]
+    init = {**WITH_PROGRAM, **WITHOUT}[name]
     params, _ = model_of(init).init(key, jl.spec((2, 9)))
     wide = init(child_key(child_key(key, "dense"), "kernel"), (9, 1031), jnp.float32)
     np.testing.assert_array_equal(params["dense"]["kernel"], wide)
@@ -86,22 +86,22 @@ def test_values_are_those_of_the_initialiser_alone(name, key):
             np.testing.assert_array_equal(params["last"]["kernel"][i, j], alone)
 
 
-@pytest.mark.parametrize("name", [*WITH_RECIPE, *WITHOUT])
+@pytest.mark.parametrize("name", [*WITH_PROGRAM, *WITHOUT])
 def test_the_whole_tree_is_that_of_init_one_by_one(name, key):
-    model = model_of({**WITH_RECIPE, **WITHOUT}[name])
+    model = model_of({**WITH_PROGRAM, **WITHOUT}[name])
     x = jl.spec((2, 9))
     assert_same(model.init(key, x), one_by_one(model, key, x))
 
 
-def test_which_initialisers_have_a_recipe():
-    assert all(recipe_of(init, (7, 5), jnp.float32) for init in WITH_RECIPE.values())
-    assert not any(recipe_of(init, (7, 5), jnp.float32) for init in WITHOUT.values())
+def test_which_initialisers_have_a_program():
+    assert all(initializer_program(init, (7, 5), jnp.float32) for init in WITH_PROGRAM.values())
+    assert not any(initializer_program(init, (7, 5), jnp.float32) for init in WITHOUT.values())
 
 
-def test_one_recipe_for_all_shapes():
+def test_one_program_for_all_shapes():
     init = initializers.he_normal()
     shapes = [(3, 3, 8, 16), (5, 7), (1, 1)]
-    assert len({recipe_of(init, shape, jnp.float32).steps for shape in shapes}) == 1
+    assert len({initializer_program(init, shape, jnp.float32).steps for shape in shapes}) == 1
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
@@ -163,8 +163,8 @@ def test_other_keys_are_used_as_they_are():
     layer = jl.serial(jl.Dense(3))
     other = jax.random.key(0, impl="rbg")
     committed = jax.device_put(jax.random.key(0), jax.devices()[1])
-    assert path_of(other) is None
-    assert path_of(committed) is None
+    assert not _may_draw_together(other)
+    assert not _may_draw_together(committed)
     assert layer.init(other, x)[0]["dense"]["kernel"].shape == (4, 3)
     made = layer.init(committed, x)[0]["dense"]["kernel"]
     assert made.devices() == {jax.devices()[1]}

@@ -174,7 +174,7 @@ def test_a_checkpoint_that_is_not_whole_is_told(tmp_path):
     assert kills.whole(tmp_path / "none") == 0
     (path,) = (folder / kills.CHECKPOINTS).glob("step_*/arrays.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(training.DamagedCheckpointError, match="truncated"):
+    with pytest.raises(training.CorruptCheckpointError, match="truncated"):
         kills.whole(folder)
 
 

@@ -1,4 +1,4 @@
-"""A folder of checkpoints: what is kept, what goes wrong, and what is whole all the same."""
+"""A folder of checkpoints: which are kept, and what killed or failing writers leave."""
 
 import contextlib
 import os
@@ -16,6 +16,7 @@ from error_text import read
 
 from jlayers import training
 from jlayers.checkpoint import manager as module
+from jlayers.checkpoint.atomic import atomic_directory
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -30,7 +31,7 @@ def filled(folder):
     return filled_folder(folder)
 
 
-def test_the_last_ones_are_kept(folder):
+def test_keeps_the_last_checkpoints(folder):
     with training.CheckpointManager(folder, keep=2) as checkpoints:
         assert checkpoints.latest() is None
         assert checkpoints.steps() == []
@@ -44,7 +45,7 @@ def test_the_last_ones_are_kept(folder):
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_the_best_ones_are_kept(folder, mode):
+def test_keeps_the_best_checkpoints(folder, mode):
     losses = {1: 0.5, 2: 0.1, 3: float("nan"), 4: 0.3, 5: None, 6: 0.1, 7: 0.9}
     options = {"keep": 1, "best": 2, "metric": "eval/loss", "mode": mode}
     for steps in ((1, 2, 3, 4), (5, 6, 7)):  # a new process knows the metrics of the old one
@@ -56,17 +57,17 @@ def test_the_best_ones_are_kept(folder, mode):
     assert checkpoints.steps() == {"min": [2, 6, 7], "max": [1, 7]}[mode]
 
 
-def test_keep_none_keeps_all(folder):
+def test_keep_none_keeps_all_checkpoints(folder):
     with training.CheckpointManager(folder, keep=None) as checkpoints:
         for step in range(6):
             checkpoints.save(step, tree(step))
     assert checkpoints.steps() == [*range(6)]
 
 
-def test_a_metric_that_was_never_there_is_told(folder):
+def test_close_warns_of_a_metric_that_no_checkpoint_has(folder):
     checkpoints = training.CheckpointManager(folder, best=1, metric="acuracy")
     checkpoints.save(1, tree(), metrics={"accuracy": 0.5, "loss": 1})
-    with pytest.warns(UserWarning, match="'acuracy'.*; there are: accuracy, loss"):
+    with pytest.warns(UserWarning, match="'acuracy'.*; their metrics: accuracy, loss"):
         checkpoints.close()
 
 
@@ -79,13 +80,13 @@ def test_a_step_saved_again_replaces_the_first(folder):
 
 
 def test_going_back_warns_and_keeps_what_was_just_written(filled):
-    with pytest.warns(UserWarning, match=r"step 50 .* step 300: that one stays the latest"):
+    with pytest.warns(UserWarning, match=r"step 50 .* step 300 remains the latest"):
         filled.save(50, tree(50))
     filled.wait()
     assert filled.steps() == [50, 100, 200, 300]
 
 
-def test_the_tree_may_be_donated_at_once(folder, monkeypatch):
+def test_the_tree_may_be_donated_after_save(folder, monkeypatch):
     write, go = module.write_snapshot, threading.Event()
     monkeypatch.setattr(module, "write_snapshot", lambda *a: (go.wait(10), write(*a)))
     x, y = jnp.arange(5000.0), np.arange(3)
@@ -101,7 +102,7 @@ def test_the_tree_may_be_donated_at_once(folder, monkeypatch):
     np.testing.assert_array_equal(found["y"], np.arange(3))
 
 
-def test_one_write_at_a_time_and_history_as_it_was(folder, monkeypatch):
+def test_one_write_at_a_time_and_history_as_of_its_save(folder, monkeypatch):
     write, running, most = module.write_snapshot, [], []
 
     def slow(*args):
@@ -120,7 +121,7 @@ def test_one_write_at_a_time_and_history_as_it_was(folder, monkeypatch):
     assert len(checkpoints.restore(tree(), 3).history) == 4
 
 
-def test_the_end_of_the_program_waits_and_tells_what_failed(tmp_path):
+def test_python_waits_at_exit_and_warns_of_failures(tmp_path):
     program = """
 import pathlib
 import numpy as np
@@ -139,7 +140,9 @@ good.save(1, {"x": np.zeros(3_000_000)})
         capture_output=True,
         text=True,
     )
-    assert "a checkpoint was not written, and nobody asked" in done.stderr
+    assert (
+        "UserWarning: a checkpoint was not written: the checkpoint of step 1 could" in done.stderr
+    )
     assert training.CheckpointManager(tmp_path / "good").steps() == [1]
 
 
@@ -147,10 +150,10 @@ def half_written(folder):
     return [name for name in os.listdir(folder) if name.startswith(".")]
 
 
-def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(filled):
+def test_files_of_dead_writers_are_removed_and_those_of_living_ones_are_not(filled):
     folder = filled.folder
     with contextlib.ExitStack() as stack:
-        half = stack.enter_context(module_written(folder / "step_00000400"))
+        half = stack.enter_context(atomic_directory(folder / "step_00000400"))
         dead = folder / ".step_00000500.writing-0123abcd"
         dead.mkdir()
         (dead / "arrays.safetensors").write_bytes(b"half")
@@ -169,15 +172,9 @@ def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(fil
     assert half_written(folder) == [".hidden"]
 
 
-def module_written(target):
-    from jlayers.checkpoint.atomic import written_whole
-
-    return written_whole(target)
-
-
 def test_options():
     wrong = [
-        ({"mode": "least"}, "*mode is neither 'min' nor 'max'", "'least'"),
+        ({"mode": "least"}, "*mode must be 'min' or 'max'", "'least'"),
         ({"keep": 0}, "*keep must be a positive int, got 0"),
         ({"best": -1}, "*best must be an int of at least 0, got -1"),
     ]
@@ -186,7 +183,7 @@ def test_options():
     assert not pathlib.Path("nowhere").exists()
 
 
-def test_killed_writers_leave_whole_checkpoints_only(tmp_path):
+def test_killed_writers_leave_complete_checkpoints_only(tmp_path):
     command = [sys.executable, "-m", "bench.checkpointing", "kill", "10", "--folder", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

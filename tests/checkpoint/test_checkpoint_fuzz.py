@@ -7,8 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+import jlayers as jl
 from bench import checkpoint_fuzz
-from jlayers import training
+from jlayers import checkpoint, training
 from jlayers.checkpoint import manifest
 
 
@@ -33,7 +34,7 @@ def test_the_hook_sees_code():
     assert seen
 
 
-def test_sizes_in_a_file_ask_for_no_memory(tmp_path, monkeypatch):
+def test_sizes_in_a_file_allocate_no_memory(tmp_path, monkeypatch):
     path = training.save_checkpoint(tmp_path, {"x": 1.0, "y": np.zeros(4)}, step=1)
     file = path / "arrays.safetensors"
     whole = file.read_bytes()
@@ -45,10 +46,13 @@ def test_sizes_in_a_file_ask_for_no_memory(tmp_path, monkeypatch):
     (path / "manifest.json").write_text(json.dumps(content))
     tracemalloc.start()
     try:
-        for data in (whole, (1 << 62).to_bytes(8, "little") + whole[8:]):
-            file.write_bytes(data)
-            with pytest.raises(training.DamagedCheckpointError, match="is truncated"):
-                training.read_arrays(path)
+        with pytest.raises(checkpoint.CorruptCheckpointError, match=r"float64\[1125899906842624\]"):
+            checkpoint.read_arrays(path)
+        file.write_bytes((1 << 62).to_bytes(8, "little") + whole[8:])
+        with pytest.raises(checkpoint.CorruptCheckpointError, match="is not a safetensors file"):
+            checkpoint.read_arrays(path)
+        with pytest.raises(jl.CheckpointError, match="is not a safetensors file"):
+            checkpoint.read_safetensors(file)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

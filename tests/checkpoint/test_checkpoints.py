@@ -1,4 +1,4 @@
-"""Checkpoints: every kind of leaf comes back exactly, plans are strict, files are those of all."""
+"""Checkpoints: every kind of leaf is restored exactly, and other programs read the files."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jlayers as jl
@@ -35,7 +36,7 @@ def assert_exact(got, expected):
         assert raw(a) == raw(b)
 
 
-def there_and_back(folder, tree, **options):
+def save_and_restore(folder, tree, **options):
     path = training.save_checkpoint(folder, tree, step=7, **options)
     return training.read_checkpoint(path, tree)
 
@@ -51,25 +52,25 @@ def numbers(name):
 
 
 @pytest.mark.parametrize("name", DTYPES)
-def test_every_dtype_comes_back_exactly(tmp_path, name):
+def test_every_dtype_is_restored_exactly(tmp_path, name):
     x = numbers(name)
     tree = {"numpy": x, "grid": x.reshape(2, -1), "one": x[:1].reshape(()), "none": x[:0]}
     narrow = jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype
     if narrow:  # the rest needs 64 bits
         tree["jax"] = jax.device_put(x)
-    assert_exact(there_and_back(tmp_path, tree).tree, tree)
+    assert_exact(save_and_restore(tmp_path, tree).tree, tree)
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
-def test_keys_come_back_exactly(tmp_path, impl):
+def test_keys_are_restored_exactly(tmp_path, impl):
     key = jax.random.key(3, impl=impl)
     tree = {"key": key, "keys": jax.random.split(key, (2, 3)), "no keys": jax.random.split(key, 0)}
-    restored = there_and_back(tmp_path, tree).tree
+    restored = save_and_restore(tmp_path, tree).tree
     assert_exact(restored, tree)
     assert jax.random.bits(restored["key"]) == jax.random.bits(key)
 
 
-def test_every_kind_of_tree_comes_back_exactly(tmp_path):
+def test_every_kind_of_tree_is_restored_exactly(tmp_path):
     tree = {
         "pair": Pair([jnp.ones(2), (jnp.zeros((2, 0)), None)], {"empty": {}, "nothing": ()}),
         "numbers": [True, 3, -(2**63), 0.1, float("nan"), float("-inf"), 1j],
@@ -78,35 +79,35 @@ def test_every_kind_of_tree_comes_back_exactly(tmp_path):
         "strided": np.arange(12.0).reshape(3, 4)[:, ::2].T,
         "a name, with: 'all' \"kinds\" \\ of \n characters ü \ud800": np.int32(1),
     }
-    restored = there_and_back(tmp_path, tree).tree
+    restored = save_and_restore(tmp_path, tree).tree
     assert_exact(restored, tree)
     restored["strided"][0, 0] = 1  # numpy arrays can be written to
     for tree in ({}, None, (), [{}], jnp.ones(3)):
-        assert_exact(there_and_back(tmp_path, tree).tree, tree)
+        assert_exact(save_and_restore(tmp_path, tree).tree, tree)
 
 
-def test_big_endian_and_weak_arrays_come_back_with_their_values(tmp_path):
+def test_values_of_big_endian_and_weak_arrays_are_restored(tmp_path):
     tree = {"big": np.arange(3, dtype=">f4"), "weak": jnp.asarray(2.0)}
-    restored = there_and_back(tmp_path, tree).tree
+    restored = save_and_restore(tmp_path, tree).tree
     np.testing.assert_array_equal(restored["big"], tree["big"])
     assert restored["weak"] == 2
     assert restored["weak"].dtype == jnp.float32
 
 
-def test_a_train_state_comes_back_exactly(tmp_path):
+def test_a_train_state_is_restored_exactly(tmp_path):
     model = jl.serial(jl.Dense(3), jl.BatchNorm())
     with jax.numpy_dtype_promotion("standard"):
-        run = training.train_state(model, optax.adam(1e-2), jax.random.key(0), jl.spec((4, 5)))
-    restored = there_and_back(
+        state = training.train_state(model, optax.adam(1e-2), jax.random.key(0), jl.spec((4, 5)))
+    restored = save_and_restore(
         tmp_path,
-        run,
+        state,
         position=[2, 17],
         metrics={"loss": jnp.float32(0.5), "worst": float("nan")},
         history=[{"step": 1, "loss": float("inf")}, (1, None, "text")],
         extra={"note": [np.int64(3), {"deep": True}]},
         model=model,
     )
-    assert_exact(restored.tree, run)
+    assert_exact(restored.tree, state)
     assert (restored.step, restored.position) == (7, [2, 17])
     assert restored.metrics["loss"] == 0.5
     assert np.isnan(restored.metrics["worst"])
@@ -117,7 +118,7 @@ def test_a_train_state_comes_back_exactly(tmp_path):
     assert told.versions.keys() == {"jlayers", "jax", "numpy", "python"}
 
 
-def test_the_template_may_be_shapes_alone(tmp_path):
+def test_a_template_of_shapes(tmp_path):
     tree = {"x": jnp.arange(3.0), "key": jax.random.key(1)}
     path = training.save_checkpoint(tmp_path, tree, step=0)
     assert_exact(training.read_checkpoint(path, jax.eval_shape(lambda: tree)).tree, tree)
@@ -143,7 +144,6 @@ def test_from_two_devices_to_one_and_back(tmp_path):
 
 
 def test_the_safetensors_package_reads_the_file(tmp_path):
-    safetensors = pytest.importorskip("safetensors")
     names = ["bool", "int8", "uint16", "int64", "float16", "float32", "float64"]
     tree = {"wide": np.arange(6.0), "none": np.zeros((0, 3)), "one": np.int32(4)}
     tree |= {name: numbers(name) for name in names}
@@ -156,8 +156,7 @@ def test_the_safetensors_package_reads_the_file(tmp_path):
             assert found.tobytes() == expected.tobytes()
 
 
-def test_the_safetensors_package_opens_what_numpy_does_not_have(tmp_path):
-    safetensors = pytest.importorskip("safetensors")
+def test_the_safetensors_package_reads_dtypes_that_numpy_does_not_have(tmp_path):
     tree = {name: numbers(name) for name in DTYPES} | {"key": jax.random.key(0)}
     path = training.save_checkpoint(tmp_path, tree, step=1)
     found = dict(safetensors.deserialize((path / "arrays.safetensors").read_bytes()))
@@ -167,12 +166,14 @@ def test_the_safetensors_package_opens_what_numpy_does_not_have(tmp_path):
     assert {found[name]["dtype"] for name in ("bfloat16", "float8_e5m2")} == {"BF16", "F8_E5M2"}
 
 
-def test_the_manifest_is_for_people_and_other_programs(tmp_path):
+def test_the_manifest_is_readable_json(tmp_path):
     tree = {"dense": {"kernel": jnp.ones((2, 3), jnp.bfloat16)}, "key": jax.random.key(0)}
     path = training.save_checkpoint(tmp_path, tree, step=12, position=[1, 5], metrics={"loss": 2})
     text = (path / "manifest.json").read_text()
     content = json.loads(text)
     assert content["step"] == 12
+    size = (path / "arrays.safetensors").stat().st_size
+    assert content["file"] == {"format": "safetensors", "size": size}
     assert content["position"] == [1, 5]
     assert content["metrics"] == {"loss": 2.0}
     assert content["arrays"]["dense/kernel"] == {

@@ -99,11 +99,10 @@ def test_an_order_that_cannot_be_resumed_is_refused():
         data.DataLoader(ROWS, 4, sampler=data.RandomSampler(ROWS)),
         data.DataLoader(ROWS, batch_sampler=data.BatchSampler(data.RandomSampler(ROWS), 4, True)),
     ):
-        with pytest.raises(jl.LayerError) as caught:
+        with pytest.raises(jl.DataError) as caught:
             training.as_source(loader)
         assert str(caught.value).splitlines() == [
-            "as_source: the DataLoader shuffles by PyTorch's global generator, "
-            "and cannot be resumed",
+            "as_source: a DataLoader that shuffles by PyTorch's global generator cannot be resumed",
             "  expected: an order that is a function of a seed and the epoch",
             "  hint:     generator=torch.Generator().manual_seed(0), for a sampler of your own too",
         ]

@@ -1,4 +1,4 @@
-"""Data: batches and sources resume exactly from every position, and stacks of batches."""
+"""Batches and sources resume exactly from every position; stacks of batches."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ SOURCES = {
 
 
 def check_resumes(make, epochs=EPOCHS):
-    """From every position, through JSON, a fresh source gives what one without a stop gave."""
+    """From every position, through JSON, a new source gives what an uninterrupted one gave."""
     source = make()
     whole, positions = labels_of(source.read(epochs=epochs))
     assert len(whole) == len(positions) >= epochs
@@ -63,7 +63,7 @@ def test_every_position_resumes_exactly(kind):
     check_resumes(SOURCES[kind])
 
 
-def test_an_iterator_resumes_by_a_fresh_one():
+def test_an_iterator_is_resumed_by_a_new_one():
     make = lambda: training.as_source(item for item in ITEMS)  # noqa: E731
     whole, positions = labels_of(make().read())
     assert positions == [[0, 1], [0, 2], [0, 3]]
@@ -72,7 +72,7 @@ def test_an_iterator_resumes_by_a_fresh_one():
     assert [make().rereads, training.as_source(ITEMS).rereads, batches().rereads] == [0, 1, 1]
 
 
-def test_an_iterable_ends_an_epoch_where_its_length_says():
+def test_the_position_after_an_epoch_is_the_start_of_the_next():
     source = training.as_source(ITEMS)
     assert labels_of(source.read([0, 3], 2)) == labels_of(source.read([1, 0], 2))
     by_length, by_next = batches().read([0, 2], epochs=2), batches().read([1, 0], epochs=2)
@@ -108,7 +108,7 @@ def test_grain(monkeypatch):
     check_resumes(lambda: training.as_source(loader()), epochs=2)
     _, (position, *_) = labels_of(training.as_source(loader()).read(epochs=1))
     monkeypatch.setattr(Rows, "__repr__", lambda rows: "others")
-    with pytest.raises(jl.LayerError, match="grain's set_state raised ValueError: DataSource in"):
+    with pytest.raises(jl.DataError, match="grain's set_state raised ValueError: DataSource in"):
         list(training.as_source(loader()).read(position))
     endless = training.as_source(dataset().repeat()).read()
     assert [after[:2] for _, after in itertools.islice(endless, 4)] == [
@@ -116,7 +116,7 @@ def test_grain(monkeypatch):
     ]
 
 
-# The promise of the docstring, for ever: key and epoch give these orders.
+# The docstring promises that key and epoch give these orders in all versions.
 PROMISED = [
     ((0, 0), 0, [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]),
     ((0, 0), 1, [8, 7, 4, 2, 6, 5, 9, 0, 1, 3]),
@@ -125,7 +125,7 @@ PROMISED = [
 
 
 @pytest.mark.parametrize(("key", "epoch", "order"), PROMISED)
-def test_the_order_is_the_promised_one(key, epoch, order):
+def test_the_order_is_as_promised(key, epoch, order):
     seed = key[0] + (key[1] << 64)
     got = [
         batch.item()
@@ -139,7 +139,7 @@ def test_the_order_is_the_promised_one(key, epoch, order):
 
 
 def philox(key, epoch, count):
-    """Philox 4x64-10 as its paper has it; the counter is raised before each block of four."""
+    """Philox 4x64-10 as in its paper; the counter is incremented before each block of four."""
     whole, words = 2**64, []
     for block in range(1, -(-count // 4) + 1):
         (low, high), (c0, c1, c2, c3) = key, (block, 0, 0, epoch)
@@ -151,7 +151,7 @@ def philox(key, epoch, count):
     return words[:count]
 
 
-def test_epochs_and_keys_shuffle_apart_and_every_row_comes_once():
+def test_epochs_and_keys_differ_and_have_every_row_once():
     orders = {
         (key, epoch): np.concatenate([b.at(epoch, i)[1] for i in range(len(b))])
         for key in range(4)
@@ -201,7 +201,7 @@ def test_rows_of_all_leaves_stay_together(tmp_path):
     assert batch[0]["half"].dtype == jnp.bfloat16
 
 
-def test_batches_are_in_memory_of_their_own():
+def test_batches_have_memory_of_their_own():
     large = np.zeros((64, 1024), np.float32)
     x, again = (training.Batches((large,), 32).at(0, 0)[0] for _ in range(2))
     assert not np.shares_memory(x, large)
@@ -244,7 +244,7 @@ def test_stacks_of_jax_arrays_and_sequences():
     assert jax.random.key_data(keys[1]).tolist() == [0, 1]
 
 
-def test_a_smaller_stack_before_one_that_does_not_fit_is_not_lost():
+def test_a_smaller_batch_ends_a_stack_and_is_not_lost():
     kept = training.stack_batches(batches(3, last="keep").read(epochs=1), 3)
     assert next(kept)[0][0].shape == (3, 3, 3)
     assert next(kept)[0][0].shape == (1, 2, 3)

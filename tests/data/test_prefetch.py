@@ -19,7 +19,7 @@ X = np.arange(33, dtype=np.float32).reshape(11, 3)
 
 
 class Reads:
-    """Counts what was read of it."""
+    """Counts the items that were read."""
 
     def __init__(self, count=None):
         self.count, self.read = count, 0
@@ -35,7 +35,7 @@ class Reads:
 
 
 def until(condition):
-    """Waits for another thread, not for ever."""
+    """Waits for another thread, up to 10 seconds."""
     for _ in range(2000):
         if condition():
             return True
@@ -66,14 +66,13 @@ def test_prefetch_reads_no_further_than_its_size(size, no_thread_left):
     source = Reads()
     with training.prefetch(source, size) as items:
         for taken in range(10):
-            # The thread is woken for half of the room at once.
-            assert until(lambda least=taken + size - size // 2: source.read >= least)
+            assert until(lambda least=taken + size: source.read >= least)
             time.sleep(0.002)
             assert source.read <= taken + size
             next(items)
 
 
-def test_prefetch_hands_on_exceptions_where_they_come(no_thread_left):
+def test_prefetch_raises_exceptions_in_the_place_of_their_item(no_thread_left):
     def source():
         yield 1
         yield 2
@@ -117,17 +116,17 @@ def test_an_early_stop_ends_the_thread_and_the_source(no_thread_left):
     assert len(closed) == 2
 
 
-def test_ctrl_c_reaches_who_waits_for_an_item(no_thread_left):
-    begun, come_back = threading.Event(), threading.Event()
+def test_ctrl_c_interrupts_waiting_for_an_item(no_thread_left):
+    started, come_back = threading.Event(), threading.Event()
 
     def source():
-        assert begun.wait(60)
-        time.sleep(0.1)  # a signal just before the wait would be seen only after it
+        assert started.wait(60)
+        time.sleep(0.1)  # a signal before the wait would be handled only after it
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         yield come_back.wait(5)
 
     def wait_for_an_item():
-        begun.set()
+        started.set()
         next(items)
 
     items = training.prefetch(source())
@@ -153,7 +152,7 @@ def test_closing_does_not_wait_for_a_source_that_blocks(no_thread_left, monkeypa
     come_back.set()
 
 
-def test_prefetch_puts_arrays_where_they_shall_be(no_thread_left):
+def test_prefetch_puts_arrays_on_the_device(no_thread_left):
     second = jax.devices()[1]
     ((batch, text), position) = next(training.prefetch([((X, "text"), [0, 1])], device=second))
     assert (text, position) == ("text", [0, 1])
@@ -166,7 +165,7 @@ def test_prefetch_puts_arrays_where_they_shall_be(no_thread_left):
     np.testing.assert_array_equal(batch, X + 1)
 
 
-def test_the_thread_has_the_settings_of_its_maker(no_thread_left):
+def test_the_thread_has_the_settings_of_its_creator(no_thread_left):
     def source():
         yield jnp.zeros(2), jnp.zeros(2, "float64")
 

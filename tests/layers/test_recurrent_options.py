@@ -454,18 +454,18 @@ ERRORS = [
     (lambda: jl.GRU(3, zoneout=1), "GRU: zoneout must be at least 0 and less than 1, got 1"),
     (
         lambda: jl.out_spec(jl.GRU(3), (STEPS, jl.spec((2, 4), bool))),
-        "GRU: takes (x, resets), and these are no resets of its steps",
+        "GRU: takes (x, resets), and these are not resets of its steps",
         "expected: bool[2, 5]",
         "got:      bool[2, 4]",
     ),
     (
         lambda: jl.out_spec(jl.LSTM(3), (STEPS, STEPS)),
-        "LSTM: takes (x, resets), and these are no resets of its steps",
+        "LSTM: takes (x, resets), and these are not resets of its steps",
         "hint:     concat() to merge two inputs into one",
     ),
     (
         lambda: jl.out_spec(jl.LinearRecurrence(4, project=False), STEPS),
-        "LinearRecurrence: without project the input has 4 features",
+        "LinearRecurrence: without project the input must have 4 features",
         "got:      float32[2, 5, 3]",
     ),
     (

@@ -39,6 +39,33 @@ def _shared(f, x):
     return f.dense(f.dense(x)) + noise.astype(x.dtype)
 
 
+def _mgu_cell(features):
+    """A cell of a user: the minimal gated unit (Zhou et al., 2016)."""
+    normal = jax.nn.initializers.normal(0.5)
+
+    def parameters(x):
+        return {
+            "kernel": (normal, (x.shape[-1], 2 * features)),
+            "recurrent_kernel": (normal, (features, 2 * features)),
+        }
+
+    def step(params, x, h, carry):
+        (forget_in, new_in), kernels = (
+            jnp.split(values, 2, axis=-1) for values in (x, params["recurrent_kernel"])
+        )
+        forget = jax.nn.sigmoid(forget_in + h @ kernels[0])
+        new = jnp.tanh(new_in + (forget * h) @ kernels[1])
+        return {"h": (1 - forget) * carry["h"] + forget * new}
+
+    def project(params, x):
+        return x @ params["kernel"]
+
+    return jl.Cell(parameters, {"h": features}, step, project=project)
+
+
+ONE_STEP = (VECTOR, {"h": jl.spec((3, 2))})
+ONE_STEP_OF_LSTM = (VECTOR, {"h": jl.spec((3, 2)), "c": jl.spec((3, 2))})
+
 INSTANCES = {
     "dense": Instance(jl.Dense(3), VECTOR),
     "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS, full=True),
@@ -131,6 +158,23 @@ INSTANCES = {
         jl.LinearRecurrence(4, project=False, bias=False, return_sequences=False), STEPS, full=True
     ),
     "convolutional lstm": Instance(jl.ConvLSTM(2, 3), jl.spec((2, 3, 4, 2))),
+    "rnn of a user's cell": Instance(
+        jl.RNN(_mgu_cell(3), trainable_carry=True, zoneout=0.2, recurrent_dropout=0.3), EPISODES
+    ),
+    "rnn of a linear cell, zoneout": Instance(
+        jl.RNN(jl.MinGRUCell(3), zoneout=0.2), STEPS, full=True
+    ),
+    "a user's cell": Instance(_mgu_cell(2), ONE_STEP),
+    "lstm cell": Instance(jl.LSTMCell(2), ONE_STEP_OF_LSTM),
+    "gru cell": Instance(jl.GRUCell(2), ONE_STEP),
+    "simple rnn cell": Instance(jl.SimpleRNNCell(2), ONE_STEP),
+    # The carry of linear recurrences is float32 at least.
+    "min gru cell": Instance(jl.MinGRUCell(2), ONE_STEP, same_dtype=False),
+    "linear recurrence cell": Instance(jl.LinearRecurrenceCell(2), ONE_STEP, same_dtype=False),
+    "convolutional lstm cell": Instance(
+        jl.ConvLSTMCell(2, 3),
+        (jl.spec((2, 4, 3)), {"h": jl.spec((2, 4, 2)), "c": jl.spec((2, 4, 2))}),
+    ),
     "a function": Instance(jl.lift(jnp.tanh), VECTOR),
     "a function of a sequence": Instance(jl.on_sequence(lambda x: 2 * x), STEPS),
     "causal": Instance(

@@ -231,14 +231,14 @@ def test_a_run_that_is_over_is_given_back(tmp_path):
 
 def test_resume_is_a_choice(tmp_path):
     fit(steps=7, checkpoints=kept(tmp_path))
-    with pytest.warns(UserWarning, match="stays the latest"):
+    with pytest.warns(UserWarning, match="remains the latest"):
         assert fit(steps=3, checkpoints=kept(tmp_path), resume=False).step == 3
 
 
 def test_another_model_is_not_resumed(tmp_path):
     fit(steps=3, checkpoints=kept(tmp_path))
     other = training.train_step(jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(2)), loss, TX)
-    with pytest.raises(jl.LayerError, match="params/dense_1"):
+    with pytest.raises(jl.CheckpointError, match="params/dense_1"):
         fit(
             training.train_step(jl.serial(jl.Dense(4), jl.Dense(4), jl.Dense(2)), loss, TX),
             steps=6,
@@ -368,7 +368,7 @@ def test_a_batch_of_another_shape_is_told():
         UserWarning, match=r"(?s)compiled again.*batch/0: float32\[8, 6\] became float"
     ):
         fit(data=batches(last="keep"), steps=7)
-    with pytest.raises(jl.LayerError, match=r"(?s)batch/0.*last='drop'") as caught:
+    with pytest.raises(jl.TrainingError, match=r"(?s)batch/0.*last='drop'") as caught:
         fit(
             training.train_step(MODEL, loss, TX),
             data=batches(last="keep"),
@@ -613,7 +613,7 @@ def test_a_resumption_is_proven_or_refuted():
     proof = testing.check_resume(resumable.exact, 5)
     assert str(proof).startswith("resumed exactly: after 10 steps ")
     assert (proof.steps, proof.batches) == (10, 10)
-    with pytest.raises(jl.LayerError, match=r"does not resume exactly, after 5 of 10 steps") as e:
+    with pytest.raises(jl.TrainingError, match="does not resume exactly, after 5 of 10") as e:
         testing.check_resume(resumable.forgetful, 5)
     assert "batch 5 differs" in str(e.value)
 
@@ -622,9 +622,9 @@ def test_what_cannot_be_proven_says_why():
     sys.path.insert(0, str(PROGRAMS))
     import resumable
 
-    with pytest.raises(jl.LayerError, match="make cannot be found by another process"):
+    with pytest.raises(jl.TrainingError, match="make cannot be found by another process"):
         testing.check_resume(lambda: start(), 5)
-    with pytest.raises(jl.LayerError, match="gave something else than the arguments of fit"):
+    with pytest.raises(jl.TrainingError, match="gave something else than the arguments of fit"):
         testing.check_resume(resumable.wrong, 5)
 
 

@@ -116,7 +116,7 @@ def test_the_old_lines_go_at_once_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(jl.LayerError, match="No space left"):
+    with pytest.raises(jl.TrainingError, match="No space left"):
         log_of(path, [20])
     assert path.read_bytes() == before
 

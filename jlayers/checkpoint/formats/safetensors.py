@@ -1,187 +1,186 @@
-"""Safetensors files: written from buffers without a copy, read without trust.
+"""Files of the safetensors format (https://huggingface.co/docs/safetensors), by that package.
 
-The format is 8 bytes with the header's length (little-endian), the header, which is JSON, and the
-bytes of the arrays one after the other: https://huggingface.co/docs/safetensors. jlayers writes it
-by itself: the safetensors package writes each file through a mapping, at a quarter of the speed of
-plain writes, and has no checksums. It reads what is written here.
+How to read this file: ``write`` is the package's ``save_file``. For reading, the package parses
+and checks the header, which is the part not to be trusted: it guarantees that the arrays lie in
+the file without gaps or overlaps. The bytes are then read from there into memory of their own,
+because the package makes NumPy arrays neither of float8 nor of packed 4- and 6-bit numbers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import io
+import math
 import os
-import stat
-import threading
-import zlib
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
+import ml_dtypes
 import numpy as np
+import safetensors.numpy
 
-from ..tree import Entry, in_file_order
+from ...base.errors import CheckpointError, public_api
+from .base import CorruptFileError, open_regular, register
 
-# What was written is in the processor's cache still when its checksum is computed. Longer writes
-# have some kernels look for large pages, which take several times as long to find as to fill.
-_CHUNK = 1 << 17
-_ALIGNMENT = 64
-# Bytes that are written before the disk is asked to take them.
-_FLUSH = 1 << 28
-
-
-class DamagedFileError(Exception):
-    """The file is not what it was when it was written."""
-
-
-def header(leaves: dict[str, Entry]) -> bytes:
-    """All that comes before the first array: a function of what the file holds.
-
-    >>> header({"bias": Entry("array", "float32", (3,))})[8:]
-    b'{"bias":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}              '
-    """
-    table, start = {}, 0
-    for path in in_file_order(leaves):
-        code, shape = leaves[path].stored
-        end = start + leaves[path].nbytes
-        table[path] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
-
-
-def write(path: Path, leaves: dict[str, Entry], data: dict[str, np.ndarray]) -> dict[str, int]:
-    """Writes a file down to the disk.
-
-    Args:
-      path: of the file, which is not there yet.
-      leaves: what it holds.
-      data: the bytes, uint8 arrays of one axis.
-
-    Returns:
-      The CRC-32 of each array's bytes.
-
-    Raises:
-      OSError: where the system cannot.
-    """
-    sums, written = {}, 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    flusher = _Flusher(descriptor)
-    try:
-        _write_all(descriptor, memoryview(header(leaves)))
-        for name in in_file_order(leaves):
-            view, total = data[name].data, 0
-            for start in range(0, len(view), _CHUNK):
-                chunk = view[start : start + _CHUNK]
-                _write_all(descriptor, chunk)
-                total = zlib.crc32(chunk, total)
-                written += len(chunk)
-                if written >= _FLUSH and flusher.begin():
-                    written = 0
-            sums[name] = total
-        flusher.finish()
-        os.fsync(descriptor)
-    finally:
-        flusher.wait()
-        os.close(descriptor)
-    return sums
+# The dtype in memory for every dtype that the format has.
+_DTYPES: dict[str, np.dtype] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype(np.uint16),
+    "I16": np.dtype(np.int16),
+    "U32": np.dtype(np.uint32),
+    "I32": np.dtype(np.int32),
+    "U64": np.dtype(np.uint64),
+    "I64": np.dtype(np.int64),
+    "F4": np.dtype(ml_dtypes.float4_e2m1fn),
+    "F6_E2M3": np.dtype(ml_dtypes.float6_e2m3fn),
+    "F6_E3M2": np.dtype(ml_dtypes.float6_e3m2fn),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "C64": np.dtype(np.complex64),
+}
+# The bits of a number in the file where that is not a whole byte, as it is in memory.
+_PACKED = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
-class _Flusher:
-    """Has the disk take what was written, on a thread, while more is copied and summed."""
+class Safetensors:
+    """The safetensors format, which many programs read."""
 
-    def __init__(self, descriptor: int):
-        self._descriptor = descriptor
-        self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
+    name = "safetensors"
+    suffix = ".safetensors"
 
-    def begin(self) -> bool:
-        """Begins, unless it is at it already."""
-        if self._thread is not None and self._thread.is_alive():
-            return False
-        thread = threading.Thread(target=self._flush, name="checkpoint-flush", daemon=True)
-        # Python that is ending makes no threads; all is flushed at the end of the file anyway.
-        with contextlib.suppress(RuntimeError):
-            thread.start()
-            self._thread = thread
-        return True
-
-    def _flush(self) -> None:
+    def write(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+        # Version 0.8 writes the memory of an array as it lies, whatever its strides are.
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        # The package renames a temporary file that only its owner may read.
+        path.touch(exist_ok=False)
+        mode = path.stat().st_mode
         try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            self._error = error
+            safetensors.numpy.save_file(contiguous, path)
+            path.chmod(mode)
+        except safetensors.SafetensorError as error:
+            # A full disk, for instance: the number is only in the text.
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
-    def wait(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-
-    def finish(self) -> None:
-        """Raises what the disk said, which it says once."""
-        self.wait()
-        if self._error is not None:
-            raise self._error
+    def read(self, path: Path) -> OpenFile:
+        return OpenFile(path)
 
 
-def _write_all(descriptor: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(descriptor, view) :]
+register(Safetensors())
 
 
-def read(
-    path: Path, leaves: dict[str, Entry], sums: dict[str, int], wanted: Collection[str]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The bytes of the wanted arrays, one after the other, in the order of the file.
+class OpenFile(Mapping[str, np.ndarray]):
+    """The arrays of an open file by name, in the order of the file; each is read when indexed."""
 
-    The header must be the one that ``leaves`` give, to the byte, so there is nothing in it to
-    parse; and no memory is asked for before the file's size is known to fit.
+    def __init__(self, path: Path):
+        self._name = path.name
+        self._file = io.FileIO(open_regular(path))
+        try:
+            self._places = self._find_arrays(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _find_arrays(self, path: Path) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
+        """The first byte of each array, the number of its bytes, its dtype and shape."""
+        try:
+            with safetensors.safe_open(path, framework="numpy") as header:
+                slices = {name: header.get_slice(name) for name in header.offset_keys()}
+                found = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+        except safetensors.SafetensorError as error:
+            raise CorruptFileError(f"{self._name} is not a safetensors file: {error}") from None
+        places = {}
+        # A file begins with the length of its header, in 8 bytes.
+        start = 8 + int.from_bytes(self._file.read(8), "little")
+        for name, (code, shape) in found.items():
+            if code not in _DTYPES:
+                known = ", ".join(_DTYPES)
+                raise CheckpointError(
+                    f"cannot read {name!r} in {path}", expected=f"a dtype of {known}", got=code
+                )
+            # Exact: the package refuses arrays that do not end with a whole byte.
+            nbytes = math.prod(shape) * _PACKED.get(code, 8 * _DTYPES[code].itemsize) // 8
+            places[name] = (start, nbytes, code, shape)
+            start += nbytes
+        if start != os.fstat(self._file.fileno()).st_size:
+            raise CorruptFileError(f"{self._name} was changed while it was read")
+        return places
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        start, nbytes, code, shape = self._places[name]
+        self._file.seek(start)
+        # As bytes, because NumPy has no dtypes of 4 and 6 bits.
+        data = np.fromfile(self._file, np.uint8, nbytes)
+        if data.size != nbytes:
+            raise CorruptFileError(f"{self._name} was changed while it was read")
+        if code in _PACKED:
+            data = _unpack(data, _PACKED[code])
+        # Any other byte in a boolean array makes NumPy give contradictory results.
+        if code == "BOOL" and data.max(initial=0) > 1:
+            raise CorruptFileError(f"{name!r} in {self._name} has booleans other than 0 and 1")
+        # An array without elements may have sizes that no memory would have room for.
+        try:
+            return data.view(_DTYPES[code]).reshape(shape)
+        except ValueError as error:
+            raise CorruptFileError(
+                f"{name!r} in {self._name} has a shape that NumPy does not support: {error}"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._file.close()
+
+
+def _unpack(data: np.ndarray, bits: int) -> np.ndarray:
+    """Numbers of fewer than 8 bits, the first in the lowest bits, as ml_dtypes has them: a byte
+    each."""
+    numbers = np.unpackbits(data, bitorder="little").reshape(-1, bits)
+    return np.packbits(numbers, axis=1, bitorder="little").reshape(-1)
+
+
+@public_api
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of a safetensors file, whoever wrote it, by name and in the order of the file.
+
+    Every dtype of the format is read, bfloat16 and the 4-, 6- and 8-bit floats as the dtypes of
+    ml_dtypes that JAX uses; the packed 4- and 6-bit ones have a byte each in memory. Metadata is
+    ignored. The arrays have memory of their own, and can be written to.
 
     Raises:
-      DamagedFileError: where the file is not the one that was written.
-      OSError: where the system cannot read it.
+      CheckpointError: if this is not a complete safetensors file.
+
+    >>> import tempfile, pathlib, ml_dtypes, numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> save_file({"bias": np.ones(3, ml_dtypes.bfloat16)}, path, metadata={"format": "pt"})
+    >>> read_safetensors(path)
+    {'bias': array([1, 1, 1], dtype=bfloat16)}
     """
-    head = header(leaves)
-    size = len(head) + sum(entry.nbytes for entry in leaves.values())
-    descriptor = open_regular(path)
-    with open(descriptor, "rb", buffering=0) as file:
-        if (found := os.fstat(descriptor).st_size) != size:
-            kind = "is truncated" if found < size else "is too long"
-            raise DamagedFileError(f"{path.name} {kind}: {found} bytes, {size} were written")
-        if file.read(len(head)) != head:
-            raise DamagedFileError(f"the header of {path.name} does not fit the manifest")
-        start = len(head)
-        for name in in_file_order(leaves):
-            if name in wanted:
-                file.seek(start)
-                data = np.empty(leaves[name].nbytes, np.uint8)
-                if _fill(file.readinto, data.data) != sums[name]:
-                    raise DamagedFileError(f"the checksum of {name!r} in {path.name} is wrong")
-                if leaves[name].dtype == "bool" and data.size and data.max() > 1:
-                    raise DamagedFileError(f"{name!r} in {path.name} holds bools beyond 1")
-                yield name, data
-            start += leaves[name].nbytes
-
-
-def _fill(readinto, view: memoryview) -> int:  # type: ignore[no-untyped-def]
-    """Fills ``view`` from a file and gives the CRC-32 of what came; a short one is wrong."""
-    total = 0
-    while view:
-        n = readinto(view[:_CHUNK])
-        if not n:
-            return -1
-        total = zlib.crc32(view[:n], total)
-        view = view[n:]
-    return total
-
-
-def open_regular(path: Path) -> int:
-    """A descriptor for a file; a pipe in its place does not keep the reader waiting.
-
-    Raises:
-      DamagedFileError: where there is something else than a file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DamagedFileError(f"{path.name} is no file")
-    return descriptor
+    path = Path(path)
+    try:
+        with OpenFile(path) as file:
+            return dict(file)
+    except CorruptFileError as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}", got=str(error)) from error

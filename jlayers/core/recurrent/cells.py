@@ -1,13 +1,13 @@
 """The cells of SimpleRNN, LSTM, GRU and ConvLSTM with all their options, for ``stepwise``.
 
-An option whose parameter is None is off. ``clip`` bounds what goes into the activations of gates
-and candidates, by its absolute value. Layer norms add 1e-5 to the variance.
+How to read this file: each function takes the parameters of one cell and returns its ``StepCell``.
+Functions that the cells share are at the end. An option whose parameter is None is off. ``clip``
+bounds the absolute value of the inputs of gates and candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,10 @@ from ..norm import normalize
 from .chunking import Carry
 from .stepwise import StepCell
 
+# Added to the variance in layer norms, as LayerNorm does by default.
 _EPSILON = 1e-5
+# What GRU projects: that of the gates r and z, and that of the candidate.
+_Parts = tuple[jax.Array, jax.Array]
 
 
 def simple_rnn_cell(
@@ -30,12 +33,12 @@ def simple_rnn_cell(
     *,
     activation: Callable[[jax.Array], jax.Array],
     clip: float | None = None,
-) -> StepCell:
+) -> StepCell[jax.Array]:
     """``h' = activation(x W + h U + b)``; with a ``scale``, layer norm of ``x W + h U``."""
 
-    def step(projected: jax.Array, seen: jax.Array, carry: Carry) -> Carry:
-        total = _scaled(projected + matrix_product(seen, recurrent_kernel), scale)
-        return (activation(_bounded(_biased(total, bias), clip)),)
+    def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
+        total = _layer_norm(projected + matrix_product(h_in, recurrent_kernel), scale)
+        return (activation(_clip(_add_bias(total, bias), clip)),)
 
     return StepCell(lambda x: matrix_product(x, kernel), step)
 
@@ -54,29 +57,32 @@ def lstm_cell(
     coupled: bool = False,
     clip: float | None = None,
     cell_clip: float | None = None,
-) -> StepCell:
+) -> StepCell[jax.Array]:
     """The LSTM of ``jlayers.LSTM``; gates i, f, g, o, or i, g, o where they are coupled."""
     peepholes = None
     if peephole is not None:
         peepholes = jnp.split(peephole, 2 if coupled else 3)
 
-    def step(projected: jax.Array, seen: jax.Array, carry: Carry) -> Carry:
+    def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
         _, c = carry
-        recurrent = _scaled(matrix_product(seen, recurrent_kernel), recurrent_scale)
+        recurrent = _layer_norm(matrix_product(h_in, recurrent_kernel), recurrent_scale)
         gates = jnp.split(projected + recurrent, 3 if coupled else 4, axis=-1)
         i, *f, g, o = gates
         if peepholes is not None:
-            i = i + _rows(peepholes[0], c) * c
-            f = [gate + _rows(peepholes[1], c) * c for gate in f]
+            i = i + _broadcast(peepholes[0], c) * c
+            f = [gate + _broadcast(peepholes[1], c) * c for gate in f]
+        # f is empty where the gates are coupled.
         c = _new_cell(i, f[0] if f else None, g, c, clip)
         if cell_clip is not None:
             c = jnp.clip(c, -cell_clip, cell_clip)
         if peepholes is not None:
-            o = o + _rows(peepholes[-1], c) * c
-        h = _squashed(o, clip) * jnp.tanh(_scaled(c, cell_scale, cell_bias))
+            o = o + _broadcast(peepholes[-1], c) * c
+        h = _sigmoid(o, clip) * jnp.tanh(_layer_norm(c, cell_scale, cell_bias))
         return (h if projection_kernel is None else matrix_product(h, projection_kernel)), c
 
-    return StepCell(lambda x: _biased(_scaled(matrix_product(x, kernel), kernel_scale), bias), step)
+    return StepCell(
+        lambda x: _add_bias(_layer_norm(matrix_product(x, kernel), kernel_scale), bias), step
+    )
 
 
 def gru_cell(
@@ -89,32 +95,34 @@ def gru_cell(
     *,
     reset_after: bool = True,
     clip: float | None = None,
-) -> StepCell:
+) -> StepCell[_Parts]:
     """The GRU of ``jlayers.GRU``; gates r, z, n."""
+    # r and z share a product; the candidate has its own, since r may act on h before it.
     split = 2 * recurrent_kernel.shape[0]
 
-    def apart(values: jax.Array | None) -> list[Any]:
-        """The gates' and the candidate's."""
-        return [None, None] if values is None else jnp.split(values, [split], axis=-1)
+    def parts(values: jax.Array | None) -> list[jax.Array] | tuple[None, None]:
+        """The columns of the gates, and those of the candidate."""
+        return (None, None) if values is None else jnp.split(values, [split], axis=-1)
 
-    gate_kernel, candidate_kernel = apart(recurrent_kernel)
-    gate_scale, candidate_scale = apart(recurrent_scale)
+    gate_kernel, candidate_kernel = jnp.split(recurrent_kernel, [split], axis=-1)
+    gate_scale, candidate_scale = parts(recurrent_scale)
 
-    def project(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        both = apart(matrix_product(x, kernel)), apart(kernel_scale), apart(bias)
+    def project(x: jax.Array) -> _Parts:
+        products = jnp.split(matrix_product(x, kernel), [split], axis=-1)
         gates, candidate = (
-            _biased(_scaled(y, scale), b) for y, scale, b in zip(*both, strict=True)
+            _add_bias(_layer_norm(y, scale), b)
+            for y, scale, b in zip(products, parts(kernel_scale), parts(bias), strict=True)
         )
         return gates, candidate
 
-    def step(projected: tuple[jax.Array, jax.Array], seen: jax.Array, carry: Carry) -> Carry:
+    def step(projected: _Parts, h_in: jax.Array, carry: Carry) -> Carry:
         (h,) = carry
         gates, candidate = projected
-        gates = gates + _scaled(matrix_product(seen, gate_kernel), gate_scale)
-        r, z = jnp.split(_squashed(gates, clip), 2, axis=-1)
-        product = matrix_product(seen if reset_after else r * seen, candidate_kernel)
-        product = _biased(_scaled(product, candidate_scale), recurrent_bias)
-        n = jnp.tanh(_bounded(candidate + (r * product if reset_after else product), clip))
+        gates = gates + _layer_norm(matrix_product(h_in, gate_kernel), gate_scale)
+        r, z = jnp.split(_sigmoid(gates, clip), 2, axis=-1)
+        product = matrix_product(h_in if reset_after else r * h_in, candidate_kernel)
+        product = _add_bias(_layer_norm(product, candidate_scale), recurrent_bias)
+        n = jnp.tanh(_clip(candidate + (r * product if reset_after else product), clip))
         return (n + z * (h - n),)
 
     return StepCell(project, step)
@@ -122,7 +130,7 @@ def gru_cell(
 
 def conv_lstm_cell(
     kernel: jax.Array, recurrent_kernel: jax.Array, bias: jax.Array | None = None
-) -> StepCell:
+) -> StepCell[jax.Array]:
     """An LSTM whose products are convolutions, padding SAME (Shi et al., 2015); gates i, f, g, o.
 
     Args:
@@ -134,14 +142,14 @@ def conv_lstm_cell(
         return conv(x, kernel, strides=ones, padding="SAME", dilation=ones)
 
     def project(x: jax.Array) -> jax.Array:
-        # The batch goes first, so that it may be spread over devices.
+        # Merged with the batch leading, so that a batch sharded over devices stays so.
         x = jnp.swapaxes(x, 0, 1)
         y = convolved(x.reshape(-1, *x.shape[2:]), kernel)
-        return _biased(jnp.swapaxes(y.reshape(*x.shape[:2], *y.shape[1:]), 0, 1), bias)
+        return _add_bias(jnp.swapaxes(y.reshape(*x.shape[:2], *y.shape[1:]), 0, 1), bias)
 
-    def step(projected: jax.Array, seen: jax.Array, carry: Carry) -> Carry:
+    def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
         _, c = carry
-        i, f, g, o = jnp.split(projected + convolved(seen, recurrent_kernel), 4, axis=-1)
+        i, f, g, o = jnp.split(projected + convolved(h_in, recurrent_kernel), 4, axis=-1)
         c = _new_cell(i, f, g, c, None)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -151,25 +159,27 @@ def conv_lstm_cell(
 def _new_cell(
     i: jax.Array, f: jax.Array | None, g: jax.Array, c: jax.Array, clip: float | None
 ) -> jax.Array:
-    """``f c + i g`` of what goes into the activations; without ``f`` it is ``1 - i``."""
-    i = _squashed(i, clip)
-    forget = 1 - i if f is None else _squashed(f, clip)
-    return forget * c + i * jnp.tanh(_bounded(g, clip))
+    """``sigmoid(f) c + sigmoid(i) tanh(g)``; without ``f``, ``1 - sigmoid(i)`` in its place."""
+    i = _sigmoid(i, clip)
+    forget = 1 - i if f is None else _sigmoid(f, clip)
+    return forget * c + i * jnp.tanh(_clip(g, clip))
 
 
-def _squashed(values: jax.Array, clip: float | None) -> jax.Array:
-    return jax.nn.sigmoid(_bounded(values, clip))
+def _sigmoid(values: jax.Array, clip: float | None) -> jax.Array:
+    return jax.nn.sigmoid(_clip(values, clip))
 
 
-def _bounded(values: jax.Array, clip: float | None) -> jax.Array:
+def _clip(values: jax.Array, clip: float | None) -> jax.Array:
     return values if clip is None else jnp.clip(values, -clip, clip)
 
 
-def _biased(values: jax.Array, bias: jax.Array | None) -> jax.Array:
+def _add_bias(values: jax.Array, bias: jax.Array | None) -> jax.Array:
     return values if bias is None else add_bias(values, bias)
 
 
-def _scaled(values: jax.Array, scale: jax.Array | None, bias: jax.Array | None = None) -> jax.Array:
+def _layer_norm(
+    values: jax.Array, scale: jax.Array | None, bias: jax.Array | None = None
+) -> jax.Array:
     """Layer norm over the last axis, if there is a scale."""
     if scale is None:
         return values
@@ -183,5 +193,5 @@ def _scaled(values: jax.Array, scale: jax.Array | None, bias: jax.Array | None =
     return normalize(values, mean, variance, scale, bias, _EPSILON)
 
 
-def _rows(row: jax.Array, like: jax.Array) -> jax.Array:
+def _broadcast(row: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.broadcast_to(row, like.shape)

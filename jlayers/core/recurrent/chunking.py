@@ -1,48 +1,63 @@
-"""How a recurrence goes over its steps: in chunks of them, forwards or backwards, and the rule."""
+"""How a recurrence is scheduled: its steps in chunks, forwards or backwards, stored or recomputed.
+
+``Plan`` slices (batch, time, ...) arrays into chunks of steps, ``over_chunks`` loops over them, and
+``choose_recurrence`` is the static rule for what the gradient stores.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from ..dispatch import AlgorithmChoice
 
 Carry = tuple[jax.Array, ...]
+# A static or traced position in time.
+Index = int | jax.Array
+# ``x W + b + h U`` of a summed cell, otherwise the two terms.
+Gates = jax.Array | tuple[jax.Array, jax.Array]
+S = TypeVar("S")
+V = TypeVar("V")
+Y = TypeVar("Y")
 METHODS = ("store", "recompute")
 
-# What the chunk's gates may take: about the second-level cache of a core.
+# Size of a chunk's gates: about the second-level cache of a core.
 _CHUNK_BYTES = 1 << 20
+# A product of fewer steps is slower than the cache makes up for.
 _SMALLEST_CHUNK = 8
-# Measured on two cores; half or twice that changes little.
+# From how many multiplications per element of the gates storing is cheaper than recomputing.
+# Measured on two cores (docs/notes/0009); half or twice that changes little.
 _STORE_FROM = 256
 
 
 class Cell(NamedTuple):
-    """What a step does beside its two products.
+    """What a step computes after its two products.
 
     Attributes:
       step: ``step(gates, carry) -> carry``, elementwise in the batch axis. ``gates`` is one array,
         ``x W + b + h U``, for a summed cell, and otherwise the two terms.
-      summed: whether the cell needs the sum alone.
+      summed: whether the cell needs only the sum.
     """
 
-    step: Callable[[Any, Carry], Carry]
+    step: Callable[..., Carry]
     summed: bool
 
 
 def choose_recurrence(
-    x: Sequence[int], hidden: int, width: int, summed: bool, dtype: Any
+    x: Sequence[int], hidden: int, width: int, summed: bool, dtype: DTypeLike
 ) -> AlgorithmChoice:
-    """What the gradient does of an ``x`` of that shape and ``width`` gates, with the reason."""
+    """What the gradient does for an ``x`` of this shape and ``width`` gates, with the reason."""
     size = _chunk(x[1], x[0] * width * jnp.dtype(dtype).itemsize)
     if size >= x[1]:
         return AlgorithmChoice("store", "the gates of all steps fit the cache")
     chunks = f"on CPU {size} steps at a time, so that their gates stay in cache"
-    # An element of the gates costs that many multiplications to make again.
+    # An element of the gates costs in + hidden multiplications to recompute.
+    # A cell that is not summed has to store two terms.
     if x[2] + hidden >= _STORE_FROM * (1 if summed else 2):
         return AlgorithmChoice(
             "store", f"gates of {x[2]} + {hidden} products cost less stored; {chunks}"
@@ -53,22 +68,23 @@ def choose_recurrence(
 
 
 def _chunk(steps: int, step_bytes: int) -> int:
-    """How many steps make a chunk: if possible, a divisor of all of them."""
+    """How many steps make a chunk: a divisor of all of them where one is near."""
     size = max(_SMALLEST_CHUNK, _CHUNK_BYTES // max(step_bytes, 1))
     if size >= steps:
         return steps
+    # With a divisor no steps are left over, which would need a loop of their own.
     divisors = [k for k in range(max(size // 2, _SMALLEST_CHUNK // 2), 2 * size) if steps % k == 0]
     return min(divisors, key=lambda k: abs(k - size), default=size)
 
 
 class Plan(NamedTuple):
-    """How a recurrence goes over its steps.
+    """How a recurrence visits its steps.
 
     Attributes:
-      cell: what a step does.
-      reverse: whether it goes from the last step to the first.
-      stores: whether the gates are kept for the gradient.
-      chunked: whether it takes a chunk of steps at a time, or all.
+      cell: what a step computes.
+      reverse: from the last step to the first.
+      stores: whether the gates are stored for the gradient.
+      chunked: whether it runs a chunk of steps at a time, or all at once.
     """
 
     cell: Cell
@@ -84,59 +100,60 @@ class Plan(NamedTuple):
             size = _chunk(steps, x.shape[0] * width * x.dtype.itemsize)
         return steps // size, size, steps % size
 
-    def place(self, steps: int, start: Any, size: int) -> Any:
-        """Where in time the ``size`` steps lie that come after ``start`` others."""
+    def place(self, steps: int, start: Index, size: int) -> Index:
+        """The first time index of the ``size`` steps that run after ``start`` others."""
         return steps - start - size if self.reverse else start
 
     def ordered(self, values: jax.Array, axis: int) -> jax.Array:
         return jnp.flip(values, axis) if self.reverse else values
 
-    def take(self, values: jax.Array, start: Any, size: int) -> jax.Array:
-        """(size, batch, ...) of (batch, time, ...), in the order in which they are run."""
+    def take(self, values: jax.Array, start: Index, size: int) -> jax.Array:
+        """(size, batch, ...) of (batch, time, ...), in the order in which the steps run."""
         place = self.place(values.shape[1], start, size)
         part = lax.dynamic_slice_in_dim(values, place, size, axis=1)
         return self.ordered(jnp.swapaxes(part, 0, 1), 0)
 
-    def put(self, all_values: jax.Array, values: jax.Array, start: Any) -> jax.Array:
-        """``take``, the other way."""
+    def put(self, all_values: jax.Array, values: jax.Array, start: Index) -> jax.Array:
+        """Writes back what ``take`` reads."""
         place = self.place(all_values.shape[1], start, values.shape[0])
         part = jnp.swapaxes(self.ordered(values, 0), 0, 1)
         return lax.dynamic_update_slice_in_dim(all_values, part, place, axis=1)
 
-    def gates(self, projected: jax.Array, recurrent: jax.Array) -> Any:
+    def gates(self, projected: jax.Array, recurrent: jax.Array) -> Gates:
         return projected + recurrent if self.cell.summed else (projected, recurrent)
 
 
 def over_chunks(
-    chunk: Callable[..., Any],
-    state: Any,
-    values: Any,
+    chunk: Callable[[S, Index, int, V], tuple[S, Y]],
+    state: S,
+    values: V,
     chunks: tuple[int, int, int],
     reverse: bool = False,
-) -> tuple[Any, Any]:
-    """``state, made = chunk(state, start, size, values)`` for each chunk of (time, ...) values."""
+) -> tuple[S, Y]:
+    """``state, y = chunk(state, start, size, values)`` for each chunk of (time, ...) values."""
     count, size, left = chunks
     main = jax.tree.map(lambda v: v[: count * size].reshape(count, size, *v.shape[1:]), values)
     rest = jax.tree.map(lambda v: v[count * size :], values)
 
-    def run_main(state: Any) -> tuple[Any, Any]:
+    def run_main(state: S) -> tuple[S, Y]:
         if count == 1:
-            return chunk(state, 0, size, jax.tree.map(lambda v: v[0], main))  # type: ignore[no-any-return]
+            # No loop around a single chunk.
+            return chunk(state, 0, size, jax.tree.map(lambda v: v[0], main))
         starts = jnp.arange(count) * size
-        state, made = lax.scan(
+        state, y = lax.scan(
             lambda state, at: chunk(state, at[0], size, at[1]),
             state,
             (starts, main),
             reverse=reverse,
         )
-        return state, jax.tree.map(lambda m: m.reshape(count * size, *m.shape[2:]), made)
+        return state, jax.tree.map(lambda m: m.reshape(count * size, *m.shape[2:]), y)
 
     if not left:
         return run_main(state)
     if reverse:
         state, last = chunk(state, count * size, left, rest)
-        state, made = run_main(state)
+        state, y = run_main(state)
     else:
-        state, made = run_main(state)
+        state, y = run_main(state)
         state, last = chunk(state, count * size, left, rest)
-    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), made, last)
+    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), y, last)

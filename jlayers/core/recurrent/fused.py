@@ -1,4 +1,8 @@
-"""Simple, long short-term and gated recurrences: their steps, over ``recurrence``."""
+"""SimpleRNN, LSTM and GRU as single functions, with the custom gradient of ``recurrence``.
+
+How to read this file: each function gives ``recurrence`` the elementwise part of its step, which
+takes sigmoids as (tanh(v / 2) + 1) / 2, so that all gates share one call of tanh.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +37,12 @@ def simple_rnn(
       kernel: (in, H). recurrent_kernel: (H, H). bias: (H,), or None.
       activation: elementwise.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
-        default, whichever is expected to be faster.
-      mask: bools (batch, time): a step where it is False leaves the carry as it is.
+      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them; by default
+        whichever is expected to be faster.
+      mask: bools (batch, time): a step where it is False is skipped.
 
     Returns:
-      (outputs (batch, time, H), (h,) after the last step taken).
+      (outputs (batch, time, H), (h,) after the last step that was not skipped).
     """
 
     def step(gates: jax.Array, carry: Carry) -> Carry:
@@ -79,15 +83,11 @@ def lstm(
       x: (batch, time, in).
       carry: (h, c), each (batch, H), before the first step.
       kernel: (in, 4 H). recurrent_kernel: (H, 4 H). bias: (4 H,), or None. Gate order i, f, g, o.
-      reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
-        default, whichever is expected to be faster.
-      mask: bools (batch, time): a step where it is False leaves the carry as it is.
+      reverse, method, mask: as in ``simple_rnn``.
 
     Returns:
-      (outputs (batch, time, H), (h, c) after the last step taken).
+      (outputs (batch, time, H), (h, c) after the last step that was not skipped).
     """
-
     weights = Weights(kernel, recurrent_kernel, bias, None)
     outputs, (h, c) = recurrence(
         Cell(_lstm_step, summed=True),
@@ -110,12 +110,12 @@ def _lstm_step(gates: jax.Array, carry: Carry) -> Carry:
 
 
 def _squash(gates: jax.Array, count: int, tanh_at: int | None = None) -> jax.Array:
-    """tanh(v / 2) of all gates, which is 2 sigmoid(v) - 1, but tanh(v) of that at ``tanh_at``."""
+    """tanh(v / 2) = 2 sigmoid(v) - 1 of all gates, but tanh(v) of the one at ``tanh_at``."""
     half = np.full((count, gates.shape[-1] // count), 0.5)
     if tanh_at is not None:
         half[tanh_at] = 1
     scaled = gates * jnp.broadcast_to(jnp.asarray(half.ravel(), gates.dtype), gates.shape)
-    # Without the barrier XLA computes the tanh again in each fusion that uses it.
+    # Without the barrier XLA recomputes the tanh in each fusion that uses it.
     squashed: jax.Array = lax.optimization_barrier(jnp.tanh(scaled))
     return squashed
 
@@ -132,7 +132,7 @@ def gru(
     method: str | None = None,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array]]:
-    """Gated recurrent unit, reset gate after the product (Cho et al., 2014, as cuDNN has it).
+    """Gated recurrent unit, reset gate after the product (Cho et al., 2014, as in cuDNN).
 
     With ``xr, xz, xn = split(x W + b, 3)`` and ``hr, hz, hn = split(h U, 3)``::
 
@@ -145,17 +145,12 @@ def gru(
       x: (batch, time, in).
       carry: (h,), (batch, H), before the first step.
       kernel: (in, 3 H). recurrent_kernel: (H, 3 H). bias: (3 H,), or None. Gate order r, z, n.
-      recurrent_bias: (H,), of the candidate alone (those of r and z would only add to ``bias``),
-        or None.
-      reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: whether the gradient is to ``"store"`` the gates or ``"recompute"`` them, or, by
-        default, whichever is expected to be faster.
-      mask: bools (batch, time): a step where it is False leaves the carry as it is.
+      recurrent_bias: (H,), of the candidate (those of r and z would only add to ``bias``), or None.
+      reverse, method, mask: as in ``simple_rnn``.
 
     Returns:
-      (outputs (batch, time, H), (h,) after the last step taken).
+      (outputs (batch, time, H), (h,) after the last step that was not skipped).
     """
-
     if recurrent_bias is not None:
         others = jnp.zeros_like(recurrent_bias, shape=(2 * recurrent_bias.shape[0],))
         recurrent_bias = jnp.concatenate([others, recurrent_bias])

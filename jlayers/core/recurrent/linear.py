@@ -1,4 +1,7 @@
-"""Linear recurrences, ``h' = a h + b`` value by value: all steps at once, an associative scan."""
+"""Linear recurrences, ``h' = a h + b`` elementwise: all steps at once, by an associative scan.
+
+As ``a`` and ``b`` depend on the input alone, a cell here is a projection to ``(a, b)``.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +12,56 @@ from jax import lax
 
 from ..dense import affine
 from ..dtypes import at_least_float32
-from .stepwise import Course, spread
+from .chunking import Carry
+from .stepwise import ScanOptions, StepCell, expand
 
 # The power of the gate in an RG-LRU: "c" in the paper.
 _SHARPNESS = 8.0
+Coefficients = tuple[jax.Array, jax.Array]
 
 
 def linear_recurrence(
-    decay: jax.Array, given: jax.Array, h: jax.Array, course: Course
+    decay: jax.Array, update: jax.Array, h: jax.Array, options: ScanOptions
 ) -> tuple[jax.Array, jax.Array]:
-    """``h' = decay * h + given`` for each of the steps.
+    """``h' = decay * h + update`` for each of the steps.
 
     Args:
-      decay, given: (batch, time, H).
+      decay, update: (batch, time, H).
       h: (batch, H), before the first step.
-      course: which steps there are; no dropout, no zoneout.
+      options: which steps there are; without dropout and zoneout.
 
     Returns:
-      (h after each step, (batch, time, H), and after the last one taken).
+      (h after each step, (batch, time, H), and after the last one that was not skipped).
     """
-    if course.resets is not None:
-        begins = spread(course.resets, decay.shape)
-        first = jnp.broadcast_to(course.first[0][:, None], decay.shape)
-        given = jnp.where(begins, decay * first + given, given)
-        decay = jnp.where(begins, jnp.zeros_like(decay), decay)
-    if course.mask is not None:
-        valid = spread(course.mask, decay.shape)
-        given = jnp.where(valid, given, jnp.zeros_like(given))
+    if options.resets is not None:
+        resets = expand(options.resets, decay.shape)
+        initial = jnp.broadcast_to(options.initial[0][:, None], decay.shape)
+        # The state before a reset has no part in the step: its decay is 0.
+        update = jnp.where(resets, decay * initial + update, update)
+        decay = jnp.where(resets, jnp.zeros_like(decay), decay)
+    if options.mask is not None:
+        # A skipped step is the identity, h' = 1 h + 0.
+        valid = expand(options.mask, decay.shape)
+        update = jnp.where(valid, update, jnp.zeros_like(update))
         decay = jnp.where(valid, decay, jnp.ones_like(decay))
-    begin, end = (-1, 0) if course.reverse else (0, -1)
-    given = given.at[:, begin].add(decay[:, begin] * h)
-    _, outputs = lax.associative_scan(_joined, (decay, given), reverse=course.reverse, axis=1)
-    return outputs, outputs[:, end]
+    first, last = (-1, 0) if options.reverse else (0, -1)
+    # The state before all steps is a part of the first update, so that the scan starts from zero.
+    update = update.at[:, first].add(decay[:, first] * h)
+    _, outputs = lax.associative_scan(_compose, (decay, update), reverse=options.reverse, axis=1)
+    return outputs, outputs[:, last]
+
+
+def min_gru_cell(kernel: jax.Array, bias: jax.Array | None = None) -> StepCell[Coefficients]:
+    """``h' = (1 - z) h + z n`` with ``sigmoid^-1(z), n = split(x W + b, 2)``.
+
+    In float32 at least: in bfloat16 ``1 - z`` would be 1 for all small z.
+    """
+
+    def project(x: jax.Array) -> Coefficients:
+        z, n = jnp.split(_widen(affine(x, kernel, bias)), 2, axis=-1)
+        return jax.nn.sigmoid(-z), jax.nn.sigmoid(z) * n
+
+    return StepCell(project, _step)
 
 
 def min_gru(
@@ -49,14 +70,34 @@ def min_gru(
     kernel: jax.Array,
     bias: jax.Array | None = None,
     *,
-    course: Course,
+    options: ScanOptions = ScanOptions(),
 ) -> tuple[jax.Array, jax.Array]:
-    """``h' = (1 - z) h + z n`` with ``sigmoid^-1(z), n = split(x W + b, 2)``.
+    """``min_gru_cell`` over all steps: (outputs (batch, time, H), the last h)."""
+    return linear_recurrence(*min_gru_cell(kernel, bias).project(x), h, options)
 
-    In float32 at least: in bfloat16 ``1 - z`` would be 1 for all small z.
+
+def rg_lru_cell(
+    decay: jax.Array, gate_kernel: jax.Array, gate_bias: jax.Array | None = None
+) -> StepCell[Coefficients]:
+    """The real-gated linear recurrent unit (De et al., 2024), in float32 at least.
+
+    With ``r, i = split(sigmoid(u W + b), 2)`` and ``a = sigmoid(decay) ** (8 r)``::
+
+        h' = a h + sqrt(1 - a ** 2) (i u)
+
+    Args:
+      decay: (H,), float32 or wider. gate_kernel: (H, 2 H). gate_bias: (2 H,), or None.
     """
-    z, n = jnp.split(_wide(affine(x, kernel, bias)), 2, axis=-1)
-    return linear_recurrence(jax.nn.sigmoid(-z), jax.nn.sigmoid(z) * n, h, course)
+
+    def project(u: jax.Array) -> Coefficients:
+        gates = _widen(affine(u, gate_kernel, gate_bias))
+        r, i = jnp.split(jax.nn.sigmoid(gates), 2, axis=-1)
+        log_a = _SHARPNESS * r * jnp.broadcast_to(jax.nn.log_sigmoid(decay), r.shape)
+        # 1 - a ** 2 to full precision; above zero, where the root has a slope.
+        rest = jnp.maximum(-jnp.expm1(2 * log_a), float(np.finfo(r.dtype).tiny))
+        return jnp.exp(log_a), jnp.sqrt(rest) * i * _widen(u)
+
+    return StepCell(project, _step)
 
 
 def rg_lru(
@@ -66,31 +107,21 @@ def rg_lru(
     gate_kernel: jax.Array,
     gate_bias: jax.Array | None = None,
     *,
-    course: Course,
+    options: ScanOptions = ScanOptions(),
 ) -> tuple[jax.Array, jax.Array]:
-    """The real-gated linear recurrent unit (De et al., 2024), in float32 at least.
-
-    With ``r, i = split(sigmoid(u W + b), 2)`` and ``a = sigmoid(decay) ** (8 r)``::
-
-        h' = a h + sqrt(1 - a ** 2) (i u)
-
-    Args:
-      u: (batch, time, H). h: (batch, H), float32 or wider.
-      decay: (H,), float32 or wider. gate_kernel: (H, 2 H). gate_bias: (2 H,), or None.
-    """
-    r, i = jnp.split(jax.nn.sigmoid(_wide(affine(u, gate_kernel, gate_bias))), 2, axis=-1)
-    logarithm = _SHARPNESS * r * jnp.broadcast_to(jax.nn.log_sigmoid(decay), r.shape)
-    # 1 - a ** 2 to full precision; above zero, where the root has a slope.
-    left = jnp.maximum(-jnp.expm1(2 * logarithm), float(np.finfo(r.dtype).tiny))
-    return linear_recurrence(jnp.exp(logarithm), jnp.sqrt(left) * i * _wide(u), h, course)
+    """``rg_lru_cell`` over all steps: (outputs (batch, time, H), the last h)."""
+    return linear_recurrence(*rg_lru_cell(decay, gate_kernel, gate_bias).project(u), h, options)
 
 
-def _joined(
-    first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Two runs of steps as one."""
+def _step(coefficients: Coefficients, _: jax.Array, carry: Carry) -> Carry:
+    decay, update = coefficients
+    return (decay * carry[0] + update,)
+
+
+def _compose(first: Coefficients, second: Coefficients) -> Coefficients:
+    """The coefficients of two consecutive steps taken as one."""
     return first[0] * second[0], second[0] * first[1] + second[1]
 
 
-def _wide(values: jax.Array) -> jax.Array:
+def _widen(values: jax.Array) -> jax.Array:
     return values.astype(at_least_float32(values.dtype))

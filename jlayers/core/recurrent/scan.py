@@ -1,10 +1,14 @@
 """The recurrence under SimpleRNN, LSTM and GRU: one scan, one gradient, for any cell.
 
 A step is ``carry' = cell(gates, carry)``, elementwise, with ``gates = x W + b`` and ``h U`` (``h``
-is the first entry of the carry). So the only products that have to wait for the step before are
-``h U`` and, backwards, ``dgates U^T``. All others are taken for many steps at once: a chunk of
-them, small enough to stay in cache. What the gradient keeps is the carry of each step. The gates
-are made again from it, a chunk at a time, or stored as well where that is the cheaper.
+is the first entry of the carry). So the only products that depend on the previous step are ``h U``
+and, backwards, ``dgates U^T``. All others are computed for many steps at once: a chunk of them,
+small enough to stay in cache. The gradient stores the carry of each step. The gates are recomputed
+from it, a chunk at a time, or stored as well where that is cheaper.
+
+How to read this file: ``recurrence`` picks a plan for each platform; ``_forward`` and ``_backward``
+are the two passes, each a loop over chunks with a scan over the steps inside; what they share is at
+the end.
 """
 
 from __future__ import annotations
@@ -25,16 +29,19 @@ from .chunking import (
     METHODS,
     Carry,
     Cell,
+    Gates,
+    Index,
     Plan,
     choose_recurrence,
     over_chunks,
 )
 
+# Saves copies of the carry in the forward loop; unrolling the backward one costs (docs/notes/0009).
 _UNROLLED = 8
 
 
 class Weights(NamedTuple):
-    """kernel (in, G), recurrent_kernel (H, G), and two biases (G,), each of which may be None."""
+    """kernel (in, G), recurrent_kernel (H, G), and two biases (G,), each of them optional."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -43,10 +50,18 @@ class Weights(NamedTuple):
 
 
 class _Input(NamedTuple):
-    """values (batch, time, in), and bools (batch, time) for the steps that are some, or None."""
+    """values (batch, time, in), and bools (batch, time), True for valid steps, or None."""
 
     values: jax.Array
     mask: jax.Array | None
+
+
+_Output = tuple[jax.Array, Carry]
+# The carries after all steps, and the gates where they are stored.
+_Residuals = tuple[Carry, Gates | None]
+_Gradients = tuple[jax.Array, Carry, Weights]
+# Of one step: the cotangent of its output, its gates, the carry before it, which rows are valid.
+_BackwardStep = tuple[jax.Array, Gates, Carry, jax.Array | None]
 
 
 def recurrence(
@@ -65,13 +80,13 @@ def recurrence(
     Args:
       carry: before the first step, arrays (batch, H); the first is the output of a step.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
-      method: whether the gradient keeps the gates: ``"store"``, ``"recompute"``, or what
-        ``choose_recurrence`` says.
+      method: whether the gradient stores the gates or recomputes them: ``"store"``,
+        ``"recompute"``, or by default what ``choose_recurrence`` says.
       name: of the operation, for errors and ``explain``.
-      mask: bools (batch, time): False where a step is none, which leaves the carry as it is.
+      mask: bools (batch, time): a step where it is False is skipped.
 
     Returns:
-      (outputs (batch, time, H), the carry after the last step taken).
+      (outputs (batch, time, H), the carry after the last step that was not skipped).
 
     Raises:
       ValueError: for an unknown method.
@@ -81,6 +96,7 @@ def recurrence(
     choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
     record_choice(name, choice, choice, method)
     stores = (method or choice.method) == "store"
+    # A custom gradient takes arrays only, so absent weights and masks are left out.
     present = [i for i, w in enumerate(weights) if w is not None]
     masks = () if mask is None else (mask,)
     arguments = (x, *carry, *(weights[i] for i in present), *masks)
@@ -92,7 +108,7 @@ def recurrence(
         unpacked = Weights(given[0], given[1], given.get(2), given.get(3))
         return _Input(x, valid), tuple(rest[: len(carry)]), unpacked
 
-    def pack(gradients: tuple[Any, Any, Weights]) -> tuple[Any, ...]:
+    def pack(gradients: _Gradients) -> tuple[jax.Array | None, ...]:
         dx, dcarry, dweights = gradients
         # Masks have no gradient.
         return dx, *dcarry, *(dweights[i] for i in present), *(None for _ in masks)
@@ -101,7 +117,7 @@ def recurrence(
         chunked, whole = (Plan(cell, reverse, stores, chunked) for chunked in (True, False))
         if chunked.chunks(x, width) == whole.chunks(x, width):
             return functools.partial(run, whole)
-        # Caches are a processor's; accelerators are best given the products of all steps at once.
+        # Chunks are for the caches of a CPU; on accelerators one product of all steps is fastest.
         return functools.partial(
             lax.platform_dependent,
             cpu=functools.partial(run, chunked),
@@ -119,16 +135,16 @@ def recurrence(
     return run(*arguments)  # type: ignore[no-any-return]
 
 
-def _forward(
-    plan: Plan, x: _Input, carry: Carry, weights: Weights
-) -> tuple[tuple[jax.Array, Carry], Any]:
-    """(outputs, last carry), and for the gradient the carries after all steps and stored gates."""
+def _forward(plan: Plan, x: _Input, carry: Carry, weights: Weights) -> tuple[_Output, _Residuals]:
+    """(outputs, last carry), and as residuals the carries after all steps and stored gates."""
 
-    def chunk(state: Any, start: Any, size: int, _: None) -> Any:
+    def chunk(
+        state: tuple[Carry, Carry], start: Index, size: int, _: None
+    ) -> tuple[tuple[Carry, Carry], Gates | None]:
         carry, stacked = state
         projected = affine(plan.take(x.values, start, size), weights.kernel, weights.bias)
 
-        def step(carry: Carry, at: Any) -> tuple[Carry, Any]:
+        def step(carry: Carry, at: tuple[jax.Array, jax.Array | None]) -> tuple[Carry, _Residuals]:
             projected, valid = at
             recurrent = affine(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
             gates = plan.gates(projected, recurrent)
@@ -140,7 +156,7 @@ def _forward(
         stacked = tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
         return (carry, stacked), gates
 
-    # Broadcast, so that they are spread over devices as the carry is.
+    # Broadcast from the carry, so that they have its sharding.
     stacked = tuple(_repeated(jnp.zeros_like(c), x.values.shape[1]) for c in carry)
     chunks = plan.chunks(x.values, weights.kernel.shape[1])
     (carry, stacked), gates = over_chunks(chunk, (carry, stacked), None, chunks)
@@ -148,13 +164,14 @@ def _forward(
 
 
 def _backward(
-    plan: Plan, x: _Input, carry: Carry, weights: Weights, residuals: Any, ct: Any
-) -> tuple[jax.Array, Carry, Weights]:
+    plan: Plan, x: _Input, carry: Carry, weights: Weights, residuals: _Residuals, ct: _Output
+) -> _Gradients:
     """The cotangents of x, the first carry and the weights."""
     steps, (doutputs, dcarry), (stacked, stored) = x.values.shape[1], ct, residuals
+    # Once, and not at every step.
     transposed = weights.recurrent_kernel.T
 
-    def before(start: Any, size: int) -> Carry:
+    def before(start: Index, size: int) -> Carry:
         """The carries before each step of a chunk, (size, batch, ...)."""
 
         def of(first: jax.Array, values: jax.Array) -> jax.Array:
@@ -167,7 +184,9 @@ def _backward(
 
     # Rematerialised: see custom_gradient.py on loops in a gradient.
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
-    def chunk(state: Any, start: Any, size: int, at: Any) -> Any:
+    def chunk(
+        state: tuple[Carry, Weights], start: Index, size: int, at: tuple[jax.Array, Gates | None]
+    ) -> tuple[tuple[Carry, Weights], jax.Array]:
         (dcarry, dweights), (doutputs, gates) = state, at
         inputs, carries = plan.take(x.values, start, size), before(start, size)
         if gates is None:
@@ -176,7 +195,7 @@ def _backward(
             gates = plan.gates(projected, recurrent)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
-        def step(dcarry: Carry, at: Any) -> tuple[Carry, Any]:
+        def step(dcarry: Carry, at: _BackwardStep) -> tuple[Carry, Gates]:
             doutput, gates, carry, valid = at
             _, pull = jax.vjp(
                 lambda gates, carry: _advance(plan, gates, carry, valid), gates, carry
@@ -185,8 +204,8 @@ def _backward(
             last = dgates if plan.cell.summed else dgates[1]
             return (dh + affine(last, transposed, None), *rest), dgates
 
-        at = (doutputs, gates, carries, _valid(plan, x, start, size))
-        dcarry, dgates = lax.scan(step, dcarry, at, reverse=True)
+        steps_of_chunk = (doutputs, gates, carries, _valid(plan, x, start, size))
+        dcarry, dgates = lax.scan(step, dcarry, steps_of_chunk, reverse=True)
         dprojected, drecurrent = (dgates, dgates) if plan.cell.summed else dgates
         more = Weights(
             kernel_gradient(inputs, dprojected, weights.kernel),
@@ -198,6 +217,7 @@ def _backward(
         dx = lax.dot_general(dprojected, weights.kernel, (((2,), (1,)), ((), ())))
         return (dcarry, dweights), dx
 
+    # Sums over all steps, so in float32 at least.
     dweights = jax.tree.map(lambda w: jnp.zeros(w.shape, at_least_float32(w.dtype)), weights)
     doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
     chunks = plan.chunks(x.values, weights.kernel.shape[1])
@@ -207,8 +227,8 @@ def _backward(
     return jnp.swapaxes(plan.ordered(dx, 0), 0, 1), dcarry, dweights
 
 
-def _advance(plan: Plan, gates: Any, carry: Carry, valid: jax.Array | None) -> Carry:
-    """The carry after a step; where it is not ``valid``, (batch,), the one before."""
+def _advance(plan: Plan, gates: Gates, carry: Carry, valid: jax.Array | None) -> Carry:
+    """The carry after a step; rows that are not ``valid``, (batch,), skip it."""
     after = plan.cell.step(gates, carry)
     if valid is None:
         return after
@@ -218,7 +238,7 @@ def _advance(plan: Plan, gates: Any, carry: Carry, valid: jax.Array | None) -> C
     )
 
 
-def _valid(plan: Plan, x: _Input, start: Any, size: int) -> jax.Array | None:
+def _valid(plan: Plan, x: _Input, start: Index, size: int) -> jax.Array | None:
     return None if x.mask is None else plan.take(x.mask, start, size)
 
 

@@ -1,12 +1,12 @@
-"""A recurrence as a plain scan over its steps, for any cell: masks, resets, zoneout, dropout.
+"""Any cell as a plain scan over its steps: masks, resets, zoneout and recurrent dropout.
 
-What SimpleRNN, LSTM and GRU do without options runs on ``recurrence`` instead, which is faster.
+SimpleRNN, LSTM and GRU without these options run on ``scan.recurrence`` instead, which is faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,52 +15,61 @@ from jax import lax
 from ..dispatch import AlgorithmChoice, check_method, record_choice
 from .chunking import METHODS, Carry
 
+# What a cell computes from the input alone: one array, or a tuple of them.
+Projected = TypeVar("Projected")
 
-class StepCell(NamedTuple):
-    """What a step does.
+
+class StepCell(NamedTuple, Generic[Projected]):
+    """What a step computes.
 
     Attributes:
-      project: ``project(x)``, what of the step needs the input alone; taken for all steps at once,
-        of (time, batch, ...).
-      step: ``step(projected, seen, carry) -> carry`` for one step. ``seen`` is the first entry of
-        the carry as its products see it: with dropout.
+      project: ``project(x)``, the part that depends on the input alone, computed for all steps at
+        once, from (time, batch, ...).
+      step: ``step(projected, h, carry) -> carry`` for one step. ``h`` is the first entry of the
+        carry as the recurrent products read it: with recurrent dropout.
     """
 
-    project: Callable[[jax.Array], Any]
-    step: Callable[[Any, jax.Array, Carry], Carry]
+    project: Callable[[jax.Array], Projected]
+    step: Callable[[Projected, jax.Array, Carry], Carry]
 
 
-class Course(NamedTuple):
-    """Which steps there are, and what happens to the carry between them.
+class ScanOptions(NamedTuple):
+    """What happens to the carry between the steps; by default nothing, from the first to the last.
 
     Attributes:
       reverse: from the last step to the first; outputs stay in the order of the input.
-      mask: bools (batch, time): a step where it is False leaves the carry as it is.
-      resets: bools (batch, time): before a step where it is True the carry is ``first`` again.
-      first: the carry that a sequence starts from.
-      kept: recurrent dropout: by what the products see the first entry of the carry multiplied.
-      held: zoneout: which values of the carry a step leaves as they are, for each entry bools
-        (time, batch, ...); or one number, the share of the old values in the new.
+      mask: bools (batch, time): a step where it is False is skipped.
+      resets: bools (batch, time): before a step where it is True the carry is ``initial`` again.
+      initial: the carry that a sequence starts from; needed with ``resets`` only.
+      recurrent_dropout_mask: the recurrent products read the first entry of the carry times this.
+      zoneout_mask: for each entry of the carry bools (time, batch, ...): where a step is True the
+        old value is kept.
+      zoneout_rate: outside training, the share of the old value in the new one.
     """
 
-    reverse: bool
-    mask: jax.Array | None
-    resets: jax.Array | None
-    first: Carry
-    kept: jax.Array | None
-    held: Carry | float | None
+    reverse: bool = False
+    mask: jax.Array | None = None
+    resets: jax.Array | None = None
+    initial: Carry = ()
+    recurrent_dropout_mask: jax.Array | None = None
+    zoneout_mask: Carry | None = None
+    zoneout_rate: float | None = None
 
     @property
-    def plain(self) -> bool:
-        """Whether there are steps and a mask alone."""
-        return self.resets is None and self.kept is None and self.held is None
+    def zoneout(self) -> bool:
+        return self.zoneout_mask is not None or self.zoneout_rate is not None
+
+    @property
+    def fusible(self) -> bool:
+        """Whether ``scan.recurrence``, which knows a direction and a mask only, can run it."""
+        return self.resets is None and self.recurrent_dropout_mask is None and not self.zoneout
 
 
 def stepwise(
-    cell: StepCell,
+    cell: StepCell[Projected],
     x: jax.Array,
     carry: Carry,
-    course: Course,
+    options: ScanOptions,
     *,
     method: str | None = None,
     name: str = "stepwise",
@@ -68,57 +77,66 @@ def stepwise(
     """Runs a cell over (batch, time, ...).
 
     Args:
+      cell: what a step computes.
+      x: (batch, time, ...).
       carry: before the first step, arrays (batch, ...); the first is the output of a step.
-      method: whether the gradient keeps all that a step computes, ``"store"``, or the carry alone,
-        ``"recompute"``. The first by default.
+      options: what happens between the steps.
+      method: whether the gradient stores all that a step computes, ``"store"`` (the default), or
+        only the carry, ``"recompute"``.
       name: of the operation, for errors and ``explain``.
 
     Returns:
-      (outputs (batch, time, ...), the carry after the last step taken).
+      (outputs (batch, time, ...), the carry after the last step that was not skipped).
 
     Raises:
       ValueError: for an unknown method.
     """
     check_method(method, METHODS, name)
-    choice = AlgorithmChoice("store", "with options, or resets: JAX's own gradient of a scan")
+    choice = AlgorithmChoice(
+        "store", "a scan over the steps, with the gradient that JAX makes of it"
+    )
     record_choice(name, choice, choice, method)
+    # Time leads in a scan.
     mask, resets = (
         None if bools is None else jnp.swapaxes(bools, 0, 1)
-        for bools in (course.mask, course.resets)
+        for bools in (options.mask, options.resets)
     )
-    masks = course.held if isinstance(course.held, tuple) else None
 
-    def take(carry: Carry, at: Any) -> tuple[Carry, jax.Array]:
-        projected, valid, reset, held = at
-        before = carry if reset is None else _chosen(reset, course.first, carry)
-        seen = before[0] if course.kept is None else before[0] * course.kept
-        after = cell.step(projected, seen, before)
-        if held is not None:
-            after = tuple(map(jnp.where, held, before, after))
-        elif isinstance(course.held, float):
-            share = course.held
+    def take(
+        carry: Carry, at: tuple[Projected, jax.Array | None, jax.Array | None, Carry | None]
+    ) -> tuple[Carry, jax.Array]:
+        projected, valid, reset, keep_old = at
+        before = carry if reset is None else _select(reset, options.initial, carry)
+        dropout = options.recurrent_dropout_mask
+        after = cell.step(projected, before[0] if dropout is None else before[0] * dropout, before)
+        if keep_old is not None:
+            after = tuple(map(jnp.where, keep_old, before, after))
+        elif options.zoneout_rate is not None:
+            rate = options.zoneout_rate
             after = tuple(
-                share * old + (1 - share) * new for old, new in zip(before, after, strict=True)
+                rate * old + (1 - rate) * new for old, new in zip(before, after, strict=True)
             )
         if valid is not None:
-            after = _chosen(valid, after, carry)
+            # From ``carry``, not ``before``: a padded step does not reset either.
+            after = _select(valid, after, carry)
         return after, after[0]
 
     if method == "recompute":
+        # In a scan XLA cannot merge the two computations, so that it need not be prevented.
         take = jax.checkpoint(take, prevent_cse=False)
-    at = (cell.project(jnp.swapaxes(x, 0, 1)), mask, resets, masks)
-    carry, outputs = lax.scan(take, carry, at, reverse=course.reverse)
+    at = (cell.project(jnp.swapaxes(x, 0, 1)), mask, resets, options.zoneout_mask)
+    carry, outputs = lax.scan(take, carry, at, reverse=options.reverse)
     return jnp.swapaxes(outputs, 0, 1), carry
 
 
-def _chosen(rows: jax.Array, these: Carry, others: Carry) -> Carry:
-    """``these`` for the rows, (batch,), that are True, ``others`` for the rest."""
+def _select(rows: jax.Array, chosen: Carry, others: Carry) -> Carry:
+    """``chosen`` for the rows, (batch,), that are True, ``others`` for the rest."""
     return tuple(
-        jnp.where(spread(rows, this.shape), this, other)
-        for this, other in zip(these, others, strict=True)
+        jnp.where(expand(rows, new.shape), new, old)
+        for new, old in zip(chosen, others, strict=True)
     )
 
 
-def spread(bools: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def expand(bools: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """``bools``, of the first axes of ``shape``, repeated over the others."""
     return jnp.broadcast_to(bools.reshape(bools.shape + (1,) * (len(shape) - bools.ndim)), shape)

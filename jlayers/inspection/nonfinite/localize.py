@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...base.naming import entry_of
+from ...base.parameters import entry_of
 from ...base.specs import PyTree
 from .measure import (
     HIGH,

@@ -110,7 +110,7 @@ def _probe(
 
     def init_around(inner: Layer) -> Callable[..., tuple[Params, State]]:
         def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
-            params, state = inner._init(key, x)
+            params, state = inner.init(key, x)
             slots = jnp.zeros((calls, size, 4), wide_dtype())
             backward = {"input": slots, "output": slots, "params": slots}
             forward = {

@@ -6,6 +6,7 @@ import jax
 from jax.nn import initializers
 
 from ... import core
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -14,7 +15,7 @@ from ...base.receptive_field import EVERYWHERE, ReceptiveField
 from ...base.sequence import Sequence, join, made_of_steps, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
-from ...base.step_pair import Carry, StepPair, of_step
+from ...base.step_pair import Carry, StepPair
 from .base import Spec, above_zero, projections
 
 

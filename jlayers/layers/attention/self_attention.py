@@ -16,6 +16,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -24,7 +25,7 @@ from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State
-from ...base.step_pair import Carry, StepPair, of_step
+from ...base.step_pair import Carry, StepPair
 from .base import Spec, above_zero, projections
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ...base import arguments
+from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.parameters import Initializer, cast_like, initialize
@@ -25,7 +26,7 @@ from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import Params, State, format_spec
-from ...base.step_pair import Carry, StepPair, of_step
+from ...base.step_pair import Carry, StepPair
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
 from ...core.windows import explicit_padding
 

@@ -1,4 +1,4 @@
-"""LinearRecurrence: a diagonal linear recurrence with gates of the input."""
+"""LinearRecurrence: a diagonal linear recurrence with gates that depend on the input alone."""
 
 from __future__ import annotations
 
@@ -7,24 +7,112 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
+from jax.typing import DTypeLike
 
-from ... import core
 from ...base import arguments
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, cast_like
-from ...base.specs import Params, format_spec
-from ...core.recurrent.linear import rg_lru
-from ...core.recurrent.stepwise import Course
-from .base import Wanted, of_rows, recurrent
+from ...base.parameters import Initializer
+from ...base.specs import Params, Spec, format_spec
+from ...core.dense import dense
+from ...core.recurrent.linear import Coefficients, rg_lru_cell
+from ...core.recurrent.stepwise import StepCell
+from .cell import Cell, CellDefinition, Parameters, associative_scan, check_features, rows
+from .rnn import short_form
 
 
-def slow_decay(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def slow_decay(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """``sigmoid(decay) ** 8`` uniform between 0.9 and 0.999, as in the paper."""
-    kept = jax.random.uniform(key, shape, dtype, 0.9, 0.999)
-    logarithm = jnp.log(kept) / 8
+    decay = jax.random.uniform(key, shape, dtype, 0.9, 0.999)
+    logarithm = jnp.log(decay) / 8
+    # The inverse of log_sigmoid: log(p) - log(1 - p).
     return logarithm - jnp.log(-jnp.expm1(logarithm))
+
+
+@factory
+def LinearRecurrenceCell(
+    features: int,
+    *,
+    project: bool = True,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    decay_init: Initializer = slow_decay,
+) -> Layer:
+    """A step of a diagonal linear recurrence ``h' = a * h + b``, for ``RNN``.
+
+    It is the real-gated linear recurrent unit (RG-LRU) of Griffin (De et al., 2024,
+    arXiv:2402.19427) with the linear map that precedes it there. With
+    ``u = x @ kernel + bias``, ``r, i = split(sigmoid(u @ gate_kernel + gate_bias), 2)`` and
+    ``a = sigmoid(decay) ** (8 * r)``::
+
+        h' = a * h + sqrt(1 - a ** 2) * (i * u)
+
+    As ``a`` is between 0 and 1 the state cannot grow without bound, and at init, where
+    ``sigmoid(decay) ** 8`` lies between 0.9 and 0.999, it decays slowly. ``RNN`` computes all steps
+    at once, in log2(time) rounds (``jax.lax.associative_scan``).
+
+    Args:
+      features: size H of the hidden state.
+      project: False for ``u = x``, an input of H features: the unit alone.
+      bias: whether to add biases.
+      kernel_init, bias_init, decay_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (batch, in), floating, and the carry {"h": (batch, H)}, which is float32 at least.
+      y: (h' in the dtype of ``x``, {"h": h'}).
+      params: kernel (in, H), bias (H,), gate_kernel (H, 2 H), gate_bias (2 H,), decay (H,).
+
+    Raises:
+      LayerError: without ``project``, for an input of another width.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.RNN(jl.LinearRecurrenceCell(32)), jl.spec((4, 10, 8))).shape
+    (4, 10, 32)
+    """
+    features = arguments.positive("features", features)
+    project, bias = arguments.flag("project", project), arguments.flag("bias", bias)
+
+    def check(x: Any, leading: str) -> None:
+        check_features(x, leading)
+        if not project and x.shape[-1] != features:
+            raise LayerError(
+                f"without project the input must have {features} features",
+                got=format_spec(x),
+                hint="project=True",
+            )
+
+    def parameters(x: Spec) -> Parameters:
+        return {
+            "kernel": (kernel_init, (x.shape[-1], features)) if project else None,
+            "bias": (bias_init, (features,)) if project and bias else None,
+            "gate_kernel": (kernel_init, (features, 2 * features)),
+            "gate_bias": (bias_init, (2 * features,)) if bias else None,
+            "decay": (decay_init, (features,)),
+        }
+
+    def bind(params: Params, names: tuple[str, ...]) -> StepCell[Coefficients]:
+        unit = dict(params)
+        kernel, bias = (unit.pop(name, None) if project else None for name in ("kernel", "bias"))
+        cell = rg_lru_cell(**unit)
+        if kernel is None:
+            return cell
+        return cell._replace(project=lambda x: cell.project(dense(x, kernel, bias)))
+
+    return Cell.of(
+        CellDefinition(
+            name="rg_lru",
+            parameters=parameters,
+            carry=rows({"h": features}, wide=True),
+            bind=bind,
+            scan=associative_scan(bind),
+            check=check,
+            # In bfloat16 a slow decay would round to none.
+            float32=("decay",),
+            has_product=False,
+        )
+    )
 
 
 @factory
@@ -40,74 +128,17 @@ def LinearRecurrence(
     bias_init: Initializer = initializers.zeros,
     decay_init: Initializer = slow_decay,
 ) -> Layer:
-    """A diagonal linear recurrence ``h' = a * h + b``, from ``h = 0``.
+    """A diagonal linear recurrence over a sequence: ``RNN(LinearRecurrenceCell(features))``.
 
-    It is the real-gated linear recurrent unit (RG-LRU) of Griffin (De et al., 2024,
-    arXiv:2402.19427) with the linear map that is before it there. With
-    ``u = x @ kernel + bias``, ``r, i = split(sigmoid(u @ gate_kernel + gate_bias), 2)`` and
-    ``a = sigmoid(decay) ** (8 * r)``::
-
-        h' = a * h + sqrt(1 - a ** 2) * (i * u)
-
-    As ``a`` is between 0 and 1 the state neither grows nor needs to be learned to be kept: at
-    first ``sigmoid(decay) ** 8`` lies between 0.9 and 0.999. All steps are taken at once, in
-    log2(time) rounds (``jax.lax.associative_scan``). Padding is no step: it leaves h.
-
-    Args:
-      features: size H of the hidden state.
-      project: False for ``u = x``, an input of H features: the unit alone.
-      return_sequences: the outputs of all steps, or of the last one taken alone.
-      reverse: from the last step to the first; a sequence of outputs stays in the input's order.
-      bias: whether there are biases.
-      trainable_carry: h starts from a parameter, zeros at first.
-      kernel_init, bias_init, decay_init: as in ``jax.nn.initializers``.
+    ``LinearRecurrenceCell`` has the formula, the parameters and the options of a step, ``RNN`` the
+    options of the loop, resets and streaming.
 
     Shapes:
-      x: (batch, time, in), floating; or ``(x, resets)`` with bools (batch, time): before a step
-      where they are True, in the order in which steps are taken, h is as at the start.
-      y: (batch, time, H), or (batch, H) without ``return_sequences``; of the dtype of ``x``; the
-      arithmetic is float32 at least.
-      params: kernel (in, H), bias (H,), gate_kernel (H, 2 H), gate_bias (2 H,), decay (H,);
-      initial_h (H,) if trainable.
-
-    Raises:
-      LayerError: without ``project``, for an input of another width.
+      x: (batch, time, in), floating, or ``(x, resets)``.
+      y: (batch, time, H), or (batch, H) without ``return_sequences``; of the dtype of ``x``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.LinearRecurrence(32), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = arguments.positive("features", features)
-    project, bias = arguments.flag("project", project), arguments.flag("bias", bias)
-
-    def parameters(x: jax.ShapeDtypeStruct) -> Wanted:
-        if not project and x.shape[-1] != features:
-            raise LayerError(
-                f"without project the input has {features} features",
-                got=format_spec(x),
-                hint="project=True",
-            )
-        return {
-            "kernel": (kernel_init, (x.shape[-1], features)) if project else None,
-            "bias": (bias_init, (features,)) if project and bias else None,
-            "gate_kernel": (kernel_init, (features, 2 * features)),
-            "gate_bias": (bias_init, (2 * features,)) if bias else None,
-            "decay": (decay_init, (features,)),
-        }
-
-    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
-        near_one = {"decay": params["decay"].astype(carry[0].dtype)}
-        given = cast_like(params, x) | near_one
-        if project:
-            x = core.dense(x, given.pop("kernel"), given.pop("bias", None))
-        outputs, last = rg_lru(x, *carry, **given, course=course)
-        return outputs.astype(x.dtype), (last,)
-
-    return recurrent(
-        run,
-        parameters,
-        of_rows({"h": features}, wide=True),
-        return_sequences=return_sequences,
-        reverse=reverse,
-        trainable_carry=trainable_carry,
-    )
+    return short_form(LinearRecurrenceCell, locals())

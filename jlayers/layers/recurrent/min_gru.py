@@ -1,20 +1,74 @@
-"""MinGRU: a gated recurrence whose gate does not wait for the step before."""
+"""MinGRU: a gated recurrence whose gate depends on the input alone."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 from jax.nn import initializers
 
 from ...base import arguments
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, cast_like
-from ...base.specs import Params
-from ...core.recurrent.linear import min_gru
-from ...core.recurrent.stepwise import Course
-from .base import Wanted, of_rows, recurrent
+from ...base.parameters import Initializer
+from ...base.specs import Params, Spec
+from ...core.recurrent.linear import Coefficients, min_gru_cell
+from ...core.recurrent.stepwise import StepCell
+from .cell import Cell, CellDefinition, Parameters, associative_scan, rows
+from .rnn import short_form
+
+
+@factory
+def MinGRUCell(
+    features: int,
+    *,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """A step of the minimal GRU of Feng et al., 2024 (arXiv:2410.01201), for ``RNN``.
+
+    With ``z, n = split(x @ kernel + bias, 2)``::
+
+        h' = (1 - sigmoid(z)) * h + sigmoid(z) * n
+
+    As the gates do not depend on h, ``RNN`` computes all steps at once, in log2(time) rounds
+    (``jax.lax.associative_scan``).
+
+    Args:
+      features: size H of the hidden state.
+      bias: whether to add one.
+      kernel_init, bias_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (batch, in), floating, and the carry {"h": (batch, H)}, which is float32 at least.
+      y: (h' in the dtype of ``x``, {"h": h'}).
+      params: kernel (in, 2 H), bias (2 H,).
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.RNN(jl.MinGRUCell(32)), jl.spec((4, 10, 8))).shape
+    (4, 10, 32)
+    """
+    features = arguments.positive("features", features)
+    bias = arguments.flag("bias", bias)
+
+    def parameters(x: Spec) -> Parameters:
+        return {
+            "kernel": (kernel_init, (x.shape[-1], 2 * features)),
+            "bias": (bias_init, (2 * features,)) if bias else None,
+        }
+
+    def bind(params: Params, names: tuple[str, ...]) -> StepCell[Coefficients]:
+        return min_gru_cell(**params)
+
+    return Cell.of(
+        CellDefinition(
+            name="min_gru",
+            parameters=parameters,
+            # In bfloat16 h would not move for small updates.
+            carry=rows({"h": features}, wide=True),
+            bind=bind,
+            scan=associative_scan(bind),
+            has_product=False,
+        )
+    )
 
 
 @factory
@@ -28,52 +82,17 @@ def MinGRU(
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """The minimal GRU of Feng et al., 2024 (arXiv:2410.01201), from ``h = 0``.
+    """The minimal GRU over a sequence: ``RNN(MinGRUCell(features))``.
 
-    With ``z, n = split(x @ kernel + bias, 2)``::
-
-        h' = (1 - sigmoid(z)) * h + sigmoid(z) * n
-
-    Nothing but h itself waits for the step before, so that all steps are taken at once, in
-    log2(time) rounds (``jax.lax.associative_scan``). Padding is no step: it leaves h.
-
-    Args:
-      features: size H of the hidden state.
-      return_sequences: the outputs of all steps, or of the last one taken alone.
-      reverse: from the last step to the first; a sequence of outputs stays in the input's order.
-      bias: whether there is one.
-      trainable_carry: h starts from a parameter, zeros at first.
-      kernel_init, bias_init: as in ``jax.nn.initializers``.
+    ``MinGRUCell`` has the formula, the parameters and the options of a step, ``RNN`` the options of
+    the loop, resets and streaming.
 
     Shapes:
-      x: (batch, time, in), floating; or ``(x, resets)`` with bools (batch, time): before a step
-      where they are True, in the order in which steps are taken, h is as at the start.
-      y: (batch, time, H), or (batch, H) without ``return_sequences``; of the dtype of ``x``; the
-      arithmetic is float32 at least.
-      params: kernel (in, 2 H), bias (2 H,); initial_h (H,) if trainable.
+      x: (batch, time, in), floating, or ``(x, resets)``.
+      y: (batch, time, H), or (batch, H) without ``return_sequences``; of the dtype of ``x``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.MinGRU(32), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    features = arguments.positive("features", features)
-    bias = arguments.flag("bias", bias)
-
-    def parameters(x: jax.ShapeDtypeStruct) -> Wanted:
-        return {
-            "kernel": (kernel_init, (x.shape[-1], 2 * features)),
-            "bias": (bias_init, (2 * features,)) if bias else None,
-        }
-
-    def run(params: Params, x: jax.Array, carry: Any, course: Course) -> Any:
-        outputs, last = min_gru(x, *carry, **cast_like(params, x), course=course)
-        return outputs.astype(x.dtype), (last,)
-
-    return recurrent(
-        run,
-        parameters,
-        of_rows({"h": features}, wide=True),
-        return_sequences=return_sequences,
-        reverse=reverse,
-        trainable_carry=trainable_carry,
-    )
+    return short_form(MinGRUCell, locals())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Source
+from ...checkpoint import CheckpointManager
+from ...data import Source
 from ..step import Step
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...base.errors import LayerError, warn
+from ...base.errors import TrainingError, warn
 from ...base.specs import (
     PyTree,
     format_spec,
@@ -23,7 +23,7 @@ def check_apart(tree: PyTree) -> None:
         own = path_text(path)
         for address in _addresses(leaf):
             if address in seen:
-                raise LayerError(
+                raise TrainingError(
                     f"{seen[address]!r} and {own!r} of the run are one array",
                     expected="each leaf in memory of its own, which is donated",
                     hint="jnp.copy of one of them",

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 from ...base import arguments
-from ...base.errors import LayerError, public_api
+from ...base.errors import JlayersError, TrainingError, public_api
 from ...base.specs import format_short
 from ..record import Record
 
@@ -44,7 +44,7 @@ class EarlyStopping:
       mode: ``"min"`` where less is better, ``"max"`` where more is. NaN is never better.
 
     Raises:
-      LayerError: where an argument is not what it has to be.
+      TrainingError: where an argument is not what it has to be.
 
     >>> from jlayers import training
     >>> stopping = training.EarlyStopping("eval/loss", patience=2)
@@ -67,12 +67,14 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         try:
             if not isinstance(self.metric, str) or not self.metric:
-                raise LayerError(f"metric must be a metric's name, got {format_short(self.metric)}")
+                raise TrainingError(
+                    f"metric must be a metric's name, got {format_short(self.metric)}"
+                )
             arguments.positive("patience", self.patience)
             arguments.number("min_delta", self.min_delta)
             if self.mode not in ("min", "max"):
-                raise LayerError(f"mode must be 'min' or 'max', got {format_short(self.mode)}")
-        except LayerError as error:
+                raise TrainingError(f"mode must be 'min' or 'max', got {format_short(self.mode)}")
+        except JlayersError as error:
             error.attribute_to("EarlyStopping")
             raise
 
@@ -84,7 +86,7 @@ class EarlyStopping:
           records: all records of the run in order, or all that hold the metric.
 
         Raises:
-          LayerError: where no record holds the metric, and there was an evaluation which would
+          TrainingError: where no record holds the metric, and there was an evaluation which would
             have given it.
         """
         return self.is_over(functools.reduce(self.follow, records, Waiting()))
@@ -117,7 +119,7 @@ class EarlyStopping:
         if self.metric in names or not names or early:
             return
         same = f"{_EVAL}{self.metric}"
-        raise LayerError(
+        raise TrainingError(
             f"EarlyStopping waits for {self.metric!r}, a metric that there is not",
             expected="one of " + ", ".join(map(repr, sorted(names))),
             got=repr(self.metric),

@@ -10,11 +10,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from ...base import arguments
-from ...base.errors import LayerError, public_api
+from ...base.errors import TrainingError, public_api
 from ...base.specs import format_short
-from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Position
-from ...data.source import as_source
+from ...checkpoint import CheckpointManager
+from ...data import Position, as_source
 from ..record import Record
 from ..step import Step, TrainStep
 from ..writers.progress import Progress
@@ -121,8 +120,8 @@ def fit(
       attribute ``fitted``.
 
     Raises:
-      LayerError: where an argument is not what it has to be, where a checkpoint does not fit, and
-        see above.
+      TrainingError: where an argument is not what it has to be, and see above.
+      CheckpointError: where a checkpoint does not fit.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax, jlayers as jl
     >>> from jlayers import training
@@ -138,16 +137,18 @@ def fit(
     [[3.]] [1.]
     """
     if not callable(step):
-        raise LayerError("step is no function", expected="step(run, batch)", got=format_short(step))
+        raise TrainingError(
+            "step is no function", expected="step(run, batch)", got=format_short(step)
+        )
     if isinstance(step, TrainStep) and step.steps != 1:
-        raise LayerError(
+        raise TrainingError(
             f"the step takes {step.steps} steps itself",
             hint="train_step(...) without steps=, and fit(..., steps_per_call=...)",
         )
     if non_finite not in _POLICIES:
-        raise LayerError(f"unknown non_finite {non_finite!r}", expected=f"one of {_POLICIES}")
+        raise TrainingError(f"unknown non_finite {non_finite!r}", expected=f"one of {_POLICIES}")
     if non_finite == "roll back" and checkpoints is None:
-        raise LayerError(
+        raise TrainingError(
             "nothing to roll back to",
             hint="fit(..., checkpoints=training.CheckpointManager(folder))",
         )
@@ -160,13 +161,13 @@ def fit(
         ("early_stopping", early_stopping, EarlyStopping),
     ):
         if value is not None and not isinstance(value, kind):
-            raise LayerError(f"{name} is no training.{kind.__name__}", got=format_short(value))
+            raise TrainingError(f"{name} is no training.{kind.__name__}", got=format_short(value))
     if (
         early_stopping is not None
         and evaluate is None
         and early_stopping.metric.startswith("eval/")
     ):
-        raise LayerError(
+        raise TrainingError(
             f"early_stopping waits for {early_stopping.metric!r}, and nothing is evaluated",
             hint="fit(..., evaluate=training.make_evaluator(model, measure, data))",
         )
@@ -189,12 +190,12 @@ def fit(
         device=device,
     )
     if non_finite == "roll back" and not batches.rereads:
-        raise LayerError(
+        raise TrainingError(
             "no rolling back with data that can be read once only",
             hint="a list, or a function of the epoch that gives a new iterator",
         )
     if steps is None and epochs is None and batches.rereads:
-        raise LayerError(
+        raise TrainingError(
             "nothing says where to end, and the data has no end",
             expected="steps= or epochs=",
         )

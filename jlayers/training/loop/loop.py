@@ -14,9 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ...base.errors import warn
 from ...base.specs import specs_of
-from ...data.positions import Position
-from ...data.prefetch import prefetch
-from ...data.stacking import stack_batches
+from ...data import Position, prefetch, stack_batches
 from ..writers.progress import Progress
 from .arguments import Arguments
 from .donation import Donation, check_apart

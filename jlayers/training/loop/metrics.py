@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ...base.errors import LayerError
+from ...base.errors import TrainingError
 from ...base.specs import format_spec, specs_of
 from ..gradient import Metrics
 
@@ -67,7 +67,7 @@ def start_tally(metrics: Any, step: int) -> Tally:
     """The tally before the first step, zeros in numpy; ``metrics`` are their specs."""
     for name, spec in metrics.items():
         if spec.shape or jnp.issubdtype(spec.dtype, jnp.complexfloating):
-            raise LayerError(
+            raise TrainingError(
                 f"the metric {name!r} is no number",
                 expected="real scalars: fit takes their means",
                 got=format_spec(specs_of(spec)),

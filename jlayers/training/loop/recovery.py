@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ...base.errors import warn
-from ...data.positions import Position
+from ...data import Position
 from ..state import TrainState
 from .arguments import Arguments
 from .flat import Form, form_of

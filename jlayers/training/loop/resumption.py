@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...checkpoint.manager import CheckpointManager
-from ...data.positions import Position, Source
+from ...checkpoint import CheckpointManager
+from ...data import Position, Source
 from ..record import Record
 from ..step import Step, TrainStep
 from .metrics import Tally

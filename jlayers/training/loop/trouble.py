@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ...base.errors import LayerError
-from ...data.positions import Position, Source
+from ...base.errors import TrainingError
+from ...data import Position, Source
 from ...inspection.nonfinite.find import find_non_finite
 from ..state import TrainState
 from ..step import TrainStep
@@ -17,7 +17,7 @@ from ..step import TrainStep
 _KEPT = 1 << 28
 
 
-class NonFiniteError(LayerError):
+class NonFiniteError(TrainingError):
     """A loss or a gradient was not finite.
 
     Attributes:

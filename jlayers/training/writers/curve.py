@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...base.errors import LayerError, public_api, truncate
+from ...base.errors import TrainingError, public_api, truncate
 from ...base.specs import format_short
 from ..record import Record
 from .jsonl import read_json_lines
@@ -40,8 +40,8 @@ def learning_curve(
       metrics: names without "eval/", in the order wanted; all by default.
 
     Raises:
-      LayerError: where matplotlib is not installed, where there is no record or no such metric, and
-        where the picture cannot be written.
+      TrainingError: where matplotlib is not installed, where there is no record or no such metric,
+        and where the picture cannot be written.
 
     >>> import pathlib, tempfile
     >>> from jlayers import training
@@ -58,7 +58,7 @@ def learning_curve(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise LayerError(
+        raise TrainingError(
             "the package matplotlib is not installed", hint="pip install matplotlib"
         ) from None
     if isinstance(records, str | os.PathLike):
@@ -77,7 +77,7 @@ def learning_curve(
         os.makedirs(os.path.dirname(file), exist_ok=True)
         figure.savefig(file, format="png")
     except OSError as error:
-        raise LayerError(
+        raise TrainingError(
             f"the picture {os.fspath(path)} cannot be written",
             got=f"{type(error).__name__}: {error.strerror}",
         ) from None
@@ -87,7 +87,7 @@ def _series(records: Iterable[Record]) -> dict[str, Points]:
     series: dict[str, Points] = {}
     for record in records:
         if not isinstance(record, Record):
-            raise LayerError(
+            raise TrainingError(
                 "records holds something else",
                 expected="Records, or the path of a file that json_lines wrote",
                 got=format_short(record),
@@ -95,7 +95,7 @@ def _series(records: Iterable[Record]) -> dict[str, Points]:
         for name, value in record.metrics.items():
             series.setdefault(name, []).append((record.step, value))
     if not series:
-        raise LayerError("there is no record with metrics to draw")
+        raise TrainingError("there is no record with metrics to draw")
     return series
 
 
@@ -105,7 +105,7 @@ def _names(series: dict[str, Points], wanted: Sequence[str] | None) -> list[str]
         return there
     for name in wanted:
         if name not in there:
-            raise LayerError(
+            raise TrainingError(
                 f"no record holds the metric {name!r}",
                 expected=truncate("some of " + ", ".join(map(repr, there))),
                 hint=repr(name.removeprefix(_EVAL)) if name.startswith(_EVAL) else None,

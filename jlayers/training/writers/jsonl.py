@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ...base.errors import LayerError, public_api, truncate
+from ...base.errors import TrainingError, public_api, truncate
 from ..record import Record
 
 Callback = Callable[[Record], None]
@@ -48,7 +48,7 @@ def json_lines(path: Path) -> Callback:
       A function of a ``Record``.
 
     Raises:
-      LayerError: where the file is there and is no such log, which is left as it is; from the
+      TrainingError: where the file is there and is no such log, which is left as it is; from the
         callback, where the file cannot be written, and where a metric has the name of a column.
 
     >>> import pathlib, tempfile
@@ -89,7 +89,7 @@ def read_json_lines(path: Path) -> list[Record]:
       path: the file. Half a line at its end is left out.
 
     Raises:
-      LayerError: where the file cannot be read or is no such log.
+      TrainingError: where the file cannot be read or is no such log.
 
     >>> import os, tempfile
     >>> from jlayers import training
@@ -107,7 +107,7 @@ def read_json_lines(path: Path) -> list[Record]:
 def _text(record: Record) -> bytes:
     taken = [name for name in record.metrics if name in _OWN]
     if taken:
-        raise LayerError(
+        raise TrainingError(
             f"a metric is named {taken[0]!r}, and so is a column of the log",
             expected=f"other names than {', '.join(map(repr, _OWN))}",
             got=truncate(", ".join(map(repr, record.metrics))),
@@ -162,7 +162,7 @@ def _lines(file: str, path: Path) -> list[_Line]:
         if record is not None:
             lines.append(_Line(text, record))
         elif number <= len(texts) or not (last.startswith(_HEAD) or _HEAD.startswith(last)):
-            raise LayerError(
+            raise TrainingError(
                 f"{os.fspath(path)} is no log of records",
                 expected='one JSON object a line, {"step": 10, "epoch": 0, ...}',
                 got=f"line {number}: {truncate(text.decode(errors='replace')) or 'empty'}",
@@ -205,7 +205,7 @@ def _told(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LayerError(
+        raise TrainingError(
             f"the log {os.fspath(path)} cannot be {what}",
             got=f"{type(error).__name__}: {error.strerror}",
             hint="another path, or room on the disk" if what == "written" else None,

@@ -16,7 +16,7 @@ import rich.progress_bar
 import rich.text
 
 from ...base import arguments
-from ...base.errors import LayerError, public_api
+from ...base.errors import JlayersError, public_api
 
 # Twice a second is fluent enough, and drawing, a millisecond, costs nothing then.
 _REDRAW = 0.5
@@ -39,7 +39,7 @@ class Progress:
       console: of rich; standard output by default.
 
     Raises:
-      LayerError: where an argument is not what it has to be.
+      TrainingError: where an argument is not what it has to be.
 
     >>> from jlayers import training
     >>> with training.Progress(200) as progress:
@@ -61,7 +61,7 @@ class Progress:
         try:
             self._total = None if total is None else arguments.integer("total", total, 0)
             self._every = arguments.number("every", every)
-        except LayerError as error:
+        except JlayersError as error:
             error.attribute_to("Progress")
             raise
         self._description = description

@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import Any
 
-from ...base.errors import LayerError, public_api
+from ...base.errors import TrainingError, public_api
 from ..record import Record
 
 # Records that may wait for the disk. Past them the loop waits too.
@@ -71,8 +71,8 @@ class _Events:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def _unwritable(self, error: OSError) -> LayerError:
-        return LayerError(
+    def _unwritable(self, error: OSError) -> TrainingError:
+        return TrainingError(
             f"tensorboard: event files in {self._folder} cannot be written",
             got=f"{type(error).__name__}: {error.strerror}",
             hint="another folder, or room on the disk",
@@ -97,8 +97,8 @@ def tensorboard(folder: str | os.PathLike[str], *, flush_seconds: float = 10.0) 
       A function of a ``Record``.
 
     Raises:
-      LayerError: where ``tensorboard`` is not installed; from the callback, where the folder cannot
-        be written.
+      TrainingError: where ``tensorboard`` is not installed; from the callback, where the folder
+        cannot be written.
 
     >>> import tempfile
     >>> from jlayers import training
@@ -110,7 +110,7 @@ def tensorboard(folder: str | os.PathLike[str], *, flush_seconds: float = 10.0) 
         # Now and not in the loop: it takes half a second.
         importlib.import_module("tensorboard.summary.writer.event_file_writer")
     except ImportError:
-        raise LayerError(
+        raise TrainingError(
             "the package tensorboard is not installed", hint="pip install tensorboard"
         ) from None
     return _Events(os.path.abspath(os.fspath(folder)), flush_seconds)

@@ -1,4 +1,4 @@
-"""What batches, sources, stacks and prefetch say of what they cannot take."""
+"""The errors of batches, sources, stacks and prefetch."""
 
 import jax
 import numpy as np
@@ -15,8 +15,8 @@ def batches(size=4, **options):
     return training.Batches((X, LABELS), size, **options)
 
 
-class Once:
-    """What says that it can be read again, and cannot."""
+class ReadOnce:
+    """An iterable whose second pass is empty."""
 
     def __init__(self):
         self.items = iter(ITEMS)
@@ -25,34 +25,37 @@ class Once:
         return self.items
 
 
-READ_ONCE = training.as_source(iter(ITEMS))
-READ_ONCE.read()
+READ_ALREADY = training.as_source(iter(ITEMS))
+READ_ALREADY.read()
 CONSTRUCTION = [
     (
         lambda: training.Batches((X, LABELS[:-1]), 4),
         "Batches: the first axes of the arrays differ",
-        "as many rows in each",
+        "the same number of rows in each",
         "'0': 11 rows, '1': 10 rows",
     ),
     (lambda: training.Batches((), 4), "Batches: there are no arrays", "()"),
     (lambda: training.Batches((X[:0],), 4), "Batches: the arrays have no rows"),
     (
         lambda: training.Batches({"x": X, "y": 3}, 4),
-        "Batches: 'y' is no array with a first axis",
+        "Batches: 'y' must be an array with a first axis",
         "3",
         "np.asarray",
     ),
-    (lambda: training.Batches(np.float32(3), 4), "Batches: arrays is no array with a first axis"),
+    (
+        lambda: training.Batches(np.float32(3), 4),
+        "Batches: arrays must be an array with a first axis",
+    ),
     (lambda: batches(0), "Batches: size must be a positive int, got 0"),
     (
         lambda: batches(12),
-        "Batches: 11 rows give no batch of 12",
+        "Batches: there are only 11 rows, fewer than a batch of 12 has",
         "a smaller size, or last='keep' or 'pad'",
     ),
-    (lambda: batches(last="cut"), "Batches: unknown last 'cut'", "'drop', 'pad', 'keep'"),
+    (lambda: batches(last="cut"), "Batches: last must be 'drop' or 'pad' or 'keep'", "'cut'"),
     (
         lambda: training.Batches({"x": X}, 4, last="pad"),
-        "Batches: last='pad' adds an entry to a tuple, and arrays is none",
+        "Batches: arrays must be a tuple, to which last='pad' adds an entry",
         "{x: float32[11, 3]}",
         "Batches((x, *targets), ...)",
     ),
@@ -68,35 +71,35 @@ CONSTRUCTION = [
 READING = [
     (
         lambda: batches().read([0, 3]),
-        "read: the position [0, 3] is beyond the end of the data",
+        "read: the position [0, 3] is past the end of the data",
         "an index of at most 2: epoch 0 has 2 batches",
         "of the same size",
     ),
-    (lambda: batches().read([0, 1, 2]), "read: the position in the data is none", "two ints"),
-    (lambda: batches().read([0, -1]), "read: the position in the data is none", "[0, -1]"),
-    (lambda: batches().read([0, 0.5]), "read: the position in the data is none", "[0, 0.5]"),
-    (lambda: batches().read("ab"), "read: the position in the data is none", "'ab'"),
+    (lambda: batches().read([0, 1, 2]), "read: invalid position in the data", "two ints"),
+    (lambda: batches().read([0, -1]), "read: invalid position in the data", "[0, -1]"),
+    (lambda: batches().read([0, 0.5]), "read: invalid position in the data", "[0, 0.5]"),
+    (lambda: batches().read("ab"), "read: invalid position in the data", "'ab'"),
     (lambda: batches().read(epochs=0), "read: epochs must be a positive int, got 0"),
-    (lambda: batches().at(0, 2), "at: an epoch has 2 batches, there is no batch 2"),
-    (lambda: training.as_source(ITEMS).read([1]), "the position in the data is none", "[1]"),
+    (lambda: batches().at(0, 2), "at: index must be below 2, the batches of an epoch, got 2"),
+    (lambda: training.as_source(ITEMS).read([1]), "invalid position in the data", "[1]"),
     (
         lambda: list(training.as_source(ITEMS).read([0, 4])),
-        "the position [0, 4] is beyond the end of the data",
+        "the position [0, 4] is past the end of the data",
         "an index of at most 3: epoch 0 has 3 batches",
     ),
-    (lambda: list(training.as_source([]).read()), "the data gave no batch in epoch 0"),
-    (lambda: list(training.as_source([]).read([2, 1])), "the data gave no batch in epoch 2"),
-    (lambda: list(training.as_source(iter([])).read()), "the data gave no batch in epoch 0"),
+    (lambda: list(training.as_source([]).read()), "the data has no batch in epoch 0"),
+    (lambda: list(training.as_source([]).read([2, 1])), "the data has no batch in epoch 2"),
+    (lambda: list(training.as_source(iter([])).read()), "the data has no batch in epoch 0"),
     (
-        lambda: list(training.as_source(Once()).read()),
-        "the data gave no batch in epoch 1",
+        lambda: list(training.as_source(ReadOnce()).read()),
+        "the data has no batch in epoch 1",
         "each time it is read",
         "a function of the epoch",
     ),
-    (READ_ONCE.read, "the data is an iterator, which can be read once, and was", "a list, or"),
+    (READ_ALREADY.read, "the data is an iterator, which was read already", "a list, or"),
     (
         lambda: training.as_source(iter(ITEMS)).read([1, 0]),
-        "the position is in epoch 1, and an iterator has one epoch, number 0",
+        "the position is in epoch 1, and an iterator has only epoch 0",
         "[1, 0]",
     ),
 ]
@@ -111,12 +114,12 @@ GIVEN = [
     (lambda: training.as_source(X), "as_source: the data is arrays, not batches of them"),
     (
         lambda: training.as_source({"x": X}),
-        "as_source: the data is none",
+        "as_source: unsupported data",
         "Batches",
         "{x: float32[11, 3]}",
     ),
-    (lambda: training.as_source("x.npy"), "as_source: the data is none", "'x.npy'"),
-    (lambda: training.as_source(3), "as_source: the data is none", "a function of the epoch", "3"),
+    (lambda: training.as_source("x.npy"), "as_source: unsupported data", "'x.npy'"),
+    (lambda: training.as_source(3), "as_source: unsupported data", "a function of the epoch", "3"),
     (lambda: training.as_source(lambda: ITEMS), "as_source: data must be a function of (epoch)*"),
     (
         lambda: list(training.as_source(lambda epoch: epoch / 0).read()),
@@ -124,7 +127,7 @@ GIVEN = [
     ),
     (
         lambda: list(training.as_source(lambda epoch: 3).read()),
-        "the function of the epoch gave no iterable",
+        "the function of the epoch must return an iterable",
         "3",
     ),
     (
@@ -146,7 +149,7 @@ GIVEN = [
     ),
     (lambda: training.stack_batches([], 0), "stack_batches: steps must be a positive int, got 0"),
     (lambda: training.prefetch([], 0), "prefetch: size must be a positive int, got 0"),
-    (lambda: training.prefetch(3), "prefetch: takes an iterable", "3"),
+    (lambda: training.prefetch(3), "prefetch: items must be an iterable", "3"),
     (lambda: training.prefetch([], put=3), "prefetch: put must be a function of (item), got 3"),
 ]
 

@@ -1,0 +1,252 @@
+"""RNN: any cell over a sequence, with the options that belong to the loop.
+
+How to read this file: ``RNN`` builds a layer from a cell's definition; its ``step`` takes a block
+of any number of steps, and ``apply`` is one block from the initial carry. ``short_form`` makes
+``LSTM(...)`` and the like from ``RNN`` and a cell.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from ...base import arguments
+from ...base.constructors import of_step
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.parameters import initialize
+from ...base.receptive_field import CAUSAL, ReceptiveField
+from ...base.sequence import join, joined_masks, split
+from ...base.sequence_mode import SequenceMode
+from ...base.specs import Params, PyTree, Spec, State, format_short, format_spec
+from ...base.step_pair import Carry, StepPair
+from ...core.recurrent.chunking import Carry as CoreCarry
+from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
+from .cell import CarrySpecs, Cell
+
+
+@factory
+def RNN(
+    cell: Layer,
+    *,
+    return_sequences: bool = True,
+    reverse: bool = False,
+    trainable_carry: bool = False,
+    zoneout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    method: str | None = None,
+) -> Layer:
+    """Runs a cell over a sequence, from a carry of zeros.
+
+    ``LSTM(32, peephole=True, reverse=True)`` is short for ``RNN(LSTMCell(32, peephole=True),
+    reverse=True)``, and likewise ``GRU``, ``SimpleRNN``, ``MinGRU``, ``LinearRecurrence`` and
+    ``ConvLSTM``. The parameters are the cell's, under the layer's own name.
+
+    Padded steps are skipped; the carry is passed on unchanged. As the layer is causal, ``stream``
+    takes it block by block.
+
+    The LSTM, GRU and SimpleRNN without zoneout, recurrent dropout, resets and starred options of
+    their cells run on a fused algorithm with a gradient of its own, MinGRU and LinearRecurrence
+    without zoneout as an associative scan. All else is a plain scan over the steps, which is
+    slower.
+
+    Args:
+      cell: ``LSTMCell(32)``, or a ``Cell`` of your own.
+      return_sequences: False for the output of the last valid step only.
+      reverse: from the last step to the first; a sequence of outputs stays in the input's order.
+      trainable_carry: the initial carry is a parameter, zeros at init.
+      zoneout: in training each value of the carry keeps its old value with this probability; else
+        the new one is the mean of both cases (Krueger et al., 2017).
+      recurrent_dropout: in training each value of h is dropped with this probability where it
+        meets the recurrent kernel, the same ones in all steps (Gal & Ghahramani, 2016). In a
+        stream they are drawn from the key of each block: the same key, the same mask.
+      method: whether the gradient is to ``"store"`` what a step computes or ``"recompute"`` it; by
+        default whichever is expected to be faster. ``jl.explain`` shows which.
+
+    Shapes:
+      x: (batch, time, in), floating; or ``(x, resets)`` with bools (batch, time): before a step
+      where they are True, in the order in which steps run, the carry is the initial one again.
+      y: (batch, time, H), or (batch, H) without ``return_sequences``; of the dtype of ``x``.
+      params: those of the cell; with ``trainable_carry`` also initial_h (H,), and likewise for each
+      other array of the carry.
+
+    Raises:
+      LayerError: for ``train=True`` without a key, with zoneout or dropout; for recurrent dropout
+        of a cell without a recurrent kernel.
+
+    >>> import jlayers as jl
+    >>> layer = jl.RNN(jl.LSTMCell(32, projection=16), trainable_carry=True)
+    >>> episodes = (jl.spec((4, 10, 8)), jl.spec((4, 10), bool))
+    >>> jl.out_spec(layer, episodes).shape
+    (4, 10, 16)
+    """
+    if not isinstance(cell, Cell):
+        raise LayerError(
+            f"cell must be a Cell, got {format_short(cell)}",
+            hint="LSTMCell(32), or jl.Cell(parameters, carry, step)",
+        )
+    return_sequences = arguments.flag("return_sequences", return_sequences)
+    reverse = arguments.flag("reverse", reverse)
+    trainable_carry = arguments.flag("trainable_carry", trainable_carry)
+    zoneout = arguments.fraction("zoneout", zoneout)
+    recurrent_dropout = arguments.fraction("recurrent_dropout", recurrent_dropout)
+    definition = cell.definition
+    if recurrent_dropout and not definition.has_product:
+        raise LayerError(
+            "recurrent_dropout drops h where it meets a recurrent kernel, and this cell has none",
+            got=cell.short(),
+            hint="Dropout(rate, shared_over_time=True) after it; zoneout",
+        )
+
+    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        x, resets = _split_resets(x)
+        definition.check(x, "batch, time")
+        if resets is not None:
+            _check_resets(resets, x)
+        parameters = definition.parameters(_one_step(x))
+        if trainable_carry:
+            for name, spec in definition.carry(_one_step(x)).items():
+                parameters[f"initial_{name}"] = (initializers.zeros, spec.shape[1:])
+        return initialize(key, x, **parameters), {}
+
+    def initial(params: Params, name: str, zeros: jax.Array) -> jax.Array:
+        if not trainable_carry:
+            return zeros
+        return zeros + jnp.broadcast_to(params[f"initial_{name}"].astype(zeros.dtype), zeros.shape)
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        x, _ = _split_resets(x)
+        return {
+            name: initial(params, name, jnp.zeros(spec.shape, spec.dtype))
+            for name, spec in definition.carry(_one_step(x)).items()
+        }
+
+    def step(
+        params: Params,
+        state: State,
+        carry: Carry | None,
+        x: PyTree,
+        *,
+        key: jax.Array | None,
+        train: bool,
+    ) -> tuple[PyTree, Carry]:
+        x, resets = _split_resets(x)
+        (values, mask), (resets, mask_of_resets) = split(x), split(resets)
+        if mask_of_resets is not None:
+            mask = mask_of_resets if mask is None else joined_masks(mask, mask_of_resets)
+        specs = definition.carry(_one_step(values))
+        firsts = {name: initial(params, name, _zeros(spec, values)) for name, spec in specs.items()}
+        carry = firsts if carry is None else carry
+        noise = draw_noise(specs, values.shape[1], key, train)
+        options = ScanOptions(reverse, mask, resets, tuple(firsts.values()), *noise)
+        # The cell gets its own parameters only, as keyword arguments of a core function.
+        initials = {f"initial_{name}" for name in specs} if trainable_carry else set()
+        own = {name: value for name, value in params.items() if name not in initials}
+        before = tuple(carry[name] for name in specs)
+        outputs, after = run(own, values, before, tuple(specs), options)
+        outputs = outputs.astype(values.dtype)
+        y = join(outputs, mask) if return_sequences else after[0].astype(outputs.dtype)
+        return y, dict(zip(specs, after, strict=True))
+
+    def run(
+        params: Params,
+        x: jax.Array,
+        carry: CoreCarry,
+        names: tuple[str, ...],
+        options: ScanOptions,
+    ) -> tuple[jax.Array, CoreCarry]:
+        params = definition.cast(params, x)
+        if definition.scan is not None:
+            found = definition.scan(params, x, carry, options, method)
+            if found is not None:
+                return found
+        step_cell, name = definition.bind(params, names), definition.name or cell.kind
+        return stepwise(step_cell, x, carry, options, method=method, name=name)
+
+    def draw_noise(
+        specs: CarrySpecs, steps: int, key: jax.Array | None, train: bool
+    ) -> tuple[jax.Array | None, CoreCarry | None, float | None]:
+        """The last three of ``ScanOptions``: masks in training, a rate outside it."""
+        if not train:
+            return None, None, zoneout or None
+        if not (zoneout or recurrent_dropout):
+            return None, None, None
+        if key is None:
+            raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
+        dropout_mask, zoneout_mask = None, None
+        # Each draw has its own number, so that one option does not change the values of another.
+        if recurrent_dropout:
+            h = next(iter(specs.values()))
+            keep = jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - recurrent_dropout, h.shape)
+            # One mask for all steps, scaled so that the mean is the same as outside training.
+            dropout_mask = keep.astype(h.dtype) / (1 - recurrent_dropout)
+        if zoneout:
+            zoneout_mask = tuple(
+                jax.random.bernoulli(jax.random.fold_in(key, i), zoneout, (steps, *spec.shape))
+                for i, spec in enumerate(specs.values(), 1)
+            )
+        return dropout_mask, zoneout_mask, None
+
+    unstreamed = "it reads the sequence from its end" if reverse else None
+    if not return_sequences:
+        unstreamed = "it gives the last step alone"
+    return Layer(
+        init,
+        of_step(step),
+        sequence_mode=SequenceMode(
+            "whole", lambda x: ReceptiveField(1, 0, math.inf) if reverse else CAUSAL
+        ),
+        stream=unstreamed or StepPair(start, step),
+    )
+
+
+_LOOP_OPTIONS = [name for name in inspect.signature(RNN).parameters if name != "cell"]
+
+
+def short_form(make_cell: Callable[..., Layer], given: dict[str, Any]) -> Layer:
+    """``RNN(make_cell(...), ...)`` from the arguments of a factory that takes those of both."""
+    # By RNN's signature, so that an option of the loop is listed in one place.
+    loop = {name: given.pop(name) for name in _LOOP_OPTIONS if name in given}
+    # Without their decorators, so that the layer and its errors have the short form's name.
+    layer: Layer = inspect.unwrap(RNN)(inspect.unwrap(make_cell)(**given), **loop)
+    return layer
+
+
+def _one_step(x: Spec | jax.Array) -> Spec:
+    """The spec of (batch, ...) for (batch, time, ...)."""
+    return Spec((x.shape[0], *x.shape[2:]), x.dtype)
+
+
+def _zeros(spec: Spec, x: jax.Array) -> jax.Array:
+    """Zeros made from a slice of ``x``, to have its sharding: a scan requires that of a carry."""
+    one = jnp.zeros_like(x[:, 0, ..., :1]).astype(spec.dtype)
+    if len(spec.shape) == one.ndim and spec.shape[:-1] == one.shape[:-1]:
+        return jnp.broadcast_to(one, spec.shape)
+    # A carry of other axes than the input has the sharding of its batch only.
+    return expand(one[:, *(0,) * (one.ndim - 1)], spec.shape)
+
+
+def _split_resets(x: PyTree) -> tuple[PyTree, PyTree]:
+    """``(x, resets)``, the latter None where the input has none."""
+    if isinstance(x, tuple | list) and len(x) == 2:
+        return x[0], x[1]
+    return x, None
+
+
+def _check_resets(resets: PyTree, x: Spec) -> None:
+    expected = Spec(x.shape[:2], bool)
+    got = getattr(resets, "shape", None), getattr(resets, "dtype", None)
+    if got != (expected.shape, expected.dtype):
+        raise LayerError(
+            "takes (x, resets), and these are not resets of its steps",
+            expected=format_spec(expected),
+            got=format_spec(resets),
+            hint="concat() to merge two inputs into one",
+        )
