@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from ..base import arguments
-from ..base.errors import JlayersError, TrainingError, public_api
+from ..base.errors import TrainingError, public_api, public_init
 from ..base.layer import Layer
 from ..base.specs import Params, PyTree, State, format_short, format_spec, specs_of
 from ..inspection.training_loss import Batch, LossFunction, Metrics
@@ -42,6 +42,7 @@ Step: TypeAlias = Callable[[Any, Any], tuple[Any, Metrics]]
 Schedule: TypeAlias = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
+@public_init("train_step")
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
     """``step(state, batch) -> (state, metrics)``, pure and not compiled.
@@ -110,15 +111,7 @@ class TrainStep:
     grad_norm: bool = False
     non_finite: Literal["apply", "skip"] = "apply"
 
-    @public_api
     def __post_init__(self) -> None:
-        try:
-            self._check_options()
-        except JlayersError as error:
-            error.attribute_to("train_step")
-            raise
-
-    def _check_options(self) -> None:
         check_model(self.model)
         if not callable(self.loss):
             raise TrainingError(
