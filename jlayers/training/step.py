@@ -213,12 +213,14 @@ class TrainStep:
             new = new._replace(loss_scale=scale)
         else:
             finite = usable
+        # In a loop that stops, a step that is not counted leaves the state as it was before it.
         counts = jnp.int32(1) if active is None else (finite & active).astype(jnp.int32)
         if active is None:
             metrics["skipped"] = (~usable).astype(jnp.int32)
         return new._replace(step=state.step + counts), metrics | self._rate(new), finite
 
     def _gradient(self, state: TrainState, batch: Batch) -> tuple[PyTree, State, Metrics]:
+        # From the number of the step, not from the last key: a resumed step draws the same.
         key = jax.random.fold_in(state.key, state.step)
         scale = state.loss_scale.scale if state.loss_scale else None
 
@@ -251,6 +253,7 @@ class TrainStep:
         trained = optax.apply_updates(trained, updates)
         ema = state.ema
         if self.ema is not None:
+            # In float32 where parameters are narrower, see ``widened``.
             ema = optax.incremental_update(widened(trained), ema, 1 - self.ema)
         params = join_trained(trained, fixed)
         return state._replace(params=params, state=model_state, opt_state=opt_state, ema=ema)
