@@ -1,7 +1,8 @@
 """jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them.
 
 The names below are what ``import jlayers as jl`` offers. The subpackages ``jl.training``,
-``jl.decoding``, ``jl.checkpoint``, ``jl.data`` and ``jl.testing`` are imported at their first use.
+``jl.decoding``, ``jl.checkpoint``, ``jl.data``, ``jl.records`` and ``jl.testing`` are imported at
+their first use.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from . import checkpoint as checkpoint
     from . import data as data
     from . import decoding as decoding
+    from . import records as records
     from . import testing as testing
     from . import training as training
 
@@ -174,7 +176,7 @@ __all__ = [
     "without_state",
 ]
 
-_LAZY = ("checkpoint", "data", "decoding", "testing", "training")
+_LAZY = ("checkpoint", "data", "decoding", "records", "testing", "training")
 
 # Python binds every imported subpackage to a name of its parent. These four are internal, and have
 # no place beside the layers. ``from jlayers.base... import`` still finds them in ``sys.modules``.
@@ -192,7 +194,7 @@ if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
             return importlib.import_module(f"{__name__}.{name}")
         from .base.unknown import unknown_attribute
 
-        raise unknown_attribute(__name__, name, __dir__(), _LAZY)
+        raise unknown_attribute(__name__, name, __dir__(), ("inspection", *_LAZY))
 
 
 def __dir__() -> list[str]:

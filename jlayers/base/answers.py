@@ -334,7 +334,7 @@ SAME_ARGUMENT: dict[str, tuple[str, ...]] = {
     "checkpoint": ("checkpoints",),
     "checkpoint_manager": ("checkpoints",),
     "checkpoint_dir": ("checkpoints", "folder"),
-    "hooks": ("callbacks",),
+    "callbacks": ("hooks",),
     "verbose": ("progress",),
     "train_data": ("data",),
     "dataset": ("data",),

@@ -22,6 +22,7 @@ from .tracebacks import drop_jax_notes, nearest_frame, raised_by_call, users_fra
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _TRANSLATED = (
     TypeError,
@@ -240,14 +241,15 @@ def refuses_sequences(error: Exception) -> bool:
     return _NO_ARRAY in str(error)
 
 
-def public_api(function: Callable[P, R]) -> Callable[P, R]:
+def public_api(function: Callable[P, R], name: str | None = None) -> Callable[P, R]:
     """Keeps JAX's and jlayers' own frames out of the traceback of an error.
 
     ``jax.config.update("jax_traceback_filtering", "off")`` brings them back. An error that names no
-    layer names the function, and has the class of the function's package.
+    layer names the function (by ``name``, where users know it by another one), and has the class of
+    the function's package.
     """
     special = function.__name__.startswith("__")
-    owner = function.__qualname__.split(".")[0] if special else function.__name__
+    owner = name or (function.__qualname__.split(".")[0] if special else function.__name__)
     kind = _OF_PACKAGE.get(".".join(function.__module__.split(".")[:2]))
 
     @functools.wraps(function)
@@ -262,7 +264,7 @@ def public_api(function: Callable[P, R]) -> Callable[P, R]:
             elif isinstance(caught, JlayersError):
                 if kind is not None and type(caught) is LayerError:
                     error = _of_kind(kind, caught, owner)
-                if not special:
+                if name or not special:
                     error.attribute_to(owner)  # type: ignore[attr-defined]
             if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
                 if error is caught:
@@ -279,6 +281,16 @@ def public_api(function: Callable[P, R]) -> Callable[P, R]:
         raise error.with_traceback(None) from cause
 
     return call
+
+
+def public_init(name: str) -> Callable[[type[T]], type[T]]:
+    """``public_api`` for the ``__init__`` that a dataclass was given."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        cls.__init__ = public_api(cls.__init__, name)  # type: ignore[method-assign]
+        return cls
+
+    return decorate
 
 
 def call_error(

@@ -42,22 +42,24 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
     An argument that is annotated as a ``bool``, as an ``Initializer``, or by one of the annotations
     of ``base.arguments``, is checked before ``function`` is called.
     """
-    signature = inspect.signature(function)
-    # Found at the first call, when all names in the annotations exist.
-    checks: list[dict[str, Check]] = []
+
+    # At the first call: then all names in the annotations exist, and an import pays for nothing.
+    @functools.cache
+    def described() -> tuple[inspect.Signature, dict[str, Check]]:
+        signature = inspect.signature(function)
+        return signature, _checks(function, signature)
 
     @functools.wraps(function)
     @public_api
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
         name = function.__name__
+        signature, checks = described()
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise call_error(name, signature, args, kwargs) or error from None
-        if not checks:
-            checks.append(_checks(function, signature))
         try:
-            given = _checked(checks[0], bound)
+            given = _checked(checks, bound)
             # A call that no check changes is passed on as it is.
             if given is bound:
                 layer = function(*args, **kwargs)

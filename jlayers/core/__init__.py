@@ -3,6 +3,8 @@
 What is exported here is for users; layers import what else they need from its module.
 """
 
+# `core.attention` and `core.conv` are the functions: they replace the packages of these names as
+# attributes. Import from a package in full, `from jlayers.core.attention.mask import ...`.
 from .attention.attention import attention
 from .attention.cache import Cache, cached_attention
 from .attention.mask import alibi_slopes

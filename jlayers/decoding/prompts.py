@@ -47,6 +47,7 @@ class Prompt(NamedTuple):
 
     def padded(self, length: int) -> Prompt:
         """With padding at the end, and a mask."""
+        # By NumPy where that is possible, so that padding compiles nothing.
         xp = np if self.concrete else jnp
         ids, mask = xp.asarray(self.ids), self.mask
         mask = xp.ones(ids.shape, bool) if mask is None else xp.asarray(mask)

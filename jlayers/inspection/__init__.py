@@ -40,7 +40,9 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)
     return getattr(import_module(_LAZY[name], __name__), name)
 
 

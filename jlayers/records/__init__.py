@@ -4,6 +4,8 @@ Nothing here needs the loop of ``jlayers.training``: a loop of your own makes ``
 passes them on.
 """
 
+from typing import TYPE_CHECKING
+
 from .curve import learning_curve
 from .jsonl import json_lines, read_json_lines
 from .progress import Progress
@@ -18,3 +20,10 @@ __all__ = [
     "read_json_lines",
     "tensorboard",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

@@ -83,6 +83,7 @@ def make_evaluator(
             name: weight * jnp.asarray(value, jnp.float32) for name, value in metrics.items()
         }
 
+    # On the device: nothing is read until the record is.
     add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
     mean = jax.jit(lambda total: {name: value / total[0] for name, value in total[1].items()})
 

@@ -71,6 +71,7 @@ def accumulated(
         return (jax.tree.map(jnp.add, total, gradient), state), metrics
 
     items = (jnp.arange(parts), jax.tree.map(part_of, batch))
+    # The carry of the scan needs zeros of the gradient's dtypes, which the loss scale may change.
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), items[1])
     shapes, _, _ = jax.eval_shape(one, state, key, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

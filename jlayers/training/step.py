@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from ..base import arguments
-from ..base.errors import JlayersError, TrainingError, public_api
+from ..base.errors import TrainingError, public_api, public_init
 from ..base.layer import Layer
 from ..base.specs import Params, PyTree, State, format_short, format_spec, specs_of
 from ..inspection.training_loss import Batch, LossFunction, Metrics
@@ -42,6 +42,7 @@ Step: TypeAlias = Callable[[Any, Any], tuple[Any, Metrics]]
 Schedule: TypeAlias = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
+@public_init("train_step")
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
     """``step(state, batch) -> (state, metrics)``, pure and not compiled.
@@ -110,15 +111,7 @@ class TrainStep:
     grad_norm: bool = False
     non_finite: Literal["apply", "skip"] = "apply"
 
-    @public_api
     def __post_init__(self) -> None:
-        try:
-            self._check_options()
-        except JlayersError as error:
-            error.attribute_to("train_step")
-            raise
-
-    def _check_options(self) -> None:
         check_model(self.model)
         if not callable(self.loss):
             raise TrainingError(
@@ -220,12 +213,14 @@ class TrainStep:
             new = new._replace(loss_scale=scale)
         else:
             finite = usable
+        # In a loop that stops, a step that is not counted leaves the state as it was before it.
         counts = jnp.int32(1) if active is None else (finite & active).astype(jnp.int32)
         if active is None:
             metrics["skipped"] = (~usable).astype(jnp.int32)
         return new._replace(step=state.step + counts), metrics | self._rate(new), finite
 
     def _gradient(self, state: TrainState, batch: Batch) -> tuple[PyTree, State, Metrics]:
+        # From the number of the step, not from the last key: a resumed step draws the same.
         key = jax.random.fold_in(state.key, state.step)
         scale = state.loss_scale.scale if state.loss_scale else None
 
@@ -258,6 +253,7 @@ class TrainStep:
         trained = optax.apply_updates(trained, updates)
         ema = state.ema
         if self.ema is not None:
+            # In float32 where parameters are narrower, see ``widened``.
             ema = optax.incremental_update(widened(trained), ema, 1 - self.ema)
         params = join_trained(trained, fixed)
         return state._replace(params=params, state=model_state, opt_state=opt_state, ema=ema)

@@ -15,7 +15,7 @@ import pytest
 import jlayers as jl
 from jlayers.base import answers
 
-SUBPACKAGES = ["checkpoint", "data", "decoding", "testing", "training"]
+SUBPACKAGES = ["checkpoint", "data", "decoding", "records", "testing", "training"]
 
 
 def fresh(code):
@@ -57,7 +57,8 @@ def test_subpackages_load_at_their_first_use():
         "before = set(sys.modules)\n"
         f"print(*[n for n in {SUBPACKAGES} if 'jlayers.' + n in before], 'and')\n"
         "print(*[n for n in ('optax', 'safetensors', 'matplotlib') if n in before], 'and')\n"
-        "jl.training.fit, jl.decoding.generate, jl.testing.check_layer, jl.data, jl.checkpoint\n"
+        "jl.training.fit, jl.decoding.generate, jl.testing.check_layer\n"
+        "jl.data, jl.checkpoint, jl.records\n"
         f"print(*[n for n in {SUBPACKAGES} if 'jlayers.' + n in sys.modules])\n"
     )
     assert fresh(code) == ["and", "and", *SUBPACKAGES]
@@ -86,6 +87,8 @@ NAMES = {
     "fit": "jl.training.fit",
     "generate": "jl.decoding.generate",
     "check_layer": "jl.testing.check_layer",
+    "find_non_finite": "jl.inspection.find_non_finite",
+    "Progress": "jl.records.Progress",
     "einsum": "jnp.einsum",
     "grad": "jax.grad",
     "dense": "did you mean jl.Dense?",

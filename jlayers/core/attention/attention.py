@@ -248,6 +248,8 @@ def _block_sizes(q: Sequence[int], k: Sequence[int], causal: bool) -> BlockSizes
     Blocks of 64 to 512 rows were equal at 512 steps; 128 wastes less above a causal diagonal.
     """
     groups = q[2] // k[2]
+    # Heads that share keys are rows of one block, so it has fewer steps; at least 16, or the
+    # product would be too narrow.
     return BlockSizes(max((128 if causal else 256) // groups, 16), 256)
 
 

@@ -66,6 +66,7 @@ def LayerNorm(
         factors = {
             name: value.reshape((1,) * (x.ndim - 1) + value.shape) for name, value in params.items()
         }
+        # Over the last axis alone: one mean for each position.
         mean, variance = batch_statistics(x, (x.ndim - 1,))
         scale, bias = factors.get("scale"), factors.get("bias")
         return core.normalize(x, mean, variance, scale, bias, epsilon)

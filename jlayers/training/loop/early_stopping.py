@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 
 from ...base import arguments
-from ...base.errors import JlayersError, TrainingError, public_api
+from ...base.errors import TrainingError, public_api, public_init
 from ...base.specs import format_short
 from ...records.record import Record
 from .hooks import Hook
@@ -14,6 +14,7 @@ from .hooks import Hook
 _EVAL = "eval/"
 
 
+@public_init("EarlyStopping")
 @dataclass(frozen=True)
 class EarlyStopping:
     """Stop when a metric has not improved for a number of evaluations.
@@ -48,20 +49,13 @@ class EarlyStopping:
     min_delta: float = 0.0
     mode: str = "min"
 
-    @public_api
     def __post_init__(self) -> None:
-        try:
-            if not isinstance(self.metric, str) or not self.metric:
-                raise TrainingError(
-                    f"metric must be a metric's name, got {format_short(self.metric)}"
-                )
-            arguments.positive("patience", self.patience)
-            arguments.number("min_delta", self.min_delta)
-            if self.mode not in ("min", "max"):
-                raise TrainingError(f"mode must be 'min' or 'max', got {format_short(self.mode)}")
-        except JlayersError as error:
-            error.attribute_to("EarlyStopping")
-            raise
+        if not isinstance(self.metric, str) or not self.metric:
+            raise TrainingError(f"metric must be a metric's name, got {format_short(self.metric)}")
+        arguments.positive("patience", self.patience)
+        arguments.number("min_delta", self.min_delta)
+        if self.mode not in ("min", "max"):
+            raise TrainingError(f"mode must be 'min' or 'max', got {format_short(self.mode)}")
 
     @public_api
     def should_stop(self, records: Iterable[Record]) -> bool:

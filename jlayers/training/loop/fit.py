@@ -169,8 +169,10 @@ def fit(
         try:
             stopped = loop.run(resume)
         except Exception as error:
+            # So that a notebook keeps the state of a loop that failed.
             error.fitted = result()  # type: ignore[attr-defined]
             raise
+    # As a process that SIGTERM kills: schedulers tell it from a failure by the status.
     if stopped == "SIGTERM":
         raise SystemExit(128 + signal.SIGTERM)
     return result()

@@ -79,6 +79,7 @@ class Loop:
         guard, many = plan.non_finite != "ignore", plan.steps_per_call > 1
         self._program = program_of(plan.step, guard, self._stops, many)
         self._watch = self._program.watch
+        # The program may have been compiled by a loop before this one: count from here.
         self._watch.allow(plan.max_compiles)
         step = int(getattr(state, "step", 0))
         self._restore(LoopSnapshot(state, step, list(plan.source.start), [], None))
@@ -91,6 +92,7 @@ class Loop:
     def _restore(self, snapshot: LoopSnapshot) -> None:
         state, self.step, self.position, records, self._sums = snapshot
         self._form = form_of(state)
+        # Flat between calls: a call takes and returns lists of arrays.
         self._leaves = self._form.flat(state)
         # The last step at which everything that was due was done.
         self._looked = self._sums["looked"] if self._sums else self.step
@@ -126,6 +128,7 @@ class Loop:
         many = plan.steps_per_call > 1
         self._recent = RecentBatches(plan.source, self.step, self.position, many)
         try:
+            # A new segment reads the data anew: after a rollback from another position.
             with self._batches() as batches:
                 stopped = self._take(batches)
             self._finish(stopped)
@@ -154,6 +157,7 @@ class Loop:
             items = aligned_stacks(read, plan.steps_per_call, self.step, left)
         else:
             items = ((batch, after, 1) for batch, after in itertools.islice(read, left))
+        # The thread of prefetch also puts batches on the device.
         if plan.prefetch:
             return prefetch(items, plan.prefetch, device=plan.device)
         if plan.device is not None:
@@ -213,6 +217,7 @@ class Loop:
         self.step, self.position = step, position
 
     def _first_accumulator(self, batch: Any) -> MetricAccumulator:
+        # Shapes alone: the names of the metrics are needed before the first call.
         specs = specs_of(batch, "the batch")
         if self._plan.steps_per_call > 1:
             specs = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), specs)
@@ -283,6 +288,7 @@ class Loop:
         if error is None:
             self._recent.forget(step)
             return
+        # Records after the bad step hold sums that stopped there.
         self.history.drop()
         self.step, self.position = error.step, error.position
         self._accumulator = accumulator._replace(step=np.int32(error.step), bad=np.int32(-1))
@@ -327,6 +333,7 @@ class Loop:
         if self._accumulator is None:
             return
         try:
+            # A hook may be what failed; records must not fail a second time.
             self.history.mute()
             with contextlib.suppress(NonFiniteError):
                 self.history.read(0, self._check)

@@ -90,6 +90,7 @@ def empty_accumulator(metrics: Mapping[str, Any], step: int) -> MetricAccumulato
                 got=format_spec(specs_of(spec)),
                 hint="a mean, or one metric for each entry",
             )
+    # numpy: nothing is compiled, and the first call puts them on the state's devices.
     sums = {
         name: np.zeros((), np.float32 if _is_mean(spec) else np.int32)
         for name, spec in metrics.items()
@@ -104,6 +105,7 @@ def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, Metri
     """
     step, count, sums, bad = accumulator
     leaves = [step, count, bad, *sums.values()]
+    # One transfer for all: each costs the host more than its numbers do.
     words = jnp.stack([lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves])
     count, sums = jax.tree.map(jnp.zeros_like, (count, sums))
     return words, MetricAccumulator(step, count, sums, jnp.full_like(bad, -1) if clear else bad)

@@ -98,6 +98,7 @@ def program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
       stops: whether nothing is to change any more after a step that was not.
       many: whether a call takes a stack of batches.
     """
+    # A step without a hash, a dict with __call__ for example, is compiled for each loop.
     make = _program_of if isinstance(step, Hashable) else _program_of.__wrapped__
     return make(step, guard, stops, many)
 
@@ -108,6 +109,7 @@ def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     one = jax.jit(guarded(step, guard), inline=True)
     watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
     rest = tick_of("rest", one, stops, many)
+    # A loop that stops must still see the bad step at the next record; others may forget it.
     flushes = jax.jit(functools.partial(flush, clear=not stops))
     return Program(one, _jitted(watch.traced), _jitted(rest), flushes, jax.jit(is_finite), watch)
 
@@ -161,6 +163,7 @@ def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Tick:
         carry: tuple[Any, MetricAccumulator], batch: Any
     ) -> tuple[tuple[Any, MetricAccumulator], None]:
         state, accumulator = carry
+        # After a bad step nothing is active, so that its state is there when the host reads of it.
         active = accumulator.bad < 0 if stops else None
         state, metrics, finite = step(state, batch, active)
         return (state, accumulator.add(metrics, finite, active)), None

@@ -85,6 +85,7 @@ def restore_snapshot(
     """The newest snapshot that was saved and is not damaged, or None without any."""
     if manager is None:
         return None
+    # A write may be in progress: the newest checkpoint is the one that it makes.
     manager.wait()
     if not manager.steps():
         return None
@@ -127,6 +128,7 @@ class Recovery:
         if bad < 0 or self.policy == "ignore" or bad == self._reported:
             return None
         if self.policy == "skip":
+            # Its number stays in the accumulator until the next record.
             self._reported = bad
             self._skipped += 1
             if self._skipped > _WARNINGS:
