@@ -188,9 +188,9 @@ def _with_a_key_of_its_own(children):
 
 BROKEN = {
     "law 1: .* init of specs": _pair(init=_init_that_counts()),
-    "init gave no array": _pair(init=lambda key, x: ({"w": 1.0}, {})),
+    "init must return an array for 'w' in params": _pair(init=lambda key, x: ({"w": 1.0}, {})),
     "law 2: .* empty entry": _pair(init=lambda key, x: ({"dense": {}}, {})),
-    "init gave params with the key 0": _pair(init=lambda key, x: ({0: jnp.ones(1)}, {})),
+    "init returned params with the key 0": _pair(init=lambda key, x: ({0: jnp.ones(1)}, {})),
     "the new state does not fit": _pair(
         init=lambda key, x: ({}, {"seen": jnp.zeros(1)}),
         apply=lambda p, s, x, *, key, train: (x, {"seen": jnp.zeros(2)} if train else s),
