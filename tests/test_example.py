@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "digits.py"
 
 
@@ -24,6 +26,7 @@ def run(command, where):
     return result.stdout
 
 
+@pytest.mark.full
 def test_digits_are_learned_saved_loaded_and_read(tmp_path):
     shown = run("train", tmp_path)
     assert re.search(r"concat/rows/lstm .*LSTM\(64.* 18,688", shown)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import attention_reference, convert
+from tables.tiers import sample
 
 import jlayers as jl
 from jlayers.testing import check_sequence
@@ -112,7 +113,7 @@ def _step_by_step(layer, params, x, capacity):
     return jnp.moveaxis(outputs[:, :, 0], 0, 1), carry
 
 
-@pytest.mark.parametrize("case", STREAMED)
+@pytest.mark.parametrize("case", sample(STREAMED, 0, 3, 4))
 def test_a_stream_is_the_whole_sequence_gradients_too(case):
     """Rows of different lengths, an empty one, holes; prompts longer than the window."""
     layer, params = _layer(case)
@@ -261,6 +262,7 @@ def test_a_memory_of_another_sequence_kind_mixes():
     np.testing.assert_array_equal(y.mask, memory.mask)
 
 
+@pytest.mark.full
 def test_the_contract_of_sequences():
     """The plain layers are in the table over which it is checked."""
     layer = jl.residual(jl.SelfAttention(2, causal=True, window=2, rope=True))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables.tiers import sample
 
 import jlayers as jl
 from jlayers.testing import check_sequence
@@ -244,14 +245,17 @@ def split_at(x):
 
 @pytest.mark.parametrize(
     "layer",
-    [
-        jl.serial(split_at, jl.LSTM(2, peephole=True, projection=3, trainable_carry=True)),
-        jl.serial(split_at, jl.LSTM(2, reverse=True, layer_norm=True)),
-        jl.serial(split_at, jl.GRU(2, reset_after=False, zoneout=0.2)),
-        jl.bidirectional(jl.LSTM(2, coupled=True, recurrent_dropout=0.3)),
-        jl.serial(split_at, jl.MinGRU(2, trainable_carry=True)),
-        jl.LinearRecurrence(2),
-    ],
+    sample(
+        [
+            jl.serial(split_at, jl.LSTM(2, peephole=True, projection=3, trainable_carry=True)),
+            jl.serial(split_at, jl.LSTM(2, reverse=True, layer_norm=True)),
+            jl.serial(split_at, jl.GRU(2, reset_after=False, zoneout=0.2)),
+            jl.bidirectional(jl.LSTM(2, coupled=True, recurrent_dropout=0.3)),
+            jl.serial(split_at, jl.MinGRU(2, trainable_carry=True)),
+            jl.LinearRecurrence(2),
+        ],
+        *(0, 4),
+    ),
     ids=lambda layer: repr(layer)[:60],
 )
 def test_masks_and_steps(layer):
