@@ -270,6 +270,12 @@ class Layer:
     def __deepcopy__(self, memo: dict[int, object]) -> Layer:
         return self
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a Layer cannot be pickled, since it holds functions: {self.short()}; "
+            "save params with jlayers.checkpoint, and build the layer again"
+        )
+
     def _set(self, **fields: object) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)

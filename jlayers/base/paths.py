@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from .errors import LayerError, public_api
-from .specs import path_text
+from .specs import format_short, path_text
 from .types import Params, PyTree
 
 
@@ -123,7 +123,7 @@ def partition(tree: Params, *patterns: str) -> tuple[Params, Params]:
     >>> partition({"body": {"kernel": 1}, "head": {"kernel": 2}}, "body/**")
     ({'body': {'kernel': 1}}, {'head': {'kernel': 2}})
     """
-    flat = flatten(tree)
+    flat = _flat_dict(tree)
     check_each_fits(patterns, list(flat))
     fitting = {
         path: leaf
@@ -134,18 +134,47 @@ def partition(tree: Params, *patterns: str) -> tuple[Params, Params]:
     return unflatten(fitting), unflatten(others)
 
 
+@public_api
 def combine(*trees: Params) -> Params:
     """The tree of all leaves: the inverse of ``partition``.
+
+    Raises:
+      LayerError: for trees that are not nested dicts, and for a path that is in two of them.
 
     >>> combine({"body": {"kernel": 1}}, {"head": {"kernel": 2}})
     {'body': {'kernel': 1}, 'head': {'kernel': 2}}
     """
-    return unflatten({path: leaf for tree in trees for path, leaf in flatten(tree).items()})
+    joined: dict[str, Any] = {}
+    for tree in trees:
+        flat = _flat_dict(tree)
+        if twice := [path for path in flat if path in joined]:
+            raise LayerError(f"two trees have a leaf at {twice[0]!r}")
+        joined |= flat
+    return unflatten(joined)
+
+
+def _flat_dict(tree: Params) -> dict[str, Any]:
+    """``flatten`` of nested dicts; other containers would come back as dicts."""
+    if jax.tree.leaves_with_path(tree) and not (
+        isinstance(tree, dict)
+        and all(
+            isinstance(key, jax.tree_util.DictKey)
+            for path, _ in jax.tree.leaves_with_path(tree)
+            for key in path
+        )
+    ):
+        raise LayerError("the tree must be nested dicts, such as params", got=format_short(tree))
+    return flatten(tree)
 
 
 def check_each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
     """Raises for a pattern that fits none of the paths."""
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise LayerError(
+                f"a pattern must be a text, got {format_short(pattern)}",
+                hint='each pattern by itself: select(params, "**/bias", "head/**")',
+            )
         if not any(matches(path, pattern) for path in paths):
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
             raise LayerError(f"the pattern {pattern!r} fits no path", got=shown or "nothing inside")

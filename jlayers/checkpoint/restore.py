@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -140,7 +140,10 @@ def _arrays(
     # Before the format opens it: most corrupt files are truncated ones.
     _check_size(file, content)
     names = {stored_name(leaf): leaf for leaf in content.leaves}
-    with file_format.read(file) as arrays:
+    opened = file_format.read(file)
+    # A format may return a plain mapping.
+    plain = not isinstance(opened, contextlib.AbstractContextManager)
+    with contextlib.nullcontext(cast(Any, opened)) if plain else opened as arrays:
         if arrays.keys() != names.keys():
             different = min(arrays.keys() ^ names.keys())
             where = "the manifest" if different in arrays else file.name

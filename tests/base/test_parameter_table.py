@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_text import read
 from jax.nn import initializers
 
 import jlayers as jl
@@ -108,3 +109,23 @@ def test_partition_and_combine(key):
     assert jl.partition(params, "**") == (params, {})
     with pytest.raises(jl.LayerError, match="the pattern 'kernal' fits no path"):
         jl.partition(params, "kernal")
+
+
+PATH_ERRORS = [
+    (lambda: jl.combine({"a": 1}, {"a": 2}), "combine: two trees have a leaf at 'a'"),
+    (lambda: jl.combine([{"a": 1}]), "combine: the tree must be nested dicts, such as params"),
+    (
+        lambda: jl.partition({"a": (1, 2)}, "a/**"),
+        "partition: the tree must be nested dicts, such as params",
+    ),
+    (
+        lambda: jl.select({"a": 1}, ["a"]),
+        "select: a pattern must be a text, got ['a']",
+        'hint:     each pattern by itself: select(params, "**/bias", "head/**")',
+    ),
+]
+
+
+@pytest.mark.parametrize("error", PATH_ERRORS, ids=lambda error: error[1])
+def test_errors_of_paths(error):
+    read(error)

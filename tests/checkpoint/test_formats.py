@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 
 import jax
@@ -355,3 +356,40 @@ def test_the_old_name_of_the_error_is_answered():
             _ = module.DamagedCheckpointError
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             _ = module.nothing
+
+
+class Named(Npz):
+    """An Npz of another name and suffix, which reads all arrays into a plain dict."""
+
+    def __init__(self, name, suffix=".npz"):
+        self.name, self.suffix = name, suffix
+
+    def read(self, path):
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+WRONG_FORMATS = [
+    (Npz, "a format must be an object with name, suffix, write and read"),
+    ("npz", "a format must be an object with name, suffix, write and read"),
+    (Named("../x"), "the name of a format must be a word, got '../x'"),
+    (Named("mine", "f2"), "the suffix of a format must be like '.npz', got 'f2'"),
+    (Named("safetensors"), "the name 'safetensors' is that of a format of jlayers"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "text"), WRONG_FORMATS, ids=[text for _, text in WRONG_FORMATS])
+def test_a_wrong_format_is_not_registered(wrong, text):
+    before = dict(base._formats)
+    with pytest.raises(jl.CheckpointError, match=re.escape(text)):
+        checkpoint.register(wrong)
+    assert base._formats == before
+
+
+def test_a_format_may_read_a_plain_mapping(tmp_path):
+    checkpoint.register(Named("plain"))
+    try:
+        path = checkpoint.save_checkpoint(tmp_path, {"w": np.ones(3)}, step=1, format="plain")
+        np.testing.assert_array_equal(checkpoint.read_arrays(path)["w"], np.ones(3))
+    finally:
+        del base._formats["plain"]

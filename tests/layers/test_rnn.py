@@ -343,6 +343,29 @@ ERRORS = [
         ),
         "RNN: carry must give one named array or more",
     ),
+    (
+        lambda: jl.out_spec(
+            jl.RNN(
+                cell_of(lambda params, x, h, carry: carry, project=lambda params, x: x[1:]),
+            ),
+            STEPS,
+        ),
+        "RNN: project must keep the leading axes (time, batch)",
+    ),
+    (
+        lambda: jl.RNN(
+            jl.Cell(
+                lambda x: {"initial_h": (jax.nn.initializers.ones, (3,))},
+                {"h": 3},
+                lambda params, x, h, carry: carry,
+            ),
+            trainable_carry=True,
+        ).init(jax.random.key(0), STEPS),
+        "RNN: the cell has a parameter 'initial_h', and so has trainable_carry",
+    ),
+    (lambda: jl.RNN(jl.LSTM(4)), "hint:     LSTMCell(32); LSTM(32) is a layer by itself"),
+    (lambda: jl.RNN(jl.LSTMCell), "hint:     call it: LSTMCell(32)"),
+    (lambda: jl.RNN([jl.LSTMCell(4)]), "hint:     jl.serial(jl.RNN(a), jl.RNN(b))"),
 ]
 
 

@@ -198,3 +198,46 @@ def test_inspection_and_records_need_no_loop():
         cwd=HERE.parent.parent,
     )
     assert done.stdout == "[]\n"
+
+
+def _hook(**methods):
+    return type("Mine", (training.Hook,), {"every": 1, **methods})()
+
+
+WRONG_HOOKS = [
+    (_hook(every=0), "every of Mine must be a positive int, got 0"),
+    (_hook(every=1.5), "every of Mine must be a positive int, got 1.5"),
+    (_hook(every=None, on_step=lambda *_: None), "Mine has on_step, and would never be called"),
+    (_hook(on_snapshot=lambda *_: None), "Mine has on_snapshot, and would never be called"),
+    (_hook(on_epoch=lambda *_: None), "Mine has on_epoch, which fit does not know"),
+    (
+        _hook(on_step=lambda *_: 1.0),
+        "on_step of Mine must return metrics, scalars by name, or None",
+    ),
+    (_hook(on_step=lambda *_: {1: 2.0}), "on_step of Mine must return metrics*"),
+    (_hook(on_step=lambda *_: {"v": np.ones(3)}), "the metric 'v' of Mine must be a scalar"),
+    (_hook(on_step=lambda *_: {"v": None}), "the metric 'v' of Mine must be a scalar"),
+    (
+        _hook(on_step=lambda *_: {"loss": 0.0}),
+        "a hook returned the metric 'loss', which the step has as well",
+    ),
+]
+
+
+@pytest.mark.parametrize(("hook", "text"), WRONG_HOOKS, ids=[text for _, text in WRONG_HOOKS])
+def test_a_wrong_hook_is_an_error(hook, text):
+    read((lambda: fit(steps=2, hooks=[hook]), f"fit: {text}"))
+
+
+def test_two_hooks_cannot_have_one_metric():
+    hooks = [_hook(on_step=lambda *_: {"v": 1.0}), _hook(on_step=lambda *_: {"v": 2.0})]
+    read((lambda: fit(steps=2, hooks=hooks), "fit: two hooks returned the metric 'v'"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "stopped"),
+    [("enough", "enough"), (np.bool_(True), "callback"), (True, "callback"), (1, "steps")],
+)
+def test_what_ends_the_loop(answer, stopped):
+    assert fit(steps=4, log_every=1, hooks=[lambda record: answer]).stopped == stopped
+    assert fit(steps=4, log_every=1, hooks=[_hook(on_record=lambda *_: answer)]).stopped == stopped

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import stat
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -69,8 +70,26 @@ class CorruptFileError(Exception):
 
 
 def register(new: Format) -> None:
-    """Makes a format known by its name, instead of any of that name."""
-    _formats[new.name] = new
+    """Registers a format, instead of an earlier one of the same name.
+
+    Raises:
+      CheckpointError: for something that is not a format, and for the names of jlayers' own.
+    """
+    name, suffix = getattr(new, "name", None), getattr(new, "suffix", None)
+    methods = [getattr(new, method, None) for method in ("write", "read")]
+    if isinstance(new, type) or not all(map(callable, methods)):
+        raise CheckpointError(
+            "a format must be an object with name, suffix, write and read", got=format_short(new)
+        )
+    if not isinstance(name, str) or not name.isidentifier():
+        raise CheckpointError(f"the name of a format must be a word, got {format_short(name)}")
+    if not isinstance(suffix, str) or not re.fullmatch(r"(\.\w+)+", suffix):
+        raise CheckpointError(
+            f"the suffix of a format must be like '.npz', got {format_short(suffix)}"
+        )
+    if name in _BUILT_IN and type(new).__module__.rpartition(".")[0] != __package__:
+        raise CheckpointError(f"the name {name!r} is that of a format of jlayers")
+    _formats[name] = new
 
 
 def find(name: object) -> Format:

@@ -170,7 +170,21 @@ class Cell(Layer):
                     )
                 return tuple(new[name] for name in names)
 
-            return StepCell(lambda x: x if project is None else project(params, x), step_)
+            def projected_of(x: jax.Array) -> Any:
+                if project is None:
+                    return x
+                projected = project(params, x)
+                leaves = jax.tree.leaves(projected)
+                # A scan would take other axes for time, and give a result of another length.
+                if not leaves or any(jnp.shape(leaf)[:2] != x.shape[:2] for leaf in leaves):
+                    raise LayerError(
+                        "project must keep the leading axes (time, batch)",
+                        expected=f"arrays [{x.shape[0]}, {x.shape[1]}, ...]",
+                        got=format_short(projected),
+                    )
+                return projected
+
+            return StepCell(projected_of, step_)
 
         text = f"Cell({function_text(parameters)}, {function_text(step)})"
         check = check_rank(arguments.positive("rank", rank))

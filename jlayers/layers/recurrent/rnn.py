@@ -90,7 +90,7 @@ def RNN(
     if not isinstance(cell, Cell):
         raise LayerError(
             f"cell must be a Cell, got {format_short(cell)}",
-            hint="LSTMCell(32), or jl.Cell(parameters, carry, step)",
+            hint=_other_cell(cell),
         )
     definition = cell.definition
     if recurrent_dropout and not definition.has_product:
@@ -108,6 +108,11 @@ def RNN(
         parameters = definition.parameters(_one_step(x))
         if trainable_carry:
             for name, spec in definition.carry(_one_step(x)).items():
+                if f"initial_{name}" in parameters:
+                    raise LayerError(
+                        f"the cell has a parameter 'initial_{name}', and so has trainable_carry",
+                        hint="another name for the parameter of the cell",
+                    )
                 parameters[f"initial_{name}"] = (initializers.zeros, spec.shape[1:])
         return initialize(key, x, **parameters), {}
 
@@ -213,6 +218,17 @@ def short_form(make_cell: Callable[..., Layer], given: dict[str, Any]) -> Layer:
     # Without their decorators, so that the layer and its errors have the short form's name.
     layer: Layer = inspect.unwrap(RNN)(inspect.unwrap(make_cell)(**given), **loop)
     return layer
+
+
+def _other_cell(given: object) -> str:
+    """What to pass instead of ``given`` as a cell."""
+    if isinstance(given, tuple | list):
+        return "jl.serial(jl.RNN(a), jl.RNN(b)), one RNN for each cell"
+    if getattr(given, "__jlayers_factory__", False):
+        return f"call it: {getattr(given, '__name__', 'cell')}(32)"
+    if isinstance(given, Layer):
+        return "LSTMCell(32); LSTM(32) is a layer by itself"
+    return "LSTMCell(32), or jl.Cell(parameters, carry, step)"
 
 
 def _one_step(x: Spec | jax.Array) -> Spec:

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 
 from ...base import arguments
+from ...base.errors import TrainingError
+from ...base.specs import format_short
 from ...data import Position
 from ...records.progress import Progress
 from ...records.record import Record
@@ -36,7 +39,7 @@ class FitResult(NamedTuple):
       step: the number of steps taken in total.
       position: in the data, after the last batch that was used.
       stopped: why it ended: "steps", "data" (the data is exhausted), "early stopping", "callback"
-        (a hook returned True; or the text that it returned), "interrupt" (Ctrl-C) or "error".
+        (a hook returned True), the text that a hook returned, "interrupt" (Ctrl-C) or "error".
     """
 
     state: Any
@@ -66,14 +69,16 @@ class LoopSnapshot(NamedTuple):
 
 
 class Hook:
-    """What ``fit`` does beside the steps. Override what you need; everything else does nothing.
+    """Everything that ``fit`` does besides taking steps is done by hooks.
+
+    Override the methods you need; the others do nothing.
 
     No method is called between two steps at which nothing is due, so a hook costs a step nothing.
     Whatever a method raises ends the loop, which saves the state first.
 
     Attributes:
-      every: ``on_step`` is called after each multiple of so many steps, and after the last; None
-        for never. With ``steps_per_call`` it comes after the call that reaches the multiple.
+      every: ``on_step`` is called every so many steps, and after the last; never if None. With
+        ``steps_per_call`` it comes after the call that reaches the multiple.
       snapshot_every: the same for ``on_snapshot``.
 
     >>> import jax, numpy as np, optax, jlayers as jl
@@ -104,12 +109,12 @@ class Hook:
         """A multiple of ``every`` steps was taken.
 
         The state must not be kept: the next step uses up its memory. Metrics that are returned,
-        scalars by name, join the record of this step; the loop waits for them. After a step that
-        was not finite, until the loop reads of it, this is the state before that step.
+        scalars by name, join the record of this step; the loop waits for them. If a step
+        was not finite, this stays the state before that step until the loop notices.
         """
 
     def on_record(self, record: Record) -> bool | str | None:
-        """A record was made, of steps up to ``record.step``; the loop is ahead of it.
+        """Called with each new record; the loop may be some steps past ``record.step`` already.
 
         True ends the loop, and so does a text, which becomes ``FitResult.stopped``.
         """
@@ -179,13 +184,13 @@ class Schedule:
           state: makes the tree of the state, for each hook that needs it.
           last: at the end every hook is due that was not called at this step.
         """
-        found: HookMetrics | None = None
+        found: dict[str, jax.typing.ArrayLike] | None = None
         for entry in self._entries:
             if entry.due <= step or (last and entry.due < math.inf and entry.called != step):
                 own = entry.hook.on_step(step, state())
                 entry.called, entry.due = step, entry.hook.next_due(step)
                 if own is not None:
-                    found = {**(found or {}), **own}
+                    found = (found or {}) | _checked_metrics(entry.hook, own, found or {})
         return found
 
     def for_snapshot(self, step: int, last: bool = False) -> list[Scheduled]:
@@ -247,21 +252,74 @@ class _Callback(Hook):
     def __init__(self, function: Callable[[Record], object]):
         self._function = function
 
-    def on_record(self, record: Record) -> bool:
-        return self._function(record) is True
+    def on_record(self, record: Record) -> bool | str:
+        answer = self._function(record)
+        return answer if isinstance(answer, str) else stops(answer)
 
     def on_end(self, result: FitResult) -> None:
         if callable(close := getattr(self._function, "close", None)):
             close()
 
 
+def stops(answer: object) -> bool:
+    """Whether what a hook returned says to stop: True of Python, NumPy or JAX."""
+    if isinstance(answer, np.bool_ | jax.Array):
+        return answer.shape == () and answer.dtype.kind == "b" and bool(answer)
+    return answer is True
+
+
+def _checked_metrics(hook: Hook, own: object, others: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``on_step`` of a hook returned, if it is scalars by name that no other hook has."""
+    name = type(hook).__name__
+    if not isinstance(own, Mapping) or not all(isinstance(key, str) for key in own):
+        raise TrainingError(
+            f"on_step of {name} must return metrics, scalars by name, or None",
+            got=format_short(own),
+        )
+    for key, value in own.items():
+        numeric = isinstance(value, int | float | np.generic | np.ndarray | jax.Array)
+        if not numeric or np.shape(value) != ():
+            raise TrainingError(
+                f"the metric {key!r} of {name} must be a scalar", got=format_short(value)
+            )
+        if key in others:
+            raise TrainingError(f"two hooks returned the metric {key!r}")
+    return dict(own)
+
+
+def _check_schedule(hook: Hook) -> None:
+    """Raises for a hook that would never be called as it is written."""
+    name = type(hook).__name__
+    for every, method in (("every", "on_step"), ("snapshot_every", "on_snapshot")):
+        period = getattr(hook, every)
+        if period is not None and (not isinstance(period, int) or period < 1):
+            raise TrainingError(
+                f"{every} of {name} must be a positive int, got {format_short(period)}"
+            )
+        own = getattr(type(hook), method) is not getattr(Hook, method)
+        timed = method == "on_step" and type(hook).next_due is not Hook.next_due
+        if own and period is None and not timed:
+            raise TrainingError(
+                f"{name} has {method}, and would never be called",
+                hint=f"{every} = 100, in the class",
+            )
+    known = {method for method in vars(Hook) if method.startswith("on_")}
+    unknown = [method for method in dir(hook) if method.startswith("on_") and method not in known]
+    if unknown:
+        raise TrainingError(
+            f"{name} has {unknown[0]}, which fit does not know",
+            expected=", ".join(sorted(known)),
+        )
+
+
 def as_hook(value: Any) -> Hook:
     """A hook as it is, or a function of a record as one.
 
     Raises:
-      TrainingError: for anything else.
+      TrainingError: for anything else, and for a hook that would never be called.
     """
     if isinstance(value, Hook):
+        _check_schedule(value)
         return value
     arguments.function("hooks", value, "record")
     return _Callback(value)

@@ -23,7 +23,7 @@ from ...base.errors import TrainingError
 from ...base.specs import format_spec, specs_of
 from ...inspection.training_loss import Metrics
 from ...records.record import Record
-from .hooks import Hook
+from .hooks import Hook, stops
 
 # Seconds: more than it takes to copy numbers that have been computed already.
 _WAITED = 1e-3
@@ -186,7 +186,13 @@ class History:
             accumulator, moment = self._fetch(pending)
             check(pending.step, accumulator)
             extra = jax.device_get(pending.extra) if pending.extra else {}
-            metrics = accumulator.means() | {name: float(value) for name, value in extra.items()}
+            means = accumulator.means()
+            if taken := [name for name in extra if name in means]:
+                raise TrainingError(
+                    f"a hook returned the metric {taken[0]!r}, which the step has as well",
+                    hint=f"another name, such as 'hook/{taken[0]}'",
+                )
+            metrics = means | {name: float(value) for name, value in extra.items()}
             step, before = self._last
             rate = (pending.step - step) / max(moment - before, 1e-9)
             # The time of an evaluation does not count for the steps after it.
@@ -206,10 +212,10 @@ class History:
         for hook in self._hooks:
             with contextlib.suppress(*[Exception] * self._muted):
                 reason = hook.on_record(record)
-                if reason is True:
-                    stopped = "callback"
-                elif isinstance(reason, str):
+                if isinstance(reason, str):
                     stopped = reason
+                elif stops(reason):
+                    stopped = "callback"
         return stopped
 
     def _fetch(self, pending: _Pending) -> tuple[MetricAccumulator, float]:
