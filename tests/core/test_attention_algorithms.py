@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from oracles import attention_reference
 from oracles.derivatives import compare, compare_transforms
 from tables.tiers import sample
 
@@ -47,19 +48,13 @@ def _softmax(q, k, v, *, causal=False, mask=None, scale=None):
     return jnp.einsum("bhts,bshd->bthd", weights / jnp.where(total == 0, 1.0, total), v)
 
 
-def _arrays(seed, batch, steps, keys, heads, num_kv_heads, size):
-    numbers = np.random.default_rng(seed)
-    shapes = [(batch, steps, heads, size), *[(batch, keys, num_kv_heads, size)] * 2]
-    return tuple(jnp.asarray(numbers.normal(size=shape)) for shape in shapes)
-
-
 def _random_case(seed):
     """Random shapes: ragged blocks, grouped heads, masks, more or fewer keys than queries."""
     draw = random.Random(seed)
     batch, num_kv_heads, groups = draw.choice([1, 2]), draw.choice([1, 2]), draw.choice([1, 2, 3])
     steps = draw.choice([1, 5, 70, 129, 300])
     keys = draw.choice([1, 7, steps, steps, 140, 290])
-    arrays = _arrays(
+    arrays = attention_reference.arrays(
         seed, batch, steps, keys, num_kv_heads * groups, num_kv_heads, draw.choice([1, 4])
     )
     how = {"causal": draw.random() < 0.6, "scale": draw.choice([None, 0.3])}
@@ -95,7 +90,7 @@ def test_many_blocks_run_in_loops(causal, monkeypatch):
     _compare(
         lambda q, k, v: core.attention(q, k, v, **how, method="blocks"),
         lambda q, k, v: _softmax(q, k, v, **how),
-        _arrays(0, 1, 1300, 1300, 1, 1, 2),
+        attention_reference.arrays(0, 1, 1300, 1300, 1, 1, 2),
     )
 
 
@@ -103,7 +98,7 @@ def test_many_blocks_run_in_loops(causal, monkeypatch):
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_passes_every_transformation(method, masked):
-    q, k, v = _arrays(1, 2, 70, 75, 4, 2, 3)
+    q, k, v = attention_reference.arrays(1, 2, 70, 75, 4, 2, 3)
     mask = jnp.asarray(np.random.default_rng(0).random((2, 1, 70, 75)) < 0.6) if masked else None
     mask = mask if mask is None else mask.at[:, :, 3].set(False)
 
@@ -145,7 +140,7 @@ def test_every_method_passes_every_transformation(method, masked):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_narrow_floats_keep_their_dtype_and_a_wide_softmax(dtype, method):
-    arrays = [a.astype(dtype) for a in _arrays(2, 2, 150, 150, 4, 2, 8)]
+    arrays = [a.astype(dtype) for a in attention_reference.arrays(2, 2, 150, 150, 4, 2, 8)]
 
     def loss(*arrays):
         return jnp.sum(core.attention(*arrays, causal=True, method=method).astype("float32"))
@@ -164,7 +159,7 @@ def test_narrow_floats_keep_their_dtype_and_a_wide_softmax(dtype, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_query_that_sees_no_key_gives_zeros(method):
-    q, k, v = (a.astype("float32") for a in _arrays(3, 1, 80, 80, 2, 2, 4))
+    q, k, v = (a.astype("float32") for a in attention_reference.arrays(3, 1, 80, 80, 2, 2, 4))
     mask = jnp.ones((80, 80), bool).at[7].set(False)
 
     def run(q, k, v):
@@ -180,7 +175,7 @@ def test_a_query_that_sees_no_key_gives_zeros(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_causal_queries_are_the_last_steps(method):
     """A block of queries at the end of a sequence gives the end of the whole sequence's output."""
-    q, k, v = (a.astype("float32") for a in _arrays(4, 1, 90, 90, 2, 2, 4))
+    q, k, v = (a.astype("float32") for a in attention_reference.arrays(4, 1, 90, 90, 2, 2, 4))
     whole = core.attention(q, k, v, causal=True, method=method)
     end = core.attention(q[:, -70:], k, v, causal=True, method=method)
     np.testing.assert_allclose(end, whole[:, -70:], rtol=1e-5, atol=1e-6)
@@ -217,7 +212,7 @@ def test_memory_is_linear_in_the_sequence(causal):
 
 
 def test_gradients_keep_no_scores_for_the_backward_pass():
-    q, k, v = (a.astype("float32") for a in _arrays(5, 1, 256, 256, 2, 2, 4))
+    q, k, v = (a.astype("float32") for a in attention_reference.arrays(5, 1, 256, 256, 2, 2, 4))
     _, pull = jax.vjp(lambda *a: core.attention(*a, method="blocks"), q, k, v)
     stored = sum(leaf.size for leaf in jax.tree.leaves(pull))
     assert stored <= 4 * q.size + 2 * 256

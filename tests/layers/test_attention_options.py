@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax import test_util
 from oracles import attention_reference
-from test_attention_algorithms import _arrays
 
 from jlayers import core
 from jlayers.core.attention.blockwise import BlockSizes
@@ -86,7 +85,7 @@ def _agree(arrays, method, **how):
 @pytest.mark.parametrize("case", CASES)
 def test_the_loop_s_numbers(case, method):
     how, steps, keys, num_kv_heads = CASES[case]
-    _agree(_arrays(0, 2, steps, keys, HEADS, num_kv_heads, 4), method, **how)
+    _agree(attention_reference.arrays(0, 2, steps, keys, HEADS, num_kv_heads, 4), method, **how)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -97,12 +96,17 @@ def test_positions_of_rows_with_holes(method):
     at = core.positions_from_mask(jnp.asarray(mask))
     np.testing.assert_array_equal(at, np.cumsum(mask, 1) - mask)
     how = {"causal": True, "window": 3, "alibi": True, "positions": (at, at)}
-    _agree(_arrays(1, 3, 19, 19, HEADS, 2, 4), method, mask=jnp.asarray(mask)[:, None, None], **how)
+    _agree(
+        attention_reference.arrays(1, 3, 19, 19, HEADS, 2, 4),
+        method,
+        mask=jnp.asarray(mask)[:, None, None],
+        **how,
+    )
 
 
 @pytest.mark.parametrize("shape", [(13, 8), (HEADS, 1, 8), (2, 1, 13, 1), (2, HEADS, 13, 8)])
 def test_a_bias_of_any_shape(shape):
-    arrays = _arrays(2, 2, 13, 8, HEADS, 2, 4)
+    arrays = attention_reference.arrays(2, 2, 13, 8, HEADS, 2, 4)
     bias = jnp.asarray(np.random.default_rng(3).normal(size=shape))
     _agree(arrays, None, bias=bias, soft_cap=1.5)
     run = jax.jit(lambda bias: core.attention(*arrays, bias=bias))
@@ -110,7 +114,7 @@ def test_a_bias_of_any_shape(shape):
 
 
 def test_a_window_in_blocks_passes_every_transformation():
-    q, k, v = _arrays(4, 2, 23, 23, 2, 1, 4)
+    q, k, v = attention_reference.arrays(4, 2, 23, 23, 2, 1, 4)
 
     def loss(method, t):
         how = {"causal": True, "window": 6, "alibi": True, "soft_cap": 1.0, "method": method}
@@ -242,7 +246,7 @@ def test_what_the_kernel_of_nvidia_is_asked_for(case, monkeypatch):
             return by_xla(*arrays, **asked)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    arrays = [a.astype(jnp.bfloat16) for a in _arrays(6, 3, 19, 19, HEADS, 2, 8)]
+    arrays = [a.astype(jnp.bfloat16) for a in attention_reference.arrays(6, 3, 19, 19, HEADS, 2, 8)]
     out = core.attention(*arrays, **how, method="cudnn")
     wide = [a.astype("float64") for a in arrays]
     np.testing.assert_allclose(out.astype("float64"), _loop(wide, **how), atol=0.05)

@@ -1,6 +1,14 @@
 """Attention written out in NumPy loops, from its definition, in float64."""
 
+import jax.numpy as jnp
 import numpy as np
+
+
+def arrays(seed, batch, steps, keys, heads, num_kv_heads, size):
+    """Random queries, keys and values."""
+    numbers = np.random.default_rng(seed)
+    shapes = [(batch, steps, heads, size), *[(batch, keys, num_kv_heads, size)] * 2]
+    return tuple(jnp.asarray(numbers.normal(size=shape)) for shape in shapes)
 
 
 def attention(q, k, v, visible, *, bias=None, soft_cap=None, scale=None):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tables.instances import INSTANCES
-from tables.tiers import rows, sample
+from tables.tiers import rows
 
 import jlayers as jl
 from jlayers.testing import check_sequence
@@ -225,7 +225,8 @@ def _layers(random):
     return layer
 
 
-@pytest.mark.parametrize("seed", sample([0, 1]))
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [0, 1])
 def test_random_models_of_eight_layers(seed):
     random = np.random.default_rng(seed)
     model = jl.serial(*[_layers(random) for _ in range(8)])
