@@ -128,7 +128,7 @@ class Loop:
         many = plan.steps_per_call > 1
         self._recent = RecentBatches(plan.source, self.step, self.position, many)
         try:
-            # A new segment reads the data anew: after a rollback from another position.
+            # A new segment reads the data again: after a rollback from another position.
             with self._batches() as batches:
                 stopped = self._take(batches)
             self._finish(stopped)
