@@ -200,7 +200,7 @@ def _tables(trees: tuple[Params, State], made: list[Made], source: PairInit) -> 
     """How each array of what ``init`` returned was made.
 
     By its initialiser, where all of them were made by ``make`` under their own names; otherwise
-    by the layer's ``init``, of which nothing is known.
+    it is marked as made by the layer's own ``init``.
     """
     # By identity: each array is a tracer of its own, and two parameters may be equal.
     by_initializer = {(one.name, id(one.value)): one.spec for one in made}

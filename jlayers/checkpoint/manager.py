@@ -1,8 +1,8 @@
-"""A folder of checkpoints: written beside the training, the last and the best ones kept.
+"""A folder of checkpoints, written in the background; the last and the best are kept.
 
 How to read this file: ``save`` copies on the caller's thread and starts ``_write``, which writes
-and then prunes the folder. Nothing is remembered that the folder does not hold, except metrics
-(read once) and which checkpoints were found corrupt. ``restore`` falls back to earlier ones.
+and then prunes the folder. All state is in the folder, except metrics (read once) and which
+checkpoints were found corrupt. ``restore`` falls back to earlier ones.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def accumulated(
     """The mean of the gradients of ``parts`` equal parts of a batch, computed one after the other.
 
     Only one part's activations are in memory at a time. Each part draws from a key of its own, and
-    starts with the state that the part before it left. Metrics are means, counts (integers) sums.
+    starts from the state that the previous part returned. Metrics are means; counts, which are
+    integers, are sums.
     """
 
     def part_of(leaf: jax.Array) -> jax.Array:

@@ -57,7 +57,9 @@ class Change(NamedTuple):
 
 
 def signature(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
-    """The signature of a call. Donated arrays, deleted by now, still have all that it reads.
+    """The signature of a call.
+
+    Works on donated arrays too: their shapes and dtypes survive deletion.
 
     Args:
       names: of the positional arguments, as far as they are known.

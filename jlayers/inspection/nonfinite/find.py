@@ -85,7 +85,7 @@ def find_non_finite(
     """The first layer whose output or gradient is not finite, in one training step that is re-run.
 
     The model runs forward and backward once, with a probe around each layer. That compiles slowly:
-    it is meant for the one step of which a flag said that it went wrong, not for every step.
+    it is meant for a step that is already known to have failed, not for every step.
 
     Args:
       model: the layer that is trained.

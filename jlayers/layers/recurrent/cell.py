@@ -241,8 +241,8 @@ def rows(sizes: Mapping[str, int], wide: bool = False) -> Callable[[Spec], Carry
     """``carry`` of vectors: (batch, size) for each name, in the dtype of the input.
 
     Args:
-      sizes: by name.
-      wide: float32 at least.
+      sizes: the size of each array of the carry, by name.
+      wide: whether to use float32 at least.
     """
 
     def carry(x: Spec) -> CarrySpecs:

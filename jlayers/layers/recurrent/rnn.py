@@ -52,18 +52,19 @@ def RNN(
     Padded steps are skipped; the carry is passed on unchanged. As the layer is causal, ``stream``
     takes it block by block.
 
-    The LSTM, GRU and SimpleRNN without zoneout, recurrent dropout, resets and starred options of
-    their cells run on a fused algorithm with a gradient of its own, MinGRU and LinearRecurrence
-    without zoneout as an associative scan. All else is a plain scan over the steps, which is
-    slower.
+    LSTM, GRU and SimpleRNN run on a fused algorithm with a custom gradient, and MinGRU and
+    LinearRecurrence as an associative scan. With zoneout, recurrent dropout, resets or an option
+    of the cell that is marked so (``peephole``, ``layer_norm``, ``clip``, ...), they run as a
+    plain scan over the steps, which is slower.
 
     Args:
       cell: ``LSTMCell(32)``, or a ``Cell`` of your own.
       return_sequences: False for the output of the last valid step only.
       reverse: from the last step to the first; a sequence of outputs stays in the input's order.
       trainable_carry: the initial carry is a parameter, zeros at init.
-      zoneout: in training each value of the carry keeps its old value with this probability; else
-        the new one is the mean of both cases (Krueger et al., 2017).
+      zoneout: in training each value of the carry keeps its old value with this probability.
+        Outside training the new value is the expected one, ``rate * old + (1 - rate) * new`` (Krueger et
+        al., 2017).
       recurrent_dropout: in training each value of h is dropped with this probability where it
         meets the recurrent kernel, the same ones in all steps (Gal & Ghahramani, 2016). In a
         stream they are drawn from the key of each block: the same key, the same mask.

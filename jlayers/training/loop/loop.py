@@ -315,7 +315,7 @@ class Loop:
     def _finish(self, stopped: str) -> None:
         """Takes snapshots, and then makes a record of the steps since the last one.
 
-        Not the other way round: a loop that continues from here has no record at this step.
+        Snapshots come first, so that a resumed loop does not find a record of this step in them.
         """
         if self._accumulator is None:
             return
