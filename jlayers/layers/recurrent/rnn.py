@@ -62,9 +62,9 @@ def RNN(
       return_sequences: False for the output of the last valid step only.
       reverse: from the last step to the first; a sequence of outputs stays in the input's order.
       trainable_carry: the initial carry is a parameter, zeros at init.
-      zoneout: in training each value of the carry keeps its old value with this probability.
-        Outside training the new value is the expected one, ``rate * old + (1 - rate) * new`` (Krueger et
-        al., 2017).
+      zoneout: in training each value of the carry keeps its old value with this probability;
+        outside training it is the expected one, ``zoneout * old + (1 - zoneout) * new`` (Krueger
+        et al., 2017).
       recurrent_dropout: in training each value of h is dropped with this probability where it
         meets the recurrent kernel, the same ones in all steps (Gal & Ghahramani, 2016). In a
         stream they are drawn from the key of each block: the same key, the same mask.
