@@ -53,9 +53,9 @@ def RNN(
     takes it block by block.
 
     LSTM, GRU and SimpleRNN run on a fused algorithm with a custom gradient, and MinGRU and
-    LinearRecurrence as an associative scan. With zoneout, recurrent dropout, resets or an option
-    of the cell that is marked so (``peephole``, ``layer_norm``, ``clip``, ...), they run as a
-    plain scan over the steps, which is slower.
+    LinearRecurrence as an associative scan. With zoneout, recurrent dropout, resets, or options of
+    the cell such as ``peephole``, ``layer_norm`` and ``clip``, they run as a plain scan over the
+    steps, which is slower.
 
     Args:
       cell: ``LSTMCell(32)``, or a ``Cell`` of your own.
