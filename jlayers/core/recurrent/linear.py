@@ -64,18 +64,6 @@ def min_gru_cell(kernel: jax.Array, bias: jax.Array | None = None) -> StepCell[C
     return StepCell(project, _step)
 
 
-def min_gru(
-    x: jax.Array,
-    h: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None = None,
-    *,
-    options: ScanOptions = ScanOptions(),
-) -> tuple[jax.Array, jax.Array]:
-    """``min_gru_cell`` over all steps: (outputs (batch, time, H), the last h)."""
-    return linear_recurrence(*min_gru_cell(kernel, bias).project(x), h, options)
-
-
 def rg_lru_cell(
     decay: jax.Array, gate_kernel: jax.Array, gate_bias: jax.Array | None = None
 ) -> StepCell[Coefficients]:
@@ -98,19 +86,6 @@ def rg_lru_cell(
         return jnp.exp(log_a), jnp.sqrt(rest) * i * _widen(u)
 
     return StepCell(project, _step)
-
-
-def rg_lru(
-    u: jax.Array,
-    h: jax.Array,
-    decay: jax.Array,
-    gate_kernel: jax.Array,
-    gate_bias: jax.Array | None = None,
-    *,
-    options: ScanOptions = ScanOptions(),
-) -> tuple[jax.Array, jax.Array]:
-    """``rg_lru_cell`` over all steps: (outputs (batch, time, H), the last h)."""
-    return linear_recurrence(*rg_lru_cell(decay, gate_kernel, gate_bias).project(u), h, options)
 
 
 def _step(coefficients: Coefficients, _: jax.Array, carry: Carry) -> Carry:
