@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from .errors import LayerError, truncate
-from .specs import PyTree, format_short, format_spec
+from .specs import format_short, format_spec
+from .types import PyTree
 
 
 def positive(name: str, value: Any) -> int:

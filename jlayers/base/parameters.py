@@ -25,10 +25,8 @@ from jax.typing import DTypeLike
 from . import arguments
 from .errors import Described, LayerError, calling_user_code
 from .repr_text import function_text
-from .specs import cast_like as cast_like
 from .specs import format_spec, specs_of, storage_dtype
-from .types import InitFn, Params, PyTree, State
-from .types import Initializer as Initializer
+from .types import InitFn, Initializer, Params, PyTree, State
 
 # Children are named before layers exist here: this module is below ``layer``.
 L = TypeVar("L", bound=Described)

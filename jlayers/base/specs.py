@@ -19,10 +19,7 @@ from ..core.dtypes import at_least_float32
 from . import sequence
 from .errors import LayerError, public_api, truncate
 from .repr_text import value_text
-from .types import Params as Params
-from .types import PyTree as PyTree
-from .types import Spec as Spec
-from .types import State as State
+from .types import PyTree, Spec
 
 # Sizes may be symbolic, as in jax.export: only what certainly is not a size is refused.
 _NO_SIZE = (type(None), bool, float, np.floating, str, tuple, list, dict, jax.Array, np.ndarray)

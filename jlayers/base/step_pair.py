@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from .errors import LayerError
 from .sequence_mode import SequenceMode, filled, without_masks
 from .specs import format_short, specs_of
-from .types import ApplyFn, LayerLike, Params, PyTree, State
-from .types import Carry as Carry
+from .types import ApplyFn, Carry, LayerLike, Params, PyTree, State
 
 
 class StepPair(NamedTuple):

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import jax
 
 from .errors import LayerError
-from .specs import Spec, format_spec, leaf_matches, specs_of, tree_matches
+from .specs import format_spec, leaf_matches, specs_of, tree_matches
 from .tracing import Traceable, trace
-from .types import Params, PyTree, State
+from .types import Params, PyTree, Spec, State
 from .validation import check_tree_matches, leaves_by_path
 
 # Each trial is an abstract pass of one layer, in a call that fails anyway.

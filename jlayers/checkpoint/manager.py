@@ -20,7 +20,8 @@ from typing import Self
 
 from ..base import arguments
 from ..base.errors import CheckpointError, public_api, warn
-from ..base.specs import PyTree, format_short
+from ..base.specs import format_short
+from ..base.types import PyTree
 from .atomic import atomic_remove, clean
 from .formats.base import find, known
 from .restore import CorruptCheckpointError, Restored, read_checkpoint, read_manifest

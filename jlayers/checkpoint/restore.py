@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from ..base.errors import CheckpointError, public_api
-from ..base.specs import PyTree, format_short
+from ..base.specs import format_short
+from ..base.types import PyTree
 from . import manifest
 from .formats.base import CorruptFileError, find, open_regular
 from .manifest import Manifest

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..base import arguments
 from ..base.errors import CheckpointError, public_api
-from ..base.specs import PyTree, format_short
+from ..base.specs import format_short
+from ..base.types import PyTree
 from . import manifest
 from .atomic import atomic_directory, sync
 from .formats.base import Format, find

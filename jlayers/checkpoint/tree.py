@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..base.errors import CheckpointError
-from ..base.specs import PyTree, format_short, path_text
+from ..base.specs import format_short, path_text
+from ..base.types import PyTree
 from .formats.base import CorruptFileError
 
 # Every file format stores these as they are.

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..base import arguments
 from ..base.errors import DataError, calling_user_code, public_api
-from ..base.specs import PyTree, format_short
+from ..base.specs import format_short
+from ..base.types import PyTree
 from .epochs import Epochs, OneEpoch
 from .loaders import grain_source, is_from, torch_source
 from .source import Source

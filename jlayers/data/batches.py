@@ -14,7 +14,8 @@ import numpy as np
 
 from ..base import arguments
 from ..base.errors import DataError, JlayersError, public_api
-from ..base.specs import PyTree, format_short, path_text
+from ..base.specs import format_short, path_text
+from ..base.types import PyTree
 from . import host_arrays
 from .shuffle import epoch_order, philox_key
 from .source import Position, check_epochs, parse_position, past_end

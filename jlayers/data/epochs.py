@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..base.errors import DataError
-from ..base.specs import PyTree
+from ..base.types import PyTree
 from .source import Position, check_epochs, parse_position, past_end
 
 _END = object()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ..base.errors import DataError, calling_user_code
-from ..base.specs import PyTree
+from ..base.types import PyTree
 from .epochs import Epochs, skip
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from ..base import arguments
 from ..base.errors import DataError
-from ..base.specs import PyTree, format_short
+from ..base.specs import format_short
+from ..base.types import PyTree
 
 Position = list[Any]
 

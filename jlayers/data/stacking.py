@@ -12,12 +12,8 @@ import numpy as np
 
 from ..base import arguments
 from ..base.errors import DataError, public_api
-from ..base.specs import (
-    PyTree,
-    format_short,
-    format_spec,
-    path_text,
-)
+from ..base.specs import format_short, format_spec, path_text
+from ..base.types import PyTree
 from . import host_arrays
 from .source import Position
 

@@ -16,8 +16,8 @@ from jax import lax
 from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
-from ..base.specs import Params, State, format_spec
-from ..base.step_pair import Carry
+from ..base.specs import format_spec
+from ..base.types import Carry, Params, State
 from .prompts import Decoder, PromptLike, as_prompt, check_model, prefill, stop_ids
 
 

@@ -12,8 +12,8 @@ from ..base import arguments
 from ..base.errors import LayerError, calling_user_code, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
-from ..base.specs import Params, State, format_short
-from ..base.step_pair import Carry
+from ..base.specs import format_short
+from ..base.types import Carry, Params, State
 from .prompts import Prompt, PromptLike, as_prompt, check_model, prefill, stop_ids
 from .sampling import Choose, greedy
 

@@ -12,7 +12,7 @@ from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
-from ..base.specs import Params, State
+from ..base.types import Params, State
 from .decode import decode_prompt
 from .prompts import (
     Prompt,

@@ -22,8 +22,8 @@ from ..base.adapters import out_spec
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.sequence import Sequence, split
-from ..base.specs import Params, State, format_short, format_spec, spec
-from ..base.step_pair import Carry
+from ..base.specs import format_short, format_spec, spec
+from ..base.types import Carry, Params, State
 from ..core.dtypes import at_least_float32
 from ..sequences.streaming import stream
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ..base.errors import TrainingError, warn
-from ..base.specs import PyTree, format_spec, path_text, specs_of
+from ..base.specs import format_spec, path_text, specs_of
+from ..base.types import PyTree
 
 
 def check_distinct(tree: PyTree) -> None:

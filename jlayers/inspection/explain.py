@@ -14,8 +14,9 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
 from ..base.layer import Layer
 from ..base.paths import join
-from ..base.specs import PyTree, specs_of
+from ..base.specs import specs_of
 from ..base.tracing import Trace, trace
+from ..base.types import PyTree
 from ..core.dispatch import Record, recording
 from .summary import table_text
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
-from ..base.specs import Params, PyTree, State, format_short, specs_of
+from ..base.specs import format_short, specs_of
+from ..base.types import Params, PyTree, State
 
 # (x, *targets)
 Batch: TypeAlias = tuple[PyTree, ...]

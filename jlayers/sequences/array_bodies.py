@@ -27,13 +27,9 @@ from ..base.sequence import (
     mapped,
     sequences_in,
 )
-from ..base.specs import (
-    PyTree,
-    format_short,
-    spec_key,
-    specs_of,
-)
+from ..base.specs import format_short, spec_key, specs_of
 from ..base.tracing import REMEMBERED
+from ..base.types import PyTree
 
 # No model has a batch of so many rows, or an axis of so many steps. 55,440 has many divisors, so
 # that layers with strides divide it exactly, and different lengths stay different.

@@ -19,22 +19,10 @@ from ..base.layer import Layer
 from ..base.receptive_field import CAUSAL, ReceptiveField
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import SequenceMode
-from ..base.specs import (
-    Params,
-    PyTree,
-    State,
-    as_array,
-    format_spec,
-    path_text,
-    specs_of,
-)
-from ..base.step_pair import (
-    Carry,
-    StepPair,
-    check_carry,
-    stream_of,
-)
+from ..base.specs import as_array, format_spec, path_text, specs_of
+from ..base.step_pair import StepPair, check_carry, stream_of
 from ..base.tracing import trace
+from ..base.types import Carry, Params, PyTree, State
 from ..base.validation import check_tree, check_tree_matches
 
 

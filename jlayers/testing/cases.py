@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from ..base.layer import Layer
-from ..base.specs import PyTree, format_spec, path_text, specs_of
+from ..base.specs import format_spec, path_text, specs_of
+from ..base.types import PyTree
 from .purity import same_program
 from .trees import numbers, values_for
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base.specs import PyTree
+from ..base.types import PyTree
 from .cases import Case
 from .trees import as_float, dot, floats_of, item, map_numpy, moved, random_like, with_floats
 

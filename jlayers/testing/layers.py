@@ -18,8 +18,9 @@ from ..base.adapters import out_spec
 from ..base.constructors import lift
 from ..base.errors import LayerError
 from ..base.parameters import child_key
-from ..base.specs import PyTree, specs_of
+from ..base.specs import specs_of
 from ..base.tracing import trace
+from ..base.types import PyTree
 from .cases import Case
 from .derivatives import check_derivatives
 from .purity import equations, same_program, same_traces

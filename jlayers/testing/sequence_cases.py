@@ -13,7 +13,8 @@ from ..base.adapters import out_spec
 from ..base.errors import LayerError
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import without_masks
-from ..base.specs import PyTree, format_spec, path_text, specs_of
+from ..base.specs import format_spec, path_text, specs_of
+from ..base.types import PyTree
 from ..sequences.streaming import stream
 from .purity import same_program
 from .trees import as_float, floats_of, is_float, numbers, values_for, with_floats

@@ -13,7 +13,8 @@ import numpy as np
 from ..base.constructors import lift
 from ..base.errors import LayerError
 from ..base.sequence import is_sequence, sequences_in
-from ..base.specs import PyTree, format_spec, specs_of
+from ..base.specs import format_spec, specs_of
+from ..base.types import PyTree
 from ..combinators.merge import concatenate
 from ..sequences.streaming import receptive_field as receptive_field_of
 from ..sequences.streaming import stream

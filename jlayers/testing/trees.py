@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base.specs import PyTree, specs_of
+from ..base.specs import specs_of
+from ..base.types import PyTree
 
 
 def values_for(x: PyTree) -> PyTree:

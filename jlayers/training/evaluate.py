@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from ..base import arguments
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
-from ..base.specs import Params, State, format_short, format_spec, specs_of
+from ..base.specs import format_short, format_spec, specs_of
+from ..base.types import Params, State
 from ..data import as_source
 from ..inspection.training_loss import Batch, Metrics
 from .state import TrainState, check_model, ema_params

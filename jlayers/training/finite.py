@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..base.specs import PyTree
+from ..base.types import PyTree
 
 Tree = TypeVar("Tree")
 

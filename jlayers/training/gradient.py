@@ -10,7 +10,8 @@ from jax import lax
 
 from ..base.errors import TrainingError
 from ..base.layer import Layer
-from ..base.specs import Params, PyTree, State, format_spec, specs_of
+from ..base.specs import format_spec, specs_of
+from ..base.types import Params, PyTree, State
 from ..inspection.training_loss import Batch, LossFunction, Metrics, training_loss
 from .state import join_trained, split_trained
 

@@ -12,7 +12,8 @@ import optax
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.paths import combine, flatten, partition, unflatten
-from ..base.specs import Params, PyTree, State, format_short
+from ..base.specs import format_short
+from ..base.types import Params, PyTree, State
 from .loss_scale import LossScale, ScaleState, check_loss_scale
 
 Optimizer: TypeAlias = optax.GradientTransformation

@@ -19,7 +19,8 @@ from jax import lax
 from ..base import arguments
 from ..base.errors import TrainingError, public_api, public_init
 from ..base.layer import Layer
-from ..base.specs import Params, PyTree, State, format_short, format_spec, specs_of
+from ..base.specs import format_short, format_spec, specs_of
+from ..base.types import Params, PyTree, State
 from ..inspection.training_loss import Batch, LossFunction, Metrics
 from .finite import cond_update, edges_are_finite, is_finite, select_if
 from .gradient import accumulated, gradient_of

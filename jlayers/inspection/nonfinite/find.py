@@ -20,8 +20,9 @@ from ...base import arguments
 from ...base.errors import LayerError, public_api
 from ...base.layer import Layer
 from ...base.paths import check_each_fits, flatten, matches
-from ...base.specs import Params, PyTree, State, format_short, specs_of
+from ...base.specs import format_short, specs_of
 from ...base.tracing import trace
+from ...base.types import Params, PyTree, State
 from ..training_loss import Batch, LossFunction, Metrics, training_loss
 from .localize import (
     Call,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ...base.parameters import entry_of
-from ...base.specs import PyTree
+from ...base.types import PyTree
 from .measure import (
     HIGH,
     INF,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...base.sequence import Sequence, is_sequence
-from ...base.specs import PyTree
+from ...base.types import PyTree
 
 # A measurement, for each row of the batch: how many values are NaN and how many infinite, and the
 # least and the largest finite one. An array without an axis of rows is all in the first.

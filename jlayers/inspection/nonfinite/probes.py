@@ -24,13 +24,9 @@ from ...base.layer import Layer
 from ...base.paths import join, matches
 from ...base.sequence import Sequence
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import (
-    Params,
-    PyTree,
-    State,
-    path_text,
-)
+from ...base.specs import path_text
 from ...base.tracing import trace
+from ...base.types import Params, PyTree, State
 from .measure import (
     floating,
     measured,

@@ -16,12 +16,8 @@ import numpy as np
 from ...base.errors import truncate
 from ...base.repr_text import function_text
 from ...base.sequence import Sequence, is_sequence
-from ...base.specs import (
-    PyTree,
-    format_short,
-    format_spec,
-    path_text,
-)
+from ...base.specs import format_short, format_spec, path_text
+from ...base.types import PyTree
 from .localize import Blamed, Call, whole
 from .measure import (
     HIGH,

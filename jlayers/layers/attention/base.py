@@ -9,8 +9,9 @@ import jax
 from ... import core
 from ...base import arguments
 from ...base.errors import LayerError
-from ...base.parameters import Initializer, initialize
-from ...base.specs import Params, format_spec
+from ...base.parameters import initialize
+from ...base.specs import format_spec
+from ...base.types import Initializer, Params
 
 Spec = jax.ShapeDtypeStruct
 

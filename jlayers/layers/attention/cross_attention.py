@@ -11,12 +11,12 @@ from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, cast_like
 from ...base.receptive_field import EVERYWHERE, ReceptiveField
 from ...base.sequence import Sequence, join, made_of_steps, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, State, format_spec
-from ...base.step_pair import Carry, StepPair
+from ...base.specs import cast_like, format_spec
+from ...base.step_pair import StepPair
+from ...base.types import Carry, Initializer, Params, State
 from .base import Spec, projections
 
 

@@ -20,12 +20,12 @@ from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, cast_like
 from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, State
-from ...base.step_pair import Carry, StepPair
+from ...base.specs import cast_like
+from ...base.step_pair import StepPair
+from ...base.types import Carry, Initializer, Params, State
 from .base import Spec, projections
 
 

@@ -22,12 +22,13 @@ from ...base.arguments import Sizes
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.layer import Layer
-from ...base.parameters import Initializer, cast_like, initialize
+from ...base.parameters import initialize
 from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, State, format_spec
-from ...base.step_pair import Carry, StepPair
+from ...base.specs import cast_like, format_spec
+from ...base.step_pair import StepPair
+from ...base.types import Carry, Initializer, Params, State
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
 from ...core.windows import explicit_padding
 

@@ -12,7 +12,7 @@ from ...base import arguments
 from ...base.arguments import CausalPadding, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
+from ...base.types import Initializer
 from ...core.time_windows import TimeWindow
 from ...core.windows import explicit_padding
 from .base import ConvOptions, Image, convolution

@@ -12,7 +12,7 @@ from ...base import arguments
 from ...base.arguments import Padding, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
+from ...base.types import Initializer
 from ...core.conv.transpose import transposed_padding
 from ...core.time_windows import TransposedTimeWindow
 from .base import ConvOptions, Image, convolution

@@ -11,8 +11,9 @@ from ...base.arguments import Positive
 from ...base.constructors import stateless
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, cast_like, initialize
-from ...base.specs import Params
+from ...base.parameters import initialize
+from ...base.specs import cast_like
+from ...base.types import Initializer, Params
 
 
 @factory

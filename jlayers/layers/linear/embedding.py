@@ -12,8 +12,9 @@ from ...base.constructors import stateless
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, initialize
-from ...base.specs import Params, format_spec
+from ...base.parameters import initialize
+from ...base.specs import format_spec
+from ...base.types import Initializer, Params
 
 
 @factory

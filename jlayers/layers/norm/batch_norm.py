@@ -11,12 +11,12 @@ from ...base import arguments
 from ...base.arguments import NonNegative, UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, initialize
+from ...base.parameters import initialize
 from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, State
-from ...base.step_pair import Carry, StepPair
+from ...base.step_pair import StepPair
+from ...base.types import Carry, Initializer, Params, State
 from ...core.dtypes import at_least_float32
 
 

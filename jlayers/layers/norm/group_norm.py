@@ -11,10 +11,11 @@ from ...base.arguments import NonNegative, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, initialize
+from ...base.parameters import initialize
 from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, State, format_spec
+from ...base.specs import format_spec
+from ...base.types import Initializer, Params, State
 
 
 @factory

@@ -11,8 +11,8 @@ from ...base.arguments import NonNegative
 from ...base.constructors import stateless
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, initialize
-from ...base.specs import Params
+from ...base.parameters import initialize
+from ...base.types import Initializer, Params
 from ...core.norm import batch_statistics
 
 

@@ -13,8 +13,8 @@ from ...base.arguments import NonNegative
 from ...base.constructors import stateless
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer, initialize
-from ...base.specs import Params
+from ...base.parameters import initialize
+from ...base.types import Initializer, Params
 from ...core.dtypes import at_least_float32
 
 

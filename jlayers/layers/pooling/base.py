@@ -12,7 +12,7 @@ from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.sequence import Sequence, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, State
+from ...base.types import Params, State
 from ...core.time_windows import TimeWindow
 from ...core.windows import Windows, explicit_padding
 from ..conv.base import IMAGE, NO_CHANNELS, Image

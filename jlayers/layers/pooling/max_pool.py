@@ -9,7 +9,7 @@ from ...base.arguments import CausalPadding, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence
-from ...base.specs import Params
+from ...base.types import Params
 from ...core.dtypes import min_value
 from ..conv.base import WindowedOp, windowed_layer
 from .base import PoolWindow

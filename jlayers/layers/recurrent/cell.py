@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from ...base import arguments
 from ...base.errors import LayerError, calling_user_code, public_api
 from ...base.layer import Layer
-from ...base.parameters import Initializer, cast_like, initialize
+from ...base.parameters import initialize
 from ...base.repr_text import function_text
-from ...base.specs import Params, Spec, State, format_short, format_spec, specs_of
+from ...base.specs import cast_like, format_short, format_spec, specs_of
+from ...base.types import Initializer, Params, Spec, State
 from ...core.dtypes import at_least_float32
 from ...core.recurrent.chunking import Carry
 from ...core.recurrent.linear import Coefficients, linear_recurrence

@@ -10,8 +10,7 @@ from ...base import arguments
 from ...base.arguments import Fraction, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
-from ...base.specs import Spec
+from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import conv_lstm_cell
 from .cell import CarrySpecs, Cell, CellDefinition, Parameters
 from .lstm import forget_one

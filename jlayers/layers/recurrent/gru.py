@@ -7,8 +7,7 @@ from jax.nn import initializers
 from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
-from ...base.specs import Spec
+from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import gru_cell
 from ...core.recurrent.fused import gru
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows

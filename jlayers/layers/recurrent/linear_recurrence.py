@@ -13,8 +13,8 @@ from ...base.arguments import Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
-from ...base.specs import Params, Spec, format_spec
+from ...base.specs import format_spec
+from ...base.types import Initializer, Params, Spec
 from ...core.dense import dense
 from ...core.recurrent.linear import Coefficients, rg_lru_cell
 from ...core.recurrent.stepwise import StepCell

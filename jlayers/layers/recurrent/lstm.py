@@ -10,8 +10,7 @@ from jax.typing import DTypeLike
 from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
-from ...base.specs import Spec
+from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import lstm_cell
 from ...core.recurrent.fused import lstm
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows

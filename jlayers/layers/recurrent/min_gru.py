@@ -7,8 +7,7 @@ from jax.nn import initializers
 from ...base.arguments import Positive
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
-from ...base.specs import Params, Spec
+from ...base.types import Initializer, Params, Spec
 from ...core.recurrent.linear import Coefficients, min_gru_cell
 from ...core.recurrent.stepwise import StepCell
 from .cell import Cell, CellDefinition, Parameters, associative_scan, rows

@@ -25,8 +25,9 @@ from ...base.parameters import initialize
 from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import join, joined_masks, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, PyTree, Spec, State, format_short, format_spec
-from ...base.step_pair import Carry, StepPair
+from ...base.specs import format_short, format_spec
+from ...base.step_pair import StepPair
+from ...base.types import Carry, Params, PyTree, Spec, State
 from ...core.recurrent.chunking import Carry as CoreCarry
 from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
 from .cell import CarrySpecs, Cell

@@ -13,8 +13,8 @@ from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.errors import LayerError, calling_user_code
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import Initializer
-from ...base.specs import Spec, format_spec, specs_of
+from ...base.specs import format_spec, specs_of
+from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import simple_rnn_cell
 from ...core.recurrent.fused import simple_rnn
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows

@@ -10,7 +10,7 @@ from ...base.arguments import Fraction
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.specs import Params, State
+from ...base.types import Params, State
 
 
 @factory

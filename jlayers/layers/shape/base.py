@@ -10,7 +10,8 @@ from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.sequence import Sequence
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import Params, State, format_spec
+from ...base.specs import format_spec
+from ...base.types import Params, State
 
 
 def per_row(function: Callable[[jax.Array], jax.Array]) -> Layer:

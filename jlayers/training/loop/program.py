@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...base.errors import TrainingError, truncate
-from ...base.specs import PyTree, format_short, format_spec, path_text, specs_of
+from ...base.specs import format_short, format_spec, path_text, specs_of
+from ...base.types import PyTree
 from ...inspection.compilation.watch import CompileWatch
 from ...inspection.training_loss import Metrics
 from ..finite import is_finite, select_if
