@@ -179,13 +179,14 @@ def test_a_checkpoint_of_version_0_1_is_continued(tmp_path):
             [*record.metrics.values()], [*expected.metrics.values()], rtol=1e-4
         )
     # A bias before a batch norm has a gradient of rounding errors alone, which Adam scales up: its
-    # values are the same only under the JAX that wrote the checkpoint.
-    (written,) = (HERE / "saved_by_0_1").glob("step_*")
-    if training.read_manifest(written).versions["jax"] == jax.__version__:
-        for a, b in zip(
-            jax.tree.leaves(fitted.state.params), jax.tree.leaves(whole.state.params), strict=True
-        ):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    # values are the same only under the JAX, and on the processor, that wrote the checkpoint.
+    for (path, a), (_, b) in zip(
+        jax.tree.leaves_with_path(fitted.state.params),
+        jax.tree.leaves_with_path(whole.state.params),
+        strict=True,
+    ):
+        if jax.tree_util.keystr(path) != "['dense']['bias']":
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=str(path))
 
 
 def test_inspection_and_records_need_no_loop():
