@@ -105,6 +105,7 @@ def log_of(name):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.full
 def test_a_tiny_run_and_its_resumption(lm, text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     whole = text.standard_library()

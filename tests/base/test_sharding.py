@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from tables.tiers import sample
+from tables.tiers import full, sample
 
 import jlayers as jl
 
@@ -40,7 +40,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("axis_type", [*full(AxisType.Auto), AxisType.Explicit])
 @pytest.mark.parametrize("case", sample([*CASES], 0, 1))
 def test_a_sharded_batch(case, axis_type):
     model, shape = CASES[case]

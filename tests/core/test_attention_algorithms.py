@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from oracles import attention_reference
 from oracles.derivatives import compare, compare_transforms
-from tables.tiers import sample
+from tables.tiers import full, sample
 
 from jlayers import core
 from jlayers.core.attention import blockwise
@@ -95,7 +95,7 @@ def test_many_blocks_run_in_loops(causal, monkeypatch):
 
 
 @float64
-@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("masked", [*full(False), True], ids=["unmasked", "masked"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_passes_every_transformation(method, masked):
     q, k, v = attention_reference.arrays(1, 2, 70, 75, 4, 2, 3)

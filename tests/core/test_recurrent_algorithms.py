@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 from oracles.derivatives import compare, compare_transforms, loss_of
-from tables.tiers import sample
+from tables.tiers import named, sample
 
 from jlayers import core
 from jlayers.core.recurrent import chunking
@@ -117,10 +117,13 @@ def test_values_and_first_derivatives(name, method, seed):
     compare(ours, theirs, args, value=1e-11)
 
 
+PAIRS = {f"{name}, {method}": (name, method) for name in CELLS for method in chunking.METHODS}
+
+
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("method", chunking.METHODS)
-@pytest.mark.parametrize("name", CELLS)
-def test_transformations(name, method):
+@pytest.mark.parametrize("pair", named(PAIRS, "lstm, store", "gru, recompute"))
+def test_transformations(pair):
+    name, method = PAIRS[pair]
     x, carry, w = _some_case(name, 3)
     x = jnp.concatenate([x] * 7, axis=1)[:, :7]
     ours, theirs = _ours(name, False, method), _plain(name, False)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from error_text import each, read
+from tables.tiers import named
 
 import jlayers as jl
 from jlayers import decoding
@@ -431,7 +432,7 @@ def test_a_wide_beam_finds_every_continuation(stop, alpha):
     assert set(np.asarray(found.ids)[~np.asarray(found.mask)].tolist()) <= {9}
 
 
-@every_model
+@pytest.mark.parametrize("name", named(MODELS, "lstm", "transformer with a window"))
 def test_one_beam_is_greedy_and_more_are_no_worse(name):
     model = MODELS[name]
     params, state = made(model)

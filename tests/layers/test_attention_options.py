@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import test_util
 from oracles import attention_reference
+from tables.tiers import named
 
 from jlayers import core
 from jlayers.core.attention.blockwise import BlockSizes
@@ -82,7 +83,9 @@ def _agree(arrays, method, **how):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", named(CASES, "window over more keys", "cap, causal", "alibi, window, cap")
+)
 def test_the_loop_s_numbers(case, method):
     how, steps, keys, num_kv_heads = CASES[case]
     _agree(attention_reference.arrays(0, 2, steps, keys, HEADS, num_kv_heads, 4), method, **how)

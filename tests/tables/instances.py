@@ -106,6 +106,7 @@ INSTANCES = {
             4, causal=True, num_kv_heads=2, head_dim=3, features=6, bias=False, method="blocks"
         ),
         STEPS,
+        full=True,
     ),
     "self-attention, rotary, in a window": Instance(
         jl.SelfAttention(2, causal=True, window=3, rope=100.0, soft_cap=2.0), STEPS
@@ -124,7 +125,9 @@ INSTANCES = {
     ),
     "simple rnn": Instance(jl.SimpleRNN(3), STEPS),
     "simple rnn, last step, reversed": Instance(
-        jl.SimpleRNN(3, return_sequences=False, reverse=True, activation=jax.nn.relu), STEPS
+        jl.SimpleRNN(3, return_sequences=False, reverse=True, activation=jax.nn.relu),
+        STEPS,
+        full=True,
     ),
     "lstm with all options": Instance(
         jl.LSTM(
@@ -142,7 +145,7 @@ INSTANCES = {
         full=True,
     ),
     "lstm, coupled gates, resets": Instance(
-        jl.LSTM(3, coupled=True, peephole=True, trainable_carry=True), EPISODES
+        jl.LSTM(3, coupled=True, peephole=True, trainable_carry=True), EPISODES, full=True
     ),
     "gru with options": Instance(
         jl.GRU(3, reset_after=False, layer_norm=True, zoneout=0.2, recurrent_dropout=0.3),
@@ -150,7 +153,9 @@ INSTANCES = {
         full=True,
     ),
     "simple rnn with options": Instance(
-        jl.SimpleRNN(3, layer_norm=True, clip=1.0, zoneout=0.2, trainable_carry=True), STEPS
+        jl.SimpleRNN(3, layer_norm=True, clip=1.0, zoneout=0.2, trainable_carry=True),
+        STEPS,
+        full=True,
     ),
     "min gru": Instance(jl.MinGRU(3, trainable_carry=True), EPISODES),
     "linear recurrence": Instance(jl.LinearRecurrence(3), STEPS),

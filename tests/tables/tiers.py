@@ -19,6 +19,13 @@ def sample(values, *fast):
     return [value if i in fast else full(value)[0] for i, value in enumerate(values)]
 
 
+def named(names, *fast):
+    """All names as parameters; those that are ``fast`` are in both tiers."""
+    if unknown := set(fast) - set(names):
+        raise ValueError(f"not in the table: {unknown}")
+    return [name if name in fast else full(name)[0] for name in names]
+
+
 def rows(table, optimised=(), without=()):
     """The names of a table, marked ``full`` where the row's column says so."""
 
