@@ -57,11 +57,14 @@ def _other_name(module: str, name: str, names: list[str], subpackages: Sequence[
     for subpackage in subpackages:
         if name in getattr(importlib.import_module(f"{module}.{subpackage}"), "__all__", ()):
             return f"{short}.{subpackage}.{name}"
-    for functions, prefix in ((jax.nn, "jax.nn"), (jnp, "jnp"), (jax.lax, "jax.lax"), (jax, "jax")):
+    # Classes of other libraries and functions of JAX: LeakyReLU is leaky_relu.
+    activations = {known.replace("_", "").lower(): known for known in dir(jax.nn)}
+    activation = activations.get(name.replace("_", "").lower())
+    if activation is not None:
+        return f"jax.nn.{activation}: any function of one array is a layer"
+    for functions, prefix in ((jnp, "jnp"), (jax.lax, "jax.lax"), (jax, "jax")):
         if hasattr(functions, name):
-            return f"{prefix}.{name}" + (
-                ": any function of one array is a layer" if functions is jax.nn else ""
-            )
+            return f"{prefix}.{name}"
     close = _closest(name, names)
     return None if close is None else f"did you mean {short}.{close}?"
 
@@ -131,7 +134,7 @@ def _names(parameters: Mapping[str, inspect.Parameter]) -> str:
             annotation=parameter.empty,
             default=parameter.default
             if parameter.default is parameter.empty or isinstance(parameter.default, _PLAIN)
-            else _ELLIPSIS,
+            else _Ellipsis(),
         )
         for parameter in parameters.values()
     ]
@@ -141,9 +144,6 @@ def _names(parameters: Mapping[str, inspect.Parameter]) -> str:
 class _Ellipsis:
     def __repr__(self) -> str:
         return "..."
-
-
-_ELLIPSIS = _Ellipsis()
 
 
 def _other_argument(
