@@ -1,6 +1,9 @@
-"""Layers from simpler functions: ``stateless``, ``lift``, ``on_sequence``, ``of_step``.
+"""Layers from simpler functions: ``stateless``, ``lift``, ``on_sequence``, ``of_steps``.
 
-The other way, from layers to simpler functions, is ``adapters``.
+How to read this file: ``stateless``, ``on_sequence`` and ``lift`` check what users give them, the
+last for every child of a combinator. ``pure`` and ``of_steps`` make most layers of the library,
+each from functions without the arguments that they do not use. The other way, from layers to
+simpler functions, is ``adapters``.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from .errors import LayerError
 from .factory import factory
 from .layer import Layer
 from .parameters import snake_case
+from .receptive_field import ReceptiveField
 from .repr_text import function_name, function_text
 from .sequence_mode import SequenceMode
 from .specs import format_short
+from .step_pair import StepPair
 from .types import ApplyFn, Carry, Params, PyTree, State
 
 # What serial and the other combinators take for a layer.
@@ -46,7 +51,7 @@ def stateless(
     arguments.function("init", init, "key, x")
     arguments.function("apply", apply, "params, x")
 
-    def init_pair(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+    def checked_init(key: jax.Array, x: PyTree) -> Params:
         params = init(key, x)
         if isinstance(params, tuple):
             raise LayerError(
@@ -54,14 +59,32 @@ def stateless(
                 got=format_short(params),
                 hint="jl.Layer(init, apply) for a layer with state",
             )
-        return params, {}
+        return params
 
-    def apply_pair(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
-    ) -> tuple[PyTree, State]:
-        return apply(params, x), state
+    return pure(checked_init, apply, name=name)
 
-    return Layer(init_pair, apply_pair, name=name)
+
+def pure(
+    init: Callable[[jax.Array, PyTree], Params],
+    apply: Callable[[Params, PyTree], PyTree],
+    *,
+    name: str | None = None,
+    sequence_mode: SequenceMode = SequenceMode.PER_STEP,
+    stream: str | None = None,
+) -> Layer:
+    """``stateless`` for functions that are known to be right, with the rest of a description."""
+    return Layer(
+        lambda key, x: (init(key, x), {}),
+        lambda params, state, x, *, key, train: (apply(params, x), state),
+        name=name,
+        sequence_mode=sequence_mode,
+        stream=stream,
+    )
+
+
+def no_params(key: jax.Array, x: PyTree) -> Params:
+    """``init`` of a layer without parameters."""
+    return {}
 
 
 def of_step(step: Callable[..., tuple[PyTree, Carry]]) -> ApplyFn:
@@ -116,17 +139,37 @@ def lift(layer: LayerOrFunction) -> Layer:
         )
     _check_one_argument(layer)
 
-    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
-        return {}, {}
-
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
-    ) -> tuple[PyTree, State]:
-        return layer(x), state
-
     # Children are named after the function: ``relu``, ``relu_1``.
     kind = snake_case(function_name(layer))
-    return Layer(init, apply, name=kind)._replace(_named=False, _text=lambda: function_text(layer))
+    lifted = pure(no_params, lambda params, x: layer(x), name=kind)
+    return lifted._replace(_named=False, _text=lambda: function_text(layer))
+
+
+def of_steps(
+    init: Callable[[jax.Array, Any], Params],
+    start: Callable[[Params, Any, int | None], Carry],
+    step: Callable[[Params, Carry | None, Any], tuple[PyTree, Carry]],
+    receptive_field: Callable[[Any], ReceptiveField] | None,
+    unstreamed: str | None = None,
+) -> Layer:
+    """A layer over time without state or randomness, whose ``apply`` is one ``step``.
+
+    Args:
+      init: ``params = init(key, x)``.
+      start, step: ``start(params, x, capacity)`` and ``step(params, carry, x)``, a ``StepPair``.
+      receptive_field: as in ``SequenceMode``.
+      unstreamed: why it cannot be streamed, if it cannot.
+    """
+    pair = StepPair(
+        lambda params, state, x, *, capacity: start(params, x, capacity),
+        lambda params, state, carry, x, *, key, train: step(params, carry, x),
+    )
+    return Layer(
+        lambda key, x: (init(key, x), {}),
+        of_step(pair.step),
+        sequence_mode=SequenceMode("whole", receptive_field),
+        stream=unstreamed or pair,
+    )
 
 
 @factory
@@ -146,9 +189,9 @@ def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
     [1.0, 5.0]
     """
     _check_one_argument(function)
-    return Layer(
-        lambda key, x: ({}, {}),
-        lambda params, state, x, *, key, train: (function(x), state),
+    return pure(
+        no_params,
+        lambda params, x: function(x),
         sequence_mode=SequenceMode("whole"),
         stream="it is a function of the whole sequence",
     )

@@ -1,10 +1,10 @@
 """Bodies: a function of a scope ``f`` and an input, and the layer that it makes.
 
-How to read this file: ``composite`` makes the layer, and every combinator calls it. Its three
-functions run the body with a scope of their own: ``InitScope`` in the abstract pass, where it
-writes the table of parameters, ``ApplyScope`` in ``apply``, and ``StepScope`` for one block of a
-stream. ``Scope`` is what all of them offer to the body. They stay in one file, longer than others,
-because a change of one mode has to be made in all three.
+How to read this file: ``composite`` makes the layer, and every combinator calls it. Its functions
+run the body with one of two scopes: ``InitScope`` in the abstract pass, where it writes the table
+of parameters, and ``ApplyScope`` in ``apply`` and, with a carry, for one block of a stream.
+``Scope`` is what both offer to the body. They stay in one file, longer than others, because a
+change of one mode has to be made in all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ from .specs import cast_like, checked_spec, format_spec, specs_of, storage_dtype
 from .step_pair import StepPair, stream_of
 from .tracing import Trace, run, trace
 from .types import Carry, Initializer, Params, PyTree, Spec, State
+
+# In which of the two trees of a layer a name is declared.
+Tree = Literal["params", "state"]
 
 
 class Variable:
@@ -86,7 +89,7 @@ class Scope:
         self._keys_drawn = 0
         self._calls: list[tuple[str, PyTree, PyTree]] = []
         self._variables: dict[str, Any] = {}
-        self._declared: set[str] = set()
+        self._names: set[str] = set()
 
     @property
     def children(self) -> tuple[str, ...]:
@@ -120,7 +123,7 @@ class Scope:
             float64 inputs) and used in the floating dtype of the body's input.
         """
         stored = storage_dtype(self._x) if dtype is None else dtype
-        value = self._param(name, init, self._declared_spec(name, shape, stored))
+        value = self._declared("params", name, init, shape, stored)
         return value if dtype is not None else cast_like(value, self._x)
 
     def variable(
@@ -134,8 +137,7 @@ class Scope:
           shape: its shape.
           dtype: its dtype.
         """
-        spec = self._declared_spec(name, shape, dtype)
-        self._variables[name] = self._variable(name, init, spec)
+        self._variables[name] = self._declared("state", name, init, shape, dtype)
         return Variable(self, name)
 
     def key(self) -> jax.Array:
@@ -150,16 +152,19 @@ class Scope:
         self._keys_drawn += 1
         return jax.random.fold_in(self._key, self._keys_drawn)
 
-    def _declared_spec(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> Spec:
+    def _declared(
+        self, tree: Tree, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike
+    ) -> jax.Array:
         check_name(name)
         # Otherwise one would overwrite the other in the tree, silently.
-        if name in self._children or name in self._declared:
+        if name in self._children or name in self._names:
             raise LayerError(
                 f"{name!r} names two things in one layer",
                 hint="declare a parameter once and reuse its value; others need other names",
             )
-        self._declared.add(name)
-        return checked_spec(f"the shape of {name!r}", shape, dtype)
+        self._names.add(name)
+        spec = checked_spec(f"the shape of {name!r}", shape, dtype)
+        return self._entry(tree, name, init, spec)
 
     def _call(self, name: str, /, *xs: PyTree, **named: PyTree) -> PyTree:
         if len(xs) != 1 or named:
@@ -186,10 +191,7 @@ class Scope:
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         raise NotImplementedError
 
-    def _param(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
-        raise NotImplementedError
-
-    def _variable(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
+    def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
         raise NotImplementedError
 
 
@@ -200,8 +202,7 @@ class InitScope(Scope):
         super().__init__(children, x, key, train=False)
         self._found: dict[str, Trace] = {}
         self._inputs: dict[str, list[PyTree]] = {name: [] for name in children}
-        self._own_parameters: dict[str, ParamSpec] = {}
-        self._own_variables: dict[str, ParamSpec] = {}
+        self._own: dict[Tree, dict[str, ParamSpec]] = {"params": {}, "state": {}}
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         found, y = run(child, self._key, x)
@@ -220,17 +221,9 @@ class InitScope(Scope):
         self._inputs[name].append(specs_of(x))
         return y
 
-    def _param(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
-        return self._made(self._own_parameters, name, init, spec)
-
-    def _variable(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
-        return self._made(self._own_variables, name, init, spec)
-
-    def _made(
-        self, table: dict[str, ParamSpec], name: str, init: Initializer, spec: Spec
-    ) -> jax.Array:
+    def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
         value = make(self._key, name, init, spec.shape, spec.dtype)
-        table[name] = ParamSpec(init, value.shape, value.dtype, (name,))
+        self._own[tree][name] = ParamSpec(init, value.shape, value.dtype, (name,))
         return value
 
     def found(self) -> Trace:
@@ -249,21 +242,25 @@ class InitScope(Scope):
             for tree, entry in ((params, found.params), (state, found.state)):
                 if entry:
                     merge_entry(tree, name, entry)
-        for tree, table in ((params, self._own_parameters), (state, self._own_variables)):
+        for tree, table in ((params, self._own["params"]), (state, self._own["state"])):
             tree.update({name: Spec(spec.shape, spec.dtype) for name, spec in table.items()})
         return Trace(
             params,
             state,
             None,
             {name: tuple(calls) for name, calls in self._inputs.items()},
-            self._own_parameters,
-            self._own_variables,
+            self._own["params"],
+            self._own["state"],
             inside,
         )
 
 
 class ApplyScope(Scope):
-    """Runs a body on given parameters and state, and collects the next state."""
+    """Runs a body on given parameters and state, and collects the next state.
+
+    With a carry ``x`` is a block of a sequence: the children take their step, and ``carry`` holds
+    what they pass to the next block.
+    """
 
     def __init__(
         self,
@@ -273,12 +270,15 @@ class ApplyScope(Scope):
         x: PyTree,
         key: jax.Array | None,
         train: bool,
+        carry: Carry | None = None,
     ):
         super().__init__(children, x, key, train)
-        self._params = params
-        self._old_state = state
+        self._given: dict[Tree, dict[str, Any]] = {"params": params, "state": state}
         self._state_of_children: dict[str, State] = {}
         self._times: dict[str, int] = {}
+        self._old_carry = carry
+        self.streaming = carry is not None
+        self.carry: Carry = {}
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
         again = self._times.get(name, 0)
@@ -287,86 +287,41 @@ class ApplyScope(Scope):
         # From the parent's key: a key folded with 1 is a part of split(key), which the first call
         # may have drawn from. No child's name holds a slash.
         key = child_key(self._key, call) if self._key is not None else None
-        params, state = self._params, self._old_state
+        params, state = self._given["params"], self._given["state"]
         if name:
             params, state = params.get(name, {}), state.get(name, {})
+        if self._old_carry is not None:
+            entry = entry_of(self._old_carry, call)
+            y, after = stream_of(child).step(params, state, entry, x, key=key, train=self.train)
+            if after:
+                merge_entry(self.carry, call, after)
+            return y
         # A second call continues from the state after the first.
         state = self._state_of_children.get(name, state)
-        y, self._state_of_children[name] = self._run_call(call, child, params, state, x, key)
-        return y
-
-    def _run_call(
-        self,
-        call: str,
-        child: Layer,
-        params: Params,
-        state: State,
-        x: PyTree,
-        key: jax.Array | None,
-    ) -> tuple[PyTree, State]:
         # An array has no mask: it needs none of the wrapper that takes Sequences.
         apply = child._apply_to_array if isinstance(x, jax.Array) else child._apply
-        return apply(params, state, x, key=key, train=self.train)
+        y, after = apply(params, state, x, key=key, train=self.train)
+        self._state_of_children[name] = after
+        return y
 
-    def _param(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
-        return self._entry(self._params, name)
-
-    def _variable(self, name: str, init: Initializer, spec: Spec) -> jax.Array:
-        return self._entry(self._old_state, name)
-
-    def _entry(self, tree: Mapping[str, Any], name: str) -> jax.Array:
-        if name not in tree:
+    def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
+        if name not in self._given[tree]:
             raise LayerError(
                 f"{name!r} is declared in apply and was not at init",
                 hint="declare it whatever f.train is",
             )
-        return tree[name]  # type: ignore[no-any-return]
+        return self._given[tree][name]  # type: ignore[no-any-return]
 
     def next_state(self) -> State:
+        old = self._given["state"]
         # Most layers have none: no dict is built for them.
-        if not self._old_state:
-            return self._old_state
-        new = dict(self._old_state) | self._variables
+        if not old:
+            return old
+        new = dict(old) | self._variables
         for name, state in self._state_of_children.items():
             if state:
                 merge_entry(new, name, state)
         return new
-
-
-class StepScope(ApplyScope):
-    """Runs a body on a block of a sequence: its children take their step."""
-
-    streaming = True
-
-    def __init__(
-        self,
-        children: Mapping[str, Layer],
-        params: Params,
-        state: State,
-        carry: Carry,
-        x: PyTree,
-        key: jax.Array | None,
-        train: bool,
-    ):
-        super().__init__(children, params, state, x, key, train)
-        self._carry = carry
-        self.carry: Carry = {}
-
-    def _run_call(
-        self,
-        call: str,
-        child: Layer,
-        params: Params,
-        state: State,
-        x: PyTree,
-        key: jax.Array | None,
-    ) -> tuple[PyTree, State]:
-        y, after = stream_of(child).step(
-            params, state, entry_of(self._carry, call), x, key=key, train=self.train
-        )
-        if after:
-            merge_entry(self.carry, call, after)
-        return y, state
 
 
 Body = Callable[[Scope, PyTree], PyTree]
@@ -454,7 +409,7 @@ def _stream_of_body(
         key: jax.Array | None,
         train: bool,
     ) -> tuple[PyTree, Carry]:
-        f = StepScope(children, params, state, carry, x, key, train)
+        f = ApplyScope(children, params, state, x, key, train, carry)
         return body(f, x), f.carry
 
     return StepPair(start, step)

@@ -217,6 +217,10 @@ class Sequence:
         return _make(values, mask, field)
 
 
+# What a layer over time takes and gives.
+Steps = jax.Array | Sequence
+
+
 def _arithmetic(name: str) -> None:
     function = getattr(operator, name)
 
@@ -296,7 +300,7 @@ def split(x: PyTree) -> tuple[PyTree, jax.Array | None]:
     return (x.values, x.mask) if isinstance(x, Sequence) else (x, None)
 
 
-def join(values: jax.Array, mask: jax.Array | None) -> jax.Array | Sequence:
+def join(values: jax.Array, mask: jax.Array | None) -> Steps:
     """The inverse of ``split``."""
     return values if mask is None else _make(values, mask, None)
 

@@ -2,7 +2,7 @@
 
 How to read this file: ``stream`` gives users the checked ``StepPair`` of a model, ``causal`` builds
 a layer from one, ``receptive_field`` asks which steps an output depends on. What a composite does
-with the steps of its children is in ``base/scope.py`` (``StepScope``).
+with the steps of its children is in ``base/scope.py`` (``ApplyScope`` with a carry).
 """
 
 from __future__ import annotations

@@ -7,16 +7,14 @@ from jax.nn import initializers
 
 from ... import core
 from ...base.arguments import AboveZero, Positive
-from ...base.constructors import of_step
+from ...base.constructors import of_steps
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.receptive_field import EVERYWHERE, ReceptiveField
-from ...base.sequence import Sequence, join, made_of_steps, split
-from ...base.sequence_mode import SequenceMode
+from ...base.sequence import Steps, join, made_of_steps, split
 from ...base.specs import cast_like, format_spec
-from ...base.step_pair import StepPair
-from ...base.types import Carry, Initializer, Params, State
+from ...base.types import Carry, Initializer, Params
 from .base import Spec, projections
 
 
@@ -86,15 +84,7 @@ def CrossAttention(
             )
         return params
 
-    def step(
-        params: Params,
-        state: State,
-        carry: Carry | None,
-        x: tuple[jax.Array | Sequence, jax.Array | Sequence],
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array | Sequence, Carry]:
+    def step(params: Params, carry: Carry | None, x: tuple[Steps, Steps]) -> tuple[Steps, Carry]:
         (values, mask), (memory, memory_mask) = split(x[0]), split(x[1])
         p = cast_like(params, values)
         q, k, v = maps.qkv(p, values, memory)
@@ -103,13 +93,11 @@ def CrossAttention(
         y = core.attention(q, k, v, mask=key_mask, soft_cap=soft_cap, method=method)
         return join(maps.output(p, y), mask), {}
 
-    return Layer(
-        lambda key, x: (init(key, x), {}),
-        of_step(step),
-        # Of a memory that is computed from the model's own input, every step is read.
-        sequence_mode=SequenceMode(
-            "whole", lambda x: EVERYWHERE if made_of_steps(x[1]) else ReceptiveField()
-        ),
+    return of_steps(
+        init,
         # Its carry is empty: no step of x is read by a later one.
-        stream=StepPair(lambda params, state, x, *, capacity: {}, step),
+        lambda params, x, capacity: {},
+        step,
+        # Of a memory that is computed from the model's own input, every step is read.
+        lambda x: EVERYWHERE if made_of_steps(x[1]) else ReceptiveField(),
     )

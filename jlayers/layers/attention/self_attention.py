@@ -16,16 +16,14 @@ from jax.nn import initializers
 
 from ... import core
 from ...base.arguments import AboveZero, Positive, above_zero
-from ...base.constructors import of_step
+from ...base.constructors import of_steps
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.receptive_field import CAUSAL, ReceptiveField
-from ...base.sequence import Sequence, join, split
-from ...base.sequence_mode import SequenceMode
+from ...base.sequence import Steps, join, split
 from ...base.specs import cast_like
-from ...base.step_pair import StepPair
-from ...base.types import Carry, Initializer, Params, State
+from ...base.types import Carry, Initializer, Params
 from .base import Spec, projections
 
 
@@ -118,7 +116,7 @@ def SelfAttention(
             )
         return params
 
-    def start(params: Params, state: State, x: Spec, *, capacity: int | None) -> Carry:
+    def start(params: Params, x: Spec, capacity: int | None) -> Carry:
         # With a window the cache is a ring of that many slots, and a stream may be endless.
         slots = window or capacity
         if slots is None:
@@ -132,15 +130,7 @@ def SelfAttention(
         count = jnp.zeros((x.shape[0],), jnp.int32)
         return {"keys": empty, "values": jnp.zeros_like(empty), "count": count}
 
-    def step(
-        params: Params,
-        state: State,
-        carry: Carry | None,
-        x: jax.Array | Sequence,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array | Sequence, Carry]:
+    def step(params: Params, carry: Carry | None, x: Steps) -> tuple[Steps, Carry]:
         values, mask = split(x)
         p = cast_like(params, values)
         q, k, v = maps.qkv(p, values, values)
@@ -170,15 +160,8 @@ def SelfAttention(
         # Under the names of the carry, which are part of saved streams.
         return join(maps.output(p, y), mask), after
 
-    not_streamable = None if causal else "every step sees the later ones"
-    return Layer(
-        lambda key, x: (init(key, x), {}),
-        of_step(step),
-        sequence_mode=SequenceMode(
-            "whole", functools.partial(_receptive_field, window) if causal else None
-        ),
-        stream=not_streamable or StepPair(start, step),
-    )
+    field = functools.partial(_receptive_field, window) if causal else None
+    return of_steps(init, start, step, field, None if causal else "every step sees the later ones")
 
 
 def _positions(
@@ -191,7 +174,7 @@ def _positions(
     return core.positions_from_mask(jnp.ones(shape, bool) if mask is None else mask, count)
 
 
-def _receptive_field(window: int | None, x: jax.Array | Sequence) -> ReceptiveField:
+def _receptive_field(window: int | None, x: Steps) -> ReceptiveField:
     return CAUSAL if window is None else ReceptiveField(1, window - 1, 0)
 
 

@@ -19,16 +19,14 @@ import jax.numpy as jnp
 
 from ...base import arguments
 from ...base.arguments import Sizes
-from ...base.constructors import of_step
+from ...base.constructors import of_steps
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.parameters import initialize
 from ...base.receptive_field import ReceptiveField
-from ...base.sequence import Sequence, join, split
-from ...base.sequence_mode import SequenceMode
+from ...base.sequence import Steps, join, split
 from ...base.specs import cast_like, format_spec
-from ...base.step_pair import StepPair
-from ...base.types import Carry, Initializer, Params, State
+from ...base.types import Carry, Initializer, Params
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
 from ...core.windows import explicit_padding
 
@@ -65,9 +63,7 @@ def windowed_layer(
     it as a valid one is: convolutions and pools count time in steps, not in valid steps.
     """
 
-    def start(
-        params: Params, state: State, x: jax.ShapeDtypeStruct, *, capacity: int | None
-    ) -> Carry:
+    def start(params: Params, x: jax.ShapeDtypeStruct, capacity: int | None) -> Carry:
         window = _causal_window(op, x)
         # Kernels of one step need no context: an empty carry, and no concatenation.
         if not window.context:
@@ -76,15 +72,7 @@ def windowed_layer(
         carry: Carry = {"context": jnp.zeros((*shape, *x.shape[2:]), x.dtype)}
         return carry | ({"valid": jnp.zeros(shape, bool)} if op.needs_mask else {})
 
-    def step(
-        params: Params,
-        state: State,
-        carry: Carry | None,
-        x: jax.Array | Sequence,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array | Sequence, Carry]:
+    def step(params: Params, carry: Carry | None, x: Steps) -> tuple[Steps, Carry]:
         values, mask = split(x)
         # The whole sequence: the operation itself pads in time.
         if carry is None:
@@ -115,20 +103,12 @@ def windowed_layer(
         y = op.run(params, block, block_mask, True)
         return _with_output_mask(op, values, mask, y), after
 
-    return Layer(
-        lambda key, x: (init(key, x), {}),
-        of_step(step),
-        sequence_mode=SequenceMode("whole", functools.partial(_receptive_field, op)),
-        stream=StepPair(start, step),
-    )
+    return of_steps(init, start, step, functools.partial(_receptive_field, op))
 
 
-def _with_output_mask(
-    op: WindowedOp, x: jax.Array, mask: jax.Array | None, y: jax.Array
-) -> jax.Array | Sequence:
+def _with_output_mask(op: WindowedOp, x: jax.Array, mask: jax.Array | None, y: jax.Array) -> Steps:
     out_mask = None if mask is None else op.window(x).outputs(mask, y.shape[1])
-    out: jax.Array | Sequence = join(y, out_mask)
-    return out
+    return join(y, out_mask)
 
 
 def _causal_window(op: WindowedOp, x: Image) -> TimeWindow:

@@ -59,21 +59,7 @@ def Conv(
     >>> jl.out_spec(jl.Conv(32, 3, strides=2, padding="SAME"), jl.spec((8, 28, 28, 1))).shape
     (8, 14, 14, 32)
     """
-    return convolution(
-        core.conv,
-        _check_fit,
-        _time_window,
-        features,
-        kernel_size,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        bias=bias,
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        method=method,
-    )
+    return convolution(core.conv, _check_fit, _time_window, **locals())
 
 
 def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TimeWindow:

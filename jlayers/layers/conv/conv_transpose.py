@@ -38,13 +38,10 @@ def ConvTranspose(
     PyTorch are this kernel flipped along every spatial axis.
 
     Args:
-      features: channels of the output.
-      kernel_size, strides, dilation: an int for all spatial axes, or one for each.
+      features, kernel_size, strides, dilation, groups, bias, kernel_init, bias_init: as for
+        ``Conv``.
       padding: ``"SAME"`` for an output of size input * stride; ``"VALID"`` for input * stride +
         max(kernel - stride, 0); an int or a (low, high) for each axis pads the dilated input.
-      groups: both channel counts are split into as many groups, each convolved on its own.
-      bias: whether there is one.
-      kernel_init, bias_init: as in ``jax.nn.initializers``.
       method: the algorithm, for ``core.conv_transpose``; by default the fastest known where it
         runs. ``jl.explain`` shows which.
 
@@ -53,29 +50,14 @@ def ConvTranspose(
       params: kernel (*kernel_size, in / groups, features), bias (features,).
 
     Raises:
-      LayerError: for an input of another rank, channels that the groups do not divide, and a
-        kernel larger than the padded input.
+      LayerError: as ``Conv``.
 
     >>> import jlayers as jl
     >>> up = jl.ConvTranspose(16, 4, strides=2, padding="SAME")
     >>> jl.out_spec(up, jl.spec((8, 7, 7, 32))).shape
     (8, 14, 14, 16)
     """
-    return convolution(
-        core.conv_transpose,
-        _check_fit,
-        _time_window,
-        features,
-        kernel_size,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        bias=bias,
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        method=method,
-    )
+    return convolution(core.conv_transpose, _check_fit, _time_window, **locals())
 
 
 def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TransposedTimeWindow:

@@ -8,6 +8,7 @@ from jax.nn import initializers
 from ... import core
 from ...base import arguments
 from ...base.arguments import NonNegative, Positive
+from ...base.constructors import pure
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -15,7 +16,7 @@ from ...base.parameters import initialize
 from ...base.sequence import Sequence, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
-from ...base.types import Initializer, Params, State
+from ...base.types import Initializer, Params
 
 
 @factory
@@ -71,25 +72,18 @@ def GroupNorm(
             bias=(bias_init, x.shape[-1:]) if bias else None,
         )
 
-    def apply(
-        params: Params,
-        state: State,
-        x: jax.Array | Sequence,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array | Sequence, State]:
+    def apply(params: Params, x: jax.Array | Sequence) -> jax.Array | Sequence:
         values, mask = split(x)
         scale, bias = params.get("scale"), params.get("bias")
         # Not the batch: the rows of a batch must not depend on each other.
         axes = range(1, values.ndim - 1)
         if mask is None:
-            return core.standardize(values, scale, bias, epsilon, axes, groups)[0], state
+            return core.standardize(values, scale, bias, epsilon, axes, groups)[0]
         y, _, _ = core.masked_normalize(values, mask, scale, bias, epsilon, axes, groups)
-        return join(y, mask), state
+        return join(y, mask)
 
-    return Layer(
-        lambda key, x: (init(key, x), {}),
+    return pure(
+        init,
         apply,
         sequence_mode=SequenceMode("whole"),
         # The last step is needed before the first output is known.

@@ -8,11 +8,12 @@ import jax
 
 from ...base import arguments
 from ...base.arguments import CausalPadding, Sizes
+from ...base.constructors import pure
 from ...base.errors import LayerError
 from ...base.layer import Layer
-from ...base.sequence import Sequence, split
+from ...base.sequence import split
 from ...base.sequence_mode import SequenceMode
-from ...base.types import Params, State
+from ...base.types import Params
 from ...core.time_windows import TimeWindow
 from ...core.windows import Windows, explicit_padding
 from ..conv.base import IMAGE, NO_CHANNELS, Image
@@ -88,27 +89,17 @@ def global_pool(
       check: raises for an input that the pool cannot take, beside its rank.
     """
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
         arguments.real(x)
         arguments.not_empty(x, IMAGE)
         if check is not None:
             check(x)
-        return {}, {}
+        return {}
 
-    def apply(
-        params: Params,
-        state: State,
-        x: jax.Array | Sequence,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array, State]:
-        return pool(*split(x)), state
-
-    return Layer(
+    return pure(
         init,
-        apply,
+        lambda params, x: pool(*split(x)),
         sequence_mode=SequenceMode("whole"),
         stream="it is one value for the whole sequence",
     )

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import jax
 
+from ...base.constructors import no_params, pure
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.sequence import Sequence
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
-from ...base.types import Params, State
+from ...base.types import Params
 
 
 def per_row(function: Callable[[jax.Array], jax.Array]) -> Layer:
@@ -20,27 +21,17 @@ def per_row(function: Callable[[jax.Array], jax.Array]) -> Layer:
     It refuses a ``Sequence``: afterwards the mask could not say which values are padding.
     """
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
-        return {}, {}
-
-    def apply(
-        params: Params,
-        state: State,
-        x: jax.Array | Sequence,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array, State]:
+    def apply(params: Params, x: jax.Array | Sequence) -> jax.Array:
         if isinstance(x, Sequence):
             raise LayerError(
                 "would put padding and steps of a Sequence together",
                 got=format_spec(x),
                 hint="each_step(layer) for what each step holds; GlobalAvgPool() for one row",
             )
-        return function(x), state
+        return function(x)
 
-    return Layer(
-        init,
+    return pure(
+        no_params,
         apply,
         sequence_mode=SequenceMode("whole"),
         # A block of a stream holds a part of a row, and the result is of the whole row.
