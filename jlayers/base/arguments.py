@@ -96,19 +96,13 @@ def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
             keywords = by_name.split(", ") if by_name else []
             signature.bind(*arguments.split(", "), **dict.fromkeys(keywords))
         except TypeError:
-            fits, got = False, _signature_text(signature)
+            parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+            fits, got = False, truncate(f"a function of {inspect.Signature(parameters)}")
     if not fits:
         wanted = f"{arguments}, *, {by_name}" if by_name else arguments
         raise LayerError(
             f"{name} must be a function of ({wanted}), got {format_short(value)}", got=got
         )
-
-
-def _signature_text(signature: inspect.Signature) -> str:
-    parameters = [
-        parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
-    ]
-    return truncate(f"a function of {inspect.Signature(parameters)}")
 
 
 def above_zero(name: str, value: Any) -> float:
@@ -123,9 +117,9 @@ def initializer(name: str, value: Any) -> Any:
     """``value`` as an initialiser, ``init(key, shape, dtype)``."""
     hint = None
     if isinstance(value, str):
-        word = value.lower()
-        known = hasattr(jax.nn.initializers, word)
-        hint = _initializer_text(word if known else "glorot_uniform")
+        word = value.lower() if hasattr(jax.nn.initializers, value.lower()) else "glorot_uniform"
+        call = "()" if _makes_initializers(getattr(jax.nn.initializers, word)) else ""
+        hint = f"jax.nn.initializers.{word}{call}"
     elif _makes_initializers(value):
         hint = f"call it: jax.nn.initializers.{value.__name__}()"
     if hint is not None:
@@ -146,11 +140,6 @@ def _makes_initializers(value: Any) -> bool:
     if known is None or known is not value:
         return False
     return next(iter(inspect.signature(known).parameters)) != "key"
-
-
-def _initializer_text(name: str) -> str:
-    call = "()" if _makes_initializers(getattr(jax.nn.initializers, name)) else ""
-    return f"jax.nn.initializers.{name}{call}"
 
 
 def padding(name: str, value: Any, causal: bool = False) -> Any:

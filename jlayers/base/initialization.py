@@ -11,7 +11,6 @@ key; ``_together`` groups the table by program, and ``_rows_drawn`` runs one of 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,7 +109,7 @@ class _Keys:
     """The key of each key path; each prefix is folded once."""
 
     def __init__(self, key: jax.Array, compiled: bool):
-        self._fold_in = _compiled_fold_in() if compiled else _fold_in
+        self._fold_in = _compiled_fold_in if compiled else _fold_in
         self._keys: dict[KeyPath, jax.Array] = {(): key}
 
     def __getitem__(self, path: KeyPath) -> jax.Array:
@@ -136,9 +135,7 @@ def _fold_in(keys: jax.Array, numbers: Numbers | np.uint32) -> jax.Array:
     return folded
 
 
-@functools.cache
-def _compiled_fold_in() -> Callable[..., jax.Array]:
-    return jax.jit(_fold_in)
+_compiled_fold_in = jax.jit(_fold_in)
 
 
 def _of_copies(function: Callable[[jax.Array], PyTree], keys: jax.Array) -> PyTree:

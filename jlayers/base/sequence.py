@@ -1,8 +1,7 @@
 """Sequence: values over time that carry their mask.
 
 How to read this file: the class comes first, a pytree of values and mask. ``mapped`` applies a
-function step by step; ``split`` and ``join`` take a Sequence apart and put it together again; the
-functions at the end build masks from lengths and rows.
+function step by step; ``split`` and ``join`` take a Sequence apart and put it together again.
 """
 
 from __future__ import annotations
@@ -63,7 +62,10 @@ class Sequence:
         # A spec has no ndim.
         if len(array.shape) < 2:
             raise LayerError("a Sequence must be (batch, time, ...)", got=text(array))
-        bools = _as_array(_mask_like(array) if mask is None else mask)
+        if mask is None:
+            abstract = isinstance(array, jax.ShapeDtypeStruct)
+            mask = Spec(array.shape[:2], bool) if abstract else jnp.ones(array.shape[:2], bool)
+        bools = _as_array(mask)
         if bools.dtype != bool or tuple(bools.shape) != tuple(array.shape[:2]):
             raise LayerError(
                 "the mask of a Sequence does not fit its values",
@@ -85,8 +87,28 @@ class Sequence:
         Raises:
           LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
         """
-        values = jnp.asarray(values)
-        return cls(values, mask_of_lengths(values, lengths))
+        values, lengths = jnp.asarray(values), jnp.asarray(lengths)
+        if values.ndim < 2 or lengths.shape != values.shape[:1]:
+            raise LayerError(
+                "lengths must be one integer for each row",
+                expected=f"int[{values.shape[0] if values.ndim else 'batch'}]",
+                got=text(lengths),
+            )
+        if not jnp.issubdtype(lengths.dtype, jnp.integer):
+            raise LayerError("lengths must be integers", got=text(lengths))
+        steps = values.shape[1]
+        # Traced lengths have no values to check.
+        if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+            low, high = int(lengths.min()), int(lengths.max())
+            if low < 0 or high > steps:
+                raise LayerError(
+                    "a length is outside the sequence",
+                    expected=f"0 to {steps}",
+                    got=f"{low if low < 0 else high}",
+                )
+        shape = (lengths.shape[0], steps)
+        positions = jnp.broadcast_to(jnp.arange(steps, dtype=lengths.dtype), shape)
+        return cls(values, positions < jnp.broadcast_to(lengths[:, None], shape))
 
     @classmethod
     @public_api
@@ -101,8 +123,23 @@ class Sequence:
         Raises:
           LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
         """
-        values, lengths = padded(rows, length)
-        return cls.from_lengths(values, lengths)
+        arrays = [np.asarray(row) for row in rows]
+        if not arrays or any(row.ndim < 1 for row in arrays):
+            raise LayerError("rows must be of shape (time, ...)", got=f"{len(arrays)} rows")
+        if len({(row.shape[1:], row.dtype) for row in arrays}) > 1:
+            raise LayerError(
+                "rows must have one dtype, and one shape but for their lengths",
+                got=", ".join(sorted({text(row) for row in arrays})[:4]),
+            )
+        # NumPy: rows of new lengths would be new programs for JAX.
+        longest = max(len(row) for row in arrays)
+        length = longest if length is None else operator.index(length)
+        if longest > length:
+            raise LayerError(f"a row of {longest} steps does not fit into {length}")
+        values = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+        for i, row in enumerate(arrays):
+            values[i, : len(row)] = row
+        return cls.from_lengths(values, jnp.asarray([len(row) for row in arrays]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -315,67 +352,6 @@ def _make(values: PyTree, mask: PyTree, field: ReceptiveField | None) -> Sequenc
 def _as_array(value: ArrayLike | Spec) -> Any:
     """Arrays and specs as they are, so that a Sequence of specs stands for one of arrays."""
     return value if hasattr(value, "shape") else jnp.asarray(value)
-
-
-def _mask_like(values: jax.Array | Spec) -> jax.Array | Spec:
-    if isinstance(values, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(values.shape[:2], bool)
-    return jnp.ones(values.shape[:2], bool)
-
-
-def mask_of_lengths(values: jax.Array, lengths: ArrayLike) -> jax.Array:
-    """Bools (batch, time) for rows of ``values`` whose first ``lengths`` steps are valid.
-
-    Raises:
-      LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
-    """
-    lengths = jnp.asarray(lengths)
-    if values.ndim < 2 or lengths.shape != values.shape[:1]:
-        raise LayerError(
-            "lengths must be one integer for each row",
-            expected=f"int[{values.shape[0] if values.ndim else 'batch'}]",
-            got=text(lengths),
-        )
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise LayerError("lengths must be integers", got=text(lengths))
-    steps = values.shape[1]
-    # Traced lengths have no values to check.
-    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > steps:
-            raise LayerError(
-                "a length is outside the sequence",
-                expected=f"0 to {steps}",
-                got=f"{low if low < 0 else high}",
-            )
-    shape = (lengths.shape[0], steps)
-    positions = jnp.broadcast_to(jnp.arange(steps, dtype=lengths.dtype), shape)
-    return positions < jnp.broadcast_to(lengths[:, None], shape)
-
-
-def padded(rows: Iterable[ArrayLike], length: int | None) -> tuple[jax.Array, jax.Array]:
-    """Rows (time, ...) in one array, padded with zeros at the end, and their lengths.
-
-    Raises:
-      LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
-    """
-    arrays = [np.asarray(row) for row in rows]
-    if not arrays or any(row.ndim < 1 for row in arrays):
-        raise LayerError("rows must be of shape (time, ...)", got=f"{len(arrays)} rows")
-    if len({(row.shape[1:], row.dtype) for row in arrays}) > 1:
-        raise LayerError(
-            "rows must have one dtype, and one shape but for their lengths",
-            got=", ".join(sorted({text(row) for row in arrays})[:4]),
-        )
-    # NumPy: rows of new lengths would be new programs for JAX.
-    longest = max(len(row) for row in arrays)
-    length = longest if length is None else operator.index(length)
-    if longest > length:
-        raise LayerError(f"a row of {longest} steps does not fit into {length}")
-    values = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
-    for i, row in enumerate(arrays):
-        values[i, : len(row)] = row
-    return jnp.asarray(values), jnp.asarray([len(row) for row in arrays])
 
 
 def text(value: Sequence | jax.Array | np.ndarray[Any, Any] | Spec) -> str:

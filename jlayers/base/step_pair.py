@@ -91,21 +91,14 @@ def _of_each_step(layer: Steppable) -> StepPair:
 def filling(stream: StepPair) -> StepPair:
     """The pair of a layer that takes Sequences itself: padded steps are zeros for it."""
 
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        return stream.start(params, state, without_masks(x), capacity=capacity)
-
-    def step(
-        params: Params,
-        state: State,
-        carry: Carry | None,
-        x: PyTree,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[PyTree, Carry]:
-        return stream.step(params, state, carry, filled(x), key=key, train=train)
-
-    return StepPair(start, step)
+    return StepPair(
+        lambda params, state, x, *, capacity: stream.start(
+            params, state, without_masks(x), capacity=capacity
+        ),
+        lambda params, state, carry, x, *, key, train: stream.step(
+            params, state, carry, filled(x), key=key, train=train
+        ),
+    )
 
 
 def check_carry(carry: Carry, after: Carry) -> None:

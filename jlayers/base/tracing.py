@@ -22,14 +22,7 @@ import numpy as np
 from .errors import LayerError, error_context
 from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording
 from .paths import join
-from .specs import (
-    format_short,
-    format_spec,
-    input_specs,
-    placeholders,
-    spec_key,
-    specs_of,
-)
+from .specs import format_short, format_spec, input_specs, placeholders, spec_key, specs_of
 from .types import ApplyFn, InitFn, LayerLike, Params, PyTree, State
 
 # A model served with ever new lengths must not grow without bound.
@@ -120,8 +113,9 @@ def trace(layer: Traceable, x: PyTree) -> Trace:
         x = input_specs(x)
         found = layer._traces.get(spec_key(x))
         if found is None:
+            key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
             # The trace is a side effect, as eval_shape returns specs of arrays alone.
-            jax.eval_shape(lambda key, x: run(layer, key, x)[1], _key_spec(), x)
+            jax.eval_shape(lambda key, x: run(layer, key, x)[1], key, x)
             found = layer._traces[spec_key(x)]
     return found
 
@@ -271,7 +265,3 @@ def _check_tree(tree: PyTree, what: str) -> None:
             raise LayerError(
                 f"init must return an array for {name!r} in {what}", got=format_short(value)
             )
-
-
-def _key_spec() -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
