@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import jax
 
-from .tracebacks import drop_jax_notes, nearest_frame, raised_by_call, users_frames
+from .tracebacks import called_within, drop_jax_notes, nearest_frame, raised_by_call, users_frames
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -264,7 +264,8 @@ def public_api(function: Callable[P, R], name: str | None = None) -> Callable[P,
             elif isinstance(caught, JlayersError):
                 if kind is not None and type(caught) is LayerError:
                     error = _of_kind(kind, caught, owner)
-                if name or not special:
+                # By what the user called: partition, inside train_state, says nothing to them.
+                if (name or not special) and not called_within(call.__code__):  # type: ignore[attr-defined]
                     error.attribute_to(owner)  # type: ignore[attr-defined]
             if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
                 if error is caught:

@@ -20,8 +20,6 @@ from .receptive_field import EVERYWHERE, ReceptiveField
 from .sequence import Sequence, is_sequence, mapped, sequences_in
 from .types import ApplyFn, InitFn, Params, PyTree, State
 
-KINDS = ("per_step", "whole", "delegate")
-
 
 @dataclass(frozen=True)
 class SequenceMode:
@@ -44,12 +42,10 @@ class SequenceMode:
     rows: bool = False
 
     PER_STEP: ClassVar[SequenceMode]
-    WHOLE: ClassVar[SequenceMode]
     DELEGATE: ClassVar[SequenceMode]
 
 
 SequenceMode.PER_STEP = SequenceMode("per_step")
-SequenceMode.WHOLE = SequenceMode("whole")
 SequenceMode.DELEGATE = SequenceMode("delegate")
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .errors import LayerError
 from .sequence_mode import SequenceMode, filled, without_masks
 from .specs import format_short, specs_of
-from .types import ApplyFn, Carry, LayerLike, Params, PyTree, State
+from .types import ApplyFn, Carry, Params, PyTree, State
 
 
 class StepPair(NamedTuple):
@@ -30,7 +30,7 @@ class StepPair(NamedTuple):
     step: Callable[..., tuple[PyTree, Carry]]
 
 
-class Steppable(LayerLike, Protocol):
+class Steppable(Protocol):
     """What is asked of a layer to step it."""
 
     @property

@@ -43,3 +43,15 @@ def nearest_frame() -> tuple[types.FrameType, int]:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
         frame, level = frame.f_back, level + 1
     return frame, level
+
+
+def called_within(code: types.CodeType) -> bool:
+    """Whether the function that asks was called within another call of ``code``, with frames of
+    jlayers and of JAX alone between them.
+    """
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith((_OWN, _JAX)):
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False

@@ -19,11 +19,11 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from .errors import LayerError, error_context
+from .errors import Described, LayerError, error_context
 from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording
 from .paths import join
 from .specs import format_short, format_spec, input_specs, placeholders, spec_key, specs_of
-from .types import ApplyFn, InitFn, LayerLike, Params, PyTree, State
+from .types import ApplyFn, InitFn, Params, PyTree, State
 
 # A model served with ever new lengths must not grow without bound.
 REMEMBERED = 128
@@ -78,7 +78,7 @@ def _entries(
         yield join(path, name), spec.inside(above) if above else spec
 
 
-class Traceable(LayerLike, Protocol):
+class Traceable(Described, Protocol):
     """What a pass needs of a layer."""
 
     @property

@@ -1,17 +1,14 @@
 """The types of the contract: trees, initialisers, and the pair of functions that a layer is.
 
-The docstrings of ``InitFn``, ``ApplyFn`` and ``LayerLike`` are the contract itself. This module
-imports no layer, so that whatever works on layers can say so without an import cycle.
+The docstrings of ``InitFn`` and ``ApplyFn`` are the contract itself. This module imports no layer,
+so that whatever works on layers can say so without an import cycle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
-
-from .errors import Described
 
 # One argument or result of a layer: an array, or nested tuples, lists and dicts of arrays.
 PyTree = Any
@@ -57,32 +54,3 @@ class ApplyFn(Protocol):
         key: jax.Array | None,
         train: bool,
     ) -> tuple[PyTree, State]: ...
-
-
-class LayerLike(Described, Protocol):
-    """A pair of pure functions, and a small description of itself.
-
-    Attributes:
-      children: the layers inside it by name, in order. The name ``""`` says that the child has
-        the path, the parameters and the state of the layer itself.
-      copies: how many copies of the child the layer holds: n for ``repeat`` and ``ensemble``.
-    """
-
-    @property
-    def children(self) -> Mapping[str, LayerLike]: ...
-
-    @property
-    def copies(self) -> int: ...
-
-    def init(self, key: jax.Array, x: PyTree) -> tuple[Params, State]:
-        """New parameters and state for inputs shaped like ``x``; see ``InitFn``."""
-
-    def apply(
-        self,
-        params: Params,
-        state: State,
-        x: PyTree,
-        key: jax.Array | None = None,
-        train: bool = False,
-    ) -> tuple[PyTree, State]:
-        """The output for ``x``, and the next state; see ``ApplyFn``."""

@@ -43,6 +43,9 @@ def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -
     >>> jl.out_spec(jl.concat(), (jl.spec((8, 2)), jl.spec((8, 3)))).shape
     (8, 5)
     """
+    # PyTorch's word would be the name of a child, and its number no layer.
+    if isinstance(named.get("dim"), int):
+        raise LayerError("unknown argument 'dim'", hint=f"axis={named['dim']}")
     axis = arguments.integer("axis", axis)
 
     def body(f: Scope, x: PyTree) -> PyTree:

@@ -54,6 +54,12 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     >>> params["body"]["kernel"].shape
     (12, 8, 8)
     """
+    if isinstance(layer, int) and not isinstance(n, int):
+        raise LayerError(
+            f"expected a layer, got {layer}",
+            expected="repeat(layer, n)",
+            hint="the layer comes first",
+        )
     inner = lift(layer)
     n = arguments.positive("n", n)
     if remat is not None and not isinstance(remat, bool) and not callable(remat):

@@ -285,7 +285,24 @@ CHILDREN = [
         lambda: jl.bidirectional(jl.LSTM(3), "concat"),
         "bidirectional at 'merge': expected a layer, got 'concat'",
     ),
-    (lambda: jl.repeat(3, Dense(3)), "repeat: expected a layer, got 3"),
+    (
+        lambda: jl.repeat(3, Dense(3)),
+        "repeat: expected a layer, got 3",
+        "expected: repeat(layer, n)",
+        "hint:     the layer comes first",
+    ),
+    (lambda: jl.concat(dim=1), "concat: unknown argument 'dim'", "hint:     axis=1"),
+    *(
+        (
+            lambda make=make: make(method="foo"),
+            f"{name}: method must be 'store' or 'recompute', got 'foo'",
+            "hint:     without method= the faster one is chosen",
+        )
+        for name, make in {
+            "RNN": functools.partial(jl.RNN, jl.LSTMCell(3)),
+            "LSTM": functools.partial(jl.LSTM, 3),
+        }.items()
+    ),
     (
         lambda: jl.each_step(Dense),
         "each_step: expected a layer, got the factory Dense",

@@ -355,6 +355,17 @@ ERRORS = [
         ),
         "train_step: the metrics have a 'skipped' already",
     ),
+    # By what was called, and not by the function of the loop that found it out.
+    (
+        lambda: training.fit(
+            training.train_step(MODEL, lambda y: y.mean(), TX),
+            start(),
+            [(X[:8], LABELS[:8])],
+            steps=1,
+            progress=False,
+        ),
+        "fit: the loss raised TypeError: *takes 1 positional argument but 2 were given",
+    ),
 ]
 
 

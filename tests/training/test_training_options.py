@@ -299,7 +299,7 @@ ERRORS = [
         "train_step: loss_scale must be a training.LossScale",
         "factor > 1",
     ),
-    (lambda: RUN(frozen="nose/**"), "*'nose/**'*"),
+    (lambda: RUN(frozen="nose/**"), "train_state: the pattern 'nose/**' fits no path"),
     (lambda: RUN(frozen="**"), "*nothing is left to train"),
     (
         lambda: step_of(accumulate=3)(RUN(), BATCH),

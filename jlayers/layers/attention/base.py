@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 
@@ -18,16 +18,32 @@ Spec = jax.ShapeDtypeStruct
 STEPS = "(batch, time, features)"
 
 
-class Projections(NamedTuple):
-    """The layers' own arguments of these names, checked."""
+@dataclasses.dataclass
+class Projections:
+    """The layers' own arguments of these names.
+
+    Raises:
+      LayerError: for a ``num_kv_heads`` that does not divide ``num_heads``.
+    """
 
     num_heads: int
-    num_kv_heads: int
+    num_kv_heads: int | None
     head_dim: int | None
     features: int | None
     bias: bool
     kernel_init: Initializer
     bias_init: Initializer
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.kv_heads:
+            raise LayerError(
+                f"num_kv_heads {self.kv_heads} does not divide num_heads {self.num_heads}"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """How many heads keys and values have."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     def size(self, x: Spec) -> int:
         """Features of one head.
@@ -56,8 +72,8 @@ class Projections(NamedTuple):
         size, width = self.size(x), x.shape[-1]
         shapes = {
             "query": (width, self.num_heads * size),
-            "key": (memory.shape[-1], self.num_kv_heads * size),
-            "value": (memory.shape[-1], self.num_kv_heads * size),
+            "key": (memory.shape[-1], self.kv_heads * size),
+            "value": (memory.shape[-1], self.kv_heads * size),
             "out": (self.num_heads * size, self.features or width),
         }
         # Flat names (query_kernel) and not a child for each projection: selectors, sharding rules
@@ -77,31 +93,10 @@ class Projections(NamedTuple):
             return y.reshape(*x.shape[:2], count, y.shape[-1] // count)
 
         q = project("query", x, self.num_heads)
-        k = project("key", memory, self.num_kv_heads)
-        return q, k, project("value", memory, self.num_kv_heads)
+        k = project("key", memory, self.kv_heads)
+        return q, k, project("value", memory, self.kv_heads)
 
     def output(self, params: Params, y: jax.Array) -> jax.Array:
         """(batch, time, features) of the output of attention, (batch, time, num_heads, size)."""
         y = y.reshape(*y.shape[:2], params["out_kernel"].shape[0])
         return core.dense(y, params["out_kernel"], params.get("out_bias"))
-
-
-def projections(
-    num_heads: int,
-    num_kv_heads: int | None,
-    head_dim: int | None,
-    features: int | None,
-    bias: bool,
-    kernel_init: Initializer,
-    bias_init: Initializer,
-) -> Projections:
-    """The layers' own arguments of these names.
-
-    Raises:
-      LayerError: for a ``num_kv_heads`` that does not divide ``num_heads``.
-    """
-    if num_kv_heads is None:
-        num_kv_heads = num_heads
-    if num_heads % num_kv_heads:
-        raise LayerError(f"num_kv_heads {num_kv_heads} does not divide num_heads {num_heads}")
-    return Projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)

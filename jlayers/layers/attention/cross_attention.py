@@ -15,7 +15,7 @@ from ...base.receptive_field import EVERYWHERE, ReceptiveField
 from ...base.sequence import Steps, join, made_of_steps, split
 from ...base.specs import cast_like, format_spec
 from ...base.types import Carry, Initializer, Params
-from .base import Spec, projections
+from .base import Projections, Spec
 
 
 @factory
@@ -70,7 +70,7 @@ def CrossAttention(
     >>> jl.out_spec(jl.CrossAttention(4), (jl.spec((2, 10, 32)), jl.spec((2, 7, 16)))).shape
     (2, 10, 32)
     """
-    maps = projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
+    maps = Projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
 
     def init(key: jax.Array, x: tuple[Spec, Spec]) -> Params:
         if not isinstance(x, tuple | list) or len(x) != 2:

@@ -8,7 +8,7 @@ the arithmetic in ``core.attention`` and ``core.cached_attention``.
 from __future__ import annotations
 
 import functools
-from typing import TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +24,7 @@ from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import Steps, join, split
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Params
-from .base import Spec, projections
-
-
-class _Options(TypedDict):
-    """What ``core.attention`` and ``core.cached_attention`` both take."""
-
-    alibi: bool
-    soft_cap: float | None
-    method: str | None
+from .base import Projections, Spec
 
 
 @factory
@@ -101,7 +93,7 @@ def SelfAttention(
     >>> jl.out_spec(jl.SelfAttention(4, causal=True), jl.spec((2, 10, 32))).shape
     (2, 10, 32)
     """
-    maps = projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
+    maps = Projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
     if window is not None and not causal:
         raise LayerError("a window looks back alone", hint=f"causal=True, window={window}")
     rope_base = _rope_base(rope)
@@ -124,8 +116,8 @@ def SelfAttention(
                 "attention to all steps needs to know for how many it keeps room",
                 hint="jl.stream(model, capacity=...), or window=...",
             )
-        size = params["key_kernel"].shape[-1] // maps.num_kv_heads
-        empty = jnp.zeros((x.shape[0], slots, maps.num_kv_heads, size), x.dtype)
+        size = params["key_kernel"].shape[-1] // maps.kv_heads
+        empty = jnp.zeros((x.shape[0], slots, maps.kv_heads, size), x.dtype)
         # For each row of its own, since rows may have had different numbers of valid steps.
         count = jnp.zeros((x.shape[0],), jnp.int32)
         return {"keys": empty, "values": jnp.zeros_like(empty), "count": count}
@@ -140,7 +132,7 @@ def SelfAttention(
             # Before keys are cached, so that a cached key is never rotated again.
             q, k = (core.apply_rope(a, positions, rope_base) for a in (q, k))
         # The projections are in the dtype of the input; core computes the softmax in float32.
-        options: _Options = {"alibi": alibi, "soft_cap": soft_cap, "method": method}
+        options: dict[str, Any] = {"alibi": alibi, "soft_cap": soft_cap, "method": method}
         if carry is None:
             y = core.attention(
                 q,

@@ -28,6 +28,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_short, format_spec
 from ...base.step_pair import StepPair
 from ...base.types import Carry, Params, PyTree, Spec, State
+from ...core.recurrent.chunking import METHODS
 from ...core.recurrent.chunking import Carry as CoreCarry
 from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
 from .cell import CarrySpecs, Cell
@@ -94,6 +95,12 @@ def RNN(
             f"cell must be a Cell, got {format_short(cell)}",
             hint=_other_cell(cell),
         )
+    if method is not None and method not in METHODS:
+        # Here, and not by the core: only the plain scan would look at it, at the first input.
+        raise LayerError(
+            f"method must be {' or '.join(map(repr, METHODS))}, got {format_short(method)}",
+            hint="without method= the faster one is chosen",
+        )
     definition = cell.definition
     if recurrent_dropout and not definition.has_product:
         raise LayerError(
@@ -152,26 +159,15 @@ def RNN(
         # The cell gets its own parameters only, as keyword arguments of a core function.
         initials = {f"initial_{name}" for name in specs} if trainable_carry else set()
         own = {name: value for name, value in params.items() if name not in initials}
+        own = definition.cast(own, values)
         before = tuple(carry[name] for name in specs)
-        outputs, after = run(own, values, before, tuple(specs), options)
-        outputs = outputs.astype(values.dtype)
+        found = definition.scan and definition.scan(own, values, before, options, method)
+        if found is None:
+            step_cell, name = definition.bind(own, tuple(specs)), definition.name or cell.kind
+            found = stepwise(step_cell, values, before, options, method=method, name=name)
+        outputs, after = found[0].astype(values.dtype), found[1]
         y = join(outputs, mask) if return_sequences else after[0].astype(outputs.dtype)
         return y, dict(zip(specs, after, strict=True))
-
-    def run(
-        params: Params,
-        x: jax.Array,
-        carry: CoreCarry,
-        names: tuple[str, ...],
-        options: ScanOptions,
-    ) -> tuple[jax.Array, CoreCarry]:
-        params = definition.cast(params, x)
-        if definition.scan is not None:
-            found = definition.scan(params, x, carry, options, method)
-            if found is not None:
-                return found
-        step_cell, name = definition.bind(params, names), definition.name or cell.kind
-        return stepwise(step_cell, x, carry, options, method=method, name=name)
 
     def draw_noise(
         specs: CarrySpecs, steps: int, key: jax.Array | None, train: bool
@@ -200,12 +196,11 @@ def RNN(
     unstreamed = "it reads the sequence from its end" if reverse else None
     if not return_sequences:
         unstreamed = "it gives the last step alone"
+    field = ReceptiveField(1, 0, math.inf) if reverse else CAUSAL
     return Layer(
         init,
         of_step(step),
-        sequence_mode=SequenceMode(
-            "whole", lambda x: ReceptiveField(1, 0, math.inf) if reverse else CAUSAL
-        ),
+        sequence_mode=SequenceMode("whole", lambda x: field),
         stream=unstreamed or StepPair(start, step),
     )
 
