@@ -13,9 +13,10 @@ from .errors import LayerError, error_context, public_api
 from .layer import Layer
 from .specs import format_short, path_text
 from .tracing import trace
-from .types import Params, PyTree
+from .types import Key, Params, PyTree
 
 
+# No Layer: it would not have the contract that every combinator relies on.
 class Pair(NamedTuple):
     """``params = init(key, x)`` and ``y = apply(params, x, key=None, train=False)``."""
 
@@ -51,13 +52,13 @@ def without_state(layer: Layer) -> Pair:
 
     @public_api
     def init(key: jax.Array, x: PyTree) -> Params:
+        # At every call: whether there is state may depend on the structure of the input.
         check(x)
         return layer.init(key, x)[0]
 
     @public_api
-    def apply(
-        params: Params, x: PyTree, key: jax.Array | None = None, train: bool = False
-    ) -> PyTree:
+    def apply(params: Params, x: PyTree, key: Key = None, train: bool = False) -> PyTree:
+        # Out of habit a state is passed between params and x, and then x is taken for the key.
         if key is not None and not arguments.is_key(key):
             with error_context(layer):
                 raise LayerError(

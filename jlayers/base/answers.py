@@ -19,6 +19,7 @@ _SIZES = "sizes come from the input"
 _FUNCTION = "any function of one array is a layer"
 
 
+# By answer in this file, where rows are read and added; by word where one is looked up.
 def _by_word(rows: Mapping[str, str]) -> dict[str, str]:
     return {word: answer for answer, words in rows.items() for word in words.split()}
 
@@ -318,6 +319,7 @@ _ARGUMENTS = {
 ARGUMENTS = _by_word(_ARGUMENTS)
 
 # Answers that hold for one function alone: {function: {word: answer}}.
+# They come first: dropout= means another thing for a cell than for any other layer.
 ARGUMENTS_OF: dict[str, dict[str, str]] = {
     "Conv": {"rate": "dilation=...", "channels": "features=..."},
     "GroupNorm": {"num_groups": "groups=...", "group_size": "groups=..., how many there are"},
@@ -353,6 +355,7 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
 }
 
 # What a positional argument too many was meant for: {function: answer}.
+# Most come from PyTorch and Equinox, whose layers take the size of the input first.
 POSITIONAL: dict[str, str] = {
     "Dense": f"{_SIZES}: Dense(16)",
     "Conv": f"{_SIZES}: Conv(16, 3); options are given by name: strides=2",

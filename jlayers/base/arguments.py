@@ -32,8 +32,10 @@ def positive(name: str, value: Any) -> int:
 
 def integer(name: str, value: Any, least: int | None = None) -> int:
     """``value`` as an int, of at least ``least``."""
+    # For Python True is an int, and features=True a mistake.
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError):
+            # Integers of NumPy count too; 2.0 does not, as in range.
             number = operator.index(value)
             if least is None or number >= least:
                 return number
@@ -52,6 +54,7 @@ def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
 
 def fraction(name: str, value: Any) -> float:
     """``value`` as a float from 0 up to, not including, 1."""
+    # Not 1: what is kept is divided by 1 - rate.
     if not _is_number(value) or not 0 <= value < 1:
         raise LayerError(f"{name} must be at least 0 and less than 1, got {format_short(value)}")
     return float(value)
@@ -59,6 +62,7 @@ def fraction(name: str, value: Any) -> float:
 
 def flag(name: str, value: Any) -> bool:
     """``value`` as a Python bool."""
+    # Not by truth: an initialiser in the place of bias would count as True.
     if not isinstance(value, bool):
         raise LayerError(f"{name} must be True or False, got {format_short(value)}")
     return value
@@ -80,8 +84,6 @@ def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
     """``value`` can be called with ``arguments``, and with those that are given ``by_name``.
 
     Args:
-      name: what a user knows it by.
-      value: what the user gave.
       arguments: ``"params, state, x"``.
       by_name: ``"key, train"``.
     """
@@ -94,6 +96,7 @@ def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
             return  # a builtin that says nothing of its arguments
         try:
             keywords = by_name.split(", ") if by_name else []
+            # Bound and not called: a user's function may be slow, or have effects.
             signature.bind(*arguments.split(", "), **dict.fromkeys(keywords))
         except TypeError:
             parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
@@ -115,6 +118,7 @@ def above_zero(name: str, value: Any) -> float:
 
 def initializer(name: str, value: Any) -> Any:
     """``value`` as an initialiser, ``init(key, shape, dtype)``."""
+    # Keras takes initialisers by name; the answer is the function of that name.
     hint = None
     if isinstance(value, str):
         word = value.lower() if hasattr(jax.nn.initializers, value.lower()) else "glorot_uniform"
@@ -145,6 +149,7 @@ def _makes_initializers(value: Any) -> bool:
 def padding(name: str, value: Any, causal: bool = False) -> Any:
     """A padding as given by a user: checked, with the names in upper case."""
     names = ("VALID", "SAME") + (("CAUSAL",) if causal else ())
+    # In any case: Keras writes "same", lax and stax "SAME".
     if isinstance(value, str) and value.upper() in names:
         return value.upper()
     if isinstance(value, tuple | list):
@@ -196,6 +201,7 @@ def typed_key(key: Any) -> None:
         hint = f"jax.random.key({key})"
     elif hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         hint = "jax.vmap over the keys"
+    # Old keys are plain arrays: nothing tells one key from a batch, or from data.
     elif hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape[-1:] == (2,):
         hint = "jax.random.key(seed) instead of jax.random.PRNGKey(seed)"
     raise LayerError("the key must be a single typed key", got=format_short(key), hint=hint)
@@ -206,6 +212,7 @@ def train_flag(train: Any) -> None:
     if isinstance(train, bool):
         return
     got, hint = truncate(repr(train)), "train=True or train=False"
+    # Python's `if train` in a layer would fail later, and far from the call.
     if isinstance(train, jax.core.Tracer):
         got = f"a traced {format_spec(train)}"
         hint = "jax.jit(layer.apply, static_argnames='train'): it is chosen when traced"
@@ -213,19 +220,12 @@ def train_flag(train: Any) -> None:
 
 
 def one_array(
-    x: PyTree,
-    shape: str,
-    rank: int | None = None,
-    least_rank: int = 0,
-    lower: str | None = None,
+    x: PyTree, shape: str, rank: int | None = None, least_rank: int = 0, lower: str | None = None
 ) -> None:
-    """``x`` is one array of the wanted rank.
+    """``x`` is one array, of ``rank`` where one is given, and otherwise of ``least_rank`` or more.
 
     Args:
-      x: the input of a layer.
       shape: the wanted shape in words, for the message: ``"(batch, time, features)"``.
-      rank: the only rank allowed, if there is only one.
-      least_rank: the lowest rank allowed.
       lower: the hint for an input whose rank is too low by one.
     """
     if not hasattr(x, "shape"):
@@ -241,6 +241,7 @@ def one_array(
             f"takes an array of {wanted}, got rank {len(x.shape)}",
             expected=shape,
             got=format_spec(x),
+            # One axis too many is most often time; one too few is for the layer to explain.
             hint={-1: lower, 1: "each_step(layer) for a sequence of such inputs"}.get(excess),
         )
 
@@ -253,12 +254,14 @@ def floating(x: Any, hint: str = "x.astype(jnp.float32)") -> None:
 
 def real(x: Any) -> None:
     """``x`` holds numbers with an order: no complex ones, and no bools."""
+    # By these two: for JAX complex numbers are inexact, and bools are not integers.
     if not jnp.issubdtype(x.dtype, jnp.integer) and not jnp.issubdtype(x.dtype, jnp.floating):
         raise LayerError(f"takes real numbers, got {x.dtype}", got=format_spec(x))
 
 
 def not_empty(x: Any, shape: str) -> None:
     """No axis but the first has size 0, so that a mean over it makes sense."""
+    # An empty batch is no mistake: its output is empty too.
     if any(size == 0 for size in x.shape[1:]):
         raise LayerError("takes no empty axis", expected=shape, got=format_spec(x))
 
@@ -308,6 +311,7 @@ def window_fits(
 ) -> None:
     """The window (a dilated kernel, say) is at most as large as the padded ``sizes`` of ``x``."""
     if isinstance(padding, str):
+        # SAME and CAUSAL pad by as much as the window needs.
         if padding != "VALID":
             return
         padding = ((0, 0),) * len(sizes)

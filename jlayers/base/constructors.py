@@ -24,7 +24,7 @@ from .repr_text import function_name, function_text
 from .sequence_mode import SequenceMode
 from .specs import format_short
 from .step_pair import StepPair
-from .types import ApplyFn, Carry, Params, PyTree, State
+from .types import ApplyFn, Carry, Key, Params, PyTree, State
 
 # What serial and the other combinators take for a layer.
 LayerOrFunction = Layer | Callable[[Any], PyTree]
@@ -53,6 +53,7 @@ def stateless(
 
     def checked_init(key: jax.Array, x: PyTree) -> Params:
         params = init(key, x)
+        # A pair is what init of a Layer returns, and the likeliest mix-up.
         if isinstance(params, tuple):
             raise LayerError(
                 "init of a stateless layer must return params alone",
@@ -91,7 +92,7 @@ def of_step(step: Callable[..., tuple[PyTree, Carry]]) -> ApplyFn:
     """``apply`` of a causal layer: its ``step`` over the whole sequence."""
 
     def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         return step(params, state, None, x, key=key, train=train)[0], state
 

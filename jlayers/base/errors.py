@@ -24,6 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+# The mistakes that a wrong shape, name or type makes in Python and JAX. All others, a file that is
+# missing for instance, have nothing to do with the layer (docs/notes/0002-errors-climb.md).
 _TRANSLATED = (
     TypeError,
     ValueError,
@@ -34,6 +36,7 @@ _TRANSLATED = (
     OverflowError,
     ZeroDivisionError,
 )
+# The first that fits is shown: the last is the base class of others.
 _HINTS = (
     (jax.errors.TracerBoolConversionError, "jnp.where or jax.lax.cond instead of Python's if"),
     (jax.errors.TracerArrayConversionError, "jnp instead of np"),
@@ -49,6 +52,7 @@ _SHOWN = 12
 _WIDTH = 72
 
 
+# A protocol, because layers are defined above errors.
 class Described(Protocol):
     """What an error says of a layer: what made it, its ``repr`` on one line, and where."""
 
@@ -100,6 +104,7 @@ class JlayersError(ValueError):
         self.site: str | None = None
 
     def __str__(self) -> str:
+        # Written when it is read: the path still grows while the error climbs.
         where = self.maker or ""
         if self.path:
             where += f" at {'/'.join(self.path)!r}"
@@ -193,6 +198,7 @@ def error_context(
             raise
         if _is_translated(error):
             raise failure from error
+        # Every parent replaces the note of its child, so that one is left, with the whole path.
         notes = [note for note in getattr(error, "__notes__", []) if note != old_note]
         error.__notes__ = [*notes, str(failure)]
         raise
@@ -214,6 +220,7 @@ def calling_user_code(what: str, kind: type[JlayersError] = LayerError) -> Itera
 
 
 def _is_translated(error: Exception) -> bool:
+    # A user's own subclass of ValueError is for the user's own except clause.
     named = type(error).__module__.split(".")[0] in ("builtins", "jax")
     return named and isinstance(error, _TRANSLATED)
 
@@ -232,6 +239,7 @@ def _failure(error: Any, subject: str = "", kind: type[JlayersError] = LayerErro
                 "expected an array here, got a Sequence, which would lose its mask",
                 _MAP,
             )
+        # Kept with the exception, since every parent on the way up adds to it.
         error._jlayers_failure = kind(problem.strip(), hint=hint)
     return error._jlayers_failure  # type: ignore[no-any-return]
 
@@ -254,6 +262,7 @@ def public_api(function: Callable[P, R], name: str | None = None) -> Callable[P,
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # pytest leaves out frames with this name.
         __tracebackhide__ = True
         try:
             return function(*args, **kwargs)
@@ -279,6 +288,7 @@ def public_api(function: Callable[P, R], name: str | None = None) -> Callable[P,
         if cause is not None:
             drop_jax_notes(cause)
             cause.__traceback__ = users_frames(cause.__traceback__)
+        # One frame of jlayers remains, since Python adds the one that raises.
         raise error.with_traceback(None) from cause
 
     return call
@@ -302,6 +312,7 @@ def call_error(
     kind: type[JlayersError] | None = None,
 ) -> JlayersError | None:
     """The error of a call that does not fit a signature, or None where it does."""
+    # Here, so that programs without mistakes do not import the tables of words.
     from .unknown import misfit
 
     found = misfit(name, signature, args, kwargs)
@@ -336,5 +347,6 @@ def warn(text: str) -> None:
 
 def truncate(text: str) -> str:
     """The text on one line, and no longer than fits beside other text."""
+    # A repr over several lines leaves a space after brackets, and a comma before the last.
     text = " ".join(text.split()).replace("( ", "(").replace(", )", ")")
     return text if len(text) <= _WIDTH else text[: _WIDTH - 4] + " ..."

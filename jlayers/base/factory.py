@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ParamSpec
 
 from . import arguments
@@ -59,12 +59,13 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
         except TypeError as error:
             raise call_error(name, signature, args, kwargs) or error from None
         try:
-            given = _checked(checks, bound)
-            # A call that no check changes is passed on as it is.
-            if given is bound:
-                layer = function(*args, **kwargs)
-            else:
-                layer = function(*given.args, **given.kwargs)
+            # The repr shows what the user gave, and not what the checks made of it.
+            given = {
+                key: checks[key](key, value) if key in checks else value
+                for key, value in bound.arguments.items()
+            }
+            call = inspect.BoundArguments(signature, given)
+            layer = function(*call.args, **call.kwargs)
             if not isinstance(layer, Layer):
                 raise LayerError("the factory must return a Layer", got=format_short(layer))
         except LayerError as error:
@@ -75,25 +76,13 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             maker=name,
             site=caller_location(),
             _named=False,
+            # Later, and only if asked for: most layers are never printed.
             _text=lambda: call_text(name, bound),
         )
 
+    # So that a factory in the place of a layer, Dense for Dense(3), can be told.
     make.__jlayers_factory__ = True  # type: ignore[attr-defined]
     return make
-
-
-def _checked(checks: Mapping[str, Check], bound: inspect.BoundArguments) -> inspect.BoundArguments:
-    """The arguments as their checks give them; ``bound`` itself where no check changes one."""
-    changed = {}
-    for name, value in bound.arguments.items():
-        check = checks.get(name)
-        if check is not None:
-            new = check(name, value)
-            if new is not value:
-                changed[name] = new
-    if not changed:
-        return bound
-    return inspect.BoundArguments(bound.signature, {**bound.arguments, **changed})
 
 
 def _checks(function: Callable[..., object], signature: inspect.Signature) -> dict[str, Check]:

@@ -40,11 +40,9 @@ Numbers = np.ndarray[Any, np.dtype[Any]]
 
 
 def draw(found: Trace, key: jax.Array) -> tuple[Params, State]:
-    """The params and the state that a model's table describes.
+    """The params and the state that the table in a model's abstract pass describes.
 
-    Args:
-      found: the model's abstract pass, which holds the table.
-      key: the key of ``init``; each array's own key follows from its ``key_path``.
+    The key of each array follows from ``key``, that of ``init``, and the array's ``key_path``.
     """
     table = [*found.parameters.values(), *found.variables.values()]
     arrays = _arrays(table, key)

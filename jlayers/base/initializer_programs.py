@@ -47,7 +47,9 @@ _NAMES = """
 """
 _ELEMENTWISE = frozenset(_NAMES.split())
 _NUMBERS = frozenset(map(np.dtype, ("bool", "int32", "uint32", "float32")))
+# XLA may round a product and the sum it goes into only once.
 _PRODUCTS = frozenset(("mul", "integer_pow", "square"))
+# What JAX compiles by itself when an initialiser is called alone; the name depends on its version.
 _ONE_PROGRAM = frozenset(("jit", "pjit"))
 _INLINED = frozenset(("custom_jvp_call",))
 
@@ -84,6 +86,7 @@ class InitializerProgram(NamedTuple):
 
 @functools.cache
 def _key() -> jax.ShapeDtypeStruct:
+    # Threefry alone gives element i from the key and i (docs/notes/0007-init.md).
     key: jax.ShapeDtypeStruct = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     return key
 

@@ -31,7 +31,7 @@ from .specs import (
 )
 from .step_pair import StepPair, filling
 from .tracing import AbstractFn, Trace, checked_result, run_pair, trace
-from .types import ApplyFn, InitFn, Params, PyTree, State
+from .types import ApplyFn, InitFn, Key, Params, PyTree, State
 from .validation import check_tree, check_tree_matches
 from .wrong_input import refuse_trees
 
@@ -143,6 +143,7 @@ class Layer:
             kind=kind,
             maker=kind,
             site=caller_location(),
+            # A copy that cannot be written to: what was traced depends on the children.
             children=MappingProxyType(dict(children or {})),
             copies=copies,
             _named=name is not None,
@@ -246,6 +247,7 @@ class Layer:
                     if names is None
                     else ", ".join(names) or "no children",
                 )
+            # In the layer's own order, which its function may rely on.
             rebuilt = self._rebuild({name: children[name] for name in self.children})
             # The kind keeps its place in a parent's names; the site is where the user built it.
             return rebuilt._replace(kind=self.kind, site=self.site)
@@ -254,6 +256,7 @@ class Layer:
         """The ``repr`` cut to one line."""
         return truncate(repr(self))
 
+    # For ``init, apply = layer``, as for the pairs of optax and stax.
     def __iter__(self) -> Iterator[Callable[..., tuple[PyTree, State]]]:
         yield self.init
         yield self.apply
@@ -310,7 +313,7 @@ class Layer:
             return placeholders(found.params), placeholders(found.state)
 
         def apply(
-            params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+            params: Params, state: State, x: PyTree, *, key: Key, train: bool
         ) -> tuple[PyTree, State]:
             calls.append(specs_of(x))
             return placeholders(trace(self, x).out), state

@@ -26,7 +26,7 @@ from . import arguments
 from .errors import Described, LayerError, calling_user_code
 from .repr_text import function_text
 from .specs import format_spec, specs_of, storage_dtype
-from .types import InitFn, Initializer, Params, PyTree, State
+from .types import InitFn, Initializer, Key, Params, PyTree, State
 
 # Children are named before layers exist here: this module is below ``layer``.
 L = TypeVar("L", bound=Described)
@@ -80,6 +80,7 @@ def is_name(name: object) -> bool:
 @functools.lru_cache(maxsize=4096)
 def stable_hash(name: str) -> int:
     """32 bits of a name. Python's ``hash()`` changes with every process; keys must not."""
+    # Four bytes are the 32 bits that fold_in takes.
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
 
 
@@ -87,7 +88,7 @@ def stable_hash(name: str) -> int:
 def child_key(key: jax.Array, name: str) -> jax.Array: ...
 @overload
 def child_key(key: None, name: str) -> None: ...
-def child_key(key: jax.Array | None, name: str) -> jax.Array | None:
+def child_key(key: Key, name: str) -> jax.Array | None:
     """``fold_in(key, hash of name)``: adding or removing a sibling changes no other key.
 
     Without a key there is none; a transparent child, whose name is empty, has its parent's.
@@ -225,12 +226,6 @@ def make(
 ) -> jax.Array:
     """One parameter from an initialiser, checked. The key is folded with the parameter's name.
 
-    Args:
-      key: the layer's key.
-      name: the parameter's name in ``params`` or ``state``.
-      init: ``init(key, shape, dtype)``.
-      shape, dtype: of the parameter.
-
     Raises:
       LayerError: for an initialiser that gives another shape or dtype, or no array.
     """
@@ -263,10 +258,8 @@ def initialize(
 ) -> Params:
     """``{name: parameter}`` for ``name=(init, shape)``; a name with None is left out.
 
-    Args:
-      key: the layer's key.
-      x: the layer's input, whose dtype decides that of the parameters: float32, or float64 for
-        a float64 input. In ``apply``, ``cast_like`` gives them in the dtype of the input.
+    The dtype of ``x`` decides that of the parameters: float32, or float64 for a float64 input. In
+    ``apply``, ``cast_like`` gives them in the dtype of the input.
     """
     dtype = storage_dtype(x)
     return {

@@ -99,6 +99,7 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
     >>> select(params, "**/kernel")
     {'encoder': {'bias': False, 'kernel': True}, 'head': {'bias': False, 'kernel': True}}
     """
+    # A pattern with a mistake in it would freeze or decay nothing, unseen.
     check_each_fits(patterns, list(flatten(tree)))
     return jax.tree.map_with_path(
         lambda path, leaf: any(matches(path_text(path), pattern) for pattern in patterns),
@@ -147,6 +148,7 @@ def combine(*trees: Params) -> Params:
     joined: dict[str, Any] = {}
     for tree in trees:
         flat = _flat_dict(tree)
+        # Not the last one wins: which tree a leaf came from would be a matter of order.
         if twice := [path for path in flat if path in joined]:
             raise LayerError(f"two trees have a leaf at {twice[0]!r}")
         joined |= flat
@@ -176,5 +178,6 @@ def check_each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
                 hint='each pattern by itself: select(params, "**/bias", "head/**")',
             )
         if not any(matches(path, pattern) for path in paths):
+            # Twenty show how paths look here; a model may have thousands.
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
             raise LayerError(f"the pattern {pattern!r} fits no path", got=shown or "nothing inside")

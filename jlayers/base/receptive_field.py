@@ -64,13 +64,16 @@ class ReceptiveField(NamedTuple):
 
 def _times(stride: int | Fraction, steps: float | Fraction) -> float | Fraction:
     """``stride * steps``, exact where it is finite."""
+    # There is no Fraction of infinity, and 0 times it would be NaN.
     return steps if math.isinf(steps) else stride * Fraction(steps)
 
 
 def _plain(number: float | Fraction) -> float | Fraction:
+    # 2 and not Fraction(2, 1), as users write it.
     whole = isinstance(number, Fraction) and number.denominator == 1
     return int(number) if whole else number
 
 
+# Bounds that are too wide are safe: the true field lies inside.
 EVERYWHERE = ReceptiveField(1, math.inf, math.inf)
 CAUSAL = ReceptiveField(1, math.inf, 0)

@@ -25,7 +25,7 @@ from .sequence_mode import SequenceMode
 from .specs import cast_like, checked_spec, format_spec, specs_of, storage_dtype
 from .step_pair import StepPair, stream_of
 from .tracing import Trace, run, trace
-from .types import Carry, Initializer, Params, PyTree, Spec, State
+from .types import Carry, Initializer, Key, Params, PyTree, Spec, State
 
 # In which of the two trees of a layer a name is declared.
 Tree = Literal["params", "state"]
@@ -181,6 +181,7 @@ class Scope:
         self._calls.append((name, xs[0], y))
         return y
 
+    # A function, which only an error calls: a step that is right formats nothing.
     def _before(self) -> list[tuple[str, str, str]]:
         return [
             (name, format_spec(specs_of(x)), format_spec(specs_of(y)))
@@ -228,6 +229,7 @@ class InitScope(Scope):
 
     def found(self) -> Trace:
         """What the pass found, the output left out."""
+        # Without an input its parameters cannot be known.
         unused = [name for name, calls in self._inputs.items() if not calls]
         if unused:
             raise LayerError(
@@ -268,7 +270,7 @@ class ApplyScope(Scope):
         params: Params,
         state: State,
         x: PyTree,
-        key: jax.Array | None,
+        key: Key,
         train: bool,
         carry: Carry | None = None,
     ):
@@ -341,10 +343,6 @@ def composite(
     A single child named ``""`` is transparent: its parameters are the layer's own.
 
     Args:
-      body: a function of the scope and the input.
-      children: by name.
-      name: the kind.
-      rebuild: the same around other children.
       each_step: whether it works on each step of a sequence by itself, whatever its children do.
       unstreamed: why it cannot be streamed, if not for its children.
     """
@@ -355,7 +353,7 @@ def composite(
         return f.found(), y
 
     def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         f = ApplyScope(children, params, state, x, key, train)
         y = body(f, x)
@@ -401,13 +399,7 @@ def _stream_of_body(
         return carry
 
     def step(
-        params: Params,
-        state: State,
-        carry: Carry,
-        x: PyTree,
-        *,
-        key: jax.Array | None,
-        train: bool,
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:
         f = ApplyScope(children, params, state, x, key, train, carry)
         return body(f, x), f.carry

@@ -18,7 +18,7 @@ import jax
 
 from .receptive_field import EVERYWHERE, ReceptiveField
 from .sequence import Sequence, is_sequence, mapped, sequences_in
-from .types import ApplyFn, InitFn, Params, PyTree, State
+from .types import ApplyFn, InitFn, Key, Params, PyTree, State
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ class SequenceMode:
     rows: bool = False
 
     PER_STEP: ClassVar[SequenceMode]
+    WHOLE: ClassVar[SequenceMode]
     DELEGATE: ClassVar[SequenceMode]
 
 
 SequenceMode.PER_STEP = SequenceMode("per_step")
+SequenceMode.WHOLE = SequenceMode("whole")
 SequenceMode.DELEGATE = SequenceMode("delegate")
 
 
@@ -63,7 +65,7 @@ def taking_sequences(
 
     @functools.wraps(apply)
     def apply_to(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         found = sequences_in(x)
         if not found:

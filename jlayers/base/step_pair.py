@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .errors import LayerError
 from .sequence_mode import SequenceMode, filled, without_masks
 from .specs import format_short, specs_of
-from .types import ApplyFn, Carry, Params, PyTree, State
+from .types import ApplyFn, Carry, Key, Params, PyTree, State
 
 
 class StepPair(NamedTuple):
@@ -30,6 +30,7 @@ class StepPair(NamedTuple):
     step: Callable[..., tuple[PyTree, Carry]]
 
 
+# A protocol, because layers are defined above this module.
 class Steppable(Protocol):
     """What is asked of a layer to step it."""
 
@@ -65,18 +66,13 @@ def _of_each_step(layer: Steppable) -> StepPair:
     """The pair of a layer that works on each step by itself: it has no carry."""
 
     def step(
-        params: Params,
-        state: State,
-        carry: Carry | None,
-        x: PyTree,
-        *,
-        key: jax.Array | None,
-        train: bool,
+        params: Params, state: State, carry: Carry | None, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:
         y, _ = layer._apply(params, state, x, key=key, train=train)
         # An array beside the block, such as a memory, may have other steps than the block.
         blocks = {jnp.shape(leaf)[:2] for leaf in jax.tree.leaves(x) if jnp.ndim(leaf) > 1}
         for leaf in jax.tree.leaves(y):
+            # Otherwise the outputs of blocks would not join to that of the whole sequence.
             if blocks and jnp.shape(leaf)[:2] not in blocks:
                 raise LayerError(
                     "cannot be streamed: its output does not have the steps of its input",

@@ -8,6 +8,7 @@ import types
 
 import jax
 
+# The separator, or else a user's folder jlayers_models would count as ours.
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _JAX = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
 
@@ -27,6 +28,7 @@ def users_frames(trace: types.TracebackType | None) -> types.TracebackType | Non
 
 def drop_jax_notes(error: BaseException) -> None:
     """Removes JAX's notes on removed frames: it adds one at each nested trace."""
+    # In place: what else was noted stays, and an error without notes gets no empty list.
     notes = getattr(error, "__notes__", [])
     notes[:] = [note for note in notes if "JAX_TRACEBACK_FILTERING" not in note]
 
@@ -40,6 +42,7 @@ def nearest_frame() -> tuple[types.FrameType, int]:
     """The nearest frame outside jlayers, and its level: 1 is the function that asks."""
     frame = sys._getframe(2)
     level = 2
+    # A thread that jlayers has started has no frame outside.
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
         frame, level = frame.f_back, level + 1
     return frame, level
@@ -50,6 +53,7 @@ def called_within(code: types.CodeType) -> bool:
     jlayers and of JAX alone between them.
     """
     frame: types.FrameType | None = sys._getframe(2)
+    # It ends at a frame of the user: what a loss or a body calls is the user's call.
     while frame is not None and frame.f_code.co_filename.startswith((_OWN, _JAX)):
         if frame.f_code is code:
             return True

@@ -16,6 +16,8 @@ PyTree = Any
 Params = dict[str, Any]
 State = dict[str, Any]
 Carry = dict[str, Any]
+# One typed key, of ``jax.random.key``; None where the caller gave none.
+Key = jax.Array | None
 Spec = jax.ShapeDtypeStruct
 
 
@@ -33,6 +35,7 @@ class InitFn(Protocol):
     The function is pure and works under ``jit``, ``vmap`` and ``eval_shape``.
     """
 
+    # Positional only: an author may name the arguments otherwise.
     def __call__(self, key: jax.Array, x: PyTree, /) -> tuple[Params, State]: ...
 
 
@@ -45,12 +48,5 @@ class ApplyFn(Protocol):
     """
 
     def __call__(
-        self,
-        params: Params,
-        state: State,
-        x: PyTree,
-        /,
-        *,
-        key: jax.Array | None,
-        train: bool,
+        self, params: Params, state: State, x: PyTree, /, *, key: Key, train: bool
     ) -> tuple[PyTree, State]: ...

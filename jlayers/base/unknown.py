@@ -1,6 +1,9 @@
 """What to use instead of an attribute or an argument that does not exist.
 
 The answers are data, in ``answers.py``; both modules are imported when something has gone wrong.
+
+How to read this file: ``unknown_attribute`` answers for a module, ``misfit`` for a call that does
+not fit a signature, of which ``_other_argument`` finds the word that was meant.
 """
 
 from __future__ import annotations
@@ -31,10 +34,7 @@ def unknown_attribute(
 ) -> AttributeError:
     """The error of a module without an attribute ``name``, with what to use in its place.
 
-    Args:
-      module: the module's name.
-      names: its public names.
-      subpackages: those of its subpackages in which the name is looked for too.
+    The name is looked for among the public ``names`` and those of ``subpackages`` too.
     """
     text = f"module {module!r} has no attribute {name!r}"
     if name.startswith("_"):  # Python and its tools ask for many such names
@@ -72,6 +72,7 @@ def _other_name(module: str, name: str, names: list[str], subpackages: Sequence[
 def _closest(word: str, names: Iterable[str]) -> str | None:
     """The name that differs from ``word`` by its case alone, or by a few letters."""
     lower = {name.lower(): name for name in names}
+    # With difflib's own 0.6, rate would be the answer to state.
     found = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.75)
     return lower[found[0]] if found else None
 
@@ -90,6 +91,7 @@ def misfit(
 ) -> Misfit | None:
     """Why ``name(*args, **kwargs)`` does not fit the signature, or None where it does."""
     parameters = dict(signature.parameters)
+    # A method was decorated before it was bound: users do not count self.
     if next(iter(parameters), None) == "self":
         del parameters["self"]
         args = args[1:]
@@ -100,6 +102,7 @@ def misfit(
         if parameter.kind not in (inspect.Parameter.POSITIONAL_ONLY, *_VARIADIC)
     }
     kinds = {parameter.kind for parameter in parameters.values()}
+    # Before bind, which names the first of several, and knows no hint.
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         unknown = [key for key in kwargs if key not in named]
         if unknown:

@@ -49,10 +49,7 @@ def check_tree_matches(
     A float may be any float: parameters cast to bfloat16 are still the model's own.
 
     Args:
-      tree: the ``params`` or ``state`` that a user passed.
-      expected: the tree of specs that ``init`` would give for ``x``.
       what: ``"params"``, ``"state"``, ``"new state"`` or ``"carry"``.
-      x: the input, for the text.
       beside: the other tree that was passed, for the hint.
 
     Raises:
@@ -88,6 +85,7 @@ def check_tree_matches(
 
 
 def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: object) -> str | None:
+    # Out of habit from libraries where a layer without state has none to pass.
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
     # The other tree fits here: the two were swapped.

@@ -95,6 +95,7 @@ def _trials(params: Params, expected: Params, x: PyTree) -> Iterator[tuple[int, 
     tried = 0
     for leaf, spec in enumerate(jax.tree.leaves(x)):
         for axis in range(len(spec.shape) - 1, 0, -1):  # features first, and never the batch
+            # Sorted, so that the same mistake has the same text in every process.
             for old, new in sorted(changes):
                 # A parameter's size may be a multiple or a share of the input's. Symbolic sizes of
                 # an export are left alone.

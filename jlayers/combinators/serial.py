@@ -29,13 +29,7 @@ def of_layers(
     named: Mapping[str, LayerOrFunction],
     again: Callable[..., Layer],
 ) -> Layer:
-    """A composite of positional and named layers.
-
-    Args:
-      body: of the composite.
-      layers, named: as the user gave them.
-      again: the combinator itself, which rebuilds the layer around other children.
-    """
+    """A composite of positional and named layers; ``again`` is the combinator that rebuilds it."""
     count = len(layers)
 
     def rebuild(new: dict[str, Layer]) -> Layer:

@@ -27,7 +27,7 @@ from ..base.sequence_mode import SequenceMode, with_receptive_field
 from ..base.specs import format_short, format_spec, spec_key, specs_of
 from ..base.step_pair import StepPair, check_carry, stream_of
 from ..base.tracing import AbstractFn, Trace, run, trace
-from ..base.types import ApplyFn, Carry, Params, PyTree, Spec, State
+from ..base.types import ApplyFn, Carry, Key, Params, PyTree, Spec, State
 
 Policy = Callable[..., bool]
 
@@ -79,7 +79,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
         return found, _through_copies(inner, n, x, with_receptive_field(y, None))
 
     def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         def step(x: PyTree, copy: tuple[Params, State, jax.Array | None]) -> tuple[PyTree, State]:
             with error_context(inner):
@@ -95,10 +95,14 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
         return _through_copies(inner, n, x, y), new_state if train else state
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        return _stacked_start(inner, n, params, state, x, capacity)
+        def one(params: Params, state: State) -> Carry:
+            with error_context(inner):
+                return stream_of(inner).start(params, state, x, capacity=capacity)
+
+        return jax.vmap(one, axis_size=n)(params, state)
 
     def block(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:
         def step(loop: tuple[PyTree, Carry], copy: PyTree) -> tuple[PyTree, None]:
             (x, carries), (params, state, key, i) = loop, copy
@@ -139,9 +143,9 @@ def ensemble(layer: LayerOrFunction, n: int) -> Layer:
         return found, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), y)
 
     def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        def one(params: Params, state: State, key: jax.Array | None) -> tuple[PyTree, State]:
+        def one(params: Params, state: State, key: Key) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
@@ -171,11 +175,9 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
         )
 
     def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        def run(
-            params: Params, state: State, x: PyTree, key: jax.Array | None
-        ) -> tuple[PyTree, State]:
+        def run(params: Params, state: State, x: PyTree, key: Key) -> tuple[PyTree, State]:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
@@ -193,10 +195,10 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
             return stream_of(inner).start(params, state, x, capacity=capacity)
 
     def step(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:
         def run(
-            params: Params, state: State, carry: Carry, x: PyTree, key: jax.Array | None
+            params: Params, state: State, carry: Carry, x: PyTree, key: Key
         ) -> tuple[PyTree, Carry]:
             with error_context(inner):
                 return stream_of(inner).step(params, state, carry, x, key=key, train=train)
@@ -245,16 +247,6 @@ def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, Py
     return Trace(params, state, None, inputs, inside={"": found}, copies=n), y
 
 
-def _stacked_start(
-    layer: Layer, n: int, params: Params, state: State, x: PyTree, capacity: int | None
-) -> Carry:
-    def one(params: Params, state: State) -> Carry:
-        with error_context(layer):
-            return stream_of(layer).start(params, state, x, capacity=capacity)
-
-    return jax.vmap(one, axis_size=n)(params, state)
-
-
 def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
     """``y`` with the receptive field of n copies on ``x``, where that of ``x`` is tracked."""
     # n copies widen the field n times; the scan itself has to carry one structure.
@@ -269,7 +261,7 @@ def _through_copies(layer: Layer, n: int, x: PyTree, y: PyTree) -> PyTree:
     return with_receptive_field(y, field)
 
 
-def _keys(key: jax.Array | None, n: int) -> jax.Array | None:
+def _keys(key: Key, n: int) -> jax.Array | None:
     # No key for any copy: the layers that need one raise.
     if key is None:
         return None

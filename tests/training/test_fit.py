@@ -532,7 +532,7 @@ ERRORS = [
         "steps= or epochs=",
     ),
     (lambda: fit(checkpoints="folder"), "fit: checkpoints must be a training.CheckpointManager"),
-    (lambda: fit(data=(X, LABELS)), "as_source: the data is arrays, not batches of them"),
+    (lambda: fit(data=(X, LABELS)), "fit: the data is arrays, not batches of them"),
     (
         lambda: fit(lambda state, batch: (state, {"loss": batch}), 1.0, [X[0]], steps=2),
         "fit: the metric 'loss' must be a real scalar",

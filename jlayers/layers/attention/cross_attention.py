@@ -44,15 +44,9 @@ def CrossAttention(
 
     Args:
       num_heads: number of heads.
-      num_kv_heads: number of heads of keys and values, each shared by
-        ``num_heads / num_kv_heads`` neighbouring query heads (grouped-query attention, Ainslie et
-        al., 2023, arXiv:2305.13245); ``num_heads`` if None.
+      num_kv_heads, soft_cap, bias, kernel_init, bias_init, method: as for ``SelfAttention``.
       head_dim: features of a head; those of ``x`` / ``num_heads`` if None.
       features: size of the output's last axis; that of ``x`` if None.
-      soft_cap: scores become ``soft_cap * tanh(scores / soft_cap)``.
-      bias: whether the four projections have one.
-      kernel_init, bias_init: as in ``jax.nn.initializers``.
-      method: as for ``core.attention``.
 
     Shapes:
       x: (batch, time, in), memory: (batch, steps, of memory), both floating and of one dtype.

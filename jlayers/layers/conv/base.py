@@ -163,8 +163,6 @@ def convolution(
       check_fit: ``check_fit(x, extents, options)`` raises where the dilated kernel is too large;
         ``extents`` are its sides.
       time_window: ``time_window(x, extents, options)``, the window along the first spatial axis.
-      features, kernel_size, strides, padding, dilation, groups, bias, kernel_init, bias_init,
-        method: the layers' own arguments, checked.
     """
     _check_divides(groups, features, "features")
 

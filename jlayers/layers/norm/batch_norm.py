@@ -13,10 +13,10 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
 from ...base.receptive_field import ReceptiveField
-from ...base.sequence import Sequence, join, split
+from ...base.sequence import Steps, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.step_pair import StepPair
-from ...base.types import Carry, Initializer, Params, State
+from ...base.types import Carry, Initializer, Key, Params, State
 from ...core.dtypes import at_least_float32
 
 
@@ -80,13 +80,8 @@ def BatchNorm(
         return params, running
 
     def apply(
-        params: Params,
-        state: State,
-        x: jax.Array | Sequence,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array | Sequence, State]:
+        params: Params, state: State, x: Steps, *, key: Key, train: bool
+    ) -> tuple[Steps, State]:
         values, mask = split(x)
         if not train:
             return join(_normalize_by_running(params, state, values, epsilon), mask), state
@@ -113,14 +108,8 @@ def BatchNorm(
         }
 
     def step(
-        params: Params,
-        state: State,
-        carry: Carry | None,
-        x: jax.Array | Sequence,
-        *,
-        key: jax.Array | None,
-        train: bool,
-    ) -> tuple[jax.Array | Sequence, Carry]:
+        params: Params, state: State, carry: Carry | None, x: Steps, *, key: Key, train: bool
+    ) -> tuple[Steps, Carry]:
         # In a stream the running statistics are used: those of the batch include later steps.
         return apply(params, state, x, key=key, train=False)[0], {}
 

@@ -13,7 +13,7 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
-from ...base.sequence import Sequence, join, split
+from ...base.sequence import Steps, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
 from ...base.types import Initializer, Params
@@ -72,7 +72,7 @@ def GroupNorm(
             bias=(bias_init, x.shape[-1:]) if bias else None,
         )
 
-    def apply(params: Params, x: jax.Array | Sequence) -> jax.Array | Sequence:
+    def apply(params: Params, x: Steps) -> Steps:
         values, mask = split(x)
         scale, bias = params.get("scale"), params.get("bias")
         # Not the batch: the rows of a batch must not depend on each other.

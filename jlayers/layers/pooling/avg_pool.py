@@ -29,13 +29,9 @@ def AvgPool(
     """The mean of each window.
 
     Args:
-      window_shape: an int for all spatial axes, or one for each.
-      strides: likewise; the window by default, so that windows do not overlap.
-      padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output depends on no later step of the
-        first spatial axis), an int, or a (low, high) for each spatial axis.
+      window_shape, strides, padding, method: as for ``MaxPool``.
       count_include_pad: whether padding counts in the mean. False, as in Keras: a window at the
         border is the mean of the pixels in it. True as in PyTorch and Flax.
-      method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
 
     Shapes:
       x: (batch, *spatial, channels), floating. y: (batch, *spatial', channels), of the dtype of

@@ -20,7 +20,7 @@ from ...base.layer import Layer
 from ...base.parameters import initialize
 from ...base.repr_text import function_text
 from ...base.specs import cast_like, format_short, format_spec, specs_of
-from ...base.types import Initializer, Params, Spec, State
+from ...base.types import Initializer, Key, Params, Spec, State
 from ...core.dtypes import at_least_float32
 from ...core.recurrent.chunking import Carry
 from ...core.recurrent.linear import Coefficients, linear_recurrence
@@ -224,7 +224,7 @@ class Cell(Layer):
             return initialize(key, x, **definition.parameters(x)), {}
 
         def apply(
-            params: Params, state: State, inputs: Any, *, key: jax.Array | None, train: bool
+            params: Params, state: State, inputs: Any, *, key: Key, train: bool
         ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], State]:
             x, carry, specs = parts(inputs)
             cell = definition.bind(definition.cast(params, x), tuple(specs))

@@ -97,10 +97,7 @@ def ConvLSTM(
     bias_init: Initializer = forget_one,
     method: str | None = None,
 ) -> Layer:
-    """An LSTM over a sequence of images: ``RNN(ConvLSTMCell(features, kernel_size))``.
-
-    ``ConvLSTMCell`` has the formulas, the parameters and the options of a step, ``RNN`` the options
-    of the loop, resets and streaming.
+    """An LSTM over a sequence of images: ``RNN(ConvLSTMCell(features, kernel_size))``, see both.
 
     Shapes:
       x: (batch, time, *spatial, in), floating, or ``(x, resets)``.

@@ -104,10 +104,7 @@ def GRU(
     bias_init: Initializer = initializers.zeros,
     method: str | None = None,
 ) -> Layer:
-    """The gated recurrent unit over a sequence: ``RNN(GRUCell(features))``.
-
-    ``GRUCell`` has the formulas, the parameters and the options of a step, ``RNN`` the options of
-    the loop, resets and streaming.
+    """The gated recurrent unit over a sequence: ``RNN(GRUCell(features))``, see both.
 
     Shapes:
       x: (batch, time, in), floating, or ``(x, resets)``.

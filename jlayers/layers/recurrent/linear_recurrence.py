@@ -126,10 +126,7 @@ def LinearRecurrence(
     bias_init: Initializer = initializers.zeros,
     decay_init: Initializer = slow_decay,
 ) -> Layer:
-    """A diagonal linear recurrence over a sequence: ``RNN(LinearRecurrenceCell(features))``.
-
-    ``LinearRecurrenceCell`` has the formula, the parameters and the options of a step, ``RNN`` the
-    options of the loop, resets and streaming.
+    """A diagonal recurrence over a sequence: ``RNN(LinearRecurrenceCell(features))``, see both.
 
     Shapes:
       x: (batch, time, in), floating, or ``(x, resets)``.

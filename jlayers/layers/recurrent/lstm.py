@@ -133,11 +133,7 @@ def LSTM(
     bias_init: Initializer = forget_one,
     method: str | None = None,
 ) -> Layer:
-    """Long short-term memory over a sequence: ``RNN(LSTMCell(features))``.
-
-    ``LSTMCell`` has the formulas, the parameters and the options of a step (``bias`` to
-    ``cell_clip`` and initialisers), ``RNN`` those of the loop (``return_sequences``, ``reverse``,
-    ``trainable_carry``, ``zoneout``, ``recurrent_dropout``, ``method``), resets and streaming.
+    """Long short-term memory over a sequence: ``RNN(LSTMCell(features))``, see both.
 
     Shapes:
       x: (batch, time, in), floating, or ``(x, resets)``.

@@ -79,10 +79,7 @@ def MinGRU(
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """The minimal GRU over a sequence: ``RNN(MinGRUCell(features))``.
-
-    ``MinGRUCell`` has the formula, the parameters and the options of a step, ``RNN`` the options of
-    the loop, resets and streaming.
+    """The minimal GRU over a sequence: ``RNN(MinGRUCell(features))``, see both.
 
     Shapes:
       x: (batch, time, in), floating, or ``(x, resets)``.

@@ -27,7 +27,7 @@ from ...base.sequence import join, joined_masks, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_short, format_spec
 from ...base.step_pair import StepPair
-from ...base.types import Carry, Params, PyTree, Spec, State
+from ...base.types import Carry, Key, Params, PyTree, Spec, State
 from ...core.recurrent.chunking import METHODS
 from ...core.recurrent.chunking import Carry as CoreCarry
 from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
@@ -138,13 +138,7 @@ def RNN(
         }
 
     def step(
-        params: Params,
-        state: State,
-        carry: Carry | None,
-        x: PyTree,
-        *,
-        key: jax.Array | None,
-        train: bool,
+        params: Params, state: State, carry: Carry | None, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:
         x, resets = _split_resets(x)
         (values, mask), (resets, mask_of_resets) = split(x), split(resets)
@@ -170,7 +164,7 @@ def RNN(
         return y, dict(zip(specs, after, strict=True))
 
     def draw_noise(
-        specs: CarrySpecs, steps: int, key: jax.Array | None, train: bool
+        specs: CarrySpecs, steps: int, key: Key, train: bool
     ) -> tuple[jax.Array | None, CoreCarry | None, float | None]:
         """The last three of ``ScanOptions``: masks in training, a rate outside it."""
         if not train:

@@ -106,10 +106,7 @@ def SimpleRNN(
     bias_init: Initializer = initializers.zeros,
     method: str | None = None,
 ) -> Layer:
-    """The plain recurrence over a sequence: ``RNN(SimpleRNNCell(features))``.
-
-    ``SimpleRNNCell`` has the formula, the parameters and the options of a step, ``RNN`` the
-    options of the loop, resets and streaming.
+    """The plain recurrence over a sequence: ``RNN(SimpleRNNCell(features))``, see both.
 
     Shapes:
       x: (batch, time, in), floating, or ``(x, resets)``.

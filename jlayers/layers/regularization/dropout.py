@@ -10,7 +10,7 @@ from ...base.arguments import Fraction
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.types import Params, State
+from ...base.types import Key, Params, State
 
 
 @factory
@@ -48,7 +48,7 @@ def Dropout(rate: Fraction, *, shared_over_time: bool = False) -> Layer:
         return {}, {}
 
     def apply(
-        params: Params, state: State, x: jax.Array, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: jax.Array, *, key: Key, train: bool
     ) -> tuple[jax.Array, State]:
         if not train or rate == 0:
             return x, state
