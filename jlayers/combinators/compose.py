@@ -55,6 +55,7 @@ def compose(body: Body, /, *, name: str | None = None, **children: LayerOrFuncti
                 f"a child cannot be named {child!r}: f.{child} is an attribute of the scope"
             )
         check_name(child)
+    # Lifted by keyword, since errors and paths use that name.
     layers = {child: lift_child(child, layer) for child, layer in children.items()}
     # Only bodies that users wrote need it; those of the combinators take Sequences.
     whole = taking_sequences(body, layers)

@@ -1,4 +1,9 @@
-"""Merges: combinators that join several outputs into one array."""
+"""Merges: combinators that join several outputs into one array.
+
+How to read this file: the public merges come first. All but ``concat`` and ``residual`` are a
+``_merge`` of one elementwise function. ``_outputs`` collects what is merged; ``concatenate`` and
+``_elementwise`` know about Sequences, the checks at the end about shapes.
+"""
 
 from __future__ import annotations
 
@@ -145,6 +150,7 @@ def residual(layer: LayerOrFunction, shortcut: LayerOrFunction | None = None) ->
     >>> jl.residual(jl.serial(jl.LayerNorm(), jl.Dense(8)))
     residual(serial(LayerNorm(), Dense(8)))
     """
+    # Not by kind: another layer as the body shall change no path (docs/notes/0005-names.md).
     children = {"body": lift_child("body", layer)}
     if shortcut is not None:
         children["shortcut"] = lift_child("shortcut", shortcut)
@@ -175,6 +181,7 @@ def _merge(
         outputs = _outputs(f, x)
         _check_same_spec(outputs)
         total = functools.reduce(functools.partial(_elementwise, combine), outputs.values())
+        # After the sum, as the mean of an array is computed: one rounding and not one a term.
         return _elementwise(lambda total: finish(total, len(outputs)), total)
 
     return of_layers(body, layers, named, again)
@@ -217,6 +224,7 @@ def concatenate(parts: Many[Batch], axis: int) -> Batch:
     return join(values, jnp.concatenate([part.mask for part in sequences], axis))
 
 
+# Without the detour where nothing has a mask: this runs in every residual block.
 def _elementwise(function: Callable[..., jax.Array], *terms: Batch) -> Batch:
     """A function of arrays, elementwise, on arrays or Sequences."""
     if any(isinstance(term, Sequence) for term in terms):
@@ -233,6 +241,7 @@ def _check_arrays(terms: Mapping[str, Batch]) -> None:
 
 def _check_same_spec(terms: Mapping[str, Batch], hint: str | None = None) -> None:
     """No silent broadcast: elementwise merges take one shape and one dtype."""
+    # (8, 1) + (8, 4) is more often a mistake than meant (docs/notes/0004-defaults.md).
     if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
         raise LayerError(
             "merges arrays of one shape and dtype",

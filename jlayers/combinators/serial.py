@@ -1,4 +1,8 @@
-"""serial, parallel and branch: several layers in sequence or side by side."""
+"""serial, parallel and branch: several layers in sequence or side by side.
+
+How to read this file: each of the three is a body that calls the children, which
+``of_layers`` makes a layer of; the merges (``merge.py``) use it too.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from ..base.types import PyTree
 def _children_of(
     layers: Sequence[LayerOrFunction], named: Mapping[str, LayerOrFunction]
 ) -> dict[str, Layer]:
+    # By number here: the kind, after which it is named, is known once it is a layer.
     positional = [lift_child(f"child {i}", layer) for i, layer in enumerate(layers)]
     return name_children(
         positional, {name: lift_child(name, layer) for name, layer in named.items()}
@@ -100,6 +105,7 @@ def parallel(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
                     if isinstance(x, dict)
                     else format_spec(specs_of(x)),
                 )
+            # In the order of the children: jit hands a dict over with sorted keys.
             return {name: f[name](x[name]) for name in children}
         if not isinstance(x, tuple | list) or len(x) != len(children):
             raise LayerError(
@@ -138,8 +144,10 @@ def branch(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
 def _check_one_kind(
     layers: Sequence[LayerOrFunction], named: Mapping[str, LayerOrFunction]
 ) -> None:
+    # Unlike serial(): no layers could be the identity or an empty tuple.
     if not layers and not named:
         raise LayerError("got no layers", expected="at least one")
+    # The output would have to be a tuple and a dict.
     if layers and named:
         raise LayerError(
             "got positional and named layers at once",

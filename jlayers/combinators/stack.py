@@ -67,6 +67,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = _stacked(inner, n, key, x)
+        # A layer may widen the receptive field, which is no part of the shape.
         if spec_key(with_receptive_field(specs_of(y), None)) != spec_key(
             with_receptive_field(specs_of(x), None)
         ):
@@ -149,6 +150,7 @@ def ensemble(layer: LayerOrFunction, n: int) -> Layer:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
+        # axis_size, for a layer without parameters, state and key has nothing to map over.
         y, new_state = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
         return y, new_state if train else state
 
@@ -181,6 +183,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
             with error_context(inner):
                 return inner._apply(params, state, x, key=key, train=train)
 
+        # train is closed over: as an argument it would be traced.
         y, new_state = jax.checkpoint(run, policy=policy)(params, state, x, key)
         return y, new_state if train else state
 
@@ -203,6 +206,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
             with error_context(inner):
                 return stream_of(inner).step(params, state, carry, x, key=key, train=train)
 
+        # For truncated backpropagation, which differentiates through steps.
         return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
 
     return _wrapper(

@@ -1,4 +1,9 @@
-"""Wrappers of layers for sequences, (batch, time, ...): ``bidirectional`` and ``each_step``."""
+"""Wrappers of layers for sequences, (batch, time, ...): ``bidirectional`` and ``each_step``.
+
+How to read this file: ``bidirectional`` reverses its input and output with ``_reversed``, of a
+Sequence the valid steps alone (``_reverse_valid``); ``each_step`` puts the time axis into the batch
+and back with ``_folded`` and ``_unfolded``.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +48,7 @@ def bidirectional(
     layer = lift_child("forward", layer)
     children = {
         "forward": layer,
+        # One object under two names is two layers, each with parameters and a key of its own.
         "backward": layer if backward is None else lift_child("backward", backward),
         "merge": concat() if merge is None else lift_child("merge", merge),
     }
@@ -128,6 +134,7 @@ def each_step(layer: LayerOrFunction) -> Layer:
                 got=format_spec(specs_of(x)),
             )
         (lead,) = leads
+        # Not vmap over time: a batch norm inside sees all steps, and a product is one.
         folded = jax.tree.map(lambda leaf: _folded(leaf, lead[1]), x, is_leaf=is_sequence)
         y = f[""](folded)
         for leaf in jax.tree.leaves(y):
@@ -158,6 +165,7 @@ def _reverse_valid(x: Sequence) -> Sequence:
     """
     field = x._receptive_field
     if field is not None:
+        # What was ahead in time is behind in the reversed order.
         field = field._replace(lookback=field.lookahead, lookahead=field.lookback)
     if x.mask.ndim == 1:  # of rows: each is a plain sequence
         return x._with(jnp.flip(x.values, 1))._with_field(field)

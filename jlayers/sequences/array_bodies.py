@@ -80,6 +80,7 @@ def _plan(body: Body, children: Mapping[str, Layer], x: PyTree, train: bool) -> 
     # First as it is: most bodies only call children.
     try:
         _abstractly(body, children, x, train)
+    # Any exception: JAX and NumPy refuse a Sequence in ways of their own.
     except Exception as first:
         lengths = [sequence.mask.shape[1] for sequence in sequences_in(x)]
         # Sequences of one length may be added in the body: then they share one mask.
@@ -145,6 +146,7 @@ def _discover(
     return plan
 
 
+# No subclass of Scope: f is a scope already, of any mode, and this works around it.
 class _Values:
     """The scope of a body that gets values, while its children get Sequences."""
 

@@ -73,6 +73,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             check_tree_matches(params, found.params, "params", x, beside=state)
             check_tree_matches(state, found.state, "state", x)
             carry = begin(params, state, x)
+            # After begin: a layer that cannot be streamed has said so there, by name.
             _check_causal(layer, x)
             return carry
 
@@ -108,6 +109,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
             check_tree_matches(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
+            # A carry of other shapes would compile the step anew for each block.
             check_carry(carry, after)
             return y, after
 
@@ -154,6 +156,7 @@ def causal(
         lambda key, x: ({} if init is None else init(key, x), {}),
         of_step(step),
         name=name,
+        # Declared and not derived: the pass sees shapes, and not which steps a step reads.
         sequence_mode=SequenceMode("whole", lambda x: receptive_field),
         stream=StepPair(start, step),
     )
@@ -180,6 +183,7 @@ def _check_causal(layer: Layer, x: PyTree) -> None:
             )
 
 
+# By the values of a Sequence, so that any body is followed (docs/notes/0010-sequences.md).
 def _tracked(x: PyTree) -> PyTree:
     """The input with a receptive field on each Sequence, so that the pass follows it."""
     return jax.tree.map(
@@ -214,6 +218,7 @@ def receptive_field(layer: LayerOrFunction, x: PyTree) -> ReceptiveField:
         _check_blocks(x)
         y = trace(layer, _tracked(x)).out
         found = [sequence._receptive_field for sequence in sequences_in(y)]
+        # Two outputs may have two receptive fields, and one step has one.
         if len(found) != 1 or found[0] is None:
             raise LayerError("its output is not one sequence", got=format_spec(y))
         return found[0]

@@ -64,9 +64,11 @@ class Projections:
         """Parameters for queries from ``x``, and keys and values from ``memory``."""
         # Checked before shapes are computed from them, so that errors name the input.
         for steps in (x, memory):
+            # Images and ids are what most often comes in another rank.
             hint = "Reshape((time, features)) before it; Embedding for ids"
             arguments.one_array(steps, STEPS, rank=3, lower=hint)
             arguments.floating(steps, "x.astype(jnp.float32); Embedding for integer ids")
+            # A softmax of complex scores has no meaning.
             arguments.real(steps)
             arguments.has_features(steps, STEPS)
         size, width = self.size(x), x.shape[-1]

@@ -70,7 +70,9 @@ def CrossAttention(
         if not isinstance(x, tuple | list) or len(x) != 2:
             raise LayerError("takes a pair", expected="(x, memory)", got=format_spec(x))
         queries, memory = x
+        # First, for its errors name what is wrong with one of the two by itself.
         params = maps.init(key, queries, memory)
+        # No promotion: one of the two would decide the dtype of the output unasked.
         if queries.shape[0] != memory.shape[0] or queries.dtype != memory.dtype:
             raise LayerError(
                 "x and memory are not of one batch and one dtype",

@@ -164,6 +164,7 @@ def convolution(
         ``extents`` are its sides.
       time_window: ``time_window(x, extents, options)``, the window along the first spatial axis.
     """
+    # Without an input, so that it is found where the layer is built.
     _check_divides(groups, features, "features")
 
     # The rank is the input's. Most layers meet one rank alone, in every call.
@@ -224,5 +225,6 @@ def convolution(
 
 
 def _check_divides(groups: int, channels: int, what: str, got: str | None = None) -> None:
+    # Nothing is left over: XLA would refuse it too, in words of its own.
     if channels % groups:
         raise LayerError(f"groups {groups} do not divide the {channels} {what}", got=got)

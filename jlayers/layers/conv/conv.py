@@ -24,6 +24,7 @@ def Conv(
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
+    # As in Keras and stax (docs/notes/0004-defaults.md).
     padding: CausalPadding = "VALID",
     dilation: Sizes = 1,
     groups: Positive = 1,
@@ -59,12 +60,15 @@ def Conv(
     >>> jl.out_spec(jl.Conv(32, 3, strides=2, padding="SAME"), jl.spec((8, 28, 28, 1))).shape
     (8, 14, 14, 32)
     """
+    # Nothing is assigned before: locals() holds the arguments, which convolution names alike.
     return convolution(core.conv, _check_fit, _time_window, **locals())
 
 
 def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TimeWindow:
     strides, padding, _ = options
     pads = explicit_padding(x, extents, strides, padding)
+    # How SAME places its windows depends on the length of the array, so that a padded row has a
+    # rule of its own for its valid outputs (docs/notes/0010-sequences.md).
     return TimeWindow(extents[0], strides[0], *pads[0], same=padding == "SAME")
 
 

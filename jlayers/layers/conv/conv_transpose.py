@@ -57,6 +57,7 @@ def ConvTranspose(
     >>> jl.out_spec(up, jl.spec((8, 7, 7, 32))).shape
     (8, 14, 14, 16)
     """
+    # As in Conv: locals() holds the arguments alone.
     return convolution(core.conv_transpose, _check_fit, _time_window, **locals())
 
 

@@ -21,6 +21,7 @@ def Dense(
     features: Positive,
     *,
     bias: bool = True,
+    # As in Keras: it suits sigmoid, tanh and relu alike (docs/notes/0004-defaults.md).
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:

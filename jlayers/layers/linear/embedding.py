@@ -22,6 +22,7 @@ def Embedding(
     num_embeddings: Positive,
     features: Positive,
     *,
+    # As in Flax: rows have length one on average (docs/notes/0004-defaults.md).
     embedding_init: Initializer = initializers.variance_scaling(
         1.0, "fan_in", "normal", out_axis=0
     ),
@@ -52,6 +53,7 @@ def Embedding(
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(...,) of integer ids")
+        # No cast: 2.7 would silently be the id 2.
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise LayerError(
                 f"takes integer ids, got {x.dtype}", got=format_spec(x), hint="x.astype(jnp.int32)"

@@ -23,7 +23,9 @@ from ...core.dtypes import at_least_float32
 @factory
 def BatchNorm(
     *,
+    # As Flax, Equinox and Keras have it (docs/notes/0004-defaults.md).
     momentum: UpToOne = 0.99,
+    # Not Keras's 1e-3.
     epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,

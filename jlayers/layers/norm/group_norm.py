@@ -59,6 +59,7 @@ def GroupNorm(
         arguments.one_array(x, "(batch, ..., features)", least_rank=2)
         arguments.floating(x)
         arguments.real(x)
+        # A mean over no positions is 0 / 0.
         arguments.not_empty(x, "(batch, ..., features)")
         if x.shape[-1] % groups:
             raise LayerError(
@@ -85,6 +86,7 @@ def GroupNorm(
     return pure(
         init,
         apply,
+        # No receptive field given: that of all steps is assumed, and is right.
         sequence_mode=SequenceMode("whole"),
         # The last step is needed before the first output is known.
         stream="its statistics are those of the whole sequence",

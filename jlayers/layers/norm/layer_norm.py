@@ -19,6 +19,7 @@ from ...core.norm import batch_statistics
 @factory
 def LayerNorm(
     *,
+    # As PyTorch, Haiku and Equinox have it (docs/notes/0004-defaults.md).
     epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,

@@ -51,6 +51,7 @@ def RMSNorm(
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(..., features)", least_rank=1)
         arguments.floating(x)
+        # The square of a complex number is not that of its size.
         arguments.real(x)
         arguments.has_features(x, "(..., features)")
         return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
@@ -62,6 +63,8 @@ def RMSNorm(
         wide = x.astype(at_least_float32(x.dtype))
         # In float32: the squares of float16 overflow at 256.
         square = jnp.mean(lax.square(wide), -1, keepdims=True)
+        # With JAX's own derivative: by hand it was no faster
+        # (docs/notes/0008-attention-and-norms.md).
         return core.normalize(x, None, square, factor, None, epsilon)
 
     return stateless(init, apply)

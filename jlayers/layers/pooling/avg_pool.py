@@ -23,6 +23,7 @@ def AvgPool(
     *,
     strides: Sizes | None = None,
     padding: CausalPadding = "VALID",
+    # As in Keras (docs/notes/0004-defaults.md).
     count_include_pad: bool = False,
     method: str | None = None,
 ) -> Layer:
@@ -53,6 +54,7 @@ def AvgPool(
         return params
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
+        # With padding counted a padded step is a zero, as it stands in the values.
         if mask is None or count_include_pad:
             return mean(x, has_context, count_include_pad)
         # The mean over valid steps is the pool of the values over the pool of the mask.

@@ -24,6 +24,7 @@ class PoolWindow:
 
     def __init__(self, window_shape: Sizes, strides: Sizes | None, padding: CausalPadding):
         self.window_shape = window_shape
+        # Windows side by side, as in Keras (docs/notes/0004-defaults.md).
         self.strides = window_shape if strides is None else strides
         self.padding = padding
 
@@ -72,6 +73,7 @@ class PoolWindow:
             )
         strides = arguments.spread("strides", self.strides, rank)
         pads = explicit_padding(x, window_shape, strides, padding)
+        # The context stands where the padding in time would.
         if has_context:
             pads = ((0, 0), *pads[1:])
         return Windows(window_shape, strides, pads)
@@ -93,6 +95,7 @@ def global_pool(
         arguments.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
         arguments.real(x)
         arguments.not_empty(x, IMAGE)
+        # Last, so that an input of the wrong rank is told that first.
         if check is not None:
             check(x)
         return {}

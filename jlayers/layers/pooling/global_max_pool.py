@@ -33,6 +33,7 @@ def GlobalMaxPool() -> Layer:
     def pool(x: jax.Array, mask: jax.Array | None) -> jax.Array:
         if mask is None:
             return core.global_max_pool(x)
+        # Zeros, as the padding holds here, may be larger than every valid value.
         y = core.global_max_pool(Sequence(x, mask).fill(min_value(x.dtype)))
         nonempty = jnp.broadcast_to(jnp.any(mask, 1)[:, None], y.shape)
         # Zero for a row without steps: minus infinity would turn losses and gradients into NaN.

@@ -51,4 +51,5 @@ def MaxPool(
             x = Sequence(x, mask).fill(min_value(x.dtype))
         return core.max_pool(x, **window.for_input(x, has_context)._asdict(), method=method)
 
+    # The mask of the context too: its zeros could be larger than all valid values.
     return windowed_layer(window.init, WindowedOp(window.time_window, run, needs_mask=True))

@@ -33,6 +33,7 @@ Scan = Callable[[Params, jax.Array, Carry, ScanOptions, str | None], tuple[jax.A
 
 def check_features(x: Any, leading: str) -> None:
     """Raises unless ``x`` is (*leading, features): (batch, time, features) for a sequence."""
+    # One axis more than leading has commas, and the features.
     axes, rank = f"({leading}, features)", leading.count(",") + 2
     arguments.one_array(
         x, axes, rank, lower="Reshape((time, features)) before it; Embedding for ids"
@@ -53,6 +54,7 @@ def check_rank(rank: int) -> Callable[[Any, str], None]:
     return check
 
 
+# Apart from Cell, which is public: what RNN reads may change without breaking users' cells.
 class CellDefinition(NamedTuple):
     """What ``RNN`` knows of a cell.
 
@@ -155,6 +157,7 @@ class Cell(Layer):
                 name: arguments.positive(f"the size of {name!r} in the carry", carry[name])
                 for name in carry
             }
+            # From here on there is one form of carry.
             carry = rows(sizes)
         arguments.function("carry", carry, "x")
 
@@ -194,6 +197,7 @@ class Cell(Layer):
 
     @classmethod
     def of(cls, definition: CellDefinition) -> Cell:
+        # Without __init__, whose checks are for a user's functions.
         cell = object.__new__(cls)
         cell._define(definition, f"Cell({definition.name})")
         return cell
@@ -207,6 +211,7 @@ class Cell(Layer):
                     hint="RNN(cell) for a sequence",
                 )
             x, carry = inputs
+            # The same check as RNN's, so that a cell alone and in RNN refuses the same inputs.
             definition.check(x, "batch")
             specs = definition.carry(x)
             wanted = {name: spec.shape for name, spec in specs.items()}
@@ -234,6 +239,7 @@ class Cell(Layer):
             after = cell.step(projected, before[0], before)
             return (after[0].astype(x.dtype), dict(zip(specs, after, strict=True))), state
 
+        # RNN(cell) is what streams.
         super().__init__(init, apply, stream="it is one step of a sequence")
         self._set(definition=definition, kind="cell", maker="Cell", _text=lambda: text)
 
@@ -259,6 +265,7 @@ def fused_scan(run: Callable[..., tuple[jax.Array, Carry]], **arguments: object)
     def scan(
         params: Params, x: jax.Array, carry: Carry, options: ScanOptions, method: str | None
     ) -> tuple[jax.Array, Carry] | None:
+        # The caller then takes the plain scan.
         if not options.fusible:
             return None
         where = {"reverse": options.reverse, "mask": options.mask}
@@ -273,6 +280,7 @@ def associative_scan(bind: Callable[[Params, tuple[str, ...]], StepCell[Coeffici
     def scan(
         params: Params, x: jax.Array, carry: Carry, options: ScanOptions, method: str | None
     ) -> tuple[jax.Array, Carry] | None:
+        # The plain scan alone has zoneout, and the choice that method= makes.
         if options.zoneout or method is not None:
             return None
         decay, update = bind(params, ("h",)).project(x)

@@ -54,6 +54,7 @@ def ConvLSTMCell(
 
     def check(x: Any, leading: str) -> None:
         axes, before = f"({leading}, *spatial, channels)", leading.count(",") + 1
+        # A tuple fixes how many axes an image has; an int fits any number.
         rank = before + len(kernel_size) + 1 if isinstance(kernel_size, tuple) else None
         hint = "x[..., None] for images without a channel axis; LSTM for vectors"
         arguments.one_array(x, axes, rank=rank, least_rank=before + 2, lower=hint)
@@ -69,6 +70,7 @@ def ConvLSTMCell(
         }
 
     def carry(x: Spec) -> CarrySpecs:
+        # Padding SAME and no strides, so that h has the size of x and meets it in a sum.
         return dict.fromkeys(("h", "c"), Spec((*x.shape[:-1], features), x.dtype))
 
     return Cell.of(

@@ -62,14 +62,18 @@ def GRUCell(
     >>> jl.out_spec(jl.RNN(jl.GRUCell(32, reset_after=False)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
+    # The fused algorithm is cuDNN's form of the cell, reset after the product.
     plain = reset_after and not layer_norm and clip is None
 
     def parameters(x: Spec) -> Parameters:
+        # Ones: at init the normalised products are as they are.
         scale = (initializers.ones, (3 * features,)) if layer_norm else None
         return {
             "kernel": (kernel_init, (x.shape[-1], 3 * features)),
             "recurrent_kernel": (recurrent_init, (features, 3 * features)),
             "bias": (bias_init, (3 * features,)) if bias else None,
+            # One of r and z would add to bias, and double its learning rate; inside r * (...) it is
+            # another term (docs/notes/0004-defaults.md).
             "recurrent_bias": (bias_init, (features,)) if bias and reset_after else None,
             "kernel_scale": scale,
             "recurrent_scale": scale,

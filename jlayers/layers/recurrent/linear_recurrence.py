@@ -25,6 +25,7 @@ from .rnn import short_form
 def slow_decay(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """``sigmoid(decay) ** 8`` uniform between 0.9 and 0.999, as in the paper."""
     decay = jax.random.uniform(key, shape, dtype, 0.9, 0.999)
+    # 8 is the constant c of the paper, in the exponent of a.
     logarithm = jnp.log(decay) / 8
     # The inverse of log_sigmoid: log(p) - log(1 - p).
     return logarithm - jnp.log(-jnp.expm1(logarithm))
@@ -74,6 +75,7 @@ def LinearRecurrenceCell(
 
     def check(x: Any, leading: str) -> None:
         check_features(x, leading)
+        # The gates scale the input element by element: it must be as wide as h.
         if not project and x.shape[-1] != features:
             raise LayerError(
                 f"without project the input must have {features} features",

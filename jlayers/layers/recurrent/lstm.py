@@ -19,6 +19,8 @@ from .rnn import short_form
 
 def forget_one(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Zeros, and ones for the forget gate (Jozefowicz et al., 2015), in the order i, f, g, o."""
+    # By initialiser and not in the forward pass: imported weights need no correction
+    # (docs/notes/0004-defaults.md).
     size = shape[0] // 4
     return jnp.zeros(shape, dtype).at[size : 2 * size].set(1)
 
@@ -82,6 +84,7 @@ def LSTMCell(
     if coupled and bias_init is forget_one:
         # There is no forget gate whose bias could be 1.
         bias_init = initializers.zeros
+    # The fused algorithm has a gradient written by hand for the plain cell alone.
     plain = not (peephole or coupled or layer_norm or projection or clip or cell_clip)
 
     def parameters(x: Spec) -> Parameters:
@@ -90,6 +93,7 @@ def LSTMCell(
             "kernel": (kernel_init, (x.shape[-1], width)),
             "recurrent_kernel": (recurrent_init, (hidden, width)),
             "bias": (bias_init, (width,)) if bias else None,
+            # One part less than the gates, as g has none; zeros are the cell without peepholes.
             "peephole": (zeros, (width - features,)) if peephole else None,
             "projection_kernel": (kernel_init, (features, hidden)) if projection else None,
         }

@@ -62,6 +62,7 @@ def MinGRUCell(
             # In bfloat16 h would not move for small updates.
             carry=rows({"h": features}, wide=True),
             bind=bind,
+            # The gates do not read h, so that steps combine in any grouping.
             scan=associative_scan(bind),
             has_product=False,
         )

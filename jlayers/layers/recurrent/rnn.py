@@ -102,6 +102,7 @@ def RNN(
             hint="without method= the faster one is chosen",
         )
     definition = cell.definition
+    # Ignored, it would be an option that regularises nothing.
     if recurrent_dropout and not definition.has_product:
         raise LayerError(
             "recurrent_dropout drops h where it meets a recurrent kernel, and this cell has none",
@@ -117,6 +118,7 @@ def RNN(
         parameters = definition.parameters(_one_step(x))
         if trainable_carry:
             for name, spec in definition.carry(_one_step(x)).items():
+                # Silently one would be drawn in the place of the other.
                 if f"initial_{name}" in parameters:
                     raise LayerError(
                         f"the cell has a parameter 'initial_{name}', and so has trainable_carry",
@@ -145,6 +147,7 @@ def RNN(
         if mask_of_resets is not None:
             mask = mask_of_resets if mask is None else joined_masks(mask, mask_of_resets)
         specs = definition.carry(_one_step(values))
+        # Also in a stream: a reset takes a row back to the first carry.
         zeros = _zeros_like(values)
         firsts = {name: initial(params, name, zeros(spec)) for name, spec in specs.items()}
         carry = firsts if carry is None else carry
@@ -190,6 +193,7 @@ def RNN(
     unstreamed = "it reads the sequence from its end" if reverse else None
     if not return_sequences:
         unstreamed = "it gives the last step alone"
+    # No bound, though gates may forget: the field says what can matter.
     field = ReceptiveField(1, 0, math.inf) if reverse else CAUSAL
     return Layer(
         init,
@@ -251,6 +255,7 @@ def _split_resets(x: PyTree) -> tuple[PyTree, PyTree]:
 def _check_resets(resets: PyTree, x: Spec) -> None:
     expected = Spec(x.shape[:2], bool)
     got = getattr(resets, "shape", None), getattr(resets, "dtype", None)
+    # A pair is taken for (x, resets) before anything is known of it.
     if got != (expected.shape, expected.dtype):
         raise LayerError(
             "takes (x, resets), and these are not resets of its steps",

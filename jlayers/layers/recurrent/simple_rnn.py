@@ -30,6 +30,7 @@ def SimpleRNNCell(
     layer_norm: bool = False,
     clip: AboveZero | None = None,
     kernel_init: Initializer = initializers.glorot_uniform(),
+    # It keeps the length of h over many steps; as in Keras (docs/notes/0004-defaults.md).
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
@@ -57,11 +58,14 @@ def SimpleRNNCell(
     >>> jl.out_spec(layer, jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
+    # No annotation checks it: an activation is any function of one array.
     arguments.function("activation", activation, "x")
+    # Other steps have no gradient written by hand: they run in a plain scan.
     plain = not layer_norm and clip is None
 
     def check_elementwise(h: Spec) -> None:
         with calling_user_code("activation"):
+            # By shape, which is all that can be seen without values.
             y = jax.eval_shape(activation, h)
         if specs_of(y) != h:
             raise LayerError(

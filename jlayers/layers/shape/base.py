@@ -22,6 +22,7 @@ def per_row(function: Callable[[jax.Array], jax.Array]) -> Layer:
     """
 
     def apply(params: Params, x: jax.Array | Sequence) -> jax.Array:
+        # A mode of its own and not per step, or the wrapper would hand over the values alone.
         if isinstance(x, Sequence):
             raise LayerError(
                 "would put padding and steps of a Sequence together",

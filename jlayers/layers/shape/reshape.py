@@ -36,6 +36,7 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
 
     def reshape(x: jax.Array) -> jax.Array:
         arguments.one_array(x, "(batch, ...)", least_rank=1)
+        # By hand: jnp.reshape would infer -1 from the whole array, the batch included.
         size, known = math.prod(x.shape[1:]), math.prod(n for n in row_shape if n != -1)
         fits = known > 0 and size % known == 0 if -1 in row_shape else size == known
         if not fits:
@@ -53,6 +54,7 @@ def _shape_argument(shape: object) -> tuple[int, ...]:
     if not isinstance(shape, tuple | list):
         raise LayerError(f"shape must be a tuple of ints, got {format_short(shape)}")
     row_shape = tuple(arguments.integer("a size in shape", n) for n in shape)
+    # When the layer is built: no input could make such a shape right.
     if any(n < -1 for n in row_shape) or row_shape.count(-1) > 1:
         raise LayerError(f"shape must hold sizes and at most one -1, got {row_shape}")
     return row_shape
