@@ -46,7 +46,6 @@ _HINTS = (
 )
 # JAX's errors for something other than an array name its class.
 _NO_ARRAY = "jlayers.Sequence'>"
-_MAP = "x.map(function), or the function as a child of its own; arithmetic works"
 # Of a deep model's layers before the one that failed, the last ones matter.
 _SHOWN = 12
 _WIDTH = 72
@@ -234,19 +233,12 @@ def _failure(error: Any, subject: str = "", kind: type[JlayersError] = LayerErro
         problem = f"{subject} raised {type(error).__name__}" + (f": {first}" if first else "")
         hints = [hint for refused, hint in _HINTS if isinstance(error, refused)]
         hint = f"a layer is traced, its values are not known: {hints[0]}" if hints else None
-        if refuses_sequences(error):
-            problem, hint = (
-                "expected an array here, got a Sequence, which would lose its mask",
-                _MAP,
-            )
+        if _NO_ARRAY in str(error):
+            problem = "expected an array here, got a Sequence, which would lose its mask"
+            hint = "x.map(function), or the function as a child of its own; arithmetic works"
         # Kept with the exception, since every parent on the way up adds to it.
         error._jlayers_failure = kind(problem.strip(), hint=hint)
     return error._jlayers_failure  # type: ignore[no-any-return]
-
-
-def refuses_sequences(error: Exception) -> bool:
-    """Whether it is JAX's error for a Sequence where an array belongs."""
-    return _NO_ARRAY in str(error)
 
 
 def public_api(function: Callable[P, R], name: str | None = None) -> Callable[P, R]:

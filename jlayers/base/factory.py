@@ -119,9 +119,5 @@ def _check_of(annotation: object) -> Check | None:
         parts = typing.get_args(annotation)
         inner = [part for part in parts if part is not type(None)]
         check = _check_of(inner[0]) if len(inner) == 1 else None
-        return None if check is None else functools.partial(_unless_none, check)
+        return check and (lambda name, value: None if value is None else check(name, value))
     return None
-
-
-def _unless_none(check: Check, name: str, value: object) -> object:
-    return None if value is None else check(name, value)

@@ -105,11 +105,11 @@ def entry_of(tree: Params, name: str) -> Params:
 
 
 def merge_entry(tree: Params, name: str, entry: Params) -> None:
-    """Puts a child's ``entry`` into its parent's tree."""
-    if name:
-        tree[name] = entry
-    else:
+    """Puts a child's ``entry`` into its parent's tree; a child without arrays leaves none."""
+    if not name:
         tree.update(entry)
+    elif entry:
+        tree[name] = entry
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

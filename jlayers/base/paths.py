@@ -157,14 +157,9 @@ def combine(*trees: Params) -> Params:
 
 def _flat_dict(tree: Params) -> dict[str, Any]:
     """``flatten`` of nested dicts; other containers would come back as dicts."""
-    if jax.tree.leaves_with_path(tree) and not (
-        isinstance(tree, dict)
-        and all(
-            isinstance(key, jax.tree_util.DictKey)
-            for path, _ in jax.tree.leaves_with_path(tree)
-            for key in path
-        )
-    ):
+    keys = [key for path, _ in jax.tree.leaves_with_path(tree) for key in path]
+    nested = isinstance(tree, dict) and all(isinstance(key, jax.tree_util.DictKey) for key in keys)
+    if jax.tree.leaves(tree) and not nested:
         raise LayerError("the tree must be nested dicts, such as params", got=format_short(tree))
     return flatten(tree)
 

@@ -241,9 +241,8 @@ class InitScope(Scope):
         # In the order of the children, not of their calls.
         inside = {name: self._found[name] for name in self._children}
         for name, found in inside.items():
-            for tree, entry in ((params, found.params), (state, found.state)):
-                if entry:
-                    merge_entry(tree, name, entry)
+            merge_entry(params, name, found.params)
+            merge_entry(state, name, found.state)
         for tree, table in ((params, self._own["params"]), (state, self._own["state"])):
             tree.update({name: Spec(spec.shape, spec.dtype) for name, spec in table.items()})
         return Trace(
@@ -295,8 +294,7 @@ class ApplyScope(Scope):
         if self._old_carry is not None:
             entry = entry_of(self._old_carry, call)
             y, after = stream_of(child).step(params, state, entry, x, key=key, train=self.train)
-            if after:
-                merge_entry(self.carry, call, after)
+            merge_entry(self.carry, call, after)
             return y
         # A second call continues from the state after the first.
         state = self._state_of_children.get(name, state)
@@ -321,8 +319,7 @@ class ApplyScope(Scope):
             return old
         new = dict(old) | self._variables
         for name, state in self._state_of_children.items():
-            if state:
-                merge_entry(new, name, state)
+            merge_entry(new, name, state)
         return new
 
 
@@ -359,43 +356,18 @@ def composite(
         y = body(f, x)
         return y, f.next_state() if train else state
 
-    stream: StepPair | str | None = unstreamed
-    # each_step folds time into the batch: each step is by itself, whatever its children do.
-    if unstreamed is None and not each_step:
-        stream = _stream_of_body(body, children, lambda: layer)
-    layer = Layer(
-        None,
-        apply,
-        name=name,
-        children=children,
-        rebuild=rebuild,
-        abstract=abstract,
-        sequence_mode=SequenceMode.DELEGATE,
-        stream=stream,
-    )
-    return layer
-
-
-def _stream_of_body(
-    body: Body, children: Mapping[str, Layer], layer: Callable[[], Layer]
-) -> StepPair:
-    """The stream of a composite: its children's, wired by its body.
-
-    A child that is called twice has two carries, ``name`` and ``name/1``.
-    """
-
+    # A child that is called twice has two carries, ``name`` and ``name/1``.
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         carry: Carry = {}
         # Each child starts from what the body gives it, which the abstract pass has recorded.
-        for name, inputs in trace(layer(), x).inputs.items():
+        for name, inputs in trace(layer, x).inputs.items():
             child = children[name]
             for again, child_x in enumerate(inputs):
                 with error_context(child, name):
                     entry = stream_of(child).start(
                         entry_of(params, name), entry_of(state, name), child_x, capacity=capacity
                     )
-                if entry:
-                    merge_entry(carry, f"{name}/{again}" if again else name, entry)
+                merge_entry(carry, f"{name}/{again}" if again else name, entry)
         return carry
 
     def step(
@@ -404,4 +376,15 @@ def _stream_of_body(
         f = ApplyScope(children, params, state, x, key, train, carry)
         return body(f, x), f.carry
 
-    return StepPair(start, step)
+    layer = Layer(
+        None,
+        apply,
+        name=name,
+        children=children,
+        rebuild=rebuild,
+        abstract=abstract,
+        sequence_mode=SequenceMode.DELEGATE,
+        # each_step folds time into the batch: each step is by itself, whatever its children do.
+        stream=unstreamed or (None if each_step else StepPair(start, step)),
+    )
+    return layer

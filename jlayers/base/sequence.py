@@ -284,10 +284,7 @@ def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree
         mask = joined_masks(mask, other.mask)
         if field is not None and other._receptive_field is not None:
             field = field.merge(other._receptive_field)
-    filled = jax.tree.map(
-        lambda node: node.fill() if isinstance(node, Sequence) else node, trees, is_leaf=is_sequence
-    )
-    y = function(*filled)
+    y = function(*map_sequences(Sequence.fill, trees))
     lead = tuple(mask.shape)
     # A result with other leading axes has mixed steps, and has no mask.
     for leaf in jax.tree.leaves(y):
@@ -299,6 +296,15 @@ def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree
                 hint="jl.on_sequence(function) for a function of the whole Sequence",
             )
     return jax.tree.map(lambda leaf: _make(leaf, mask, field), y)
+
+
+def map_sequences(function: Callable[[Sequence], PyTree], tree: PyTree) -> PyTree:
+    """The tree with ``function`` of each Sequence in its place, and everything else as it is."""
+    return jax.tree.map(
+        lambda node: function(node) if isinstance(node, Sequence) else node,
+        tree,
+        is_leaf=is_sequence,
+    )
 
 
 def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:

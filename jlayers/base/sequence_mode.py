@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import jax
 
 from .receptive_field import EVERYWHERE, ReceptiveField
-from .sequence import Sequence, is_sequence, mapped, sequences_in
+from .sequence import Sequence, map_sequences, mapped, sequences_in
 from .types import ApplyFn, InitFn, Key, Params, PyTree, State
 
 
@@ -89,18 +89,12 @@ def taking_sequences(
 
 def without_masks(x: PyTree) -> PyTree:
     """The tree with each Sequence replaced by its values."""
-    return jax.tree.map(
-        lambda node: node.values if isinstance(node, Sequence) else node, x, is_leaf=is_sequence
-    )
+    return map_sequences(lambda sequence: sequence.values, x)
 
 
 def filled(x: PyTree) -> PyTree:
     """The tree with zeros in the padding of each Sequence."""
-    return jax.tree.map(
-        lambda node: node._with(node.fill()) if isinstance(node, Sequence) else node,
-        x,
-        is_leaf=is_sequence,
-    )
+    return map_sequences(lambda sequence: sequence._with(sequence.fill()), x)
 
 
 def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> PyTree:
@@ -117,8 +111,4 @@ def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> 
 
 def with_receptive_field(y: PyTree, field: ReceptiveField | None) -> PyTree:
     """The tree with ``field`` set on each Sequence; None clears it."""
-
-    def with_field(node: Any) -> Any:
-        return node._with_field(field) if isinstance(node, Sequence) else node
-
-    return jax.tree.map(with_field, y, is_leaf=is_sequence)
+    return map_sequences(lambda sequence: sequence._with_field(field), y)

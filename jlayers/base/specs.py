@@ -83,7 +83,19 @@ def input_specs(x: PyTree) -> PyTree:
     Raises:
       LayerError: for a tuple of Python numbers, and for what is neither an array nor a spec.
     """
-    refuse_numbers(x)
+    # Most likely a tuple of numbers is a shape.
+    for node in jax.tree.leaves(x, is_leaf=_is_numbers):
+        if _is_numbers(node):
+            hint = "jnp.asarray(x)"
+            if all(n is None or type(n) is int for n in node):
+                sizes = tuple(1 if n is None or n < 0 else n for n in node)
+                hint = f"jl.spec({sizes}) for an input of this shape; jnp.asarray for numbers"
+            raise LayerError(
+                "x holds Python numbers",
+                expected="arrays or jax.ShapeDtypeStructs",
+                got=format_short(node),
+                hint=hint,
+            )
     return specs_of(x)
 
 
@@ -100,22 +112,6 @@ def as_array(leaf: ArrayLike | Spec) -> jax.Array:
             hint="jl.out_spec(layer, x) for shapes alone",
         )
     return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
-
-
-def refuse_numbers(x: PyTree) -> None:
-    """Raises where an input holds a tuple of Python numbers: most likely it is a shape."""
-    for node in jax.tree.leaves(x, is_leaf=_is_numbers):
-        if _is_numbers(node):
-            hint = "jnp.asarray(x)"
-            if all(n is None or type(n) is int for n in node):
-                sizes = tuple(1 if n is None or n < 0 else n for n in node)
-                hint = f"jl.spec({sizes}) for an input of this shape; jnp.asarray for numbers"
-            raise LayerError(
-                "x holds Python numbers",
-                expected="arrays or jax.ShapeDtypeStructs",
-                got=format_short(node),
-                hint=hint,
-            )
 
 
 def _is_numbers(node: object) -> bool:

@@ -61,11 +61,11 @@ def check_tree_matches(
     have, want = dict(leaves_by_path(tree)), dict(leaves_by_path(dict(expected)))
     rows = [("missing", path, format_spec(want[path])) for path in want if path not in have]
     rows += [("extra", path, format_short(have[path])) for path in have if path not in want]
-    rows += [
-        ("different", path, f"expected {format_spec(want[path])}, got {_kind(have[path])}")
-        for path in want
-        if path in have and not leaf_matches(have[path], want[path])
-    ]
+    for path, spec in want.items():
+        if path in have and not leaf_matches(have[path], spec):
+            leaf, abstract = have[path], isinstance(have[path], jax.ShapeDtypeStruct)
+            got = f"the spec {format_spec(leaf)}" if abstract else format_short(leaf)
+            rows.append(("different", path, f"expected {format_spec(spec)}, got {got}"))
     counts = [
         f"{sum(kind == wanted for kind, _, _ in rows)} {wanted}"
         for wanted in ("missing", "extra", "different")
@@ -106,11 +106,3 @@ def leaves_by_path(tree: Params, path: str = "") -> Iterator[tuple[str, PyTree]]
             yield from leaves_by_path(value, f"{here}/")
         else:
             yield here, value
-
-
-def _kind(leaf: PyTree) -> str:
-    return (
-        f"the spec {format_spec(leaf)}"
-        if isinstance(leaf, jax.ShapeDtypeStruct)
-        else format_short(leaf)
-    )

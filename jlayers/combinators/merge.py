@@ -20,12 +20,7 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.scope import Scope, composite
-from ..base.sequence import (
-    Sequence,
-    is_sequence,
-    join,
-    mapped,
-)
+from ..base.sequence import Sequence, is_sequence, join, mapped
 from ..base.specs import format_spec, specs_of
 from ..base.types import PyTree
 from .serial import of_layers

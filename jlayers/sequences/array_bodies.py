@@ -20,13 +20,7 @@ import jax
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.scope import Body, InitScope, Scope
-from ..base.sequence import (
-    Sequence,
-    is_sequence,
-    joined_masks,
-    mapped,
-    sequences_in,
-)
+from ..base.sequence import Sequence, is_sequence, joined_masks, mapped, sequences_in
 from ..base.specs import format_short, spec_key, specs_of
 from ..base.tracing import REMEMBERED
 from ..base.types import PyTree

@@ -7,7 +7,6 @@ the arithmetic in ``core.attention`` and ``core.cached_attention``.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -152,8 +151,10 @@ def SelfAttention(
         # Under the names of the carry, which are part of saved streams.
         return join(maps.output(p, y), mask), after
 
-    field = functools.partial(_receptive_field, window) if causal else None
-    return of_steps(init, start, step, field, None if causal else "every step sees the later ones")
+    if not causal:
+        return of_steps(init, start, step, None, "every step sees the later ones")
+    field = CAUSAL if window is None else ReceptiveField(1, window - 1, 0)
+    return of_steps(init, start, step, lambda x: field)
 
 
 def _positions(
@@ -164,10 +165,6 @@ def _positions(
     if mask is None and count is None:
         return jnp.arange(shape[1], dtype=jnp.int32)
     return core.positions_from_mask(jnp.ones(shape, bool) if mask is None else mask, count)
-
-
-def _receptive_field(window: int | None, x: Steps) -> ReceptiveField:
-    return CAUSAL if window is None else ReceptiveField(1, window - 1, 0)
 
 
 def _rope_base(rope: object) -> float | None:

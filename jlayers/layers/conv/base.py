@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from collections.abc import Sequence as Many
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -74,41 +73,35 @@ def windowed_layer(
 
     def step(params: Params, carry: Carry | None, x: Steps) -> tuple[Steps, Carry]:
         values, mask = split(x)
-        # The whole sequence: the operation itself pads in time.
-        if carry is None:
-            y = op.run(params, values, mask, False)
-            return _with_output_mask(op, values, mask, y), {}
-        window = _causal_window(op, values)
-        # Otherwise the next block would start between two outputs.
-        if values.shape[1] % window.stride:
-            raise LayerError(
-                f"a block of {values.shape[1]} steps is not a multiple "
-                f"of the stride {window.stride}",
-                hint="blocks of a multiple of the model's stride: "
-                "jl.receptive_field(model, x).stride",
-            )
-        if not window.context:
-            return _with_output_mask(op, values, mask, op.run(params, values, mask, True)), {}
-        # The context takes the place of the padding before the first step: zeros at the start of a
-        # stream, as the padding of "CAUSAL" is.
-        block = jnp.concatenate([carry["context"], values], 1)
-        after = {"context": block[:, -window.context :]}
-        block_mask = None
-        if op.needs_mask:
-            valid = jnp.ones(values.shape[:2], bool) if mask is None else mask
-            block_mask = jnp.concatenate([carry["valid"], valid], 1)
-            after["valid"] = block_mask[:, -window.context :]
+        block, block_mask, after = values, mask, {}
+        # Without a carry it is the whole sequence, and the operation itself pads in time.
+        if carry is not None:
+            window = _causal_window(op, values)
+            # Otherwise the next block would start between two outputs.
+            if values.shape[1] % window.stride:
+                raise LayerError(
+                    f"a block of {values.shape[1]} steps is not a multiple "
+                    f"of the stride {window.stride}",
+                    hint="blocks of a multiple of the model's stride: "
+                    "jl.receptive_field(model, x).stride",
+                )
+        if carry:
+            # The context takes the place of the padding before the first step: zeros at the start
+            # of a stream, as the padding of "CAUSAL" is.
+            block = jnp.concatenate([carry["context"], values], 1)
+            after = {"context": block[:, -window.context :]}
+            block_mask = None
+            if op.needs_mask:
+                valid = jnp.ones(values.shape[:2], bool) if mask is None else mask
+                block_mask = jnp.concatenate([carry["valid"], valid], 1)
+                after["valid"] = block_mask[:, -window.context :]
+        y = op.run(params, block, block_mask, carry is not None)
         # The mask of the output is computed from the block alone: its context belongs to outputs
         # that were returned before.
-        y = op.run(params, block, block_mask, True)
-        return _with_output_mask(op, values, mask, y), after
+        out_mask = None if mask is None else op.window(values).outputs(mask, y.shape[1])
+        return join(y, out_mask), after
 
     return of_steps(init, start, step, functools.partial(_receptive_field, op))
-
-
-def _with_output_mask(op: WindowedOp, x: jax.Array, mask: jax.Array | None, y: jax.Array) -> Steps:
-    out_mask = None if mask is None else op.window(x).outputs(mask, y.shape[1])
-    return join(y, out_mask)
 
 
 def _causal_window(op: WindowedOp, x: Image) -> TimeWindow:
@@ -133,8 +126,9 @@ def _receptive_field(op: WindowedOp, x: Image) -> ReceptiveField:
 
 
 class ConvOptions(NamedTuple):
-    """One entry for each spatial axis of an input."""
+    """One entry for each spatial axis of an input; ``extents`` are those of the dilated kernel."""
 
+    extents: tuple[int, ...]
     strides: tuple[int, ...]
     padding: Padding
     dilation: tuple[int, ...]
@@ -142,8 +136,8 @@ class ConvOptions(NamedTuple):
 
 def convolution(
     run: Callable[..., jax.Array],
-    check_fit: Callable[[jax.ShapeDtypeStruct, Many[int], ConvOptions], None],
-    time_window: Callable[[Image, Many[int], ConvOptions], TimeWindow | TransposedTimeWindow],
+    check_fit: Callable[[jax.ShapeDtypeStruct, ConvOptions], None],
+    time_window: Callable[[Image, ConvOptions], TimeWindow | TransposedTimeWindow],
     features: int,
     kernel_size: Sizes,
     *,
@@ -160,9 +154,8 @@ def convolution(
 
     Args:
       run: ``core.conv`` or ``core.conv_transpose``.
-      check_fit: ``check_fit(x, extents, options)`` raises where the dilated kernel is too large;
-        ``extents`` are its sides.
-      time_window: ``time_window(x, extents, options)``, the window along the first spatial axis.
+      check_fit: ``check_fit(x, options)`` raises where the dilated kernel is too large.
+      time_window: ``time_window(x, options)``, the window along the first spatial axis.
     """
     # Without an input, so that it is found where the layer is built.
     _check_divides(groups, features, "features")
@@ -170,16 +163,14 @@ def convolution(
     # The rank is the input's. Most layers meet one rank alone, in every call.
     @functools.cache
     def options(rank: int) -> ConvOptions:
-        return ConvOptions(
-            arguments.spread("strides", strides, rank),
-            arguments.spread_padding(padding, rank),
-            arguments.spread("dilation", dilation, rank),
-        )
-
-    def extents(rank: int) -> list[int]:
         sizes = arguments.spread("kernel_size", kernel_size, rank)
         dilations = arguments.spread("dilation", dilation, rank)
-        return [d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)]
+        return ConvOptions(
+            tuple(d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)),
+            arguments.spread("strides", strides, rank),
+            arguments.spread_padding(padding, rank),
+            dilations,
+        )
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         rank = len(kernel_size) + 2 if isinstance(kernel_size, tuple) else None
@@ -191,7 +182,7 @@ def convolution(
         if padding == "CAUSAL" and len(size) != 1:
             raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=format_spec(x))
         _check_divides(groups, x.shape[-1], "channels of the input", format_spec(x))
-        check_fit(x, extents(len(size)), options(len(size)))
+        check_fit(x, options(len(size)))
         return initialize(
             key,
             x,
@@ -200,12 +191,10 @@ def convolution(
         )
 
     def apply(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
-        rank = x.ndim - 2
-        strides, padding, dilation = options(rank)
+        extents, strides, padding, dilation = options(x.ndim - 2)
         # Only the first axis is time; the others are padded as always.
         if has_context:
-            pads = explicit_padding(x, extents(rank), strides, padding)
-            padding = ((0, 0), *pads[1:])
+            padding = ((0, 0), *explicit_padding(x, extents, strides, padding)[1:])
         return run(
             x,
             **cast_like(params, x),
@@ -218,8 +207,7 @@ def convolution(
 
     # A function of the input, because SAME pads by its length.
     def window(x: Image) -> TimeWindow | TransposedTimeWindow:
-        rank = len(x.shape) - 2
-        return time_window(x, extents(rank), options(rank))
+        return time_window(x, options(len(x.shape) - 2))
 
     return windowed_layer(init, WindowedOp(window, apply))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 from jax.nn import initializers
 
@@ -64,13 +62,14 @@ def Conv(
     return convolution(core.conv, _check_fit, _time_window, **locals())
 
 
-def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TimeWindow:
-    strides, padding, _ = options
+def _time_window(x: Image, options: ConvOptions) -> TimeWindow:
+    extents, strides, padding, _ = options
     pads = explicit_padding(x, extents, strides, padding)
     # How SAME places its windows depends on the length of the array, so that a padded row has a
     # rule of its own for its valid outputs (docs/notes/0010-sequences.md).
     return TimeWindow(extents[0], strides[0], *pads[0], same=padding == "SAME")
 
 
-def _check_fit(x: jax.ShapeDtypeStruct, extents: Sequence[int], options: ConvOptions) -> None:
-    arguments.window_fits(x, x.shape[1:-1], extents, options.padding, "the dilated kernel")
+def _check_fit(x: jax.ShapeDtypeStruct, options: ConvOptions) -> None:
+    sizes = x.shape[1:-1]
+    arguments.window_fits(x, sizes, options.extents, options.padding, "the dilated kernel")

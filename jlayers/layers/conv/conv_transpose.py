@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 from jax.nn import initializers
 
@@ -61,18 +59,15 @@ def ConvTranspose(
     return convolution(core.conv_transpose, _check_fit, _time_window, **locals())
 
 
-def _time_window(x: Image, extents: Sequence[int], options: ConvOptions) -> TransposedTimeWindow:
+def _time_window(x: Image, options: ConvOptions) -> TransposedTimeWindow:
+    extent, stride, pads = options.extents[0], options.strides[0], options.padding
     # As in core.conv_transpose: padding by name depends on the kernel, not on the input.
-    stride, padding = options.strides[0], options.padding
-    if isinstance(padding, str):
-        pads = transposed_padding(extents[0], stride, padding)
-    else:
-        pads = padding[0]
-    return TransposedTimeWindow(extents[0], stride, *pads)
+    low, high = transposed_padding(extent, stride, pads) if isinstance(pads, str) else pads[0]
+    return TransposedTimeWindow(extent, stride, low, high)
 
 
-def _check_fit(x: jax.ShapeDtypeStruct, extents: Sequence[int], options: ConvOptions) -> None:
-    strides, padding, _ = options
+def _check_fit(x: jax.ShapeDtypeStruct, options: ConvOptions) -> None:
+    extents, strides, padding, _ = options
     # Explicit padding may be too small for the kernel to fit anywhere.
     if not isinstance(padding, str):  # padding by name is as large as the kernel needs
         dilated = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ... import core
 from ...base import arguments
 from ...base.arguments import CausalPadding, Sizes
+from ...base.constructors import no_params
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence
@@ -48,11 +49,6 @@ def AvgPool(
     """
     window = PoolWindow(window_shape, strides, padding)
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        params = window.init(key, x)
-        arguments.floating(x)
-        return params
-
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         # With padding counted a padded step is a zero, as it stands in the values.
         if mask is None or count_include_pad:
@@ -70,6 +66,8 @@ def AvgPool(
 
     def mean(x: jax.Array, has_context: bool, include_pad: bool) -> jax.Array:
         windows = window.for_input(x, has_context)
+        # Here and not in init, whose abstract pass runs this too.
+        arguments.floating(x)
         return core.avg_pool(x, **windows._asdict(), count_include_pad=include_pad, method=method)
 
-    return windowed_layer(init, WindowedOp(window.time_window, run, needs_mask=True))
+    return windowed_layer(no_params, WindowedOp(window.time_window, run, needs_mask=True))

@@ -8,10 +8,10 @@ import jax
 
 from ...base import arguments
 from ...base.arguments import CausalPadding, Sizes
-from ...base.constructors import pure
+from ...base.constructors import no_params, pure
 from ...base.errors import LayerError
 from ...base.layer import Layer
-from ...base.sequence import split
+from ...base.sequence import Steps, split
 from ...base.sequence_mode import SequenceMode
 from ...base.types import Params
 from ...core.time_windows import TimeWindow
@@ -27,15 +27,6 @@ class PoolWindow:
         # Windows side by side, as in Keras (docs/notes/0004-defaults.md).
         self.strides = window_shape if strides is None else strides
         self.padding = padding
-
-    def init(self, key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        """No parameters.
-
-        Raises:
-          LayerError: where the arguments do not fit ``x``.
-        """
-        self.for_input(x)
-        return {}
 
     def time_window(self, x: Image) -> TimeWindow:
         """How the windows lie along the first spatial axis."""
@@ -79,30 +70,22 @@ class PoolWindow:
         return Windows(window_shape, strides, pads)
 
 
-def global_pool(
-    pool: Callable[[jax.Array, jax.Array | None], jax.Array],
-    check: Callable[[jax.ShapeDtypeStruct], None] | None = None,
-) -> Layer:
-    """The layer of a pool over all spatial axes.
+def global_pool(pool: Callable[[jax.Array, jax.Array | None], jax.Array]) -> Layer:
+    """The layer of a pool over all spatial axes, ``pool(x, mask)``.
 
-    Args:
-      pool: ``pool(x, mask)``; ``x`` has zeros in the padding, and the mask (batch, time) is None
-        for an array.
-      check: raises for an input that the pool cannot take, beside its rank.
+    ``x`` has zeros in the padding, and the mask (batch, time) is None for an array.
     """
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        arguments.one_array(x, IMAGE, least_rank=3, lower=NO_CHANNELS)
-        arguments.real(x)
-        arguments.not_empty(x, IMAGE)
-        # Last, so that an input of the wrong rank is told that first.
-        if check is not None:
-            check(x)
-        return {}
+    def apply(params: Params, x: Steps) -> jax.Array:
+        values, mask = split(x)
+        arguments.one_array(values, IMAGE, least_rank=3, lower=NO_CHANNELS)
+        arguments.real(values)
+        arguments.not_empty(values, IMAGE)
+        return pool(values, mask)
 
     return pure(
-        init,
-        lambda params, x: pool(*split(x)),
+        no_params,
+        apply,
         sequence_mode=SequenceMode("whole"),
         stream="it is one value for the whole sequence",
     )

@@ -33,6 +33,7 @@ def GlobalAvgPool() -> Layer:
     """
 
     def pool(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        arguments.floating(x)
         axes, wide = tuple(range(1, x.ndim - 1)), at_least_float32(x.dtype)
         if mask is None:
             return jnp.mean(x, axes, dtype=wide).astype(x.dtype)
@@ -42,4 +43,4 @@ def GlobalAvgPool() -> Layer:
         count = jnp.maximum(jnp.sum(mask, 1), 1) * math.prod(x.shape[2:-1])
         return (total / jnp.broadcast_to(count[:, None], total.shape).astype(wide)).astype(x.dtype)
 
-    return global_pool(pool, arguments.floating)
+    return global_pool(pool)

@@ -6,6 +6,7 @@ import jax
 
 from ... import core
 from ...base.arguments import CausalPadding, Sizes
+from ...base.constructors import no_params
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence import Sequence
@@ -52,4 +53,4 @@ def MaxPool(
         return core.max_pool(x, **window.for_input(x, has_context)._asdict(), method=method)
 
     # The mask of the context too: its zeros could be larger than all valid values.
-    return windowed_layer(window.init, WindowedOp(window.time_window, run, needs_mask=True))
+    return windowed_layer(no_params, WindowedOp(window.time_window, run, needs_mask=True))

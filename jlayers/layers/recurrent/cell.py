@@ -245,12 +245,7 @@ class Cell(Layer):
 
 
 def rows(sizes: Mapping[str, int], wide: bool = False) -> Callable[[Spec], CarrySpecs]:
-    """``carry`` of vectors: (batch, size) for each name, in the dtype of the input.
-
-    Args:
-      sizes: the size of each array of the carry, by name.
-      wide: whether to use float32 at least.
-    """
+    """``carry`` of vectors (batch, size), in the dtype of the input; ``wide``: float32 at least."""
 
     def carry(x: Spec) -> CarrySpecs:
         dtype = at_least_float32(x.dtype) if wide else x.dtype

@@ -113,8 +113,16 @@ def RNN(
     def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         x, resets = _split_resets(x)
         definition.check(x, "batch, time")
-        if resets is not None:
-            _check_resets(resets, x)
+        steps = Spec(x.shape[:2], bool)
+        got = getattr(resets, "shape", None), getattr(resets, "dtype", None)
+        if resets is not None and got != (steps.shape, steps.dtype):
+            # A pair is taken for (x, resets) before anything is known of it.
+            raise LayerError(
+                "takes (x, resets), and these are not resets of its steps",
+                expected=format_spec(steps),
+                got=format_spec(resets),
+                hint="concat() to merge two inputs into one",
+            )
         parameters = definition.parameters(_one_step(x))
         if trainable_carry:
             for name, spec in definition.carry(_one_step(x)).items():
@@ -250,16 +258,3 @@ def _split_resets(x: PyTree) -> tuple[PyTree, PyTree]:
     if isinstance(x, tuple | list) and len(x) == 2:
         return x[0], x[1]
     return x, None
-
-
-def _check_resets(resets: PyTree, x: Spec) -> None:
-    expected = Spec(x.shape[:2], bool)
-    got = getattr(resets, "shape", None), getattr(resets, "dtype", None)
-    # A pair is taken for (x, resets) before anything is known of it.
-    if got != (expected.shape, expected.dtype):
-        raise LayerError(
-            "takes (x, resets), and these are not resets of its steps",
-            expected=format_spec(expected),
-            got=format_spec(resets),
-            hint="concat() to merge two inputs into one",
-        )

@@ -32,7 +32,12 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
     >>> jl.out_spec(jl.Reshape((8, -1)), jl.spec((32, 64))).shape
     (32, 8, 8)
     """
-    row_shape = _shape_argument(shape)
+    if not isinstance(shape, tuple | list):
+        raise LayerError(f"shape must be a tuple of ints, got {format_short(shape)}")
+    row_shape = tuple(arguments.integer("a size in shape", n) for n in shape)
+    # When the layer is built: no input could make such a shape right.
+    if any(n < -1 for n in row_shape) or row_shape.count(-1) > 1:
+        raise LayerError(f"shape must hold sizes and at most one -1, got {row_shape}")
 
     def reshape(x: jax.Array) -> jax.Array:
         arguments.one_array(x, "(batch, ...)", least_rank=1)
@@ -48,13 +53,3 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
         return x.reshape(x.shape[0], *(size // known if n == -1 else n for n in row_shape))
 
     return per_row(reshape)
-
-
-def _shape_argument(shape: object) -> tuple[int, ...]:
-    if not isinstance(shape, tuple | list):
-        raise LayerError(f"shape must be a tuple of ints, got {format_short(shape)}")
-    row_shape = tuple(arguments.integer("a size in shape", n) for n in shape)
-    # When the layer is built: no input could make such a shape right.
-    if any(n < -1 for n in row_shape) or row_shape.count(-1) > 1:
-        raise LayerError(f"shape must hold sizes and at most one -1, got {row_shape}")
-    return row_shape
