@@ -62,7 +62,7 @@ def fraction(name: str, value: Any) -> float:
 
 def flag(name: str, value: Any) -> bool:
     """``value`` as a Python bool."""
-    # Not by truth: an initialiser in the place of bias would count as True.
+    # Not by truth: an initialiser passed for bias would count as True.
     if not isinstance(value, bool):
         raise LayerError(f"{name} must be True or False, got {format_short(value)}")
     return value
@@ -261,7 +261,7 @@ def real(x: Any) -> None:
 
 def not_empty(x: Any, shape: str) -> None:
     """No axis but the first has size 0, so that a mean over it makes sense."""
-    # An empty batch is no mistake: its output is empty too.
+    # An empty batch is allowed: its output is empty too.
     if any(size == 0 for size in x.shape[1:]):
         raise LayerError("takes no empty axis", expected=shape, got=format_spec(x))
 

@@ -80,7 +80,7 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             _text=lambda: call_text(name, bound),
         )
 
-    # So that a factory in the place of a layer, Dense for Dense(3), can be told.
+    # So that a combinator can tell a factory from a layer: Dense from Dense(3).
     make.__jlayers_factory__ = True  # type: ignore[attr-defined]
     return make
 

@@ -58,10 +58,9 @@ def _other_name(module: str, name: str, names: list[str], subpackages: Sequence[
         if name in getattr(importlib.import_module(f"{module}.{subpackage}"), "__all__", ()):
             return f"{short}.{subpackage}.{name}"
     # Classes of other libraries and functions of JAX: LeakyReLU is leaky_relu.
-    activations = {known.replace("_", "").lower(): known for known in dir(jax.nn)}
-    activation = activations.get(name.replace("_", "").lower())
-    if activation is not None:
-        return f"jax.nn.{activation}: any function of one array is a layer"
+    for known in dir(jax.nn):
+        if known.replace("_", "").lower() == name.replace("_", "").lower() and known[0] != "_":
+            return f"jax.nn.{known}: any function of one array is a layer"
     for functions, prefix in ((jnp, "jnp"), (jax.lax, "jax.lax"), (jax, "jax")):
         if hasattr(functions, name):
             return f"{prefix}.{name}"

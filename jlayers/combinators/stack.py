@@ -67,7 +67,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = _stacked(inner, n, key, x)
-        # A layer may widen the receptive field, which is no part of the shape.
+        # A layer may widen the receptive field, which does not belong to the shape.
         if spec_key(with_receptive_field(specs_of(y), None)) != spec_key(
             with_receptive_field(specs_of(x), None)
         ):

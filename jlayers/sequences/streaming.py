@@ -109,7 +109,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
             check_tree_matches(carry, expected, "carry", x)
             y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
-            # A carry of other shapes would compile the step anew for each block.
+            # With a carry of other shapes every block would be compiled by itself.
             check_carry(carry, after)
             return y, after
 

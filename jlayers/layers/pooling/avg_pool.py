@@ -50,7 +50,7 @@ def AvgPool(
     window = PoolWindow(window_shape, strides, padding)
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
-        # With padding counted a padded step is a zero, as it stands in the values.
+        # With padding counted a padded step counts as the zero that the values hold.
         if mask is None or count_include_pad:
             return mean(x, has_context, count_include_pad)
         # The mean over valid steps is the pool of the values over the pool of the mask.

@@ -64,7 +64,7 @@ class PoolWindow:
             )
         strides = arguments.spread("strides", self.strides, rank)
         pads = explicit_padding(x, window_shape, strides, padding)
-        # The context stands where the padding in time would.
+        # The context takes the place of the padding in time.
         if has_context:
             pads = ((0, 0), *pads[1:])
         return Windows(window_shape, strides, pads)

@@ -126,7 +126,7 @@ def RNN(
         parameters = definition.parameters(_one_step(x))
         if trainable_carry:
             for name, spec in definition.carry(_one_step(x)).items():
-                # Silently one would be drawn in the place of the other.
+                # One would silently be drawn instead of the other.
                 if f"initial_{name}" in parameters:
                     raise LayerError(
                         f"the cell has a parameter 'initial_{name}', and so has trainable_carry",
