@@ -53,6 +53,12 @@ KINDS = {
         lambda path: training.EarlyStopping("loss", patience=0),
         jl.TrainingError,
     ),
+    "a pattern of frozen": (
+        lambda path: training.train_state(
+            MODEL, TX, jax.random.key(0), jl.spec((4, 3)), frozen="nose/**"
+        ),
+        jl.TrainingError,
+    ),
     "a batch": (lambda path: training.train_step(MODEL, loss, TX)(state(), 3), jl.TrainingError),
     "data in fit": (
         lambda path: training.fit(training.train_step(MODEL, loss, TX), state(), 3, steps=1),
