@@ -55,13 +55,9 @@ def as_source(data: object) -> Source:
     """
     if callable(getattr(data, "read", None)) and hasattr(data, "start"):
         return data  # type: ignore[return-value]
-    adapted = None
-    if is_from("torch", data):
-        adapted = torch_source(data)
-    elif is_from("grain", data):
-        adapted = grain_source(data)
-    if adapted is not None:
-        return adapted
+    for package, adapt in (("torch", torch_source), ("grain", grain_source)):
+        if is_from(package, data) and (adapted := adapt(data)) is not None:
+            return adapted
     _refuse_arrays(data)
     if isinstance(data, Iterator):
         return OneEpoch(data)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ..base import arguments
-from ..base.errors import DataError, JlayersError, public_api
+from ..base.errors import DataError, public_api, public_init
 from ..base.specs import format_short, path_text
 from ..base.types import PyTree
 from . import host_arrays
@@ -26,6 +26,7 @@ _Place = tuple[int, int, Position]
 _LAST = ("drop", "pad", "keep")
 
 
+@public_init("Batches")
 class Batches:
     """Batches of the rows of arrays: deterministic, shuffled again each epoch, resumable.
 
@@ -67,37 +68,28 @@ class Batches:
 
     rereads = True
 
-    @public_api
     def __init__(
         self, arrays: PyTree, size: int, *, key: jax.Array | int | None = None, last: str = "drop"
     ):
-        try:
-            self._leaves, self._treedef, self._rows = _check_arrays(arrays)
-            self._size = arguments.positive("size", size)
-            self._key = None if key is None else philox_key(key)
-            if last not in _LAST:
-                raise DataError(
-                    "last must be " + " or ".join(map(repr, _LAST)), got=format_short(last)
-                )
-            if last == "pad" and type(arrays) is not tuple:
-                raise DataError(
-                    "arrays must be a tuple, to which last='pad' adds an entry",
-                    got=format_short(arrays),
-                    hint="Batches((x, *targets), ...)",
-                )
-            if last == "drop" and self._size > self._rows:
-                raise DataError(
-                    f"there are only {self._rows} rows, fewer than a batch of {self._size} has",
-                    hint="a smaller size, or last='keep' or 'pad'",
-                )
-        except JlayersError as error:
-            # A class, not a function, was called: `public_api` does not name it.
-            error.attribute_to("Batches")
-            raise
+        self._leaves, self._treedef, self._rows = _check_arrays(arrays)
+        self._size = arguments.positive("size", size)
+        self._key = None if key is None else philox_key(key)
+        if last not in _LAST:
+            raise DataError("last must be " + " or ".join(map(repr, _LAST)), got=format_short(last))
+        if last == "pad" and type(arrays) is not tuple:
+            raise DataError(
+                "arrays must be a tuple, to which last='pad' adds an entry",
+                got=format_short(arrays),
+                hint="Batches((x, *targets), ...)",
+            )
+        if last == "drop" and self._size > self._rows:
+            raise DataError(
+                f"there are only {self._rows} rows, fewer than a batch of {self._size} has",
+                hint="a smaller size, or last='keep' or 'pad'",
+            )
         self._last = last
-        self._count = self._rows // self._size
-        if last != "drop" and self._rows % self._size:
-            self._count += 1
+        whole, rest = divmod(self._rows, self._size)
+        self._count = whole + (last != "drop" and rest > 0)
         self._latest: tuple[int, np.ndarray] = (-1, np.arange(0))
 
     @property

@@ -25,15 +25,8 @@ def torch_source(loader: Any) -> Epochs | None:
     torch = importlib.import_module("torch")
     if not isinstance(loader, torch.utils.data.DataLoader):
         return None
-    samplers = [
-        sampler
-        for sampler in (
-            loader.sampler,
-            loader.batch_sampler,
-            getattr(loader.batch_sampler, "sampler", None),
-        )
-        if sampler is not None
-    ]
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    samplers = [s for s in (loader.sampler, loader.batch_sampler, inner) if s is not None]
     if any(getattr(sampler, "generator", "none needed") is None for sampler in samplers):
         raise DataError(
             "a DataLoader that shuffles by PyTorch's global generator cannot be resumed",

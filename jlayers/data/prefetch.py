@@ -11,7 +11,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -99,10 +99,13 @@ class Prefetched(Generic[T], Iterator[T]):
         for _ in range(size):
             self._room.put(None)
         stopped = threading.Event()
+        # Those that a `with` block changes for its own thread alone.
+        config: Any = jax.config
+        settings = (config.jax_enable_x64, config.jax_default_device)
         # The thread must not refer to this object, which would never be garbage collected then.
         thread = threading.Thread(
             target=_read,
-            args=(items, put, self._ready, self._room, stopped, *_settings()),
+            args=(items, put, self._ready, self._room, stopped, settings),
             name="jlayers-prefetch",
             daemon=True,
         )
@@ -137,24 +140,17 @@ class Prefetched(Generic[T], Iterator[T]):
         self.close()
 
 
-def _settings() -> tuple[bool, jax.Device | str | None]:
-    # Those that a `with` block changes for its own thread alone.
-    config = jax.config
-    return config.jax_enable_x64, config.jax_default_device  # type: ignore[attr-defined]
-
-
 def _read(
     items: Iterator[T],
     put: Callable[[T], T],
     ready: queue.SimpleQueue[T | _End],
     room: queue.SimpleQueue[None],
     stopped: threading.Event,
-    x64: bool,
-    device: jax.Device | str | None,
+    settings: tuple[bool, jax.Device | str | None],
 ) -> None:
     end = _End()
     try:
-        with jax.enable_x64(x64), jax.default_device(device):
+        with jax.enable_x64(settings[0]), jax.default_device(settings[1]):
             while room.get() is None and not stopped.is_set():
                 item = next(items, end)
                 if isinstance(item, _End):
@@ -181,14 +177,13 @@ def _put_on(device: Device | None) -> Callable[[T], T]:
 
     def put(item: T) -> T:
         leaves, treedef = jax.tree.flatten(item)
-        where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray | jax.Array)]
-        arrays = [leaves[i] for i in where]
         if on_host:
-            arrays = [host_arrays.aligned(a) if isinstance(a, np.ndarray) else a for a in arrays]
+            leaves = [host_arrays.aligned(a) if isinstance(a, np.ndarray) else a for a in leaves]
         else:
-            arrays = jax.device_put(arrays, device)
-        for i, array in zip(where, arrays, strict=True):
-            leaves[i] = array
+            where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray | jax.Array)]
+            arrays = jax.device_put([leaves[i] for i in where], device)
+            for i, array in zip(where, arrays, strict=True):
+                leaves[i] = array
         result: T = jax.tree.unflatten(treedef, leaves)
         return result
 

@@ -47,13 +47,12 @@ class RecentBatches:
 
     def add(self, step: int, position: Position, batch: Any = None) -> None:
         """After a call."""
+        self._calls.append(_Call(step, position, batch if self.keeps else None))
         if not self.keeps:
-            self._calls.append(_Call(step, position, None))
             return
         if self._most is None:
             size = sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(batch))
             self._most = max(1, _MEMORY // max(size, 1))
-        self._calls.append(_Call(step, position, batch))
         if len(self._calls) > self._most:
             old = len(self._calls) - self._most - 1
             self._calls[old] = self._calls[old]._replace(batch=None)

@@ -126,16 +126,10 @@ def _draw(axis: Any, name: str, curves: dict[str, Points]) -> None:
             line = [(step, value if math.isfinite(value) else math.nan) for step, value in points]
             axis.plot(*zip(*line, strict=True), color=color, marker=marker, label=label)
         if bad:
-            top = [1.0] * len(bad)
-            axis.plot(
-                bad,
-                top,
-                "x",
-                color=color,
-                transform=axis.get_xaxis_transform(),
-                clip_on=False,
-                label=f"{label}, not finite",
-            )
+            # At the top of the axes whatever the range of the finite values is, which may be none.
+            style = {"transform": axis.get_xaxis_transform(), "clip_on": False}
+            label = f"{label}, not finite"
+            axis.plot(bad, [1.0] * len(bad), "x", color=color, label=label, **style)
     # A name with dollar signs is not a formula.
     axis.set_ylabel(name, parse_math=False)
     if _needs_log(finite):

@@ -102,8 +102,8 @@ def _encoded(record: Record) -> bytes:
                 expected=f"other names than {', '.join(map(repr, _COLUMNS))}",
                 got=truncate(", ".join(map(repr, record.metrics))),
             )
-    row: dict[str, object] = {"step": int(record.step), "epoch": int(record.epoch)}
     own = {"seconds": record.seconds, "steps_per_second": record.steps_per_second}
+    row: dict[str, object] = {"step": int(record.step), "epoch": int(record.epoch)}
     for name, value in (own | record.metrics).items():
         row[name] = float(value) if math.isfinite(value) else str(float(value))
     return json.dumps(row, allow_nan=False).encode() + b"\n"
@@ -115,9 +115,11 @@ def _decoded(line: bytes) -> Record | None:
         row = json.loads(line)
     except ValueError:
         return None
-    if isinstance(row, dict) and "rate" in row and "steps_per_second" not in row:
+    if not isinstance(row, dict):
+        return None
+    if "rate" in row and "steps_per_second" not in row:
         row["steps_per_second"] = row.pop("rate")  # the name in logs of version 0.1
-    if not isinstance(row, dict) or any(name not in row for name in _COLUMNS):
+    if any(name not in row for name in _COLUMNS):
         return None
     step, epoch = row.pop("step"), row.pop("epoch")
     numbers = all(type(x) in (int, float) or x in _NON_FINITE for x in row.values())
@@ -129,9 +131,8 @@ def _decoded(line: bytes) -> Record | None:
 
 def _lines(file: str, path: Path) -> list[tuple[bytes, Record]]:
     """The complete lines of a log; none where there is no file, or a pipe."""
-    if os.path.isdir(file):
-        raise IsADirectoryError(21, "Is a directory")
-    if os.path.exists(file) and not os.path.isfile(file):
+    # A folder is opened, for the error that the system has for it; a pipe would block.
+    if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):
         return []
     try:
         with open(file, "rb") as opened:

@@ -15,7 +15,7 @@ import rich.progress_bar
 import rich.text
 
 from ..base import arguments
-from ..base.errors import JlayersError, public_api
+from ..base.errors import public_init
 
 # Seconds between two drawings, which take two milliseconds each.
 _REDRAW = 0.5
@@ -23,6 +23,7 @@ _REDRAW = 0.5
 _SAMPLES = 60
 
 
+@public_init("Progress")
 class Progress:
     """A line with the state of the loop: a bar on a terminal, now and then a line elsewhere.
 
@@ -48,7 +49,6 @@ class Progress:
     training  200/200  100%  ...  loss 0.25
     """
 
-    @public_api
     def __init__(
         self,
         total: int | None = None,
@@ -57,12 +57,8 @@ class Progress:
         every: float = 10.0,
         console: rich.console.Console | None = None,
     ):
-        try:
-            self._total = None if total is None else arguments.integer("total", total, 0)
-            self._every = arguments.number("every", every)
-        except JlayersError as error:
-            error.attribute_to("Progress")
-            raise
+        self._total = None if total is None else arguments.integer("total", total, 0)
+        self._every = arguments.number("every", every)
         self._description = description
         self._console = console
         self._step = 0
@@ -127,8 +123,8 @@ class Progress:
             if self._live is not None:
                 self._live.refresh()
             else:
-                fields = [self._description, self._count(), self._percent(), *self._times()]
-                line = "  ".join(filter(None, [*fields, self._metrics_text()]))
+                fields = (self._count(), self._percent(), *self._times(), self._metrics_text())
+                line = "  ".join(filter(None, (self._description, *fields)))
                 self._console.file.write(f"{line}\n")
                 self._console.file.flush()
         except (OSError, ValueError):  # a terminal that is gone, a closed file

@@ -20,11 +20,11 @@ def gradient_of(
     model: Layer,
     loss: LossFunction,
     frozen: tuple[str, ...],
+    scale: jax.Array | None,
     params: Params,
     state: State,
     key: jax.Array,
     batch: Batch,
-    scale: jax.Array | None,
 ) -> tuple[PyTree, State, Metrics]:
     """The gradient by the trained parameters, the new state, and the metrics with the loss.
 

@@ -8,6 +8,7 @@ step was finite. Both are made of ``_gradient`` (loss, scaling, clipping) and ``
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -225,16 +226,11 @@ class TrainStep:
         key = jax.random.fold_in(state.key, state.step)
         scale = state.loss_scale.scale if state.loss_scale else None
 
-        def one(model_state: State, key: jax.Array, batch: Batch) -> tuple[PyTree, State, Metrics]:
-            given = (check_patterns(self.frozen), state.params, model_state, key, batch, scale)
-            return gradient_of(self.model, self.loss, *given)
-
-        if self.accumulate == 1:
-            gradient, model_state, metrics = one(state.state, key, batch)
-        else:
-            gradient, model_state, metrics = accumulated(
-                self.accumulate, one, state.state, key, batch
-            )
+        frozen = check_patterns(self.frozen)
+        run = functools.partial(gradient_of, self.model, self.loss, frozen, scale, state.params)
+        if self.accumulate > 1:
+            run = functools.partial(accumulated, self.accumulate, run)
+        gradient, model_state, metrics = run(state.state, key, batch)
         narrow = gradient
         if scale is not None:
             # In float32: float16 holds neither large scales nor large norms.

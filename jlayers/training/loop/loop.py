@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,7 +28,7 @@ from ...inspection.donation import Donation, check_distinct
 from ..state import TrainState
 from ..step import Step
 from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
-from .metrics import History, MetricAccumulator, empty_accumulator
+from .metrics import History, MetricAccumulator, Pending, empty_accumulator
 from .non_finite import NonFiniteError
 from .program import Leaves, form_of, program_of
 from .recovery import (
@@ -193,7 +194,10 @@ class Loop:
                     continue
                 self._set(leaves, step, position)
                 if watch.events != watch.seen:
-                    self._report_compile(*form.tree(given), batch)
+                    report = watch.report(step, *form.tree(given), batch)
+                    # The first call of a loop may differ from the last one of another.
+                    if report is not None and self._looks:
+                        warn(report)
                 stopped, due = self._attend()
                 leaves = self._carry()
                 if stopped is not None:
@@ -225,12 +229,6 @@ class Loop:
         state = self.state
         _, metrics, _ = jax.eval_shape(self._program.guarded, state, specs, active)
         return _placed(state, with_sums(empty_accumulator(metrics, self.step), self._sums))
-
-    def _report_compile(self, *given: Any) -> None:
-        report = self._watch.report(self.step, *given)
-        # The first call of a loop may differ from the last one of another.
-        if report is not None and self._looks:
-            warn(report)
 
     def _attend(self) -> tuple[str | None, float]:
         """After a call: why to stop, if so, and the step to look again at."""
@@ -274,7 +272,8 @@ class Loop:
     def _flush(self, metrics: HookMetrics) -> None:
         assert self._accumulator is not None
         words, self._accumulator = self._program.flush(self._accumulator)
-        self.history.add(self.step, self.position[0], words, self._accumulator, metrics)
+        now, like = time.perf_counter(), self._accumulator
+        self.history.pending.append(Pending(self.step, self.position[0], now, words, like, metrics))
         self._flushed = self.step
 
     def _check(self, step: int, accumulator: MetricAccumulator) -> None:
@@ -289,7 +288,7 @@ class Loop:
             self._recent.forget(step)
             return
         # Records after the bad step hold sums that stopped there.
-        self.history.drop()
+        self.history.pending.clear()
         self.step, self.position = error.step, error.position
         self._accumulator = accumulator._replace(step=np.int32(error.step), bad=np.int32(-1))
         raise error

@@ -51,14 +51,16 @@ class MetricAccumulator(NamedTuple):
         counts = finite if active is None else finite & active
         whole = jnp.asarray(True) if active is None else counts
         first = ~finite & (self.bad < 0)
+
+        def term(name: str, value: jax.Array) -> jax.Array:
+            # Integers of skipped steps count too: "skipped" is one of them.
+            counted = counts if _is_mean(value) else whole
+            return jnp.where(counted, value.astype(self.sums[name].dtype), 0)
+
         return MetricAccumulator(
             self.step + 1,
             self.count + counts.astype(jnp.int32),
-            {
-                # Integers of skipped steps count too: "skipped" is one of them.
-                name: self.sums[name] + _term(value, counts if _is_mean(value) else whole)
-                for name, value in metrics.items()
-            },
+            {name: self.sums[name] + term(name, value) for name, value in metrics.items()},
             jnp.where(first, self.step, self.bad),
         )
 
@@ -74,10 +76,6 @@ class MetricAccumulator(NamedTuple):
 
 def _is_mean(value: Any) -> bool:
     return bool(jnp.issubdtype(value.dtype, jnp.floating))
-
-
-def _term(value: jax.Array, counts: jax.Array) -> jax.Array:
-    return jnp.where(counts, value.astype(jnp.float32 if _is_mean(value) else jnp.int32), 0)
 
 
 def empty_accumulator(metrics: Mapping[str, Any], step: int) -> MetricAccumulator:
@@ -122,8 +120,15 @@ def unflatten(words: np.ndarray, like: MetricAccumulator) -> MetricAccumulator:
     return MetricAccumulator(step, count, sums, bad)
 
 
-class _Pending(NamedTuple):
-    """A record whose numbers are still on the device: ``words``, and the metrics of hooks."""
+class Pending(NamedTuple):
+    """A record to be read later: the words of ``flush``, still on the device, and hooks' metrics.
+
+    Attributes:
+      step, epoch: of the record.
+      moment: when its last step was launched, by ``time.perf_counter``.
+      words: of ``flush``; ``like`` is an accumulator of the same metrics.
+      extra: the metrics of hooks.
+    """
 
     step: int
     epoch: int
@@ -138,40 +143,26 @@ class History:
 
     Attributes:
       records: all that were read.
+      pending: those that were not, the oldest first.
     """
 
     def __init__(self, hooks: tuple[Hook, ...]):
         self.records: list[Record] = []
         self._hooks = hooks
         self._muted = False
-        self._pending: collections.deque[_Pending] = collections.deque()
+        self.pending: collections.deque[Pending] = collections.deque()
         self._started = time.perf_counter()
         self._last = (0, self._started)
 
     def start(self, step: int, records: list[Record]) -> None:
         """Continues from a step, with the records before it."""
         self.records = records
-        self.drop()
+        self.pending.clear()
         self._last = (step, time.perf_counter())
-
-    def drop(self) -> None:
-        """Forgets the records that were not read."""
-        self._pending.clear()
 
     def mute(self) -> None:
         """Ignores what hooks raise from here on: the loop is ending by another error."""
         self._muted = True
-
-    def add(
-        self,
-        step: int,
-        epoch: int,
-        words: jax.Array,
-        like: MetricAccumulator,
-        extra: Mapping[str, jax.typing.ArrayLike],
-    ) -> None:
-        """A record that will be read later: the words of ``flush``, and the metrics of hooks."""
-        self._pending.append(_Pending(step, epoch, time.perf_counter(), words, like, extra))
 
     def read(self, newest: int, check: Callable[[int, MetricAccumulator], None]) -> str | None:
         """Makes records of all but the ``newest``, for the hooks; why to stop, if one says so.
@@ -181,8 +172,8 @@ class History:
           check: called with the step and the numbers of each before any hook gets its record.
         """
         stopped = None
-        while len(self._pending) > newest:
-            pending = self._pending.popleft()
+        while len(self.pending) > newest:
+            pending = self.pending.popleft()
             accumulator, moment = self._fetch(pending)
             check(pending.step, accumulator)
             extra = jax.device_get(pending.extra) if pending.extra else {}
@@ -218,7 +209,7 @@ class History:
                     stopped = "callback"
         return stopped
 
-    def _fetch(self, pending: _Pending) -> tuple[MetricAccumulator, float]:
+    def _fetch(self, pending: Pending) -> tuple[MetricAccumulator, float]:
         """The numbers of a record, and when the device had them.
 
         If the host had to wait for them, that is now; else about when its last step was launched.

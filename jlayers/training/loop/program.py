@@ -156,8 +156,7 @@ def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Tick:
     Args:
       name: by which JAX knows the program.
       step: a guarded step.
-      stops: whether nothing is to change any more after a step that was not finite.
-      many: whether the batch is a stack of batches.
+      stops, many: as for ``program_of``.
     """
 
     def one(
@@ -187,7 +186,8 @@ def check_result(state: PyTree, result: object) -> None:
             expected="a tuple of two: the next state, a dict of scalars",
             got=format_short(result),
         )
-    was, now = _specs_by_path(state), _specs_by_path(result[0])
+    trees = (specs_of(tree, "the state") for tree in (state, result[0]))
+    was, now = ({path_text(p): x for p, x in jax.tree.leaves_with_path(tree)} for tree in trees)
     for path in [*was, *now]:
         before, after = was.get(path), now.get(path)
         if before is None or after is None or before.shape != after.shape:
@@ -204,8 +204,3 @@ def check_result(state: PyTree, result: object) -> None:
             expected=truncate(str(structure)),
             got=truncate(str(new)),
         )
-
-
-def _specs_by_path(state: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
-    specs = specs_of(state, "the state")
-    return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(specs)}
