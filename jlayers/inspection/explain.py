@@ -93,26 +93,24 @@ def explain(layer: LayerOrFunction, x: PyTree, *, platform: str | None = None) -
     conv_1 conv shifted
     max_pool max_pool axes
     """
-    layer = lift(layer)
-    platform = platform or jax.default_backend()
+    layer, platform = lift(layer), platform or jax.default_backend()
     if platform not in PLATFORMS:
         raise ValueError(
             f"platform {platform!r} is unknown\n  expected: {', '.join(map(repr, PLATFORMS))}"
         )
+    trace(layer, x)  # before the specs are taken, for the error that names the layer
+    return Explanation(platform, tuple(_decisions(layer, specs_of(x), "", platform)))
+
+
+def _decisions(layer: Layer, x: PyTree, path: str, platform: str) -> Iterator[Decision]:
     found = trace(layer, x)
-    return Explanation(platform, tuple(_decisions(layer, found, specs_of(x), "", platform)))
-
-
-def _decisions(
-    layer: Layer, found: Trace, x: PyTree, path: str, platform: str
-) -> Iterator[Decision]:
     if not layer.children:
         for record in _records(layer, found, x, platform):
             yield Decision(path, layer.short(), record.operation, *record.choice)
     for name, child in layer.children.items():
         # Calls with different shapes may be computed by different algorithms.
         for inputs in found.inputs[name]:
-            yield from _decisions(child, trace(child, inputs), inputs, join(path, name), platform)
+            yield from _decisions(child, inputs, join(path, name), platform)
 
 
 def _records(layer: Layer, found: Trace, x: PyTree, platform: str) -> list[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -57,7 +57,7 @@ def _of_equation(equation: Equation) -> int:
         return int(params["length"]) * sum(map(_of_jaxpr, inner))
     if name == "pallas_call":
         grid: tuple[int, ...] = params["grid_mapping"].grid
-        return _product(grid) * sum(map(_of_jaxpr, inner))
+        return math.prod(grid) * int(sum(map(_of_jaxpr, inner)))
     if inner and not name.startswith(("scatter", "reduce_window", "select_and_scatter")):
         return sum(map(_of_jaxpr, inner))
     out: int = sum(_size(v.aval) for v in equation.outvars)
@@ -66,14 +66,14 @@ def _of_equation(equation: Equation) -> int:
     if name == "dot_general":
         (contract, _), _ = params["dimension_numbers"]
         shape: tuple[int, ...] = equation.invars[0].aval.shape
-        return 2 * out * _product(shape[axis] for axis in contract)
+        return 2 * out * int(math.prod(shape[axis] for axis in contract))
     if name == "conv_general_dilated":
         kernel: tuple[int, ...] = equation.invars[1].aval.shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return int(2 * out * _product(kernel) // features // params["batch_group_count"])
+        return int(2 * out * math.prod(kernel) // features // params["batch_group_count"])
     if name.startswith("reduce_window"):
         window: tuple[int, ...] = params["window_dimensions"]
-        return out * _product(window)
+        return out * math.prod(window)
     if name.startswith(_REDUCTIONS):
         return max(_size(v.aval) for v in equation.invars)
     return out
@@ -89,12 +89,8 @@ def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
                 yield item
 
 
-def _product(sizes: Iterable[int]) -> int:
-    return int(math.prod(sizes))
-
-
 def _size(aval: Any) -> int:
     """How many floating numbers."""
     if not jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact):
         return 0
-    return _product(aval.shape)
+    return int(math.prod(aval.shape))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import rich.box
@@ -77,9 +77,7 @@ class Summary(NamedTuple):
     def __rich__(self) -> rich.table.Table:
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
         between = self.flops - sum(row.flops for row in self.rows)
-        rows = [*self.rows]
-        if between:
-            rows.append(Row("", "(between layers)", None, 0, 0, between))
+        more = [Row("", "(between layers)", None, 0, 0, between)] if between else []
         footers = (
             "total",
             "",
@@ -90,14 +88,9 @@ class Summary(NamedTuple):
         )
         titles = ("path", "layer", "output", "parameters", "bytes", "FLOPs")
         for i, (title, footer) in enumerate(zip(titles, footers, strict=True)):
-            table.add_column(
-                title,
-                footer,
-                justify="right" if i > 2 else "left",
-                no_wrap=True,
-                overflow="ellipsis",
-            )
-        for row in rows:
+            side: Any = "right" if i > 2 else "left"
+            table.add_column(title, footer, justify=side, no_wrap=True, overflow="ellipsis")
+        for row in [*self.rows, *more]:
             table.add_row(
                 rich.markup.escape(row.path),
                 rich.markup.escape(row.layer),
@@ -162,21 +155,14 @@ def _rows(layer: Layer, x: PyTree, path: str, copies: int, calls: int = 1) -> It
 
 
 def _flops(layer: Layer, found: Trace, x: PyTree) -> int:
+    def run(params: PyTree, state: PyTree, x: PyTree, key: jax.Array | None) -> PyTree:
+        return layer._apply(params, state, x, key=key, train=False)
+
+    given = (found.params, found.state, x)
     try:
-        return flops(
-            lambda params, state, x: layer._apply(params, state, x, key=None, train=False),
-            found.params,
-            found.state,
-            x,
-        )
+        return flops(run, *given, None)
     except LayerError:  # a layer that draws random numbers even when it does not train
-        return flops(
-            lambda params, state, x, key: layer._apply(params, state, x, key=key, train=False),
-            found.params,
-            found.state,
-            x,
-            jax.random.key(0),
-        )
+        return flops(run, *given, jax.random.key(0))
 
 
 def _count(table: Iterable[ParamSpec]) -> tuple[int, int]:
@@ -187,22 +173,20 @@ def _count(table: Iterable[ParamSpec]) -> tuple[int, int]:
 
 def size_text(size: int) -> str:
     """Bytes in the largest fitting of B, KiB, MiB, GiB."""
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
+    value, unit = _scaled(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def count_text(count: int) -> str:
     """A count with three digits and k, M, G or T."""
-    value, unit = float(count), ""
-    for larger in ("k", "M", "G", "T", "P"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
+    value, unit = _scaled(count, 1000, ("", "k", "M", "G", "T", "P"))
     return f"{value:.0f}" if not unit else f"{value:.3g} {unit}"
+
+
+def _scaled(number: int, step: int, units: tuple[str, ...]) -> tuple[float, str]:
+    """The number in the first of the ``units`` in which it is below ``step``, or in the last."""
+    power = next((i for i in range(len(units)) if number < step ** (i + 1)), len(units) - 1)
+    return number / step**power, units[power]
 
 
 def table_text(table: rich.table.Table) -> str:

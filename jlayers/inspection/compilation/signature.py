@@ -115,8 +115,7 @@ def changes(old: Signature, new: Signature) -> list[Change]:
     for name, structure in old.structures.items():
         if structure != new.structures.get(name):
             was, now = (truncate(str(tree)) for tree in (structure, new.structures.get(name)))
-            texts = f"the tree {was} became {now}"
-            found.append(Change(name, texts))
+            found.append(Change(name, f"the tree {was} became {now}"))
     # A traced number may have any value: only where nothing else is different was it static.
     for path, leaf in old.leaves.items():
         if not found and leaf.value != new.leaves[path].value:
@@ -130,16 +129,13 @@ def _change(path: str, before: Leaf, after: Leaf) -> Change:
         texts.append(f"{before} became {after}")
         hint = _hint(before, after)
     elif before.weak != after.weak:
-        texts.append(f"{'' if before.weak else 'not '}weakly typed became {_not(before.weak)}so")
+        was, now = ("", "not ") if before.weak else ("not ", "")
+        texts.append(f"{was}weakly typed became {now}so")
         hint = "jnp.asarray(x, dtype), the dtype written out"
     if before.placement != after.placement:
         texts.append(f"{before.placement} became {after.placement}")
         hint = hint or "jax.device_put before the first step, to where the later ones are"
     return Change(path, ", ".join(texts), hint)
-
-
-def _not(weak: bool) -> str:
-    return "not " if weak else ""
 
 
 def _hint(before: Leaf, after: Leaf) -> str | None:

@@ -19,7 +19,7 @@ import numpy as np
 from ...base import arguments
 from ...base.errors import LayerError, public_api
 from ...base.layer import Layer
-from ...base.paths import check_each_fits, flatten, matches
+from ...base.paths import check_each_fits, flatten
 from ...base.specs import format_short, specs_of
 from ...base.tracing import trace
 from ...base.types import Params, PyTree, State
@@ -33,6 +33,7 @@ from .localize import (
 from .measure import measured
 from .probes import (
     Node,
+    matches_any,
     nodes_of,
     probed,
     probes_of,
@@ -146,10 +147,11 @@ def find_non_finite(
     for i, (part, own_key) in enumerate(zip(parts, keys, strict=True)):
         root, seen = look(params, next_state, own_key, part, loss_scale)
         next_state = seen.next_state
-        if not _all_finite(seen):
+        measurements = jax.tree.leaves((seen.gradient, seen.state))
+        finite = np.isfinite([seen.loss, seen.norm]).all() and all(map(is_finite, measurements))
+        if not finite:
             for kind, tree in (("batch", batch), ("params", params), ("state", state)):
-                leaf = of_leaf(kind, tree)
-                if leaf is not None:
+                if (leaf := of_leaf(kind, tree)) is not None:
                     return leaf
             call = Call(root, 0, (), 1, *jax.device_get((seen.forward, seen.backward)))
             return _verdict(call, seen, loss, Rows(rows, i * rows, rows * accumulate))
@@ -180,15 +182,10 @@ def _verdict(call: Call, seen: _Pass, loss: LossFunction, rows: Rows) -> NonFini
     if not call.gradient_finite():
         return of_backward(first_backward(call, needed=False), rows)
     for kind, tree in (("gradient", seen.gradient), ("new state", seen.state)):
-        bad = {path: m for path, m in flatten(tree).items() if not is_finite(m)}
-        if bad:
-            return of_sum(kind, *next(iter(bad.items())))
+        for path, measurement in flatten(tree).items():
+            if not is_finite(measurement):
+                return of_sum(kind, path, measurement)
     return of_norm(flatten(seen.gradient))
-
-
-def _all_finite(seen: _Pass) -> bool:
-    measurements = jax.tree.leaves((seen.gradient, seen.state))
-    return bool(np.isfinite([seen.loss, seen.norm]).all()) and all(map(is_finite, measurements))
 
 
 def _norm(gradient: PyTree) -> jax.Array:
@@ -219,7 +216,7 @@ def _looking(
             gradient, (new, metrics) = _gradient(around, loss, *given, key, batch, scale)
             new_state, own = without_probes(new), without_probes(gradient)
             if frozen:
-                own = {p: leaf for p, leaf in flatten(own).items() if not _fits(p, frozen)}
+                own = {p: leaf for p, leaf in flatten(own).items() if not matches_any(p, frozen)}
             if scale is not None:
                 own = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), own)
             norm = _norm(own)
@@ -233,19 +230,14 @@ def _looking(
     look = look_with(root)
 
     def look_once(*given: Any) -> tuple[Node, _Pass]:
-        nonlocal root, look
+        nonlocal look
         try:
             return root, look(*given)
         except Exception:
             # A layer inside does what a probe cannot follow, forward mode for example: then the
             # model is one layer to us.
-            root = nodes_of(model, [x])
             root.children = {}
             look = look_with(root)
             return root, look(*given)
 
     return look_once
-
-
-def _fits(path: str, patterns: tuple[str, ...]) -> bool:
-    return any(matches(path, pattern) for pattern in patterns)

@@ -145,8 +145,7 @@ def _first(events: list[tuple[bool, bool]]) -> tuple[int | None, bool]:
     healed = max((i for i, (takes, gives) in enumerate(events) if gives and not takes), default=-1)
     taken: int | None = None
     for start in dict.fromkeys((healed + 1, 0)):
-        for i in range(start, len(events)):
-            takes, gives = events[i]
+        for i, (takes, gives) in enumerate(events[start:], start):
             if takes and not gives:
                 return i, True
             if not takes:

@@ -54,13 +54,11 @@ def _of_array(x: jax.Array, mask: Any, rows: int) -> jax.Array:
         return _joined(*pair)
     if x.dtype.itemsize < 4:
         x = x.astype(jnp.float32)  # float8 has no isnan; all narrow floats are exact in float32
-    nan, inf = jnp.isnan(x), jnp.isinf(x)
+    tests = [jnp.isnan(x), jnp.isinf(x), jnp.isfinite(x)]
     if mask is not None:
         spread = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
-        valid = jnp.broadcast_to(spread, x.shape)
-        nan, inf, sound = nan & valid, inf & valid, jnp.isfinite(x) & valid
-    else:
-        sound = jnp.isfinite(x)
+        tests = [test & jnp.broadcast_to(spread, x.shape) for test in tests]
+    nan, inf, sound = tests
     x = x.astype(wide)
     none = jnp.full_like(x, jnp.inf)
     columns = (

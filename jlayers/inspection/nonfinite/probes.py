@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -83,23 +83,22 @@ def probed(node: Node, rows: int, frozen: tuple[str, ...]) -> Layer:
       rows: size of the batch, 0 for none.
       frozen: patterns over the paths of parameters whose gradients do not matter.
     """
-    return _probed(node, rows, frozen, itertools.count())
+    # One for all layers: it numbers the calls in the order in which they are traced.
+    clock = itertools.count()
 
+    def around(node: Node) -> Layer:
+        inner = node.layer
+        if node.children:
+            inner = inner.rebuild({name: around(child) for name, child in node.children.items()})
+            try:
+                for x in node.inputs:
+                    trace(inner, x)
+            except Exception:
+                # A pair written by hand that reads its children's trees: it is one layer to us.
+                node.children, inner = {}, node.layer
+        return _probe(node, inner, rows, frozen, clock)
 
-def _probed(node: Node, rows: int, frozen: tuple[str, ...], clock: Iterator[int]) -> Layer:
-    inner = node.layer
-    if node.children:
-        around = {
-            name: _probed(child, rows, frozen, clock) for name, child in node.children.items()
-        }
-        inner = inner.rebuild(around)
-        try:
-            for x in node.inputs:
-                trace(inner, x)
-        except Exception:
-            # A pair written by hand that reads its children's trees: it is one layer to us.
-            node.children, inner = {}, node.layer
-    return _probe(node, inner, rows, frozen, clock)
+    return around(node)
 
 
 def _probe(
@@ -107,57 +106,48 @@ def _probe(
 ) -> Layer:
     calls, size = len(node.inputs), max(rows, 1)
 
-    def init_around(inner: Layer) -> Callable[..., tuple[Params, State]]:
-        def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
-            params, state = inner.init(key, x)
-            slots = jnp.zeros((calls, size, 4), wide_dtype())
-            backward = {"input": slots, "output": slots, "params": slots}
-            forward = {
-                "input": slots,
-                "output": slots,
-                "order": jnp.zeros(calls, jnp.int32),
-                "calls": jnp.zeros((), jnp.int32),
-            }
-            return params | {node.entry: backward}, state | {node.entry: forward}
+    def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
+        params, state = inner.init(key, x)
+        slots = jnp.zeros((calls, size, 4), wide_dtype())
+        backward = {"input": slots, "output": slots, "params": slots}
+        forward = {
+            "input": slots,
+            "output": slots,
+            "order": jnp.zeros(calls, jnp.int32),
+            "calls": jnp.zeros((), jnp.int32),
+        }
+        return params | {node.entry: backward}, state | {node.entry: forward}
 
-        return init
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: Any, train: bool
+    ) -> tuple[PyTree, State]:
+        own, notes = params[node.entry], state[node.entry]
+        params, state = (_without(tree, node.entry) for tree in (params, state))
+        at, time = notes["calls"], jnp.asarray(next(clock), jnp.int32)
+        mine = {name: leaf for name, leaf in params.items() if name not in node.children}
+        if "" not in node.children:
+            params = params | _marked_params(mine, node.path, frozen, own["params"], at)
+        seen = measured(x, rows)
+        with error_context(node.layer):
+            x = _marked(x, own["input"], at)
+            y, state = inner._apply(params, state, x, key=key, train=train)
+            y = _marked(y, own["output"], at)
+        notes = {
+            "input": notes["input"].at[at].set(seen, mode="drop"),
+            "output": notes["output"].at[at].set(measured(y, rows), mode="drop"),
+            "order": notes["order"].at[at].set(time, mode="drop"),
+            "calls": at + 1,
+        }
+        return y, state | {node.entry: notes}
 
-    def apply_around(inner: Layer) -> Callable[..., tuple[PyTree, State]]:
-        def apply(
-            params: Params, state: State, x: PyTree, *, key: Any, train: bool
-        ) -> tuple[PyTree, State]:
-            own, notes = params[node.entry], state[node.entry]
-            params, state = (_without(tree, node.entry) for tree in (params, state))
-            at, time = notes["calls"], jnp.asarray(next(clock), jnp.int32)
-            mine = {name: leaf for name, leaf in params.items() if name not in node.children}
-            if "" not in node.children:
-                params = params | _marked_params(mine, node.path, frozen, own["params"], at)
-            seen = measured(x, rows)
-            with error_context(node.layer):
-                x = _marked(x, own["input"], at)
-                y, state = inner._apply(params, state, x, key=key, train=train)
-                y = _marked(y, own["output"], at)
-            notes = {
-                "input": notes["input"].at[at].set(seen, mode="drop"),
-                "output": notes["output"].at[at].set(measured(y, rows), mode="drop"),
-                "order": notes["order"].at[at].set(time, mode="drop"),
-                "calls": at + 1,
-            }
-            return y, state | {node.entry: notes}
-
-        return apply
-
-    def around(inner: Layer) -> Layer:
-        return Layer(
-            init_around(inner),
-            apply_around(inner),
-            name=node.layer.kind,
-            children={"": inner},
-            rebuild=lambda new: around(new[""]),
-            sequence_mode=SequenceMode("delegate"),
-        )
-
-    return around(inner)
+    return Layer(
+        init,
+        apply,
+        name=node.layer.kind,
+        children={"": inner},
+        rebuild=lambda new: _probe(node, new[""], rows, frozen, clock),
+        sequence_mode=SequenceMode("delegate"),
+    )
 
 
 def with_probes(tree: PyTree, specs: PyTree) -> PyTree:
@@ -183,12 +173,11 @@ def without_probes(tree: PyTree) -> PyTree:
 
 def probes_of(tree: PyTree) -> PyTree:
     """The entries that ``with_probes`` added, alone."""
-    kept = {
+    return {
         name: value if name.startswith("<probe ") else probes_of(value)
         for name, value in tree.items()
         if isinstance(value, dict)
     }
-    return kept
 
 
 def _without(tree: dict[str, Any], entry: str) -> dict[str, Any]:
@@ -211,14 +200,18 @@ def _marked(tree: PyTree, slots: jax.Array, at: jax.Array) -> PyTree:
 def _marked_params(
     params: Params, path: str, frozen: tuple[str, ...], slots: jax.Array, at: jax.Array
 ) -> Params:
-    leaves, treedef = jax.tree.flatten_with_path(params)
-    names = [join(path, path_text(name)) for name, _ in leaves]
-    kept = [not any(matches(name, pattern) for pattern in frozen) for name in names]
-    trained = iter(
-        _marked([leaf for (_, leaf), keep in zip(leaves, kept, strict=True) if keep], slots, at)
-    )
-    new = [next(trained) if keep else leaf for (_, leaf), keep in zip(leaves, kept, strict=True)]
-    return jax.tree.unflatten(treedef, new)  # type: ignore[no-any-return]
+    flat, treedef = jax.tree.flatten_with_path(params)
+    leaves = [leaf for _, leaf in flat]
+    names = [join(path, path_text(name)) for name, _ in flat]
+    kept = [i for i, name in enumerate(names) if not matches_any(name, frozen)]
+    trained = _marked([leaves[i] for i in kept], slots, at)
+    for i, leaf in zip(kept, trained, strict=True):
+        leaves[i] = leaf
+    return jax.tree.unflatten(treedef, leaves)  # type: ignore[no-any-return]
+
+
+def matches_any(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(matches(path, pattern) for pattern in patterns)
 
 
 @jax.custom_vjp

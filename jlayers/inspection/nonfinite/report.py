@@ -134,8 +134,7 @@ def of_forward(blamed: Blamed, rows: Rows) -> NonFinite:
         inside = blamed.child.node.inputs[blamed.child.number]
         facts.append(("inside", _text(inside, blamed.child.seen("forward", "input"))))
     facts.append(("output", _text(call.node.outputs[call.number], y)))
-    by_row = call.by_row("forward", "output")
-    return _of_layer("forward", blamed, problem, facts, by_row, rows, _hint_forward(call, x))
+    return _of_layer("forward", blamed, problem, facts, rows, _hint_forward(call, x))
 
 
 def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
@@ -158,14 +157,12 @@ def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
         ("output", _text(out, call.seen("forward", "output"))),
         ("gradient", gradient),
     ]
-    hint = None
-    x = call.seen("forward", "input")
+    hint, x = None, call.seen("forward", "input")
     if _narrow(spec):
         hint = _SCALE
     elif x[LOW] <= 0 <= x[HIGH]:
         hint = _AT_ZERO
-    by_row = call.by_row("backward", "input")
-    return _of_layer("backward", blamed, problem, facts, by_row, rows, hint)
+    return _of_layer("backward", blamed, problem, facts, rows, hint)
 
 
 def of_loss(loss: Callable[..., Any], value: Any, call: Call, rows: Rows) -> NonFinite:
@@ -209,13 +206,12 @@ def _of_layer(
     blamed: Blamed,
     problem: str,
     facts: list[tuple[str, str]],
-    by_row: Any,
     rows: Rows,
     hint: str | None,
 ) -> NonFinite:
     call, node = blamed.call, blamed.call.node
-    spec = node.outputs if kind == "forward" else node.inputs
-    found, text = _rows_of(by_row, spec[call.number], rows, call.fold)
+    made, spec = ("output", node.outputs) if kind == "forward" else ("input", node.inputs)
+    found, text = _rows_of(call.by_row(kind, made), spec[call.number], rows, call.fold)
     if len(node.inputs) > 1:
         facts.append(("call", f"{call.number} of 0 to {len(node.inputs) - 1}"))
     if text:
