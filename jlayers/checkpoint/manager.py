@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import threading
 import warnings
 import weakref
@@ -23,11 +22,9 @@ from ..base.errors import CheckpointError, public_api, warn
 from ..base.specs import format_short
 from ..base.types import PyTree
 from .atomic import atomic_remove, clean
-from .formats.base import find, known
+from .formats.base import find
 from .restore import CorruptCheckpointError, Restored, read_checkpoint, read_manifest
-from .save import MANIFEST, Snapshot, directory_name, file_name, snapshot, write_snapshot
-
-_NAME = re.compile(r"step_(\d{8,})")
+from .save import Snapshot, directory_name, snapshot, steps_in, write_snapshot
 
 
 class CheckpointManager:
@@ -219,17 +216,7 @@ class CheckpointManager:
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, in order."""
-        names: list[str] = []
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            names = os.listdir(self.folder)
-        matches = [match for match in map(_NAME.fullmatch, names) if match]
-        return sorted(int(match[1]) for match in matches if self._is_complete(match[0]))
-
-    def _is_complete(self, name: str) -> bool:
-        # Every directory of such a name is, unless somebody deleted a file from it.
-        directory = self.folder / name
-        files = [file_name(find(each)) for each in known()]
-        return (directory / MANIFEST).exists() and any((directory / f).exists() for f in files)
+        return steps_in(self.folder)
 
     def latest(self) -> int | None:
         """The last step that has a complete checkpoint."""

@@ -18,7 +18,7 @@ from . import manifest
 from .formats.base import CorruptFileError, find, open_regular
 from .manifest import Manifest
 from .plan import RestorePlan, make_plan
-from .save import MANIFEST, checksum, file_name
+from .save import MANIFEST, checksum, directory_name, file_name, has_arrays, steps_in
 from .tree import from_file, is_concrete, leaf_specs, named_leaves, place_like, stored_name
 
 
@@ -66,7 +66,8 @@ def read_checkpoint(
         ``like`` keeps its own value; what ``like`` does not have is dropped.
 
     Raises:
-      CheckpointError: if paths of ``like`` and of the checkpoint differ; it lists all of them.
+      CheckpointError: if paths of ``like`` and of the checkpoint differ; it lists all of them. Also
+        for a directory that is not a checkpoint.
       CorruptCheckpointError: if the checkpoint is not what was written.
 
     >>> import tempfile, jax.numpy as jnp
@@ -139,7 +140,13 @@ def _arrays(
     file_format = find(content.format)
     file = path / file_name(file_format)
     # Before the format opens it: most corrupt files are truncated ones.
-    _check_size(file, content)
+    descriptor = open_regular(file)
+    size = os.fstat(descriptor).st_size
+    os.close(descriptor)
+    # Version 1 of the manifest has no size.
+    if content.size is not None and size != content.size:
+        problem = "is truncated" if size < content.size else "is too long"
+        raise CorruptFileError(f"{file.name} {problem}: {size} bytes, {content.size} were written")
     names = {stored_name(leaf): leaf for leaf in content.leaves}
     opened = file_format.read(file)
     # A format may return a plain mapping.
@@ -158,16 +165,6 @@ def _arrays(
                 if checksum(array) != content.checksums[leaf]:
                     raise CorruptFileError(f"the checksum of {leaf!r} in {file.name} is wrong")
                 yield leaf, array
-
-
-def _check_size(file: Path, content: Manifest) -> None:
-    descriptor = open_regular(file)
-    found = os.fstat(descriptor).st_size
-    os.close(descriptor)
-    # Version 1 of the manifest has no size.
-    if content.size is not None and found != content.size:
-        problem = "is truncated" if found < content.size else "is too long"
-        raise CorruptFileError(f"{file.name} {problem}: {found} bytes, {content.size} were written")
 
 
 @public_api
@@ -211,6 +208,25 @@ def reraise_corruption(path: Path) -> Iterator[None]:
     except CorruptFileError as error:
         raise CorruptCheckpointError(f"the checkpoint {path} is corrupt: {error}") from None
     except OSError as error:
+        _check_is_checkpoint(path)
         raise CorruptCheckpointError(
             f"the checkpoint {path} cannot be read: {error.strerror}", got=str(error)
         ) from error
+
+
+def _check_is_checkpoint(path: Path) -> None:
+    """Raises for a directory that never was a checkpoint: a folder of them most often."""
+    if steps := steps_in(path):
+        newest = str(path / directory_name(steps[-1]))
+        raise CheckpointError(
+            f"{path} is a folder of checkpoints, not one of them",
+            expected="the directory of one step",
+            got=f"{len(steps)} of them, the newest of step {steps[-1]}",
+            hint=f"{newest!r}, or CheckpointManager({str(path)!r}).restore(like)",
+        )
+    # With an array file it was one, and somebody deleted the manifest: that is damage.
+    if path.is_dir() and not (path / MANIFEST).exists() and not has_arrays(path):
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it has no {MANIFEST}",
+            expected=f"a directory that save_checkpoint wrote, such as {directory_name(400)}",
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import zlib
@@ -23,11 +24,13 @@ from ..base.specs import format_short
 from ..base.types import PyTree
 from . import manifest
 from .atomic import atomic_directory, sync
-from .formats.base import Format, find
+from .formats.base import Format, find, known
 from .manifest import Manifest
 from .tree import leaf_specs, named_leaves, stored_name, to_host
 
 MANIFEST = "manifest.json"
+# As ``directory_name`` makes them. Steps of more than 8 digits have longer names.
+_NAME = re.compile(r"step_(\d{8,})")
 
 
 class Snapshot(NamedTuple):
@@ -43,6 +46,25 @@ def directory_name(step: int) -> str:
     'step_00000400'
     """
     return f"step_{step:08d}"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of all complete checkpoints in a folder, in order."""
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        names = os.listdir(folder)
+    matches = [match for match in map(_NAME.fullmatch, names) if match]
+    return sorted(int(match[1]) for match in matches if _is_complete(folder / match[0]))
+
+
+def _is_complete(directory: Path) -> bool:
+    # Every directory of such a name is, unless somebody deleted a file from it.
+    return (directory / MANIFEST).exists() and has_arrays(directory)
+
+
+def has_arrays(directory: Path) -> bool:
+    """Whether a directory holds a file of arrays, in any format that is known."""
+    return any((directory / file_name(find(name))).exists() for name in known())
 
 
 def file_name(format: Format) -> str:

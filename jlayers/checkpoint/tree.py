@@ -97,20 +97,22 @@ def named_leaves(tree: PyTree, what: str) -> dict[str, object]:
       CheckpointError: if two leaves have the same path, or one has a path that a file cannot store.
     """
     leaves: dict[str, object] = {}
-    exact: dict[str, str] = {}
-    stored: dict[str, str] = {}
+    exact: dict[str, str] = {}  # by stored name: the path as JAX writes it
     for path, leaf in jax.tree.leaves_with_path(tree):
         text, full = path_text(path), jax.tree_util.keystr(path)
         name = stored_name(text)
-        if name in stored or name == "__metadata__":
-            raise CheckpointError(
-                f"two leaves of {what} have the path {text!r}"
-                if name in stored
-                else f"a leaf of {what} has the path {text!r}, which safetensors reserves",
-                got=f"{exact[stored[name]]} and {full}" if name in stored else full,
-                hint="rename one of them",
+        problem, got = (
+            f"two leaves of {what} have the path {text!r}",
+            f"{exact.get(name)} and {full}",
+        )
+        if name == "__metadata__":
+            problem, got = (
+                f"a leaf of {what} has the path {text!r}, which safetensors reserves",
+                full,
             )
-        leaves[text], exact[text], stored[name] = leaf, full, text
+        if name in exact or name == "__metadata__":
+            raise CheckpointError(problem, got=got, hint="rename one of them")
+        leaves[text], exact[name] = leaf, full
     return leaves
 
 
@@ -263,11 +265,8 @@ def place_like(template: object, spec: LeafSpec, array: np.ndarray) -> object:
         return array[()]
     if isinstance(template, np.ndarray):
         return array
-    leaf = (
-        array
-        if spec.kind != "key"
-        else jax.random.wrap_key_data(jnp.asarray(array), impl=spec.impl)
-    )
+    is_key = spec.kind == "key"
+    leaf = jax.random.wrap_key_data(jnp.asarray(array), impl=spec.impl) if is_key else array
     result = jax.device_put(leaf, _sharding_of(template))
     if spec.kind == "array" and result.dtype != array.dtype:
         raise CheckpointError(

@@ -10,6 +10,21 @@ from ..base.specs import format_spec, path_text, specs_of
 from ..base.types import PyTree
 
 
+def check_not_donated(state: PyTree) -> None:
+    """Raises where an array of a state was donated to a call before: its numbers are gone."""
+    for path, leaf in jax.tree.leaves_with_path(state):
+        # A tracer is an array to isinstance, and has no memory that could be gone.
+        concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+        if concrete and leaf.is_deleted():
+            raise TrainingError(
+                f"the state is used up: the memory of {path_text(path) or 'it'!r} was donated to "
+                "an earlier step",
+                expected="the state that the last step, or fit, returned",
+                got=f"{format_spec(leaf)}, deleted",
+                hint="state, metrics = step(state, batch); or pass jax.tree.map(jnp.copy, state)",
+            )
+
+
 def check_distinct(tree: PyTree) -> None:
     """Raises where two leaves of a tree are one array: it cannot be donated twice."""
     seen: dict[tuple[int, int], str] = {}

@@ -156,9 +156,21 @@ RESTORING = [
         "Opaque()",
     ),
     (
-        lambda path: training.read_arrays(path.parent),
+        lambda path: training.read_arrays(path / "none"),
         "read_arrays: the checkpoint * cannot be read: No such file or directory",
         "manifest.json",
+    ),
+    (
+        lambda path: training.read_checkpoint(path.parent, SAVED),
+        "read_checkpoint: * is a folder of checkpoints, not one of them",
+        "1 of them, the newest of step 3",
+        "/step_0",
+        "CheckpointManager(",
+    ),
+    (
+        lambda path: training.read_manifest(path.parent.parent),
+        "read_manifest: * is not a checkpoint: it has no manifest.json",
+        "such as step_00000400",
     ),
 ]
 

@@ -350,6 +350,23 @@ ERRORS = [
         "jnp.copy",
     ),
     (
+        lambda: fit(state=used_up(), steps=3),
+        "fit: the state is used up: the memory of 'params/*/bias' was donated to an earlier step",
+        "the state that the last step, or fit, returned",
+        "], deleted",
+        "jax.tree.map(jnp.copy, state)",
+    ),
+    (
+        lambda: STEP(used_up(), (X[:8], LABELS[:8])),
+        "train_step: the state is used up: the memory of 'params/*/bias' was donated*",
+        "state, metrics = step(state, batch)",
+    ),
+    (
+        lambda: fit(data=[X[:8]], steps=1),
+        "fit: the batch must be a tuple",
+        "(x, *targets)",
+    ),
+    (
         lambda: training.train_step(MODEL, lambda y, t: (y.mean(), {"skipped": y.mean()}), TX)(
             start(), (X[:8], LABELS[:8])
         ),
@@ -367,6 +384,14 @@ ERRORS = [
         "fit: the loss raised TypeError: *takes 1 positional argument but 2 were given",
     ),
 ]
+
+
+def used_up():
+    """A state of which one leaf was donated, as a compiled step donates all of them."""
+    state = start()
+    leaf = next(leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim == 1)
+    leaf.delete()
+    return state
 
 
 def _somewhere():

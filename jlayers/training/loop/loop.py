@@ -24,7 +24,7 @@ from ...checkpoint import CheckpointManager
 from ...data import Position, Source, prefetch
 from ...data.recent_batches import RecentBatches
 from ...data.stacking import aligned_stacks
-from ...inspection.donation import Donation, check_distinct
+from ...inspection.donation import Donation, check_distinct, check_not_donated
 from ..state import TrainState
 from ..step import Step
 from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
@@ -68,6 +68,7 @@ class Loop:
     """
 
     def __init__(self, plan: Plan, state: Any, hooks: tuple[Hook, ...]):
+        check_not_donated(state)
         check_distinct(state)
         self._plan, self._schedule = plan, Schedule(hooks)
         self.history = History(hooks)
