@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
 
 from ..base.layer import Layer
 from ..base.specs import format_spec, path_text, specs_of
 from ..base.types import PyTree
 from .purity import same_program
-from .trees import numbers, values_for
+from .trees import difference_of, values_for
 
 
 class Program:
@@ -74,10 +73,8 @@ class Case:
             if a.dtype != b.dtype or a.shape != b.shape:
                 specs = (jax.ShapeDtypeStruct(c.shape, c.dtype) for c in (a, b))
                 self.fail(law, f"{where}: {', not '.join(map(format_spec, specs))}")
-            try:
-                np.testing.assert_allclose(numbers(a), numbers(b), **tolerance)
-            except AssertionError as error:
-                self.fail(law, f"{where} differs: {str(error).strip()}")
+            if difference := difference_of(a, b, **tolerance):
+                self.fail(law, f"{where} differs: {difference}")
 
     def same_specs(self, law: int, text: str, got: PyTree, expected: PyTree) -> None:
         """Structure, shapes and dtypes; not the values."""

@@ -2,7 +2,7 @@
 
 What a layer keeps in Python from call to call shows here, at the price of a trace: an argument, a
 result or a constant of the second program differs from the first's. To compile and run both would
-format_spec no more and cost seconds a layer.
+show no more and cost seconds a layer.
 """
 
 from __future__ import annotations

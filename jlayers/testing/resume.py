@@ -169,14 +169,11 @@ def _compared(whole: Path, parted: Path, steps: int) -> ResumeReport:
         dict(enumerate(map(json.loads, (folder / "batches.jsonl").read_text().splitlines())))
         for folder in (whole, parted)
     ]
+    extras = [{name: m.extra.get(name) for name in ("sums", "counted")} for m in manifests]
     differences = [
         *(f"batch {number} differs" for number in _differ(batches, _equal)),
         *(f"the record of step {step} differs" for step in _differ(records, _equal)),
-        *(
-            f"{name} since the last record differ"
-            for name in _differ([manifest.extra for manifest in manifests], _equal)
-            if name in ("counted", "sums")
-        ),
+        *(f"{name} since the last record differ" for name in _differ(extras, _equal)),
         *(f"{path}: the numbers differ" for path in _differ(arrays, _same)),
     ]
     if differences:

@@ -17,7 +17,7 @@ from ..base.specs import format_spec, path_text, specs_of
 from ..base.types import PyTree
 from ..sequences.streaming import stream
 from .purity import same_program
-from .trees import as_float, floats_of, is_float, numbers, values_for, with_floats
+from .trees import as_float, difference_of, floats_of, is_float, values_for, with_floats
 
 
 class Result(NamedTuple):
@@ -116,13 +116,10 @@ class SequenceCase:
             jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True
         ):
             where = f"{what} {path_text(path)}".strip()
-            a, b = numbers(a), numbers(b)
             if a.shape != b.shape:
                 self.fail(f"{where}: {a.shape}, not {b.shape}")
-            try:
-                np.testing.assert_allclose(a, b, rtol=self.tolerance, atol=self.tolerance)
-            except AssertionError as error:
-                self.fail(f"{where} differs: {str(error).strip()}")
+            if difference := difference_of(a, b, rtol=self.tolerance, atol=self.tolerance):
+                self.fail(f"{where} differs: {difference}")
 
     def fail(self, text: str) -> None:
         raise AssertionError(f"{self.layer.short()}: {text}")

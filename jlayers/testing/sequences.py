@@ -196,15 +196,13 @@ def _reported(case: SequenceCase) -> None:
             seen[:, at] |= apart.reshape(batch, count, -1).any((0, 2))
     outputs, inputs = np.nonzero(seen)
     distance = float(receptive_field.stride) * outputs - inputs
-    for name, measured, most, room in (
-        (
-            "past",
-            distance.max(initial=0),
-            receptive_field.lookback,
-            float(receptive_field.stride) * (count - 1),
-        ),
-        ("future", (-distance).max(initial=0), receptive_field.lookahead, steps - 1),
-    ):
+    # How far an output could see at most: from the last one back, from the first one ahead.
+    ways = (
+        ("past", distance, receptive_field.lookback, float(receptive_field.stride) * (count - 1)),
+        ("future", -distance, receptive_field.lookahead, steps - 1),
+    )
+    for name, distances, most, room in ways:
+        measured = distances.max(initial=0)
         if measured > max(most, 0) + _EXACT:
             case.fail(f"an output sees {measured} steps of the {name}, and {most} are reported")
         if not math.isinf(most) and 0 < most <= room and measured < most - _EXACT:

@@ -104,6 +104,15 @@ def item(tree: PyTree, i: int) -> PyTree:
     return map_numpy(lambda a: a[i], tree)
 
 
+def difference_of(got: Any, expected: Any, **tolerance: Any) -> str:
+    """What NumPy says of two leaves that differ, empty where they do not."""
+    try:
+        np.testing.assert_allclose(numbers(got), numbers(expected), **tolerance)
+    except AssertionError as error:
+        return str(error).strip()
+    return ""
+
+
 def numbers(a: Any) -> np.ndarray:
     """The values of a leaf for a comparison, those of a key as its words."""
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):

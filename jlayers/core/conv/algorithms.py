@@ -181,15 +181,11 @@ def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     # everything off the diagonal of the two group axes is zero
     parts = kernel.reshape(*kernel_size, inputs, count, merged, features)
     parts = jnp.moveaxis(parts, -4, -2)
-    parts = jnp.expand_dims(parts, -3) if merged > 1 else parts
     if merged > 1:
-        diagonal = jnp.eye(merged, dtype=bool)[:, :, None, None]
         shape = (*kernel_size, count, merged, merged, inputs, features)
-        parts = jnp.where(
-            jnp.broadcast_to(diagonal, shape),
-            jnp.broadcast_to(parts, shape),
-            jnp.zeros((), x.dtype),
-        )
+        diagonal = jnp.broadcast_to(jnp.eye(merged, dtype=bool)[:, :, None, None], shape)
+        parts = jnp.broadcast_to(jnp.expand_dims(parts, -3), shape)
+        parts = jnp.where(diagonal, parts, jnp.zeros((), x.dtype))
         parts = jnp.swapaxes(parts, -3, -2)
     parts = parts.reshape(*kernel_size, count, merged * inputs, merged * features)
     dense = planes if len(kernel_size) == 3 else direct

@@ -152,12 +152,6 @@ def _direct(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     )
 
 
-def _output_shape(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> list[int]:
-    strides, padding, dilation, _ = geometry
-    axes = zip(x.shape[1:-1], kernel.shape, strides, dilation, padding, strict=False)
-    return [(n - 1) * s + 1 + low + high - d * (k - 1) for n, k, s, d, (low, high) in axes]
-
-
 class _Phase(NamedTuple):
     """Along one axis, the ordinary convolution that gives the outputs ``phase, phase + s, ...``.
 
@@ -204,7 +198,8 @@ def _phases(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """A small convolution for each position between two inputs, and none with zeros."""
     rank = x.ndim - 2
     strides, padding, dilation, groups = geometry
-    out_shape = _output_shape(x, kernel, geometry)
+    sides = zip(x.shape[1:-1], kernel.shape, strides, dilation, padding, strict=False)
+    out_shape = [(n - 1) * s + 1 + sum(pads) - d * (k - 1) for n, k, s, d, pads in sides]
     axes = [
         [
             _phase(p, x.shape[1 + a], kernel.shape[a], s, d, padding[a][0], out_shape[a])

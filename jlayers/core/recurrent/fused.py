@@ -88,12 +88,11 @@ def lstm(
     Returns:
       (outputs (batch, time, H), (h, c) after the last step that was not skipped).
     """
-    weights = Weights(kernel, recurrent_kernel, bias, None)
     outputs, (h, c) = recurrence(
         Cell(_lstm_step, summed=True),
         x,
         carry,
-        weights,
+        Weights(kernel, recurrent_kernel, bias, None),
         reverse=reverse,
         method=method,
         name="lstm",
