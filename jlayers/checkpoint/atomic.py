@@ -25,6 +25,7 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<state>writing|replaced|removed)-[0
 
 
 def _temporary(target: Path, state: str) -> Path:
+    # At random: two processes may write the same step at once.
     return target.with_name(f".{target.name}.{state}-{secrets.token_hex(4)}")
 
 

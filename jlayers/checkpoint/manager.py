@@ -129,6 +129,7 @@ class CheckpointManager:
                 f"saving step {shot.manifest.step} into {self.folder}, where step {later[-1]} "
                 "remains the latest checkpoint; use another folder to go back"
             )
+        # Not a daemon: a program that ends waits for its last checkpoint.
         self._thread = threading.Thread(target=self._write, args=(shot,), name="checkpoint")
         self._thread.start()
 
@@ -275,5 +276,6 @@ class CheckpointManager:
 
 
 def _warn_of_errors(errors: list[Exception]) -> None:
+    # Not an exception: nobody could catch it where this runs, in a finaliser.
     for error in errors:
         warnings.warn(f"a checkpoint was not written: {error}", stacklevel=1)

@@ -84,6 +84,7 @@ def as_json(what: str, value: object) -> Any:
     """
     if isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ():
         value = value.item()
+    # A dict that has the tag as a key is refused: it would be read back as a number.
     # Histories are long: the values that need no conversion cost no call.
     if isinstance(value, dict) and _TAG not in value and all(type(k) is str for k in value):
         return {
@@ -108,6 +109,7 @@ def as_json(what: str, value: object) -> Any:
 
 def _is_plain(value: object) -> bool:
     # The exact types: NumPy's float64 is a float, too, and True an int.
+    # JSON of Python would write NaN as a word that other readers of JSON refuse.
     if type(value) is float:
         return math.isfinite(value)
     return type(value) is int or type(value) is str

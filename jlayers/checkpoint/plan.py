@@ -1,4 +1,8 @@
-"""What a checkpoint has of what a program wants, path by path."""
+"""What a checkpoint has of what a program wants, path by path.
+
+How to read this file: ``make_plan`` checks the patterns and makes a ``RestorePlan``. Its properties
+sort the paths; ``lines`` shows those that differ, and ``check`` raises where they may not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Reading a checkpoint: strictly, into a tree like the one that is wanted, or without one."""
+"""Reading a checkpoint: strictly, into a tree like the one that is wanted, or without one.
+
+How to read this file: ``read_checkpoint`` compares first (``_plan``), and reads the arrays, each
+checked (``_arrays``), only if nothing is refused. ``reraise_corruption`` is around all that opens a
+file.
+"""
 
 from __future__ import annotations
 

@@ -158,6 +158,7 @@ def _leaf_spec(path: str, leaf: object, what: str) -> LeafSpec:
 
 @functools.cache
 def _key_impl(dtype: np.dtype) -> str | None:
+    # A dtype of keys does not say publicly which algorithm it is of: the known ones are compared.
     for impl in KEYS:
         if jax.eval_shape(lambda impl=impl: jax.random.key(0, impl=impl)).dtype == dtype:
             return impl
@@ -289,6 +290,7 @@ def _sharding_of(template: object) -> jax.sharding.Sharding | None:
 
 def is_concrete(leaf: object) -> bool:
     """Whether a leaf of a template has a value."""
+    # A template may be the state that was donated: its shapes are known, its values are gone.
     if isinstance(leaf, jax.Array):
         return not leaf.is_deleted()
     return type(leaf) in _PYTHON or isinstance(leaf, np.ndarray | np.generic)

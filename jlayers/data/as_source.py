@@ -55,12 +55,15 @@ def as_source(data: object) -> Source:
     """
     if callable(getattr(data, "read", None)) and hasattr(data, "start"):
         return data  # type: ignore[return-value]
+    # First, as loaders are iterable too, but are resumed exactly only in a way of their own.
     for package, adapt in (("torch", torch_source), ("grain", grain_source)):
         if is_from(package, data) and (adapted := adapt(data)) is not None:
             return adapted
+    # Before iterables: an array would be read row by row, a dict key by key.
     _refuse_arrays(data)
     if isinstance(data, Iterator):
         return OneEpoch(data)
+    # Python also iterates over what has __getitem__ alone, as datasets of PyTorch do.
     if isinstance(data, Iterable) or hasattr(data, "__getitem__"):
         return Epochs(lambda epoch: data)  # type: ignore[arg-type, return-value]
     if callable(data):

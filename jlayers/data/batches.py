@@ -90,6 +90,7 @@ class Batches:
         self._last = last
         whole, rest = divmod(self._rows, self._size)
         self._count = whole + (last != "drop" and rest > 0)
+        # One order is kept, at 8 bytes a row: epochs are read one after the other.
         self._latest: tuple[int, np.ndarray] = (-1, np.arange(0))
 
     @property
@@ -152,7 +153,9 @@ class Batches:
         return self._gather(self._row_numbers(epoch, index), index)
 
     def _stack(self, places: list[_Place]) -> PyTree:
+        # One gather for the stack, not a copy of each batch and then one of all of them.
         rows = [self._row_numbers(epoch, index) for epoch, index, _ in places]
+        # With last="keep" the last batch of an epoch is shorter, and a stack may go beyond it.
         if any(len(numbers) != len(rows[0]) for numbers in rows):
             return stack([self._at(epoch, index) for epoch, index, _ in places])  # raises
         # A column, so that the bools of "pad" are (steps, size).
@@ -216,6 +219,7 @@ def _check_arrays(arrays: PyTree) -> tuple[list[np.ndarray], jax.tree_util.PyTre
         shapes[where] = shape
     if not shapes:
         raise DataError("there are no arrays", got=format_short(arrays))
+    # Nothing is broadcast: an array of one row among others is a mistake.
     rows = {shape[0] for shape in shapes.values()}
     if len(rows) > 1:
         raise DataError(

@@ -110,6 +110,7 @@ class OneEpoch:
 
 def skip(iterator: Iterator[PyTree], epoch: int, count: int) -> None:
     """Reads ``count`` batches; raises if there are fewer."""
+    # Read and dropped: nothing else is known of an iterable.
     found = sum(1 for _ in itertools.islice(iterator, count))
     if found < count:
         raise past_end(epoch, count, found) if found else _no_batch(epoch)

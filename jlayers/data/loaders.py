@@ -25,6 +25,7 @@ def torch_source(loader: Any) -> Epochs | None:
     torch = importlib.import_module("torch")
     if not isinstance(loader, torch.utils.data.DataLoader):
         return None
+    # A batch sampler has a sampler inside, and any of the three may be the one that shuffles.
     inner = getattr(loader.batch_sampler, "sampler", None)
     samplers = [s for s in (loader.sampler, loader.batch_sampler, inner) if s is not None]
     if any(getattr(sampler, "generator", "none needed") is None for sampler in samplers):

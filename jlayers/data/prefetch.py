@@ -119,6 +119,7 @@ class Prefetched(Generic[T], Iterator[T]):
         if not isinstance(item, _End):
             self._room.put(None)
             return item
+        # Joined here, so that the source can be used again as soon as its end is known.
         self.close()
         error, item.error = item.error, None
         if error is None:
@@ -158,6 +159,7 @@ def _read(
                 ready.put(put(item))
                 del item  # it may be large, and there may be no room for long
     except BaseException as error:
+        # Whatever it is: the reader waits for an item or the end, and would wait for ever.
         end.error = error
     # Also when closed: a reader on another thread may be waiting.
     ready.put(end)

@@ -54,11 +54,13 @@ class RecentBatches:
             size = sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(batch))
             self._most = max(1, _MEMORY // max(size, 1))
         if len(self._calls) > self._most:
+            # The batch alone: an error can still say at which position of the data it was.
             old = len(self._calls) - self._most - 1
             self._calls[old] = self._calls[old]._replace(batch=None)
 
     def forget(self, step: int) -> None:
         """Drops the calls up to the one after which ``step`` steps were taken."""
+        # One call at or before the step stays: later steps are found by counting from it.
         while len(self._calls) > 1 and self._calls[1].step <= step:
             self._calls.popleft()
 
@@ -73,6 +75,7 @@ class RecentBatches:
                 _, position = next(batches)
             batch, after = next(batches)
             return FoundBatch(batch, position, after)
+        # Of an iterator, which has one epoch: positions in it are counted, not read.
         epoch, index, *rest = before.position
         batch = next(call.batch for call in self._calls if call.step > step)
         if self._stacks and batch is not None:

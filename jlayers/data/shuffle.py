@@ -31,6 +31,7 @@ def philox_key(key: jax.Array | int) -> tuple[int, int]:
     else:
         arguments.typed_key(key)
         number = int.from_bytes(np.asarray(jax.random.key_data(key)).astype(">u4").tobytes())
+    # Philox has two words of key; every typed key of JAX fits into them.
     if number >> 128:
         raise DataError(f"key must be less than 2**128, got {format_short(key)}")
     return number & (2**64 - 1), number >> 64

@@ -12,6 +12,7 @@ from ..base.errors import DataError
 from ..base.specs import format_short
 from ..base.types import PyTree
 
+# A list and not a tuple: it goes through the JSON of a checkpoint, and comes back as a list.
 Position = list[Any]
 
 
@@ -60,6 +61,7 @@ def parse_position(position: object, num_extra: int = 0) -> tuple[int, int, list
 
 
 def check_epochs(epochs: int | None) -> int | None:
+    # Zero epochs would be a source without a batch, which is refused everywhere else.
     return None if epochs is None else arguments.positive("epochs", epochs)
 
 

@@ -57,6 +57,7 @@ def aligned_stacks(
 
     After an end between two calls the first goes up to where the next call would have been.
     """
+    # So the calls of a resumed loop are those of one that was not interrupted (docs/notes/0011).
     head = -taken % steps if left is None else min(-taken % steps, left)
     yield from stack_batches(itertools.islice(items, head), steps)
     if left is None:
@@ -85,6 +86,7 @@ def stack(batches: list[PyTree]) -> PyTree:
     """One tree of several, with one more first axis in every array."""
     flat, _ = jax.tree.flatten_with_path(batches[0])
     others: list[tuple[list[Any], Any]] = [jax.tree.flatten(batch) for batch in batches]
+    # Compared before leaves are: ``zip`` would pair those of different trees.
     treedef = others[0][1]
     for batch, (_, other) in zip(batches, others, strict=True):
         if other != treedef:
@@ -120,5 +122,6 @@ def _stack(path: tuple[Any, ...], leaves: tuple[Any, ...]) -> Any:
 
 
 def _is_on_host(array: jax.Array) -> bool:
+    # NumPy has no arrays of typed keys, so these are stacked by JAX wherever they are.
     is_key = jnp.issubdtype(array.dtype, jax.dtypes.extended)
     return not is_key and all(device.platform == "cpu" for device in array.devices())

@@ -1,4 +1,8 @@
-"""decode: the loop, a pure function for ``jax.jit``."""
+"""decode: the loop, a pure function for ``jax.jit``.
+
+How to read this file: ``decode_prompt`` is the loop, over a ``_Loop``; ``decode`` calls it, and so
+does ``generate``, compiled. The model has read the prompt before (``prompts.prefill``).
+"""
 
 from __future__ import annotations
 
@@ -155,4 +159,5 @@ def _choose_ids(choose: Choose, logits: jax.Array, keys: jax.Array | None) -> ja
         raise LayerError(
             "choose must return an id for each row", expected=expected, got=format_short(chosen)
         )
+    # Whatever ints a user's function returns, what the loop carries keeps its dtype.
     return chosen.astype(jnp.int32)

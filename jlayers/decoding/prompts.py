@@ -103,6 +103,7 @@ def _from_lists(rows: object) -> np.ndarray:
     try:
         return np.asarray(rows)
     except ValueError:  # rows of different lengths
+        # Of dtype object, which ``as_prompt`` refuses with a hint.
         return np.asarray(None)
 
 
@@ -207,6 +208,7 @@ def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
             expected=f"0 to {y.shape[2] - 1}",
             got=str(int(np.asarray(ids)[_mask_of(prompt)].max())),
         )
+    # The loop would run to its last step, and the user would not learn why.
     outside = [id_ for id_ in stop if not 0 <= id_ < y.shape[2]]
     if outside:
         raise LayerError(

@@ -73,6 +73,7 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
     """
     logits = _widen(logits)
     # By index and not by value: of equal logits at the border, no more than k stay.
+    # A setting for several models: with fewer ids than k all of them stay.
     _, indices = lax.top_k(logits, min(k, logits.shape[-1]))
     return _keep(logits, indices, jnp.ones(indices.shape, bool))
 
@@ -96,6 +97,7 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     """
     logits = _widen(logits)
     p = jnp.asarray(p, logits.dtype)
+    # As a sort, since it says of equal logits which comes first: the one of the lower id.
     ordered, indices = lax.top_k(logits, logits.shape[-1])
     probabilities = jax.nn.softmax(ordered, -1)
     # The probability of all likelier ids: the first id always stays, since it has 0 before it.
@@ -130,6 +132,7 @@ def sampler(
     1
     """
     check_settings(temperature, top_k, top_p)
+    # An array may be traced, so its value is not looked at: it is taken to be more than 0.
     if not isinstance(temperature, jax.Array) and temperature == 0:
         return greedy
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -183,6 +186,7 @@ def _widen(logits: jax.Array) -> jax.Array:
 
 def _keep(logits: jax.Array, indices: jax.Array, keep: jax.Array) -> jax.Array:
     """The logits at those ``indices`` where ``keep`` is True, and ``-inf`` elsewhere."""
+    # Scattered, not compared with the smallest that stays: equal logits may be on both sides.
     mask = jnp.zeros(logits.shape, bool)
     mask = jnp.put_along_axis(mask, indices, keep, axis=-1, inplace=False)
     return jnp.where(mask, logits, -jnp.inf)

@@ -46,5 +46,6 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LAZY[name], __name__), name)
 
 
+# For completion at a prompt, which would otherwise miss the names that are not loaded yet.
 def __dir__() -> list[str]:
     return __all__

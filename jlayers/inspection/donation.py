@@ -27,6 +27,7 @@ def check_not_donated(state: PyTree) -> None:
 
 def check_distinct(tree: PyTree) -> None:
     """Raises where two leaves of a tree are one array: it cannot be donated twice."""
+    # By address, not by identity: two arrays of JAX may be of one buffer.
     seen: dict[tuple[int, int], str] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         own = path_text(path)
@@ -54,6 +55,7 @@ class Donation:
 
     def verify(self, tree: PyTree) -> None:
         """Warns of the arrays of the next tree that are in memory of their own."""
+        # Of a state of NumPy arrays there are no addresses, and nothing to compare.
         own = [
             f"  {path_text(path)}: {format_spec(specs_of(leaf))}"
             for path, leaf in jax.tree.leaves_with_path(tree)
@@ -69,6 +71,7 @@ def _addresses(leaf: object) -> list[tuple[int, int]]:
         return []
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
+    # An empty array has no memory, and its address may be that of any other.
     return [
         (shard.device.id, shard.data.unsafe_buffer_pointer())
         for shard in leaf.addressable_shards

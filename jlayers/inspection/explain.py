@@ -20,6 +20,7 @@ from ..base.types import PyTree
 from ..core.dispatch import Record, recording
 from .summary import table_text
 
+# Those that JAX lowers for; core functions choose for a CPU and for all others (``record_choice``).
 PLATFORMS = ("cpu", "gpu", "tpu")
 
 

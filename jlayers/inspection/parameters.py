@@ -35,6 +35,7 @@ def parameters(layer: LayerOrFunction, x: PyTree) -> dict[str, ParamSpec]:
     head/kernel ParamSpec(jax.nn.initializers.variance_scaling(...), float32[784, 10])
     head/bias ParamSpec(jax.nn.initializers.zeros, float32[10])
     """
+    # A copy: the table is cached with the layer, and ``init`` draws from it.
     return dict(trace(lift(layer), x).parameters)
 
 

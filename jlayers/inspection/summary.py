@@ -141,6 +141,7 @@ def _rows(layer: Layer, x: PyTree, path: str, copies: int, calls: int = 1) -> It
     own = found.own_parameters
     if not layer.children or (found.inside and own):
         numbers, size = _count(own.values())
+        # What a layer does between its children is counted once, for the model as a whole.
         cost = 0 if layer.children else _flops(layer, found, x)
         name = layer.short() if not layer.children else f"{layer.maker}: {', '.join(own)}"
         yield Row(path, name, found.out, numbers * copies, size * copies, cost * copies * calls)

@@ -63,6 +63,7 @@ def _rewrite(
         name: _rewrite(child, join(path, name), pattern, change)
         for name, child in layer.children.items()
     }
+    # A layer with nothing changed inside stays the same object, and keeps what its trace found.
     if any(new[name] is not child for name, child in layer.children.items()):
         layer = layer.rebuild(new)
     # A wrapper has the path of the layer inside it, which was changed already.

@@ -141,6 +141,7 @@ def _draw(axis: Any, name: str, curves: dict[str, Points]) -> None:
 def _needs_log(values: list[float]) -> bool:
     if not values:
         return False
+    # Less than a decade is as readable on a linear axis, and zero has no place on the other.
     low, high = min(values), max(values)
     crowded = statistics.median(values) < low + (high - low) / 10
     return 0 < 10 * low < high and crowded

@@ -1,4 +1,9 @@
-"""Records as JSON lines: one object a line, readable by any program."""
+"""Records as JSON lines: one object a line, readable by any program.
+
+How to read this file: ``json_lines`` appends a record by ``_append``, after ``_drop_from`` has
+removed what an earlier process wrote of the same steps. ``_lines`` reads a log and refuses other
+files; ``_encoded`` and ``_decoded`` are one line.
+"""
 
 from __future__ import annotations
 
@@ -167,6 +172,7 @@ def _drop_from(step: int, file: str, path: Path) -> None:
     with open(new, "wb") as opened:
         opened.write(kept)
         opened.flush()
+        # Before it has the log's name, or a crash of the machine could leave an empty log.
         os.fsync(opened.fileno())
     shutil.copymode(file, new)
     os.replace(new, file)
@@ -178,6 +184,7 @@ def _append(file: str, line: bytes) -> None:
     opened = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0))
     try:
         written = os.write(opened, line)
+        # A full disk takes a part of the line: it is taken back, so that the log stays whole.
         if written != len(line):
             os.ftruncate(opened, os.fstat(opened).st_size - written)
             raise OSError(28, "No space left on device")

@@ -1,4 +1,8 @@
-"""The progress bar on a terminal, and lines of progress in a log file."""
+"""The progress bar on a terminal, and lines of progress in a log file.
+
+How to read this file: ``at`` decides whether it is time for ``_draw``, which refreshes the live
+display (``_drawing``) or writes a line. Both are made of the small texts at the end.
+"""
 
 from __future__ import annotations
 
@@ -105,6 +109,8 @@ class Progress:
         """The loop has taken ``step`` steps in total."""
         self._step = step
         now = monotonic()
+        # The first sample is that of the first call, not of the start: the time before it is that
+        # of compiling, and would make the rate too low for half a minute.
         if not self._samples:
             self._samples.append((now, step))
         if now >= self._due:

@@ -53,6 +53,7 @@ class _Events:
 
     def close(self) -> None:
         """Waits until everything is in the file. A later record opens another file."""
+        # Detached, or it would be closed again when Python ends.
         if self._writer is not None:
             writer, self._writer = self._writer, None
             self._closing.detach()

@@ -20,6 +20,7 @@ class Program:
     """
 
     def __init__(self, layer: Layer, train: bool):
+        # Counted in Python, which runs when JAX traces and not when it calls.
         self.traces = 0
         self._layer, self._train = layer, train
         self.apply = jax.jit(self._counted)
@@ -41,6 +42,7 @@ class Case:
 
     def __init__(self, layer: Layer, x: PyTree):
         self.layer = layer
+        # Fixed: a check that fails has to fail again.
         self.key = jax.random.key(7)
         self.x = values_for(x)
         self.params, self.state = layer.init(self.key, self.x)

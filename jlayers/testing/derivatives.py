@@ -38,6 +38,7 @@ class _Derivatives(NamedTuple):
 def check_derivatives(case: Case) -> None:
     """Compares derivatives by different routes, and with differences, in each mode."""
     with jax.enable_x64(True):
+        # A difference quotient keeps about half of the digits: of float32's there would be too few.
         x = as_float(case.x, jnp.float64)
         specs = jax.eval_shape(case.layer.init, case.key, x)
         params, state = jax.tree.map(_in_float64, (case.params, case.state), specs)
@@ -61,6 +62,8 @@ def _program(case: Case, state: PyTree, x: PyTree, train: bool) -> Callable[...,
         x_at = with_floats(at["x"], x)
         y, _ = case.programs[train].once(at["params"], state, x_at, case.key)
         leaves = jax.tree.leaves(y)
+        # The sine makes the loss curved, so that a linear layer has a Hessian too; the weights tell
+        # the outputs apart, whose errors could cancel in a plain sum.
         weights = random_like(leaves, 1)
         terms = (jnp.sum(jnp.sin(a) * w) for a, w in zip(leaves, weights, strict=True))
         return sum(terms, jnp.zeros(()))
@@ -68,6 +71,7 @@ def _program(case: Case, state: PyTree, x: PyTree, train: bool) -> Callable[...,
     def derivatives(at: PyTree, direction: PyTree) -> _Derivatives:
         value, slope = jax.jvp(loss, (at,), (direction,))
         gradient, curvature = jax.jvp(jax.grad(loss), (at,), (direction,))
+        # Two different points: a rule for vmap that mixes them gives a wrong gradient at this one.
         points = jax.tree.map(lambda *leaves: jnp.stack(leaves), direction, at)
         gradients = jax.vmap(jax.grad(jax.checkpoint(loss)))(points)
         return _Derivatives(value, slope, gradient, curvature, gradients)

@@ -1,8 +1,9 @@
 """check_layer: the contract as code, for jlayers' own layers and for anybody's.
 
-Each law is a function that raises ``AssertionError`` with its number and what it found. To compile
-is what a check costs, so the laws share programs (``cases.Program``, ``derivatives``), and all that
-is computed beside the layer is NumPy (``trees``).
+How to read this file: ``check_layer`` lists the laws and calls a function for each, which raises
+``AssertionError`` with the law's number and what it found. To compile is what a check costs, so the
+laws share programs (``cases.Program``, ``derivatives``), and all that is computed beside the layer
+is NumPy (``trees``).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from .trees import (
 
 # Equations of a program that is run without jit too, where JAX compiles each of them by itself.
 _FEW = 40
+# Two programs of one function may round differently, sums in another order most of all.
 _FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
+# bfloat16 has 8 significant bits and a layer rounds many times: only what is wrong is further off.
 _BFLOAT16 = {"rtol": 0.1, "atol": 0.1}
 
 
@@ -98,6 +101,7 @@ def _law_1_and_8_init(case: Case) -> None:
     case.same(1, "init of specs", layer.init(key, specs_of(x)), made, rtol=0)
     zeros = map_numpy(np.zeros_like, x)
     case.same(1, "init of other values", layer.init(key, zeros), made, rtol=0)
+    # The key comes first among the inputs; no equation may read any of the others.
     jaxpr = jax.make_jaxpr(layer.init)(key, x).jaxpr
     inputs = set(map(id, jaxpr.invars[1:]))
     if any(id(v) in inputs for e in jaxpr.eqns for v in e.invars):
@@ -118,6 +122,7 @@ def _inits_of(case: Case) -> Any:
     """One program, on all devices: ``init`` for two keys at once, and of each child alone."""
     layer, x = case.layer, specs_of(case.x)
     inputs = trace(layer, case.x).inputs
+    # Over all devices there are: one by default, several where a test asks XLA for them.
     mesh = jax.make_mesh((len(jax.devices()),), ("all",))
 
     def run(key: jax.Array, other: jax.Array) -> Any:
@@ -162,6 +167,7 @@ def _law_4_pure(case: Case) -> None:
         case.same_specs(4, "the output, by out_spec", ys[0], out_spec(case.layer, case.x))
         if len(list(equations(case.jaxprs[train]))) <= _FEW:
             case.same(4, "jit of apply", ys, program.once(*case.args), **_FLOAT32)
+        # Not new numbers: the layer takes these, ids among them, and so it does in another order.
         flipped = map_numpy(lambda a: np.flip(a, 0) if a.ndim else a, case.x)
         xs = stacked([case.x, flipped])
         mapped = jax.jit(jax.vmap(program.once, (None, None, 0, None)))(
@@ -182,6 +188,7 @@ def _law_5_loops(case: Case) -> None:
         return jax.lax.scan(step, state, xs)
 
     scanned = jax.jit(scan)(case.params, case.state, stacked([case.x, case.x]), case.key)
+    # By the program that has been compiled already, with the state handed on as a scan does.
     first, middle = case.run(True)
     second, last = case.run(True, state=middle)
     case.same(5, "scan of apply", scanned, (last, stacked([first, second])), **_FLOAT32)
@@ -196,11 +203,13 @@ def _law_7_keys(case: Case) -> None:
         try:
             jaxpr = jax.make_jaxpr(without_key)(*case.args)
         except LayerError as error:
+            # Any other text would send the user looking for another mistake.
             if "key" not in error.problem:
                 case.fail(7, f"without a key it raises: {error.problem}")
             continue
         if same_program(jaxpr, case.jaxprs[train]):
             continue
+        # It accepts to have no key and yet its program uses one: then a key must change nothing.
         expected, _ = jax.jit(without_key)(*case.args)
         for seed in (1, 2):
             drawn, _ = case.run(train, key=jax.random.key(seed))
@@ -217,6 +226,7 @@ def _law_9_dtypes(case: Case) -> None:
     for train in case.modes:
         run = jax.jit(case.programs[train].once)
         y, _ = run(case.params, state, narrow, case.key)
+        # Of the narrow input: what its rounding changes is not the layer's doing.
         wide, _ = case.run(train, state=state, x=as_float(narrow, jnp.float32))
         expected = as_float(wide, jnp.bfloat16)
         case.same(9, "the bfloat16 output", y, expected, **_BFLOAT16)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .trees import numbers
 
+# A function that a program holds by reference is printed with its address.
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 

@@ -1,4 +1,8 @@
-"""A proof that a program resumes exactly: the same training in one process, and in two."""
+"""A proof that a program resumes exactly: the same training in one process, and in two.
+
+How to read this file: ``check_resume`` runs ``_train`` in three new processes, which leave their
+checkpoints and digests of their batches in two folders; ``_compared`` reads and compares these.
+"""
 
 from __future__ import annotations
 
@@ -92,10 +96,13 @@ def check_resume(make: Callable[[], dict[str, Any]], steps: int) -> ResumeReport
 
 
 def _in_new_process(make: Callable[[], dict[str, Any]], folder: Path, steps: int) -> None:
+    # A fork would copy what JAX has compiled, and lose its threads. A resumed program starts from
+    # nothing.
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_train, args=(make, folder, steps, there))
     process.start()
+    # This process's own end too, or ``recv`` would wait for ever where the other one dies.
     there.close()
     try:
         text, hint = here.recv(), None
@@ -113,6 +120,7 @@ def _train(make: Callable[[], dict[str, Any]], folder: Path, steps: int, pipe: A
         with calling_user_code("make", TrainingError):
             arguments = make()
         _check_arguments(arguments)
+        # Metrics could be equal by chance where two batches changed places.
         arguments["data"] = RecordingSource(as_source(arguments["data"]), folder)
         arguments |= {"steps": steps, "progress": False}
         fit(**arguments, checkpoints=CheckpointManager(folder, keep=None))

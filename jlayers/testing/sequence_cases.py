@@ -36,6 +36,7 @@ class SequenceCase:
         self.layer, self.tolerance, self.random = layer, tolerance, random
         self.x = as_float(values_for(without_masks(x)), jnp.float64)
         leads = {leaf.shape[:2] for leaf in jax.tree.leaves(self.x)}
+        # One mask is put on all leaves.
         if len(leads) != 1 or len(next(iter(leads))) != 2:
             raise LayerError("takes an input (batch, time, ...)", got=format_spec(specs_of(x)))
         (self.lead,) = leads
@@ -45,7 +46,9 @@ class SequenceCase:
         self.modes = self._modes()
         batch, steps = self.lead
         lengths = random.integers(0, steps + 1, batch)
+        # A full row and an empty one are the edges at which masks are wrong most often.
         lengths[0], lengths[-1] = steps, 0 if batch > 2 else steps // 2
+        # Masks that no lengths describe.
         holes = random.random(self.lead) < 0.6
         self.masks = [np.arange(steps) < lengths[:, None], holes]
         y = out_spec(layer, self.masked(self.x, holes))
@@ -71,6 +74,7 @@ class SequenceCase:
         try:
             jax.eval_shape(start, self.params, self.state, self.x)
         except LayerError as error:
+            # Any other error is one of the layer, which a check has to show.
             if "cannot be streamed" not in error.problem:
                 raise
             return False

@@ -1,4 +1,8 @@
-"""check_sequence: masks that do not leak, and steps that make the whole, as code."""
+"""check_sequence: masks that do not leak, and steps that make the whole, as code.
+
+How to read this file: one function for each of the five properties that ``check_sequence`` lists;
+``SequenceCase`` has the layer, the masks and the compiled programs that they share.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,7 @@ from .trees import (
 # A multiple of most strides: where a window lies may depend on what is left over.
 _MORE = 12
 _EXACT = 1e-9  # of strides that are fractions
+# A number as well: a maximum may drop NaN, and a comparison with it is always False.
 _GARBAGE = (np.nan, np.inf, -1e3)
 
 
@@ -104,6 +109,7 @@ def _more_padding(case: SequenceCase) -> None:
     def run_longer(params: PyTree, x: PyTree) -> PyTree:
         return valid_of(case.layer.apply(params, case.state, x)[0])
 
+    # Zeros are what a Sequence is filled with anyway: that others do no harm is the first property.
     def longer(leaf: Any) -> np.ndarray:
         return np.pad(leaf, ((0, 0), (0, _MORE), *((0, 0),) * (leaf.ndim - 2)))
 
@@ -144,6 +150,7 @@ def _blocks(case: SequenceCase) -> None:
                 )
             return carry, y
 
+        # Equal blocks in a scan: one trace of the step, however many there are.
         if len(set(sizes)) == 1:
             _, made = jax.lax.scan(advance, carry, _in_blocks(x, sizes[0]))
             return jax.tree.map(_put_together, made), {}
@@ -170,6 +177,7 @@ def _reported(case: SequenceCase) -> None:
     try:
         receptive_field = receptive_field_of(case.layer, case.x)
     except LayerError as error:
+        # Of several sequences, or of none, no single receptive field is reported.
         if "not one sequence" not in error.problem:
             raise
         return
@@ -184,6 +192,7 @@ def _reported(case: SequenceCase) -> None:
     count = base.shape[1]
     seen = np.zeros((count, steps), bool)
     for at in range(steps):
+        # Far in both directions, for a maximum and for clipped gates; near, for what saturates.
         for push in (10.0, -10.0, 0.1):
 
             def moved(leaf: np.ndarray) -> np.ndarray:
@@ -192,8 +201,10 @@ def _reported(case: SequenceCase) -> None:
                 step[...] = step + push * (1 + np.cos(step)) if is_float(leaf) else other_than(step)  # noqa: B023
                 return leaf
 
+            # An output that does not see the step is the same sum of the same numbers.
             apart = np.abs(run(map_numpy(moved, case.x)) - base) > 1e-12
             seen[:, at] |= apart.reshape(batch, count, -1).any((0, 2))
+    # In steps of the input: output t is at step stride * t of it.
     outputs, inputs = np.nonzero(seen)
     distance = float(receptive_field.stride) * outputs - inputs
     # How far an output could see at most: from the last one back, from the first one ahead.

@@ -19,12 +19,14 @@ def values_for(x: PyTree) -> PyTree:
     for i, (leaf, spec) in enumerate(
         zip(jax.tree.leaves(x), jax.tree.leaves(specs_of(x)), strict=True)
     ):
+        # A generator for each leaf: its values do not depend on the leaves before it.
         random = np.random.default_rng([11, i])
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             value = leaf
         elif jnp.issubdtype(spec.dtype, jnp.floating):
             value = random.normal(size=spec.shape).astype(spec.dtype)
         else:
+            # 0 and 1 are bools, ids of any vocabulary and labels of any number of classes.
             value = random.integers(0, 2, spec.shape).astype(spec.dtype)
         made.append(jnp.asarray(value))
     values: PyTree = jax.tree.unflatten(jax.tree.structure(x), made)
@@ -71,6 +73,7 @@ def with_garbage_row(x: PyTree) -> PyTree:
     def spoil(a: np.ndarray) -> np.ndarray:
         if a.ndim == 0:
             return a
+        # NaN spreads through whatever reads it; of ids only those that are valid can be changed.
         spoiled = a.copy()
         spoiled[0] = np.nan if is_float(a) else other_than(a[0])
         return spoiled
@@ -117,4 +120,5 @@ def numbers(a: Any) -> np.ndarray:
     """The values of a leaf for a comparison, those of a key as its words."""
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(a))
+    # All narrower numbers are exact in float64; ints of 64 bits would not be.
     return np.asarray(a, np.float64 if a.dtype.itemsize < 8 else a.dtype)

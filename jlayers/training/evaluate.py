@@ -71,6 +71,7 @@ def make_evaluator(
         x, *targets = batch
         y, _ = model.apply(params, state, x)
         metrics = dict(measure(y, *targets))
+        # By examples and not by batches: a short last batch must not count as much as a full one.
         weight = metrics.pop("weight", jax.tree.leaves(batch)[0].shape[0])
         weight = jnp.asarray(weight, jnp.float32)
         for name, value in metrics.items():
@@ -80,6 +81,7 @@ def make_evaluator(
                     expected="a mean over the batch",
                     got=format_spec(specs_of(value)),
                 )
+        # float32, whatever the model computes in: sums over an epoch need the digits.
         return weight, {
             name: weight * jnp.asarray(value, jnp.float32) for name, value in metrics.items()
         }

@@ -31,6 +31,7 @@ def edges_are_finite(gradient: PyTree) -> jax.Array:
     in the product itself is not detected here, but in the next step's loss. To read all of the
     gradient costs a step of a small MLP a fifth of its time on a CPU.
     """
+    # By dtype, since a concatenation has one.
     parts: dict[jnp.dtype, list[jax.Array]] = {}
     for leaf in jax.tree.leaves(gradient):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -65,6 +66,8 @@ def cond_update(
     def selection(tree: Tree, *operands: PyTree) -> Tree:
         return select_if(flag, change(tree, *operands), tree)
 
+    # By the platform that is compiled for, not by this process's own: a step may be lowered on a
+    # CPU to run elsewhere.
     return lax.platform_dependent(tree, *operands, cpu=branch, default=selection)  # type: ignore[no-any-return]
 
 

@@ -69,6 +69,8 @@ def accumulated(
     ) -> tuple[tuple[PyTree, State], Metrics]:
         total, state = carry
         number, part = item
+        # By number, so that a part has the same key whatever their number is; ``find_non_finite``
+        # folds it in again to run a part by itself.
         gradient, state, metrics = one(state, jax.random.fold_in(key, number), part)
         return (jax.tree.map(jnp.add, total, gradient), state), metrics
 
@@ -77,6 +79,7 @@ def accumulated(
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), items[1])
     shapes, _, _ = jax.eval_shape(one, state, key, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    # A scan, not a Python loop: one part is compiled, and its activations are freed for the next.
     (total, state), metrics = lax.scan(step, (zeros, state), items)
     gradient = jax.tree.map(lambda leaf: leaf / parts, total)
     return gradient, state, jax.tree.map(_reduced, metrics)

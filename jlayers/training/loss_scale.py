@@ -41,6 +41,8 @@ class LossScale(NamedTuple):
     LossScale(initial=1024.0, period=2000, factor=2.0, least=1.0)
     """
 
+    # Powers of two only move the exponent, so that scaling costs a gradient no digit. The period
+    # and the factor are the defaults of PyTorch's GradScaler and of jmp.
     initial: float = 2.0**15
     period: int = 2000
     factor: float = 2.0

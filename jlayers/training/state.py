@@ -1,4 +1,9 @@
-"""The state of training: one pytree that holds all that the next step needs."""
+"""The state of training: one pytree that holds all that the next step needs.
+
+How to read this file: ``TrainState`` is the pytree and ``train_state`` makes the first one. Frozen
+parameters are taken out of the tree by ``split_trained`` and put back by ``join_trained``, since
+neither the gradient nor the optimiser is to see them. Checks of shared arguments are at the end.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +90,7 @@ def train_state(
     check_model(model)
     check_transformation(tx)
     scale = check_loss_scale(loss_scale)
+    # Nothing is drawn where both are given: a pretrained model would be in memory twice.
     if params is None or state is None:
         own_params, own_state = model.init(key, x)
         params = own_params if params is None else params
@@ -95,6 +101,7 @@ def train_state(
         params,
         state,
         tx.init(trained),
+        # A key of its own: the state is donated, and the user's key has to survive that.
         jax.random.fold_in(key, _TRAINING),
         # A copy: an array that occurs twice in the state could not be donated.
         jax.tree.map(jnp.copy, widened(trained)) if ema else None,
@@ -118,6 +125,7 @@ def ema_params(state: TrainState) -> Params:
     """
     if state.ema is None:
         raise TrainingError("the state has no moving average", hint="train_step(..., ema=0.999)")
+    # In the dtype of the parameters, so that a program compiled for them runs on the means too.
     own = flatten(state.params)
     means = {path: leaf.astype(own[path].dtype) for path, leaf in flatten(state.ema).items()}
     return unflatten(own | means)

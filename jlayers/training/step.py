@@ -45,6 +45,8 @@ Step: TypeAlias = Callable[[Any, Any], tuple[Any, Metrics]]
 Schedule: TypeAlias = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
+# eq=False: ``fit`` finds the compiled program of a step by the step itself, and two losses are the
+# same only where they are one object.
 @public_init("train_step")
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
@@ -191,6 +193,7 @@ class TrainStep:
             return state, metrics
         gradient, model_state, metrics = self._gradient(state, batch)
         new = self._update(state, gradient, model_state)
+        # Of the number before it is raised: the rate is that of the step just taken.
         return new._replace(step=state.step + 1), metrics | self._rate(new)
 
     def _guarded(
@@ -204,6 +207,8 @@ class TrainStep:
         else:
             look = is_finite if self.loss_scale else edges_are_finite
             usable = finite & look(gradient)
+        # Conditional, and not undone later: when the host learns of a bad step, there has to be a
+        # state without NaN to diagnose and to save (docs/notes/0011-training.md).
         applied = usable if active is None else usable & active
         new = cond_update(applied, self._update, state, gradient, model_state)
         if self.loss_scale and state.loss_scale:
@@ -238,9 +243,12 @@ class TrainStep:
             metrics["loss_scale"] = scale
         if self.clip is not None or self.grad_norm:
             metrics["grad_norm"] = optax.tree.norm(gradient)
+        # Not in a chain with tx: the state of a chain would have another structure than that of tx,
+        # and checkpoints are read by it.
         if self.clip is not None:
             clip = optax.clip_by_global_norm(self.clip)
             gradient, _ = clip.update(gradient, optax.EmptyState())
+        # As it came: moments that tx.init made in bfloat16 would be promoted by a float32 gradient.
         gradient = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), gradient, narrow)
         return gradient, model_state, metrics
 
@@ -282,6 +290,7 @@ class TrainStep:
                 which = "has no" if option is not None else "has an unused"
                 raise TrainingError(f"the state {which} {name}", hint=hint)
         trained, _ = split_trained(state.params, check_patterns(self.frozen))
+        # Abstractly, while the step is traced: moments as large as the model are not made for this.
         expected: object = jax.tree.structure(jax.eval_shape(self.tx.init, trained))
         got: object = jax.tree.structure(state.opt_state)
         if expected != got:

@@ -87,6 +87,7 @@ def register(new: Format) -> None:
         raise CheckpointError(
             f"the suffix of a format must be like '.npz', got {format_short(suffix)}"
         )
+    # Files that exist have to stay readable by the format that wrote them.
     if name in _BUILT_IN and type(new).__module__.rpartition(".")[0] != __package__:
         raise CheckpointError(f"the name {name!r} is that of a format of jlayers")
     _formats[name] = new

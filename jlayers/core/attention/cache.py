@@ -1,4 +1,8 @@
-"""Attention of a block of steps to the keys and values of all steps before it."""
+"""Attention of a block of steps to the keys and values of all steps before it.
+
+How to read this file: ``cached_attention`` attends to a ``Cache`` and writes to it, one step by
+``_with_step`` and a block by ``_with_block``, which finds the steps that the slots then hold.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """How a recurrence is scheduled: its steps in chunks, forwards or backwards, stored or recomputed.
 
-``Plan`` slices (batch, time, ...) arrays into chunks of steps, ``over_chunks`` loops over them, and
-``choose_recurrence`` is the static rule for what the gradient stores.
+How to read this file: ``Plan`` slices (batch, time, ...) arrays into chunks of steps,
+``over_chunks`` loops over them, and ``choose_recurrence`` is the static rule for what the gradient
+stores.
 """
 
 from __future__ import annotations

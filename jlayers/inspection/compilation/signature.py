@@ -1,4 +1,8 @@
-"""What ``jax.jit`` compiles a function for, leaf by leaf, and how two such signatures differ."""
+"""What ``jax.jit`` compiles a function for, leaf by leaf, and how two such signatures differ.
+
+How to read this file: ``signature`` makes a ``Signature`` of a call, one ``Leaf`` for each array or
+number; ``changes`` compares two of them and says, with ``_hint``, what to do about each ``Change``.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +80,7 @@ def signature(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, An
 
 def _leaf(leaf: Any) -> Leaf:
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        # As jit sees it: NumPy's float64 is float32 there, unless 64 bits are enabled.
         aval: Any = jax.typeof(leaf)
         weak = bool(getattr(aval, "weak_type", False))
         return Leaf(str(aval.dtype), tuple(aval.shape), weak, _placement(leaf))
@@ -91,6 +96,7 @@ def _placement(leaf: Any) -> str:
     sharding: Any = leaf.sharding
     devices = sorted((device.platform, device.id) for device in sharding.device_set)
     shown = [f"{platform}:{number}" for platform, number in devices]
+    # The devices of a host fit on the line; of a cluster the first and the last say enough.
     where = ", ".join(shown) if len(shown) <= 4 else f"{shown[0]} to {shown[-1]}"
     if isinstance(sharding, jax.sharding.NamedSharding):
         parts = ", ".join(map(str, sharding.spec))
@@ -110,6 +116,7 @@ def changes(old: Signature, new: Signature) -> list[Change]:
             found.append(Change(path, f"{before} is gone"))
         elif before._replace(value="") != after._replace(value=""):
             found.append(_change(path, before, after))
+    # Leaves that are new or gone explain a new structure better than two long treedefs do.
     if found:
         return found
     for name, structure in old.structures.items():
@@ -124,6 +131,7 @@ def changes(old: Signature, new: Signature) -> list[Change]:
 
 
 def _change(path: str, before: Leaf, after: Leaf) -> Change:
+    # One difference is enough: another shape or dtype compiles again whatever the weak type is.
     texts, hint = [], None
     if str(before) != str(after):
         texts.append(f"{before} became {after}")
@@ -142,6 +150,7 @@ def _hint(before: Leaf, after: Leaf) -> str | None:
     if before.shape is None or after.shape is None:
         numbers = before.value or after.value
         return "jnp.asarray(x, dtype) instead of Python numbers" if numbers else None
+    # Where the shape is another one too, a cast alone would not bring the old program back.
     if before.kind != after.kind:
         return f"x.astype({before.kind!r})" if before.shape == after.shape else None
     same_rank = len(before.shape) == len(after.shape) > 0

@@ -31,6 +31,7 @@ from .signature import (
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 # How many signatures are remembered: a loop of ever new shapes must not fill the memory.
 _REMEMBERED = 8
+# A report is one warning, and a new optimiser may change thousands of leaves.
 _SHOWN = 8
 _OUTSIDE = (
     "its arguments are as before: a setting of JAX changed, one that a context manager sets "
@@ -93,6 +94,8 @@ class CompileWatch:
         self.traced = traced
         program = f"jit({traced.__name__})"
 
+        # JAX tells the name of what it compiled and nothing else: another function of this name
+        # counts too, until ``report`` finds that the arguments are as before.
         def listener(event: str, seconds: float, **about: Any) -> None:
             if event == _COMPILED and about.get("fun_name") == program:
                 self.events += 1
@@ -145,8 +148,11 @@ class CompileWatch:
         self.seen = self.events
         traced, self._was_traced = self._was_traced, False
         new = signature(self._arguments, args, kwargs)
+        # The nearest of all that are known, not the last: where two sizes take turns, the last call
+        # says less of what is new than an earlier one. The newest comes first among equals.
         differences = [changes(old, new) for old in reversed(self._known)]
         nearest = min(differences, key=len, default=[])
+        # Nothing is new and Python did not run: it was another function that JAX compiled.
         if differences and not nearest and not traced:
             return None
         self._known.append(new)
@@ -225,6 +231,7 @@ def jit_reporting_recompiles(
                 warn(report)
         return result
 
+    # JAX keeps its listeners for ever; this one goes with the function that it is for.
     watch.start()
     weakref.finalize(call, watch.stop)
     return call
@@ -239,6 +246,7 @@ def _arguments(function: Callable[..., Any]) -> list[str]:
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError):  # a builtin without a signature
         return []
+    # Those that can be passed by position: for keywords the call itself has the names.
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
@@ -247,6 +255,7 @@ def _lines(found: list[Change]) -> list[str]:
     """The changes, those that are the same on one line."""
     if not found:
         return [_OUTSIDE]
+    # A new batch size changes all arrays of a batch alike, a new device all of a state.
     alike: dict[str, list[str]] = {}
     for change in found:
         alike.setdefault(change.text, []).append(change.path)

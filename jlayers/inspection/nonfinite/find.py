@@ -149,10 +149,12 @@ def find_non_finite(
         next_state = seen.next_state
         measurements = jax.tree.leaves((seen.gradient, seen.state))
         finite = np.isfinite([seen.loss, seen.norm]).all() and all(map(is_finite, measurements))
+        # Before the probes are read: of what was bad before the step every layer is innocent.
         if not finite:
             for kind, tree in (("batch", batch), ("params", params), ("state", state)):
                 if (leaf := of_leaf(kind, tree)) is not None:
                     return leaf
+            # In one transfer: there are measurements for every call of every layer.
             call = Call(root, 0, (), 1, *jax.device_get((seen.forward, seen.backward)))
             return _verdict(call, seen, loss, Rows(rows, i * rows, rows * accumulate))
     return None
@@ -167,12 +169,14 @@ def _gradient(
     batch: Batch,
     scale: jax.Array | None,
 ) -> tuple[PyTree, tuple[State, Metrics]]:
+    # By all parameters, the frozen ones too: probes are parameters of every layer.
     function = functools.partial(training_loss, model, loss)
     gradient = jax.grad(function, has_aux=True)
     return gradient(params, state, key, batch, scale)  # type: ignore[no-any-return]
 
 
 def _verdict(call: Call, seen: _Pass, loss: LossFunction, rows: Rows) -> NonFinite:
+    # In the order of the computation: of all that is not finite, the first is the cause.
     if not call.finite("forward", "output"):
         return of_forward(first_forward(call), rows)
     if not np.isfinite(seen.loss):
@@ -180,6 +184,7 @@ def _verdict(call: Call, seen: _Pass, loss: LossFunction, rows: Rows) -> NonFini
     if not call.finite("backward", "output"):
         return of_loss(loss, None, call, rows)
     if not call.gradient_finite():
+        # The gradient of the model's own input is measured and not used: it may be anything.
         return of_backward(first_backward(call, needed=False), rows)
     for kind, tree in (("gradient", seen.gradient), ("new state", seen.state)):
         for path, measurement in flatten(tree).items():

@@ -1,4 +1,9 @@
-"""Which call of which layer was the first to produce a non-finite value."""
+"""Which call of which layer was the first to produce a non-finite value.
+
+How to read this file: a ``Call`` reads what the probes measured in one call of one layer, and
+``Call.calls`` gives those inside it, in order. ``first_forward`` and ``first_backward`` go down
+from the model's own call to the innermost one to blame; ``_first`` is the rule for one level.
+"""
 
 from __future__ import annotations
 
@@ -67,9 +72,12 @@ class Call:
                     call = Call(child, number, copies, self.fold, forward, backward)
                     time = int(order[(*(i for i, _ in copies), number)])
                     found.append(((copy, time), call._folded(self)))
+        # Copies of a stack were traced once, so they have one time; they run in their own order.
         return [call for _, call in sorted(found, key=lambda item: item[0])]
 
     def _folded(self, parent: Call) -> Call:
+        # Nothing but the sizes says that steps were folded into the batch: the inner first axis is
+        # then the product of the outer two, and the child a transparent one.
         inside, around = (_lead(c.node.inputs[c.number]) for c in (self, parent))
         folds = len(around) > 1 and len(inside) > 0 and inside[0] == around[0] * around[1]
         own_name = parent.node.children.get("") is self.node
@@ -123,6 +131,7 @@ def first_backward(call: Call, needed: bool) -> Blamed:
         c.gradient_finite() and not (used[i] and not c.finite("backward", "input"))
         for i, c in enumerate(calls)
     ]
+    # Reversed: the backward pass comes to the last call first.
     at, broke = _first(list(zip(given[::-1], made[::-1], strict=True)))
     if at is None:
         return Blamed(call)
@@ -142,6 +151,7 @@ def _first(events: list[tuple[bool, bool]]) -> tuple[int | None, bool]:
     Returns:
       Its index, or None, and whether it is one that breaks.
     """
+    # A value that a later event makes finite again cannot be what made the loss non-finite.
     healed = max((i for i, (takes, gives) in enumerate(events) if gives and not takes), default=-1)
     taken: int | None = None
     for start in dict.fromkeys((healed + 1, 0)):
@@ -156,6 +166,7 @@ def _first(events: list[tuple[bool, bool]]) -> tuple[int | None, bool]:
 
 def whole(measurement: Any) -> np.ndarray[Any, Any]:
     """A measurement of all rows together, (4,)."""
+    # In NumPy: measurements are read one by one, and each would be a program of JAX's.
     m = np.asarray(measurement)
     nan, inf = m[:, NAN].sum(), m[:, INF].sum()
     return np.stack([nan, inf, m[:, LOW].min(), m[:, HIGH].max()])

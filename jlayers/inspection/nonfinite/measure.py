@@ -17,6 +17,7 @@ from ...base.types import PyTree
 NAN, INF, LOW, HIGH = range(4)
 
 
+# Counts are floats as well, so that a measurement is one array; in float32 they are exact to 2**24.
 def wide_dtype() -> Any:
     return jax.dtypes.canonicalize_dtype(float)
 

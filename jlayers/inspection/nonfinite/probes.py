@@ -108,6 +108,7 @@ def _probe(
 
     def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         params, state = inner.init(key, x)
+        # As parameters these do nothing; their gradients are the measurements (see ``_mark``).
         slots = jnp.zeros((calls, size, 4), wide_dtype())
         backward = {"input": slots, "output": slots, "params": slots}
         forward = {
@@ -124,6 +125,7 @@ def _probe(
         own, notes = params[node.entry], state[node.entry]
         params, state = (_without(tree, node.entry) for tree in (params, state))
         at, time = notes["calls"], jnp.asarray(next(clock), jnp.int32)
+        # A transparent wrapper has its child's parameters, and the child's probe marks them.
         mine = {name: leaf for name, leaf in params.items() if name not in node.children}
         if "" not in node.children:
             params = params | _marked_params(mine, node.path, frozen, own["params"], at)
@@ -140,6 +142,8 @@ def _probe(
         }
         return y, state | {node.entry: notes}
 
+    # Delegating, so that the layer itself meets the Sequence; with the kind and the parameters of
+    # the layer inside, so that no path changes.
     return Layer(
         init,
         apply,
@@ -167,6 +171,7 @@ def without_probes(tree: PyTree) -> PyTree:
     """The inverse of ``with_probes``."""
     if not isinstance(tree, dict):
         return tree
+    # What is empty then held a probe alone: trees of a model have no empty entries (law 2).
     kept = {n: without_probes(v) for n, v in tree.items() if not n.startswith("<probe ")}
     return {name: value for name, value in kept.items() if not isinstance(value, dict) or value}
 
@@ -214,6 +219,8 @@ def matches_any(path: str, patterns: tuple[str, ...]) -> bool:
     return any(matches(path, pattern) for pattern in patterns)
 
 
+# Not core's with_custom_gradient: its backward program has to be linear in the cotangent, and a
+# measurement is not. So forward mode through a probed model fails; ``find`` then takes no probes.
 @jax.custom_vjp
 def _mark(arrays: list[Any], masks: list[Any], slots: jax.Array, at: jax.Array) -> list[Any]:
     return arrays

@@ -26,14 +26,18 @@ from .measure import (
     NAN,
 )
 
+# Rows of a batch on one line; the attribute ``rows`` has them all.
 _SHOWN = 12
+# Hints, one for each usual cause. 65504 is the largest number of float16.
 _WHOLE = "a smaller learning rate or clip=1.0; a norm before it"
 _FLOAT16 = "float16 ends at 65504: bfloat16, or a norm before it"
 _SCALE = "float16 ends at 65504: loss_scale=training.LossScale() in train_step, or bfloat16"
+# jnp.where differentiates both of its branches, and 0 * NaN is NaN: a safe output is not enough.
 _AT_ZERO = (
     "norms, roots and divisions have no gradient at 0: jnp.sqrt(x + 1e-6); jnp.where needs a safe "
     "input too"
 )
+# A softmax in the model rounds small probabilities to 0, and their logarithm is infinite.
 _OF_LOGITS = (
     "a loss of logits such as optax.softmax_cross_entropy, instead of one that takes the log of 0"
 )
@@ -123,6 +127,7 @@ def of_forward(blamed: Blamed, rows: Rows) -> NonFinite:
     call = blamed.call
     x, y = call.seen("forward", "input"), call.seen("forward", "output")
     problem = "its input is finite, its output is not"
+    # The child is where it shows first. The value was made before it, so the child is not to blame.
     if blamed.child is not None:
         problem = f"its own code produces a non-finite value, before {_called(blamed.child)}"
     elif call.node.children:
@@ -157,6 +162,7 @@ def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
         ("output", _text(out, call.seen("forward", "output"))),
         ("gradient", gradient),
     ]
+    # float16 first: its gradients overflow in any layer, and a zero input is a cause in some alone.
     hint, x = None, call.seen("forward", "input")
     if _narrow(spec):
         hint = _SCALE
@@ -188,12 +194,14 @@ def of_sum(kind: str, path: str, measurement: Any) -> NonFinite:
     problem = "is not finite after the step"
     if kind == "gradient":
         problem = "each use of it gives a finite gradient, their sum is not"
+    # No layer is named: each of them was finite, and the sum belongs to all.
     facts = (("holds", _held(whole(measurement))),)
     return NonFinite(kind, path, problem, kind, facts=facts, hint=_WHOLE)
 
 
 def of_norm(gradient: dict[str, Any]) -> NonFinite:
     """The norm of a finite gradient, with the parameter whose gradient is the largest."""
+    # The norm overflows by its largest squares: that parameter is where to look.
     sizes = {path: float(np.abs(whole(m)[[LOW, HIGH]]).max()) for path, m in gradient.items()}
     path = max(sizes, key=sizes.__getitem__)
     problem = "every number of the gradient is finite, its norm is not; this is the largest part"
@@ -223,6 +231,7 @@ def _of_layer(
 
 
 def _hint_forward(call: Call, x: Any) -> str | None:
+    # The function itself first: a logarithm of 0 is infinite in every dtype.
     kind, spec = call.node.layer.kind, call.node.inputs[call.number]
     if kind in ("log", "log2", "log10") and x[LOW] <= 0:
         return f"jnp.{kind}(jnp.maximum(x, 1e-6)): {kind} of values not above 0"
@@ -232,6 +241,7 @@ def _hint_forward(call: Call, x: Any) -> str | None:
         return _FLOAT16
     if kind in ("exp", "exp2", "expm1"):
         return f"x - jnp.max(x) before it: {kind} of large numbers"
+    # Parameters of its own can have grown in training; without any there is nothing to advise.
     own = {name for name in call.node.params if name not in call.node.children}
     return _WHOLE if own else None
 
@@ -262,6 +272,7 @@ def _counts(nan: int, inf: int) -> str:
 
 def _rows_of(by_row: Any, spec: PyTree, rows: Rows, fold: int) -> tuple[tuple[int, ...], str]:
     """The rows that are not finite, if the measurement has a row for each of the batch."""
+    # A mean over the batch, or a matrix of attention, has a first axis that is not the batch's.
     leads = {leaf.shape[:1] for leaf in jax.tree.leaves(spec)}
     if not rows.size or not leads <= {(rows.size,), (rows.size * fold,)}:
         return (), ""

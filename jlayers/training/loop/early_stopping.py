@@ -78,6 +78,7 @@ class StopEarly(Hook):
         self._rule = rule
 
     def on_start(self, step: int, records: list[Record]) -> str | None:
+        # From the records alone, each time: a rollback takes some of them back.
         self._best: float | None = None
         self._since, self._names = 0, set[str]()
         for record in records:
@@ -94,6 +95,7 @@ class StopEarly(Hook):
             return
         value, best = record.metrics[self._rule.metric], self._best
         sign = 1 if self._rule.mode == "min" else -1
+        # The first value is the best so far unless it is NaN, which does not equal itself.
         if value == value if best is None else sign * (best - value) > self._rule.min_delta:
             self._best, self._since = value, 0
         else:

@@ -1,4 +1,8 @@
-"""``fit``: its arguments checked, and turned into hooks of the loop."""
+"""``fit``: its arguments checked, and turned into hooks of the loop.
+
+How to read this file: ``fit`` checks what concerns the loop into a ``Plan`` and makes a hook of
+everything else; ``Loop`` runs them. What checks need more than a line for is at the end.
+"""
 
 from __future__ import annotations
 
@@ -128,6 +132,7 @@ def fit(
         device=device,
         manager=_instance("checkpoints", checkpoints, CheckpointManager),
     )
+    # Ten records to one of these: both wait for the device, which a record does not.
     evaluate_every = _positive("evaluate_every", evaluate_every) or 10 * log_every
     checkpoint_every = _positive("checkpoint_every", checkpoint_every) or 10 * log_every
     # In the order in which they get a record. The last one that ends the loop names the reason.
@@ -163,6 +168,7 @@ def fit(
     def end(hook: Hook) -> None:
         hook.on_end(result())
 
+    # A stack, so that a hook whose ``on_end`` raises does not keep the others open.
     with contextlib.ExitStack() as ending:
         for hook in made:
             ending.callback(end, hook)
@@ -183,6 +189,7 @@ def _checked_step(step: Step) -> Step:
         raise TrainingError(
             "step must be a function", expected="step(state, batch)", got=format_short(step)
         )
+    # The loop counts steps by its calls, and would count such a call as one.
     if isinstance(step, TrainStep) and step.steps != 1:
         raise TrainingError(
             f"the step takes {step.steps} steps itself",
@@ -199,6 +206,7 @@ def _checked_policy(policy: str, checkpoints: object, source: Source) -> str:
             "nothing to roll back to",
             hint="fit(..., checkpoints=training.CheckpointManager(folder))",
         )
+    # The batches since the checkpoint, but for the bad one, are taken a second time.
     if policy == "roll back" and not source.rereads:
         raise TrainingError(
             "no rolling back with data that can be read once only",

@@ -26,7 +26,8 @@ from ...records.record import Record
 HookMetrics: TypeAlias = Mapping[str, jax.typing.ArrayLike]
 Evaluate: TypeAlias = Callable[[Any], HookMetrics]
 
-# Seconds between two looks at the progress.
+# Seconds between two looks at the progress, which draws at most every half second: so a drawing is
+# never late by more than half of that.
 _LOOK = 0.25
 
 
@@ -199,6 +200,7 @@ class Schedule:
         for entry in self._entries:
             if last or entry.snapshot_due <= step:
                 entry.snapshot_due = next_multiple(step, entry.hook.snapshot_every)
+                # The end of a loop may be a multiple as well: no step is saved twice.
                 if entry.hook.snapshot_every is not None and entry.saved != step:
                     found.append(entry)
         return found
@@ -224,12 +226,14 @@ class ProgressBar(Hook):
 
     def next_due(self, step: int) -> float:
         """About a quarter of a second later, at the speed since the last time."""
+        # The loop compares step numbers and never asks for the time, so time becomes steps here.
         now = time.perf_counter()
         then, before = self._looked or (now, step)
         self._looked = now, step
         return step + max(1, int(_LOOK * (step - before) / max(now - then, 1e-9)))
 
     def on_start(self, step: int, records: list[Record]) -> None:
+        # Called again after a rollback, when the bar is there already.
         if not self._shown:
             self._progress.__enter__()
             self._shown = True
@@ -263,6 +267,7 @@ class _Callback(Hook):
 
 def stops(answer: object) -> bool:
     """Whether what a hook returned says to stop: True of Python, NumPy or JAX."""
+    # Not by truth: functions that log return all kinds of things, a count of bytes for instance.
     if isinstance(answer, np.bool_ | jax.Array):
         return answer.shape == () and answer.dtype.kind == "b" and bool(answer)
     return answer is True
@@ -303,6 +308,7 @@ def _check_schedule(hook: Hook) -> None:
                 f"{name} has {method}, and would never be called",
                 hint=f"{every} = 100, in the class",
             )
+    # A misspelt method would never be called, and nothing would say so.
     known = {method for method in vars(Hook) if method.startswith("on_")}
     unknown = [method for method in dir(hook) if method.startswith("on_") and method not in known]
     if unknown:

@@ -83,6 +83,7 @@ class Loop:
         self._watch = self._program.watch
         # The program may have been compiled by a loop before this one: count from here.
         self._watch.allow(plan.max_compiles)
+        # A state of the user's own may count its steps; if not, they are counted from here.
         step = int(getattr(state, "step", 0))
         self._restore(LoopSnapshot(state, step, list(plan.source.start), [], None))
 

@@ -66,6 +66,7 @@ class MetricAccumulator(NamedTuple):
 
     def means(self) -> dict[str, float]:
         """The metrics of a record: means over the steps that count, and the sums of integers."""
+        # Where no step counts, 0 / 0 would be a NaN that no step made.
         count = float(self.count)
         return {
             name: float(value) / (count if _is_mean(value) else 1)
@@ -111,6 +112,7 @@ def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, Metri
 
 def unflatten(words: np.ndarray, like: MetricAccumulator) -> MetricAccumulator:
     """The accumulator that was flushed; ``like`` has its metrics and their dtypes."""
+    # Every word is read both ways, and its metric's dtype says which reading is meant.
     step, count, bad, *whole = words
     means = words.view(np.float32)[3:]
     sums = {
@@ -185,6 +187,7 @@ class History:
                 )
             metrics = means | {name: float(value) for name, value in extra.items()}
             step, before = self._last
+            # Two records may lie within the resolution of the clock.
             rate = (pending.step - step) / max(moment - before, 1e-9)
             # The time of an evaluation does not count for the steps after it.
             self._last = (pending.step, time.perf_counter() if extra else moment)
@@ -215,7 +218,8 @@ class History:
         If the host had to wait for them, that is now; else about when its last step was launched.
         """
         before = time.perf_counter()
-        # Not jax.device_get, which runs several times as much Python for one array.
+        # Not jax.device_get, which runs several times as much Python for one array. A user's guard
+        # is there to find transfers at each step; this one is meant, once for each record.
         with jax.transfer_guard_device_to_host("allow"):
             words = np.asarray(pending.words)
         accumulator = unflatten(words, pending.like)

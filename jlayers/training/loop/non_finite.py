@@ -34,6 +34,7 @@ class NonFiniteError(TrainingError):
     __module__ = "jlayers.training"
 
     def __init__(self, found: FoundBatch, step: int, state: Any, report: NonFinite | None):
+        # Three cases, because "not known" has to be told from "not to be found again".
         if report is not None:
             text = "\n" + "\n".join(f"    {line}" for line in str(report).splitlines())
         elif found.batch is None:

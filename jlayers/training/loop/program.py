@@ -104,11 +104,13 @@ def program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     return make(step, guard, stops, many)
 
 
+# Of the last steps alone, so that old models are not kept alive (docs/notes/0011-training.md).
 @functools.lru_cache(maxsize=8)
 def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     # It is traced for the names of its metrics first; inlined, its second trace reuses the first.
     one = jax.jit(guarded(step, guard), inline=True)
     watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
+    # A name of its own: JAX reports compilations by name, and that of a rest is expected.
     rest = tick_of("rest", one, stops, many)
     # A loop that stops must still see the bad step at the next record; others may forget it.
     flushes = jax.jit(functools.partial(flush, clear=not stops))
@@ -116,6 +118,7 @@ def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
 
 
 def _jitted(tick: Tick) -> Callable[[Form], Callable[[Leaves, Any], Leaves]]:
+    # By form: the user's state may get another structure, and is put together by it.
     @functools.lru_cache(maxsize=8)
     def of(form: Form) -> Callable[[Leaves, Any], Leaves]:
         def call(leaves: Leaves, batch: Any) -> Leaves:
@@ -144,6 +147,7 @@ def guarded(step: Step, guard: bool) -> Guarded:
             return new, metrics, jnp.asarray(True)
         loss = metrics.get("loss")
         finite = jnp.asarray(True) if loss is None else jnp.isfinite(loss)
+        # The user's function has run as a whole: all that is left is to drop what it returned.
         taken = finite if active is None else finite & active
         return select_if(taken, new, state), metrics, finite
 

@@ -22,9 +22,12 @@ from .hooks import Hook, LoopSnapshot
 from .metrics import MetricAccumulator
 from .non_finite import NonFiniteError, diagnose
 
-# Records that every checkpoint holds; of the older ones it holds those with an evaluation.
+# Records that every checkpoint holds; of the older ones it holds those with an evaluation, or each
+# checkpoint of a long training would be larger than the one before.
 _RECENT = 10_000
-# Rollbacks to one checkpoint, and warnings of steps that were skipped.
+# Rollbacks to one checkpoint, and warnings of steps that were skipped. What fails again
+# after each return to a checkpoint most likely fails by its state, not by a batch; and all skipped
+# steps are counted by the metric "skipped", after the warnings have said why.
 _ROLLBACKS, _WARNINGS = 3, 3
 
 

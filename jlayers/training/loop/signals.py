@@ -43,7 +43,9 @@ class Signals:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # The first Ctrl-C asks for an end between two steps, and a step may never end.
         if self.raised is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
+        # SIGTERM decides the exit status, whatever comes after it.
         if self.raised is not signal.SIGTERM:
             self.raised = signal.Signals(number)
