@@ -38,11 +38,7 @@ class Restored(NamedTuple):
 
     Attributes:
       tree: like the template, with the checkpoint's numbers.
-      step: the number of steps taken.
-      position: the position in the data.
-      metrics: numbers by name.
-      history: the records of the loop.
-      extra: what the user added.
+      step, position, metrics, history, extra: as in ``Manifest``.
       plan: what was restored, and what was not.
       path: the checkpoint's directory.
     """

@@ -150,10 +150,8 @@ def avg_pool(
 
     Args:
       x: (batch, *spatial, channels), floating.
-      window_shape, strides: one int for each spatial axis.
-      padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
+      window_shape, strides, padding, method: as for ``max_pool``.
       count_include_pad: divide by the window's size also where it overlaps the padding.
-      method: as for ``max_pool``.
 
     Returns:
       (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least.

@@ -71,9 +71,8 @@ def train_state(
       key: a typed key; the parameters are those of ``model.init(key, x)``.
       x: the model's input, arrays or specs.
       params, state: those to start with instead of ``init``'s, for example pretrained ones.
-      frozen: patterns over the paths of parameters that are not trained: ``"encoder/**"``.
+      frozen, loss_scale: as for ``train_step``.
       ema: keep a moving average of the trained parameters.
-      loss_scale: the scale of the loss for float16.
 
     Raises:
       TrainingError: where ``model`` or ``tx`` has the wrong type, and for a pattern that fits no

@@ -77,14 +77,14 @@ class TrainStep:
 
     Args of the step:
       state: a ``TrainState``; ``step.start(key, x)`` makes the first.
-      batch: ``(x, *targets)``. With ``steps=K`` > 1 the first axis of every array holds K batches.
+      batch: ``(x, *targets)``. With ``steps=K`` > 1 the first axis of every array, of the metrics
+        too, is that of the K steps.
 
     Returns of the step:
       state: the next one.
       metrics: the loss, before the update, as "loss", those that ``loss`` returned, and
         "grad_norm", "learning_rate", "loss_scale" and "skipped" (int32, 1 for a step that changed
-        nothing) where they apply. With ``steps=K`` > 1 the first axis of every array holds the K
-        steps.
+        nothing) where they apply.
 
     Raises:
       TrainingError: at once for an invalid argument; from the step, when it is traced, for an

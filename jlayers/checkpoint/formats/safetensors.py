@@ -86,7 +86,7 @@ class OpenFile(Mapping[str, np.ndarray]):
 
     def __init__(self, path: Path):
         self._name = path.name
-        # Unbuffered: np.fromfile reads by the descriptor, and knows nothing of a buffer of Python's.
+        # Unbuffered: np.fromfile reads by the descriptor, and does not know of Python's buffers.
         self._file = io.FileIO(open_regular(path))
         try:
             self._places = self._find_arrays(path)

@@ -137,7 +137,7 @@ def forward(
         return out.astype(operands[1].dtype), log_totals
 
     heads = jnp.arange(batch * mask.num_kv_heads, dtype=jnp.int32)
-    folded = (_fold(q, mask.num_kv_heads), _fold(k), _fold(v))
+    folded = (_fold(a, mask.num_kv_heads) for a in (q, k, v))
     out, log_totals = lax.map(one_head, (heads, *folded))
     return _unfold(out, batch, num_heads), log_totals
 
@@ -239,13 +239,7 @@ def backward(
         return tuple(g.astype(a.dtype) for g, a in zip(gradients, operands[2:], strict=False))
 
     heads = jnp.arange(batch * num_kv_heads, dtype=jnp.int32)
-    folded = (
-        _fold(q, num_kv_heads),
-        _fold(k),
-        _fold(v),
-        _fold(out, num_kv_heads),
-        _fold(ct, num_kv_heads),
-    )
+    folded = (_fold(a, num_kv_heads) for a in (q, k, v, out, ct))
     # Head by head, so that what a block leaves in the cache is used by the next one.
     dq, dk, dv = lax.map(one_head, (heads, log_totals, *folded))
     return (
@@ -297,10 +291,9 @@ def _block_starts(head: jax.Array, start: int, steps: int, count: int) -> jax.Ar
     return start + steps * jnp.arange(count, dtype=jnp.int32) + jnp.minimum(head, 0)
 
 
-def _fold(x: jax.Array, num_kv_heads: int | None = None) -> jax.Array:
+def _fold(x: jax.Array, num_kv_heads: int) -> jax.Array:
     """(B, T, N, H) to (B * K, T * N / K, H): the heads that share keys as neighbouring rows."""
     batch, steps, num_heads, head_dim = x.shape
-    num_kv_heads = num_kv_heads or num_heads
     x = x.reshape(batch, steps, num_kv_heads, num_heads // num_kv_heads, head_dim)
     return x.transpose(0, 2, 1, 3, 4).reshape(batch * num_kv_heads, -1, head_dim)
 

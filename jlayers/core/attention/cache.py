@@ -6,6 +6,7 @@ How to read this file: ``cached_attention`` attends to a ``Cache`` and writes to
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -87,38 +88,27 @@ def cached_attention(
     valid = jnp.ones((batch, steps), bool) if mask is None else mask
     positions = positions_from_mask(valid, cache.lengths)
     lengths = cache.lengths + jnp.sum(valid, 1, dtype=jnp.int32)
+    attend = functools.partial(
+        attention, q, alibi=alibi, soft_cap=soft_cap, scale=scale, method=method
+    )
     if steps == 1:
         # Written first, so that the step finds its own key in the cache: no concatenation.
         after = _with_step(k, v, cache, valid, lengths)
         cached = after.positions()
-        out = attention(
-            q,
-            after.keys,
-            after.values,
-            mask=(cached >= 0)[:, None, None],
-            positions=(positions, cached),
-            alibi=alibi,
-            soft_cap=soft_cap,
-            scale=scale,
-            method=method,
-        )
+        mask, positions_of_keys = (cached >= 0)[:, None, None], (positions, cached)
+        out = attend(after.keys, after.values, mask=mask, positions=positions_of_keys)
     else:
         after = _with_block(k, v, cache, None if mask is None else valid, lengths)
         # The old cache: the first steps of the block attend to what its last ones overwrite.
         cached = cache.positions()
         visible = jnp.concatenate([cached >= 0, valid], 1)[:, None, None]
-        out = attention(
-            q,
+        out = attend(
             jnp.concatenate([cache.keys, k], 1),
             jnp.concatenate([cache.values, v], 1),
             causal=True,
             window=window,
             mask=visible,
             positions=(positions, jnp.concatenate([cached, positions], 1)),
-            alibi=alibi,
-            soft_cap=soft_cap,
-            scale=scale,
-            method=method,
         )
     if window is not None:
         return out, after

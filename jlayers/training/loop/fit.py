@@ -68,8 +68,8 @@ def fit(
       steps: the number of steps in total, those before a resumption included.
       epochs: the number of epochs in total. The loop ends at the first of ``steps`` and ``epochs``;
         an iterator, which is read once, also ends it.
-      steps_per_call: K steps in one call, through one ``lax.scan``: a small model's step takes less
-        time than Python needs to launch it. What is due at a step happens after its call.
+      steps_per_call: K steps in one call, as by ``train_step(steps=)``. What is due at a step
+        happens after its call.
       log_every: steps from one record to the next.
       evaluate: ``evaluate(state)`` gives metrics, which are recorded as "eval/...". It is called
         every ``evaluate_every`` steps, and after the last. ``make_evaluator`` makes one.

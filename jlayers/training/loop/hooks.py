@@ -54,9 +54,7 @@ class LoopSnapshot(NamedTuple):
     """A moment of a loop, from which it can continue.
 
     Attributes:
-      state: of training.
-      step: the number of steps taken in total.
-      position: in the data, after the last batch that was used.
+      state, step, position: as in ``FitResult``.
       records: all so far.
       sums: of the metrics since the last record ("sums", "counted"), and the last step at which
         everything due was done ("looked"), as JSON holds them; None at the start.
