@@ -14,15 +14,7 @@ from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.types import Params, State
 from .decode import decode_prompt
-from .prompts import (
-    Prompt,
-    PromptLike,
-    as_prompt,
-    bucket_length,
-    check_ids,
-    check_model,
-    stop_ids,
-)
+from .prompts import Prompt, PromptLike, as_prompt, bucket_length, check_ids, check_model, stop_ids
 from .sampling import check_settings, sampler
 
 Program = Callable[..., Sequence]

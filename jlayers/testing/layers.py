@@ -25,15 +25,7 @@ from ..base.types import PyTree
 from .cases import Case
 from .derivatives import check_derivatives
 from .purity import equations, same_program, same_traces
-from .trees import (
-    as_float,
-    floats_of,
-    item,
-    map_numpy,
-    stacked,
-    with_garbage_row,
-    without_first,
-)
+from .trees import as_float, floats_of, item, map_numpy, stacked, with_garbage_row, without_first
 
 # Equations of a program that is run without jit too, where JAX compiles each of them by itself.
 _FEW = 40

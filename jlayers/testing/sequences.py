@@ -23,14 +23,7 @@ from ..combinators.merge import concatenate
 from ..sequences.streaming import receptive_field as receptive_field_of
 from ..sequences.streaming import stream
 from .sequence_cases import SequenceCase, spoiled, valid_of
-from .trees import (
-    is_float,
-    map_numpy,
-    numbers,
-    other_than,
-    with_garbage_row,
-    without_first,
-)
+from .trees import is_float, map_numpy, numbers, other_than, with_garbage_row, without_first
 
 # A multiple of most strides: where a window lies may depend on what is left over.
 _MORE = 12

@@ -25,16 +25,7 @@ from ..custom_gradient import with_custom_gradient
 from ..dense import affine, kernel_gradient
 from ..dispatch import check_method, record_choice
 from ..dtypes import at_least_float32
-from .chunking import (
-    METHODS,
-    Carry,
-    Cell,
-    Gates,
-    Index,
-    Plan,
-    choose_recurrence,
-    over_chunks,
-)
+from .chunking import METHODS, Carry, Cell, Gates, Index, Plan, choose_recurrence, over_chunks
 
 # Saves copies of the carry in the forward loop; unrolling the backward one costs (docs/notes/0009).
 _UNROLLED = 8

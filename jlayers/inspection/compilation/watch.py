@@ -20,12 +20,7 @@ import jax
 from ...base import arguments
 from ...base.errors import TrainingError, public_api, warn
 from ...base.specs import format_short
-from .signature import (
-    Change,
-    Signature,
-    changes,
-    signature,
-)
+from .signature import Change, Signature, changes, signature
 
 # The event that JAX reports after each compilation, with the program's name as fun_name.
 _COMPILED = "/jax/core/compile/backend_compile_duration"

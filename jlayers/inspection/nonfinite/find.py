@@ -24,32 +24,10 @@ from ...base.specs import format_short, specs_of
 from ...base.tracing import trace
 from ...base.types import Params, PyTree, State
 from ..training_loss import Batch, LossFunction, Metrics, training_loss
-from .localize import (
-    Call,
-    first_backward,
-    first_forward,
-    is_finite,
-)
+from .localize import Call, first_backward, first_forward, is_finite
 from .measure import measured
-from .probes import (
-    Node,
-    matches_any,
-    nodes_of,
-    probed,
-    probes_of,
-    with_probes,
-    without_probes,
-)
-from .report import (
-    NonFinite,
-    Rows,
-    of_backward,
-    of_forward,
-    of_leaf,
-    of_loss,
-    of_norm,
-    of_sum,
-)
+from .probes import Node, matches_any, nodes_of, probed, probes_of, with_probes, without_probes
+from .report import NonFinite, Rows, of_backward, of_forward, of_leaf, of_loss, of_norm, of_sum
 
 
 class _Pass(NamedTuple):

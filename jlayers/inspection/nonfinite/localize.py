@@ -15,12 +15,7 @@ import numpy as np
 
 from ...base.parameters import entry_of
 from ...base.types import PyTree
-from .measure import (
-    HIGH,
-    INF,
-    LOW,
-    NAN,
-)
+from .measure import HIGH, INF, LOW, NAN
 from .probes import Node
 
 

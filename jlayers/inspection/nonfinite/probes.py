@@ -27,12 +27,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import path_text
 from ...base.tracing import trace
 from ...base.types import Params, PyTree, State
-from .measure import (
-    floating,
-    measured,
-    measured_arrays,
-    wide_dtype,
-)
+from .measure import floating, measured, measured_arrays, wide_dtype
 
 
 @dataclasses.dataclass(eq=False)

@@ -19,12 +19,7 @@ from ...base.sequence import Sequence, is_sequence
 from ...base.specs import format_short, format_spec, path_text
 from ...base.types import PyTree
 from .localize import Blamed, Call, whole
-from .measure import (
-    HIGH,
-    INF,
-    LOW,
-    NAN,
-)
+from .measure import HIGH, INF, LOW, NAN
 
 # Rows of a batch on one line; the attribute ``rows`` has them all.
 _SHOWN = 12

@@ -31,12 +31,7 @@ from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_mu
 from .metrics import History, MetricAccumulator, Pending, empty_accumulator
 from .non_finite import NonFiniteError
 from .program import Leaves, form_of, program_of
-from .recovery import (
-    Recovery,
-    restore_snapshot,
-    sums_of,
-    with_sums,
-)
+from .recovery import Recovery, restore_snapshot, sums_of, with_sums
 from .signals import Signals
 
 # (batch or stack, position after it, how many steps it is for)
