@@ -276,6 +276,6 @@ class CheckpointManager:
 
 
 def _warn_of_errors(errors: list[Exception]) -> None:
-    # Not an exception: nobody could catch it where this runs, in a finaliser.
+    # Not an exception: in a finaliser, where this runs, Python would print it and go on.
     for error in errors:
         warnings.warn(f"a checkpoint was not written: {error}", stacklevel=1)

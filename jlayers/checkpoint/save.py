@@ -212,7 +212,7 @@ def _checksums(arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, int]]:
         compute() if thread.ident is None else thread.join()
 
 
-# CRC-32 finds what a disk or a transfer does to bytes; it is no protection from intent, which could
+# CRC-32 finds what a disk or a transfer does to bytes. It does not protect from intent, which could
 # compute any other checksum as well. zlib lets other threads run while it computes.
 def checksum(array: np.ndarray) -> int:
     """The CRC-32 of the bytes of a contiguous array."""

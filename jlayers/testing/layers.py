@@ -180,7 +180,7 @@ def _law_5_loops(case: Case) -> None:
         return jax.lax.scan(step, state, xs)
 
     scanned = jax.jit(scan)(case.params, case.state, stacked([case.x, case.x]), case.key)
-    # By the program that has been compiled already, with the state handed on as a scan does.
+    # By the program that has been compiled already, with the state passed on as a scan does.
     first, middle = case.run(True)
     second, last = case.run(True, state=middle)
     case.same(5, "scan of apply", scanned, (last, stacked([first, second])), **_FLOAT32)
