@@ -159,9 +159,10 @@ def each_step(layer: LayerOrFunction) -> Layer:
 
 
 def _reverse_valid(x: Sequence) -> Sequence:
-    """The valid steps of each row in reverse order; the padding stays at its end.
+    """Each row backwards from its last valid step to its first; the padding stays where it is.
 
-    A strided layer counts steps from the start of a row, so valid steps have to begin there.
+    So the reverse of the reverse is the row again, wherever its padding is, and a strided layer,
+    which counts steps from the start of a row, meets the same padding in both directions.
     """
     field = x._receptive_field
     if field is not None:
@@ -170,10 +171,13 @@ def _reverse_valid(x: Sequence) -> Sequence:
     if x.mask.ndim == 1:  # of rows: each is a plain sequence
         return x._with(jnp.flip(x.values, 1))._with_field(field)
     places = jnp.broadcast_to(jnp.arange(x.mask.shape[1], dtype=jnp.int32), x.mask.shape)
-    # The mask may have holes: the end is after the last valid step.
-    ends = jnp.max(jnp.where(x.mask, places + 1, jnp.zeros_like(places)), 1, keepdims=True)
-    ends = jnp.broadcast_to(ends, places.shape)
-    source = jnp.where(places < ends, ends - 1 - places, places)
+    # Padding may stand in front, behind and, as a hole, between valid steps.
+    steps = jnp.full_like(places, x.mask.shape[1])
+    first = jnp.min(jnp.where(x.mask, places, steps), 1, keepdims=True)
+    last = jnp.max(jnp.where(x.mask, places, -jnp.ones_like(places)), 1, keepdims=True)
+    first, last = (jnp.broadcast_to(edge, places.shape) for edge in (first, last))
+    inside = (places >= first) & (places <= last)
+    source = jnp.where(inside, first + last - places, places)
     of_values = source.reshape(*source.shape, *(1,) * (x.ndim - 2))
     values = jnp.take_along_axis(x.values, of_values, axis=1)
     return x._with(values, jnp.take_along_axis(x.mask, source, axis=1))._with_field(field)

@@ -17,7 +17,15 @@ from ..base.specs import format_spec, path_text, specs_of
 from ..base.types import PyTree
 from ..sequences.streaming import stream
 from .purity import same_program
-from .trees import as_float, difference_of, floats_of, is_float, values_for, with_floats
+from .trees import (
+    as_float,
+    difference_of,
+    floats_of,
+    is_float,
+    map_numpy,
+    values_for,
+    with_floats,
+)
 
 
 class Result(NamedTuple):
@@ -50,7 +58,10 @@ class SequenceCase:
         lengths[0], lengths[-1] = steps, 0 if batch > 2 else steps // 2
         # Masks that no lengths describe.
         holes = random.random(self.lead) < 0.6
-        self.masks = [np.arange(steps) < lengths[:, None], holes]
+        self.lengths = lengths
+        in_front = np.arange(steps) >= steps - lengths[:, None]
+        # Padding behind, with holes, and in front, where positions and windows go wrong first.
+        self.masks = [np.arange(steps) < lengths[:, None], holes, in_front]
         y = out_spec(layer, self.masked(self.x, holes))
         found = sequences_in(y)
         self.gives_steps = len(found) == len(jax.tree.leaves(y, is_leaf=is_sequence))
@@ -79,6 +90,17 @@ class SequenceCase:
                 raise
             return False
         return True
+
+    def in_front(self, tree: PyTree) -> PyTree:
+        """(batch, time, ...) with the padding behind each row moved in front of it."""
+        steps = np.arange(self.lead[1])
+        source = (steps - (self.lead[1] - self.lengths)[:, None]) % self.lead[1]
+
+        def move(leaf: Any) -> np.ndarray:
+            places = source.reshape(*source.shape, *(1,) * (np.ndim(leaf) - 2))
+            return np.take_along_axis(np.asarray(leaf), places, 1)
+
+        return map_numpy(move, tree)
 
     def masked(self, x: PyTree, mask: Any) -> PyTree:
         """``x`` as Sequences, or as it is without a mask."""

@@ -43,8 +43,9 @@ def check_sequence(
     """Checks that a layer minds masks and, if it is causal, that its steps make the whole.
 
     1. NaN and other garbage in the padding changes no valid output, no state and no gradient, in
-       training and out of it; rows of length zero and masks with holes are among those tried. How
-       much padding there is changes no valid output.
+       training and out of it; rows of length zero, padding in front and masks with holes are among
+       those tried. How much padding there is changes no valid output; nor does it, for a layer
+       that gives an output for each step, whether it stands in front or behind.
     2. Out of training, garbage in one row of the batch changes no other row.
     3. A causal layer gives for the whole sequence what it gives step by step and for blocks of
        random sizes: outputs and gradients, with a mask and without one.
@@ -73,6 +74,7 @@ def check_sequence(
         case = SequenceCase(lift(layer), x, tolerance, np.random.default_rng(seed))
         _padding(case)
         _more_padding(case)
+        _padding_in_front(case)
         if batch_axis is not None:
             _rows(case, batch_axis)
         if case.gives_steps:
@@ -116,6 +118,19 @@ def _more_padding(case: SequenceCase) -> None:
         more = run_longer(case.params, case.masked(jax.tree.map(longer, case.x), longer(mask)))
         cut = jax.tree.map(shortened, y.y, more, is_leaf=is_sequence)
         case.same(f"output with {_MORE} more steps of padding:", cut, y.valid)
+
+
+def _padding_in_front(case: SequenceCase) -> None:
+    behind, _, in_front = case.masks
+    run = case.run[False]
+    if not case.gives_steps:
+        return
+    wanted = run(case.masked(case.x, behind)).valid
+    # Windows with strides are placed from the first step of a row, padding or not.
+    if any(leaf.shape[:2] != case.lead for leaf in jax.tree.leaves(wanted)):
+        return
+    moved = run(case.masked(case.in_front(case.x), in_front)).valid
+    case.same("output with the padding in front:", moved, case.in_front(wanted))
 
 
 def _rows(case: SequenceCase, batch_axis: int) -> None:
