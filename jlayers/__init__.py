@@ -68,11 +68,13 @@ from .layers import (
     MaxPool,
     MinGRU,
     MinGRUCell,
+    PositionEmbedding,
     Reshape,
     RMSNorm,
     SelfAttention,
     SimpleRNN,
     SimpleRNNCell,
+    SinusoidalPositions,
 )
 from .sequences.streaming import causal, receptive_field, stream
 
@@ -122,6 +124,7 @@ __all__ = [
     "MinGRUCell",
     "Pair",
     "ParamSpec",
+    "PositionEmbedding",
     "RMSNorm",
     "ReceptiveField",
     "Reshape",
@@ -131,6 +134,7 @@ __all__ = [
     "SequenceMode",
     "SimpleRNN",
     "SimpleRNNCell",
+    "SinusoidalPositions",
     "StepPair",
     "Summary",
     "TrainingError",

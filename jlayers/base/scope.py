@@ -10,7 +10,6 @@ change of one mode has to be made in all.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,8 +20,9 @@ from jax.typing import DTypeLike
 from .errors import LayerError, error_context
 from .layer import Layer, Rebuild
 from .parameters import ParamSpec, check_name, child_key, entry_of, make, merge_entry
+from .positions import POSITIONS
 from .sequence_mode import SequenceMode
-from .specs import cast_like, checked_spec, format_spec, specs_of, storage_dtype
+from .specs import cast_like, checked_spec, format_spec, placeholders, specs_of, storage_dtype
 from .step_pair import StepPair, stream_of
 from .tracing import Trace, run, trace
 from .types import Carry, Initializer, Key, Params, PyTree, Spec, State
@@ -67,10 +67,37 @@ class Variable:
         self._scope._variables[self._name] = jnp.asarray(new, old.dtype)
 
 
+# A child that every body has, called by ``f.positions``: it has a carry, as children have.
+_HIDDEN = {"positions": POSITIONS}
+
+
+class Child:
+    """``f.child``: called, it is the child's output; ``f.child.params`` are its parameters."""
+
+    __slots__ = ("_name", "_scope")
+
+    def __init__(self, scope: Scope, name: str):
+        self._scope = scope
+        self._name = name
+
+    def __call__(self, *xs: PyTree, **named: PyTree) -> PyTree:
+        return self._scope._call(self._name, *xs, **named)
+
+    @property
+    def params(self) -> Params:
+        """The child's parameters, to tie weights: ``h @ f.embed.params["embedding"].T``.
+
+        Raises:
+          LayerError: before the first call of the child, from which its sizes come.
+        """
+        return self._scope._params_of(self._name)
+
+
 class Scope:
     """The ``f`` of a ``compose`` body.
 
     ``f.child(x)`` or ``f["child"](x)`` calls a child; calling one twice shares its parameters.
+    ``f.child.params`` are its parameters.
 
     Attributes:
       train: whether this is a training step, a Python bool.
@@ -95,20 +122,20 @@ class Scope:
     def children(self) -> tuple[str, ...]:
         return tuple(self._children)
 
-    def __getattr__(self, name: str) -> Callable[[PyTree], PyTree]:
+    def __getattr__(self, name: str) -> Child:
         # copy and pickle look for special methods; those are not children.
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
 
-    def __getitem__(self, name: str) -> Callable[[PyTree], PyTree]:
+    def __getitem__(self, name: str) -> Child:
         if name not in self._children:
             raise LayerError(
                 f"the body calls a child {name!r} that was not given",
                 got=f"children {', '.join(self._children) or 'none'}",
                 hint=f"compose(body, {name}=...)",
             )
-        return functools.partial(self._call, name)
+        return Child(self, name)
 
     def param(
         self, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike | None = None
@@ -152,6 +179,17 @@ class Scope:
         self._keys_drawn += 1
         return jax.random.fold_in(self._key, self._keys_drawn)
 
+    def positions(self, x: PyTree) -> PyTree:
+        """The absolute position of each step of ``x``, int32 (batch, time).
+
+        Positions count the valid steps of a row: padding in front of it counts nothing, and in a
+        stream they go on from block to block.
+
+        Args:
+          x: (batch, time, ...), an array or a ``Sequence``, whose positions are a ``Sequence``.
+        """
+        return self._call("positions", x)
+
     def _declared(
         self, tree: Tree, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike
     ) -> jax.Array:
@@ -173,7 +211,7 @@ class Scope:
                 got=f"{len(xs)} inputs" + "".join(f", and one named {own!r}" for own in named),
                 hint=f"f.{name}(x); several inputs are a tuple: f.{name}((a, b))",
             )
-        child = self._children[name]
+        child = _child_of(self._children, name)
         # Profiles show the path; a transparent wrapper adds no segment to it.
         scope = jax.named_scope(name) if name else contextlib.nullcontext()
         with error_context(child, name, self._before), scope:
@@ -190,6 +228,9 @@ class Scope:
         ]
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
+        raise NotImplementedError
+
+    def _params_of(self, name: str) -> Params:
         raise NotImplementedError
 
     def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
@@ -209,6 +250,7 @@ class InitScope(Scope):
         found, y = run(child, self._key, x)
         # A child has one set of parameters, whatever the number of its calls.
         first = self._found.setdefault(name, found)
+        self._inputs.setdefault(name, [])
         for before, now, what in (
             (first.params, found.params, "parameters"),
             (first.state, found.state, "state"),
@@ -221,6 +263,15 @@ class InitScope(Scope):
                 )
         self._inputs[name].append(specs_of(x))
         return y
+
+    def _params_of(self, name: str) -> Params:
+        if name not in self._found:
+            raise LayerError(
+                f"the child {name!r} has no parameters before its first call",
+                hint=f"f.{name}(x) before f.{name}.params",
+            )
+        params: Params = placeholders(self._found[name].params)
+        return params
 
     def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
         value = make(self._key, name, init, spec.shape, spec.dtype)
@@ -304,6 +355,9 @@ class ApplyScope(Scope):
         self._state_of_children[name] = after
         return y
 
+    def _params_of(self, name: str) -> Params:
+        return entry_of(self._given["params"], name)
+
     def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
         if name not in self._given[tree]:
             raise LayerError(
@@ -321,6 +375,11 @@ class ApplyScope(Scope):
         for name, state in self._state_of_children.items():
             merge_entry(new, name, state)
         return new
+
+
+def _child_of(children: Mapping[str, Layer], name: str) -> Layer:
+    child = children.get(name)
+    return _HIDDEN[name] if child is None else child
 
 
 Body = Callable[[Scope, PyTree], PyTree]
@@ -361,7 +420,7 @@ def composite(
         carry: Carry = {}
         # Each child starts from what the body gives it, which the abstract pass has recorded.
         for name, inputs in trace(layer, x).inputs.items():
-            child = children[name]
+            child = _child_of(children, name)
             for again, child_x in enumerate(inputs):
                 with error_context(child, name):
                     entry = stream_of(child).start(

@@ -219,6 +219,57 @@ class Sequence:
     def _with_field(self, field: ReceptiveField | None) -> Sequence:
         return _make(self.values, self.mask, field)
 
+    @staticmethod
+    @public_api
+    def concatenate(parts: Iterable[Sequence | ArrayLike]) -> Any:
+        """Parts one after the other in time, with their masks; all steps of an array are valid.
+
+        Padding inside the result is a hole in its mask, which every layer minds.
+
+        Args:
+          parts: Sequences and arrays (batch, time, ...), with equal sizes on all other axes.
+
+        Returns:
+          A Sequence, or an array where all parts are arrays.
+
+        Raises:
+          LayerError: for no parts, and for parts that do not fit together.
+        """
+        given = [part if isinstance(part, Sequence) else jnp.asarray(part) for part in parts]
+        if len({(part.shape[:1], part.shape[2:], part.dtype) for part in given}) != 1:
+            raise LayerError(
+                "parts must have one batch, one dtype and the same features",
+                expected="(batch, time, ...)",
+                got=", ".join(text(part) for part in given) or "no parts",
+            )
+        values = jnp.concatenate([split(part)[0] for part in given], 1)
+        if not any(isinstance(part, Sequence) for part in given):
+            return values
+        masks = [
+            part.mask if isinstance(part, Sequence) else jnp.ones(part.shape[:2], bool)
+            for part in given
+        ]
+        return Sequence(values, jnp.concatenate(masks, 1))
+
+    @public_api
+    def prepend(self: Sequence | jax.Array, steps: ArrayLike) -> Any:
+        """The sequence with valid steps in front of each row, such as a learned [CLS] step.
+
+        ``jl.Sequence.prepend(x, steps)`` takes an array ``x`` too.
+
+        Args:
+          steps: (steps, ...), the same for every row, or (batch, steps, ...).
+
+        >>> import jax.numpy as jnp, jlayers as jl
+        >>> x = jl.Sequence.from_lengths(jnp.ones((2, 2, 1)), [2, 1])
+        >>> x.prepend(jnp.zeros((1, 1))).mask.tolist()
+        [[True, True, True], [True, True, False]]
+        """
+        front = jnp.asarray(steps)
+        if front.ndim == self.ndim - 1:
+            front = jnp.broadcast_to(front, (self.shape[0], *front.shape))
+        return Sequence.concatenate([front, self])
+
     def __getitem__(self, index: slice | tuple[slice, ...]) -> Sequence:
         """Rows and steps: ``x[rows, steps]`` with slices."""
         index = index if isinstance(index, tuple) else (index,)
@@ -243,6 +294,28 @@ class Sequence:
 
     # Otherwise NumPy would add a Sequence to each element of an array.
     __array_priority__ = 1000
+
+    @public_api
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise LayerError(
+            "an array has no mask, and a Sequence is not an array",
+            got=f"Sequence of {text(self.values)}",
+            hint="x.map(function) keeps the mask; x.fill() has zeros in the padding, x.values anything",
+        )
+
+    # jnp asks for this where it finds no array.
+    __jax_array__ = __array__
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what does not exist: methods of arrays would read the padding.
+        answer = f"'Sequence' object has no attribute {name!r}"
+        if not name.startswith("_") and hasattr(jax.Array, name):
+            answer += (
+                f"\n  hint:     x.fill().{name} reads padding as zeros, x.values.{name} as it is"
+            )
+            if name in ("sum", "mean", "max", "min"):
+                answer += "; GlobalAvgPool() and GlobalMaxPool() leave it out"
+        raise AttributeError(answer)
 
     def tree_flatten_with_keys(self) -> tuple[PyTree, ReceptiveField | None]:
         key = jax.tree_util.GetAttrKey

@@ -11,7 +11,7 @@ from ..base.parameters import check_name
 from ..base.scope import Body, composite
 from ..sequences.array_bodies import taking_sequences
 
-_RESERVED = ("children", "key", "param", "train", "variable")
+_RESERVED = ("children", "key", "param", "positions", "train", "variable")
 
 
 @factory
@@ -25,7 +25,8 @@ def compose(body: Body, /, *, name: str | None = None, **children: LayerOrFuncti
     Args:
       body: a function of the scope ``f`` and the input ``x``. ``f.child(x)`` calls a child,
         ``f.param(name, init, shape)`` is a parameter, ``f.variable(name, init, shape)`` a value
-        in the state, ``f.key()`` a fresh random key, ``f.train`` whether this is training.
+        in the state, ``f.key()`` a fresh random key, ``f.positions(x)`` where the steps of ``x``
+        are, ``f.child.params`` the child's parameters, ``f.train`` whether this is training.
       name: what a parent names the layer after; by default ``compose``, or the ``factory``.
       **children: layers, or functions of one argument, by name.
 

@@ -8,12 +8,13 @@ What is exported here is for users; layers import what else they need from its m
 from .attention.attention import attention
 from .attention.cache import Cache, cached_attention
 from .attention.mask import alibi_slopes
-from .attention.rotary import apply_rope, positions_from_mask
+from .attention.rotary import apply_rope
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
 from .norm import masked_normalize, normalize, standardize
 from .pooling import avg_pool, global_max_pool, max_pool
+from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "normalize",
     "positions_from_mask",
     "simple_rnn",
+    "sinusoids",
     "standardize",
 ]

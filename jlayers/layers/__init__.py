@@ -14,6 +14,8 @@ from .pooling.avg_pool import AvgPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
 from .pooling.max_pool import MaxPool
+from .position.position_embedding import PositionEmbedding
+from .position.sinusoidal_positions import SinusoidalPositions
 from .recurrent.cell import Cell
 from .recurrent.conv_lstm import ConvLSTM, ConvLSTMCell
 from .recurrent.gru import GRU, GRUCell
@@ -53,9 +55,11 @@ __all__ = [
     "MaxPool",
     "MinGRU",
     "MinGRUCell",
+    "PositionEmbedding",
     "RMSNorm",
     "Reshape",
     "SelfAttention",
     "SimpleRNN",
     "SimpleRNNCell",
+    "SinusoidalPositions",
 ]

@@ -23,7 +23,7 @@ from ..base.scope import Body, InitScope, Scope
 from ..base.sequence import Sequence, is_sequence, joined_masks, mapped, sequences_in
 from ..base.specs import format_short, spec_key, specs_of
 from ..base.tracing import REMEMBERED
-from ..base.types import PyTree
+from ..base.types import Params, PyTree
 
 # No model has a batch of so many rows, or an axis of so many steps. 55,440 has many divisors, so
 # that layers with strides divide it exactly, and different lengths stay different.
@@ -150,11 +150,27 @@ class _Values:
     def __getattr__(self, name: str) -> Any:
         return self[name] if name in self._f.children else getattr(self._f, name)
 
-    def __getitem__(self, name: str) -> Callable[[PyTree], PyTree]:
-        return functools.partial(self._call, self._f[name])
+    def __getitem__(self, name: str) -> Any:
+        return _Child(functools.partial(self._call, self._f[name]), self._f[name])
+
+    def positions(self, x: PyTree) -> PyTree:
+        return self._call(self._f.positions, x)
 
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
         raise NotImplementedError
+
+
+class _Child:
+    def __init__(self, call: Callable[[PyTree], PyTree], child: Any):
+        self._call, self._child = call, child
+
+    def __call__(self, x: PyTree) -> PyTree:
+        return self._call(x)
+
+    @property
+    def params(self) -> Params:
+        params: Params = self._child.params
+        return params
 
 
 class _Discovering(_Values):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..positions import positions_from_mask
 from .attention import attention
-from .rotary import positions_from_mask
 
 
 class Cache(NamedTuple):

@@ -1,4 +1,4 @@
-"""Positions of steps, and rotary embeddings of them."""
+"""Rotary embeddings of positions."""
 
 from __future__ import annotations
 
@@ -6,28 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from ..dtypes import at_least_float32
-
-
-def positions_from_mask(mask: jax.Array, start: jax.Array | None = None) -> jax.Array:
-    """The position of each step: how many valid steps of its row precede it.
-
-    Args:
-      mask: bools (batch, T), True for valid steps.
-      start: how many steps preceded the first one, int32 (batch,); none if None.
-
-    Returns:
-      int32 (batch, T).
-
-    >>> import jax.numpy as jnp, jlayers as jl
-    >>> jl.core.positions_from_mask(jnp.array([[True, False, True, True]])).tolist()
-    [[0, 1, 1, 2]]
-    """
-    valid = mask.astype(jnp.int32)
-    # The step itself is taken off again: a cumulative sum includes it.
-    positions = jnp.cumsum(valid, 1, dtype=jnp.int32) - valid
-    if start is None:
-        return positions
-    return positions + jnp.broadcast_to(start[:, None], positions.shape)
 
 
 def apply_rope(x: jax.Array, positions: jax.Array, base: float = 10000.0) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Layers that say where a step is."""
