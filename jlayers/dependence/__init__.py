@@ -1,7 +1,22 @@
 """How output steps depend on input steps, found by looking at a function's jaxpr."""
 
-from .analysis import judge, judge_call
+from .analysis import compare, judge, judge_call
+from .domain import Sizes
+from .rules_control import OPAQUE
 from .source import Source
-from .verdict import Verdict, Why
+from .trace import OWN_SIZES, Trace
+from .verdict import Verdict, Why, worst
 
-__all__ = ["Source", "Verdict", "Why", "judge", "judge_call"]
+__all__ = [
+    "OPAQUE",
+    "OWN_SIZES",
+    "Sizes",
+    "Source",
+    "Trace",
+    "Verdict",
+    "Why",
+    "compare",
+    "judge",
+    "judge_call",
+    "worst",
+]

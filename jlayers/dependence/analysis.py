@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 
-from .domain import OWN, ROWS, STEPS, Cause, Factor, Sizes, Value, plain_axes
-from .equation import Differs, inner
+from .domain import Cause, Sizes, fresh
+from .equation import Differs, inner, shapes
 from .trace import Inputs, Trace
 from .verdict import Verdict, all_mixed, verdict, worst
 from .walk import ANOTHER_PROGRAM, walk
@@ -23,7 +23,7 @@ from .walk import ANOTHER_PROGRAM, walk
 _UNTRACEABLE = "cannot be traced for another number of steps"
 
 
-def judge(function: Callable[..., Any], *arguments: Any, timed: Any = True) -> Any:
+def judge(function: Callable[..., Any], *arguments: Any, timed: Any = True, lead: int = 2) -> Any:
     """Tells how each output step of a function depends on the input steps.
 
     It looks at the function at a few sizes of its own, so a branch in Python on the number of
@@ -33,8 +33,10 @@ def judge(function: Callable[..., Any], *arguments: Any, timed: Any = True) -> A
       function: of the arguments, to a pytree of arrays. It is traced, not run.
       arguments: pytrees of arrays or ``jax.ShapeDtypeStruct``, for their shapes and dtypes alone.
       timed: which arrays lead with (batch, time): a bool for all arguments, a tuple with a bool or
-        a prefix tree of bools for each, or a function of an array. Others keep their shape and
-        count as constants.
+        a prefix tree of bools for each, or a function of an array. ``"rows"`` in the place of a
+        bool is for an array that leads with (batch,) alone. Others keep their shape and count as
+        constants.
+      lead: how many axes timed arrays lead with: 1 for (steps, ...) without a batch.
 
     Returns:
       A pytree like the function's result, with a ``Verdict`` for each array.
@@ -53,14 +55,16 @@ def judge(function: Callable[..., Any], *arguments: Any, timed: Any = True) -> A
     >>> judge(lambda x: x.at[:, 1:].add(-x[:, :-1]), x).kind
     'mixed'
     """
-    inputs = Inputs(arguments, timed)
+    inputs = Inputs(arguments, timed, lead)
     traces = inputs.own_traces(function)
     if traces is None:
         return _untraceable(inputs.trace(function, inputs.rows, inputs.steps))
     return _tree(traces[0], _compare(inputs, *traces))
 
 
-def judge_call(function: Callable[..., Any], *arguments: Any, timed: Any = True) -> Any:
+def judge_call(
+    function: Callable[..., Any], *arguments: Any, timed: Any = True, lead: int = 2
+) -> Any:
     """As ``judge``, and compares with the sizes of the arguments.
 
     Their number of steps is compared with one more, more than twice as many, and 2: a row of 2
@@ -75,7 +79,7 @@ def judge_call(function: Callable[..., Any], *arguments: Any, timed: Any = True)
     >>> judge(f, x).kind, judge_call(f, x).kind
     ('each', 'mixed')
     """
-    inputs = Inputs(arguments, timed)
+    inputs = Inputs(arguments, timed, lead)
     # Never 1: a dimension of length 1 broadcasts, and means something else.
     rows, steps = max(inputs.rows, 2), max(inputs.steps, 2)
     call = inputs.first_trace(function, [(rows, steps)])
@@ -100,27 +104,29 @@ def judge_call(function: Callable[..., Any], *arguments: Any, timed: Any = True)
 def _compare(inputs: Inputs, first: Trace, second: Trace) -> list[Verdict]:
     """A verdict for each output, from two traces."""
     sizes = Sizes((first.rows, second.rows), (first.steps, second.steps))
-    arguments = [
-        _argument(leaf.shape, is_timed, sizes)
-        for leaf, is_timed in zip(inputs.leaves, inputs.timed, strict=True)
-    ]
+    return compare(first, second, sizes, inputs.lead)
+
+
+def compare(first: Trace, second: Trace, sizes: Sizes, lead: int = 2) -> list[Verdict]:
+    """A verdict for each output of a program that was traced twice.
+
+    Args:
+      first, second: its traces.
+      sizes: the rows, and the steps that are asked for. Other lengths that differ between the
+        traces, such as those of another sequence, count as the same all along.
+      lead: as for ``judge``.
+    """
+    one, two = inner(first.program), inner(second.program)
     try:
-        if first.structure != second.structure:
+        if first.structure != second.structure or len(one.invars) != len(two.invars):
             raise Differs(Cause((), "", ANOTHER_PROGRAM))
+        arguments = [fresh(shape, sizes, lead) for shape in shapes(one.invars, two.invars)]
         values = walk(
             (first.program, second.program), arguments, sizes, (), itertools.count().__next__
         )
     except Differs as difference:
         return _mixed(difference.cause or Cause((), "", ANOTHER_PROGRAM), first, second)
-    return [verdict(value, sizes) for value in values]
-
-
-def _argument(shape: Sequence[int], is_timed: bool, sizes: Sizes) -> Value:
-    if not is_timed:
-        return Value(plain_axes((n, n) for n in shape))
-    rest = plain_axes((n, n) for n in shape[2:])
-    leading = ((Factor(ROWS, sizes.rows),), (Factor(STEPS, sizes.steps),))
-    return Value((*leading, *rest), window=OWN)
+    return [verdict(value, sizes, lead) for value in values]
 
 
 def _tree(trace: Trace, verdicts: Sequence[Verdict]) -> Any:

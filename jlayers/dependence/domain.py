@@ -201,3 +201,21 @@ def hull(windows: Iterable[Window | None]) -> Window | None:
     if not known:
         return None
     return min(window[0] for window in known), max(window[1] for window in known)
+
+
+def fresh(shape: Shape, sizes: Sizes, lead: int = 2) -> Value:
+    """A value from outside the program: its axes are known by their lengths in both traces.
+
+    One that leads with the rows and the steps holds them. Another has no steps in it: it is a
+    constant, the same for all rows and along other lengths that vary.
+    """
+    whole = ((Factor(ROWS, sizes.rows),), (Factor(STEPS, sizes.steps),))[-lead:]
+    if shape[:lead] == (sizes.rows, sizes.steps)[-lead:]:
+        return Value((*whole, *_rest(shape[lead:])), window=OWN)
+    if lead == 2 and shape[:1] == (sizes.rows,) and varies(sizes.rows):
+        return Value(((Factor(ROWS, sizes.rows, True),), *_rest(shape[1:])))
+    return Value(_rest(shape))
+
+
+def _rest(shape: Shape) -> tuple[Axis, ...]:
+    return tuple(plain(size, varies(size)) for size in shape)

@@ -7,7 +7,7 @@ never pass for harmless. ``RULES`` at the end is what the walk looks up.
 from __future__ import annotations
 
 from .combine import READS_SIZE, meet, union, unknown
-from .domain import Value, plain_axes, varies
+from .domain import Value, plain, plain_axes, varies
 from .equation import Equation
 from .registry import Rules
 
@@ -71,16 +71,22 @@ def empty(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 
 def random(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """Numbers drawn from a key: others at each index, and others for another shape."""
+    """Numbers drawn from a key.
+
+    Those of one step are drawn like those of any other: which step gets which number says nothing
+    of where the step is, so they count as the same all along rows and steps.
+    """
     base = union(arguments, equation.cause(READS_SIZE))
     if base.window is not None:
         return unknown(equation, arguments)
     shapes = [*equation.operands, *equation.results]
-    if any(varies(size) for shape in shapes for size in shape):
-        base = base._replace(place=base.place or equation.cause("draws random numbers by position"))
-    elif not equation.has_equal_params():
+    as_drawn = any(varies(size) for shape in shapes for size in shape)
+    if not as_drawn and not equation.has_equal_params():
         base = base._replace(place=base.place or equation.cause(READS_SIZE))
-    return [base._replace(axes=plain_axes(shape)) for shape in equation.results]
+    return [
+        base._replace(axes=tuple(plain(size, varies(size)) for size in shape))
+        for shape in equation.results
+    ]
 
 
 RULES: Rules = {

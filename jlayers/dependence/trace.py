@@ -46,38 +46,48 @@ class Inputs:
     Args:
       arguments: pytrees of arrays or ``jax.ShapeDtypeStruct``.
       timed: which of them lead with (batch, time): a prefix tree of bools for the tuple of
-        arguments, or a function of an array.
+        arguments, or a function of an array. ``"rows"`` is for one that leads with (batch,) alone.
+      lead: how many axes that is: 2, or 1 where steps are rows of their own, without a batch.
 
     Raises:
       ValueError: no array is timed, one that is has no two dimensions, or they disagree.
     """
 
-    def __init__(self, arguments: Sequence[Any], timed: Any = True):
+    def __init__(self, arguments: Sequence[Any], timed: Any = True, lead: int = 2):
+        self.lead = lead
         leaves, self.structure = jax.tree.flatten(tuple(arguments))
         self.leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         if callable(timed):
-            self.timed = [bool(timed(leaf)) for leaf in leaves]
+            self.timed = [timed(leaf) for leaf in leaves]
         else:
             spread = jax.tree.map(
-                lambda flag, part: jax.tree.map(lambda _: bool(flag), part),
+                lambda flag, part: jax.tree.map(lambda _: flag, part),
                 timed if isinstance(timed, tuple) else (timed,) * len(arguments),
                 tuple(arguments),
             )
             self.timed = jax.tree.leaves(spread)
         leading = {
-            leaf.shape[:2]
+            leaf.shape[:lead]
             for leaf, is_timed in zip(self.leaves, self.timed, strict=True)
-            if is_timed
+            if is_timed is True
         }
-        if len(leading) != 1 or len(next(iter(leading))) != 2:
+        if len(leading) != 1 or len(next(iter(leading))) != lead:
             shapes = sorted(leading)
             raise ValueError(f"timed arrays must lead with one (batch, time), got {shapes}")
-        self.rows, self.steps = leading.pop()
+        self.rows, self.steps = (1, *leading.pop())[-2:]
 
     def at(self, rows: int, steps: int) -> tuple[Any, ...]:
         """The arguments for another number of rows and steps."""
+        leading = (rows, steps)[-self.lead :]
         leaves = [
-            jax.ShapeDtypeStruct((rows, steps, *leaf.shape[2:]), leaf.dtype) if is_timed else leaf
+            leaf
+            if not is_timed
+            else jax.ShapeDtypeStruct(
+                (rows, *leaf.shape[1:])
+                if is_timed == "rows"
+                else (*leading, *leaf.shape[self.lead :]),
+                leaf.dtype,
+            )
             for leaf, is_timed in zip(self.leaves, self.timed, strict=True)
         ]
         arguments: tuple[Any, ...] = jax.tree.unflatten(self.structure, leaves)

@@ -69,7 +69,7 @@ def kind_of(window: tuple[float, float]) -> Kind:
     return "earlier" if window[1] <= 0 else "mixed"
 
 
-def verdict(value: Value, sizes: Sizes) -> Verdict:
+def verdict(value: Value, sizes: Sizes, lead: int = 2) -> Verdict:
     """What is known of an output."""
     place = value.place
     axes = value.axes

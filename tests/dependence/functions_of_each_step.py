@@ -17,6 +17,7 @@ HALF = _random.normal(size=(2, 2)).astype("float32")
 
 table = Table()
 each, alarm, by_place, of_rows = table.each, table.alarm, table.each_by_place, table.each_of_rows
+drawn = table.each_drawn
 
 
 def ids(x):
@@ -755,13 +756,13 @@ def stop_gradient_of_norm(x):
     return x / lax.stop_gradient(1 + jnp.linalg.norm(x, axis=-1, keepdims=True))
 
 
-@by_place
+@drawn
 def dropout(x):
     keep = jax.random.bernoulli(jax.random.key(0), 0.5, x.shape)
     return jnp.where(keep, x * 2, 0.0)
 
 
-@by_place
+@drawn
 def gaussian_noise(x):
     return x + jax.random.normal(jax.random.key(0), x.shape)
 
@@ -894,7 +895,7 @@ def flattened_position_table(x):
     return (x.reshape(b, t * d) + jnp.arange(t * d, dtype="float32")).reshape(x.shape)
 
 
-@by_place
+@drawn
 def keys_for_each_row(x):
     keys = jax.random.split(jax.random.key(0), x.shape[0])
     return jax.vmap(lambda k, row: row * jax.random.uniform(k, ()))(keys, x)

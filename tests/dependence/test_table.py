@@ -44,7 +44,8 @@ def test_row(row):
         assert verdict.window[1] >= found.window[1]
     assert verdict.rows >= found.rows
     assert verdict.leads == found.leads
-    assert verdict.place >= (found.moved and row.kind == EACH and not row.rows)
+    assert verdict.place >= (found.moved and row.kind == EACH and not row.rows and not row.drawn)
+    assert not row.drawn or (found.moved and verdict.is_per_step)
     # No false alarm but those of the table.
     for says in (verdict, judge_call(row.function, X)):
         assert says.kind == (row.says or row.kind)
