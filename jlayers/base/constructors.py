@@ -62,7 +62,8 @@ def stateless(
             )
         return params
 
-    return pure(checked_init, apply, name=name)
+    mode = SequenceMode("unknown", function=apply)
+    return pure(checked_init, apply, name=name, sequence_mode=mode)
 
 
 def pure(
@@ -142,7 +143,8 @@ def lift(layer: LayerOrFunction) -> Layer:
 
     # Children are named after the function: ``relu``, ``relu_1``.
     kind = snake_case(function_name(layer))
-    lifted = pure(no_params, lambda params, x: layer(x), name=kind)
+    mode = SequenceMode("unknown", function=layer)
+    lifted = pure(no_params, lambda params, x: layer(x), name=kind, sequence_mode=mode)
     return lifted._replace(_named=False, _text=lambda: function_text(layer))
 
 
@@ -177,8 +179,8 @@ def of_steps(
 def on_sequence(function: Callable[[Any], PyTree]) -> Layer:
     """A layer of a function of a whole ``Sequence``, values and mask.
 
-    A plain function is a layer that works on each step by itself: it is called with the values of
-    a ``Sequence`` alone. A function that mixes steps has to say so here, and to use the mask.
+    A plain function is called with the values of a ``Sequence`` alone, and refused if it is found
+    to mix steps. A function that mixes them has to say so here, and to use the mask.
 
     Args:
       function: of the input, a Sequence or an array, to a Sequence, an array, or a tree of these.

@@ -71,7 +71,8 @@ class Layer:
       children: layers inside this one by name; a child named ``""`` has the path and the
         parameters of the layer itself.
       rebuild: ``rebuild(children)``, the same layer around other children of the same names.
-      sequence_mode: how it takes a ``Sequence``; by default it works on each step by itself.
+      sequence_mode: how it takes a ``Sequence``; by default ``apply`` is looked at, and has to
+        work on each step by itself.
       stream: its ``StepPair`` if it is causal in time and mixes steps; or a text that says why it
         cannot be streamed.
       abstract: instead of ``init``, the layer's part of the abstract pass, which writes the table
@@ -122,7 +123,7 @@ class Layer:
         rebuild: Rebuild | None = None,
         copies: int = 1,
         abstract: AbstractFn | None = None,
-        sequence_mode: SequenceMode = SequenceMode.PER_STEP,
+        sequence_mode: SequenceMode = SequenceMode.UNKNOWN,
         stream: StepPair | str | None = None,
     ):
         if abstract is None:

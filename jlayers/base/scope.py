@@ -393,6 +393,7 @@ def composite(
     rebuild: Rebuild,
     each_step: bool = False,
     unstreamed: str | None = None,
+    check_stream: Callable[[PyTree], None] | None = None,
 ) -> Layer:
     """A layer from a body and its named children: what ``compose`` and the combinators are.
 
@@ -401,6 +402,7 @@ def composite(
     Args:
       each_step: whether it works on each step of a sequence by itself, whatever its children do.
       unstreamed: why it cannot be streamed, if not for its children.
+      check_stream: raises where the body itself cannot take a block, of these specs, for the whole.
     """
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
@@ -418,6 +420,8 @@ def composite(
     # A child that is called twice has two carries, ``name`` and ``name/1``.
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         carry: Carry = {}
+        if check_stream is not None:
+            check_stream(x)
         # Each child starts from what the body gives it, which the abstract pass has recorded.
         for name, inputs in trace(layer, x).inputs.items():
             child = _child_of(children, name)

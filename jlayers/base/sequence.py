@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ..core.dtypes import at_least_float32
+from . import mixing
 from .errors import LayerError, public_api
 from .receptive_field import EVERYWHERE, ReceptiveField
 from .types import PyTree, Spec
@@ -181,9 +182,19 @@ class Sequence:
           A Sequence for each array.
 
         Raises:
-          LayerError: for a result that does not begin with (batch, time).
+          LayerError: for a result that does not begin with (batch, time), and for a function that
+            mixes steps, or knows where they are.
         """
-        return mapped(function, (self, *others))
+        _check_rows(self, others)
+        y = mapped(function, (self, *others))
+        if self._receptive_field is None and not mixing.is_looking():
+            # Numbers of Python stay in the function; arrays have shapes to look at.
+            given = [other if hasattr(other, "shape") else jnp.asarray(other) for other in others]
+            examined = mixing.Examined(function)
+            verdicts = examined.verdicts(lambda x: function(*x), (), *parts_of([self, *given]))
+            if error := mixing.first_error(verdicts, mixing.of_mask):
+                raise error
+        return y
 
     def mean(self) -> jax.Array:
         """The mean over all valid steps of all rows, of losses for example; 0 without any."""
@@ -290,7 +301,7 @@ class Sequence:
         return f"Sequence({self.values!r}, {self.mask!r})"
 
     def __neg__(self) -> PyTree:
-        return self.map(operator.neg)
+        return mapped(operator.neg, (self,))
 
     # Otherwise NumPy would add a Sequence to each element of an array.
     __array_priority__ = 1000
@@ -335,10 +346,12 @@ def _arithmetic(name: str) -> None:
     function = getattr(operator, name)
 
     def apply(self: Sequence, other: Sequence | ArrayLike) -> PyTree:
-        return self.map(function, other)
+        _check_rows(self, (other,))
+        return mapped(function, (self, other))
 
     def reflected(self: Sequence, other: ArrayLike) -> PyTree:
-        return self.map(lambda x, y: function(y, x), other)
+        _check_rows(self, (other,))
+        return mapped(lambda x, y: function(y, x), (self, other))
 
     # Methods by loop, so that all five have one meaning.
     setattr(Sequence, f"__{name}__", apply)
@@ -378,6 +391,40 @@ def map_sequences(function: Callable[[Sequence], PyTree], tree: PyTree) -> PyTre
         tree,
         is_leaf=is_sequence,
     )
+
+
+def _check_rows(x: Sequence, others: tuple[Any, ...]) -> None:
+    """Raises for an array of steps that are the same in every row: it is placed by their number."""
+    for other in others:
+        shape = () if isinstance(other, Sequence) else jnp.shape(other)
+        placed = (1,) * (x.ndim - len(shape)) + shape
+        if len(placed) == x.ndim and placed[0] != x.shape[0] and placed[1] == x.shape[1] != 1:
+            raise SharedStepsError(
+                "an array with steps and without rows says where a step is, which padding in front "
+                "of it changes",
+                expected=f"[{x.shape[0]}, {x.shape[1]}, ...], or one step",
+                got=text(jnp.asarray(other)),
+                hint=mixing.POSITIONS,
+            )
+
+
+class SharedStepsError(LayerError):
+    """Arithmetic of a Sequence with an array of steps that all rows share."""
+
+
+def parts_of(x: PyTree) -> tuple[PyTree, PyTree, int]:
+    """The values of a tree with Sequences; which of them have steps or rows; axes of the mask."""
+    leaves, structure = jax.tree.flatten(x, is_leaf=is_sequence)
+    lead = next(leaf.mask.shape for leaf in leaves if is_sequence(leaf))
+
+    def kind(leaf: Any) -> bool | str:
+        if is_sequence(leaf) or leaf.shape[: len(lead)] == lead:
+            return True
+        return "rows" if len(lead) == 2 and leaf.shape[:1] == lead[:1] else False
+
+    values = [leaf.values if is_sequence(leaf) else leaf for leaf in leaves]
+    timed = [kind(leaf) for leaf in leaves]
+    return jax.tree.unflatten(structure, values), jax.tree.unflatten(structure, timed), len(lead)
 
 
 def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
 """How a layer takes a Sequence: the one wrapper around every pair of functions.
 
 A layer that works on each step by itself knows nothing of masks: it gets the values, with zeros in
-the padding, and the mask is passed on. A layer that mixes steps gets the Sequence, its padding
-filled with zeros. One that only calls other layers passes it to them. So padded values go through a
-select wherever they enter a layer, and so do gradients on their way out: neither can pass, not even
-NaN.
+the padding, and the mask is passed on. So does a layer of which nothing is said, if that is found
+to be true of it (``mixing``); else it is refused. A layer that mixes steps gets the Sequence, its
+padding filled with zeros. One that only calls other layers passes it to them. So padded values go
+through a select wherever they enter a layer, and so do gradients on their way out: neither can
+pass, not even NaN.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import Any, ClassVar
 
 import jax
 
+from ..dependence import Verdict
+from . import mixing
+from .mixing import Examined
 from .receptive_field import EVERYWHERE, ReceptiveField
-from .sequence import Sequence, map_sequences, mapped, sequences_in
+from .sequence import Sequence, is_sequence, map_sequences, mapped, parts_of, sequences_in
 from .types import ApplyFn, InitFn, Key, Params, PyTree, State
 
 
@@ -25,27 +29,32 @@ from .types import ApplyFn, InitFn, Key, Params, PyTree, State
 class SequenceMode:
     """How a layer takes Sequences.
 
-    ``SequenceMode.PER_STEP`` is for a layer that works on each step by itself,
+    ``SequenceMode.UNKNOWN`` is for a layer that has to be looked at where it meets a mask or a
+    stream, ``SequenceMode.PER_STEP`` for one that is known to work on each step by itself,
     ``SequenceMode("whole", ...)`` for one that mixes steps and takes the Sequence itself, and
     ``SequenceMode.DELEGATE`` for one that only calls other layers.
 
     Attributes:
-      kind: "per_step", "whole" or "delegate".
+      kind: "unknown", "per_step", "whole" or "delegate".
       receptive_field: ``receptive_field(x) -> ReceptiveField`` for the input, a Sequence or a tree
         of them; None where it is not known.
       rows: whether a "whole" layer also takes a Sequence whose mask is of rows alone, (batch,). A
         layer with statistics over the batch does; for others rows are independent.
+      function: by which an "unknown" layer is remembered, if not by its ``apply``.
     """
 
-    kind: str = "per_step"
+    kind: str = "unknown"
     receptive_field: Callable[[Any], ReceptiveField] | None = None
     rows: bool = False
+    function: Callable[..., Any] | None = None
 
+    UNKNOWN: ClassVar[SequenceMode]
     PER_STEP: ClassVar[SequenceMode]
     WHOLE: ClassVar[SequenceMode]
     DELEGATE: ClassVar[SequenceMode]
 
 
+SequenceMode.UNKNOWN = SequenceMode("unknown")
 SequenceMode.PER_STEP = SequenceMode("per_step")
 SequenceMode.WHOLE = SequenceMode("whole")
 SequenceMode.DELEGATE = SequenceMode("delegate")
@@ -58,6 +67,9 @@ def taking_sequences(
     # Its children have wrappers of their own.
     if mode.kind == "delegate":
         return init, apply
+
+    unknown = mode.kind == "unknown"
+    examined = Examined(mode.function or apply) if unknown else None
 
     def init_of(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         assert init is not None
@@ -82,9 +94,55 @@ def taking_sequences(
             return y
 
         # The state leaves by a list, because ``mapped`` puts a mask on all that is returned.
-        return mapped(of_values, (x,)), states[0]
+        y = mapped(of_values, (x,))
+        if examined is not None and not mixing.is_looking():
+            y = _checked(y, verdicts_of(examined, apply, params, state, x, key, train), found)
+        return y, states[0]
 
     return init and init_of, apply_to
+
+
+def verdicts_of(
+    examined: Examined,
+    apply: ApplyFn,
+    params: Params,
+    state: State,
+    x: PyTree,
+    key: Key,
+    train: bool,
+) -> list[Verdict]:
+    """What the outputs of ``apply`` are for ``x``, of which the Sequences have steps."""
+
+    def run(params: Params, state: State, keys: list[jax.Array], values: PyTree) -> PyTree:
+        given = keys[0] if keys else None
+        return apply(params, state, values, key=given, train=train)[0]
+
+    keys = [] if key is None else [key]
+    return examined.verdicts(run, (params, state, keys), *parts_of(x), train)
+
+
+def _checked(y: PyTree, verdicts: list[Verdict], found: list[Sequence]) -> PyTree:
+    """``y`` of a function that was looked at: it works on each step by itself, or is tracked.
+
+    Raises:
+      LayerError: for a function that would read the padding.
+    """
+    if all(sequence._receptive_field is None for sequence in found):
+        if error := mixing.first_error(verdicts, mixing.of_mask):
+            raise error
+        return y
+    leaves, structure = jax.tree.flatten(y, is_leaf=is_sequence)
+    return jax.tree.unflatten(
+        structure,
+        [seen_through(leaf, verdict) for leaf, verdict in zip(leaves, verdicts, strict=True)],
+    )
+
+
+def seen_through(sequence: Sequence, verdict: Verdict) -> Sequence:
+    """A tracked Sequence that came out of a function with this verdict."""
+    field = sequence._receptive_field
+    own = ReceptiveField(1, -verdict.window[0], verdict.window[1])
+    return sequence._with_field(None if field is None else field.compose(own))
 
 
 def without_masks(x: PyTree) -> PyTree:

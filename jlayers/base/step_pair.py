@@ -8,8 +8,11 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from . import mixing
 from .errors import LayerError
-from .sequence_mode import SequenceMode, filled, without_masks
+from .mixing import Examined
+from .sequence import Sequence
+from .sequence_mode import SequenceMode, filled, verdicts_of, without_masks
 from .specs import format_short, specs_of
 from .types import ApplyFn, Carry, Key, Params, PyTree, State
 
@@ -38,6 +41,9 @@ class Steppable(Protocol):
     def _apply(self) -> ApplyFn: ...
 
     @property
+    def _apply_to_array(self) -> ApplyFn: ...
+
+    @property
     def _sequence_mode(self) -> SequenceMode: ...
 
     @property
@@ -64,6 +70,22 @@ def stream_of(layer: Steppable) -> StepPair:
 
 def _of_each_step(layer: Steppable) -> StepPair:
     """The pair of a layer that works on each step by itself: it has no carry."""
+    mode = layer._sequence_mode
+    examined = Examined(mode.function or layer._apply_to_array) if mode.kind == "unknown" else None
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        # An array beside the block may have other steps: the block's are the output's.
+        leads = {leaf.shape[:2]: None for leaf in jax.tree.leaves(x) if len(leaf.shape) > 1}
+        for lead in leads:
+            if examined is None:
+                break
+            apply, key = layer._apply_to_array, jax.random.key(0)
+            verdicts = verdicts_of(examined, apply, params, state, _blocks(x, lead), key, False)
+            if not all(verdict.leads for verdict in verdicts):
+                continue
+            if error := mixing.first_error(verdicts, mixing.of_stream):
+                raise error
+        return {}
 
     def step(
         params: Params, state: State, carry: Carry | None, x: PyTree, *, key: Key, train: bool
@@ -81,7 +103,12 @@ def _of_each_step(layer: Steppable) -> StepPair:
                 )
         return y, {}
 
-    return StepPair(lambda params, state, x, *, capacity: {}, step)
+    return StepPair(start, step)
+
+
+def _blocks(x: PyTree, lead: tuple[int, ...]) -> PyTree:
+    """The input with each array of these rows and steps as a Sequence."""
+    return jax.tree.map(lambda leaf: Sequence(leaf) if leaf.shape[:2] == lead else leaf, x)
 
 
 def filling(stream: StepPair) -> StepPair:

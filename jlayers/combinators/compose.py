@@ -9,7 +9,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import check_name
 from ..base.scope import Body, composite
-from ..sequences.array_bodies import taking_sequences
+from ..sequences.array_bodies import check_stream, taking_sequences
 
 _RESERVED = ("children", "key", "param", "positions", "train", "variable")
 
@@ -60,4 +60,10 @@ def compose(body: Body, /, *, name: str | None = None, **children: LayerOrFuncti
     layers = {child: lift_child(child, layer) for child, layer in children.items()}
     # Only bodies that users wrote need it; those of the combinators take Sequences.
     whole = taking_sequences(body, layers)
-    return composite(whole, layers, name=name, rebuild=lambda new: compose(body, name=name, **new))
+    return composite(
+        whole,
+        layers,
+        name=name,
+        rebuild=lambda new: compose(body, name=name, **new),
+        check_stream=lambda x: check_stream(body, layers, x),
+    )

@@ -8,7 +8,7 @@ from jax.nn import initializers
 from ... import core
 from ...base import arguments
 from ...base.arguments import Positive
-from ...base.constructors import stateless
+from ...base.constructors import pure
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
@@ -62,4 +62,4 @@ def Dense(
         # (docs/notes/0003-dtypes.md).
         return core.dense(x, **cast_like(params, x))
 
-    return stateless(init, apply)
+    return pure(init, apply)

@@ -8,7 +8,7 @@ from jax.nn import initializers
 
 from ...base import arguments
 from ...base.arguments import Positive
-from ...base.constructors import stateless
+from ...base.constructors import pure
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -64,4 +64,4 @@ def Embedding(
         # embedding[x] would clip an id that is out of range, and silently give the last row.
         return jnp.take(params["embedding"], x, axis=0, mode="fill", fill_value=jnp.nan)
 
-    return stateless(init, apply)
+    return pure(init, apply)

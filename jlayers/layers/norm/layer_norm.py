@@ -8,7 +8,7 @@ from jax.nn import initializers
 from ... import core
 from ...base import arguments
 from ...base.arguments import NonNegative
-from ...base.constructors import stateless
+from ...base.constructors import pure
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
@@ -72,4 +72,4 @@ def LayerNorm(
         scale, bias = factors.get("scale"), factors.get("bias")
         return core.normalize(x, mean, variance, scale, bias, epsilon)
 
-    return stateless(init, apply)
+    return pure(init, apply)

@@ -10,7 +10,7 @@ from jax.nn import initializers
 from ... import core
 from ...base import arguments
 from ...base.arguments import NonNegative
-from ...base.constructors import stateless
+from ...base.constructors import pure
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
@@ -67,4 +67,4 @@ def RMSNorm(
         # (docs/notes/0008-attention-and-norms.md).
         return core.normalize(x, None, square, factor, None, epsilon)
 
-    return stateless(init, apply)
+    return pure(init, apply)

@@ -10,6 +10,7 @@ from ...base.arguments import Fraction
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
+from ...base.sequence_mode import SequenceMode
 from ...base.types import Key, Params, State
 
 
@@ -61,4 +62,4 @@ def Dropout(rate: Fraction, *, shared_over_time: bool = False) -> Layer:
         keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
         return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
 
-    return Layer(init, apply)
+    return Layer(init, apply, sequence_mode=SequenceMode.PER_STEP)

@@ -1,0 +1,160 @@
+"""Functions of which nothing is said: whether they act on each step alone is found out.
+
+A function that a user wrote may mix steps, read positions or count steps. Where it meets a mask or
+a stream it is looked at, by ``jlayers.dependence``, and refused if it does. Plain arrays without
+masks never come here.
+
+How to read this file: ``Examined`` looks at one function and remembers what it saw; ``of_mask`` and
+``of_stream`` turn a verdict into the error that names the user's line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from ..dependence import Verdict, Why, judge_call
+from .errors import LayerError
+from .types import PyTree
+
+# While a body is looked at, at sizes of its own, its children are not: they are by themselves.
+_LOOKING = contextvars.ContextVar("jlayers_looking", default=False)
+# A function that serves every layer, such as jax.nn.relu, is looked at once for each input.
+_SEEN: weakref.WeakKeyDictionary[Any, dict[Any, list[Verdict]]] = weakref.WeakKeyDictionary()
+_REMEMBERED = 128
+
+
+def is_looking() -> bool:
+    """Whether a body is being looked at, and not run."""
+    return _LOOKING.get()
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """The time in which a body is looked at."""
+    token = _LOOKING.set(True)
+    try:
+        yield
+    finally:
+        _LOOKING.reset(token)
+
+
+class Examined:
+    """A function, and what was seen of it.
+
+    Args:
+      function: by which it is remembered, however many layers are made of it.
+    """
+
+    def __init__(self, function: Any):
+        try:
+            self._seen = _SEEN.setdefault(function, {})
+        except TypeError:  # not every callable can be referred to weakly
+            self._seen = {}
+
+    def verdicts(
+        self,
+        run: Callable[..., PyTree],
+        plain: tuple[PyTree, ...],
+        x: PyTree,
+        timed: PyTree,
+        lead: int,
+        train: bool = False,
+    ) -> list[Verdict]:
+        """What the outputs of ``run(*plain, x)`` are.
+
+        Args:
+          plain: arguments without steps, such as parameters.
+          x: values, or specs of them.
+          timed, lead: which of its arrays have steps, as for ``dependence.judge``.
+          train: for which mode this is, of two that are remembered apart.
+        """
+        leaves, structure = jax.tree.flatten((plain, x))
+        x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+        kinds = tuple(jax.tree.leaves(timed))
+        known = (x64, train, structure, kinds, lead, *((a.shape, a.dtype) for a in leaves))
+        if known not in self._seen:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.pop(next(iter(self._seen)))
+            found = judge_call(run, *plain, x, timed=(*[False] * len(plain), timed), lead=lead)
+            is_verdict = functools.partial(_is, Verdict)
+            self._seen[known] = jax.tree.leaves(found, is_leaf=is_verdict)
+        return self._seen[known]
+
+
+def _is(kind: type, node: object) -> bool:
+    return isinstance(node, kind)
+
+
+POSITIONS = (
+    "PositionEmbedding() or SinusoidalPositions(); f.positions(x) in a compose body, which goes on "
+    "through padding and streams"
+)
+_OWN_MASK = "jl.on_sequence(function) for one that uses the mask"
+
+
+def of_mask(verdict: Verdict, what: str = "") -> LayerError | None:
+    """The error of a function that cannot take a mask as it is; None where it can.
+
+    Args:
+      verdict: of its output.
+      what: it, as the subject of a sentence; a layer goes without, as errors begin with its name.
+    """
+    what = f"{what} " if what else ""
+    if verdict.kind != "each":
+        return _error(
+            verdict.why,
+            f"{what}mixes steps, and would read the padding of a Sequence",
+            f"{_OWN_MASK}; or layers that mind it: SelfAttention, Conv, RNN, GlobalAvgPool",
+        )
+    if verdict.rows:
+        return _error(
+            verdict.why,
+            f"{what}mixes the rows of the batch, and would read the padding of a Sequence",
+            f"{_OWN_MASK}; or BatchNorm()",
+        )
+    if verdict.place:
+        return _error(
+            verdict.why_place,
+            f"{what}depends on where a step is, which padding in front of it changes",
+            f"{POSITIONS}; {_OWN_MASK}",
+        )
+    return None
+
+
+def of_stream(verdict: Verdict, what: str = "it") -> LayerError | None:
+    """The error of a function that cannot take a block for the whole; None where it can."""
+    if verdict.kind == "earlier":
+        return _error(
+            verdict.why,
+            f"cannot be streamed: {what} reads earlier steps",
+            "jl.causal(start, step) keeps them in a carry",
+        )
+    if verdict.kind == "mixed":
+        return _error(
+            verdict.why,
+            f"cannot be streamed: {what} mixes steps",
+            "a causal layer: padding='CAUSAL', causal=True, no reverse; jl.causal(start, step)",
+        )
+    if verdict.place:
+        return _error(
+            verdict.why_place, f"cannot be streamed: {what} depends on where a step is", POSITIONS
+        )
+    return None
+
+
+def _error(why: Why | None, problem: str, hint: str) -> LayerError:
+    return LayerError(problem, expected="a function of each step alone", got=str(why), hint=hint)
+
+
+def first_error(
+    verdicts: Sequence[Verdict], of: Callable[[Verdict], LayerError | None]
+) -> LayerError | None:
+    """The first of the outputs' errors, if there is one."""
+    return next((error for verdict in verdicts if (error := of(verdict))), None)
