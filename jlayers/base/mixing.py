@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax import lax
 
-from ..dependence import Verdict, Why, judge_call
+from ..dependence import OPAQUE, UNTRACEABLE, Verdict, Why, judge_call
 from .errors import LayerError
 from .types import PyTree
 
@@ -43,6 +44,17 @@ def looking() -> Iterator[None]:
         yield
     finally:
         _LOOKING.reset(token)
+
+
+def opaque(specs: list[Any], given: list[Any]) -> list[jax.Array]:
+    """Arrays of these specs, from a call that is not looked into: what it does is known."""
+
+    def jlayers_opaque(given: list[Any]) -> list[jax.Array]:
+        # Not jnp.zeros, which cannot make keys.
+        return [lax.full(spec.shape, 0, spec.dtype) for spec in specs]
+
+    jlayers_opaque.__name__ = OPAQUE
+    return jax.jit(jlayers_opaque)(given)  # type: ignore[no-any-return]
 
 
 class Examined:
@@ -107,6 +119,13 @@ def of_mask(verdict: Verdict, what: str = "") -> LayerError | None:
       what: it, as the subject of a sentence; a layer goes without, as errors begin with its name.
     """
     what = f"{what} " if what else ""
+    if verdict.why is not None and verdict.why.reason == UNTRACEABLE:
+        return LayerError(
+            f"{what}cannot be traced for other sizes: it may read the padding of a Sequence",
+            expected="a function of each step alone",
+            hint="arrays of the batch as inputs, not from outside the function: a tuple of inputs, "
+            f"or x.map(function, array); {_OWN_MASK}",
+        )
     if verdict.kind != "each":
         return _error(
             verdict.why,

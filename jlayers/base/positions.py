@@ -25,8 +25,15 @@ from .types import Carry, Params, PyTree
 PositionFn = Callable[[Params, jax.Array, jax.Array], jax.Array]
 
 
-def of_positions(init: Callable[[jax.Array, Any], Params], apply: PositionFn) -> Layer:
-    """A layer from ``y = apply(params, x, positions)``, which works on each step by itself."""
+def of_positions(
+    init: Callable[[jax.Array, Any], Params], apply: PositionFn, most: int | None = None
+) -> Layer:
+    """A layer from ``y = apply(params, x, positions)``, which works on each step by itself.
+
+    Args:
+      most: how many positions there are. Of a Sequence, whose padding has none, and of a block,
+        after others, it is not known when traced whether they are enough.
+    """
 
     def start(params: Params, x: Any, capacity: int | None) -> Carry:
         return {"count": jnp.zeros(x.shape[:1], jnp.int32)}
@@ -35,6 +42,12 @@ def of_positions(init: Callable[[jax.Array, Any], Params], apply: PositionFn) ->
         values, mask = split(x)
         count = carry["count"] if carry else None
         if mask is None:
+            if most is not None and values.shape[1] > most:
+                raise LayerError(
+                    f"has {most} positions, got {values.shape[1]} steps",
+                    got=format_spec(values),
+                    hint=f"PositionEmbedding({values.shape[1]}), or SinusoidalPositions()",
+                )
             # Not a cumulative sum of ones: its result is known when the program is written.
             steps = jnp.arange(values.shape[1], dtype=jnp.int32)
             positions = jnp.broadcast_to(steps, values.shape[:2])

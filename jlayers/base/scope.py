@@ -214,7 +214,13 @@ class Scope:
         child = _child_of(self._children, name)
         # Profiles show the path; a transparent wrapper adds no segment to it.
         scope = jax.named_scope(name) if name else contextlib.nullcontext()
-        with error_context(child, name, self._before), scope:
+        # What the body itself asks for is no layer of the user's.
+        context = (
+            error_context(child, name, self._before)
+            if name in self._children
+            else contextlib.nullcontext()
+        )
+        with context, scope:
             y = self._run_child(name, child, xs[0])
         self._calls.append((name, xs[0], y))
         return y

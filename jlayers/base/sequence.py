@@ -254,6 +254,9 @@ class Sequence:
                 got=", ".join(text(part) for part in given) or "no parts",
             )
         values = jnp.concatenate([split(part)[0] for part in given], 1)
+        if mixing.is_looking():
+            # The mask says what is new: the step in front is not one that depends on its place.
+            (values,) = mixing.opaque([values], [split(part)[0] for part in given])
         if not any(isinstance(part, Sequence) for part in given):
             return values
         masks = [
@@ -309,9 +312,10 @@ class Sequence:
     @public_api
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise LayerError(
-            "an array has no mask, and a Sequence is not an array",
-            got=f"Sequence of {text(self.values)}",
-            hint="x.map(function) keeps the mask; x.fill() has zeros in the padding, x.values anything",
+            "expected an array here, got a Sequence, which would lose its mask",
+            got=f"Sequence {text(self.values)}",
+            hint="x.map(function), or the function as a child of its own; arithmetic works; "
+            "x.fill() for an array with zeros in the padding",
         )
 
     # jnp asks for this where it finds no array.

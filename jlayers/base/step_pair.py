@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from . import mixing
 from .errors import LayerError
 from .mixing import Examined
-from .sequence import Sequence
+from .sequence import Sequence, is_sequence
 from .sequence_mode import SequenceMode, filled, verdicts_of, without_masks
 from .specs import format_short, specs_of
 from .types import ApplyFn, Carry, Key, Params, PyTree, State
@@ -74,13 +74,10 @@ def _of_each_step(layer: Steppable) -> StepPair:
     examined = Examined(mode.function or layer._apply_to_array) if mode.kind == "unknown" else None
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        # An array beside the block may have other steps: the block's are the output's.
-        leads = {leaf.shape[:2]: None for leaf in jax.tree.leaves(x) if len(leaf.shape) > 1}
-        for lead in leads:
-            if examined is None:
-                break
+        for blocks in blocks_of(x) if examined is not None else ():
+            assert examined is not None
             apply, key = layer._apply_to_array, jax.random.key(0)
-            verdicts = verdicts_of(examined, apply, params, state, _blocks(x, lead), key, False)
+            verdicts = verdicts_of(examined, apply, params, state, blocks, key, False)
             if not all(verdict.leads for verdict in verdicts):
                 continue
             if error := mixing.first_error(verdicts, mixing.of_stream):
@@ -106,9 +103,19 @@ def _of_each_step(layer: Steppable) -> StepPair:
     return StepPair(start, step)
 
 
-def _blocks(x: PyTree, lead: tuple[int, ...]) -> PyTree:
-    """The input with each array of these rows and steps as a Sequence."""
-    return jax.tree.map(lambda leaf: Sequence(leaf) if leaf.shape[:2] == lead else leaf, x)
+def blocks_of(x: PyTree) -> Iterator[PyTree]:
+    """The input with its block as Sequences.
+
+    Arrays of other rows or steps, such as a memory, may stand beside the block: there is an input
+    for each number of steps, and the block's are those of the output.
+    """
+    leaves = jax.tree.leaves(x, is_leaf=is_sequence)
+    for lead in dict.fromkeys(leaf.shape[:2] for leaf in leaves if len(leaf.shape) > 1):
+
+        def block(leaf: Any, lead: tuple[int, ...] = lead) -> Any:
+            return leaf if is_sequence(leaf) or leaf.shape[:2] != lead else Sequence(leaf)
+
+        yield jax.tree.map(block, without_masks(x))
 
 
 def filling(stream: StepPair) -> StepPair:

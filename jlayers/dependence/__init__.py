@@ -1,6 +1,6 @@
 """How output steps depend on input steps, found by looking at a function's jaxpr."""
 
-from .analysis import compare, judge, judge_call
+from .analysis import UNTRACEABLE, compare, judge, judge_call
 from .domain import Sizes
 from .rules_control import OPAQUE
 from .source import Source
@@ -10,6 +10,7 @@ from .verdict import Verdict, Why, worst
 __all__ = [
     "OPAQUE",
     "OWN_SIZES",
+    "UNTRACEABLE",
     "Sizes",
     "Source",
     "Trace",

@@ -20,7 +20,7 @@ from .trace import Inputs, Trace
 from .verdict import Verdict, all_mixed, verdict, worst
 from .walk import ANOTHER_PROGRAM, walk
 
-_UNTRACEABLE = "cannot be traced for another number of steps"
+UNTRACEABLE = "cannot be traced for another number of steps"
 
 
 def judge(function: Callable[..., Any], *arguments: Any, timed: Any = True, lead: int = 2) -> Any:
@@ -134,7 +134,7 @@ def _tree(trace: Trace, verdicts: Sequence[Verdict]) -> Any:
 
 
 def _untraceable(trace: Trace) -> Any:
-    return _tree(trace, _mixed(Cause((), "", _UNTRACEABLE), trace))
+    return _tree(trace, _mixed(Cause((), "", UNTRACEABLE), trace))
 
 
 def _mixed(cause: Cause, first: Trace, *others: Trace) -> list[Verdict]:

@@ -21,7 +21,7 @@ from .combine import (
     mixed,
     unknown,
 )
-from .domain import PLAIN, ROWS, STEPS, Axis, Pair, Value, fresh, length, plain, varies
+from .domain import PLAIN, ROWS, STEPS, Axis, Pair, Value, fresh, length, plain, plain_axes, varies
 from .equation import Differs, Equation, inner, shapes
 from .registry import Rules
 
@@ -39,8 +39,11 @@ def call(equation: Equation, arguments: list[Value]) -> list[Value]:
     """A program with the equation's operands as its arguments.
 
     What is called by the name ``OPAQUE`` is not looked into: its results are as from outside.
+    Without operands they are constants, of which every element may be another.
     """
     if equation.param("name") == (OPAQUE, OPAQUE):
+        if not arguments:
+            return [Value(plain_axes(shape)) for shape in equation.results]
         return [fresh(shape, equation.sizes) for shape in equation.results]
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee"):
         first, second = equation.param(name)

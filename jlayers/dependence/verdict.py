@@ -45,6 +45,7 @@ class Verdict(NamedTuple):
       why: why it is not "each" without ``rows`` and ``place``: the steps' reason if there is one,
         else the rows', else that of ``place``.
       why_rows, why_place: the reasons of ``rows`` and ``place``.
+      constant: whether nothing of the inputs is in it.
     """
 
     kind: Kind
@@ -55,6 +56,7 @@ class Verdict(NamedTuple):
     why: Why | None
     why_rows: Why | None = None
     why_place: Why | None = None
+    constant: bool = False
 
     @property
     def is_per_step(self) -> bool:
@@ -76,11 +78,12 @@ def verdict(value: Value, sizes: Sizes, lead: int = 2) -> Verdict:
     if value.window is None and place is None:
         factors = [factor for axis in axes for factor in axis]
         if any(varies(factor.size) and not factor.same for factor in factors):
-            place = Cause((), "", "is a constant that differs from step to step")
+            place = Cause((), "", "a constant that differs from step to step")
     # By length: rows (steps) that met are no longer told from other dimensions that vary with them.
     leads = [length(axis) for axis in axes[:2]] == [sizes.rows, sizes.steps]
     window = value.window or OWN
-    return _verdict(window, leads, value.steps, value.rows, place)
+    found = _verdict(window, leads, value.steps, value.rows, place)
+    return found._replace(constant=value.constant)
 
 
 def all_mixed(cause: Cause, leads: bool) -> Verdict:
@@ -99,7 +102,7 @@ def _verdict(
     reasons = [cause and _why(cause) for cause in (None if kind == "each" else steps, rows, place)]
     why = next((reason for reason in reasons if reason), None)
     if why is None and not leads:
-        why = Why("", "does not lead with (batch, time)", None)
+        why = Why("", "steps and rows are no longer its first two axes", None)
     return Verdict(
         kind, window, rows is not None, place is not None, leads, why, reasons[1], reasons[2]
     )
@@ -123,6 +126,7 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
         why_steps or why_rows or why_place or first.why,
         why_rows,
         why_place,
+        all(verdict.constant for verdict in verdicts),
     )
 
 

@@ -103,7 +103,8 @@ OVER_TIME = {
     for name, instance in INSTANCES.items()
     if all(len(leaf.shape) > 2 or leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(instance.x))
     and len({leaf.shape[:2] for leaf in jax.tree.leaves(instance.x)}) == 1
-    and name not in ("flatten", "reshape")
+    # A cell takes one step: what leads with (batch, space) has no time.
+    and name not in ("flatten", "reshape", "convolutional lstm cell")
 }
 
 
@@ -261,7 +262,7 @@ def _total(params, state, carry, x, *, key, train):
     def add(values):
         return jnp.cumsum(values, 1) + jnp.broadcast_to(before[:, None], values.shape)
 
-    y = x.map(add) if isinstance(x, jl.Sequence) else add(x)
+    y = jl.Sequence(add(x.fill()), x.mask) if isinstance(x, jl.Sequence) else add(x)
     return y, {"total": (y.values if isinstance(y, jl.Sequence) else y)[:, 0]}
 
 
@@ -274,13 +275,31 @@ FORGETFUL = jl.Layer(
     ),
 )
 
+
+def _centred(values):
+    return values - jnp.broadcast_to(values.mean(1, keepdims=True), values.shape)
+
+
 WRONG = {
     "steps that meet in a function": (
-        jl.serial(jl.Dense(2), lambda v: v - jnp.broadcast_to(v.mean(1, keepdims=True), v.shape)),
+        jl.on_sequence(
+            lambda x: (
+                jl.Sequence(_centred(x.fill()), x.mask)
+                if isinstance(x, jl.Sequence)
+                else _centred(x)
+            )
+        ),
         "12 more steps of padding",
     ),
     "a model that looks ahead and says it does not": (
-        jl.lift(lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0)))),
+        jl.Layer(
+            lambda key, x: ({}, {}),
+            lambda params, state, x, *, key, train: (
+                jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0))),
+                state,
+            ),
+            sequence_mode=jl.SequenceMode("per_step"),
+        ),
         "sees",
     ),
     "a mask that is forgotten": (

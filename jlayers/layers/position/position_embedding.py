@@ -7,12 +7,10 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from ...base.arguments import Positive
-from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
 from ...base.positions import of_positions
-from ...base.specs import format_spec
 from ...base.types import Initializer, Params
 from .base import check_steps, over_features
 
@@ -26,8 +24,8 @@ def PositionEmbedding(
     """``y_t = x_t + embedding[t]``: learned positions (Gehring et al., 2017, arXiv:1705.03122).
 
     Positions count valid steps: padding in front of a row counts nothing, and a stream goes on
-    where its last block ended. A position of ``num_positions`` or more gives a row of NaN rather
-    than the row of another position.
+    where its last block ended. There, a position of ``num_positions`` or more gives a row of NaN
+    rather than the row of another position.
 
     Args:
       num_positions: how many there are, the longest sequence.
@@ -39,7 +37,7 @@ def PositionEmbedding(
       params: embedding (num_positions, features).
 
     Raises:
-      LayerError: for an input without a time axis, and one of more than ``num_positions`` steps.
+      LayerError: for an input without a time axis, and an array of more steps than that.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> layer = jl.PositionEmbedding(8, embedding_init=jax.nn.initializers.ones)
@@ -50,16 +48,10 @@ def PositionEmbedding(
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         check_steps(x)
-        if x.shape[1] > num_positions:
-            raise LayerError(
-                f"has {num_positions} positions, got {x.shape[1]} steps",
-                got=format_spec(x),
-                hint=f"PositionEmbedding({x.shape[1]}), or SinusoidalPositions()",
-            )
         return initialize(key, x, embedding=(embedding_init, (num_positions, x.shape[-1])))
 
     def apply(params: Params, x: jax.Array, positions: jax.Array) -> jax.Array:
         rows = jnp.take(params["embedding"], positions, axis=0, mode="fill", fill_value=jnp.nan)
         return x + over_features(rows, x)
 
-    return of_positions(init, apply)
+    return of_positions(init, apply, num_positions)
