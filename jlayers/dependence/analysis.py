@@ -1,0 +1,133 @@
+"""How the steps of a function's outputs depend on the steps of its inputs.
+
+How to read this file: ``judge`` compares the function's programs at two sizes of the analysis'
+own; ``judge_call`` compares also with the sizes of a call, so that what a function decides by
+looking at them in Python is seen. The programs are traced in ``trace.py`` and walked in
+``walk.py``; nothing is compiled or run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from .domain import OWN, ROWS, STEPS, Cause, Factor, Sizes, Value, plain_axes
+from .equation import Differs, inner
+from .trace import Inputs, Trace
+from .verdict import Verdict, all_mixed, verdict, worst
+from .walk import ANOTHER_PROGRAM, walk
+
+_UNTRACEABLE = "cannot be traced for another number of steps"
+
+
+def judge(function: Callable[..., Any], *arguments: Any, timed: Any = True) -> Any:
+    """Tells how each output step of a function depends on the input steps.
+
+    It looks at the function at a few sizes of its own, so a branch in Python on the number of
+    steps may escape it: ``judge_call`` looks at those of a call too.
+
+    Args:
+      function: of the arguments, to a pytree of arrays. It is traced, not run.
+      arguments: pytrees of arrays or ``jax.ShapeDtypeStruct``, for their shapes and dtypes alone.
+      timed: which arrays lead with (batch, time): a bool for all arguments, a tuple with a bool or
+        a prefix tree of bools for each, or a function of an array. Others keep their shape and
+        count as constants.
+
+    Returns:
+      A pytree like the function's result, with a ``Verdict`` for each array.
+
+    Raises:
+      ValueError: the timed arrays have not all the same first two dimensions.
+      Exception: what the function raises for the arguments as they are.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jax.ShapeDtypeStruct((4, 10, 3), "float32")
+    >>> judge(jnp.tanh, x).is_per_step
+    True
+    >>> found = judge(lambda x: x - x.mean(1, keepdims=True), x)
+    >>> found.kind, found.why.primitive, found.why.reason
+    ('mixed', 'reduce_sum', 'reduces over time')
+    >>> judge(lambda x: x.at[:, 1:].add(-x[:, :-1]), x).kind
+    'mixed'
+    """
+    inputs = Inputs(arguments, timed)
+    traces = inputs.own_traces(function)
+    if traces is None:
+        return _untraceable(inputs.trace(function, inputs.rows, inputs.steps))
+    return _tree(traces[0], _compare(inputs, *traces))
+
+
+def judge_call(function: Callable[..., Any], *arguments: Any, timed: Any = True) -> Any:
+    """As ``judge``, and compares with the sizes of the arguments.
+
+    Their number of steps is compared with one more, more than twice as many, and 2: a row of 2
+    steps in a long batch must give what it gives alone.
+
+    Args, Returns, Raises: as for ``judge``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jax.ShapeDtypeStruct((4, 200, 3), "float32")
+    >>> def f(x):
+    ...     return x.cumsum(1) if x.shape[1] > 100 else x
+    >>> judge(f, x).kind, judge_call(f, x).kind
+    ('each', 'mixed')
+    """
+    inputs = Inputs(arguments, timed)
+    # Never 1: a dimension of length 1 broadcasts, and means something else.
+    rows, steps = max(inputs.rows, 2), max(inputs.steps, 2)
+    call = inputs.first_trace(function, [(rows, steps)])
+    call = call or inputs.trace(function, inputs.rows, inputs.steps)
+    own = inputs.own_traces(function)
+    if own is None:
+        return _untraceable(call)
+    found = [_compare(inputs, *own)]
+    compared = 0
+    longer = (2 * steps + 1, 2 * steps + 2, 3 * steps, 4 * steps)
+    for others in ((steps + 1, steps + 2, steps + 4), longer, (2, 4)):
+        sizes = [(count, n) for n in others if n != steps for count in (rows + 1, 2 * rows)]
+        other = inputs.first_trace(function, sizes)
+        if other is not None:
+            compared += 1
+            found.append(_compare(inputs, call, other))
+    if not compared or len({len(verdicts) for verdicts in found}) > 1:
+        return _untraceable(call)
+    return _tree(call, [worst(verdicts) for verdicts in zip(*found, strict=True)])
+
+
+def _compare(inputs: Inputs, first: Trace, second: Trace) -> list[Verdict]:
+    """A verdict for each output, from two traces."""
+    sizes = Sizes((first.rows, second.rows), (first.steps, second.steps))
+    arguments = [
+        _argument(leaf.shape, is_timed, sizes)
+        for leaf, is_timed in zip(inputs.leaves, inputs.timed, strict=True)
+    ]
+    try:
+        if first.structure != second.structure:
+            raise Differs(Cause((), "", ANOTHER_PROGRAM))
+        values = walk(
+            (first.program, second.program), arguments, sizes, (), itertools.count().__next__
+        )
+    except Differs as difference:
+        cause = difference.cause or Cause((), "", ANOTHER_PROGRAM)
+        return [all_mixed(cause)] * len(inner(first.program).outvars)
+    return [verdict(value, sizes) for value in values]
+
+
+def _argument(shape: Sequence[int], is_timed: bool, sizes: Sizes) -> Value:
+    if not is_timed:
+        return Value(plain_axes((n, n) for n in shape))
+    rest = plain_axes((n, n) for n in shape[2:])
+    leading = ((Factor(ROWS, sizes.rows),), (Factor(STEPS, sizes.steps),))
+    return Value((*leading, *rest), window=OWN)
+
+
+def _tree(trace: Trace, verdicts: Sequence[Verdict]) -> Any:
+    return jax.tree.unflatten(trace.structure, verdicts)
+
+
+def _untraceable(trace: Trace) -> Any:
+    found = all_mixed(Cause((), "", _UNTRACEABLE))
+    return _tree(trace, [found] * len(inner(trace.program).outvars))

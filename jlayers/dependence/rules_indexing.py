@@ -1,0 +1,163 @@
+"""Rules for reading and writing at computed places: gather, scatter, dynamic slices.
+
+How to read this file: each rule moves the dimensions of operand, indices and updates to where they
+are in the result, so that ``meet`` can treat them as elementwise. A dimension that is indexed is
+touched: which of its elements are read is not known.
+"""
+
+from __future__ import annotations
+
+from .combine import READS_PLACE, READS_SIZE, meet, mixed, sized, touch, unknown
+from .domain import ROWS, STEPS, Axis, Value, has, plain, varies
+from .equation import Equation
+from .registry import Rules
+
+READS = "reads steps at computed places"
+READS_ROWS = "reads rows of the batch at computed places"
+WRITES = "writes steps at computed places"
+WRITES_ROWS = "writes rows of the batch at computed places"
+
+
+def gather(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """Indices' dimensions are the result's batch dimensions, the operand's the others."""
+    operand, indices = arguments
+    shape, full = equation.results[0], equation.operands[0]
+    numbers = equation.fixed("dimension_numbers")
+    sizes = equation.pairs("slice_sizes")
+    offsets = [int(d) for d in numbers.offset_dims]
+    batch = [d for d in range(len(shape)) if d not in offsets]
+    dropped = {int(d) for d in numbers.collapsed_slice_dims}
+    batching = [int(d) for d in numbers.operand_batching_dims]
+    axes: list[Axis] = [()] * len(shape)
+    for d, place in zip(batching, numbers.start_indices_batching_dims, strict=True):
+        axes[batch[int(place)]] = operand.axes[d]
+    kept = [d for d in range(len(full)) if d not in dropped and d not in batching]
+    indexed = list(dropped)
+    for d, target in zip(kept, offsets, strict=True):
+        if sizes[d] == full[d]:
+            axes[target] = operand.axes[d]
+        else:
+            indexed.append(d)
+            axes[target] = plain(sizes[d])
+    read = sized(touch(operand, indexed, equation, READS, READS_ROWS), indexed, equation)
+    last = len(indices.axes) - 1
+    indices = touch(indices, [last], equation, READS, READS_ROWS)
+    found: list[Axis] = [()] * len(shape)
+    for target, axis in zip(batch, indices.axes[:last], strict=True):
+        found[target] = axis
+    values = [read._replace(axes=tuple(axes)), indices._replace(axes=tuple(found))]
+    result = meet(values, shape, equation)
+    return [result._replace(zero=operand.zero and result.window is None)]
+
+
+def scatter(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """The mirror image of gather: updates are written into, or added to, the operand."""
+    operand, indices, updates = arguments
+    shape = equation.results[0]
+    numbers = equation.fixed("dimension_numbers")
+    windows = [int(d) for d in numbers.update_window_dims]
+    batching = [int(d) for d in numbers.operand_batching_dims]
+    inserted = {int(d) for d in numbers.inserted_window_dims}
+    spread = [d for d in range(len(updates.axes)) if d not in windows]
+    kept = [d for d in range(len(shape)) if d not in inserted and d not in batching]
+    axes: list[Axis] = [()] * len(shape)
+    found: list[Axis] = [()] * len(shape)
+    written = set(inserted)
+    for d, place in zip(batching, numbers.scatter_indices_batching_dims, strict=True):
+        axes[d] = updates.axes[spread[int(place)]]
+        found[d] = indices.axes[int(place)]
+    loose = set(range(len(updates.axes))) - {
+        spread[int(place)] for place in numbers.scatter_indices_batching_dims
+    }
+    for d, source in zip(kept, windows, strict=True):
+        if equation.operands[2][source] == shape[d]:
+            axes[d] = updates.axes[source]
+            loose.discard(source)
+        else:
+            written.add(d)
+    return [
+        _written(
+            equation,
+            operand,
+            touch(updates, loose, equation, WRITES, WRITES_ROWS)._replace(axes=tuple(axes)),
+            [_index(indices, found, numbers.scatter_indices_batching_dims, equation)],
+            written,
+        )
+    ]
+
+
+def dynamic_slice(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """Dimensions that are not cut stay; only indices of those that are count."""
+    operand, starts = arguments[0], arguments[1:]
+    sizes, full = equation.pairs("slice_sizes"), equation.operands[0]
+    cut = [d for d, size in enumerate(sizes) if size != full[d]]
+    if len(starts) != len(sizes):
+        return unknown(equation, arguments)
+    read = sized(touch(operand, cut, equation, READS, READS_ROWS), cut, equation)
+    axes = tuple(
+        plain(sizes[d], all(f.same for f in axis) and operand.constant) if d in cut else axis
+        for d, axis in enumerate(read.axes)
+    )
+    result = meet(
+        [read._replace(axes=axes), *(starts[d] for d in cut)], equation.results[0], equation
+    )
+    return [result._replace(zero=operand.zero and result.window is None)]
+
+
+def dynamic_update_slice(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """As ``dynamic_slice``, for what is written."""
+    operand, update, starts = arguments[0], arguments[1], arguments[2:]
+    shape = equation.results[0]
+    if len(starts) != len(shape):
+        return unknown(equation, arguments)
+    cut = {d for d, size in enumerate(equation.operands[1]) if size != shape[d]}
+    axes = tuple(() if d in cut else axis for d, axis in enumerate(update.axes))
+    update = touch(update, cut, equation, WRITES, WRITES_ROWS)._replace(axes=axes)
+    return [_written(equation, operand, update, [starts[d] for d in cut], cut)]
+
+
+def _written(
+    equation: Equation, operand: Value, update: Value, indices: list[Value], written: set[int]
+) -> Value:
+    """The operand after an update whose dimensions are those of the operand."""
+    shape = equation.results[0]
+    if operand.window is None:
+        # Some places of a constant are other than the rest now: nowhere the same, along these.
+        axes = tuple(
+            plain(shape[d]) if d in written else axis for d, axis in enumerate(operand.axes)
+        )
+        operand = operand._replace(axes=axes)
+    result = meet([operand, update, *indices], shape, equation)
+    if not written:
+        return result
+    if result.window is None:
+        if any(varies(shape[d]) for d in written):
+            result = result._replace(place=result.place or equation.cause(READS_SIZE))
+        return result
+    computed = [value for value in (update, *indices) if value.window is not None]
+    for kind, reason in ((STEPS, WRITES), (ROWS, WRITES_ROWS)):
+        if any(has(operand.axes[d], kind) for d in written):
+            result = result._replace(place=result.place or equation.cause(READS_PLACE))
+            if computed:
+                result = mixed(result, kind, equation.cause(reason))
+    return result
+
+
+def _index(
+    indices: Value, axes: list[Axis], batching: tuple[int, ...], equation: Equation
+) -> Value:
+    """The indices, of which only batching dimensions are seen in the result."""
+    loose = set(range(len(indices.axes))) - {int(d) for d in batching}
+    touched = touch(indices, loose, equation, WRITES, WRITES_ROWS)
+    return touched._replace(axes=tuple(axes))
+
+
+RULES: Rules = {
+    "gather": gather,
+    **dict.fromkeys(
+        ("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"),
+        scatter,
+    ),
+    "dynamic_slice": dynamic_slice,
+    "dynamic_update_slice": dynamic_update_slice,
+}
