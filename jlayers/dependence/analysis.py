@@ -111,8 +111,7 @@ def _compare(inputs: Inputs, first: Trace, second: Trace) -> list[Verdict]:
             (first.program, second.program), arguments, sizes, (), itertools.count().__next__
         )
     except Differs as difference:
-        cause = difference.cause or Cause((), "", ANOTHER_PROGRAM)
-        return [all_mixed(cause)] * len(inner(first.program).outvars)
+        return _mixed(difference.cause or Cause((), "", ANOTHER_PROGRAM), first, second)
     return [verdict(value, sizes) for value in values]
 
 
@@ -129,5 +128,20 @@ def _tree(trace: Trace, verdicts: Sequence[Verdict]) -> Any:
 
 
 def _untraceable(trace: Trace) -> Any:
-    found = all_mixed(Cause((), "", _UNTRACEABLE))
-    return _tree(trace, [found] * len(inner(trace.program).outvars))
+    return _tree(trace, _mixed(Cause((), "", _UNTRACEABLE), trace))
+
+
+def _mixed(cause: Cause, first: Trace, *others: Trace) -> list[Verdict]:
+    """What is known of outputs from their shapes alone."""
+    traces = [first, *(trace for trace in others if trace.structure == first.structure)]
+    outputs = [inner(trace.program).outvars for trace in traces]
+    return [
+        all_mixed(
+            cause,
+            all(
+                output.aval.shape[:2] == (trace.rows, trace.steps)
+                for output, trace in zip(same, traces, strict=True)
+            ),
+        )
+        for same in zip(*outputs, strict=True)
+    ]

@@ -88,7 +88,7 @@ def while_(equation: Equation, arguments: list[Value]) -> list[Value]:
     tested, used = arguments[:first], arguments[first : first + second]
     carry = list(arguments[first + second :])
     body, test = equation.param("body_jaxpr"), equation.param("cond_jaxpr")
-    kept = _kept(body[0], second)
+    kept = _kept(body[0], second, len(carry))
     for round_ in range(_ROUNDS):
         inside = [
             value if keep else value._replace(zero=False)
@@ -130,7 +130,7 @@ def scan(equation: Equation, arguments: list[Value]) -> list[Value]:
     if walked is None:
         return unknown(equation, arguments)
     elements = [_element(value, loop) for value in arguments[start:]]
-    kept = _kept(first, len(constants))
+    kept = _kept(first, len(constants), carried)
     outputs: list[Value] = []
     for round_ in range(_ROUNDS):
         inside = [_in_pass(value, keep, loop) for value, keep in zip(carry, kept, strict=True)]
@@ -220,11 +220,11 @@ def _stacked(value: Value, loop: int, passes: Pair, walked: Axis) -> Value:
     return _outside(value._replace(axes=(first, *value.axes)), loop)
 
 
-def _kept(program: Any, constants: int) -> list[bool]:
+def _kept(program: Any, start: int, count: int) -> list[bool]:
     """Which carries a body passes through untouched."""
     program = inner(program)
-    carried = program.invars[constants:]
-    return [new is old for old, new in zip(carried, program.outvars, strict=False)]
+    carried = program.invars[start : start + count]
+    return [new is old for old, new in zip(carried, program.outvars[:count], strict=True)]
 
 
 def _joined(
@@ -256,26 +256,13 @@ def _facts(value: Value) -> tuple[Any, ...]:
     return (*value[:6], *flags)
 
 
+_CALLS = """
+call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call
+custom_vjp_call_jaxpr custom_vmap_call jit linear_call pjit remat remat2
+"""
+
 RULES: Rules = {
-    **dict.fromkeys(
-        (
-            "call",
-            "checkpoint",
-            "closed_call",
-            "composite",
-            "core_call",
-            "custom_jvp_call",
-            "custom_vjp_call",
-            "custom_vjp_call_jaxpr",
-            "custom_vmap_call",
-            "jit",
-            "linear_call",
-            "pjit",
-            "remat",
-            "remat2",
-        ),
-        call,
-    ),
+    **dict.fromkeys(_CALLS.split(), call),
     "call_hi_primitive": expandable,
     "custom_linear_solve": custom_linear_solve,
     "cond": cond,

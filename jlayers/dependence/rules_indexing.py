@@ -152,12 +152,13 @@ def _index(
     return touched._replace(axes=tuple(axes))
 
 
+_SCATTERS = """
+scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max
+"""
+
 RULES: Rules = {
     "gather": gather,
-    **dict.fromkeys(
-        ("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"),
-        scatter,
-    ),
+    **dict.fromkeys(_SCATTERS.split(), scatter),
     "dynamic_slice": dynamic_slice,
     "dynamic_update_slice": dynamic_update_slice,
 }

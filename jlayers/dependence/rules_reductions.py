@@ -145,6 +145,10 @@ _reductions: dict[str, Rule] = {
     f"reduce_{name}": reduce for name in ("sum", "prod", "max", "min", "and", "or", "xor")
 }
 
+_DECOMPOSITIONS = """
+cholesky eig eigh hessenberg lu qr geqrf schur svd tridiagonal
+"""
+
 RULES: Rules = {
     **_reductions,
     "argmax": reduce,
@@ -154,21 +158,7 @@ RULES: Rules = {
     "sort": sort,
     "top_k": top_k,
     "fft": fft,
-    **dict.fromkeys(
-        (
-            "cholesky",
-            "eig",
-            "eigh",
-            "hessenberg",
-            "lu",
-            "qr",
-            "geqrf",
-            "schur",
-            "svd",
-            "tridiagonal",
-        ),
-        matrices,
-    ),
+    **dict.fromkeys(_DECOMPOSITIONS.split(), matrices),
     "lu_pivots_to_permutation": vectors,
     "householder_product": householder_product,
     "triangular_solve": triangular_solve,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from .domain import ALL, OWN, ROWS, STEPS, Cause, Factor, Sizes, Value, hull, length, varies
+from .domain import ALL, OWN, Cause, Sizes, Value, hull, length, varies
 from .source import Source, source
 
 Kind = Literal["each", "earlier", "mixed"]
@@ -73,22 +73,19 @@ def verdict(value: Value, sizes: Sizes) -> Verdict:
     """What is known of an output."""
     place = value.place
     axes = value.axes
-    if value.window is None:
-        if place is None and any(
-            varies(factor.size) and not factor.same for axis in axes for factor in axis
-        ):
+    if value.window is None and place is None:
+        factors = [factor for axis in axes for factor in axis]
+        if any(varies(factor.size) and not factor.same for factor in factors):
             place = Cause((), "", "is a constant that differs from step to step")
-        leads = [length(axis) for axis in axes[:2]] == [sizes.rows, sizes.steps]
-    else:
-        whole = ((Factor(ROWS, sizes.rows),), (Factor(STEPS, sizes.steps),))
-        leads = axes[:2] == whole
+    # By length: rows (steps) that met are no longer told from other dimensions that vary with them.
+    leads = [length(axis) for axis in axes[:2]] == [sizes.rows, sizes.steps]
     window = value.window or OWN
     return _verdict(window, leads, value.steps, value.rows, place)
 
 
-def all_mixed(cause: Cause) -> Verdict:
+def all_mixed(cause: Cause, leads: bool) -> Verdict:
     """The verdict where nothing is known."""
-    return _verdict(ALL, False, cause, cause, cause)
+    return _verdict(ALL, leads, cause, cause, cause)
 
 
 def _verdict(
@@ -101,6 +98,8 @@ def _verdict(
     kind = kind_of(window)
     reasons = [cause and _why(cause) for cause in (None if kind == "each" else steps, rows, place)]
     why = next((reason for reason in reasons if reason), None)
+    if why is None and not leads:
+        why = Why("", "does not lead with (batch, time)", None)
     return Verdict(
         kind, window, rows is not None, place is not None, leads, why, reasons[1], reasons[2]
     )
