@@ -35,6 +35,7 @@ from .equation import Equation
 
 READS_PLACE = "reads the absolute position"
 READS_SIZE = "depends on the number of steps or rows"
+REPLACES = "replaces the first or last steps, by their number"
 MEETS_STEPS = "combines each step with other steps"
 MEETS_ROWS = "combines each row of the batch with other rows"
 LOSES_STEPS = "gives one result for all steps"
@@ -57,9 +58,7 @@ def union(values: Sequence[Value], cause: Cause, axes: tuple[Axis, ...] = ()) ->
         place = place or cause._replace(reason=READS_PLACE)
     window = hull(value.window for value in values)
     early = all(value.early for value in values if value.window is not None)
-    return Value(
-        axes, window, hidden, loops, False, early and window is not None, steps, rows, place
-    )
+    return Value(axes, window, hidden, loops, early and window is not None, steps, rows, place)
 
 
 def meet(values: Sequence[Value], shape: Shape, equation: Equation) -> Value:
@@ -123,12 +122,27 @@ def touch(
 def sized(value: Value, dimensions: Iterable[int], equation: Equation) -> Value:
     """The value, if elements along dimensions of a constant are counted or selected.
 
-    That gives another constant for another length, unless all are zeros.
+    That gives another constant for another length.
     """
-    if value.window is not None or value.zero:
+    if value.window is not None:
         return value
     if any(varies(length(value.axes[d])) for d in dimensions):
         return value._replace(place=value.place or equation.cause(READS_SIZE))
+    return value
+
+
+def extended(value: Value, d: int, before: bool, after: bool, equation: Equation) -> Value:
+    """The value, if something that is no step is put before (after) its steps.
+
+    As long as the window of what is put there reaches beyond the first (last) step of the input,
+    no step that depends on its own step alone can meet it. Else it is in the place of a step: after
+    a crop, zeros in front replace the first step, by its number.
+    """
+    if value.window is None:
+        return value
+    missing = equation.sizes.steps[0] - length(value.axes[d])[0]
+    if (before and value.window[0] > 0) or (after and value.window[1] < missing):
+        return value._replace(place=value.place or equation.cause(REPLACES))
     return value
 
 

@@ -1,8 +1,8 @@
 """Arrays that a program closes over, and numbers in its text.
 
 How to read this file: ``constant`` compares the two traces' arrays. The same object needs no look,
-however large it is, but small ones get one, since zeros and arrays that are the same all along do
-not give away a step's number.
+however large it is, but small ones get one, since arrays that are the same all along do not
+give away a step's number.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def constant(first: Any, second: Any, cause: Cause) -> Value:
     if not same_object and shapes[0] == shapes[1] and not _equal(arrays[0], arrays[1]):
         place = cause
     axes = tuple(_axis(arrays[0], arrays[1], d, size) for d, size in enumerate(shape))
-    zero = not (arrays[0].any() or arrays[1].any())
-    return Value(axes, zero=zero, place=place)
+    return Value(axes, place=place)
 
 
 def _read(array: Any) -> np.ndarray[Any, Any] | None:

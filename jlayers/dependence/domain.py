@@ -75,7 +75,6 @@ class Value(NamedTuple):
       hidden: (kind, loop): rows or steps that a surrounding loop walks over, which are in the
         value without being in its shape.
       loops: those whose iterations see different values of it, other than by what is hidden.
-      zero: known to be all zeros.
       early: has no steps, and depends on the first few alone, by number: no step i of the input
         with i > window[1].
       steps, rows, place: why a step depends on others, a row on others, the value on absolute
@@ -86,7 +85,6 @@ class Value(NamedTuple):
     window: Window | None = None
     hidden: frozenset[tuple[str, int]] = frozenset()
     loops: frozenset[int] = frozenset()
-    zero: bool = False
     early: bool = False
     steps: Cause | None = None
     rows: Cause | None = None

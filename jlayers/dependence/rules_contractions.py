@@ -31,9 +31,7 @@ def dot_general(equation: Equation, arguments: list[Value]) -> list[Value]:
         offset += len(free)
         value = sized(touch(value, summed, equation, _SUMS, _SUMS_ROWS), summed, equation)
         sides.append(value._replace(axes=tuple(axes)))
-    result = meet(sides, shape, equation)
-    zero = result.window is None and (left.zero or right.zero)
-    return [result._replace(zero=zero)]
+    return [meet(sides, shape, equation)]
 
 
 _SUMS = "sums over time"

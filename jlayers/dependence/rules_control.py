@@ -75,9 +75,7 @@ def cond(equation: Equation, arguments: list[Value]) -> list[Value]:
         raise Differs("branches")
     branches = [equation.walk(pair, operands) for pair in zip(first, second, strict=True)]
     return [
-        meet([index, *results], shape, equation)._replace(
-            zero=all(result.zero and result.constant for result in results) and index.constant
-        )
+        meet([index, *results], shape, equation)
         for shape, *results in zip(equation.results, *branches, strict=True)
     ]
 
@@ -90,12 +88,8 @@ def while_(equation: Equation, arguments: list[Value]) -> list[Value]:
     body, test = equation.param("body_jaxpr"), equation.param("cond_jaxpr")
     kept = _kept(body[0], second, len(carry))
     for round_ in range(_ROUNDS):
-        inside = [
-            value if keep else value._replace(zero=False)
-            for value, keep in zip(carry, kept, strict=True)
-        ]
-        results = equation.walk((body[0], body[1]), [*used, *inside])
-        goes_on = equation.walk((test[0], test[1]), [*tested, *inside])
+        results = equation.walk((body[0], body[1]), [*used, *carry])
+        goes_on = equation.walk((test[0], test[1]), [*tested, *carry])
         joined = _joined(
             carry,
             [
@@ -178,7 +172,7 @@ def _in_pass(value: Value, keep: bool, loop: int) -> Value:
     if keep:
         return value
     if value.window is None:
-        return value._replace(loops=value.loops | {loop}, zero=False)
+        return value._replace(loops=value.loops | {loop})
     return value
 
 
@@ -238,7 +232,6 @@ def _joined(
             continue
         shape = tuple(length(axis) for axis in old.axes)
         value = meet([old, new], shape, equation)
-        value = value._replace(zero=old.zero and new.zero)
         if round_ >= _PATIENCE and value.window is not None and old.window is not None:
             low = value.window[0] if value.window[0] == old.window[0] else -math.inf
             high = value.window[1] if value.window[1] == old.window[1] else math.inf
@@ -253,7 +246,7 @@ def _same(first: Sequence[Value], second: Sequence[Value]) -> bool:
 
 def _facts(value: Value) -> tuple[Any, ...]:
     flags = [cause is not None for cause in (value.steps, value.rows, value.place)]
-    return (*value[:6], *flags)
+    return (*value[:5], *flags)
 
 
 _CALLS = """

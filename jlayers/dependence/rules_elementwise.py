@@ -9,25 +9,19 @@ from __future__ import annotations
 from .combine import READS_SIZE, meet, union, unknown
 from .domain import Value, plain_axes, varies
 from .equation import Equation
-from .registry import Rule, Rules
+from .registry import Rules
 
-# f(0, ..., 0) = 0: what is zero in front of the first step stays so.
-_KEEP_ZERO_NAMES = """
-abs add add_any and asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p
-device_put erf erf_inv expm1 floor imag log1p max min mul name neg optimization_barrier or
-pvary real reduce_precision round select_n sharding_constraint sign sin sinh sqrt square
-stop_gradient sub tan tanh xor
+_NAMES = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
+bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh
+digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag
+integer_pow is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul mulhi name ne
+neg nextafter not one_minus_square or polygamma polynomial population_count pow pvary real
+reduce_precision regularized_incomplete_beta rem round rsqrt select_n sharding_constraint
+shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub
+tan tanh xor zeta
 """
-_KEEP_ZERO = frozenset(_KEEP_ZERO_NAMES.split())
-_OTHER_NAMES = """
-acos acosh atan2 bessel_i0e bessel_i1e bitcast_convert_type clamp clz complex cos cosh digamma
-div eq eq_to erfc exp exp2 ge gt igamma igamma_grad_a igammac integer_pow is_finite le le_to
-lgamma log log2 logistic lt lt_to mulhi ne nextafter not one_minus_square polygamma polynomial
-population_count pow regularized_incomplete_beta rem rsqrt shift_left shift_right_arithmetic
-shift_right_logical zeta
-"""
-_OTHERS = frozenset(_OTHER_NAMES.split())
-ELEMENTWISE = _KEEP_ZERO | _OTHERS
+ELEMENTWISE = frozenset(_NAMES.split())
 # One result for each operand.
 _IDENTITIES = frozenset({"device_put", "optimization_barrier"})
 # Generators of constants; with a key that depends on the input they are unknown.
@@ -46,11 +40,6 @@ def elementwise(equation: Equation, arguments: list[Value]) -> list[Value]:
     value = meet(arguments, shape, equation)
     if not equation.has_equal_params():
         value = value._replace(place=value.place or equation.cause(READS_SIZE))
-    if value.window is None:
-        operands = arguments[1:] if equation.name == "select_n" else arguments
-        some = any if equation.name == "mul" else all
-        zero = equation.name in _KEEP_ZERO and some(operand.zero for operand in operands)
-        value = value._replace(zero=zero)
     return [value] * len(equation.results)
 
 
@@ -77,13 +66,8 @@ def iota(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 
 def empty(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """An array that is not filled yet: some constant, the same everywhere."""
+    """Some constant, the same everywhere, whatever an operand holds."""
     return [Value(plain_axes(shape, same=True)) for shape in equation.results]
-
-
-def zeros_like(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """Zeros, whatever the operand holds."""
-    return [Value(plain_axes(shape, same=True), zero=True) for shape in equation.results]
 
 
 def random(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -99,15 +83,13 @@ def random(equation: Equation, arguments: list[Value]) -> list[Value]:
     return [base._replace(axes=plain_axes(shape)) for shape in equation.results]
 
 
-_elementwise: dict[str, Rule] = dict.fromkeys(ELEMENTWISE - _IDENTITIES, elementwise)
-
 RULES: Rules = {
-    **_elementwise,
+    **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(_IDENTITIES, identities),
     **dict.fromkeys(RANDOM, random),
     "bitcast_convert_type": bitcast,
     "iota": iota,
     "empty": empty,
     "empty2": empty,
-    "zeros_like": zeros_like,
+    "zeros_like": empty,
 }

@@ -46,8 +46,7 @@ def gather(equation: Equation, arguments: list[Value]) -> list[Value]:
     for target, axis in zip(batch, indices.axes[:last], strict=True):
         found[target] = axis
     values = [read._replace(axes=tuple(axes)), indices._replace(axes=tuple(found))]
-    result = meet(values, shape, equation)
-    return [result._replace(zero=operand.zero and result.window is None)]
+    return [meet(values, shape, equation)]
 
 
 def scatter(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -98,10 +97,8 @@ def dynamic_slice(equation: Equation, arguments: list[Value]) -> list[Value]:
         plain(sizes[d], all(f.same for f in axis) and operand.constant) if d in cut else axis
         for d, axis in enumerate(read.axes)
     )
-    result = meet(
-        [read._replace(axes=axes), *(starts[d] for d in cut)], equation.results[0], equation
-    )
-    return [result._replace(zero=operand.zero and result.window is None)]
+    values = [read._replace(axes=axes), *(starts[d] for d in cut)]
+    return [meet(values, equation.results[0], equation)]
 
 
 def dynamic_update_slice(equation: Equation, arguments: list[Value]) -> list[Value]:

@@ -41,8 +41,7 @@ def _reduced(value: Value, dimensions: list[int], equation: Equation) -> Value:
     value = touch(value, dimensions, equation, _REDUCES, _REDUCES_ROWS)
     value = sized(value, counted, equation)
     axes = tuple(axis for d, axis in enumerate(value.axes) if d not in dimensions)
-    zero = value.zero and equation.name in {*_IDEMPOTENT, "reduce_sum"}
-    return value._replace(axes=axes, zero=zero)
+    return value._replace(axes=axes)
 
 
 def cumulative(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -53,8 +52,8 @@ def cumulative(equation: Equation, arguments: list[Value]) -> list[Value]:
     if value.window is None:
         if reverse:
             value = sized(value, [d], equation)
-        axes = (*value.axes[:d], plain(length(axis), value.zero), *value.axes[d + 1 :])
-        return [value._replace(axes=axes, zero=value.zero and equation.name == "cumsum")]
+        axes = (*value.axes[:d], plain(length(axis)), *value.axes[d + 1 :])
+        return [value._replace(axes=axes)]
     if not is_alone(axis, STEPS):
         return [touch(value, [d], equation)]
     cause = equation.cause("accumulates over time")
@@ -80,7 +79,7 @@ def top_k(equation: Equation, arguments: list[Value]) -> list[Value]:
     d %= len(value.axes)
     value = sized(touch(value, [d], equation, "sorts along time", "sorts the batch"), [d], equation)
     axes = (*value.axes[:d], plain(equation.results[0][d]), *value.axes[d + 1 :])
-    return [value._replace(axes=axes, zero=False)] * len(equation.results)
+    return [value._replace(axes=axes)] * len(equation.results)
 
 
 def fft(equation: Equation, arguments: list[Value]) -> list[Value]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .combine import READS_PLACE, READS_SIZE, meet, mixed, sized, touch, unknown
+from .combine import READS_SIZE, extended, meet, mixed, sized, touch, unknown
 from .domain import (
     ALL,
     ONE,
@@ -31,10 +31,11 @@ from .domain import (
     tidy,
     varies,
 )
-from .equation import Differs, Equation
+from .equation import Equation
 from .registry import Rules
 
 SHIFTS = "shifts the steps"
+JOINS = "joins steps at places that depend on their number"
 TEARS = "takes the steps apart by their number"
 CUTS_ROWS = "selects rows of the batch"
 
@@ -105,35 +106,29 @@ def tile(equation: Equation, arguments: list[Value]) -> list[Value]:
 def concatenate(equation: Equation, arguments: list[Value]) -> list[Value]:
     """Along the steps, each piece moves by what stands before it."""
     d, shape = equation.fixed("dimension"), equation.results[0]
-    cause = equation.cause(SHIFTS)
     stepwise = any(v.window is not None and has(v.axes[d], STEPS) for v in arguments)
     axis = _steps(shape[d]) if stepwise else plain(shape[d])
     pieces, offset = [], (0, 0)
     for value in arguments:
         size = length(value.axes[d])
-        if value.window is None:
-            if stepwise and not value.zero:
-                value = value._replace(place=value.place or equation.cause(READS_PLACE))
-        elif not is_alone(value.axes[d], STEPS) or varies(offset):
-            value = touch(value, [d], equation, "joins steps at places that depend on their number")
-        elif offset[0]:
-            value = value._replace(
-                window=shift(_window(value), -offset[0], -offset[0]), steps=value.steps or cause
-            )
-        if value.window is not None and has(value.axes[d], ROWS):
-            value = mixed(value, ROWS, equation.cause("joins rows of the batch"))
-        offset = offset[0] + size[0], offset[1] + size[1]
+        end = offset[0] + size[0], offset[1] + size[1]
+        if value.window is not None:
+            if not is_alone(value.axes[d], STEPS) or varies(offset):
+                value = touch(value, [d], equation, JOINS)
+            else:
+                value = extended(value, d, offset[0] > 0, end != shape[d], equation)
+                value = _moved(value, -offset[0], equation)
+            if has(value.axes[d], ROWS):
+                value = mixed(value, ROWS, equation.cause("joins rows of the batch"))
+        if varies(offset) or (varies(size) and value.window is None):
+            value = value._replace(place=value.place or equation.cause(READS_SIZE))
+        offset = end
         # The dimension itself is put in below: while pieces meet it counts as one element, or as
         # the steps if it has them, so that steps at another dimension are noticed.
         kept = axis if value.window is not None and has(value.axes[d], STEPS) else ()
         pieces.append(value._replace(axes=_with(value.axes, d, kept)))
     others = _with(shape, d, shape[d] if stepwise else ONE)
     value = meet(pieces, others, equation)
-    if value.window is None:
-        zero = all(piece.zero for piece in arguments)
-        if any(sized(v, [d], equation).place for v in arguments):
-            value = value._replace(place=value.place or equation.cause(READS_SIZE))
-        return [value._replace(axes=_with(value.axes, d, plain(shape[d], zero)), zero=zero)]
     return [value._replace(axes=_with(value.axes, d, axis))]
 
 
@@ -150,27 +145,24 @@ def pad(equation: Equation, arguments: list[Value]) -> list[Value]:
             continue
         padded.append(d)
         if value.window is None:
-            axes[d] = plain(shape[d], same=value.zero and filling.zero)
+            axes[d] = plain(shape[d])
             continue
         moved = is_alone(axes[d], STEPS) and low == low_ and high == high_ and not within | within_
         if moved:
+            value = extended(value, d, low > 0, high > 0, equation)
+            value = _moved(value, -low, equation)
             axes[d] = _steps(shape[d])
-            if low:
-                window = shift(_window(value), -low, -low)
-                value = value._replace(window=window, steps=value.steps or equation.cause(SHIFTS))
         else:
             value = touch(value, [d], equation)
             axes[d] = plain(shape[d])
             if low != low_:
                 value = value._replace(place=value.place or equation.cause(READS_SIZE))
-        if moved and max(low, high) > 0 and not filling.zero:
-            value = value._replace(place=value.place or equation.cause(READS_PLACE))
     value = sized(value, padded, equation)
     alone = value._replace(axes=tuple(axes))
     joined = meet([alone, filling], shape, equation)
     if filling.window is not None:
         joined = touch(joined, padded, equation)
-    return [joined._replace(zero=value.zero and filling.zero)]
+    return [joined]
 
 
 def slice_(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -201,7 +193,8 @@ def cut(value: Value, d: int, start: Pair, limit: Pair, stride: int, equation: E
     size = length(axis)
     result = _count(start[0], limit[0], stride), _count(start[1], limit[1], stride)
     left = size[0] - limit[0], size[1] - limit[1]
-    if value.window is None:
+    window = value.window
+    if window is None:
         same = all(factor.same for factor in axis)
         if varies(start) and not same:
             value = value._replace(place=value.place or equation.cause(READS_SIZE))
@@ -210,13 +203,11 @@ def cut(value: Value, d: int, start: Pair, limit: Pair, stride: int, equation: E
         value = value._replace(place=value.place or equation.cause(READS_SIZE))
     elif is_alone(axis, STEPS):
         if stride == 1 and not varies(left):
-            if start[0]:
-                window = shift(_window(value), start[0], start[0])
-                value = value._replace(window=window, steps=value.steps or equation.cause(SHIFTS))
+            value = _moved(value, start[0], equation)
             return value._replace(axes=_with(value.axes, d, _steps(result)))
         if not varies(limit):
             # Seen from step t >= 0, the input's step s has the number s - t <= s.
-            last = limit[0] - 1 + _window(value)[1]
+            last = limit[0] - 1 + window[1]
             cause = equation.cause("reads the first steps by number")
             return value._replace(
                 axes=_with(value.axes, d, plain(result)),
@@ -234,9 +225,7 @@ def stack(equation: Equation, arguments: list[Value]) -> list[Value]:
     d, shape = int(equation.fixed("axis")), equation.results[0]
     others = shape[:d] + shape[d + 1 :]
     value = meet(arguments, others, equation)
-    zero = value.window is None and all(argument.zero for argument in arguments)
-    axes = (*value.axes[:d], plain(shape[d], zero), *value.axes[d:])
-    return [value._replace(axes=axes, zero=zero)]
+    return [value._replace(axes=(*value.axes[:d], plain(shape[d]), *value.axes[d:]))]
 
 
 def unstack(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -286,10 +275,12 @@ def _marked(axis: Axis) -> bool:
     return has(axis, STEPS) or has(axis, ROWS)
 
 
-def _window(value: Value) -> tuple[float, float]:
-    if value.window is None:
-        raise Differs("a constant has no window")
-    return value.window
+def _moved(value: Value, offset: int, equation: Equation) -> Value:
+    """The value, whose step i is the step i + offset of before."""
+    if value.window is None or not offset or value.window == ALL:
+        return value
+    window = shift(value.window, offset, offset)
+    return value._replace(window=window, steps=value.steps or equation.cause(SHIFTS))
 
 
 def _with(items: tuple[Any, ...], d: int, item: Any) -> tuple[Any, ...]:

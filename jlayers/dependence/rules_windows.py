@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .combine import READS_SIZE, meet, touch
+from .combine import READS_SIZE, extended, meet, touch
 from .domain import STEPS, Axis, Factor, Pair, Value, is_alone, plain, shift, varies
 from .equation import Equation, alike
 from .registry import Rules
@@ -47,11 +47,13 @@ def slide(value: Value, d: int, size: Pair, window: Geometry, equation: Equation
     if not steady:
         value = value._replace(place=value.place or equation.cause(READS_SIZE))
     result = plain(size)
-    if value.window is not None and is_alone(axis, STEPS) and steady:
+    seen = value.window
+    if seen is not None and is_alone(axis, STEPS) and steady:
         if window.stride == window.inside == 1:
-            before = window.padding[0][0]
+            before, after = window.padding[0]
+            value = extended(value, d, before > 0, after > 0, equation)
             reach = (window.size[0] - 1) * window.spacing - before
-            seen = shift(value.window, -before, reach)
+            seen = shift(seen, -before, reach)
             if seen != value.window:
                 cause = equation.cause(_SLIDES)
                 value = value._replace(window=seen, steps=value.steps or cause)

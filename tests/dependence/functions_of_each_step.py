@@ -905,6 +905,29 @@ def mask_of_a_fixed_count(x):
     return jnp.where((jnp.arange(x.shape[1]) < 5)[None, :, None], x, 0.0)
 
 
+@by_place
+def first_step_replaced_by_concatenate(x):
+    return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, 1:]], axis=1)
+
+
+@by_place
+def last_step_replaced_by_pad(x):
+    return jnp.pad(x[:, :-1], ((0, 0), (0, 1), (0, 0)))
+
+
+@by_place
+def shifts_that_lose_a_step(x):
+    later = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    return jnp.pad(later, ((0, 0), (0, 1), (0, 0)))[:, 1:]
+
+
+@by_place
+def first_step_lost_in_a_convolution(x):
+    return lax.conv_general_dilated(
+        x[:, 1:], W[None], (1,), ((1, 0),), dimension_numbers=("NWC", "WIO", "NWC")
+    )
+
+
 @of_rows
 def batch_norm_of_each_step(x):
     return (x - x.mean(0)) / (x.std(0) + 1e-3)
