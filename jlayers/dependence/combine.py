@@ -154,8 +154,7 @@ def unknown(
     base = union(arguments, cause)
     if base.window is None:
         shapes = [*equation.operands, *equation.results]
-        sized_ = any(varies(size) for shape in shapes for size in shape)
-        if sized_ or not equation.has_equal_params():
+        if any(varies(size) for shape in shapes for size in shape):
             base = base._replace(place=base.place or cause)
     else:
         base = base._replace(

@@ -27,6 +27,23 @@ _IGNORED = frozenset(
     }
 )
 
+# Parameters that are sizes, of which rules see both.
+_PAIRED = frozenset(
+    {
+        "length",
+        "limit_indices",
+        "new_sizes",
+        "padding",
+        "padding_config",
+        "reps",
+        "shape",
+        "sizes",
+        "slice_sizes",
+        "start_indices",
+        "window_dimensions",
+    }
+)
+
 
 class Differs(Exception):  # noqa: N818 - caught where an equation is taken for unknown
     """The two traces differ in structure; ``cause`` says where, if known."""
@@ -110,12 +127,12 @@ class Equation:
         return tuple((int(a), int(b)) for a, b in zip(first, second, strict=True))
 
     def has_equal_params(self) -> bool:
-        """Whether no parameter depends on the sizes."""
+        """Whether no parameter depends on the sizes, but those that rules see both of."""
         first, second = self.params
         if first.keys() != second.keys():
             return False
         return all(
-            key in _IGNORED or alike(value, second[key]) or _is_program(value)
+            key in _IGNORED or key in _PAIRED or alike(value, second[key])
             for key, value in first.items()
         )
 
@@ -159,7 +176,3 @@ def shape(first: Any, second: Any) -> Shape:
     if len(a) != len(b):
         raise Differs("rank")
     return tuple((int(m), int(n)) for m, n in zip(a, b, strict=True))
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(inner(value), "eqns")

@@ -37,10 +37,7 @@ def elementwise(equation: Equation, arguments: list[Value]) -> list[Value]:
     shape = equation.results[0]
     if any(len(operand) not in (0, len(shape)) for operand in equation.operands):
         return unknown(equation, arguments)
-    value = meet(arguments, shape, equation)
-    if not equation.has_equal_params():
-        value = value._replace(place=value.place or equation.cause(READS_SIZE))
-    return [value] * len(equation.results)
+    return [meet(arguments, shape, equation)] * len(equation.results)
 
 
 def bitcast(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -78,8 +75,6 @@ def random(equation: Equation, arguments: list[Value]) -> list[Value]:
     shapes = [*equation.operands, *equation.results]
     if any(varies(size) for shape in shapes for size in shape):
         base = base._replace(place=base.place or equation.cause("draws random numbers by position"))
-    elif not equation.has_equal_params():
-        base = base._replace(place=base.place or equation.cause(READS_SIZE))
     return [base._replace(axes=plain_axes(shape)) for shape in equation.results]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from .combine import READS_SIZE, meet, sized, touch, unknown
+from .combine import meet, sized, touch, unknown
 from .domain import STEPS, Axis, Value, is_alone, length, plain, plain_axes, shift
 from .equation import Equation
 from .registry import Rule, Rules
@@ -130,8 +130,6 @@ def _core(equation: Equation, arguments: list[Value], count: int) -> list[Value]
         value = sized(touch(value, inner, equation), inner, equation)
         batch.append(value._replace(axes=value.axes[:front]))
     value = meet(batch, shape, equation)
-    if not equation.has_equal_params():
-        value = value._replace(place=value.place or equation.cause(READS_SIZE))
     results = []
     for result in equation.results:
         if result[:front] != shape:

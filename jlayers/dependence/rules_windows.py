@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .combine import READS_SIZE, extended, meet, touch
 from .domain import STEPS, Axis, Factor, Pair, Value, is_alone, plain, shift, varies
-from .equation import Equation, alike
+from .equation import Equation
 from .registry import Rules
 
 _SLIDES = "slides a window over time"
@@ -95,8 +95,6 @@ def conv(equation: Equation, arguments: list[Value]) -> list[Value]:
     else:
         axes[batch] = plain(shape[batch])
     axes[features] = plain(shape[features])
-    if not alike(*equation.param("feature_group_count")):
-        left = left._replace(place=left.place or equation.cause(READS_SIZE))
     return [meet([left._replace(axes=tuple(axes)), right._replace(axes=())], shape, equation)]
 
 

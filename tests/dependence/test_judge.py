@@ -262,3 +262,26 @@ def test_a_rule_that_fails_mixes(monkeypatch):
     found = judge(jnp.tanh, X)
     assert (found.kind, found.rows, found.place) == ("mixed", True, True)
     assert found.why.reason == "is in a form that is not known to this analysis"
+
+
+def test_mutable_arrays_mix():
+    new_ref = getattr(jax, "new_ref", None)
+    if new_ref is None:
+        pytest.skip("this JAX has no mutable arrays")
+
+    def f(x):
+        total = new_ref(jnp.zeros((x.shape[0], 1, 4)))
+        total[...] = x.mean(1, keepdims=True)
+        return x - total[...]
+
+    found = judge(f, X)
+    assert (found.kind, found.rows) == ("mixed", True)
+    assert found.why.reason == "uses mutable arrays, which this analysis does not follow"
+
+
+def test_a_print_changes_nothing():
+    def f(x):
+        jax.debug.print("{}", x.mean())
+        return x * 2
+
+    assert judge(f, X).is_per_step
