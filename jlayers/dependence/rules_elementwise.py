@@ -6,7 +6,7 @@ never pass for harmless. ``RULES`` at the end is what the walk looks up.
 
 from __future__ import annotations
 
-from .combine import READS_SIZE, meet, union, unknown
+from .combine import READS_SIZE, meet, touch, union, unknown
 from .domain import Value, plain_axes, varies
 from .equation import Equation
 from .registry import Rules
@@ -40,11 +40,20 @@ def elementwise(equation: Equation, arguments: list[Value]) -> list[Value]:
     return [meet(arguments, shape, equation)] * len(equation.results)
 
 
-def bitcast(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """Elementwise, unless the width changes and a dimension is gained or lost."""
-    if equation.operands[0] != equation.results[0]:
-        return unknown(equation, arguments)
+def select(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """Elementwise, or the first case where it is known to be chosen: no index is negative."""
+    if arguments[0].known.number == (0, 0):
+        return [arguments[1]]
     return elementwise(equation, arguments)
+
+
+def bitcast(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """Elementwise; a change of width gains or loses a last dimension, the parts of an element."""
+    value, before, after = arguments[0], equation.operands[0], equation.results[0]
+    if len(before) > len(after):
+        value = touch(value, [len(before) - 1], equation)
+    axes = (*value.axes[: len(after)], *plain_axes(after[len(before) :]))
+    return [value._replace(axes=axes)]
 
 
 def identities(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -83,6 +92,7 @@ RULES: Rules = {
     **dict.fromkeys(_IDENTITIES, identities),
     **dict.fromkeys(RANDOM, random),
     "bitcast_convert_type": bitcast,
+    "select_n": select,
     "iota": iota,
     "empty": empty,
     "empty2": empty,

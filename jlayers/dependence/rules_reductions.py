@@ -75,8 +75,8 @@ def sort(equation: Equation, arguments: list[Value]) -> list[Value]:
 def top_k(equation: Equation, arguments: list[Value]) -> list[Value]:
     """The largest along one dimension, and where they are."""
     value = arguments[0]
-    d = int(equation.fixed("axis")) if "axis" in equation.params[0] else len(value.axes) - 1
-    d %= len(value.axes)
+    name = "reduction_dimension" if equation.name == "approx_top_k" else "axis"
+    d = int(equation.fixed(name)) % len(value.axes)
     value = sized(touch(value, [d], equation, "sorts along time", "sorts the batch"), [d], equation)
     axes = (*value.axes[:d], plain(equation.results[0][d]), *value.axes[d + 1 :])
     return [value._replace(axes=axes)] * len(equation.results)
@@ -154,6 +154,7 @@ RULES: Rules = {
     **{f"cum{name}": cumulative for name in ("sum", "prod", "max", "min", "logsumexp")},
     "sort": sort,
     "top_k": top_k,
+    "approx_top_k": top_k,
     "fft": fft,
     **dict.fromkeys(_DECOMPOSITIONS.split(), matrices),
     "lu_pivots_to_permutation": vectors,

@@ -69,9 +69,11 @@ def squeeze(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 def reshape(equation: Equation, arguments: list[Value]) -> list[Value]:
     """All factors in a row are cut anew; plain ones may be split, rows and steps may not."""
-    if len(arguments) != 1 or equation.fixed("dimensions") is not None:
+    if len(arguments) != 1:
         return unknown(equation, arguments)
-    value = arguments[0]
+    value, order = arguments[0], equation.fixed("dimensions")
+    if order is not None:
+        value = value._replace(axes=tuple(value.axes[d] for d in order))
     axes = _cut(value.axes, equation.results[0])
     if axes is not None:
         return [value._replace(axes=axes)]

@@ -117,7 +117,25 @@ def windowed(equation: Equation, arguments: list[Value]) -> list[Value]:
     return [results] * len(equation.results)
 
 
+def scattered(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """The gradient of a pool: (source, operand), where dimensions with windows are touched."""
+    source, operand = arguments
+    shape, windows = equation.results[0], equation.pairs("window_dimensions")
+    wide = [
+        d for d, size in enumerate(windows) if size != (1, 1) or equation.operands[0][d] != shape[d]
+    ]
+    values = []
+    for value in (source, operand):
+        value = touch(value, wide, equation, _SLIDES, _SLIDES_ROWS)
+        axes = tuple(() if d in wide else axis for d, axis in enumerate(value.axes))
+        values.append(value._replace(axes=axes))
+    result = meet(values, shape, equation)
+    axes = tuple(plain(shape[d]) if d in wide else axis for d, axis in enumerate(result.axes))
+    return [result._replace(axes=axes)]
+
+
 RULES: Rules = {
+    "select_and_scatter_add": scattered,
     "conv_general_dilated": conv,
     "reduce_window": windowed,
     "reduce_window_max": windowed,

@@ -23,6 +23,7 @@ from .combine import READS_SIZE, settle, unknown
 from .constants import constant
 from .domain import Cause, Sizes, Value
 from .equation import Differs, Equation, constants, inner, is_literal
+from .known import know
 from .registry import Rules
 
 RULES: Rules = {
@@ -118,8 +119,13 @@ def _results(
     cause = equation.cause(READS_SIZE)
     try:
         results = rule(equation, operands)
-        if equation.name not in rules_control.RULES and not equation.has_equal_params():
-            results = [value._replace(place=value.place or cause) for value in results]
+        if equation.name not in rules_control.RULES:
+            if not equation.has_equal_params():
+                results = [value._replace(place=value.place or cause) for value in results]
+            known = know(equation, operands)
+            results = [
+                value if value.known is known else value._replace(known=known) for value in results
+            ]
         return [
             settle(value, shape, sizes, cause)
             for value, shape in zip(results, equation.results, strict=True)
