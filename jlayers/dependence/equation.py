@@ -7,7 +7,7 @@ importing JAX: a program is a ``ClosedJaxpr`` in JAX 0.10 and a ``Jaxpr`` in 0.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .domain import Cause, Pair, Shape, Sizes, Value
@@ -135,6 +135,11 @@ class Equation:
             key in _IGNORED or key in _PAIRED or alike(value, second[key])
             for key, value in first.items()
         )
+
+
+# From an equation and its operands' values to its results' values.
+Rule = Callable[[Equation, list[Value]], list[Value]]
+Rules = Mapping[str, Rule]
 
 
 def alike(first: Any, second: Any) -> bool:

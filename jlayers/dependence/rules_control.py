@@ -22,8 +22,7 @@ from .combine import (
     unknown,
 )
 from .domain import NOTHING, PLAIN, ROWS, STEPS, Axis, Pair, Value, length, plain, varies
-from .equation import Differs, Equation, inner, shapes
-from .registry import Rules
+from .equation import Differs, Equation, Rules, inner, shapes
 
 _CARRIES = "carries from step to step"
 _CARRIES_ROWS = "carries from row to row of the batch"

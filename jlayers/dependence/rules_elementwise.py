@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from .combine import READS_SIZE, meet, touch, union, unknown
 from .domain import Value, plain_axes, varies
-from .equation import Equation
-from .registry import Rules
+from .equation import Equation, Rules
 
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from .combine import READS_PLACE, READS_SIZE, meet, mixed, sized, touch, unknown
 from .domain import ROWS, STEPS, Axis, Value, has, plain, varies
-from .equation import Equation
-from .registry import Rules
+from .equation import Equation, Rules
 
 READS = "reads steps at computed places"
 READS_ROWS = "reads rows of the batch at computed places"
@@ -113,7 +112,7 @@ def _columns(
     elif len(targets) == 1:
         columns = [(targets[0], indices)]
     else:
-        # One vector of several components; -1 is no dimension.
+        # One vector of several components; -1 names none of the dimensions.
         return [(-1, indices)], {}
     counted: dict[int, int] = {}
     full, lengths = equation.operands[0], equation.operands[1]

@@ -10,8 +10,7 @@ import math
 
 from .combine import meet, sized, touch, unknown
 from .domain import STEPS, Axis, Value, is_alone, length, plain, plain_axes, shift
-from .equation import Equation
-from .registry import Rule, Rules
+from .equation import Equation, Rule, Rules
 
 _REDUCES = "reduces over time"
 _REDUCES_ROWS = "reduces over the batch"

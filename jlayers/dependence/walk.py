@@ -17,14 +17,12 @@ from . import (
     rules_indexing,
     rules_reductions,
     rules_structure,
-    rules_windows,
 )
 from .combine import READS_SIZE, settle, unknown
 from .constants import constant
 from .domain import Cause, Sizes, Value
-from .equation import Differs, Equation, constants, inner, is_literal
+from .equation import Differs, Equation, Rules, constants, inner, is_literal
 from .known import know
-from .registry import Rules
 
 RULES: Rules = {
     **rules_elementwise.RULES,
@@ -32,7 +30,6 @@ RULES: Rules = {
     **rules_indexing.RULES,
     **rules_reductions.RULES,
     **rules_contractions.RULES,
-    **rules_windows.RULES,
     **rules_control.RULES,
 }
 

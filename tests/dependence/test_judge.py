@@ -46,7 +46,7 @@ def test_parameters_keep_their_shape():
     assert (found.kind, found.place, found.why_place.primitive) == ("each", True, "add")
     only = judge(lambda p, x: x @ p["kernel"], params, X, timed=(False, True))
     assert only.is_per_step
-    # A parameter of the steps' and rows' lengths at the call is none of them.
+    # A parameter may be as long as the rows or steps of the call.
     square = jax.ShapeDtypeStruct((6, 6), "float32")
     narrow = jax.ShapeDtypeStruct((2, 6, 6), "float32")
     assert judge_call(lambda w, x: x @ w, square, narrow, timed=(False, True)).is_per_step

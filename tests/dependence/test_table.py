@@ -68,8 +68,8 @@ def test_false_alarms_are_few():
 
 def test_gradients_of_functions_of_each_step():
     rows = [row for row in functions_of_each_step.table.rows if row.place is False and not row.says]
-    # What reverse mode refuses.
-    rows = [row for row in rows if not row.name.startswith("while_")]
+    # What reverse mode refuses; and a scatter's gradient, which tells by number who wrote last.
+    rows = [row for row in rows if not row.name.startswith(("while_", "put_along"))]
     judged = 0
     for row in rows:
         y = jax.eval_shape(row.function, X)
