@@ -6,6 +6,7 @@ say which dimensions have one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .combine import READS_SIZE, extended, meet, sized, touch
@@ -88,6 +89,10 @@ def slide(value: Value, d: int, size: Pair, window: Geometry, equation: Equation
     return value._replace(axes=(*value.axes[:d], result, *value.axes[d + 1 :]))
 
 
+def _pair(padding: Sequence[int]) -> tuple[int, int]:
+    return int(padding[0]), int(padding[1])
+
+
 def conv(equation: Equation, arguments: list[Value]) -> list[Value]:
     """Rows are kept apart by the batch dimension; windows are in the spatial ones."""
     left, right = arguments
@@ -106,7 +111,7 @@ def conv(equation: Equation, arguments: list[Value]) -> list[Value]:
         geometry = Geometry(
             kernel[numbers.rhs_spec[2 + i]],
             int(strides[i]),
-            (tuple(padding[i][0]), tuple(padding[i][1])),
+            (_pair(padding[i][0]), _pair(padding[i][1])),
             int(inside[i]),
             int(spacing[i]),
         )
@@ -133,22 +138,21 @@ def windowed(equation: Equation, arguments: list[Value]) -> list[Value]:
     inside = tuple(equation.fixed("base_dilation") or ones)
     spacing = tuple(equation.fixed("window_dilation") or ones)
     for d, padding in enumerate(zip(*equation.param("padding"), strict=True)):
-        first, second = map(tuple, padding)
+        first, second = map(_pair, padding)
         geometry = Geometry(sizes[d], strides[d], (first, second), inside[d], spacing[d])
         value = slide(value, d, equation.results[0][d], geometry, equation)
     results = meet([value, *arguments[count:]], equation.results[0], equation)
     return [results] * len(equation.results)
 
 
-def scattered(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """The gradient of a pool: (source, operand), where dimensions with windows are touched."""
-    source, operand = arguments
+def pooled_derivative(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """A derivative of max pooling: dimensions with windows are touched, in both operands."""
     shape, windows = equation.results[0], equation.pairs("window_dimensions")
     wide = [
         d for d, size in enumerate(windows) if size != (1, 1) or equation.operands[0][d] != shape[d]
     ]
     values = []
-    for value in (source, operand):
+    for value in arguments:
         value = touch(value, wide, equation, _SLIDES, _SLIDES_ROWS)
         axes = tuple(() if d in wide else axis for d, axis in enumerate(value.axes))
         values.append(value._replace(axes=axes))
@@ -159,7 +163,8 @@ def scattered(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 RULES: Rules = {
     "dot_general": dot_general,
-    "select_and_scatter_add": scattered,
+    "select_and_gather_add": pooled_derivative,
+    "select_and_scatter_add": pooled_derivative,
     "conv_general_dilated": conv,
     "reduce_window": windowed,
     "reduce_window_max": windowed,

@@ -141,7 +141,7 @@ def pad(equation: Equation, arguments: list[Value]) -> list[Value]:
     first, second = equation.param("padding_config")
     padded = []
     for d, (a, b) in enumerate(zip(first, second, strict=True)):
-        (low, high, within), (low_, high_, within_) = map(tuple, (a, b))
+        (low, high, within), (low_, high_, within_) = (map(int, p) for p in (a, b))
         if (low, high, within) == (low_, high_, within_) == (0, 0, 0):
             continue
         padded.append(d)

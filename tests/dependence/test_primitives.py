@@ -11,7 +11,7 @@ primitives = pytest.importorskip("jax.extend.core.primitives")
 _UNKNOWN = """
 after_all all_gather all_to_all axis_index create_token pmax pmin ppermute psum ragged_all_to_all
 custom_lin eval_jaxpr
-select_and_gather_add select_and_scatter tridiagonal_solve
+select_and_scatter tridiagonal_solve
 """
 UNKNOWN = set(_UNKNOWN.split())
 
