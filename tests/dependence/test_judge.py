@@ -122,6 +122,13 @@ def test_even_lengths_alone():
     assert judge_call(even, X).is_per_step
 
 
+def test_a_short_table_of_positions():
+    table = np.arange(24, dtype="float32").reshape(6, 4)
+    for found in (judge, judge_call):
+        verdict = found(lambda x: x + table[: x.shape[1]], X)
+        assert (verdict.kind, verdict.rows, verdict.place) == ("each", False, True)
+
+
 def _long(x):
     return x - x.mean(1, keepdims=True) if x.shape[1] > 100 else x
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jlayers.dependence import judge, judge_call
+from jlayers.dependence import judge, judge_call, trace
 
 from . import functions_across_steps, functions_of_each_step
 from .oracle import BATCH, FEATURES, STEPS, observe
@@ -64,6 +64,18 @@ def test_false_alarms_are_few():
     assert alarms == FALSE_ALARMS
     assert len(ROWS) >= 200
     assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_features_as_many_as_rows_or_steps(monkeypatch):
+    """Lengths that happen to be equal are not taken for one another."""
+    monkeypatch.setattr(trace, "OWN_SIZES", (((FEATURES, 8), (8, 16)),))
+    for row in ROWS:
+        found = judge(row.function, X)
+        assert found.kind == (row.says or row.kind), row.name
+        assert row.window in (None, found.window), row.name
+        if found.kind == EACH:
+            assert found.rows == row.rows, row.name
+            assert row.place in (None, found.place), row.name
 
 
 def test_gradients_of_functions_of_each_step():
