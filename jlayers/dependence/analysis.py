@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from .domain import Cause, Sizes, fresh
+from .domain import ALL, Cause, Sizes, fresh
 from .equation import Differs, inner, shapes
 from .trace import Inputs, Trace
 from .verdict import Verdict, all_mixed, verdict, worst
@@ -87,7 +87,12 @@ def judge_call(
     own = inputs.own_traces(function)
     if own is None:
         return _untraceable(call)
+    if own[0].structure != call.structure:
+        return _tree(call, _mixed(Cause((), "", ANOTHER_PROGRAM), call))
     found = [_compare(inputs, *own)]
+    if all(v.window == ALL and v.rows and v.place for v in found[0]):
+        # Nothing is left to find out, and a Python loop over a long call's steps is slow to trace.
+        return _tree(call, found[0])
     compared = 0
     longer = (2 * steps + 1, 2 * steps + 2, 3 * steps, 4 * steps)
     for others in ((steps + 1, steps + 2, steps + 4), longer, (2, 4)):
@@ -96,7 +101,7 @@ def judge_call(
         if other is not None:
             compared += 1
             found.append(_compare(inputs, call, other))
-    if not compared or len({len(verdicts) for verdicts in found}) > 1:
+    if not compared:
         return _untraceable(call)
     return _tree(call, [worst(verdicts) for verdicts in zip(*found, strict=True)])
 

@@ -132,10 +132,10 @@ def sized(value: Value, dimensions: Iterable[int], equation: Equation) -> Value:
 
 
 def extended(value: Value, d: int, before: bool, after: bool, equation: Equation) -> Value:
-    """The value, if something that is no step is put before (after) its steps.
+    """The value, if something else is put before (after) its steps.
 
     As long as the window of what is put there reaches beyond the first (last) step of the input,
-    no step that depends on its own step alone can meet it. Else it is in the place of a step: after
+    no step that depends on its own step alone can meet it. Else it replaces a step: after
     a crop, zeros in front replace the first step, by its number.
     """
     if value.window is None:
@@ -154,8 +154,7 @@ def unknown(
     base = union(arguments, cause)
     if base.window is None:
         shapes = [*equation.operands, *equation.results]
-        sized_ = any(varies(size) for shape in shapes for size in shape)
-        if sized_ or not equation.has_equal_params():
+        if any(varies(size) for shape in shapes for size in shape):
             base = base._replace(place=base.place or cause)
     else:
         base = base._replace(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .domain import Cause, Factor, Pair, Value, plain, plain_axes
+from .domain import NOTHING, Cause, Factor, Known, Pair, Value, plain, plain_axes
 from .equation import Differs
 
 _SMALL = 4096
@@ -38,7 +38,10 @@ def constant(first: Any, second: Any, cause: Cause) -> Value:
     if not same_object and shapes[0] == shapes[1] and not _equal(arrays[0], arrays[1]):
         place = cause
     axes = tuple(_axis(arrays[0], arrays[1], d, size) for d, size in enumerate(shape))
-    return Value(axes, place=place)
+    known = NOTHING
+    if not shape and all(array.dtype.kind in "iu" for array in arrays if array is not None):
+        known = Known(number=(int(arrays[0]), int(arrays[1])))
+    return Value(axes, place=place, known=known)
 
 
 def _read(array: Any) -> np.ndarray[Any, Any] | None:

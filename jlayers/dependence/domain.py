@@ -64,6 +64,23 @@ class Cause(NamedTuple):
     reason: str
 
 
+class Known(NamedTuple):
+    """What is known of the numbers in an array of indices (see known.py).
+
+    Attributes:
+      number: what all of them are, in each trace.
+      counts: the dimension along which they are 0, 1, 2, ...
+      columns: the components of an index vector, which is its last dimension.
+    """
+
+    number: Pair | None = None
+    counts: int | None = None
+    columns: tuple[Value, ...] = ()
+
+
+NOTHING = Known()
+
+
 class Value(NamedTuple):
     """What is known of an intermediate value.
 
@@ -79,6 +96,7 @@ class Value(NamedTuple):
         with i > window[1].
       steps, rows, place: why a step depends on others, a row on others, the value on absolute
         positions or sizes; None if it does not.
+      known: what is known of its numbers.
     """
 
     axes: tuple[Axis, ...]
@@ -89,6 +107,7 @@ class Value(NamedTuple):
     steps: Cause | None = None
     rows: Cause | None = None
     place: Cause | None = None
+    known: Known = NOTHING
 
     @property
     def constant(self) -> bool:

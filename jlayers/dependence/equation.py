@@ -7,7 +7,7 @@ importing JAX: a program is a ``ClosedJaxpr`` in JAX 0.10 and a ``Jaxpr`` in 0.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .domain import Cause, Pair, Shape, Sizes, Value
@@ -24,6 +24,23 @@ _IGNORED = frozenset(
         "preferred_element_type",
         "sharding",
         "unroll",
+    }
+)
+
+# Parameters that are sizes, of which rules see both.
+_PAIRED = frozenset(
+    {
+        "length",
+        "limit_indices",
+        "new_sizes",
+        "padding",
+        "padding_config",
+        "reps",
+        "shape",
+        "sizes",
+        "slice_sizes",
+        "start_indices",
+        "window_dimensions",
     }
 )
 
@@ -110,14 +127,19 @@ class Equation:
         return tuple((int(a), int(b)) for a, b in zip(first, second, strict=True))
 
     def has_equal_params(self) -> bool:
-        """Whether no parameter depends on the sizes."""
+        """Whether no parameter depends on the sizes, but those that rules see both of."""
         first, second = self.params
         if first.keys() != second.keys():
             return False
         return all(
-            key in _IGNORED or alike(value, second[key]) or _is_program(value)
+            key in _IGNORED or key in _PAIRED or alike(value, second[key])
             for key, value in first.items()
         )
+
+
+# From an equation and its operands' values to its results' values.
+Rule = Callable[[Equation, list[Value]], list[Value]]
+Rules = Mapping[str, Rule]
 
 
 def alike(first: Any, second: Any) -> bool:
@@ -159,7 +181,3 @@ def shape(first: Any, second: Any) -> Shape:
     if len(a) != len(b):
         raise Differs("rank")
     return tuple((int(m), int(n)) for m, n in zip(a, b, strict=True))
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(inner(value), "eqns")

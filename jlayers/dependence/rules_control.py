@@ -21,9 +21,21 @@ from .combine import (
     mixed,
     unknown,
 )
-from .domain import PLAIN, ROWS, STEPS, Axis, Pair, Value, fresh, length, plain, plain_axes, varies
-from .equation import Differs, Equation, inner, shapes
-from .registry import Rules
+from .domain import (
+    NOTHING,
+    PLAIN,
+    ROWS,
+    STEPS,
+    Axis,
+    Pair,
+    Value,
+    fresh,
+    length,
+    plain,
+    plain_axes,
+    varies,
+)
+from .equation import Differs, Equation, Rules, inner, shapes
 
 # The name of a jitted function that stands for what has been judged by itself.
 OPAQUE = "jlayers_opaque"
@@ -98,12 +110,16 @@ def while_(equation: Equation, arguments: list[Value]) -> list[Value]:
     body, test = equation.param("body_jaxpr"), equation.param("cond_jaxpr")
     kept = _kept(body[0], second, len(carry))
     for round_ in range(_ROUNDS):
-        results = equation.walk((body[0], body[1]), [*used, *carry])
-        goes_on = equation.walk((test[0], test[1]), [*tested, *carry])
+        inside = [
+            value if keep else value._replace(known=NOTHING)
+            for value, keep in zip(carry, kept, strict=True)
+        ]
+        results = equation.walk((body[0], body[1]), [*used, *inside])
+        (goes_on,) = equation.walk((test[0], test[1]), [*tested, *inside])
         joined = _joined(
             carry,
             [
-                old if keep else meet([new, *goes_on], shape, equation)
+                old if keep else meet([new, _beside(goes_on, len(shape))], shape, equation)
                 for old, new, keep, shape in zip(
                     carry, results, kept, equation.results, strict=True
                 )
@@ -115,6 +131,14 @@ def while_(equation: Equation, arguments: list[Value]) -> list[Value]:
             return carry
         carry = joined
     return unknown(equation, arguments)
+
+
+def _beside(test: Value, rank: int) -> Value:
+    """A test of a loop under vmap has the batch's dimensions, which are in front in the carry.
+
+    Each element of the batch goes on for as long as its own test says.
+    """
+    return test._replace(axes=(*test.axes, *((),) * (rank - len(test.axes))))
 
 
 def scan(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -172,9 +196,10 @@ def _element(value: Value, loop: int) -> Value:
     axis, axes = value.axes[0], value.axes[1:]
     if value.window is None:
         same = all(factor.same for factor in axis)
-        return value._replace(axes=axes, loops=value.loops if same else value.loops | {loop})
+        loops = value.loops if same else value.loops | {loop}
+        return value._replace(axes=axes, loops=loops, known=NOTHING)
     hidden = {(factor.kind, loop) for factor in axis if factor.kind != PLAIN}
-    return value._replace(axes=axes, hidden=value.hidden | hidden)
+    return value._replace(axes=axes, hidden=value.hidden | hidden, known=NOTHING)
 
 
 def _in_pass(value: Value, keep: bool, loop: int) -> Value:
@@ -182,8 +207,8 @@ def _in_pass(value: Value, keep: bool, loop: int) -> Value:
     if keep:
         return value
     if value.window is None:
-        return value._replace(loops=value.loops | {loop})
-    return value
+        value = value._replace(loops=value.loops | {loop})
+    return value._replace(known=NOTHING)
 
 
 def _next(value: Value, loop: int, reverse: bool, equation: Equation) -> Value:
@@ -212,7 +237,7 @@ def _last(value: Value, keep: bool, loop: int, passes: Pair, equation: Equation)
 
 def _outside(value: Value, loop: int) -> Value:
     hidden = frozenset(pair for pair in value.hidden if pair[1] != loop)
-    return value._replace(hidden=hidden, loops=value.loops - {loop})
+    return value._replace(hidden=hidden, loops=value.loops - {loop}, known=NOTHING)
 
 
 def _stacked(value: Value, loop: int, passes: Pair, walked: Axis) -> Value:

@@ -6,10 +6,9 @@ never pass for harmless. ``RULES`` at the end is what the walk looks up.
 
 from __future__ import annotations
 
-from .combine import READS_SIZE, meet, union, unknown
+from .combine import READS_SIZE, meet, touch, union, unknown
 from .domain import Value, plain, plain_axes, varies
-from .equation import Equation
-from .registry import Rules
+from .equation import Equation, Rules
 
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
@@ -37,17 +36,23 @@ def elementwise(equation: Equation, arguments: list[Value]) -> list[Value]:
     shape = equation.results[0]
     if any(len(operand) not in (0, len(shape)) for operand in equation.operands):
         return unknown(equation, arguments)
-    value = meet(arguments, shape, equation)
-    if not equation.has_equal_params():
-        value = value._replace(place=value.place or equation.cause(READS_SIZE))
-    return [value] * len(equation.results)
+    return [meet(arguments, shape, equation)] * len(equation.results)
+
+
+def select(equation: Equation, arguments: list[Value]) -> list[Value]:
+    """Elementwise, or the first case where it is known to be chosen: no index is negative."""
+    if arguments[0].known.number == (0, 0):
+        return [arguments[1]]
+    return elementwise(equation, arguments)
 
 
 def bitcast(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """Elementwise, unless the width changes and a dimension is gained or lost."""
-    if equation.operands[0] != equation.results[0]:
-        return unknown(equation, arguments)
-    return elementwise(equation, arguments)
+    """Elementwise; a change of width gains or loses a last dimension, the parts of an element."""
+    value, before, after = arguments[0], equation.operands[0], equation.results[0]
+    if len(before) > len(after):
+        value = touch(value, [len(before) - 1], equation)
+    axes = (*value.axes[: len(after)], *plain_axes(after[len(before) :]))
+    return [value._replace(axes=axes)]
 
 
 def identities(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -79,10 +84,6 @@ def random(equation: Equation, arguments: list[Value]) -> list[Value]:
     base = union(arguments, equation.cause(READS_SIZE))
     if base.window is not None:
         return unknown(equation, arguments)
-    shapes = [*equation.operands, *equation.results]
-    as_drawn = any(varies(size) for shape in shapes for size in shape)
-    if not as_drawn and not equation.has_equal_params():
-        base = base._replace(place=base.place or equation.cause(READS_SIZE))
     return [
         base._replace(axes=tuple(plain(size, varies(size)) for size in shape))
         for shape in equation.results
@@ -94,6 +95,7 @@ RULES: Rules = {
     **dict.fromkeys(_IDENTITIES, identities),
     **dict.fromkeys(RANDOM, random),
     "bitcast_convert_type": bitcast,
+    "select_n": select,
     "iota": iota,
     "empty": empty,
     "empty2": empty,

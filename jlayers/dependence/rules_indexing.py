@@ -7,10 +7,11 @@ touched: which of its elements are read is not known.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from .combine import READS_PLACE, READS_SIZE, meet, mixed, sized, touch, unknown
 from .domain import ROWS, STEPS, Axis, Value, has, plain, varies
-from .equation import Equation
-from .registry import Rules
+from .equation import Equation, Rules
 
 READS = "reads steps at computed places"
 READS_ROWS = "reads rows of the batch at computed places"
@@ -26,26 +27,32 @@ def gather(equation: Equation, arguments: list[Value]) -> list[Value]:
     sizes = equation.pairs("slice_sizes")
     offsets = [int(d) for d in numbers.offset_dims]
     batch = [d for d in range(len(shape)) if d not in offsets]
-    dropped = {int(d) for d in numbers.collapsed_slice_dims}
-    batching = [int(d) for d in numbers.operand_batching_dims]
+    dropped = [int(d) for d in numbers.collapsed_slice_dims]
+    paired = _pairs(numbers.operand_batching_dims, numbers.start_indices_batching_dims)
+    kept = [d for d in range(len(full)) if d not in dropped and d not in paired]
+    columns, counted = _columns(equation, indices, numbers.start_index_map)
+    # A constant is read by its index as by any other: it differs from step to step.
+    counted = {d: place for d, place in counted.items() if d in dropped and operand.window}
+    paired |= counted
     axes: list[Axis] = [()] * len(shape)
-    for d, place in zip(batching, numbers.start_indices_batching_dims, strict=True):
-        axes[batch[int(place)]] = operand.axes[d]
-    kept = [d for d in range(len(full)) if d not in dropped and d not in batching]
-    indexed = list(dropped)
+    for d, place in paired.items():
+        axes[batch[place]] = operand.axes[d]
+    indexed = [d for d in dropped if d not in paired]
     for d, target in zip(kept, offsets, strict=True):
         if sizes[d] == full[d]:
             axes[target] = operand.axes[d]
         else:
             indexed.append(d)
             axes[target] = plain(sizes[d])
-    read = sized(touch(operand, indexed, equation, READS, READS_ROWS), indexed, equation)
-    last = len(indices.axes) - 1
-    indices = touch(indices, [last], equation, READS, READS_ROWS)
-    found: list[Axis] = [()] * len(shape)
-    for target, axis in zip(batch, indices.axes[:last], strict=True):
-        found[target] = axis
-    values = [read._replace(axes=tuple(axes)), indices._replace(axes=tuple(found))]
+    operand = sized(touch(operand, indexed, equation, READS, READS_ROWS), indexed, equation)
+    values = [operand._replace(axes=tuple(axes))]
+    for d, value in columns:
+        if d not in counted:
+            value = touch(value, [len(value.axes) - 1], equation, READS, READS_ROWS)
+            found: list[Axis] = [()] * len(shape)
+            for target, axis in zip(batch, value.axes[:-1], strict=True):
+                found[target] = axis
+            values.append(value._replace(axes=tuple(found)))
     return [meet(values, shape, equation)]
 
 
@@ -55,34 +62,67 @@ def scatter(equation: Equation, arguments: list[Value]) -> list[Value]:
     shape = equation.results[0]
     numbers = equation.fixed("dimension_numbers")
     windows = [int(d) for d in numbers.update_window_dims]
-    batching = [int(d) for d in numbers.operand_batching_dims]
     inserted = {int(d) for d in numbers.inserted_window_dims}
+    # The updates' dimensions that are those of the indices, in order.
     spread = [d for d in range(len(updates.axes)) if d not in windows]
-    kept = [d for d in range(len(shape)) if d not in inserted and d not in batching]
+    paired = _pairs(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims)
+    kept = [d for d in range(len(shape)) if d not in inserted and d not in paired]
+    columns, counted = _columns(equation, indices, numbers.scatter_dims_to_operand_dims)
+    counted = {d: place for d, place in counted.items() if d in inserted}
+    paired |= counted
     axes: list[Axis] = [()] * len(shape)
-    found: list[Axis] = [()] * len(shape)
-    written = set(inserted)
-    for d, place in zip(batching, numbers.scatter_indices_batching_dims, strict=True):
-        axes[d] = updates.axes[spread[int(place)]]
-        found[d] = indices.axes[int(place)]
-    loose = set(range(len(updates.axes))) - {
-        spread[int(place)] for place in numbers.scatter_indices_batching_dims
-    }
+    for d, place in paired.items():
+        axes[d] = updates.axes[spread[place]]
+    written = inserted - set(paired)
+    loose = set(range(len(updates.axes))) - {spread[place] for place in paired.values()}
     for d, source in zip(kept, windows, strict=True):
         if equation.operands[2][source] == shape[d]:
             axes[d] = updates.axes[source]
             loose.discard(source)
         else:
             written.add(d)
-    return [
-        _written(
-            equation,
-            operand,
-            touch(updates, loose, equation, WRITES, WRITES_ROWS)._replace(axes=tuple(axes)),
-            [_index(indices, found, numbers.scatter_indices_batching_dims, equation)],
-            written,
-        )
-    ]
+    updates = touch(updates, loose, equation, WRITES, WRITES_ROWS)._replace(axes=tuple(axes))
+    values = []
+    for d, value in columns:
+        if d not in counted:
+            alone = set(range(len(value.axes))) - set(paired.values())
+            touched = touch(value, alone, equation, WRITES, WRITES_ROWS)
+            found: list[Axis] = [()] * len(shape)
+            for target, place in paired.items():
+                found[target] = value.axes[place]
+            values.append(touched._replace(axes=tuple(found)))
+    return [_written(equation, operand, updates, values, written)]
+
+
+def _pairs(dimensions: Iterable[int], places: Iterable[int]) -> dict[int, int]:
+    """Batching dimensions of the operand, and the indices' like."""
+    return {int(d): int(place) for d, place in zip(dimensions, places, strict=True)}
+
+
+def _columns(
+    equation: Equation, indices: Value, dimensions: Sequence[int]
+) -> tuple[list[tuple[int, Value]], dict[int, int]]:
+    """The indices of each dimension of the operand, and which of these count along one of theirs.
+
+    Such a dimension is as good as a batching dimension, if it is counted to its end.
+    """
+    targets = [int(d) for d in dimensions]
+    if len(indices.known.columns) == len(targets):
+        columns = list(zip(targets, indices.known.columns, strict=True))
+    elif len(targets) == 1:
+        columns = [(targets[0], indices)]
+    else:
+        # One vector of several components; -1 names none of the dimensions.
+        return [(-1, indices)], {}
+    counted: dict[int, int] = {}
+    full, lengths = equation.operands[0], equation.operands[1]
+    for d, value in columns:
+        place = value.known.counts
+        if place is None or place in counted.values() or place == len(lengths) - 1:
+            continue
+        if lengths[place] == full[d]:
+            counted[d] = place
+    return columns, counted
 
 
 def dynamic_slice(equation: Equation, arguments: list[Value]) -> list[Value]:
@@ -138,15 +178,6 @@ def _written(
             if computed:
                 result = mixed(result, kind, equation.cause(reason))
     return result
-
-
-def _index(
-    indices: Value, axes: list[Axis], batching: tuple[int, ...], equation: Equation
-) -> Value:
-    """The indices, of which only batching dimensions are seen in the result."""
-    loose = set(range(len(indices.axes))) - {int(d) for d in batching}
-    touched = touch(indices, loose, equation, WRITES, WRITES_ROWS)
-    return touched._replace(axes=tuple(axes))
 
 
 _SCATTERS = """

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 
-from .combine import READS_SIZE, meet, sized, touch, unknown
+from .combine import meet, sized, touch, unknown
 from .domain import STEPS, Axis, Value, is_alone, length, plain, plain_axes, shift
-from .equation import Equation
-from .registry import Rule, Rules
+from .equation import Equation, Rule, Rules
 
 _REDUCES = "reduces over time"
 _REDUCES_ROWS = "reduces over the batch"
@@ -75,8 +74,8 @@ def sort(equation: Equation, arguments: list[Value]) -> list[Value]:
 def top_k(equation: Equation, arguments: list[Value]) -> list[Value]:
     """The largest along one dimension, and where they are."""
     value = arguments[0]
-    d = int(equation.fixed("axis")) if "axis" in equation.params[0] else len(value.axes) - 1
-    d %= len(value.axes)
+    name = "reduction_dimension" if equation.name == "approx_top_k" else "axis"
+    d = int(equation.fixed(name)) % len(value.axes)
     value = sized(touch(value, [d], equation, "sorts along time", "sorts the batch"), [d], equation)
     axes = (*value.axes[:d], plain(equation.results[0][d]), *value.axes[d + 1 :])
     return [value._replace(axes=axes)] * len(equation.results)
@@ -130,8 +129,6 @@ def _core(equation: Equation, arguments: list[Value], count: int) -> list[Value]
         value = sized(touch(value, inner, equation), inner, equation)
         batch.append(value._replace(axes=value.axes[:front]))
     value = meet(batch, shape, equation)
-    if not equation.has_equal_params():
-        value = value._replace(place=value.place or equation.cause(READS_SIZE))
     results = []
     for result in equation.results:
         if result[:front] != shape:
@@ -156,6 +153,7 @@ RULES: Rules = {
     **{f"cum{name}": cumulative for name in ("sum", "prod", "max", "min", "logsumexp")},
     "sort": sort,
     "top_k": top_k,
+    "approx_top_k": top_k,
     "fft": fft,
     **dict.fromkeys(_DECOMPOSITIONS.split(), matrices),
     "lu_pivots_to_permutation": vectors,

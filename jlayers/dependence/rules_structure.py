@@ -31,8 +31,7 @@ from .domain import (
     tidy,
     varies,
 )
-from .equation import Equation
-from .registry import Rules
+from .equation import Equation, Rules
 
 SHIFTS = "shifts the steps"
 JOINS = "joins steps at places that depend on their number"
@@ -59,7 +58,7 @@ def transpose(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 
 def squeeze(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """Dimensions of length 1 go. One that is longer in the other trace is no such dimension."""
+    """Dimensions of length 1 go. One that is longer in the other trace may not."""
     value = arguments[0]
     gone = {int(d) for d in equation.fixed("dimensions")}
     if any(equation.operands[0][d] != ONE for d in gone):
@@ -68,10 +67,12 @@ def squeeze(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 
 def reshape(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """All factors in a row are cut anew; plain ones may be split, rows and steps may not."""
-    if len(arguments) != 1 or equation.fixed("dimensions") is not None:
+    """All factors in a row are cut again; plain ones may be split, rows and steps may not."""
+    if len(arguments) != 1:
         return unknown(equation, arguments)
-    value = arguments[0]
+    value, order = arguments[0], equation.fixed("dimensions")
+    if order is not None:
+        value = value._replace(axes=tuple(value.axes[d] for d in order))
     axes = _cut(value.axes, equation.results[0])
     if axes is not None:
         return [value._replace(axes=axes)]
@@ -104,7 +105,7 @@ def tile(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 
 def concatenate(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """Along the steps, each piece moves by what stands before it."""
+    """Along the steps, each piece moves by the length of those in front."""
     d, shape = equation.fixed("dimension"), equation.results[0]
     stepwise = any(v.window is not None and has(v.axes[d], STEPS) for v in arguments)
     axis = _steps(shape[d]) if stepwise else plain(shape[d])
@@ -133,14 +134,14 @@ def concatenate(equation: Equation, arguments: list[Value]) -> list[Value]:
 
 
 def pad(equation: Equation, arguments: list[Value]) -> list[Value]:
-    """Along the steps, moves by what stands before; negative padding crops."""
+    """Along the steps, moves by the padding in front; negative padding crops."""
     value, filling = arguments
     shape = equation.results[0]
     axes = list(value.axes)
     first, second = equation.param("padding_config")
     padded = []
     for d, (a, b) in enumerate(zip(first, second, strict=True)):
-        (low, high, within), (low_, high_, within_) = map(tuple, (a, b))
+        (low, high, within), (low_, high_, within_) = (map(int, p) for p in (a, b))
         if (low, high, within) == (low_, high_, within_) == (0, 0, 0):
             continue
         padded.append(d)

@@ -17,13 +17,12 @@ from . import (
     rules_indexing,
     rules_reductions,
     rules_structure,
-    rules_windows,
 )
 from .combine import READS_SIZE, settle, unknown
 from .constants import constant
 from .domain import Cause, Sizes, Value
-from .equation import Differs, Equation, constants, inner, is_literal
-from .registry import Rules
+from .equation import Differs, Equation, Rules, constants, inner, is_literal
+from .known import know
 
 RULES: Rules = {
     **rules_elementwise.RULES,
@@ -31,10 +30,19 @@ RULES: Rules = {
     **rules_indexing.RULES,
     **rules_reductions.RULES,
     **rules_contractions.RULES,
-    **rules_windows.RULES,
     **rules_control.RULES,
 }
 
+# What writes to memory is not in the values that are walked; reading it would look like a constant.
+_NAMES = """
+accum_grad_in_ref addupdate box_get box_set empty_ref free_ref freeze get new_box new_ref run_state
+swap
+"""
+REFERENCES = frozenset(_NAMES.split())
+# They have no results, and change no value.
+_SILENT = frozenset({"debug_callback", "debug_print", "dce_sink", "shape_assertion"})
+
+WRITES_MEMORY = "uses mutable arrays, which this analysis does not follow"
 ANOTHER_PROGRAM = "is another program for another number of steps or rows"
 ODD_FORM = "is in a form that is not known to this analysis"
 
@@ -56,7 +64,7 @@ def walk(
       number: gives a new number for a loop.
 
     Raises:
-      Differs: the programs are not the same but for their sizes.
+      Differs: the programs are not the same but for their sizes, or use mutable arrays.
     """
     first, second = inner(programs[0]), inner(programs[1])
     # Variables of the first trace with their like in the second, so that the same wiring is seen.
@@ -86,8 +94,8 @@ def walk(
         cause = Cause((*enclosing, one), one.primitive.name, READS_SIZE)
         if one.primitive.name != two.primitive.name or len(one.invars) != len(two.invars):
             raise Differs(cause._replace(reason=ANOTHER_PROGRAM))
-        if not one.outvars:
-            continue
+        if cause.primitive in REFERENCES or not (one.outvars or cause.primitive in _SILENT):
+            raise Differs(cause._replace(reason=WRITES_MEMORY))
         operands = [read(*pair, cause) for pair in zip(one.invars, two.invars, strict=True)]
         results = _results(one, two, operands, sizes, enclosing, number)
         for mine, other, value in zip(one.outvars, two.outvars, results, strict=True):
@@ -108,6 +116,14 @@ def _results(
     cause = equation.cause(READS_SIZE)
     try:
         results = rule(equation, operands)
+        if equation.name not in rules_control.RULES:
+            # Of random numbers the shape is a parameter.
+            if equation.name not in rules_elementwise.RANDOM and not equation.has_equal_params():
+                results = [value._replace(place=value.place or cause) for value in results]
+            known = know(equation, operands)
+            results = [
+                value if value.known is known else value._replace(known=known) for value in results
+            ]
         return [
             settle(value, shape, sizes, cause)
             for value, shape in zip(results, equation.results, strict=True)

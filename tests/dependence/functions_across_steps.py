@@ -648,6 +648,25 @@ def moved_by_dynamic_slice(x):
 
 
 @mixed()
+def steps_by_counting_down(x):
+    rows, steps = jnp.arange(x.shape[0])[:, None], jnp.arange(x.shape[1])[None]
+    return x[rows, x.shape[1] - 1 - steps]
+
+
+@mixed()
+def rows_counted_along_steps(x):
+    return x[:, jnp.arange(4)].swapaxes(1, 2).sum(1, keepdims=True) + x
+
+
+@mixed(rows=True)
+def until_all_are_small(x):
+    def halve(row):
+        return lax.while_loop(lambda h: jnp.abs(h).max() > 1, lambda h: h * 0.5, row)
+
+    return jax.vmap(halve)(x) + halve(x)
+
+
+@mixed()
 def learned_position_attention(x):
     h = x + jnp.asarray(TABLE)[: x.shape[1]]
     return _attend(h, h, h)

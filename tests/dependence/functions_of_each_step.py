@@ -756,6 +756,95 @@ def stop_gradient_of_norm(x):
     return x / lax.stop_gradient(1 + jnp.linalg.norm(x, axis=-1, keepdims=True))
 
 
+@each
+def labels_by_arange(x):
+    rows, steps = jnp.arange(x.shape[0])[:, None], jnp.arange(x.shape[1])[None]
+    return jax.nn.log_softmax(x)[rows, steps, ids(x) % 4]
+
+
+@each
+def one_hot_by_arange(x):
+    rows, steps = jnp.arange(x.shape[0])[:, None], jnp.arange(x.shape[1])[None]
+    return jnp.zeros((*x.shape[:2], 10)).at[rows, steps, ids(x)].set(1.0)
+
+
+@each
+def put_along_features(x):
+    return jnp.put_along_axis(x, jnp.argmax(x, -1, keepdims=True), 0.0, axis=-1, inplace=False)
+
+
+@each
+def while_of_each_step(x):
+    def halve(v):
+        return lax.while_loop(lambda h: jnp.abs(h).max() > 1, lambda h: h * 0.5, v)
+
+    return jax.vmap(jax.vmap(halve))(x)
+
+
+@each
+def switch_of_each_step(x):
+    def f(v):
+        return lax.switch(jnp.argmax(v) % 3, [jnp.sin, jnp.cos, jnp.tanh], v)
+
+    return jax.vmap(jax.vmap(f))(x)
+
+
+@each
+def bits_of_each_element(x):
+    return x.view(jnp.int16)
+
+
+@each
+def conjugate_gradients(x):
+    def solve(v):
+        return jax.scipy.sparse.linalg.cg(lambda u: 3 * u + 0.1 * jnp.roll(u, 1), v, maxiter=2)[0]
+
+    return jax.vmap(jax.vmap(solve))(x)
+
+
+@each
+def pseudo_inverse(x):
+    return jnp.linalg.pinv(x.reshape(*x.shape[:2], 2, 2)).reshape(x.shape)
+
+
+@each
+def gradient_of_pooling(x):
+    def pool(v):
+        return lax.reduce_window(v, -jnp.inf, lax.max, (1, 1, 2), (1, 1, 2), "VALID")
+
+    return jax.grad(lambda v: (pool(v) ** 2).sum())(x)
+
+
+@each
+def covariance_of_features(x):
+    return jax.vmap(jax.vmap(lambda v: jnp.cov(v.reshape(2, 2)).ravel()))(x)
+
+
+@each
+def loop_over_features_in_place(x):
+    def f(v):
+        return lax.fori_loop(0, 4, lambda i, h: h.at[i].add(h[(i + 1) % 4]), v)
+
+    return jax.vmap(jax.vmap(f))(x)
+
+
+@each
+def associative_scan_over_features(x):
+    return lax.associative_scan(jnp.add, x, axis=-1)
+
+
+@each
+def eight_bits(x):
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    return jnp.round(x / scale).astype(jnp.int8).astype(jnp.float32) * scale
+
+
+@each
+def selected_pieces(x):
+    pieces = jnp.piecewise(x, [x < 0, x >= 0], [lambda v: -v, lambda v: v**2])
+    return jnp.select([x > 1, x > 0], [x, pieces], 0.0)
+
+
 @drawn
 def dropout(x):
     keep = jax.random.bernoulli(jax.random.key(0), 0.5, x.shape)
@@ -985,6 +1074,14 @@ def loop_that_writes_in_place(x):
         return y.at[:, i].set(jnp.tanh(x[:, i]))
 
     return lax.fori_loop(0, x.shape[1], body, jnp.zeros_like(x))
+
+
+@alarm("a dimension of steps that is split is not known to be put together again")
+def pairs_of_steps_and_back(x):
+    b, t, d = x.shape
+    return jnp.sin(jnp.pad(x, ((0, 0), (0, t % 2), (0, 0))).reshape(b, -1, 2, d)).reshape(b, -1, d)[
+        :, :t
+    ]
 
 
 @alarm("steps that are reversed twice are not known to be where they were")

@@ -46,7 +46,7 @@ def test_parameters_keep_their_shape():
     assert (found.kind, found.place, found.why_place.primitive) == ("each", True, "add")
     only = judge(lambda p, x: x @ p["kernel"], params, X, timed=(False, True))
     assert only.is_per_step
-    # A parameter of the steps' and rows' lengths at the call is none of them.
+    # A parameter may be as long as the rows or steps of the call.
     square = jax.ShapeDtypeStruct((6, 6), "float32")
     narrow = jax.ShapeDtypeStruct((2, 6, 6), "float32")
     assert judge_call(lambda w, x: x @ w, square, narrow, timed=(False, True)).is_per_step
@@ -115,6 +115,13 @@ def test_even_lengths_alone():
 
     assert judge(even, X).is_per_step
     assert judge_call(even, X).is_per_step
+
+
+def test_a_short_table_of_positions():
+    table = np.arange(24, dtype="float32").reshape(6, 4)
+    for found in (judge, judge_call):
+        verdict = found(lambda x: x + table[: x.shape[1]], X)
+        assert (verdict.kind, verdict.rows, verdict.place) == ("each", False, True)
 
 
 def _long(x):
@@ -209,8 +216,8 @@ def test_large_constants_are_not_read(monkeypatch):
         return original(array)
 
     monkeypatch.setattr(constants, "_read", record)
-    table = jnp.zeros((5000, 256))
-    assert judge(lambda ids: table[ids], IDS).is_per_step
+    for table in (jnp.zeros((5000, 256)), np.zeros((5000, 256), "float32")):
+        assert judge(lambda ids, table=table: jnp.asarray(table)[ids], IDS).is_per_step
     assert read
     assert (5000, 256) not in read
 
@@ -257,3 +264,26 @@ def test_a_rule_that_fails_mixes(monkeypatch):
     found = judge(jnp.tanh, X)
     assert (found.kind, found.rows, found.place) == ("mixed", True, True)
     assert found.why.reason == "is in a form that is not known to this analysis"
+
+
+def test_mutable_arrays_mix():
+    new_ref = getattr(jax, "new_ref", None)
+    if new_ref is None:
+        pytest.skip("this JAX has no mutable arrays")
+
+    def f(x):
+        total = new_ref(jnp.zeros((x.shape[0], 1, 4)))
+        total[...] = x.mean(1, keepdims=True)
+        return x - total[...]
+
+    found = judge(f, X)
+    assert (found.kind, found.rows) == ("mixed", True)
+    assert found.why.reason == "uses mutable arrays, which this analysis does not follow"
+
+
+def test_a_print_changes_nothing():
+    def f(x):
+        jax.debug.print("{}", x.mean())
+        return x * 2
+
+    assert judge(f, X).is_per_step

@@ -59,6 +59,27 @@ def _through_heads(x):
     )
 
 
+def _rows(x):
+    return jnp.arange(x.shape[0])[:, None]
+
+
+def _steps(x):
+    return jnp.arange(x.shape[1])[None]
+
+
+def _add_up(c, v):
+    return c * 0.5 + v, c + v
+
+
+def _counted(i, v):
+    return i * 1.5, v * i
+
+
+def _swapped(carry, i):
+    a, b = carry
+    return (a * 0.9, b * a + i), None
+
+
 def _folded(x):
     return (x.reshape(-1, x.shape[-1]) @ W).reshape(x.shape)
 
@@ -103,6 +124,50 @@ ALL_AROUND = [
     lambda x: x.at[:, 1].set(0.5),
     lambda x: lax.fori_loop(0, 3, lambda i, h: jnp.sin(h + _shift(h, 1)), x),
 ]
+# What is easily taken for something else.
+ODD = [
+    lambda x: x[:, (jnp.arange(x.shape[1]) + 1) % x.shape[1]],
+    lambda x: x[_rows(x), x.shape[1] - 1 - _steps(x)],
+    lambda x: x[_rows(x), _steps(x)] * 0.5,
+    lambda x: x[_rows(x), _steps(x), jnp.argmax(x, -1)][..., None] - x,
+    lambda x: x.at[_rows(x), _steps(x), jnp.argmin(x, -1)].set(0.3),
+    lambda x: x.at[:, jnp.arange(x.shape[1]) // 2].add(0.2),
+    lambda x: jnp.zeros_like(x).at[:, jnp.arange(x.shape[1])[::-1]].set(x),
+    lambda x: lax.dynamic_slice_in_dim(jnp.pad(x, ((0, 0), (0, 2), (0, 0))), 1, x.shape[1], 1),
+    lambda x: lax.map(lambda v: v * v.sum(), x.reshape(-1, 4)).reshape(x.shape) * 0.2,
+    lambda x: lax.scan(_add_up, jnp.zeros(x.shape[1:]), x)[1],
+    lambda x: lax.scan(_add_up, x[..., 0], x.transpose(2, 0, 1))[1].transpose(1, 2, 0),
+    lambda x: lax.scan(_counted, 0.1, x.swapaxes(0, 1))[1].swapaxes(0, 1),
+    lambda x: lax.scan(_swapped, (0.5, x), jnp.arange(3.0))[0][1],
+    lambda x: jnp.einsum("st,btd->bsd", jnp.tri(x.shape[1]), x) * 0.2,
+    lambda x: jnp.einsum("btd,bsd->bts", x, x).sum(-1, keepdims=True) * 0.1 + x,
+    lambda x: jnp.cumsum(x.reshape(x.shape[0], -1), 1).reshape(x.shape) * 0.2,
+    lambda x: (x.reshape(x.shape[0], -1) + jnp.tile(INDEX * 0.1, x.shape[1])).reshape(x.shape),
+    lambda x: (x.reshape(x.shape[0], -1) + jnp.repeat(INDEX, x.shape[1])).reshape(x.shape),
+    lambda x: (x.reshape(-1, 4) * jnp.arange(x.shape[0] * x.shape[1])[:, None]).reshape(x.shape),
+    lambda x: jnp.where(x.mean() > 0, x, -x),
+    lambda x: jax.vmap(lambda r: jnp.where(r.mean() > 0, r, -r))(x),
+    lambda x: lax.cond(x[0, 0, 0] > 0, jnp.sin, jnp.cos, x),
+    lambda x: lax.while_loop(lambda h: jnp.abs(h).max() > 1, lambda h: h * 0.7, x),
+    jax.vmap(lambda r: lax.while_loop(lambda h: jnp.abs(h).max() > 1, lambda h: h * 0.7, r)),
+    lambda x: jnp.pad(x[:, 1:], ((0, 0), (1, 0), (0, 0))),
+    lambda x: jnp.concatenate([x[:, :-1], x[:, 1:2]], 1),
+    lambda x: jnp.concatenate([x[:, :2] * 0.5, x[:, 2:]], 1),
+    lambda x: x / x.shape[1],
+    lambda x: x * jnp.arange(x.shape[1])[-1] * 0.1,
+    lambda x: x + jnp.linspace(0, 1, x.shape[0])[:, None, None],
+    lambda x: lax.sort((x, jnp.broadcast_to(jnp.arange(4.0), x.shape)), dimension=2)[1],
+    lambda x: lax.top_k(x.swapaxes(1, 2), 2)[0].sum(-1)[:, None] * 0.1 + x,
+    lambda x: jnp.fft.fft(x, axis=1).real * 0.2,
+    lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 1), (1, 1, 1), "SAME"),
+    lambda x: lax.reduce_window(x, 0.0, lax.add, (2, 1, 1), (1, 1, 1), "SAME"),
+    lambda x: jax.vmap(lambda s: jnp.cumsum(s, 1), in_axes=2, out_axes=2)(x) * 0.2,
+    lambda x: x.swapaxes(0, 1).reshape(x.shape[0], x.shape[1], 4),
+    lambda x: lax.fori_loop(0, x.shape[1], lambda i, h: h.at[:, i].multiply(0.5), x),
+    lambda x: lax.fori_loop(1, x.shape[1], lambda i, h: h.at[:, i].add(h[:, i - 1] * 0.3), x),
+    lambda x: jnp.stack([x, x[:, ::-1]], 0).max(0),
+    lambda x: x * jax.random.uniform(jax.random.key(0), x.shape[1:2])[:, None],
+]
 JOINS = [
     jnp.add,
     jnp.multiply,
@@ -113,12 +178,15 @@ JOINS = [
 ]
 
 
+POOLS = [STEPWISE, MOVING, ALL_AROUND, ODD, JOINS]
+
+
 def program(seed):
     """A function of a few operations."""
     draw = random.Random(seed)
     plan = []
     for known in range(1, draw.randint(4, 8)):
-        operations = draw.choices([STEPWISE, MOVING, ALL_AROUND, JOINS], [5, 4, 1, 3])[0]
+        operations = draw.choices(POOLS, [5, 4, 1, 2, 3])[0]
         plan.append((draw.choice(operations), draw.randrange(known), draw.randrange(known)))
 
     def f(x):
