@@ -182,7 +182,7 @@ __all__ = [
 
 _LAZY = ("checkpoint", "data", "decoding", "records", "testing", "training")
 
-# Python binds every imported subpackage to a name of its parent. These four are internal, and have
+# Python binds every imported subpackage to a name of its parent. These are internal, and have
 # no place beside the layers. ``from jlayers.base... import`` still finds them in ``sys.modules``.
 for _name in ("base", "combinators", "layers", "sequences"):
     del globals()[_name]

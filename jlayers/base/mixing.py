@@ -15,14 +15,16 @@ import contextvars
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax import lax
 
-from ..dependence import OPAQUE, UNTRACEABLE, Verdict, Why, judge_call
 from .errors import LayerError
 from .types import PyTree
+
+if TYPE_CHECKING:
+    from ..dependence import Verdict, Why
 
 # While a body is looked at, at sizes of its own, its children are not: they are by themselves.
 _LOOKING = contextvars.ContextVar("jlayers_looking", default=False)
@@ -48,6 +50,8 @@ def looking() -> Iterator[None]:
 
 def opaque(specs: list[Any], given: list[Any]) -> list[jax.Array]:
     """Arrays of these specs, from a call that is not looked into: what it does is known."""
+
+    from ..dependence import OPAQUE
 
     def jlayers_opaque(given: list[Any]) -> list[jax.Array]:
         # Not jnp.zeros, which cannot make keys.
@@ -94,6 +98,9 @@ class Examined:
         if known not in self._seen:
             if len(self._seen) >= _REMEMBERED:
                 self._seen.pop(next(iter(self._seen)))
+            # Only here, where it is needed: most programs never import the analysis.
+            from ..dependence import Verdict, judge_call
+
             found = judge_call(run, *plain, x, timed=(*[False] * len(plain), timed), lead=lead)
             is_verdict = functools.partial(_is, Verdict)
             self._seen[known] = jax.tree.leaves(found, is_leaf=is_verdict)
@@ -118,6 +125,8 @@ def of_mask(verdict: Verdict, what: str = "") -> LayerError | None:
       verdict: of its output.
       what: it, as the subject of a sentence; a layer goes without, as errors begin with its name.
     """
+    from ..dependence import UNTRACEABLE
+
     what = f"{what} " if what else ""
     if verdict.why is not None and verdict.why.reason == UNTRACEABLE:
         return LayerError(

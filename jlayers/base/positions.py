@@ -1,6 +1,6 @@
 """Layers whose output for a step depends on that step and on its position.
 
-A position is how many valid steps of its row stand before it: padding in front counts nothing. In
+A position is how many valid steps of its row come before it: padding in front counts nothing. In
 a stream the count goes on from block to block, which is the carry of such a layer.
 """
 

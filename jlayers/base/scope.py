@@ -214,7 +214,7 @@ class Scope:
         child = _child_of(self._children, name)
         # Profiles show the path; a transparent wrapper adds no segment to it.
         scope = jax.named_scope(name) if name else contextlib.nullcontext()
-        # What the body itself asks for is no layer of the user's.
+        # The user made no layer of what the body itself asks for.
         context = (
             error_context(child, name, self._before)
             if name in self._children

@@ -18,6 +18,13 @@ from jax.typing import ArrayLike, DTypeLike
 from ..core.dtypes import at_least_float32
 from . import mixing
 from .errors import LayerError, public_api
+from .masks import (
+    check_rows,
+    joined_masks,
+    mask_of_lengths,
+    padded,
+    text,
+)
 from .receptive_field import EVERYWHERE, ReceptiveField
 from .types import PyTree, Spec
 
@@ -88,28 +95,8 @@ class Sequence:
         Raises:
           LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
         """
-        values, lengths = jnp.asarray(values), jnp.asarray(lengths)
-        if values.ndim < 2 or lengths.shape != values.shape[:1]:
-            raise LayerError(
-                "lengths must be one integer for each row",
-                expected=f"int[{values.shape[0] if values.ndim else 'batch'}]",
-                got=text(lengths),
-            )
-        if not jnp.issubdtype(lengths.dtype, jnp.integer):
-            raise LayerError("lengths must be integers", got=text(lengths))
-        steps = values.shape[1]
-        # Traced lengths have no values to check.
-        if not isinstance(lengths, jax.core.Tracer) and lengths.size:
-            low, high = int(lengths.min()), int(lengths.max())
-            if low < 0 or high > steps:
-                raise LayerError(
-                    "a length is outside the sequence",
-                    expected=f"0 to {steps}",
-                    got=f"{low if low < 0 else high}",
-                )
-        shape = (lengths.shape[0], steps)
-        positions = jnp.broadcast_to(jnp.arange(steps, dtype=lengths.dtype), shape)
-        return cls(values, positions < jnp.broadcast_to(lengths[:, None], shape))
+        values = jnp.asarray(values)
+        return cls(values, mask_of_lengths(values, jnp.asarray(lengths)))
 
     @classmethod
     @public_api
@@ -124,23 +111,8 @@ class Sequence:
         Raises:
           LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
         """
-        arrays = [np.asarray(row) for row in rows]
-        if not arrays or any(row.ndim < 1 for row in arrays):
-            raise LayerError("rows must be of shape (time, ...)", got=f"{len(arrays)} rows")
-        if len({(row.shape[1:], row.dtype) for row in arrays}) > 1:
-            raise LayerError(
-                "rows must have one dtype, and one shape but for their lengths",
-                got=", ".join(sorted({text(row) for row in arrays})[:4]),
-            )
-        # NumPy: rows of new lengths would be new programs for JAX.
-        longest = max(len(row) for row in arrays)
-        length = longest if length is None else operator.index(length)
-        if longest > length:
-            raise LayerError(f"a row of {longest} steps does not fit into {length}")
-        values = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
-        for i, row in enumerate(arrays):
-            values[i, : len(row)] = row
-        return cls.from_lengths(values, jnp.asarray([len(row) for row in arrays]))
+        values, lengths = padded(rows, length)
+        return cls.from_lengths(values, lengths)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -185,7 +157,7 @@ class Sequence:
           LayerError: for a result that does not begin with (batch, time), and for a function that
             mixes steps, or knows where they are.
         """
-        _check_rows(self, others)
+        check_rows(self, others)
         y = mapped(function, (self, *others))
         if self._receptive_field is None and not mixing.is_looking():
             # Numbers of Python stay in the function; arrays have shapes to look at.
@@ -350,11 +322,11 @@ def _arithmetic(name: str) -> None:
     function = getattr(operator, name)
 
     def apply(self: Sequence, other: Sequence | ArrayLike) -> PyTree:
-        _check_rows(self, (other,))
+        check_rows(self, (other,))
         return mapped(function, (self, other))
 
     def reflected(self: Sequence, other: ArrayLike) -> PyTree:
-        _check_rows(self, (other,))
+        check_rows(self, (other,))
         return mapped(lambda x, y: function(y, x), (self, other))
 
     # Methods by loop, so that all five have one meaning.
@@ -397,25 +369,6 @@ def map_sequences(function: Callable[[Sequence], PyTree], tree: PyTree) -> PyTre
     )
 
 
-def _check_rows(x: Sequence, others: tuple[Any, ...]) -> None:
-    """Raises for an array of steps that are the same in every row: it is placed by their number."""
-    for other in others:
-        shape = () if isinstance(other, Sequence) else jnp.shape(other)
-        placed = (1,) * (x.ndim - len(shape)) + shape
-        if len(placed) == x.ndim and placed[0] != x.shape[0] and placed[1] == x.shape[1] != 1:
-            raise SharedStepsError(
-                "an array with steps and without rows says where a step is, which padding in front "
-                "of it changes",
-                expected=f"[{x.shape[0]}, {x.shape[1]}, ...], or one step",
-                got=text(jnp.asarray(other)),
-                hint=mixing.POSITIONS,
-            )
-
-
-class SharedStepsError(LayerError):
-    """Arithmetic of a Sequence with an array of steps that all rows share."""
-
-
 def parts_of(x: PyTree) -> tuple[PyTree, PyTree, int]:
     """The values of a tree with Sequences; which of them have steps or rows; axes of the mask."""
     leaves, structure = jax.tree.flatten(x, is_leaf=is_sequence)
@@ -429,22 +382,6 @@ def parts_of(x: PyTree) -> tuple[PyTree, PyTree, int]:
     values = [leaf.values if is_sequence(leaf) else leaf for leaf in leaves]
     timed = [kind(leaf) for leaf in leaves]
     return jax.tree.unflatten(structure, values), jax.tree.unflatten(structure, timed), len(lead)
-
-
-def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The steps that are valid in both.
-
-    Raises:
-      LayerError: for Sequences of different lengths.
-    """
-    # The common case; the compiled program needs no ``and``.
-    if a is b:
-        return a
-    if a.shape != b.shape:
-        raise LayerError(
-            "cannot join Sequences of different lengths", got=f"{text(a)} and {text(b)}"
-        )
-    return a & b
 
 
 def is_sequence(node: object) -> TypeGuard[Sequence]:
@@ -482,8 +419,3 @@ def _make(values: PyTree, mask: PyTree, field: ReceptiveField | None) -> Sequenc
 def _as_array(value: ArrayLike | Spec) -> Any:
     """Arrays and specs as they are, so that a Sequence of specs stands for one of arrays."""
     return value if hasattr(value, "shape") else jnp.asarray(value)
-
-
-def text(value: Sequence | jax.Array | np.ndarray[Any, Any] | Spec) -> str:
-    """Dtype and shape, as errors show them."""
-    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"

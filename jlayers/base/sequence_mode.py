@@ -13,16 +13,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 
-from ..dependence import Verdict
 from . import mixing
 from .mixing import Examined
 from .receptive_field import EVERYWHERE, ReceptiveField
 from .sequence import Sequence, is_sequence, map_sequences, mapped, parts_of, sequences_in
 from .types import ApplyFn, InitFn, Key, Params, PyTree, State
+
+if TYPE_CHECKING:
+    from ..dependence import Verdict
 
 
 @dataclass(frozen=True)

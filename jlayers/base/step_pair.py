@@ -106,7 +106,7 @@ def _of_each_step(layer: Steppable) -> StepPair:
 def blocks_of(x: PyTree) -> Iterator[PyTree]:
     """The input with its block as Sequences.
 
-    Arrays of other rows or steps, such as a memory, may stand beside the block: there is an input
+    Arrays of other rows or steps, such as a memory, may come with the block: there is an input
     for each number of steps, and the block's are those of the output.
     """
     leaves = jax.tree.leaves(x, is_leaf=is_sequence)

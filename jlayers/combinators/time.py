@@ -171,7 +171,7 @@ def _reverse_valid(x: Sequence) -> Sequence:
     if x.mask.ndim == 1:  # of rows: each is a plain sequence
         return x._with(jnp.flip(x.values, 1))._with_field(field)
     places = jnp.broadcast_to(jnp.arange(x.mask.shape[1], dtype=jnp.int32), x.mask.shape)
-    # Padding may stand in front, behind and, as a hole, between valid steps.
+    # Padding may be in front, behind and, as a hole, between valid steps.
     steps = jnp.full_like(places, x.mask.shape[1])
     first = jnp.min(jnp.where(x.mask, places, steps), 1, keepdims=True)
     last = jnp.max(jnp.where(x.mask, places, -jnp.ones_like(places)), 1, keepdims=True)

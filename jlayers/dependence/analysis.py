@@ -33,7 +33,7 @@ def judge(function: Callable[..., Any], *arguments: Any, timed: Any = True, lead
       function: of the arguments, to a pytree of arrays. It is traced, not run.
       arguments: pytrees of arrays or ``jax.ShapeDtypeStruct``, for their shapes and dtypes alone.
       timed: which arrays lead with (batch, time): a bool for all arguments, a tuple with a bool or
-        a prefix tree of bools for each, or a function of an array. ``"rows"`` in the place of a
+        a prefix tree of bools for each, or a function of an array. ``"rows"`` instead of a
         bool is for an array that leads with (batch,) alone. Others keep their shape and count as
         constants.
       lead: how many axes timed arrays lead with: 1 for (steps, ...) without a batch.

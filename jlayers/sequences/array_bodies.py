@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from ..base import mixing
 from ..base.errors import LayerError
 from ..base.layer import Layer
+from ..base.masks import SharedStepsError, joined_masks
 from ..base.receptive_field import EVERYWHERE
 from ..base.scope import Body, InitScope, Scope
 from ..base.sequence import (
     Sequence,
-    SharedStepsError,
     is_sequence,
-    joined_masks,
     mapped,
     sequences_in,
 )
@@ -35,8 +34,10 @@ from ..base.specs import format_short, spec_key, specs_of
 from ..base.step_pair import blocks_of
 from ..base.tracing import REMEMBERED
 from ..base.types import Params, PyTree
-from ..dependence import Verdict
-from .body_programs import Keys, Plan, judged_plan, tried, with_masks
+from .body_plan import Keys, Plan, tried, with_masks
+
+if TYPE_CHECKING:
+    from ..dependence import Verdict
 
 
 def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
@@ -69,6 +70,8 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
 
 def check_stream(body: Body, children: Mapping[str, Layer], x: PyTree) -> None:
     """Raises where the arithmetic of a body does not take a block ``x`` for the whole."""
+    from .body_programs import judged_plan
+
     for blocks in blocks_of(x):
         plan = tried(judged_plan, body, children, blocks, False)
         if plan is None:
@@ -118,6 +121,9 @@ def _plan(
     Raises:
       LayerError: for one that does, and places steps by their number.
     """
+    # Only here: most programs never import the analysis.
+    from .body_programs import judged_plan
+
     judged = functools.partial(judged_plan, body, children, x, train)
     # What a Sequence is multiplied with may be a summary of it: only a plan shows that.
     if tracked and (plan := tried(judged)):

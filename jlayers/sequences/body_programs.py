@@ -4,15 +4,15 @@ An array that leads with the rows and the steps at each of two sizes holds steps
 arithmetic does with them is read from both programs (``jlayers.dependence``), in which the calls of
 children are not looked into: children are judged by themselves.
 
-How to read this file: ``Plan`` is the result, ``judged_plan`` makes it. ``_trace`` gives the body's
+How to read this file: ``judged_plan`` makes a ``Plan``. ``_trace`` gives the body's
 program at one size, run by ``_Judging``; ``_compared`` judges two programs.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
@@ -25,33 +25,7 @@ from ..base.specs import specs_of
 from ..base.tracing import trace
 from ..base.types import Initializer, PyTree, Spec
 from ..dependence import OWN_SIZES, Sizes, Trace, Verdict, compare, worst
-
-# What an array belongs to: the number of a mask, in the order in which they are met.
-Keys = list[int | None]
-Found = TypeVar("Found")
-
-
-class Plan(NamedTuple):
-    """Which arrays hold steps. A key is the number of a mask; None is an array without one.
-
-    Attributes:
-      inputs: the key of each Sequence in the body's input.
-      calls: for each call of a child, the keys of the leaves of its input, and of its output.
-      outputs: the keys of the leaves of the body's output.
-      verdicts: what each leaf is made of, for each mask: of the inputs of the calls, call by call,
-        and then of the outputs.
-    """
-
-    inputs: list[int]
-    calls: list[tuple[Keys, Keys]]
-    outputs: Keys
-    verdicts: list[list[Verdict]]
-
-    def leaves(self) -> Iterator[tuple[int | None, list[Verdict], bool]]:
-        """Key and verdicts of each leaf, and whether it is of the body's output."""
-        given = [key for keys, _ in self.calls for key in keys]
-        for i, key in enumerate((*given, *self.outputs)):
-            yield key, self.verdicts[i], i >= len(given)
+from .body_plan import Keys, Plan, tried, with_masks
 
 
 class NotTracedError(Exception):
@@ -126,13 +100,6 @@ def _found(traced: Tracing, rows: int, steps: int) -> tuple[Tracing, _Traced, _T
 def _first(traced: Tracing, sizes: list[tuple[int, int]], plan: Plan) -> _Traced | None:
     """The program at the first of the sizes at which there is one."""
     return next((found for size in sizes if (found := tried(traced, size, plan))), None)
-
-
-def tried(function: Callable[..., Found], *arguments: Any) -> Found | None:
-    try:
-        return function(*arguments)
-    except Exception:
-        return None
 
 
 def _compared(one: _Traced, two: _Traced) -> list[list[Verdict]]:
@@ -241,7 +208,7 @@ class _Judging(InitScope):
         self.given.append(values)
         whole = bool(sequences_in(x))
         inputs = specs_of(x if whole else with_masks(x, taken, dict(enumerate(self.masks))))
-        # What the child's own pass computes on the way is no part of the body's program.
+        # What the child's own pass computes on the way must not get into the body's program.
         with jax.ensure_compile_time_eval():
             found = trace(child, inputs)
         self._found.setdefault(name, found)
@@ -269,15 +236,3 @@ class _Judging(InitScope):
         # Not what the initialiser makes: it may be all zeros, and trained parameters are not.
         (value,) = mixing.opaque([spec], [])
         return value
-
-
-def with_masks(tree: PyTree, keys: Keys, masks: Mapping[int, Sequence]) -> PyTree:
-    """The tree with a Sequence for every leaf that has a key."""
-    leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(
-        treedef,
-        [
-            leaf if key is None else masks[key]._with(leaf)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ],
-    )

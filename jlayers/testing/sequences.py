@@ -45,7 +45,7 @@ def check_sequence(
     1. NaN and other garbage in the padding changes no valid output, no state and no gradient, in
        training and out of it; rows of length zero, padding in front and masks with holes are among
        those tried. How much padding there is changes no valid output; nor does it, for a layer
-       that gives an output for each step, whether it stands in front or behind.
+       that gives an output for each step, whether it is in front or behind.
     2. Out of training, garbage in one row of the batch changes no other row.
     3. A causal layer gives for the whole sequence what it gives step by step and for blocks of
        random sizes: outputs and gradients, with a mask and without one.

@@ -197,7 +197,7 @@ def test_forward_in_time():
 
 
 def test_a_valid_step_of_a_sequence():
-    x = GARBAGE.map(lambda values: values.at[1, 2].set(0))
+    x = jl.Sequence(GARBAGE.values.at[1, 2].set(0), GARBAGE.mask)
     found = find(jl.serial(lambda x: x * x, jnp.log), x, lambda y: y.mean().sum())
     assert place(found) == ("forward", "log", (), (1,))
     assert "Sequence float32[3, 5, 4], 4 infinite" in str(found)

@@ -359,8 +359,8 @@ def _for_arrays(f, x):
 
 def _two_rates(f, x):
     slow = jax.nn.relu(f.slow(x))
-    places = f.places(jnp.arange(slow.shape[1], dtype=jnp.int32)).astype(x.dtype)
-    return {"slow": slow + jnp.broadcast_to(places, slow.shape), "fast": f.fast(jnp.tanh(x))}
+    places = f.places(f.positions(slow)).astype(x.dtype)
+    return {"slow": slow + places, "fast": f.fast(jnp.tanh(x))}
 
 
 BODIES = {

@@ -21,9 +21,10 @@ from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
+from ...base.masks import joined_masks
 from ...base.parameters import initialize
 from ...base.receptive_field import CAUSAL, ReceptiveField
-from ...base.sequence import join, joined_masks, split
+from ...base.sequence import join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_short, format_spec
 from ...base.step_pair import StepPair
