@@ -33,6 +33,9 @@ _NAMES = {
         "jl.compose with f.param and jnp.einsum": "Einsum",
         "jl.serial(jl.Dense(64), jax.nn.relu, jl.Dense(10))": "MLP",
         "jl.Embedding(num_embeddings, features)": "Embed",
+        "jl.PositionEmbedding(num_positions), or jl.SinusoidalPositions()": (
+            "PositionalEncoding PositionalEmbedding SinePositionEncoding"
+        ),
         "jl.compose with f.param and jax.lax.conv_general_dilated_local": "ConvLocal",
         "jl.Conv(channels, kernel_size, groups=channels)": "DepthwiseConv",
         "jl.serial(jl.Conv(channels, kernel_size, groups=channels), jl.Conv(features, 1))": (

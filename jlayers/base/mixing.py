@@ -1,7 +1,7 @@
 """Functions of which nothing is said: whether they act on each step alone is found out.
 
 A function that a user wrote may mix steps, read positions or count steps. Where it meets a mask or
-a stream it is looked at, by ``jlayers.dependence``, and refused if it does. Plain arrays without
+a stream it is looked at, by ``dependence``, and refused if it does. Plain arrays without
 masks never come here.
 
 How to read this file: ``Examined`` looks at one function and remembers what it saw; ``of_mask`` and
@@ -24,7 +24,7 @@ from .errors import LayerError
 from .types import PyTree
 
 if TYPE_CHECKING:
-    from ..dependence import Verdict, Why
+    from .dependence import Verdict, Why
 
 # While a body is looked at, at sizes of its own, its children are not: they are by themselves.
 _LOOKING = contextvars.ContextVar("jlayers_looking", default=False)
@@ -51,7 +51,7 @@ def looking() -> Iterator[None]:
 def opaque(specs: list[Any], given: list[Any]) -> list[jax.Array]:
     """Arrays of these specs, from a call that is not looked into: what it does is known."""
 
-    from ..dependence import OPAQUE
+    from .dependence import OPAQUE
 
     def jlayers_opaque(given: list[Any]) -> list[jax.Array]:
         # Not jnp.zeros, which cannot make keys.
@@ -99,7 +99,7 @@ class Examined:
             if len(self._seen) >= _REMEMBERED:
                 self._seen.pop(next(iter(self._seen)))
             # Only here, where it is needed: most programs never import the analysis.
-            from ..dependence import Verdict, judge_call
+            from .dependence import Verdict, judge_call
 
             found = judge_call(run, *plain, x, timed=(*[False] * len(plain), timed), lead=lead)
             is_verdict = functools.partial(_is, Verdict)
@@ -125,7 +125,7 @@ def of_mask(verdict: Verdict, what: str = "") -> LayerError | None:
       verdict: of its output.
       what: it, as the subject of a sentence; a layer goes without, as errors begin with its name.
     """
-    from ..dependence import UNTRACEABLE
+    from .dependence import UNTRACEABLE
 
     what = f"{what} " if what else ""
     if verdict.why is not None and verdict.why.reason == UNTRACEABLE:

@@ -24,7 +24,7 @@ from .sequence import Sequence, is_sequence, map_sequences, mapped, parts_of, se
 from .types import ApplyFn, InitFn, Key, Params, PyTree, State
 
 if TYPE_CHECKING:
-    from ..dependence import Verdict
+    from .dependence import Verdict
 
 
 @dataclass(frozen=True)

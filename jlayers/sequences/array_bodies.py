@@ -37,7 +37,7 @@ from ..base.types import Params, PyTree
 from .body_plan import Keys, Plan, tried, with_masks
 
 if TYPE_CHECKING:
-    from ..dependence import Verdict
+    from ..base.dependence import Verdict
 
 
 def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:

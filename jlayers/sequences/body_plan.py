@@ -1,4 +1,4 @@
-"""Plans of bodies: which of their arrays hold steps of which mask, and what becomes of the steps."""
+"""Plans of bodies: which of their arrays hold steps of which mask, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..base.sequence import Sequence
 from ..base.types import PyTree
 
 if TYPE_CHECKING:
-    from ..dependence import Verdict
+    from ..base.dependence import Verdict
 
 # What an array belongs to: the number of a mask, in the order in which they are met.
 Keys = list[int | None]

@@ -1,7 +1,7 @@
 """Programs of bodies at several sizes: which arrays hold steps, and what becomes of the steps.
 
 An array that leads with the rows and the steps at each of two sizes holds steps. What the body's
-arithmetic does with them is read from both programs (``jlayers.dependence``), in which the calls of
+arithmetic does with them is read from both programs (``base.dependence``), in which the calls of
 children are not looked into: children are judged by themselves.
 
 How to read this file: ``judged_plan`` makes a ``Plan``. ``_trace`` gives the body's
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..base import mixing
+from ..base.dependence import OWN_SIZES, Sizes, Trace, Verdict, compare, worst
 from ..base.layer import Layer
 from ..base.scope import Body, InitScope
 from ..base.sequence import Sequence, is_sequence, sequences_in
@@ -24,7 +25,6 @@ from ..base.sequence_mode import without_masks
 from ..base.specs import specs_of
 from ..base.tracing import trace
 from ..base.types import Initializer, PyTree, Spec
-from ..dependence import OWN_SIZES, Sizes, Trace, Verdict, compare, worst
 from .body_plan import Keys, Plan, tried, with_masks
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jlayers.dependence import judge, judge_call
+from jlayers.base.dependence import judge, judge_call
 
 X = jax.ShapeDtypeStruct((2, 6, 4), "float32")
 IDS = jax.ShapeDtypeStruct((2, 6), "int32")
@@ -198,7 +198,7 @@ def test_where_it_happens_inside_the_users_own_jit_and_loops():
 
 
 def test_without_a_source(monkeypatch):
-    from jlayers.dependence import source
+    from jlayers.base.dependence import source
 
     monkeypatch.setattr(source, "_OWN", "")  # every file is ours then
     found = judge(lambda x: x.mean(1, keepdims=True) + x, X)
@@ -207,7 +207,7 @@ def test_without_a_source(monkeypatch):
 
 
 def test_large_constants_are_not_read(monkeypatch):
-    from jlayers.dependence import constants
+    from jlayers.base.dependence import constants
 
     read, original = [], constants._read
 
@@ -245,7 +245,7 @@ def test_inside_a_transformation():
 
 
 def test_what_is_not_known_mixes(monkeypatch):
-    from jlayers.dependence import walk
+    from jlayers.base.dependence import walk
 
     without = {key: rule for key, rule in walk.RULES.items() if key != "tanh"}
     monkeypatch.setattr(walk, "RULES", without)
@@ -255,7 +255,7 @@ def test_what_is_not_known_mixes(monkeypatch):
 
 
 def test_a_rule_that_fails_mixes(monkeypatch):
-    from jlayers.dependence import walk
+    from jlayers.base.dependence import walk
 
     def fails(equation, arguments):
         raise KeyError("a parameter of another version")

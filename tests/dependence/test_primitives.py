@@ -2,7 +2,7 @@
 
 import pytest
 
-from jlayers.dependence.walk import REFERENCES, RULES
+from jlayers.base.dependence.walk import REFERENCES, RULES
 
 primitives = pytest.importorskip("jax.extend.core.primitives")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jlayers.dependence import judge
+from jlayers.base.dependence import judge
 
 from .functions_across_steps import KERNEL
 from .functions_of_each_step import W

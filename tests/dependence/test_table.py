@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jlayers.dependence import judge, judge_call, trace
+from jlayers.base.dependence import judge, judge_call, trace
 
 from . import functions_across_steps, functions_of_each_step
 from .oracle import BATCH, FEATURES, STEPS, observe
