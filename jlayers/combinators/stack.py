@@ -28,6 +28,7 @@ from ..base.specs import format_short, format_spec, spec_key, specs_of
 from ..base.step_pair import StepPair, check_carry, stream_of
 from ..base.tracing import AbstractFn, Trace, run, trace
 from ..base.types import ApplyFn, Carry, Key, Params, PyTree, Spec, State
+from ..core.eager import compiled_when_eager
 
 Policy = Callable[..., bool]
 
@@ -79,7 +80,8 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
             )
         return found, _through_copies(inner, n, x, with_receptive_field(y, None))
 
-    def apply(
+    @compiled_when_eager("train")
+    def scan(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         def step(x: PyTree, copy: tuple[Params, State, jax.Array | None]) -> tuple[PyTree, State]:
@@ -90,9 +92,14 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
             policy = None if remat is True else remat
             # prevent_cse is for straight code; a scan keeps the copies apart by itself.
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+        return lax.scan(step, x, (params, state, _keys(key, n)), length=n)
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, State]:
         # The receptive field must not enter the loop's carry, whose structure cannot change.
         plain = with_receptive_field(x, None)
-        y, new_state = lax.scan(step, plain, (params, state, _keys(key, n)), length=n)
+        y, new_state = scan(params, state, plain, key=key, train=train)
         return _through_copies(inner, n, x, y), new_state if train else state
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
@@ -102,6 +109,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
 
         return jax.vmap(one, axis_size=n)(params, state)
 
+    @compiled_when_eager("train")
     def block(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:
@@ -176,7 +184,8 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
             f"policy must be one of jax.checkpoint_policies, got {format_short(policy)}"
         )
 
-    def apply(
+    @compiled_when_eager("train")
+    def checkpointed(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         def run(params: Params, state: State, x: PyTree, key: Key) -> tuple[PyTree, State]:
@@ -184,7 +193,12 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
                 return inner._apply(params, state, x, key=key, train=train)
 
         # train is closed over: as an argument it would be traced.
-        y, new_state = jax.checkpoint(run, policy=policy)(params, state, x, key)
+        return jax.checkpoint(run, policy=policy)(params, state, x, key)  # type: ignore[no-any-return]
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, State]:
+        y, new_state = checkpointed(params, state, x, key=key, train=train)
         return y, new_state if train else state
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
@@ -197,6 +211,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
         with error_context(inner):
             return stream_of(inner).start(params, state, x, capacity=capacity)
 
+    @compiled_when_eager("train")
     def step(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:

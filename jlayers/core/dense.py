@@ -7,6 +7,7 @@ from jax import lax
 
 from .custom_gradient import bilinear_op, bilinear_rule
 from .dtypes import at_least_float32, is_sharded
+from .eager import compiled_when_eager
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -82,11 +83,16 @@ def kernel_gradient(x: jax.Array, ct: jax.Array, kernel: jax.Array) -> jax.Array
 
 
 # The value and the gradient of `x` as JAX has them, the gradient of the kernel flattened.
-_flattened_matmul = bilinear_op(
+_product_of_steps = bilinear_op(
     bilinear_rule(matrix_product)._replace(
         vjp_rhs=lambda x, kernel, ct: kernel_gradient(x, ct, kernel).astype(kernel.dtype)
     )
 )
+
+
+@compiled_when_eager()
+def _flattened_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _product_of_steps(x, kernel)
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from jax import lax
 
 from .custom_gradient import with_custom_gradient
 from .dtypes import at_least_float32
+from .eager import compiled_when_eager
 
 Mean = Callable[[jax.Array], jax.Array]
 Triple = tuple[jax.Array, jax.Array, jax.Array]
@@ -27,6 +28,7 @@ Triple = tuple[jax.Array, jax.Array, jax.Array]
 _MAX_SQUARED_MEAN = 64.0
 
 
+@compiled_when_eager("axes")
 def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over ``axes``, which stay as axes of size 1.
 
@@ -182,6 +184,7 @@ def masked_normalize(
     return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
 
 
+@compiled_when_eager("epsilon", "axes", "groups")
 def standardize(
     x: jax.Array,
     scale: jax.Array | None,

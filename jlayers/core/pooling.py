@@ -22,6 +22,7 @@ from jax import lax
 from .custom_gradient import with_custom_gradient
 from .dispatch import AlgorithmChoice, check_method, record_choice
 from .dtypes import at_least_float32, is_sharded, min_value
+from .eager import compiled_when_eager
 from .windows import Padding, Windows, explicit_padding
 
 METHODS = ("direct", "axes")
@@ -44,6 +45,7 @@ class _Programs(NamedTuple):
     direct: Callable[[jax.Array], jax.Array]
 
 
+@compiled_when_eager("window_shape", "strides", "padding", "method")
 def max_pool(
     x: jax.Array,
     *,
@@ -137,6 +139,7 @@ def _max_axis_1_jvp(
     return at_argmax(x), at_argmax(tangent)
 
 
+@compiled_when_eager("window_shape", "strides", "padding", "count_include_pad", "method")
 def avg_pool(
     x: jax.Array,
     *,

@@ -21,6 +21,7 @@ from jax import lax
 from ..custom_gradient import with_custom_gradient
 from ..dispatch import AlgorithmChoice, check_method, record_choice
 from ..dtypes import at_least_float32
+from ..eager import compiled_when_eager
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
 from .mask import AttentionMask
@@ -35,6 +36,7 @@ _MIN_SCORES = 96 * 96
 _MIN_ROWS = 4
 
 
+@compiled_when_eager("causal", "window", "alibi", "soft_cap", "scale", "method")
 def attention(
     q: jax.Array,
     k: jax.Array,

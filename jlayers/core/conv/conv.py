@@ -16,6 +16,7 @@ from ..custom_gradient import bilinear_op
 from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice
 from ..dtypes import is_sharded
+from ..eager import compiled_when_eager
 from ..windows import Padding, explicit_padding
 from .algorithms import algorithm
 from .geometry import Geometry, direct
@@ -28,6 +29,7 @@ _MAX_COPIES = 3
 _MAX_PATCH_NUMBERS = 3 << 20
 
 
+@compiled_when_eager("strides", "padding", "dilation", "groups", "method")
 def conv(
     x: jax.Array,
     kernel: jax.Array,

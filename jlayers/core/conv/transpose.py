@@ -23,6 +23,7 @@ from ..custom_gradient import BilinearRule, bilinear_op, bilinear_rule
 from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice
 from ..dtypes import is_sharded
+from ..eager import compiled_when_eager
 from ..windows import Padding, interleave
 from .algorithms import algorithm
 from .conv import choose_conv, convolve
@@ -35,6 +36,7 @@ _MIN_FEATURES = 8
 _MAX_INPUTS = 128
 
 
+@compiled_when_eager("strides", "padding", "dilation", "groups", "method")
 def conv_transpose(
     x: jax.Array,
     kernel: jax.Array,

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..eager import compiled_when_eager
 from .chunking import Carry, Cell
 from .scan import Weights, recurrence
 
 
+@compiled_when_eager("activation", "reverse", "method")
 def simple_rnn(
     x: jax.Array,
     carry: tuple[jax.Array],
@@ -61,6 +63,7 @@ def simple_rnn(
     return outputs, (h,)
 
 
+@compiled_when_eager("reverse", "method")
 def lstm(
     x: jax.Array,
     carry: tuple[jax.Array, jax.Array],
@@ -119,6 +122,7 @@ def _squash(gates: jax.Array, count: int, tanh_at: int | None = None) -> jax.Arr
     return squashed
 
 
+@compiled_when_eager("reverse", "method")
 def gru(
     x: jax.Array,
     carry: tuple[jax.Array],

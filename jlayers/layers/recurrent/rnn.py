@@ -29,6 +29,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_short, format_spec
 from ...base.step_pair import StepPair
 from ...base.types import Carry, Key, Params, PyTree, Spec, State
+from ...core.eager import compiled_when_eager
 from ...core.recurrent.chunking import METHODS
 from ...core.recurrent.chunking import Carry as CoreCarry
 from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
@@ -169,11 +170,27 @@ def RNN(
         before = tuple(carry[name] for name in specs)
         found = definition.scan and definition.scan(own, values, before, options, method)
         if found is None:
-            step_cell, name = definition.bind(own, tuple(specs)), definition.name or cell.kind
-            found = stepwise(step_cell, values, before, options, method=method, name=name)
+            loop = options._replace(reverse=False, zoneout_rate=None)
+            rate = options.zoneout_rate
+            found = one_by_one(own, values, before, loop, names=tuple(specs), rate=rate)
         outputs, after = found[0].astype(values.dtype), found[1]
         y = join(outputs, mask) if return_sequences else after[0].astype(outputs.dtype)
         return y, dict(zip(specs, after, strict=True))
+
+    # The options that are not arrays are static, and put back inside.
+    @compiled_when_eager("names", "rate")
+    def one_by_one(
+        params: Params,
+        x: jax.Array,
+        carry: CoreCarry,
+        options: ScanOptions,
+        *,
+        names: tuple[str, ...],
+        rate: float | None,
+    ) -> tuple[jax.Array, CoreCarry]:
+        step_cell, name = definition.bind(params, names), definition.name or cell.kind
+        options = options._replace(reverse=reverse, zoneout_rate=rate)
+        return stepwise(step_cell, x, carry, options, method=method, name=name)
 
     def draw_noise(
         specs: CarrySpecs, steps: int, key: Key, train: bool
