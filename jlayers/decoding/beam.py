@@ -7,10 +7,11 @@ carry of a beam follow its parent, whatever the layout of the carry.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..base import arguments
@@ -18,7 +19,21 @@ from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_spec
 from ..base.types import Carry, Params, State
-from .prompts import Decoder, PromptLike, as_prompt, check_model, prefill, stop_ids
+from ..core.eager import is_staged
+from .programs import program
+from .prompts import (
+    Decoder,
+    Prompt,
+    PromptLike,
+    as_prompt,
+    check_ids,
+    check_model,
+    no_id,
+    pad_id,
+    prefill,
+    stop_ids,
+)
+from .sampling import usable
 
 
 class Beams(NamedTuple):
@@ -28,8 +43,9 @@ class Beams(NamedTuple):
       ids: int32 (batch, beams, steps).
       mask: bools (batch, beams, steps), True up to the first stop, inclusive; all False in a beam
         where there are fewer continuations than beams.
-      scores: floats (batch, beams): the logarithm of the probability over the length penalty, or
-        ``-inf`` where there is no continuation.
+      scores: floats (batch, beams): the logarithm of the probability over the length penalty;
+        ``-inf`` where there is no continuation, NaN in a row for which logits held NaN or ``inf``
+        or were all ``-inf``, whose mask is False.
     """
 
     ids: jax.Array
@@ -79,8 +95,8 @@ def beam_search(
 
         log p(y) / ((5 + n) / 6) ** length_penalty
 
-    (Wu et al., 2016, arXiv:1609.08144). With ``beams=1`` that is greedy decoding. A pure function:
-    compile it with ``jax.jit``.
+    (Wu et al., 2016, arXiv:1609.08144). With ``beams=1`` that is greedy decoding. A pure function;
+    outside ``jax.jit`` it is compiled once for the same model, shapes and options.
 
     Args:
       model, params, state, prompt, steps, stop, pad: as for ``decode``.
@@ -104,10 +120,40 @@ def beam_search(
     ((2, 3, 5), (2, 3))
     """
     check_model(model)
-    steps, beams = arguments.positive("steps", steps), arguments.positive("beams", beams)
-    stops, pad = stop_ids(stop), arguments.integer("pad", pad)
-    length_penalty = arguments.number("length_penalty", length_penalty)
-    decoder = prefill(model, params, state, as_prompt(prompt).right_aligned(), steps, stops)
+    ids, stops = as_prompt(prompt), stop_ids(stop)
+    options: dict[str, Any] = {
+        "steps": arguments.positive("steps", steps),
+        "beams": arguments.positive("beams", beams),
+        "stop": stops,
+        "pad": pad_id(pad),
+        "length_penalty": arguments.number("length_penalty", length_penalty),
+    }
+    if is_staged((params, state, ids)):
+        return _search(model, params, state, ids, **options)
+    # Before it is traced: afterwards the values are unknown.
+    check_ids(model, ids, stops)
+    found = program(model, _search, *options)(params, state, ids, **options)
+    unusable = np.isnan(np.asarray(found.scores[:, 0]))
+    if unusable.any():
+        row, rows = int(np.argmax(unusable)), int(np.count_nonzero(unusable))
+        raise no_id(row, "in one of its beams hold NaN or inf, or are all -inf", rows)
+    return found
+
+
+def _search(
+    model: Layer,
+    params: Params,
+    state: State,
+    prompt: Prompt,
+    *,
+    steps: int,
+    beams: int,
+    stop: tuple[int, ...],
+    pad: int,
+    length_penalty: float,
+) -> Beams:
+    """``beam_search`` of arguments that have been checked."""
+    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stop)
     rows = decoder.last.shape[0]
     axes = _batch_axes(decoder, rows)
     # The first beam of each row, as an index into the rows of the carry.
@@ -120,6 +166,9 @@ def beam_search(
         step, carry, last, ids, done, lengths, log_p = loop
         logits, carry = decoder.advance(carry, last.reshape(-1))
         size = logits.shape[-1]
+        live = ~done & (log_p > -jnp.inf)
+        unusable = jnp.any(live & ~usable(logits).reshape(rows, beams), 1, keepdims=True)
+        unusable = jnp.broadcast_to(unusable, done.shape)
         log_p_next = jax.nn.log_softmax(logits).reshape(rows, beams, size).astype(jnp.float32)
         # A beam that has ended has one continuation, itself: id 0, which costs nothing and is
         # never written.
@@ -132,19 +181,21 @@ def beam_search(
         # Penalised for the choice only: `log_p` has to add up over the steps.
         scores = totals / jnp.broadcast_to(penalty[..., None], log_p_next.shape)
         # Over beams and ids together: the children of one beam may replace all others.
-        _, best = lax.top_k(scores.reshape(rows, -1), beams)
+        _, best = lax.top_k(scores.reshape(rows, beams * size), beams)
         parent, chosen = best // size, (best % size).astype(jnp.int32)
 
         def of_parent(values: jax.Array) -> jax.Array:
             return jnp.take_along_axis(values, parent, 1)
 
-        log_p = jnp.take_along_axis(totals.reshape(rows, -1), best, 1)
+        log_p = jnp.take_along_axis(totals.reshape(rows, beams * size), best, 1)
         # All that belongs to a beam is inherited from the beam that it extends.
         done, lengths = of_parent(done), of_parent(new_lengths)
         ids = jnp.take_along_axis(ids, jnp.broadcast_to(parent[..., None], ids.shape), 1)
         ids = ids.at[:, :, step].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
-        for stop_id in stops:
+        for stop_id in stop:
             done = done | (chosen == stop_id)
+        # The search of such a row ends: what its other beams find may not be the best.
+        done, log_p = done | unusable, jnp.where(unusable, jnp.nan, log_p)
         source = jnp.broadcast_to(first_beam, parent.shape) + parent
         carry = _take_rows(carry, axes, source.reshape(-1))
         return _Loop(step + 1, carry, chosen, ids, done, lengths, log_p)

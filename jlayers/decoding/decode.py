@@ -6,10 +6,13 @@ does ``generate``, compiled. The model has read the prompt before (``prompts.pre
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..base import arguments
@@ -18,7 +21,19 @@ from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.specs import format_short
 from ..base.types import Carry, Params, State
-from .prompts import Prompt, PromptLike, as_prompt, check_model, prefill, stop_ids
+from ..core.eager import is_staged
+from .programs import program
+from .prompts import (
+    Prompt,
+    PromptLike,
+    as_prompt,
+    check_ids,
+    check_model,
+    no_id,
+    pad_id,
+    prefill,
+    stop_ids,
+)
 from .sampling import Choose, greedy
 
 
@@ -37,6 +52,7 @@ def decode(
 ) -> Sequence:
     """Continues a prompt: the model reads the prompt as one block, then a loop adds id after id.
 
+    Outside ``jax.jit`` it is compiled once for the same model, shapes, options and ``choose``.
     ``generate`` is this under ``jax.jit``, with prompts padded to a few lengths. Use ``decode`` to
     compile or to shard it yourself, and to choose ids in a way of your own.
 
@@ -56,11 +72,13 @@ def decode(
 
     Returns:
       A ``Sequence`` of int32 ids, (batch, steps). A row is valid up to its first ``stop``,
-      inclusive. The loop ends when all rows have ended.
+      inclusive. The loop ends when all rows have ended. A row for which there is no id to choose,
+      because its logits hold NaN or ``inf`` or are all ``-inf``, ends before that step.
 
     Raises:
       LayerError: for a model that cannot be streamed or does not return logits, for a prompt that
-        is empty or not a batch of ids, and for other invalid arguments.
+        is empty or not a batch of ids, for other invalid arguments, and, outside ``jax.jit``, for
+        a row without an id to choose.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> from jlayers import decoding
@@ -70,7 +88,58 @@ def decode(
     >>> decoding.decode(model, params, state, prompt, 5).shape
     (2, 5)
     """
-    return decode_prompt(model, params, state, as_prompt(prompt), steps, choose, key, stop, pad)
+    check_model(model)
+    ids, stops = as_prompt(prompt), stop_ids(stop)
+    if key is not None:
+        arguments.typed_key(key)
+    steps, pad = arguments.positive("steps", steps), pad_id(pad)
+    run: Callable[..., Decoded]
+    if is_staged((params, state, ids, key)) or not isinstance(choose, Hashable):
+        run = functools.partial(decode_prompt, model)
+    else:
+        # Before it is traced: afterwards the values are unknown.
+        check_ids(model, ids, stops)
+        run = program(model, decode_prompt, "steps", "choose", "stop", "pad")
+    return reported(run(params, state, ids, key, steps=steps, choose=choose, stop=stops, pad=pad))
+
+
+class Decoded(NamedTuple):
+    """What the loop wrote.
+
+    Attributes:
+      ids: the valid ids of each row.
+      trouble: int32 (rows,), what ended a row too early, as an index into ``TROUBLES``; else 0.
+    """
+
+    ids: Sequence
+    trouble: jax.Array
+
+
+TROUBLES = (
+    "",
+    "are NaN",
+    "hold inf",
+    "are all -inf",
+    "are fine, and choose gave an id outside them",
+)
+
+
+def reported(decoded: Decoded) -> Sequence:
+    """The ids.
+
+    Raises:
+      LayerError: where it is known that there was no id to choose for a row.
+    """
+    if isinstance(decoded.trouble, jax.core.Tracer):
+        return decoded.ids
+    trouble = np.asarray(decoded.trouble)
+    if trouble.any():
+        row = int(np.flatnonzero(trouble)[0])
+        count = int(np.asarray(decoded.ids.lengths)[row])
+        after = f"after {count} id{'s' * (count != 1)}" if count else "after the prompt"
+        why = f"{after} {TROUBLES[trouble[row]]}"
+        raise no_id(row, why, int(np.count_nonzero(trouble)))
+    return decoded.ids
 
 
 class _Loop(NamedTuple):
@@ -81,6 +150,7 @@ class _Loop(NamedTuple):
       carry: the model's.
       last: int32 (rows,), the ids that the model reads next.
       done: bools (rows,), the rows that have ended.
+      trouble: int32 (rows,), why, where there was no id to choose; an index into ``TROUBLES``.
       lengths: int32 (rows,), how many ids of a row are valid.
       ids: int32 (rows, steps), filled from the left.
     """
@@ -89,6 +159,7 @@ class _Loop(NamedTuple):
     carry: Carry
     last: jax.Array
     done: jax.Array
+    trouble: jax.Array
     lengths: jax.Array
     ids: jax.Array
 
@@ -98,19 +169,15 @@ def decode_prompt(
     params: Params,
     state: State,
     prompt: Prompt,
+    key: jax.Array | None,
+    *,
     steps: int,
     choose: Choose,
-    key: jax.Array | None,
-    stop: int | tuple[int, ...] | None,
+    stop: tuple[int, ...],
     pad: int,
-) -> Sequence:
-    """``decode`` of a prompt that has been checked."""
-    check_model(model)
-    steps, pad = arguments.positive("steps", steps), arguments.integer("pad", pad)
-    stops = stop_ids(stop)
-    if key is not None:
-        arguments.typed_key(key)
-    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stops)
+) -> Decoded:
+    """``decode`` of arguments that have been checked."""
+    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stop)
     rows = decoder.last.shape[0]
 
     def row_keys(step: jax.Array) -> jax.Array | None:
@@ -124,16 +191,20 @@ def decode_prompt(
         return jnp.logical_and(loop.step < steps, ~jnp.all(loop.done))
 
     def advance(loop: _Loop) -> _Loop:
-        step, carry, last, done, lengths, ids = loop
+        step, carry, last, done, trouble, lengths, ids = loop
         logits, carry = decoder.advance(carry, last)
         chosen = _choose_ids(choose, logits, row_keys(step))
+        trouble = jnp.where(done, trouble, _trouble(logits, chosen))
+        done = done | (trouble > 0)
         # Rows that have ended go on being computed, because shapes are fixed; `pad` hides it.
         ids = ids.at[:, step].set(jnp.where(done, jnp.asarray(pad, jnp.int32), chosen))
         lengths = lengths + (~done).astype(jnp.int32)
         # After the id has been written and counted: the stop is part of the row.
-        for stop_id in stops:
+        for stop_id in stop:
             done = done | (chosen == stop_id)
-        return _Loop(step + 1, carry, chosen, done, lengths, ids)
+        # A model cannot read an id that is none; that of a row that has ended has no effect.
+        chosen = jnp.where(trouble > 0, 0, chosen)
+        return _Loop(step + 1, carry, chosen, done, trouble, lengths, ids)
 
     # A while loop and not a scan: it ends with the last row. The price is that it has no gradient,
     # which ids have not either.
@@ -143,10 +214,19 @@ def decode_prompt(
         decoder.last,
         jnp.zeros(rows, bool),
         jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows, jnp.int32),
         jnp.full((rows, steps), pad, jnp.int32),
     )
     loop = lax.while_loop(not_finished, advance, loop)
-    return Sequence.from_lengths(loop.ids, loop.lengths)
+    return Decoded(Sequence.from_lengths(loop.ids, loop.lengths), loop.trouble)
+
+
+def _trouble(logits: jax.Array, chosen: jax.Array) -> jax.Array:
+    """An index into ``TROUBLES`` for each row."""
+    largest = jnp.max(logits, -1)
+    outside = (chosen < 0) | (chosen >= logits.shape[-1])
+    found = [jnp.isnan(largest), largest == jnp.inf, largest == -jnp.inf, outside]
+    return jnp.select(found, [jnp.int32(i) for i in range(1, len(TROUBLES))], jnp.int32(0))
 
 
 def _choose_ids(choose: Choose, logits: jax.Array, keys: jax.Array | None) -> jax.Array:

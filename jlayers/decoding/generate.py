@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import abc
-from collections.abc import Callable
 
 import jax
 
@@ -13,14 +11,19 @@ from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.types import Params, State
-from .decode import decode_prompt
-from .prompts import Prompt, PromptLike, as_prompt, bucket_length, check_ids, check_model, stop_ids
+from .decode import Decoded, decode_prompt, reported
+from .programs import program
+from .prompts import (
+    Prompt,
+    PromptLike,
+    as_prompt,
+    bucket_length,
+    check_ids,
+    check_model,
+    pad_id,
+    stop_ids,
+)
 from .sampling import check_settings, sampler
-
-Program = Callable[..., Sequence]
-
-# Weak, so that a model's programs are freed with it.
-_PROGRAMS: weakref.WeakKeyDictionary[Layer, Program] = weakref.WeakKeyDictionary()
 
 
 @public_api
@@ -62,7 +65,8 @@ def generate(
 
     Raises:
       LayerError: as ``decode`` does, for an invalid temperature, ``top_k`` or ``top_p``, without a
-        key where one is needed, and for a prompt longer than all buckets.
+        key where one is needed, for a prompt longer than all buckets, and for a row without an id
+        to choose, because its logits hold NaN or ``inf`` or are all ``-inf``.
 
     >>> import jax, jlayers as jl
     >>> from jlayers import decoding
@@ -94,7 +98,7 @@ def generate(
     check_ids(model, ids, stop_ids(stop))
     # Traced as data. Which of them are used is part of the program: without top_p there is no sort.
     numbers = {"temperature": float(temperature), "top_p": top_p}
-    return _program(model)(
+    decoded = program(model, _generate, "steps", "top_k", "stop", "pad")(
         params,
         state,
         ids,
@@ -103,36 +107,26 @@ def generate(
         steps=arguments.positive("steps", steps),
         top_k=top_k if draws else None,
         stop=stop_ids(stop),
-        pad=arguments.integer("pad", pad),
+        pad=pad_id(pad),
     )
+    return reported(decoded)
 
 
-def _program(model: Layer) -> Program:
-    """The model's program."""
-    cached = _PROGRAMS.get(model)
-    if cached is not None:
-        return cached
-    # The program is a value of the weak dict: a strong reference in it would keep its key alive.
-    reference = weakref.ref(model)
-
-    def run(
-        params: Params,
-        state: State,
-        prompt: Prompt,
-        key: jax.Array | None,
-        numbers: dict[str, jax.Array],
-        *,
-        steps: int,
-        top_k: int | None,
-        stop: tuple[int, ...],
-        pad: int,
-    ) -> Sequence:
-        model = reference()
-        assert model is not None
-        # Without a temperature among the numbers, the choice is greedy.
-        choose = sampler(numbers.get("temperature", 0.0), top_k, numbers.get("top_p"))
-        return decode_prompt(model, params, state, prompt, steps, choose, key, stop, pad)
-
-    program = jax.jit(run, static_argnames=("steps", "top_k", "stop", "pad"))
-    _PROGRAMS[model] = program
-    return program
+def _generate(
+    model: Layer,
+    params: Params,
+    state: State,
+    prompt: Prompt,
+    key: jax.Array | None,
+    numbers: dict[str, jax.Array],
+    *,
+    steps: int,
+    top_k: int | None,
+    stop: tuple[int, ...],
+    pad: int,
+) -> Decoded:
+    # Without a temperature among the numbers, the choice is greedy.
+    choose = sampler(numbers.get("temperature", 0.0), top_k, numbers.get("top_p"))
+    return decode_prompt(
+        model, params, state, prompt, key, steps=steps, choose=choose, stop=stop, pad=pad
+    )

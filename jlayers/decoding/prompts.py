@@ -236,6 +236,24 @@ def stop_ids(stop: int | tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(arguments.integer("stop", value) for value in ids)
 
 
+def pad_id(pad: int) -> int:
+    """``pad`` as an id, which need not be one of the model's."""
+    pad = arguments.integer("pad", pad)
+    if not -(2**31) <= pad < 2**31:
+        raise LayerError(f"pad must be an int32, got {pad}")
+    return pad
+
+
+def no_id(row: int, logits: str, rows: int) -> LayerError:
+    """The error for a ``row``, one of ``rows``, for which there is no id; ``logits`` says why."""
+    return LayerError(
+        f"row {row} has no id to choose: its logits {logits}",
+        got=f"{rows} such row{'s' * (rows != 1)}",
+        hint="jl.find_non_finite says where in the model NaN and inf come from; "
+        "under jax.jit such a row ends there",
+    )
+
+
 def bucket_length(length: int, buckets: abc.Sequence[int] | None) -> int:
     """The length to which a prompt of ``length`` steps is padded.
 

@@ -2,11 +2,14 @@
 
 How to read this file: ``temperature``, ``top_k`` and ``top_p`` are pure functions from logits to
 logits, with ``-inf`` for what is left out. ``sampler`` chains them and draws; ``greedy`` is the
-argmax. All of them compute in float32 at least.
+argmax. All of them compute in float32 at least. ``usable`` says whether logits are those of a
+distribution; where they are not, there is no id to choose, and ``NO_ID`` says so.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -19,6 +22,8 @@ from ..base.specs import format_short
 from ..core.dtypes import at_least_float32
 
 Choose = Callable[[jax.Array, jax.Array | None], jax.Array]
+# No model has it: the loops of decoding end a row at any id outside the logits.
+NO_ID = -1
 
 
 def greedy(logits: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -29,13 +34,26 @@ def greedy(logits: jax.Array, key: jax.Array | None = None) -> jax.Array:
       key: not used.
 
     Returns:
-      int32 (...).
+      int32 (...); -1 where the logits hold NaN or ``inf``, or are all ``-inf``.
 
     >>> import jax.numpy as jnp
     >>> int(greedy(jnp.array([0.0, 2.0, 1.0])))
     1
     """
-    return jnp.argmax(logits, -1).astype(jnp.int32)
+    return _unless_unusable(logits, jnp.argmax(logits, -1))
+
+
+def usable(logits: jax.Array) -> jax.Array:
+    """Whether logits (..., num_embeddings) are those of a distribution: bools (...).
+
+    They are not with a NaN or ``inf`` among them, nor where all are ``-inf``.
+    """
+    # One pass: a NaN is the largest of any numbers.
+    return jnp.isfinite(jnp.max(logits, -1))
+
+
+def _unless_unusable(logits: jax.Array, ids: jax.Array) -> jax.Array:
+    return jnp.where(usable(logits), ids.astype(jnp.int32), NO_ID)
 
 
 def temperature(logits: jax.Array, value: float | jax.Array) -> jax.Array:
@@ -46,7 +64,8 @@ def temperature(logits: jax.Array, value: float | jax.Array) -> jax.Array:
       value: above 0.
 
     Returns:
-      As ``logits``, float32 at least.
+      As ``logits``, float32 at least; where the quotients would overflow, less the largest of
+      them, which is the same distribution.
 
     >>> import jax, jax.numpy as jnp
     >>> p = jax.nn.softmax(temperature(jnp.log(jnp.array([0.2, 0.8])), 0.5))
@@ -54,15 +73,27 @@ def temperature(logits: jax.Array, value: float | jax.Array) -> jax.Array:
     True
     """
     logits = _widen(logits)
-    return logits / jnp.asarray(value, logits.dtype)
+    # A value outside this range would be rounded to 0 or inf, or its reciprocal, which is what XLA
+    # multiplies with, to 0; and 0 / 0 and -inf * 0 are NaN.
+    least = float(jnp.finfo(logits.dtype).tiny)  # type: ignore[no-untyped-call]
+    if not isinstance(value, jax.Array):
+        value = min(max(value, least), 1 / least)
+    value = jnp.clip(jnp.asarray(value, logits.dtype), least, 1 / least)
+    quotients = logits / value
+    overflows = jnp.any(jnp.isinf(quotients) & jnp.isfinite(logits), -1, keepdims=True)
+    likeliest = jnp.max(logits, -1, keepdims=True)
+    shifted = (logits - jnp.broadcast_to(likeliest, logits.shape)) / value
+    overflows = overflows & jnp.isfinite(likeliest)
+    return jnp.where(jnp.broadcast_to(overflows, logits.shape), shifted, quotients)
 
 
+@public_api
 def top_k(logits: jax.Array, k: int) -> jax.Array:
     """The ``k`` largest logits, ``-inf`` for the others (Fan et al., 2018, arXiv:1805.04833).
 
     Args:
       logits: floats (..., num_embeddings).
-      k: how many stay; of equal logits those of the lower ids.
+      k: how many stay, at least 1; of equal logits those of the lower ids.
 
     Returns:
       As ``logits``, float32 at least.
@@ -71,7 +102,7 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
     >>> top_k(jnp.array([3.0, 1.0, 2.0]), 2).tolist()
     [3.0, -inf, 2.0]
     """
-    logits = _widen(logits)
+    logits, k = _widen(logits), arguments.positive("k", k)
     # By index and not by value: of equal logits at the border, no more than k stay.
     # A setting for several models: with fewer ids than k all of them stay.
     _, indices = lax.top_k(logits, min(k, logits.shape[-1]))
@@ -89,7 +120,7 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
       p: more than 0, at most 1.
 
     Returns:
-      As ``logits``, float32 at least.
+      As ``logits``, float32 at least. The likeliest id stays whatever ``p`` is.
 
     >>> import jax.numpy as jnp
     >>> (top_p(jnp.log(jnp.array([0.5, 0.1, 0.3, 0.1])), 0.7) > -jnp.inf).tolist()
@@ -100,10 +131,12 @@ def top_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     # As a sort, since it says of equal logits which comes first: the one of the lower id.
     ordered, indices = lax.top_k(logits, logits.shape[-1])
     probabilities = jax.nn.softmax(ordered, -1)
-    # The probability of all likelier ids: the first id always stays, since it has 0 before it.
+    # The probability of all likelier ids.
     before = jnp.cumsum(probabilities, -1) - probabilities
-    # With p = 1 all stay, even where a rounded sum reaches one too early.
-    return _keep(logits, indices, (before < p) | (p >= 1))
+    # With p = 1 all stay, even where a rounded sum reaches one too early; the first one stays with
+    # a p that has been rounded to 0.
+    first = lax.broadcasted_iota(jnp.int32, before.shape, before.ndim - 1) == 0
+    return _keep(logits, indices, (before < p) | (p >= 1) | first)
 
 
 @public_api
@@ -120,7 +153,8 @@ def sampler(
 
     Returns:
       ``choose`` for ``decode``: from logits, floats (num_embeddings,), and a typed key to an int32
-      scalar.
+      scalar; to -1 where the logits hold NaN or ``inf``, or are all ``-inf``. The same function
+      for the same numbers, so that ``decode`` finds its program again.
 
     Raises:
       LayerError: for a temperature below 0, a ``top_k`` below 1 and a ``top_p`` outside (0, 1];
@@ -135,6 +169,15 @@ def sampler(
     # An array may be traced, so its value is not looked at: it is taken to be more than 0.
     if not isinstance(temperature, jax.Array) and temperature == 0:
         return greedy
+    settings = (temperature, top_k, top_p)
+    if any(isinstance(value, jax.Array) for value in settings):
+        return _sampler(*settings)
+    return _remembered(*settings)
+
+
+def _sampler(
+    temperature: float | jax.Array, top_k: int | None, top_p: float | jax.Array | None
+) -> Choose:
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
     def choose(logits: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -144,9 +187,12 @@ def sampler(
         for name, value in settings.items():
             if value is not None:
                 logits = _FILTERS[name](logits, value)
-        return jax.random.categorical(key, logits).astype(jnp.int32)
+        return _unless_unusable(logits, jax.random.categorical(key, logits))
 
     return choose
+
+
+_remembered = functools.lru_cache(maxsize=128)(_sampler)
 
 
 _FILTERS: dict[str, Callable[..., jax.Array]] = {
@@ -163,7 +209,12 @@ def check_settings(temperature: object, top_k: object, top_p: object) -> None:
       LayerError: for an invalid one; a traced value cannot be checked.
     """
     if not isinstance(temperature, jax.core.Tracer):
-        arguments.number("temperature", _as_number(temperature))
+        number = arguments.number("temperature", _as_number(temperature))
+        if number == math.inf:
+            raise LayerError(
+                "temperature must be finite, got inf",
+                hint="1e6 for ids that are all equally likely",
+            )
     if top_k is not None:
         arguments.positive("top_k", top_k)
     if top_p is not None and not isinstance(top_p, jax.core.Tracer):
