@@ -30,7 +30,7 @@ from .specs import (
     tree_matches,
 )
 from .step_pair import StepPair, filling
-from .tracing import AbstractFn, Trace, checked_result, run_pair, trace
+from .tracing import AbstractFn, Trace, checked_result, run, run_pair, trace, trace_given
 from .types import ApplyFn, InitFn, Key, Params, PyTree, State
 from .validation import check_tree, check_tree_matches
 from .wrong_input import refuse_trees
@@ -317,11 +317,16 @@ class Layer:
             params: Params, state: State, x: PyTree, *, key: Key, train: bool
         ) -> tuple[PyTree, State]:
             calls.append(specs_of(x))
-            return placeholders(trace(self, x).out), state
+            return placeholders(trace_given(self, params, state, x).out), state
 
-        return Layer(init, apply, name=self.kind, sequence_mode=SequenceMode.DELEGATE)._replace(
-            maker=self.maker
-        )
+        # A pass over the body, which may come before the call, is none itself.
+        return Layer(
+            init,
+            apply,
+            name=self.kind,
+            abstract=lambda layer, key, x: run(self, key, x),
+            sequence_mode=SequenceMode.DELEGATE,
+        )._replace(maker=self.maker)
 
 
 def _check_arguments(params: object, state: object, x: PyTree, key: object, train: object) -> None:

@@ -24,7 +24,7 @@ from .positions import POSITIONS
 from .sequence_mode import SequenceMode
 from .specs import cast_like, checked_spec, format_spec, placeholders, specs_of, storage_dtype
 from .step_pair import StepPair, stream_of
-from .tracing import Trace, run, trace
+from .tracing import Trace, run, trace_given
 from .types import Carry, Initializer, Key, Params, PyTree, Spec, State
 
 # In which of the two trees of a layer a name is declared.
@@ -151,7 +151,8 @@ class Scope:
         """
         stored = storage_dtype(self._x) if dtype is None else dtype
         value = self._declared("params", name, init, shape, stored)
-        return value if dtype is not None else cast_like(value, self._x)
+        # Parameters may have been cast since they were drawn.
+        return cast_like(value, self._x) if dtype is None else value.astype(dtype)
 
     def variable(
         self, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike = jnp.float32
@@ -429,7 +430,7 @@ def composite(
         if check_stream is not None:
             check_stream(x)
         # Each child starts from what the body gives it, which the abstract pass has recorded.
-        for name, inputs in trace(layer, x).inputs.items():
+        for name, inputs in trace_given(layer, params, state, x).inputs.items():
             child = _child_of(children, name)
             for again, child_x in enumerate(inputs):
                 with error_context(child, name):

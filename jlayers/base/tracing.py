@@ -20,13 +20,11 @@ import jax
 import numpy as np
 
 from .errors import Described, LayerError, error_context
+from .memo import remember
 from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording
 from .paths import join
 from .specs import format_short, format_spec, input_specs, placeholders, spec_key, specs_of
-from .types import ApplyFn, InitFn, Params, PyTree, State
-
-# A model served with ever new lengths must not grow without bound.
-REMEMBERED = 128
+from .types import ApplyFn, InitFn, Params, PyTree, Spec, State
 
 Table = Mapping[str, ParamSpec]
 
@@ -113,11 +111,22 @@ def trace(layer: Traceable, x: PyTree) -> Trace:
         x = input_specs(x)
         found = layer._traces.get(spec_key(x))
         if found is None:
-            key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
-            # The trace is a side effect, as eval_shape returns specs of arrays alone.
-            jax.eval_shape(lambda key, x: run(layer, key, x)[1], key, x)
-            found = layer._traces[spec_key(x)]
+            # A side effect, as eval_shape returns specs of arrays alone. And not from what is
+            # remembered: other threads may have replaced it since.
+            passes: list[Trace] = []
+
+            def once(key: jax.Array, x: PyTree) -> PyTree:
+                found, y = run(layer, key, x)
+                passes.append(found)
+                return y
+
+            jax.eval_shape(once, _key_spec(), x)
+            found = passes[0]
     return found
+
+
+def _key_spec() -> Spec:
+    return Spec((), jax.random.key(0).dtype)
 
 
 def run(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
@@ -133,11 +142,35 @@ def run(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
     if y is None and x is not None:
         raise LayerError("its output is None", hint="its function has no return statement")
     found = dataclasses.replace(found, out=specs_of(y, "the output"))
-    if len(layer._traces) >= REMEMBERED:
-        # The oldest goes; a dict keeps the order of insertion.
-        layer._traces.pop(next(iter(layer._traces)))
-    layer._traces[known] = found
-    return found, y
+    return remember(layer._traces, known, found), y
+
+
+def trace_given(layer: Traceable, params: Params, state: State, x: PyTree) -> Trace:
+    """``trace`` for parameters in the dtypes that they have, such as those cast to bfloat16.
+
+    The output of an ``Embedding`` has the dtype of its table, and so the inputs of the layers after
+    it follow from what was given. Of the result only ``inputs`` and ``out`` are other.
+    """
+    found, given = trace(layer, x), (specs_of(params, "params"), specs_of(state, "state"))
+    if spec_key(given) == spec_key((found.params, found.state)):
+        return found
+    key = spec_key((given, specs_of(x)))
+    known = layer._traces.get(key)
+    if known is not None:
+        return known
+    inputs: dict[str, list[PyTree]] = {name: [] for name in layer.children}
+    pair = layer
+    if layer.children:
+        pair = layer.rebuild(
+            {name: child._stand_in(inputs[name]) for name, child in layer.children.items()}
+        )
+
+    def once(params: Params, state: State, key: jax.Array, x: PyTree) -> PyTree:
+        return checked_result(pair._apply(params, state, x, key=key, train=False))[0]
+
+    out = jax.eval_shape(once, *given, _key_spec(), specs_of(x))
+    calls = {name: tuple(xs) for name, xs in inputs.items()}
+    return remember(layer._traces, key, dataclasses.replace(found, out=out, inputs=calls))
 
 
 def run_pair(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:

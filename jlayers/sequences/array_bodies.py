@@ -21,6 +21,7 @@ from ..base import mixing
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.masks import SharedStepsError, joined_masks
+from ..base.memo import REMEMBERED
 from ..base.receptive_field import EVERYWHERE
 from ..base.scope import Body, InitScope, Scope
 from ..base.sequence import (
@@ -32,7 +33,6 @@ from ..base.sequence import (
 from ..base.sequence_mode import seen_through
 from ..base.specs import format_short, spec_key, specs_of
 from ..base.step_pair import blocks_of
-from ..base.tracing import REMEMBERED
 from ..base.types import Params, PyTree
 from .body_plan import Keys, Plan, tried, with_masks
 
