@@ -218,7 +218,24 @@ def calling_user_code(what: str, kind: type[JlayersError] = LayerError) -> Itera
         raise failure from error
 
 
+def _unusable(error: object) -> tuple[str, str] | None:
+    """Problem and hint, where JAX refused an array that a user held for too long."""
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        return (
+            "an array is a tracer, which has left the function that was traced",
+            "return it from the function under jax.jit, and use what the call gives",
+        )
+    # The text is all that tells it from other errors of the runtime.
+    if isinstance(error, RuntimeError) and str(error).startswith("Array has been deleted"):
+        shape = str(error).partition("shape=")[2].rstrip(".")
+        hint = "its memory was donated to a jitted function: use what that returned"
+        return f"an array {shape} has been deleted", hint
+    return None
+
+
 def _is_translated(error: Exception) -> bool:
+    if _unusable(error) is not None:
+        return True
     # A user's own subclass of ValueError is for the user's own except clause.
     named = type(error).__module__.split(".")[0] in ("builtins", "jax")
     return named and isinstance(error, _TRANSLATED)
@@ -236,6 +253,7 @@ def _failure(error: Any, subject: str = "", kind: type[JlayersError] = LayerErro
         if _NO_ARRAY in str(error):
             problem = "expected an array here, got a Sequence, which would lose its mask"
             hint = "x.map(function), or the function as a child of its own; arithmetic works"
+        problem, hint = _unusable(error) or (problem, hint)
         # Kept with the exception, since every parent on the way up adds to it.
         error._jlayers_failure = kind(problem.strip(), hint=hint)
     return error._jlayers_failure  # type: ignore[no-any-return]
@@ -262,12 +280,13 @@ def public_api(function: Callable[P, R], name: str | None = None) -> Callable[P,
             error: Exception = caught
             if type(caught) is TypeError and raised_by_call(caught):
                 error = call_error(owner, inspect.signature(function), args, kwargs, kind) or caught
-            elif isinstance(caught, JlayersError):
-                if kind is not None and type(caught) is LayerError:
-                    error = _of_kind(kind, caught, owner)
+            elif isinstance(caught, JlayersError) or _unusable(caught) is not None:
+                error = _failure(caught)
+                if kind is not None and type(error) is LayerError:
+                    error = _of_kind(kind, error, owner)
                 # By what the user called: partition, inside train_state, says nothing to them.
                 if (name or not special) and not called_within(call.__code__):  # type: ignore[attr-defined]
-                    error.attribute_to(owner)  # type: ignore[attr-defined]
+                    error.attribute_to(owner)
             if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
                 if error is caught:
                     raise

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Self
 import jax
 
 from . import arguments
+from .arrays import native_tree
 from .errors import LayerError, caller_location, error_context, public_api, truncate
 from .initialization import draw
 from .parameters import check_name
@@ -221,6 +222,8 @@ class Layer:
             # Layers are written for the methods and the promotion rules of JAX arrays.
             x = jax.tree.map(as_array, x)
             if not (tree_matches(params, found.params) and tree_matches(state, found.state)):
+                # Also what NumPy or another library holds in a way that JAX does not take.
+                params, state = native_tree(params, "params"), native_tree(state, "state")
                 refuse_trees(self, params, state, x)
             result = self._apply(params, state, x, key=key, train=train)
             if not (type(result) is tuple and len(result) == 2 and type(result[1]) is dict):

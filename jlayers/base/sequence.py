@@ -17,6 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ..core.dtypes import at_least_float32
 from . import mixing
+from .arrays import native
 from .errors import LayerError, public_api
 from .masks import (
     check_rows,
@@ -66,14 +67,14 @@ class Sequence:
 
     @public_api
     def __init__(self, values: ArrayLike | Spec, mask: ArrayLike | Spec | None = None):
-        array = _as_array(values)
+        array = _as_array(values, "a Sequence")
         # A spec has no ndim.
         if len(array.shape) < 2:
             raise LayerError("a Sequence must be (batch, time, ...)", got=text(array))
         if mask is None:
             abstract = isinstance(array, jax.ShapeDtypeStruct)
             mask = Spec(array.shape[:2], bool) if abstract else jnp.ones(array.shape[:2], bool)
-        bools = _as_array(mask)
+        bools = _as_array(mask, "the mask")
         if bools.dtype != bool or tuple(bools.shape) != tuple(array.shape[:2]):
             raise LayerError(
                 "the mask of a Sequence does not fit its values",
@@ -95,8 +96,8 @@ class Sequence:
         Raises:
           LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
         """
-        values = jnp.asarray(values)
-        return cls(values, mask_of_lengths(values, jnp.asarray(lengths)))
+        values = jnp.asarray(_as_array(values, "a Sequence"))
+        return cls(values, mask_of_lengths(values, jnp.asarray(_as_array(lengths, "lengths"))))
 
     @classmethod
     @public_api
@@ -111,7 +112,9 @@ class Sequence:
         Raises:
           LayerError: for no rows, rows that do not fit together, and rows longer than ``length``.
         """
-        values, lengths = padded(rows, length)
+        # By NumPy, which does not see a mask, and has no tensors of other libraries.
+        known = (native(row, "a row") if hasattr(row, "shape") else row for row in rows)
+        values, lengths = padded(known, length)
         return cls.from_lengths(values, lengths)
 
     @property
@@ -416,6 +419,11 @@ def _make(values: PyTree, mask: PyTree, field: ReceptiveField | None) -> Sequenc
     return made
 
 
-def _as_array(value: ArrayLike | Spec) -> Any:
+def _as_array(value: ArrayLike | Spec, what: str) -> Any:
     """Arrays and specs as they are, so that a Sequence of specs stands for one of arrays."""
-    return value if hasattr(value, "shape") else jnp.asarray(value)
+    if hasattr(value, "shape"):
+        return native(value, what)
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise LayerError(f"{what} must be an array of numbers", got=repr(value)[:72]) from None

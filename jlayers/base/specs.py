@@ -17,6 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ..core.dtypes import at_least_float32
 from . import sequence
+from .arrays import USUAL, is_native, native, native_dtype
 from .errors import LayerError, public_api, truncate
 from .repr_text import value_text
 from .types import PyTree, Spec
@@ -60,9 +61,9 @@ def specs_of(tree: PyTree, what: str = "x") -> PyTree:
 def _spec_of(leaf: PyTree, what: str) -> Spec:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         dtype = leaf.dtype
-        # Object, string and time arrays of NumPy have no JAX dtype.
-        if isinstance(leaf, np.ndarray | np.generic) and dtype.kind in "OUSMmV":
-            raise LayerError(f"{what} holds an array of dtype {dtype}", expected="numbers")
+        # A traced array is of one of these: it enters no other module.
+        if dtype not in USUAL or isinstance(leaf, np.ma.MaskedArray):
+            dtype = native_dtype(leaf, what)
         # Keys have an extended dtype, which canonicalize_dtype refuses.
         if not jnp.issubdtype(dtype, jax.dtypes.extended):
             dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -111,7 +112,7 @@ def as_array(leaf: ArrayLike | Spec) -> jax.Array:
             got=format_spec(leaf),
             hint="jl.out_spec(layer, x) for shapes alone",
         )
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(native(leaf))
 
 
 def _is_numbers(node: object) -> bool:
@@ -151,7 +152,8 @@ def format_spec(tree: PyTree) -> str:
     if sequence.is_sequence(tree):
         return f"Sequence {format_spec(tree.values)}"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
-        return f"{tree.dtype}[{', '.join(map(str, tree.shape))}]"
+        masked = "masked " * isinstance(tree, np.ma.MaskedArray)
+        return f"{masked}{tree.dtype}[{', '.join(map(str, tree.shape))}]"
     if isinstance(tree, dict):
         return (
             "{" + ", ".join(f"{name}: {format_spec(value)}" for name, value in tree.items()) + "}"
@@ -218,10 +220,15 @@ def leaf_matches(leaf: PyTree, spec: Spec) -> bool:
         return False
     if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
         return False
+    if isinstance(leaf, np.ndarray) and not is_native(leaf):
+        return False
     if tuple(leaf.shape) != tuple(spec.shape):
         return False
     # Within a kind any precision is accepted, across kinds none: a float is not an integer.
-    for kind in (jnp.floating, jnp.complexfloating):
-        if jnp.issubdtype(spec.dtype, kind):
-            return bool(jnp.issubdtype(leaf.dtype, kind))
-    return bool(leaf.dtype == spec.dtype)
+    try:
+        for kind in (jnp.floating, jnp.complexfloating):
+            if jnp.issubdtype(spec.dtype, kind):
+                return bool(jnp.issubdtype(leaf.dtype, kind))
+        return bool(leaf.dtype == spec.dtype)
+    except TypeError:  # the dtype of another library
+        return False

@@ -23,7 +23,15 @@ from .errors import Described, LayerError, error_context
 from .memo import remember
 from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording
 from .paths import join
-from .specs import format_short, format_spec, input_specs, placeholders, spec_key, specs_of
+from .specs import (
+    format_short,
+    format_spec,
+    input_specs,
+    placeholders,
+    spec_key,
+    specs_of,
+    tree_matches,
+)
 from .types import ApplyFn, InitFn, Params, PyTree, Spec, State
 
 Table = Mapping[str, ParamSpec]
@@ -151,7 +159,11 @@ def trace_given(layer: Traceable, params: Params, state: State, x: PyTree) -> Tr
     The output of an ``Embedding`` has the dtype of its table, and so the inputs of the layers after
     it follow from what was given. Of the result only ``inputs`` and ``out`` are other.
     """
-    found, given = trace(layer, x), (specs_of(params, "params"), specs_of(state, "state"))
+    found = trace(layer, x)
+    # Of another model: what reads them says so.
+    if not (tree_matches(params, found.params) and tree_matches(state, found.state)):
+        return found
+    given = specs_of(params, "params"), specs_of(state, "state")
     if spec_key(given) == spec_key((found.params, found.state)):
         return found
     key = spec_key((given, specs_of(x)))

@@ -23,7 +23,7 @@ _MOST_TRIALS = 16
 
 
 def refuse_trees(model: Traceable, params: Params, state: State, x: PyTree) -> None:
-    """Raises for ``params`` or ``state`` that do not fit the model and its input.
+    """Raises for ``params`` or ``state`` that do not fit the model and its input, if they do not.
 
     Raises:
       LayerError: for the input of one layer where it is at fault; else with all differences.

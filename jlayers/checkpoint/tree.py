@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..base.arrays import native_dtype
 from ..base.errors import CheckpointError
 from ..base.specs import format_short, path_text
 from ..base.types import PyTree
@@ -139,6 +140,11 @@ def _leaf_spec(path: str, leaf: object, what: str) -> LeafSpec:
     if type(leaf) in _PYTHON:
         return LeafSpec(type(leaf).__name__, _PYTHON[type(leaf)], ())
     dtype, shape = getattr(leaf, "dtype", None), getattr(leaf, "shape", None)
+    if isinstance(leaf, np.ma.MaskedArray):
+        # The file would hold the masked values, without the mask.
+        dtype = native_dtype(leaf, f"{path!r} of {what}")
+    elif not isinstance(dtype, np.dtype) and not isinstance(leaf, jax.Array):
+        dtype = None  # of another library
     if dtype is not None and shape is not None and not traced:
         shape = tuple(shape)
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -148,11 +154,12 @@ def _leaf_spec(path: str, leaf: object, what: str) -> LeafSpec:
         # Other extended dtypes have no numbers to store.
         elif not jnp.issubdtype(dtype, jax.dtypes.extended) and np.dtype(dtype).name in DTYPES:
             return LeafSpec("array", np.dtype(dtype).name, shape)
+    hint = "np.asarray(x)" if hasattr(leaf, "__array__") and dtype is None else None
     raise CheckpointError(
         f"a checkpoint cannot hold {path!r} of {what}",
         expected="arrays of numbers, typed keys, Python numbers",
         got=f"a traced {format_short(leaf)}" if traced else format_short(leaf),
-        hint="save outside jax.jit" if traced else None,
+        hint="save outside jax.jit" if traced else hint,
     )
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from ..base import arguments
+from ..base.arrays import is_native, native
 from ..base.errors import DataError, public_api, public_init
 from ..base.specs import format_short, path_text
 from ..base.types import PyTree
@@ -163,7 +165,7 @@ class Batches:
         return self._gather(np.stack(rows), index)
 
     def _gather(self, rows: np.ndarray, index: int | np.ndarray) -> PyTree:
-        leaves = [host_arrays.take(leaf, rows) for leaf in self._leaves]
+        leaves = [_converted(host_arrays.take(leaf, rows)) for leaf in self._leaves]
         batch = jax.tree.unflatten(self._treedef, leaves)
         if self._last != "pad":
             return batch
@@ -204,6 +206,23 @@ class _Reader(Iterator[tuple[PyTree, Position]]):
             yield self._batches._stack(places), places[-1][2], len(places)
 
 
+def _readable(leaf: Any, where: str) -> Any:
+    """The array, or that of another library in a form that NumPy reads."""
+    # Texts and objects are data as well, which a source of the user's own may turn into numbers.
+    if isinstance(leaf, np.ndarray) and not isinstance(leaf, np.ma.MaskedArray):
+        return leaf
+    if isinstance(leaf, jax.core.Tracer):
+        raise DataError(f"{where!r} is traced", hint="Batches outside jax.jit")
+    return native(leaf, repr(where))
+
+
+def _converted(batch: np.ndarray) -> np.ndarray:
+    """A batch in the byte order of the machine: here, since the whole may not fit into memory."""
+    if is_native(batch) or batch.dtype.kind not in "iufc":
+        return batch
+    return native(batch)  # type: ignore[no-any-return]
+
+
 def _check_arrays(arrays: PyTree) -> tuple[list[np.ndarray], jax.tree_util.PyTreeDef, int]:
     flat, treedef = jax.tree.flatten_with_path(arrays)
     shapes = {}
@@ -230,5 +249,5 @@ def _check_arrays(arrays: PyTree) -> tuple[list[np.ndarray], jax.tree_util.PyTre
     if rows == {0}:
         raise DataError("the arrays have no rows", got=format_short(arrays))
     # A plain view of a memory map, whose own class costs time at every batch.
-    leaves = [np.asarray(leaf) for _, leaf in flat]
+    leaves = [np.asarray(_readable(leaf, path_text(path))) for path, leaf in flat]
     return leaves, treedef, rows.pop()

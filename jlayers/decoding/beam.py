@@ -28,6 +28,7 @@ from .prompts import (
     as_prompt,
     check_ids,
     check_model,
+    native_trees,
     no_id,
     pad_id,
     prefill,
@@ -121,6 +122,7 @@ def beam_search(
     """
     check_model(model)
     ids, stops = as_prompt(prompt), stop_ids(stop)
+    params, state = native_trees(params, state)
     options: dict[str, Any] = {
         "steps": arguments.positive("steps", steps),
         "beams": arguments.positive("beams", beams),

@@ -29,6 +29,7 @@ from .prompts import (
     as_prompt,
     check_ids,
     check_model,
+    native_trees,
     no_id,
     pad_id,
     prefill,
@@ -90,6 +91,7 @@ def decode(
     """
     check_model(model)
     ids, stops = as_prompt(prompt), stop_ids(stop)
+    params, state = native_trees(params, state)
     if key is not None:
         arguments.typed_key(key)
     steps, pad = arguments.positive("steps", steps), pad_id(pad)

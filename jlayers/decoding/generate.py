@@ -20,6 +20,7 @@ from .prompts import (
     bucket_length,
     check_ids,
     check_model,
+    native_trees,
     pad_id,
     stop_ids,
 )
@@ -86,6 +87,7 @@ def generate(
             raise LayerError(f"{name} is traced", hint="decode(..., sampler(...)) inside jit")
     check_settings(temperature, top_k, top_p)
     ids = as_prompt(prompt)
+    params, state = native_trees(params, state)
     draws = temperature != 0
     if draws and key is None:
         raise LayerError(f"temperature {temperature} needs a key", hint="key=jax.random.key(0)")

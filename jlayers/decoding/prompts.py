@@ -19,6 +19,7 @@ import numpy as np
 
 from ..base import arguments
 from ..base.adapters import out_spec
+from ..base.arrays import native, native_tree
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.sequence import Sequence, split
@@ -77,6 +78,9 @@ def as_prompt(prompt: PromptLike) -> Prompt:
       LayerError: for anything but a batch of ids, and for rows that are known to be empty.
     """
     values, mask = split(prompt)
+    # NumPy makes an array of objects of rows of different lengths, which is answered below.
+    if hasattr(values, "shape") and format_spec(values)[:6] != "object":
+        values = native(values, "the prompt")
     ids: Array = values if isinstance(values, jax.Array | np.ndarray) else _from_lists(values)
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         hint = "jl.Sequence.from_rows(rows) for rows of different lengths"
@@ -234,6 +238,11 @@ def stop_ids(stop: int | tuple[int, ...] | None) -> tuple[int, ...]:
         return ()
     ids = stop if isinstance(stop, tuple | list) else (stop,)
     return tuple(arguments.integer("stop", value) for value in ids)
+
+
+def native_trees(params: Params, state: State) -> tuple[Params, State]:
+    """``params`` and ``state`` as a program takes them."""
+    return native_tree(params, "params"), native_tree(state, "state")
 
 
 def pad_id(pad: int) -> int:

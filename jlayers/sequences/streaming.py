@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 
 from ..base import arguments
+from ..base.arrays import native_tree
 from ..base.constructors import LayerOrFunction, lift, of_step
 from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
@@ -70,6 +71,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
         with error_context(layer):
             _check_blocks(x)
             found = trace(layer, x)
+            params, state = native_tree(params, "params"), native_tree(state, "state")
             check_tree_matches(params, found.params, "params", x, beside=state)
             check_tree_matches(state, found.state, "state", x)
             carry = begin(params, state, x)
@@ -97,6 +99,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             arguments.train_flag(train)
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
+            params, state = native_tree(params, "params"), native_tree(state, "state")
             trace(layer, x)
             # A block is a part of a sequence: its statistics are not those of training.
             if train and state:

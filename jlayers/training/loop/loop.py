@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ...base.arrays import native_tree
 from ...base.errors import warn
 from ...base.specs import specs_of
 from ...checkpoint import CheckpointManager
@@ -149,6 +150,9 @@ class Loop:
         """The batches for each call, read ahead."""
         plan = self._plan
         read: Any = plan.source.read(self.position, plan.epochs)
+        # Batches gives arrays that JAX takes, and a stack of them at once.
+        if not hasattr(read, "stacks"):
+            read = ((native_tree(batch, "the batch"), after) for batch, after in read)
         left = None if plan.steps is None else plan.steps - self.step
         items: Iterator[Item]
         if plan.steps_per_call > 1:
