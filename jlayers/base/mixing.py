@@ -21,6 +21,7 @@ import jax
 from jax import lax
 
 from .errors import LayerError
+from .memo import remember
 from .types import PyTree
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _LOOKING = contextvars.ContextVar("jlayers_looking", default=False)
 # A function that serves every layer, such as jax.nn.relu, is looked at once for each input.
 _SEEN: weakref.WeakKeyDictionary[Any, dict[Any, list[Verdict]]] = weakref.WeakKeyDictionary()
-_REMEMBERED = 128
 
 
 def is_looking() -> bool:
@@ -95,16 +95,16 @@ class Examined:
         x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
         kinds = tuple(jax.tree.leaves(timed))
         known = (x64, train, structure, kinds, lead, *((a.shape, a.dtype) for a in leaves))
-        if known not in self._seen:
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.pop(next(iter(self._seen)))
+        verdicts = self._seen.get(known)
+        if verdicts is None:
             # Only here, where it is needed: most programs never import the analysis.
             from .dependence import Verdict, judge_call
 
             found = judge_call(run, *plain, x, timed=(*[False] * len(plain), timed), lead=lead)
             is_verdict = functools.partial(_is, Verdict)
-            self._seen[known] = jax.tree.leaves(found, is_leaf=is_verdict)
-        return self._seen[known]
+            judged: list[Verdict] = jax.tree.leaves(found, is_leaf=is_verdict)
+            verdicts = remember(self._seen, known, judged)
+        return verdicts
 
 
 def _is(kind: type, node: object) -> bool:

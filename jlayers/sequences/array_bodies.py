@@ -12,7 +12,7 @@ plan on real Sequences.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,7 +21,7 @@ from ..base import mixing
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.masks import SharedStepsError, joined_masks
-from ..base.memo import REMEMBERED
+from ..base.memo import remember
 from ..base.receptive_field import EVERYWHERE
 from ..base.scope import Body, InitScope, Scope
 from ..base.sequence import (
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
     """The body, wrapped: Sequences that it cannot take as they are become arrays for it."""
-    plans: dict[Any, Plan | None] = {}
+    # A plan in a tuple, as None is one.
+    plans: dict[Hashable, tuple[Plan | None]] = {}
 
     def run(f: Scope, x: PyTree) -> PyTree:
         found = sequences_in(x)
@@ -54,11 +55,10 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
         tracked = any(sequence._receptive_field is not None for sequence in found)
         known = (spec_key(specs), f.train, mixing.is_looking())
         # A plan depends on structure and sizes: it is made once for each, as a trace is.
-        if known not in plans:
-            if len(plans) >= REMEMBERED:
-                plans.pop(next(iter(plans)))
-            plans[known] = _plan(body, children, specs, f.train, tracked)
-        plan = plans[known]
+        made = plans.get(known)
+        if made is None:
+            made = remember(plans, known, (_plan(body, children, specs, f.train, tracked),))
+        (plan,) = made
         if plan is None:
             return body(f, x)
         if not mixing.is_looking():
