@@ -322,7 +322,7 @@ class Layer:
             calls.append(specs_of(x))
             return placeholders(trace_given(self, params, state, x).out), state
 
-        # A pass over the body, which may come before the call, is none itself.
+        # A pass over the body, which may come before the call, is not recorded.
         return Layer(
             init,
             apply,

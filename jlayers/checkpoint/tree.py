@@ -18,7 +18,7 @@ import numpy as np
 from ..base.arrays import native_dtype
 from ..base.errors import CheckpointError
 from ..base.specs import format_short, path_text
-from ..base.types import PyTree
+from ..base.types import PyTree, Spec
 from .formats.base import CorruptFileError
 
 # Every file format stores these as they are.
@@ -99,7 +99,7 @@ def named_leaves(tree: PyTree, what: str) -> dict[str, object]:
     """
     leaves: dict[str, object] = {}
     exact: dict[str, str] = {}  # by stored name: the path as JAX writes it
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    for path, leaf in _leaves(tree, what):
         text, full = path_text(path), jax.tree_util.keystr(path)
         name = stored_name(text)
         problem, got = (
@@ -115,6 +115,18 @@ def named_leaves(tree: PyTree, what: str) -> dict[str, object]:
             raise CheckpointError(problem, got=got, hint="rename one of them")
         leaves[text], exact[name] = leaf, full
     return leaves
+
+
+def _leaves(tree: PyTree, what: str) -> list[tuple[tuple[object, ...], object]]:
+    try:
+        return jax.tree.leaves_with_path(tree)
+    except (ValueError, TypeError) as error:
+        # JAX's words for dicts; what else it raises is a user's own node, and stays as it is.
+        if "sort" not in str(error):
+            raise
+        raise CheckpointError(
+            f"a dict in {what} has keys that cannot be sorted", hint="strings for keys"
+        ) from None
 
 
 def stored_name(path: str) -> str:
@@ -143,7 +155,7 @@ def _leaf_spec(path: str, leaf: object, what: str) -> LeafSpec:
     if isinstance(leaf, np.ma.MaskedArray):
         # The file would hold the masked values, without the mask.
         dtype = native_dtype(leaf, f"{path!r} of {what}")
-    elif not isinstance(dtype, np.dtype) and not isinstance(leaf, jax.Array):
+    elif not isinstance(dtype, np.dtype) and not isinstance(leaf, jax.Array | Spec):
         dtype = None  # of another library
     if dtype is not None and shape is not None and not traced:
         shape = tuple(shape)

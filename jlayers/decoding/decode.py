@@ -204,7 +204,7 @@ def decode_prompt(
         # After the id has been written and counted: the stop is part of the row.
         for stop_id in stop:
             done = done | (chosen == stop_id)
-        # A model cannot read an id that is none; that of a row that has ended has no effect.
+        # A model cannot read NO_ID; what a row that has ended reads has no effect.
         chosen = jnp.where(trouble > 0, 0, chosen)
         return _Loop(step + 1, carry, chosen, done, trouble, lengths, ids)
 

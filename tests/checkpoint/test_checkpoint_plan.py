@@ -78,6 +78,7 @@ UNSAVABLE = [
         {"__metadata__": 1},
         "a leaf of the tree has the path '__metadata__', which safetensors reserves",
     ),
+    ({1: 1, "1": 1}, "a dict in the tree has keys that cannot be sorted", "strings for keys"),
     ({"a": Opaque()}, "a checkpoint cannot hold 'a' of the tree", "Opaque()"),
     ({"a": ["text"]}, "a checkpoint cannot hold 'a/0' of the tree", "typed keys"),
     ({"a": np.array(["x"])}, "a checkpoint cannot hold 'a' of the tree"),
