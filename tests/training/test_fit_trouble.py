@@ -140,7 +140,7 @@ def test_large_batches_of_an_iterator_are_not_all_kept(monkeypatch):
     with pytest.raises(training.NonFiniteError) as caught:
         fit(data=iter(poisoned(1)), steps=10, log_every=5)
     assert caught.value.batch is None
-    assert "cannot be read again, and was too large" in str(caught.value)
+    assert "a batch that was too large to be kept, and cannot be read again" in str(caught.value)
     same(caught.value.state, fit(data=poisoned(1)[:1], steps=1).state)
 
 

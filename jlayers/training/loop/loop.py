@@ -157,7 +157,7 @@ class Loop:
             items = ((batch, after, 1) for batch, after in itertools.islice(read, left))
         # The thread of prefetch also puts batches on the device.
         if plan.prefetch:
-            return prefetch(items, plan.prefetch, device=plan.device)
+            return prefetch(self._recent.reading(items), plan.prefetch, device=plan.device)
         if plan.device is not None:
             items = (
                 (jax.device_put(batch, plan.device), after, count) for batch, after, count in items
@@ -176,7 +176,7 @@ class Loop:
         form = form_of((self.state, self._accumulator))
         tick, rest = self._program.tick(form), self._program.rest(form)
         leaves, full = self._carry(), self._plan.steps_per_call
-        watch, signals, recent = self._watch, self._signals, self._recent
+        watch, signals, recent = self._watch.counts, self._signals, self._recent
         step, position, due = self.step, self.position, 0.0
         try:
             # Every line of this loop costs each step its time.

@@ -149,6 +149,8 @@ class Recovery:
         Raises:
           NonFiniteError: the same, where the loop went back to this snapshot too often.
         """
+        if error.batch is None:  # where the data goes on is not known
+            return None
         self._rollbacks += 1
         snapshot = restore_snapshot(self._manager, source, like)
         if snapshot is None:
