@@ -81,6 +81,8 @@ class CheckpointManager:
         # `save` does not warn of these when training goes back before them.
         self._corrupt: set[int] = set()
         self._thread: threading.Thread | None = None
+        # Whether a training ended before its time: what is missing may have come later.
+        self._cut_short = False
         # A list of its own, as the finalizer below must not refer to this object.
         self._errors: list[Exception] = []
         try:
@@ -177,6 +179,10 @@ class CheckpointManager:
                 self._metrics[step] = {}
         return self._metrics[step]
 
+    def cut_short(self, early: bool) -> None:
+        """Whether the training that used this ended before its time: ``fit`` says so."""
+        self._cut_short = early
+
     @public_api
     def wait(self) -> None:
         """Returns when nothing is being written.
@@ -192,10 +198,13 @@ class CheckpointManager:
 
     @public_api
     def close(self) -> None:
-        """As ``wait``; warns if no checkpoint has the metric that decides which is best."""
+        """As ``wait``; warns if no checkpoint has the metric that decides which is best.
+
+        Where the training was ended early, by a signal or an error, there is no such warning.
+        """
         self.wait()
         steps = self.steps()
-        if self.best and steps and not self._best(steps):
+        if self.best and not self._cut_short and steps and not self._best(steps):
             names = sorted({name for step in steps for name in self._metrics_of(step)})
             warn(
                 f"no checkpoint in {self.folder} has the metric {self.metric!r}, so none was kept "
@@ -206,6 +215,7 @@ class CheckpointManager:
         return self
 
     def __exit__(self, *details: object) -> None:
+        self._cut_short = self._cut_short or details[0] is not None
         self.close()
 
     def __repr__(self) -> str:

@@ -98,7 +98,13 @@ class RecentBatches:
         before = next((call for call in reversed(self._calls) if call.step <= step), self._calls[0])
         past = step - before.step
         if not self.keeps:
-            return self._read(before.position, past)
+            try:
+                return self._read(before.position, past)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # that of a signal, after which the loop ends, too
+                why = "there are fewer batches" if isinstance(error, StopIteration) else repr(error)
+                return _found(None, before.position, past, f"not read again: {why}")
         batch = next((call.batch for call in self._calls if call.step > step), None)
         if self._stacks and batch is not None:
             batch = jax.tree.map(lambda leaf: leaf[past], batch)
@@ -109,15 +115,11 @@ class RecentBatches:
         if not self._lock.acquire(timeout=_PATIENCE):
             return _found(None, position, past, "not read again: the source is busy")
         try:
-            start = position
             batches = self._source.read(position)
             for _ in range(past):
                 _, position = next(batches)
             batch, after = next(batches)
             return FoundBatch(batch, position, after)
-        except Exception as error:
-            why = "there are fewer batches" if isinstance(error, StopIteration) else repr(error)
-            return _found(None, start, past, f"not read again: {why}")
         finally:
             self._lock.release()
 

@@ -194,8 +194,8 @@ class CompileWatch:
         traced, counts.traced = counts.traced, False
         new = signature(self._arguments, args, kwargs)
         with self._lock:
-            # The nearest of all that are known, not the last: where two sizes take turns, the last
-            # call says less of what is new than an earlier one. The newest comes first among equals.
+            # The nearest of all that are known, not the last: where two sizes take turns, the
+            # last call says less of what is new than an earlier one. Of equals the newest is first.
             compared = [(changes(old, new), thread) for thread, old in reversed(self._known)]
             differences = [each for each, _ in compared]
             nearest = min(differences, key=len, default=[])

@@ -18,7 +18,7 @@ from ...data import Source
 from ...data.recent_batches import RecentBatches
 from ...records.record import Record
 from ..step import Step, TrainStep
-from .hooks import Hook, LoopSnapshot
+from .hooks import FitResult, Hook, LoopSnapshot
 from .metrics import MetricAccumulator
 from .non_finite import NonFiniteError, diagnose
 
@@ -31,11 +31,21 @@ _RECENT = 10_000
 _ROLLBACKS, _WARNINGS = 3, 3
 
 
-def sums_of(accumulator: MetricAccumulator, looked: int) -> dict[str, Any]:
+def sums_of(accumulator: MetricAccumulator, looked: int, unfinished: bool) -> dict[str, Any]:
     """The sums of a snapshot, from an accumulator on the host."""
     # float32 to float64 is exact, and JSON keeps every float64.
     sums = {name: value.item() for name, value in accumulator.sums.items()}
-    return {"sums": sums, "counted": int(accumulator.count), "looked": looked}
+    found = {"sums": sums, "counted": int(accumulator.count), "looked": looked}
+    return found | ({"unfinished": True} if unfinished else {})
+
+
+def saved_accumulator(step: int, saved: dict[str, Any]) -> MetricAccumulator:
+    """The accumulator of a snapshot, where there is no batch to know the metrics by."""
+    sums = {
+        name: np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+        for name, value in saved["sums"].items()
+    }
+    return MetricAccumulator(np.int32(step), np.int32(saved["counted"]), sums, np.int32(-1))
 
 
 def with_sums(accumulator: MetricAccumulator, saved: dict[str, Any] | None) -> MetricAccumulator:
@@ -73,6 +83,9 @@ class Checkpointing(Hook):
             extra=snapshot.sums,
             model=self._model,
         )
+
+    def on_end(self, result: FitResult) -> None:
+        self.manager.cut_short(result.stopped in ("SIGTERM", "interrupt", "error"))
 
 
 def rows_of(records: list[Record]) -> list[list[Any]]:
