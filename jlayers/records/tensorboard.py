@@ -34,10 +34,9 @@ class _Events:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         now = time.time()
-        scalars = record.metrics | {
-            "steps_per_second": record.steps_per_second,
-            "epoch": record.epoch,
-        }
+        # A metric of the user's that has one of these names is what is shown.
+        own = {"steps_per_second": record.steps_per_second, "epoch": record.epoch}
+        scalars = own | record.metrics
         values = [
             Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
         ]

@@ -273,6 +273,13 @@ def test_a_checkpoint_of_ones_own_is_gone_on_from(tmp_path):
     assert (fitted.step, fitted.position) == (5, [0, 2])
 
 
+@pytest.mark.parametrize("extra", [{"sums": 3}, {"sums": {}, "looked": "x"}, {"looked": 1}])
+def test_a_checkpoint_of_ones_own_has_any_entries(tmp_path, extra):
+    with kept(tmp_path) as checkpoints:
+        checkpoints.save(3, fit(steps=3).state, extra=extra)
+    assert fit(steps=5, checkpoints=kept(tmp_path)).step == 5
+
+
 def test_a_callback_that_cannot_close_does_not_keep_others_open():
     closed = []
 

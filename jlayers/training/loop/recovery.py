@@ -30,6 +30,9 @@ _RECENT = 10_000
 # steps are counted by the metric "skipped", after the warnings have said why.
 _ROLLBACKS, _WARNINGS = 3, 3
 
+# The entry of a checkpoint's ``extra`` that is the loop's: others are the user's.
+_SUMS = "jlayers.fit"
+
 
 def sums_of(accumulator: MetricAccumulator, looked: int, unfinished: bool) -> dict[str, Any]:
     """The sums of a snapshot, from an accumulator on the host."""
@@ -37,6 +40,14 @@ def sums_of(accumulator: MetricAccumulator, looked: int, unfinished: bool) -> di
     sums = {name: value.item() for name, value in accumulator.sums.items()}
     found = {"sums": sums, "counted": int(accumulator.count), "looked": looked}
     return found | ({"unfinished": True} if unfinished else {})
+
+
+def saved_sums(extra: dict[str, Any]) -> dict[str, Any] | None:
+    """The sums of a snapshot in what a checkpoint holds beside; None where no loop saved it."""
+    sums = extra.get(_SUMS, extra)  # version 0.1 had them among the user's own entries
+    kinds = {"sums": dict, "counted": int, "looked": int}
+    ours = isinstance(sums, dict) and all(isinstance(sums.get(k), kinds[k]) for k in kinds)
+    return sums if ours else None
 
 
 def saved_accumulator(step: int, saved: dict[str, Any]) -> MetricAccumulator:
@@ -80,7 +91,7 @@ class Checkpointing(Hook):
             position=snapshot.position,
             metrics=metrics,
             history=rows_of(snapshot.records),
-            extra=snapshot.sums,
+            extra={_SUMS: snapshot.sums},
             model=self._model,
         )
 
@@ -106,11 +117,12 @@ def restore_snapshot(
     if not manager.steps():
         return None
     found = manager.restore(like, fallback=True)
-    if "sums" not in found.extra:  # a checkpoint that the user saved, not a loop
+    sums = saved_sums(found.extra)
+    if sums is None:  # a checkpoint that the user saved, not a loop
         position = list(source.start) if found.position is None else found.position
         return LoopSnapshot(found.tree, found.step, position, [], None)
     records = [Record(*row) for row in found.history]
-    return LoopSnapshot(found.tree, found.step, found.position, records, found.extra)
+    return LoopSnapshot(found.tree, found.step, found.position, records, sums)
 
 
 class Recovery:
