@@ -316,6 +316,9 @@ class CheckpointManager:
         try:
             return self._read(wanted, like, allow)
         except CorruptCheckpointError as error:
+            if step is None and wanted not in self.steps():
+                # Another process has just removed it, since it has written a later one.
+                return self.restore(like, allow=allow, fallback=fallback)
             self._corrupt.add(wanted)
             first = error
         for earlier in reversed([s for s in steps if s < wanted]):

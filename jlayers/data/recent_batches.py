@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
+from .ownership import read_owned
 from .source import Position, Source
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ class RecentBatches:
         if not self._lock.acquire(timeout=_PATIENCE):
             return _found(None, position, past, "not read again: the source is busy")
         try:
-            batches = self._source.read(position)
+            batches = read_owned(self._source, position)
             for _ in range(past):
                 _, position = next(batches)
             batch, after = next(batches)

@@ -127,6 +127,19 @@ def test_metrics_are_those_of_what_another_process_wrote(tmp_path):
     assert ours.steps() == [2, 3]
 
 
+def test_what_another_process_removes_meanwhile_is_not_corrupt(filled, monkeypatch):
+    real, calls = manager.read_checkpoint, []
+
+    def late(path, like, **options):
+        if not calls:
+            calls.append(training.save_checkpoint(filled.folder, tree(400), step=400))
+            atomic.atomic_remove(filled.path(300))
+        return real(path, like, **options)
+
+    monkeypatch.setattr(manager, "read_checkpoint", late)
+    assert value(filled.restore(tree())) == 400
+
+
 # Old checkpoints that cannot be removed.
 
 

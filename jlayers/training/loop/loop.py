@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -21,7 +22,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ...base.errors import warn
 from ...base.specs import specs_of
 from ...checkpoint import CheckpointManager
-from ...data import Position, Prefetched, Source, prefetch
+from ...data import Position, Prefetched, Source
+from ...data.ownership import read_owned
+from ...data.prefetch import put_on
 from ...data.recent_batches import RecentBatches
 from ...data.stacking import aligned_stacks
 from ...inspection.donation import Donation, check_distinct, check_not_donated
@@ -85,7 +88,9 @@ class Loop:
         # The program may have been compiled by a loop before this one: count from here.
         self._watch.allow(plan.max_compiles)
         # A state of the user's own may count its steps; if not, they are counted from here.
+        # On the device they are an int32, which goes on from -2**31 after 2**31 - 1.
         step = int(getattr(state, "step", 0))
+        step += (step < 0) << 32
         self._restore(LoopSnapshot(state, step, list(plan.source.start), [], None))
 
     @property
@@ -162,8 +167,8 @@ class Loop:
     def _batches(self) -> contextlib.AbstractContextManager[Iterator[Item]]:
         """The batches for each call, read ahead."""
         plan = self._plan
-        read: Any = plan.source.read(self.position, plan.epochs)
-        left = None if plan.steps is None else plan.steps - self.step
+        read: Any = read_owned(plan.source, self.position, plan.epochs)
+        left = None if plan.steps is None else min(plan.steps - self.step, sys.maxsize)
         items: Iterator[Item]
         if plan.steps_per_call > 1:
             items = aligned_stacks(read, plan.steps_per_call, self.step, left)
@@ -171,7 +176,7 @@ class Loop:
             items = _one_by_one(itertools.islice(read, left))
         # The thread of prefetch also puts batches on the device.
         if plan.prefetch:
-            return prefetch(self._recent.reading(items), plan.prefetch, device=plan.device)
+            return Prefetched(self._recent.reading(items), plan.prefetch, put_on(plan.device))
         if plan.device is not None:
             items = (
                 (jax.device_put(batch, plan.device), after, count) for batch, after, count in items
@@ -226,7 +231,7 @@ class Loop:
         """There is no step left; why it ended."""
         stopped = None
         if self._unfinished and self._sums:
-            self._accumulator = saved_accumulator(self.step, self._sums)
+            self._accumulator = saved_accumulator(self._sums)
             self._schedule.save_again()
             stopped = self._run_due()
         return stopped or self._complete() or "data"
@@ -249,7 +254,7 @@ class Loop:
         active = jax.ShapeDtypeStruct((), bool) if self._stops else None
         state = self.state
         _, metrics, _ = jax.eval_shape(self._program.guarded, state, specs, active)
-        return _placed(state, with_sums(empty_accumulator(metrics, self.step), self._sums))
+        return _placed(state, with_sums(empty_accumulator(metrics), self._sums))
 
     def _attend(self) -> tuple[str | None, float]:
         """After a call: why to stop, if so, and the step to look again at."""
@@ -305,14 +310,17 @@ class Loop:
           NonFiniteError: where one was not, unless such steps are skipped. The loop is then right
             before that step.
         """
-        error = self._recovery.error_of(int(accumulator.bad), lambda: self.state, self._recent)
+        # Of the steps that the accumulator saw, the last is the one before `step`.
+        bad = int(accumulator.bad)
+        bad = bad if bad < 0 else step - int(accumulator.step) + bad
+        error = self._recovery.error_of(bad, lambda: self.state, self._recent)
         if error is None:
             self._recent.forget(step)
             return
         # Records after the bad step hold sums that stopped there.
         self.history.pending.clear()
         self.step, self.position = error.step, error.position
-        self._accumulator = accumulator._replace(step=np.int32(error.step), bad=np.int32(-1))
+        self._accumulator = accumulator._replace(step=accumulator.bad, bad=np.int32(-1))
         raise error
 
     def _save(self, scheduled: list[Scheduled]) -> None:

@@ -50,13 +50,13 @@ def saved_sums(extra: dict[str, Any]) -> dict[str, Any] | None:
     return sums if ours else None
 
 
-def saved_accumulator(step: int, saved: dict[str, Any]) -> MetricAccumulator:
+def saved_accumulator(saved: dict[str, Any]) -> MetricAccumulator:
     """The accumulator of a snapshot, where there is no batch to know the metrics by."""
     sums = {
         name: np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
         for name, value in saved["sums"].items()
     }
-    return MetricAccumulator(np.int32(step), np.int32(saved["counted"]), sums, np.int32(-1))
+    return MetricAccumulator(np.int32(0), np.int32(saved["counted"]), sums, np.int32(-1))
 
 
 def with_sums(accumulator: MetricAccumulator, saved: dict[str, Any] | None) -> MetricAccumulator:
