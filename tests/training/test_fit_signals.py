@@ -11,7 +11,7 @@ import pytest
 from test_fit import as_optax_wants_it, batches, fit, kept, same, start, told
 
 from jlayers import training
-from jlayers.training.loop import signals
+from jlayers.training.loop import hooks, signals
 
 __all__ = ["as_optax_wants_it"]
 
@@ -22,8 +22,8 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGURG)
 def quick(monkeypatch):
     """Waits end soon, and all is as before at the end."""
     monkeypatch.setattr(signals, "GRACE", 0.01)
-    for code in signals._patience:
-        monkeypatch.setitem(signals._patience, code, 0.01)
+    for code, seconds in signals._patience.items():
+        monkeypatch.setitem(signals._patience, code, 0.01 if seconds == 0.25 else 20.0)
     before = [signal.getsignal(number) for number in HANDLED]
     yield
     assert [signal.getsignal(number) for number in HANDLED] == before
@@ -95,7 +95,9 @@ def test_a_source_that_waits_is_not_waited_for(tmp_path, monkeypatch, number, fi
     assert told(resumed.records) == told(whole.records)
 
 
-def test_an_evaluation_that_waits_is_done_again(tmp_path):
+def test_an_evaluation_that_waits_is_done_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(signals._patience, hooks.Evaluation.on_step.__code__, 0.01)
+
     def evaluate(state):
         if not waited:
             waited.append(os.kill(os.getpid(), signal.SIGTERM))
