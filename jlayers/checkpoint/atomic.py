@@ -8,6 +8,7 @@ renames it. The writer holds a lock on it, which the system drops when the proce
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -20,8 +21,11 @@ try:
 except ImportError:  # Windows has no flock, so nothing half-written is cleaned up there
     fcntl = None  # type: ignore[assignment]
 
-# Temporary names say which directory they are for, and what happened to it.
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<state>writing|replaced|removed)-[0-9a-f]{8}")
+# Temporary names say which directory they are for, and what happened to it. Those of checkpoints
+# alone: users may have files of similar names in the folder.
+_TEMPORARY = re.compile(
+    r"\.(?P<name>step_[0-9]{8,})\.(?P<state>writing|replaced|removed)-[0-9a-f]{8}"
+)
 
 
 def _temporary(target: Path, state: str) -> Path:
@@ -43,22 +47,28 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        previous = _rename(temporary, target)
+        replaced = _rename(temporary, target)
         sync(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
         os.close(lock)
-    if previous is not None:
-        shutil.rmtree(previous, ignore_errors=True)
+    for previous in replaced:
+        _delete(previous)
 
 
 def _create_locked(target: Path) -> tuple[Path, int]:
     while True:
         temporary = _temporary(target, "writing")
         temporary.mkdir()
-        lock = os.open(temporary, os.O_RDONLY)
+        try:
+            lock = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # removed already, as below
+        except OSError:
+            temporary.rmdir()
+            raise
         _lock(lock)
         # Before it was locked, another process may have removed it as abandoned.
         if temporary.exists():
@@ -76,30 +86,55 @@ def _lock(descriptor: int, *, wait: bool = True) -> bool:
     return True
 
 
-def _rename(temporary: Path, target: Path) -> Path | None:
-    """Renames to ``target`` and returns the new name of the directory it replaced, if any."""
-    try:
-        temporary.rename(target)
-        return None
-    except OSError:
-        if not target.is_dir():
+def _rename(temporary: Path, target: Path) -> list[Path]:
+    """Renames to ``target`` and returns the new names of the directories it replaced, if any."""
+    replaced: list[Path] = []
+    # Another process may write the same target, and take its turn between any two of these calls.
+    while not _renamed(temporary, target):
+        previous = _temporary(target, "replaced")
+        try:
+            # Directories cannot be swapped in one step; `clean` undoes this if we die in between.
+            target.rename(previous)
+        except FileNotFoundError:
+            continue
+        replaced.append(previous)
+        try:
+            if _renamed(temporary, target):
+                break
+        except OSError:
+            with contextlib.suppress(OSError):
+                previous.rename(target)
             raise
-    # Directories cannot be swapped in one step; `clean` undoes the first if we die in between.
-    previous = _temporary(target, "replaced")
-    target.rename(previous)
+    return replaced
+
+
+def _renamed(temporary: Path, target: Path) -> bool:
+    """Renames, unless there is a directory with something in it."""
     try:
         temporary.rename(target)
-    except OSError:
-        previous.rename(target)
+    except OSError as error:
+        # Windows refuses to replace any directory, by PermissionError, and Linux a link to one.
+        other = target.is_symlink() or os.name == "nt"
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) or (other and target.is_dir()):
+            return False
         raise
-    return previous
+    return True
 
 
 def atomic_remove(target: Path) -> None:
     """Removes a directory, which loses its name before its first file is deleted."""
     removed = _temporary(target, "removed")
     target.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    _delete(removed)
+
+
+def _delete(path: Path) -> None:
+    """Deletes a directory, or a link to one; what cannot be deleted is left for ``clean``."""
+    if path.is_symlink():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def clean(parent: Path) -> None:
@@ -109,17 +144,22 @@ def clean(parent: Path) -> None:
         if not match:
             continue
         target = parent / match["name"]
+        # Of two processes that clean at once, one finds nothing to do.
         with contextlib.suppress(OSError):
             if match["state"] == "replaced" and not target.exists():
                 temporary.rename(target)
-            elif match["state"] != "writing" or _is_abandoned(temporary):
-                shutil.rmtree(temporary, ignore_errors=True)
+            elif match["state"] == "writing":
+                _delete_abandoned(temporary)
+            else:
+                _delete(temporary)
 
 
-def _is_abandoned(temporary: Path) -> bool:
+def _delete_abandoned(temporary: Path) -> None:
     descriptor = os.open(temporary, os.O_RDONLY)
     try:
-        return _lock(descriptor, wait=False)
+        # Locked until it is gone: a writer that has just made it waits for the lock, and looks.
+        if _lock(descriptor, wait=False):
+            _delete(temporary)
     finally:
         os.close(descriptor)
 

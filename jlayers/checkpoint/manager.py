@@ -24,7 +24,7 @@ from ..base.types import PyTree
 from .atomic import atomic_remove, clean
 from .formats.base import find
 from .restore import CorruptCheckpointError, Restored, read_checkpoint, read_manifest
-from .save import Snapshot, directory_name, snapshot, steps_in, write_snapshot
+from .save import MANIFEST, Snapshot, directory_name, snapshot, steps_in, write_snapshot
 
 
 class CheckpointManager:
@@ -71,29 +71,38 @@ class CheckpointManager:
     ):
         if mode not in ("min", "max"):
             raise CheckpointError("mode must be 'min' or 'max'", got=format_short(mode))
-        self.folder = Path(folder)
         self.keep = keep if keep is None else arguments.positive("keep", keep)
         self.best = arguments.integer("best", best, 0)
         self.metric, self.mode = metric, mode
         self.format = find(format).name
-        # Read once: pruning would parse all manifests again after every save.
-        self._metrics: dict[int, dict[str, float]] = {}
+        # Read once: pruning would parse all manifests again after every save. With the identity of
+        # the manifest, which another process may have replaced.
+        self._metrics: dict[int, tuple[object, dict[str, float]]] = {}
         # `save` does not warn of these when training goes back before them.
         self._corrupt: set[int] = set()
         self._thread: threading.Thread | None = None
+        # Whether a training ended before its time: what is missing may have come later.
+        self._cut_short = False
         # A list of its own, as the finalizer below must not refer to this object.
         self._errors: list[Exception] = []
+        # Of what went wrong beside a write that did not fail.
+        self._warnings: list[str] = []
+        # Steps that could not be removed, and were told of.
+        self._stuck: set[int] = set()
         try:
+            # A later chdir changes nothing.
+            self.folder = Path(os.path.abspath(folder))
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._identity = _identity(self.folder)
             clean(self.folder)
         except OSError as error:
             raise CheckpointError(
                 f"cannot create the folder for checkpoints: {error.strerror}",
-                got=str(self.folder),
+                got=str(folder),
                 hint="a folder that can be written",
             ) from error
         # Python waits for threads at exit; the error of the last one would be lost otherwise.
-        weakref.finalize(self, _warn_of_errors, self._errors)
+        weakref.finalize(self, _warn_of_errors, self._errors, self._warnings)
 
     @public_api
     def save(
@@ -131,51 +140,97 @@ class CheckpointManager:
             )
         # Not a daemon: a program that ends waits for its last checkpoint.
         self._thread = threading.Thread(target=self._write, args=(shot,), name="checkpoint")
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no more threads, or Python is exiting
+            self._thread = None
+            self._write(shot)
 
     def _write(self, shot: Snapshot) -> None:
+        step = shot.manifest.step
         try:
+            self._check_folder(step)
             write_snapshot(self.folder, shot)
-            step = shot.manifest.step
-            self._metrics[step] = shot.manifest.metrics
-            self._corrupt.discard(step)
-            self._prune(step)
         except Exception as error:
             self._errors.append(error)
+            return
+        self._corrupt.discard(step)
+        # What was written is good, whatever happens to older ones: training goes on.
+        try:
+            self._identity = self._identity or _identity(self.folder)
+            self._metrics[step] = _identity(self.path(step) / MANIFEST), shot.manifest.metrics
+            self._prune(step)
+        except Exception as error:
+            self._warnings.append(f"old checkpoints were not removed: {error}")
+
+    def _check_folder(self, step: int) -> None:
+        """Says so where the folder is not the one that it was, and forgets what was read there."""
+        found = _identity(self.folder)
+        if found != self._identity:
+            what = "is another one than before" if found else "was renamed or removed"
+            self._warnings.append(
+                f"the folder {self.folder} {what}; step {step} is written into "
+                + ("it" if found else "a new folder of that name")
+            )
+            self._identity = found
+            self._corrupt.clear()
 
     def _prune(self, just_written: int) -> None:
-        steps = self.steps()
         if self.keep is None:
             return
+        steps = self.steps()
         # When training goes back, the step just written is not among the last ones.
         kept = {just_written, *steps[-self.keep :], *self._best(steps)}
         for step in steps:
             if step not in kept:
-                # Another process may have removed it already.
-                with contextlib.suppress(FileNotFoundError):
-                    atomic_remove(self.path(step))
-                self._metrics.pop(step, None)
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        try:
+            # Another process may have removed it already.
+            with contextlib.suppress(FileNotFoundError):
+                atomic_remove(self.path(step))
+            self._metrics.pop(step, None)
+            self._stuck.discard(step)
+        except OSError as error:  # tried again with the next save, and told of once
+            if step not in self._stuck:
+                self._stuck.add(step)
+                self._warnings.append(f"{self.path(step)} could not be removed: {error.strerror}")
 
     def _best(self, steps: list[int]) -> list[int]:
         if not self.best:
             return []
         sign = 1 if self.mode == "min" else -1
-        # Of equal ones the later is better.
-        ranked = [
-            (sign * value, -step)
-            for step in steps
-            if not math.isnan(value := self._metrics_of(step).get(self.metric, math.nan))
-        ]
-        return [-step for _, step in sorted(ranked)[: self.best]]
+        ranked, unknown = [], []
+        for step in steps:
+            metrics = self._metrics_of(step)
+            if metrics is None:
+                unknown.append(step)
+            elif not math.isnan(value := metrics.get(self.metric, math.nan)):
+                ranked.append((sign * value, -step))
+        # Of equal ones the later is better. What could not be read may be the best.
+        return [*unknown, *(-step for _, step in sorted(ranked)[: self.best])]
 
-    def _metrics_of(self, step: int) -> dict[str, float]:
-        if step not in self._metrics:
+    def _metrics_of(self, step: int) -> dict[str, float] | None:
+        """The metrics of a checkpoint, none of a corrupt one; None where they cannot be read."""
+        path = self.path(step)
+        identity = _identity(path / MANIFEST)
+        known, metrics = self._metrics.get(step, (None, {}))
+        if identity is None or identity != known:
             try:
-                self._metrics[step] = read_manifest(self.path(step)).metrics
+                manifest = read_manifest(path)
+                # A checkpoint that was renamed is that of another step.
+                metrics = manifest.metrics if manifest.step == step else {}
+            except CorruptCheckpointError:
+                metrics = {}  # or just removed: not among the best in any case
             except CheckpointError:
-                # It may be corrupt, or just removed: not among the best in any case.
-                self._metrics[step] = {}
-        return self._metrics[step]
+                return None
+            self._metrics[step] = identity, metrics
+        return metrics
+
+    def cut_short(self, early: bool) -> None:
+        """Whether the training that used this ended before its time: ``fit`` says so."""
+        self._cut_short = early
 
     @public_api
     def wait(self) -> None:
@@ -187,16 +242,21 @@ class CheckpointManager:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        while self._warnings:
+            warn(self._warnings.pop(0))
         if self._errors:
             raise self._errors.pop()
 
     @public_api
     def close(self) -> None:
-        """As ``wait``; warns if no checkpoint has the metric that decides which is best."""
+        """As ``wait``; warns if no checkpoint has the metric that decides which is best.
+
+        Where the training was ended early, by a signal or an error, there is no such warning.
+        """
         self.wait()
         steps = self.steps()
-        if self.best and steps and not self._best(steps):
-            names = sorted({name for step in steps for name in self._metrics_of(step)})
+        if self.best and not self._cut_short and steps and not self._best(steps):
+            names = sorted({name for step in steps for name in self._metrics_of(step) or {}})
             warn(
                 f"no checkpoint in {self.folder} has the metric {self.metric!r}, so none was kept "
                 f"as a best one; their metrics: {', '.join(names) or 'none'}"
@@ -206,6 +266,7 @@ class CheckpointManager:
         return self
 
     def __exit__(self, *details: object) -> None:
+        self._cut_short = self._cut_short or details[0] is not None
         self.close()
 
     def __repr__(self) -> str:
@@ -253,18 +314,23 @@ class CheckpointManager:
             )
         wanted = steps[-1] if step is None else step
         try:
-            return read_checkpoint(self.path(wanted), like, allow=allow)
+            return self._read(wanted, like, allow)
         except CorruptCheckpointError as error:
+            if step is None and wanted not in self.steps():
+                # Another process has just removed it, since it has written a later one.
+                return self.restore(like, allow=allow, fallback=fallback)
             self._corrupt.add(wanted)
             first = error
         for earlier in reversed([s for s in steps if s < wanted]):
             try:
-                found = read_checkpoint(self.path(earlier), like, allow=allow)
+                found = self._read(earlier, like, allow)
             except CorruptCheckpointError:
                 self._corrupt.add(earlier)
                 continue
-            except CheckpointError:  # of another model
-                continue
+            except CheckpointError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise
+                continue  # of another model
             # The last good one is looked for in any case, to be named in the hint.
             if not fallback:
                 first.hint = f"step={earlier}, the last good one, or fallback=True"
@@ -274,8 +340,31 @@ class CheckpointManager:
         first.hint = "all earlier checkpoints are corrupt or of another model"
         raise first
 
+    def _read(self, step: int, like: PyTree, allow: Sequence[str]) -> Restored:
+        path = self.path(step)
+        found = read_checkpoint(path, like, allow=allow)
+        if found.step != step:
+            raise CorruptCheckpointError(
+                f"the checkpoint {path} is that of step {found.step}: its directory was renamed "
+                "or copied"
+            )
+        return found
 
-def _warn_of_errors(errors: list[Exception]) -> None:
+
+def _identity(path: Path) -> object:
+    """What tells a file or a directory from another one of the same name; None for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # A directory changes with what is in it.
+    changed = None if path.is_dir() else found.st_mtime_ns
+    return found.st_dev, found.st_ino, changed
+
+
+def _warn_of_errors(errors: list[Exception], others: list[str]) -> None:
     # Not an exception: in a finaliser, where this runs, Python would print it and go on.
     for error in errors:
         warnings.warn(f"a checkpoint was not written: {error}", stacklevel=1)
+    for text in others:
+        warnings.warn(text, stacklevel=1)

@@ -27,9 +27,18 @@ FORMAT, VERSION = "jlayers checkpoint", 2
 _READABLE = (1, 2)
 # No manifest of ours is longer, and parsing one takes several times its size in memory.
 _MAX_BYTES = 256 << 20
+# A text of this length is parsed whatever it holds. Of a longer one Python's objects must not take
+# more than so many bytes a byte: there are texts that take 25.
+_SHORT, _MOST = 1 << 20, 10
+# Bytes of a small list or dict, and of a short string.
+_CONTAINER, _STRING = 100, 60
+# How deep a value of the user's may be nested; far deeper ones JSON cannot read again.
+_DEPTH = 100
 # JSON has no syntax for these.
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TAG = "$float"
+# Wraps a dict of the user's that has one of these two as a key.
+_ESCAPE = "$dict"
 
 
 class Manifest(NamedTuple):
@@ -71,10 +80,11 @@ def versions(own: str) -> dict[str, str]:
     return {"jlayers": own, "jax": jax.__version__, "numpy": np.__version__, "python": python}
 
 
-def as_json(what: str, value: object) -> Any:
+def as_json(what: str, value: object, depth: int = 0) -> Any:
     """A value for JSON, exactly: NumPy's numbers as Python's, tuples as lists.
 
-    Numbers that are not finite become ``{"$float": "nan"}``.
+    Numbers that are not finite become ``{"$float": "nan"}``, a dict with such a key ``{"$dict":
+    ...}``.
 
     Raises:
       CheckpointError: for a value that JSON does not have, naming its place.
@@ -84,16 +94,22 @@ def as_json(what: str, value: object) -> Any:
     """
     if isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ():
         value = value.item()
-    # A dict that has the tag as a key is refused: it would be read back as a number.
+    if isinstance(value, dict | list | tuple) and depth > _DEPTH:
+        raise CheckpointError(
+            f"{what.partition('[')[0]} is nested too deeply for a checkpoint",
+            expected=f"at most {_DEPTH} lists and dicts in one another",
+        )
+    depth += 1
     # Histories are long: the values that need no conversion cost no call.
-    if isinstance(value, dict) and _TAG not in value and all(type(k) is str for k in value):
-        return {
-            name: item if _is_plain(item) else as_json(f"{what}[{name!r}]", item)
+    if isinstance(value, dict) and all(type(k) is str for k in value):
+        items = {
+            name: item if _is_plain(item) else as_json(f"{what}[{name!r}]", item, depth)
             for name, item in value.items()
         }
+        return {_ESCAPE: items} if _TAG in items or _ESCAPE in items else items
     if isinstance(value, list | tuple):
         return [
-            item if _is_plain(item) else as_json(f"{what}[{i}]", item)
+            item if _is_plain(item) else as_json(f"{what}[{i}]", item, depth)
             for i, item in enumerate(value)
         ]
     if isinstance(value, float):
@@ -122,6 +138,8 @@ def from_json(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {_TAG}:
             return _NOT_FINITE[value[_TAG]]
+        if value.keys() == {_ESCAPE}:
+            value = value[_ESCAPE]
         return {name: from_json(item) for name, item in value.items()}
     return value
 
@@ -163,8 +181,34 @@ def _checksum(content: dict[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def _is_dense(text: bytes) -> bool:
+    """Whether parsing a text may take far more memory than the text itself.
+
+    Brackets within strings count too: it is an estimate, and ours are far from the limit.
+    """
+    containers, strings = text.count(b"[") + text.count(b"{"), text.count(b'"') // 2
+    return _CONTAINER * containers + _STRING * strings > _MOST * max(len(text), _SHORT)
+
+
+def _check_readable(text: bytes) -> None:
+    """Raises for what ``read`` would refuse."""
+    if len(text) > _MAX_BYTES or _is_dense(text):
+        raise CheckpointError(
+            "position, history and extra are too large for a checkpoint",
+            expected=f"at most {_MAX_BYTES >> 20} MiB, and not of very small lists, dicts and "
+            "strings alone",
+            got=f"{len(text):,} bytes",
+            hint="large values as arrays, in the tree",
+        )
+
+
 def write(path: Path, text: str) -> None:
-    """Writes a manifest, down to the disk."""
+    """Writes a manifest, down to the disk.
+
+    Raises:
+      CheckpointError: for one that is too large to be read again.
+    """
+    _check_readable(text.encode())
     # The same bytes on every system, and never over an existing file.
     with open(path, "x", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -184,6 +228,9 @@ def read(path: Path) -> Manifest:
         if os.fstat(file.fileno()).st_size > _MAX_BYTES:
             raise CorruptFileError(f"{path.name} is too long")
         text = file.read()
+    # Before it is parsed: nothing is known of it yet.
+    if _is_dense(text):
+        raise CorruptFileError(f"{path.name} is not a manifest (too many values for its length)")
     try:
         content = json.loads(text.decode("utf-8"))
         checksum = content.pop("checksum")

@@ -23,7 +23,16 @@ from . import manifest
 from .formats.base import CorruptFileError, find, open_regular
 from .manifest import Manifest
 from .plan import RestorePlan, make_plan
-from .save import MANIFEST, checksum, directory_name, file_name, has_arrays, steps_in
+from .save import (
+    MANIFEST,
+    checksum,
+    directory_name,
+    file_name,
+    has_arrays,
+    hint_for,
+    is_shortage,
+    steps_in,
+)
 from .tree import from_file, is_concrete, leaf_specs, named_leaves, place_like, stored_name
 
 
@@ -209,6 +218,12 @@ def reraise_corruption(path: Path) -> Iterator[None]:
     except CorruptFileError as error:
         raise CorruptCheckpointError(f"the checkpoint {path} is corrupt: {error}") from None
     except OSError as error:
+        if is_shortage(error):  # of this process: the checkpoint may be good
+            raise CheckpointError(
+                f"the checkpoint {path} cannot be read: {error.strerror}",
+                got=str(error),
+                hint=hint_for(error),
+            ) from error
         _check_is_checkpoint(path)
         raise CorruptCheckpointError(
             f"the checkpoint {path} cannot be read: {error.strerror}", got=str(error)

@@ -7,6 +7,7 @@ writes that, on any thread. ``save_checkpoint`` does one after the other.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -24,13 +25,13 @@ from ..base.specs import format_short
 from ..base.types import PyTree
 from . import manifest
 from .atomic import atomic_directory, sync
-from .formats.base import Format, find, known
+from .formats.base import Format, find
 from .manifest import Manifest
 from .tree import leaf_specs, named_leaves, stored_name, to_host
 
 MANIFEST = "manifest.json"
 # As ``directory_name`` makes them. Steps of more than 8 digits have longer names.
-_NAME = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(r"step_([0-9]{8,})")
 
 
 class Snapshot(NamedTuple):
@@ -49,22 +50,55 @@ def directory_name(step: int) -> str:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of all complete checkpoints in a folder, in order."""
+    """The steps of all complete checkpoints in a folder, in order; none where there is no folder.
+
+    Raises:
+      CheckpointError: if the system cannot list the folder. It may hold checkpoints then.
+    """
     names: list[str] = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        names = os.listdir(folder)
-    matches = [match for match in map(_NAME.fullmatch, names) if match]
-    return sorted(int(match[1]) for match in matches if _is_complete(folder / match[0]))
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names = os.listdir(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"the folder of checkpoints cannot be read: {error.strerror}",
+            got=str(folder),
+            hint=hint_for(error),
+        ) from error
+    steps = [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
+    # A directory of another form of the number (more zeros) is not one of ours.
+    named = {directory_name(step): step for step in steps}
+    return sorted(named[name] for name in named.keys() & set(names) if _is_complete(folder / name))
 
 
 def _is_complete(directory: Path) -> bool:
     # Every directory of such a name is, unless somebody deleted a file from it.
-    return (directory / MANIFEST).exists() and has_arrays(directory)
+    try:
+        return (directory / MANIFEST).exists() and has_arrays(directory)
+    except OSError:
+        return True  # whoever reads it is told why it cannot be read
 
 
 def has_arrays(directory: Path) -> bool:
-    """Whether a directory holds a file of arrays, in any format that is known."""
-    return any((directory / file_name(find(name))).exists() for name in known())
+    """Whether a directory holds a file of arrays, also in a format that is not registered here."""
+    try:
+        return any(name.startswith("arrays.") for name in os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether the process lacks something for now, which says nothing of the file."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def hint_for(error: OSError) -> str:
+    """What to do about an error of the system."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "close files, or raise the limit of open ones (ulimit -n)"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space, or use another folder; earlier checkpoints are still complete"
+    return "a folder that can be read and written; earlier checkpoints are still complete"
 
 
 def file_name(format: Format) -> str:
@@ -174,6 +208,7 @@ def write_snapshot(folder: Path, shot: Snapshot) -> Path:
     file_format = find(shot.manifest.format)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _check_replaceable(target)
         with atomic_directory(target) as directory:
             file = directory / file_name(file_format)
             # A pass over the data in between would take as long as writing it.
@@ -189,9 +224,20 @@ def write_snapshot(folder: Path, shot: Snapshot) -> Path:
             f"the checkpoint of step {shot.manifest.step} could not be written: {error.strerror}",
             expected=f"{needed:,} bytes of space in {folder}",
             got=str(error),
-            hint="free space, or use another folder; earlier checkpoints are still complete",
+            hint=hint_for(error),
         ) from error
     return target
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises for a directory that has a checkpoint's name, and is something else of the user's."""
+    ours = (target / MANIFEST).exists() or has_arrays(target)
+    if not ours and target.is_dir() and any(target.iterdir()):
+        raise CheckpointError(
+            f"{target.name} is in the way: a directory that is not a checkpoint",
+            got=str(target),
+            hint="rename it, or use another folder",
+        )
 
 
 @contextlib.contextmanager

@@ -102,17 +102,12 @@ def named_leaves(tree: PyTree, what: str) -> dict[str, object]:
     for path, leaf in _leaves(tree, what):
         text, full = path_text(path), jax.tree_util.keystr(path)
         name = stored_name(text)
-        problem, got = (
-            f"two leaves of {what} have the path {text!r}",
-            f"{exact.get(name)} and {full}",
-        )
-        if name == "__metadata__":
-            problem, got = (
-                f"a leaf of {what} has the path {text!r}, which safetensors reserves",
-                full,
+        if name in exact:
+            raise CheckpointError(
+                f"two leaves of {what} have the path {text!r}",
+                got=f"{exact[name]} and {full}",
+                hint="rename one of them",
             )
-        if name in exact or name == "__metadata__":
-            raise CheckpointError(problem, got=got, hint="rename one of them")
         leaves[text], exact[name] = leaf, full
     return leaves
 
@@ -132,9 +127,13 @@ def _leaves(tree: PyTree, what: str) -> list[tuple[tuple[object, ...], object]]:
 def stored_name(path: str) -> str:
     """The name of a path's array in a file: Unicode has no bytes for lone surrogates.
 
+    safetensors reserves one name. No path of a tree begins with a dot and a slash.
+
     >>> stored_name("encoder/kernel"), stored_name("\\ud800")
     ('encoder/kernel', '\\\\ud800')
     """
+    if path == "__metadata__":
+        return "./__metadata__"
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

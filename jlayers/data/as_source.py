@@ -29,7 +29,7 @@ def as_source(data: object) -> Source:
     a function of the epoch           ``data(epoch)`` returns the iterable; read up to the position
     an iterable: a list, a dataset    each pass is an epoch; read up to the position
     an iterator, a generator          one epoch, read once; a new one is read up to the position
-    ``torch.utils.data.DataLoader``   each pass; tensors become NumPy arrays, without a copy
+    ``torch.utils.data.DataLoader``   each pass; tensors become NumPy arrays
     grain's ``DataLoader``, datasets  each pass; resumed at once, by the state of its iterator
     ================================  ==========================================================
 
@@ -39,7 +39,9 @@ def as_source(data: object) -> Source:
     dataset itself draws are not resumed. A grain ``MapDataset`` that shuffles does so again in each
     epoch.
 
-    Iterables are read one batch ahead, so each batch needs memory of its own.
+    Iterables are read one batch ahead. A batch of NumPy arrays is copied, as its source may fill
+    the same memory again, unless nothing else can write to it: lists of batches, read-only arrays,
+    arrays that nothing else refers to.
 
     Args:
       data: one of these, or any object with ``start``, ``rereads`` and ``read``.

@@ -69,11 +69,13 @@ class Batches:
     """
 
     rereads = True
+    owns_memory = True
 
     def __init__(
         self, arrays: PyTree, size: int, *, key: jax.Array | int | None = None, last: str = "drop"
     ):
-        self._leaves, self._treedef, self._rows = _check_arrays(arrays)
+        leaves, self._treedef, self._rows = _check_arrays(arrays)
+        self._takes = [(host_arrays.take_of(leaf), leaf) for leaf in leaves]
         self._size = arguments.positive("size", size)
         self._key = None if key is None else philox_key(key)
         if last not in _LAST:
@@ -152,6 +154,8 @@ class Batches:
             epoch, index = epoch + 1, 0
 
     def _at(self, epoch: int, index: int) -> PyTree:
+        if self._key is None and (stop := (index + 1) * self._size) <= self._rows:
+            return self._gather(slice(stop - self._size, stop), index)
         return self._gather(self._row_numbers(epoch, index), index)
 
     def _stack(self, places: list[_Place]) -> PyTree:
@@ -164,8 +168,8 @@ class Batches:
         index = np.array([[index] for _, index, _ in places])
         return self._gather(np.stack(rows), index)
 
-    def _gather(self, rows: np.ndarray, index: int | np.ndarray) -> PyTree:
-        leaves = [_converted(host_arrays.take(leaf, rows)) for leaf in self._leaves]
+    def _gather(self, rows: np.ndarray | slice, index: int | np.ndarray) -> PyTree:
+        leaves = [_converted(take(leaf, rows)) for take, leaf in self._takes]
         batch = jax.tree.unflatten(self._treedef, leaves)
         if self._last != "pad":
             return batch
@@ -174,24 +178,26 @@ class Batches:
     def _row_numbers(self, epoch: int, index: int) -> np.ndarray:
         start = index * self._size
         stop = start + self._size
-        order = self._order(epoch)
         if stop > self._rows and self._last == "pad":
-            return order[np.arange(start, stop) % self._rows]
-        return order[start:stop]
-
-    def _order(self, epoch: int) -> np.ndarray:
+            places = np.arange(start, stop) % self._rows
+            return places if self._key is None else self._order(epoch, self._key)[places]
+        # Without a key a row's place is its number: no array of all of them is made.
         if self._key is None:
-            epoch = 0  # all epochs have the same order
+            return np.arange(start, min(stop, self._rows))
+        return self._order(epoch, self._key)[start:stop]
+
+    def _order(self, epoch: int, key: tuple[int, int]) -> np.ndarray:
         latest, order = self._latest
         if latest != epoch:
-            key = self._key
-            order = epoch_order(self._rows, key, epoch) if key else np.arange(self._rows)
+            order = epoch_order(self._rows, key, epoch)
             self._latest = (epoch, order)  # in one assignment: several threads may read
         return order
 
 
 class _Reader(Iterator[tuple[PyTree, Position]]):
     """What ``read`` returns: an iterator that can also gather the rows of a whole stack at once."""
+
+    owns_memory = True
 
     def __init__(self, batches: Batches, places: Iterator[_Place]):
         self._batches = batches

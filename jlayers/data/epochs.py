@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..base.errors import DataError
 from ..base.types import PyTree
+from .ownership import owned_items, owns_its_items
 from .source import Position, check_epochs, parse_position, past_end
 
 _END = object()
@@ -24,6 +26,7 @@ class Epochs:
     """
 
     rereads = True
+    owns_memory = True
     # How many entries a position may have after epoch and index.
     num_extra = 0
 
@@ -64,13 +67,14 @@ class Epochs:
         """The epoch's batches after the first ``index``, with extra entries of their positions."""
         iterator = iter(self._open_epoch(epoch))
         skip(iterator, epoch, index)
-        return zip(iterator, itertools.repeat([]))
+        return zip(owned_items(iterator), itertools.repeat([]))
 
 
 class OneEpoch:
     """An iterator as a source: one epoch, read once; a new one is resumed by reading up to it."""
 
     rereads = False
+    owns_memory = True
 
     def __init__(self, iterator: Iterator[PyTree]):
         self._iterator: Iterator[PyTree] | None = iterator
@@ -101,17 +105,21 @@ class OneEpoch:
     def _read(self, iterator: Iterator[PyTree], index: int) -> Iterator[tuple[PyTree, Position]]:
         skip(iterator, 0, index)
         start = index
-        for batch in iterator:
+        for batch in owned_items(iterator):
             index += 1
             yield batch, [0, index]
         if not index and not start:
             raise _no_batch(0)
 
 
+owns_its_items(Epochs._read)
+owns_its_items(OneEpoch._read)
+
+
 def skip(iterator: Iterator[PyTree], epoch: int, count: int) -> None:
     """Reads ``count`` batches; raises if there are fewer."""
     # Read and dropped: nothing else is known of an iterable.
-    found = sum(1 for _ in itertools.islice(iterator, count))
+    found = sum(1 for _ in itertools.islice(iterator, min(count, sys.maxsize)))
     if found < count:
         raise past_end(epoch, count, found) if found else _no_batch(epoch)
 

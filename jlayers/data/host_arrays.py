@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing
@@ -31,13 +32,29 @@ def aligned(array: np.ndarray) -> np.ndarray:
     fits = array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous
     if fits or array.nbytes < _WORTH_IT or array.dtype.hasobject:
         return array
-    copy = empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
+    return copy(array)
 
 
-def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``array[rows]`` for an array of row numbers, in memory of its own."""
+def copy(array: np.ndarray) -> np.ndarray:
+    """A copy, aligned if it is large."""
+    out = empty(array.shape, array.dtype)
+    out[...] = array
+    return out
+
+
+def take_of(array: np.ndarray) -> Callable[[np.ndarray, np.ndarray | slice], np.ndarray]:
+    """A function of the array and row numbers, or a slice: these rows in memory of their own."""
+    # Of any other array NumPy's `take` makes a copy first, of all its rows.
+    return _take if array.flags.c_contiguous and array.flags.aligned else _index
+
+
+def _take(array: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    if isinstance(rows, slice):
+        return copy(array[rows])
     out = empty((*rows.shape, *array.shape[1:]), array.dtype)
     # With mode="raise" NumPy writes to a buffer first; the rows are known to be in range.
     return array.take(rows, 0, out, mode="clip")
+
+
+def _index(array: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    return copy(array[rows])

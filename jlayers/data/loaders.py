@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ..base.errors import DataError, calling_user_code
 from ..base.types import PyTree
 from .epochs import Epochs, skip
+from .ownership import owned_items
 
 
 def is_from(package: str, value: object) -> bool:
@@ -110,7 +111,7 @@ class _Grain(Epochs):
                 iterator.set_state(state)  # type: ignore[attr-defined]
         else:
             skip(iterator, epoch, index)
-        return ((batch, [_state(iterator)]) for batch in iterator)
+        return ((batch, [_state(iterator)]) for batch in owned_items(iterator))
 
 
 def _state(iterator: Any) -> Any:

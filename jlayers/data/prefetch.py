@@ -7,6 +7,7 @@ one item more than ``size``, and its locks in Python cost 2 to 4 microseconds an
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import weakref
@@ -20,6 +21,7 @@ from ..base import arguments
 from ..base.errors import DataError, public_api
 from ..base.specs import format_short
 from . import host_arrays
+from .ownership import owned_items, owns
 
 T = TypeVar("T")
 Device: TypeAlias = jax.Device | jax.sharding.Sharding
@@ -46,8 +48,10 @@ def prefetch(
     abandons it; the thread ends as soon as the source returns, and never keeps Python from
     exiting. The source is read on another thread than the one that created it.
 
-    On a CPU ``jax.device_put`` would cost more than it saves, so arrays stay NumPy arrays; large
-    ones that JAX would have to copy are copied on the thread. They must not be written to later.
+    On a CPU ``jax.device_put`` would cost more than it saves, so arrays stay NumPy arrays. They are
+    copied on the thread, since the source may write to them again, unless nothing else can.
+
+    A process that is forked has no such thread: there the next item is a ``DataError``.
 
     Args:
       items: any iterable, of (batch, position) for instance.
@@ -76,11 +80,10 @@ def prefetch(
     size = arguments.positive("size", size)
     if not isinstance(items, Iterable):
         raise DataError("items must be an iterable", got=format_short(items))
-    if put is None:
-        put = _put_on(device)
-    else:
+    if put is not None:
         arguments.function("put", put, "item")
-    return Prefetched(iter(items), size, put)
+    own = iter(items) if owns(items) else owned_items(items)
+    return Prefetched(own, size, put or put_on(device))
 
 
 class _End:
@@ -89,8 +92,14 @@ class _End:
     error: BaseException | None = None
 
 
+def _nothing() -> None:
+    pass
+
+
 class Prefetched(Generic[T], Iterator[T]):
     """What ``prefetch`` returns: an iterator over what a thread reads ahead."""
+
+    owns_memory = True
 
     def __init__(self, items: Iterator[T], size: int, put: Callable[[T], T]):
         self._ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
@@ -109,7 +118,10 @@ class Prefetched(Generic[T], Iterator[T]):
             name="jlayers-prefetch",
             daemon=True,
         )
-        self._stop = weakref.finalize(self, _stop, thread, self._room, stopped)
+        self._stop: Callable[[], object] = weakref.finalize(
+            self, _stop, thread, self._room, stopped
+        )
+        _alive.add(self)
         thread.start()
 
     def __next__(self) -> T:
@@ -128,6 +140,19 @@ class Prefetched(Generic[T], Iterator[T]):
             raise error
         finally:
             del error  # its traceback refers to this frame
+
+    def _forked(self) -> None:
+        """In a forked process, which has no such thread, and where its locks may be locked."""
+        if isinstance(self._stop, weakref.finalize):
+            self._stop.detach()
+        self._stop = _nothing
+        end = _End()
+        end.error = DataError(
+            "prefetch: these items are read by a thread of another process, which was forked",
+            hint="call prefetch in the new process, or start it by 'spawn'",
+        )
+        self._ready, self._room = queue.SimpleQueue(), queue.SimpleQueue()
+        self._ready.put(end)
 
     def close(self) -> None:
         """Ends the thread; no further items are returned."""
@@ -174,7 +199,7 @@ def _stop(
         thread.join(_PATIENCE)
 
 
-def _put_on(device: Device | None) -> Callable[[T], T]:
+def put_on(device: Device | None) -> Callable[[T], T]:
     on_host = device is None and jax.default_backend() == "cpu"
 
     def put(item: T) -> T:
@@ -190,3 +215,16 @@ def _put_on(device: Device | None) -> Callable[[T], T]:
         return result
 
     return put
+
+
+# By the fork, and not by looking at the process at each item, which would cost each its time.
+_alive: weakref.WeakSet[Prefetched[Any]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for items in list(_alive):
+        items._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -15,6 +15,7 @@ from ..base.errors import DataError, public_api
 from ..base.specs import format_short, format_spec, path_text
 from ..base.types import PyTree
 from . import host_arrays
+from .ownership import owned_items, owns, owns_its_items
 from .source import Position
 
 
@@ -45,6 +46,10 @@ def stack_batches(
     (3, 2) [1, 0] 3
     """
     steps = arguments.positive("steps", steps)
+    return _stacks_of(items if owns(items) else owned_items(items), steps)
+
+
+def _stacks_of(items: Any, steps: int) -> Iterator[tuple[PyTree, Position, int]]:
     if hasattr(items, "stacks"):  # of Batches, which gathers a stack at once: no second copy
         return items.stacks(steps)  # type: ignore[no-any-return]
     return _stacks(iter(items), steps)
@@ -53,19 +58,19 @@ def stack_batches(
 def aligned_stacks(
     items: Any, steps: int, taken: int, left: int | None
 ) -> Iterator[tuple[PyTree, Position, int]]:
-    """Stacks of ``steps`` batches, of ``left`` in total.
+    """Stacks of ``steps`` batches, of ``left`` in total, from items in memory of their own.
 
     After an end between two calls the first goes up to where the next call would have been.
     """
     # So the calls of a resumed loop are those of one that was not interrupted (docs/notes/0011).
     head = -taken % steps if left is None else min(-taken % steps, left)
-    yield from stack_batches(itertools.islice(items, head), steps)
+    yield from _stacks_of(itertools.islice(items, head), steps)
     if left is None:
-        yield from stack_batches(items, steps)
+        yield from _stacks_of(items, steps)
         return
     whole, rest = divmod(left - head, steps)
-    yield from itertools.islice(stack_batches(items, steps), whole)
-    yield from stack_batches(itertools.islice(items, rest), steps)
+    yield from itertools.islice(_stacks_of(items, steps), whole)
+    yield from _stacks_of(itertools.islice(items, rest), steps)
 
 
 def _stacks(
@@ -80,6 +85,9 @@ def _stacks(
     if batches:
         assert position is not None
         yield stack(batches), position, len(batches)
+
+
+owns_its_items(_stacks)
 
 
 def stack(batches: list[PyTree]) -> PyTree:

@@ -12,11 +12,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from ..base.errors import TrainingError, public_api, truncate
-from .record import Record
+from .record import Record, first_new_step
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -36,8 +36,9 @@ def json_lines(path: Path) -> Callable[[Record], None]:
     system when the function returns.
 
     A record replaces the lines of its own step and later ones, and the first one half a line at the
-    end. So the log of a process that was killed and resumed is that of one that was not, and
-    training from the start starts the log again.
+    end. ``fit`` says with which records it starts: later lines go with the first new one. So the
+    log of a process that was killed and resumed is that of one that was not, and training from the
+    start starts the log again.
 
     Args:
       path: the file; it and the folders above it are made with the first record.
@@ -59,20 +60,27 @@ def json_lines(path: Path) -> Callable[[Record], None]:
     with _reraised("read", path):
         _lines(file, path)
     last: int | None = None
+    first_new: int | None = None
+
+    def on_start(step: int, records: Sequence[Record]) -> None:
+        nonlocal first_new
+        first_new = first_new_step(step, records)
 
     @public_api
     def json_lines(record: Record) -> None:
-        nonlocal last
+        nonlocal last, first_new
         line = _encoded(record)
         with _reraised("written", path):
             if last is None:
                 os.makedirs(os.path.dirname(file), exist_ok=True)
             # Not the first record alone: a loop may go back to a checkpoint.
-            if last is None or record.step <= last:
-                _drop_from(record.step, file, path)
+            if last is None or first_new is not None or record.step <= last:
+                step = record.step if first_new is None else min(record.step, first_new)
+                _drop_from(step, file, path)
             _append(file, line)
-            last = record.step
+            last, first_new = record.step, None
 
+    json_lines.on_start = on_start  # type: ignore[attr-defined]
     return json_lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -22,3 +23,12 @@ class Record(NamedTuple):
     metrics: dict[str, float]
     seconds: float
     steps_per_second: float
+
+
+def first_new_step(step: int, records: Sequence[Record]) -> int:
+    """The first step whose record a loop that starts at ``step``, with ``records``, may make.
+
+    Of this and later steps a log must hold nothing from before: a loop that was ended between two
+    records may have made one there, and its steps are in the next record.
+    """
+    return (records[-1].step if records else step) + 1

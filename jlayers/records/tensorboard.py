@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 from ..base.errors import TrainingError, public_api
-from .record import Record
+from .record import Record, first_new_step
 
 # Records that may wait for the disk. Beyond them the loop waits too.
 _WAITING = 10_000
@@ -22,6 +22,11 @@ class _Events:
         self._folder = folder
         self._flush_seconds = flush_seconds
         self._writer: Any = None
+        self._first_new: int | None = None
+
+    def on_start(self, step: int, records: list[Record]) -> None:
+        """Of the steps that a loop starts with, what was written before is void."""
+        self._first_new = first_new_step(step, records)
 
     @public_api
     def __call__(self, record: Record) -> None:
@@ -29,19 +34,23 @@ class _Events:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         now = time.time()
-        scalars = record.metrics | {
-            "steps_per_second": record.steps_per_second,
-            "epoch": record.epoch,
-        }
+        # A metric of the user's that has one of these names is what is shown.
+        own = {"steps_per_second": record.steps_per_second, "epoch": record.epoch}
+        scalars = own | record.metrics
         values = [
             Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
         ]
         try:
-            if self._writer is None:
+            opens = self._writer is None
+            if opens:
                 self._writer = self._open()
+            if opens or self._first_new is not None:
                 # For its readers: what was written of this step and later ones before is void.
+                first = record.step if self._first_new is None else self._first_new
                 start = SessionLog(status=SessionLog.START)
-                self._writer.add_event(Event(wall_time=now, step=record.step, session_log=start))
+                step = min(record.step, first)
+                self._writer.add_event(Event(wall_time=now, step=step, session_log=start))
+                self._first_new = None
             event = Event(wall_time=now, step=record.step, summary=Summary(value=values))
             self._writer.add_event(event)
         except OSError as error:

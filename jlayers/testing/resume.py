@@ -24,6 +24,7 @@ from ..base.specs import format_short
 from ..checkpoint import CheckpointManager, read_arrays, read_manifest
 from ..data import Position, Source, as_source
 from ..training.loop.fit import fit
+from ..training.loop.recovery import saved_sums
 
 _NEEDED = {"step", "state", "data"}
 # Arguments that the proof itself sets.
@@ -177,7 +178,8 @@ def _compared(whole: Path, parted: Path, steps: int) -> ResumeReport:
         dict(enumerate(map(json.loads, (folder / "batches.jsonl").read_text().splitlines())))
         for folder in (whole, parted)
     ]
-    extras = [{name: m.extra.get(name) for name in ("sums", "counted")} for m in manifests]
+    sums = [saved_sums(m.extra) or {} for m in manifests]
+    extras = [{name: own.get(name) for name in ("sums", "counted")} for own in sums]
     differences = [
         *(f"batch {number} differs" for number in _differ(batches, _equal)),
         *(f"the record of step {step} differs" for step in _differ(records, _equal)),

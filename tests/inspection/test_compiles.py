@@ -1,6 +1,9 @@
 """A compilation after the first is seen, and the leaf that caused it is named."""
 
+import concurrent.futures
+import functools
 import gc
+import threading
 import warnings
 
 import jax
@@ -203,14 +206,49 @@ def test_it_listens_no_longer_than_it_is_asked_to():
     jitted(RUN, (jax.device_put(F32, jax.devices()[1]),))  # compiled, and not traced
     assert watch.events == seen
     ended = []
-    stop = compiles.CompileWatch.stop
+    stop = compiles.CompileWatch._stop_for_all
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiles.CompileWatch, "stop", lambda self: (ended.append(self), stop(self)))
+        patch.setattr(
+            compiles.CompileWatch, "_stop_for_all", lambda self: (ended.append(self), stop(self))
+        )
         watched = inspection.jit_reporting_recompiles(step)
         del watched
         gc.collect()
     assert len(ended) == 1
-    assert not ended[0]._listens
+    assert not ended[0]._listening
+
+
+def test_each_thread_is_told_of_its_own_calls():
+    watched = inspection.jit_reporting_recompiles(lambda x: x + 1)
+    on_another = concurrent.futures.ThreadPoolExecutor(1)
+
+    def reports(size, thread=None):
+        """What a call says, on this thread or on another one."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call = functools.partial(watched, jnp.ones(size))
+            call() if thread is None else thread.submit(call).result()
+        return [str(one.message).split("float32")[1] for one in caught]
+
+    assert reports(2) == []
+    assert reports(3, on_another) == ["[2] became "]
+    assert reports(3) == []  # compiled by the other thread, which was told
+    assert reports(4) == ["[3] became "]
+    assert reports(4, on_another) == []
+
+
+def test_a_shape_that_two_threads_compile_at_once_is_told_once():
+    watch = compiles.CompileWatch(lambda x: x + 1)
+    with watch:
+        watch.traced(F32)
+        assert watch.report(1, F32) is None
+        other = threading.Thread(target=lambda: (watch.traced(F32[:3]), said.append(report(2))))
+        said, report = [], lambda number: watch.report(number, F32[:3])
+        watch.traced(F32[:3])
+        other.start()
+        other.join()
+        said.append(report(3))
+    assert ["became" in (text or "") for text in said] == [True, False]
 
 
 def again(**options):

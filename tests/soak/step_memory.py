@@ -81,7 +81,7 @@ def _compiled_fit(size: Perceptron) -> Any:
     forms = []
 
     def leaves_of(run: Any) -> list[Any]:
-        started = run, empty_accumulator(metrics, 0)
+        started = run, empty_accumulator(metrics)
         forms.append(form_of(started))
         return forms[-1].flat(started)
 

@@ -140,7 +140,7 @@ def test_large_batches_of_an_iterator_are_not_all_kept(monkeypatch):
     with pytest.raises(training.NonFiniteError) as caught:
         fit(data=iter(poisoned(1)), steps=10, log_every=5)
     assert caught.value.batch is None
-    assert "cannot be read again, and was too large" in str(caught.value)
+    assert "a batch that was too large to be kept, and cannot be read again" in str(caught.value)
     same(caught.value.state, fit(data=poisoned(1)[:1], steps=1).state)
 
 
@@ -271,6 +271,42 @@ def test_a_checkpoint_of_ones_own_is_gone_on_from(tmp_path):
         checkpoints.save(3, state)
     fitted = fit(steps=5, checkpoints=kept(tmp_path))
     assert (fitted.step, fitted.position) == (5, [0, 2])
+
+
+FAR = 2**31 - 8
+
+
+def far(step=STEP):
+    """A state that is eight steps before the end of an int32."""
+    return start(step)._replace(step=jnp.asarray(FAR, jnp.int32))
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_call": 3}], ids=str)
+def test_steps_go_on_beyond_an_int32(tmp_path, options):
+    whole = fit(state=far(), steps=FAR + 30, **options)
+    assert whole.records[-1].step == whole.step == FAR + 30
+    fit(state=far(), steps=FAR + 15, checkpoints=kept(tmp_path), **options)
+    parts = fit(state=start(), steps=FAR + 30, checkpoints=kept(tmp_path), **options)
+    same(parts.state, whole.state)
+    assert told(parts.records) == told(whole.records)
+    # The step of the state has gone on from -2**31.
+    more = fit(state=parts.state, steps=FAR + 33, **options)
+    assert (more.step, int(more.state.step)) == (FAR + 33, FAR + 33 - 2**32)
+
+
+def test_a_bad_step_beyond_an_int32_is_found():
+    with pytest.raises(training.NonFiniteError) as caught:
+        fit(state=far(), data=poisoned(13), steps=FAR + 20)
+    assert (caught.value.step, caught.value.position) == (FAR + 13, [0, 13])
+    with pytest.warns(UserWarning, match=f"of step {FAR + 13} is not finite"):
+        assert fit(state=far(), data=poisoned(13), steps=FAR + 20, non_finite="skip").step
+
+
+@pytest.mark.parametrize("extra", [{"sums": 3}, {"sums": {}, "looked": "x"}, {"looked": 1}])
+def test_a_checkpoint_of_ones_own_has_any_entries(tmp_path, extra):
+    with kept(tmp_path) as checkpoints:
+        checkpoints.save(3, fit(steps=3).state, extra=extra)
+    assert fit(steps=5, checkpoints=kept(tmp_path)).step == 5
 
 
 def test_a_callback_that_cannot_close_does_not_keep_others_open():

@@ -240,6 +240,26 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path):
     assert scalars(tmp_path)["loss"] == [(10, 1.0), (20, 2.0), (30, 2.0), (40, 2.0)]
 
 
+def test_tensorboard_shows_a_metric_of_the_users_rather_than_its_own(tmp_path):
+    pytest.importorskip("tensorboard")
+    log = training.tensorboard(tmp_path)
+    log(record(10, epoch=0.25))
+    log.close()
+    assert scalars(tmp_path)["epoch"] == [(10, 0.25)]
+
+
+def test_tensorboard_forgets_a_record_of_an_early_end(tmp_path):
+    pytest.importorskip("tensorboard")
+    before = [record(5, loss=1.0), record(7, loss=1.0)]
+    for records, steps in (([], (5, 7)), (before[:1], (10, 15)), (before[:1], (10,))):
+        log = training.tensorboard(tmp_path)
+        log.on_start(7 if records else 0, records)
+        for step in steps:
+            log(record(step, loss=1.0))
+        log.close()
+    assert [step for step, _ in scalars(tmp_path)["loss"]] == [5, 10]
+
+
 def test_tensorboard_is_complete_when_python_ends_and_when_it_is_forgotten(tmp_path):
     pytest.importorskip("tensorboard")
     code = f"""

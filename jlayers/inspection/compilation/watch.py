@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +34,21 @@ _OUTSIDE = (
     "its arguments are as before: a setting of JAX changed, one that a context manager sets "
     "perhaps, or jax.clear_caches was called"
 )
+
+
+class _Counts:
+    """What one thread compiled: ``events`` so far, those of them ``seen``, and if one was traced.
+
+    A function may be called on several threads, and each must be told of its own calls alone.
+    """
+
+    __slots__ = ("allowed", "compiles", "events", "most", "seen", "traced")
+
+    def __init__(self) -> None:
+        self.events = self.seen = self.compiles = 0
+        self.traced = False
+        self.allowed: int | None = None
+        self.most: int | None = None
 
 
 class CompileWatch:
@@ -58,8 +75,9 @@ class CompileWatch:
 
     Attributes:
       traced: the function to jit.
-      events: grows with each trace and each compilation.
-      seen: what ``events`` was at the last report.
+      counts: ``events`` and ``seen`` of the calling thread.
+      events: grows with each trace and each compilation on the calling thread.
+      seen: what ``events`` was at the last report there.
       compiles: the compilations that were reported, the first among them.
     """
 
@@ -70,18 +88,20 @@ class CompileWatch:
         most: int | None = None,
         unit: str = "step",
     ):
-        self.events = self.seen = 0
         self.compiles = 0
-        self._was_traced = False
+        self._local = threading.local()
+        self._lock = threading.Lock()
         self._name, self._unit = name, unit
-        self.allow(most)
+        self._most = most
         self._arguments = _arguments(function)
-        self._known: deque[Signature] = deque(maxlen=_REMEMBERED)
+        # Each with the thread that compiled it.
+        self._known: deque[tuple[int, Signature]] = deque(maxlen=_REMEMBERED)
 
         @functools.wraps(function)
         def traced(*args: Any, **kwargs: Any) -> Any:
-            self.events += 1
-            self._was_traced = True
+            counts = self.counts
+            counts.events += 1
+            counts.traced = True
             return function(*args, **kwargs)
 
         # A callable object has no name of its own; profiles show this one.
@@ -93,29 +113,58 @@ class CompileWatch:
         # counts too, until ``report`` finds that the arguments are as before.
         def listener(event: str, seconds: float, **about: Any) -> None:
             if event == _COMPILED and about.get("fun_name") == program:
-                self.events += 1
+                self.counts.events += 1
 
         self._listener: Callable[..., None] = listener
-        self._listens = False
+        self._listening: set[int] = set()
+
+    @property
+    def counts(self) -> _Counts:
+        try:
+            return self._local.counts  # type: ignore[no-any-return]
+        except AttributeError:
+            self._local.counts = counts = _Counts()
+            return counts
+
+    @property
+    def events(self) -> int:
+        return self.counts.events
+
+    @property
+    def seen(self) -> int:
+        return self.counts.seen
 
     def allow(self, more: int | None) -> None:
-        """Allows so many compilations from here on; None for any number."""
-        self._most = None if more is None else self.compiles + more
-        self._allowed = more
+        """Allows so many compilations on this thread from here on; None for any number."""
+        counts = self.counts
+        counts.most = None if more is None else counts.compiles + more
+        counts.allowed = more
 
     def start(self) -> None:
-        """Listens to JAX from here on; does nothing where it does already."""
-        if not self._listens:
-            jax.monitoring.register_event_duration_secs_listener(self._listener)
-            self._listens = True
+        """Listens to JAX from here on; does nothing where this thread asked for it already."""
+        with self._lock:
+            if not self._listening:
+                jax.monitoring.register_event_duration_secs_listener(self._listener)
+            self._listening.add(threading.get_ident())
 
     def stop(self) -> None:
-        """Stops listening."""
-        if self._listens:
-            # Other code may have cleared all listeners.
-            with contextlib.suppress(ValueError, AssertionError):
-                jax.monitoring.unregister_event_duration_listener(self._listener)
-            self._listens = False
+        """Stops listening, unless another thread asked for it too."""
+        with self._lock:
+            if self._listening == {threading.get_ident()}:
+                self._unregister()
+            self._listening.discard(threading.get_ident())
+
+    def _stop_for_all(self) -> None:
+        """Stops listening, whichever thread asked for it."""
+        with self._lock:
+            if self._listening:
+                self._unregister()
+            self._listening.clear()
+
+    def _unregister(self) -> None:
+        # Other code may have cleared all listeners.
+        with contextlib.suppress(ValueError, AssertionError):
+            jax.monitoring.unregister_event_duration_listener(self._listener)
 
     def __enter__(self) -> CompileWatch:
         self.start()
@@ -140,24 +189,32 @@ class CompileWatch:
         Raises:
           TrainingError: with the same facts, where there were more compilations than allowed.
         """
-        self.seen = self.events
-        traced, self._was_traced = self._was_traced, False
+        counts, own = self.counts, threading.get_ident()
+        counts.seen = counts.events
+        traced, counts.traced = counts.traced, False
         new = signature(self._arguments, args, kwargs)
-        # The nearest of all that are known, not the last: where two sizes take turns, the last call
-        # says less of what is new than an earlier one. The newest comes first among equals.
-        differences = [changes(old, new) for old in reversed(self._known)]
-        nearest = min(differences, key=len, default=[])
-        # Nothing is new and Python did not run: it was another function that JAX compiled.
-        if differences and not nearest and not traced:
-            return None
-        self._known.append(new)
-        self.compiles += 1
+        with self._lock:
+            # The nearest of all that are known, not the last: where two sizes take turns, the
+            # last call says less of what is new than an earlier one. Of equals the newest is first.
+            compared = [(changes(old, new), thread) for thread, old in reversed(self._known)]
+            differences = [each for each, _ in compared]
+            nearest = min(differences, key=len, default=[])
+            # Nothing is new and Python did not run: it was another function that JAX compiled. Or
+            # two threads called with the same new shape at once, and compiled it once each.
+            elsewhere = any(not each and thread != own for each, thread in compared)
+            if differences and not nearest and (elsewhere or not traced):
+                return None
+            self._known.append((own, new))
+            self.compiles += 1
+            counts.compiles += 1
+            total = self.compiles
         problem = f"{self._name} was compiled again at {self._unit} {number}"
         lines, hint = _lines(nearest), _hint(nearest)
-        if self._most is not None and self.compiles > self._most:
+        limits = ((self._most, self._most, total), (counts.most, counts.allowed, counts.compiles))
+        if limit := next((name for most, name, n in limits if most is not None and n > most), None):
             raise TrainingError(
                 problem,
-                expected=f"max_compiles={self._allowed}",
+                expected=f"max_compiles={limit}",
                 got=lines[0] if len(lines) == 1 else "".join(f"\n    {line}" for line in lines),
                 hint=hint,
             )
@@ -208,17 +265,17 @@ def jit_reporting_recompiles(
         arguments.positive("max_compiles", max_compiles)
     watch = CompileWatch(function, _name_of(function), max_compiles, unit="call")
     jitted = jax.jit(watch.traced, **options)
-    calls = 0
+    calls = itertools.count(1)
 
     @public_api
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
+        number = next(calls)
         result = jitted(*args, **kwargs)
-        if watch.events != watch.seen:
+        counts = watch.counts
+        if counts.events != counts.seen:
             try:
-                report = watch.report(calls, *args, **kwargs)
+                report = watch.report(number, *args, **kwargs)
             except TrainingError as error:
                 error.attribute_to("")  # its text begins with the function's name
                 raise
@@ -228,7 +285,7 @@ def jit_reporting_recompiles(
 
     # JAX keeps its listeners for ever; this one goes with the function that it is for.
     watch.start()
-    weakref.finalize(call, watch.stop)
+    weakref.finalize(call, watch._stop_for_all)
     return call
 
 

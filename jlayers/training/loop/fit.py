@@ -75,7 +75,8 @@ def fit(
         every ``evaluate_every`` steps, and after the last. ``make_evaluator`` makes one.
       evaluate_every: steps; ten times ``log_every`` by default.
       hooks: ``Hook`` objects, or functions that are called with each ``Record``, in order. One that
-        returns True ends the loop. A function with a ``close`` is closed at the end.
+        returns True ends the loop. A function with a ``close`` is closed at the end, and one with
+        an ``on_start`` is told where the loop starts, as a ``Hook`` is.
       early_stopping: ends the loop when a metric no longer improves.
       checkpoints: where the state, the position in the data and the records (of long runs the last
         10,000, and those with evaluations) are saved: every ``checkpoint_every`` steps, at the end,

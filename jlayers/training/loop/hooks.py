@@ -22,6 +22,7 @@ from ...base.specs import format_short
 from ...data import Position
 from ...records.progress import Progress
 from ...records.record import Record
+from .signals import LONG_GRACE, interruptible
 
 HookMetrics: TypeAlias = Mapping[str, jax.typing.ArrayLike]
 Evaluate: TypeAlias = Callable[[Any], HookMetrics]
@@ -76,8 +77,9 @@ class Hook:
     Whatever a method raises ends the loop, which saves the state first.
 
     Attributes:
-      every: ``on_step`` is called every so many steps, and after the last; never if None. With
-        ``steps_per_call`` it comes after the call that reaches the multiple.
+      every: ``on_step`` is called every so many steps, and after the last, but not where a signal
+        ended the loop; never if None. With ``steps_per_call`` it comes after the call that reaches
+        the multiple.
       snapshot_every: the same for ``on_snapshot``.
 
     >>> import jax, numpy as np, optax, jlayers as jl
@@ -166,6 +168,11 @@ class Schedule:
             entry.snapshot_due = next_multiple(looked, entry.hook.snapshot_every)
             entry.saved = step
 
+    def save_again(self) -> None:
+        """What was saved of the present step lacks what is being done now."""
+        for entry in self._entries:
+            entry.saved = -1
+
     def next_due(self) -> float:
         """The first step at which a hook is due."""
         return min((min(e.due, e.snapshot_due) for e in self._entries), default=math.inf)
@@ -214,6 +221,9 @@ class Evaluation(Hook):
         return {f"eval/{name}": value for name, value in dict(self._evaluate(state)).items()}
 
 
+interruptible(Evaluation.on_step, LONG_GRACE)
+
+
 class ProgressBar(Hook):
     """``fit(progress=)``: shows the step every quarter of a second, and the newest metrics."""
 
@@ -249,10 +259,14 @@ class ProgressBar(Hook):
 
 
 class _Callback(Hook):
-    """A function of a record as a hook; what has a ``close`` is closed at the end."""
+    """A function of a record as a hook, with its own ``on_start`` and ``close`` if it has them."""
 
     def __init__(self, function: Callable[[Record], object]):
         self._function = function
+
+    def on_start(self, step: int, records: list[Record]) -> None:
+        if callable(start := getattr(self._function, "on_start", None)):
+            start(step, records)
 
     def on_record(self, record: Record) -> bool | str:
         answer = self._function(record)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -22,7 +23,9 @@ from ...base.arrays import native_tree
 from ...base.errors import warn
 from ...base.specs import specs_of
 from ...checkpoint import CheckpointManager
-from ...data import Position, Source, prefetch
+from ...data import Position, Prefetched, Source
+from ...data.ownership import read_owned
+from ...data.prefetch import put_on
 from ...data.recent_batches import RecentBatches
 from ...data.stacking import aligned_stacks
 from ...inspection.donation import Donation, check_distinct, check_not_donated
@@ -32,8 +35,14 @@ from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_mu
 from .metrics import History, MetricAccumulator, Pending, empty_accumulator
 from .non_finite import NonFiniteError
 from .program import Leaves, form_of, program_of
-from .recovery import Recovery, restore_snapshot, sums_of, with_sums
-from .signals import Signals
+from .recovery import (
+    Recovery,
+    restore_snapshot,
+    saved_accumulator,
+    sums_of,
+    with_sums,
+)
+from .signals import GRACE, Interrupted, Signals, interruptible
 
 # (batch or stack, position after it, how many steps it is for)
 Item: TypeAlias = tuple[Any, Position, int]
@@ -80,7 +89,9 @@ class Loop:
         # The program may have been compiled by a loop before this one: count from here.
         self._watch.allow(plan.max_compiles)
         # A state of the user's own may count its steps; if not, they are counted from here.
+        # On the device they are an int32, which goes on from -2**31 after 2**31 - 1.
         step = int(getattr(state, "step", 0))
+        step += (step < 0) << 32
         self._restore(LoopSnapshot(state, step, list(plan.source.start), [], None))
 
     @property
@@ -95,6 +106,8 @@ class Loop:
         self._leaves = self._form.flat(state)
         # The last step at which everything that was due was done.
         self._looked = self._sums["looked"] if self._sums else self.step
+        # Whether a signal ended the loop here, so that records may be due and not made.
+        self._unfinished = bool(self._sums and self._sums.get("unfinished"))
         self._accumulator: MetricAccumulator | None = None
         self._flushed = -1
         self.history.start(self.step, records)
@@ -115,7 +128,9 @@ class Loop:
         return "SIGTERM" if self._signals.reason == "SIGTERM" else stopped
 
     def _start(self) -> str | None:
-        return self._complete() or self._schedule.on_start(self.step, self.history.records)
+        if stopped := not self._unfinished and self._complete():
+            return stopped
+        return self._schedule.on_start(self.step, self.history.records)
 
     def _complete(self) -> str | None:
         steps = self._plan.steps
@@ -129,8 +144,11 @@ class Loop:
         try:
             # A new segment reads the data again: after a rollback from another position.
             with self._batches() as batches:
-                stopped = self._take(batches)
-            self._finish(stopped)
+                try:
+                    stopped = self._take(batches)
+                except Interrupted:
+                    stopped = self._signals.reason or "interrupt"
+            return self._finish(stopped)
         except NonFiniteError as error:
             snapshot = None
             if plan.non_finite == "roll back":
@@ -141,27 +159,28 @@ class Loop:
             self._restore(snapshot)
             self._start()
             return None
-        except Exception as error:
-            self._save_after(error)
+        except BaseException as error:
+            # The second Ctrl-C, which may have come within a step, wants no more of this.
+            if not (isinstance(error, KeyboardInterrupt) and self._signals.reason):
+                self._save_after(error)
             raise
-        return stopped
 
     def _batches(self) -> contextlib.AbstractContextManager[Iterator[Item]]:
         """The batches for each call, read ahead."""
         plan = self._plan
-        read: Any = plan.source.read(self.position, plan.epochs)
+        read: Any = read_owned(plan.source, self.position, plan.epochs)
         # Batches gives arrays that JAX takes, and a stack of them at once.
         if not hasattr(read, "stacks"):
             read = ((native_tree(batch, "the batch"), after) for batch, after in read)
-        left = None if plan.steps is None else plan.steps - self.step
+        left = None if plan.steps is None else min(plan.steps - self.step, sys.maxsize)
         items: Iterator[Item]
         if plan.steps_per_call > 1:
             items = aligned_stacks(read, plan.steps_per_call, self.step, left)
         else:
-            items = ((batch, after, 1) for batch, after in itertools.islice(read, left))
+            items = _one_by_one(itertools.islice(read, left))
         # The thread of prefetch also puts batches on the device.
         if plan.prefetch:
-            return prefetch(items, plan.prefetch, device=plan.device)
+            return Prefetched(self._recent.reading(items), plan.prefetch, put_on(plan.device))
         if plan.device is not None:
             items = (
                 (jax.device_put(batch, plan.device), after, count) for batch, after, count in items
@@ -172,7 +191,8 @@ class Loop:
         """Calls the step until something ends the loop."""
         first = next(batches, None)
         if first is None:
-            return self._complete() or "data"
+            return self._take_none()
+        self._unfinished = False
         self._accumulator = self._first_accumulator(first[0])
         # What was due where the loop ended before.
         if stopped := self._run_due():
@@ -180,7 +200,7 @@ class Loop:
         form = form_of((self.state, self._accumulator))
         tick, rest = self._program.tick(form), self._program.rest(form)
         leaves, full = self._carry(), self._plan.steps_per_call
-        watch, signals, recent = self._watch, self._signals, self._recent
+        watch, signals, recent = self._watch.counts, self._signals, self._recent
         step, position, due = self.step, self.position, 0.0
         try:
             # Every line of this loop costs each step its time.
@@ -195,7 +215,7 @@ class Loop:
                     continue
                 self._set(leaves, step, position)
                 if watch.events != watch.seen:
-                    report = watch.report(step, *form.tree(given), batch)
+                    report = self._watch.report(step, *form.tree(given), batch)
                     # The first call of a loop may differ from the last one of another.
                     if report is not None and self._looks:
                         warn(report)
@@ -210,6 +230,15 @@ class Loop:
             if step != self.step:
                 self._set(leaves, step, position)
         return self._complete() or "data"
+
+    def _take_none(self) -> str:
+        """There is no step left; why it ended."""
+        stopped = None
+        if self._unfinished and self._sums:
+            self._accumulator = saved_accumulator(self._sums)
+            self._schedule.save_again()
+            stopped = self._run_due()
+        return stopped or self._complete() or "data"
 
     def _carry(self) -> Leaves:
         return [*self._leaves, *jax.tree.leaves(self._accumulator)]
@@ -229,7 +258,7 @@ class Loop:
         active = jax.ShapeDtypeStruct((), bool) if self._stops else None
         state = self.state
         _, metrics, _ = jax.eval_shape(self._program.guarded, state, specs, active)
-        return _placed(state, with_sums(empty_accumulator(metrics, self.step), self._sums))
+        return _placed(state, with_sums(empty_accumulator(metrics), self._sums))
 
     def _attend(self) -> tuple[str | None, float]:
         """After a call: why to stop, if so, and the step to look again at."""
@@ -242,6 +271,7 @@ class Loop:
             self._donation.verify(self.state)
             self._donation = None
         self._looks += 1
+        self._signals.attend()
         if self._signals.reason:
             return self._signals.reason, 0
         stopped = self._run_due()
@@ -284,14 +314,17 @@ class Loop:
           NonFiniteError: where one was not, unless such steps are skipped. The loop is then right
             before that step.
         """
-        error = self._recovery.error_of(int(accumulator.bad), lambda: self.state, self._recent)
+        # Of the steps that the accumulator saw, the last is the one before `step`.
+        bad = int(accumulator.bad)
+        bad = bad if bad < 0 else step - int(accumulator.step) + bad
+        error = self._recovery.error_of(bad, lambda: self.state, self._recent)
         if error is None:
             self._recent.forget(step)
             return
         # Records after the bad step hold sums that stopped there.
         self.history.pending.clear()
         self.step, self.position = error.step, error.position
-        self._accumulator = accumulator._replace(step=np.int32(error.step), bad=np.int32(-1))
+        self._accumulator = accumulator._replace(step=accumulator.bad, bad=np.int32(-1))
         raise error
 
     def _save(self, scheduled: list[Scheduled]) -> None:
@@ -305,30 +338,36 @@ class Loop:
         checks = self._plan.non_finite != "ignore" and isinstance(state, TrainState)
         if checks and not self._program.is_finite(state.params):
             raise NonFiniteError(self._recent.find(self.step - 1), self.step - 1, state, None)
-        sums = sums_of(accumulator, self._looked)
+        sums = sums_of(accumulator, self._looked, self._unfinished)
         snapshot = LoopSnapshot(state, self.step, self.position, self.history.records, sums)
         for entry in scheduled:
             entry.hook.on_snapshot(snapshot)
             entry.saved = self.step
         self._recovery.saved()
 
-    def _finish(self, stopped: str) -> None:
+    def _finish(self, stopped: str) -> str:
         """Takes snapshots, and then makes a record of the steps since the last one.
 
         Snapshots come first, so that a resumed loop does not find a record of this step in them.
+        After a signal it is the resumed loop that makes the record, when it is due.
         """
         if self._accumulator is None:
-            return
+            return stopped
         self.history.read(0, self._check)
+        self._unfinished = stopped == self._signals.reason
         self._save(self._schedule.for_snapshot(self.step, last=True))
-        if stopped == "SIGTERM":
-            return
-        metrics = self._schedule.on_step(self.step, lambda: self.state, last=True)
+        if self._unfinished:
+            return stopped
+        try:
+            metrics = self._schedule.on_step(self.step, lambda: self.state, last=True)
+        except Interrupted:
+            return self._signals.reason or stopped
         if metrics is not None or self._flushed != self.step:
             self._flush(metrics or {})
             self.history.read(0, self._check)
+        return stopped
 
-    def _save_after(self, error: Exception) -> None:
+    def _save_after(self, error: BaseException) -> None:
         """Saves what there is when the loop ends by an error."""
         if self._accumulator is None:
             return
@@ -342,6 +381,18 @@ class Loop:
                 self._plan.manager.wait()
         except Exception as second:
             error.add_note(f"and the state could not be saved after it: {second}")
+
+
+def _one_by_one(read: Iterator[tuple[Any, Position]]) -> Iterator[Item]:
+    for batch, after in read:
+        yield batch, after, 1
+
+
+# Where the loop waits for its source.
+interruptible(_one_by_one, GRACE)
+interruptible(aligned_stacks, GRACE)
+interruptible(Prefetched.__next__, GRACE)
+interruptible(RecentBatches.find, GRACE)
 
 
 def _placed(state: Any, accumulator: MetricAccumulator) -> MetricAccumulator:

@@ -33,10 +33,11 @@ class MetricAccumulator(NamedTuple):
     """Sums over the steps since the last record, on the device or on the host.
 
     Attributes:
-      step: int32 (), the number of the step that comes next.
+      step: int32 (), the steps since the last record, those that do not count too. The number of a
+        step may be larger than an int32, which the host knows.
       count: int32 (), the steps that are in the sums.
       sums: of each metric: float32, or int32 for counts (up to 2**31 in a record).
-      bad: int32 (), the number of the first non-finite step, or -1.
+      bad: int32 (), what ``step`` was before the first non-finite step, or -1.
     """
 
     step: Any
@@ -79,7 +80,7 @@ def _is_mean(value: Any) -> bool:
     return bool(jnp.issubdtype(value.dtype, jnp.floating))
 
 
-def empty_accumulator(metrics: Mapping[str, Any], step: int) -> MetricAccumulator:
+def empty_accumulator(metrics: Mapping[str, Any]) -> MetricAccumulator:
     """The accumulator before the first step, zeros in numpy; ``metrics`` are their specs."""
     for name, spec in metrics.items():
         if spec.shape or jnp.issubdtype(spec.dtype, jnp.complexfloating):
@@ -94,7 +95,7 @@ def empty_accumulator(metrics: Mapping[str, Any], step: int) -> MetricAccumulato
         name: np.zeros((), np.float32 if _is_mean(spec) else np.int32)
         for name, spec in metrics.items()
     }
-    return MetricAccumulator(np.int32(step), np.int32(0), sums, np.int32(-1))
+    return MetricAccumulator(np.int32(0), np.int32(0), sums, np.int32(-1))
 
 
 def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, MetricAccumulator]:
@@ -106,7 +107,7 @@ def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, Metri
     leaves = [step, count, bad, *sums.values()]
     # One transfer for all: each costs the host more than its numbers do.
     words = jnp.stack([lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves])
-    count, sums = jax.tree.map(jnp.zeros_like, (count, sums))
+    step, count, sums = jax.tree.map(jnp.zeros_like, (step, count, sums))
     return words, MetricAccumulator(step, count, sums, jnp.full_like(bad, -1) if clear else bad)
 
 

@@ -24,7 +24,7 @@ class NonFiniteError(TrainingError):
       step: the number of the step, from 0.
       position: in the data, before the batch.
       after: in the data, after the batch.
-      batch: the batch; None where it was not kept, and cannot be read again.
+      batch: the batch; None where it was not kept, or cannot be read again.
       state: the state before the step.
       report: which layer caused it, a ``NonFinite``; None where that is not known.
       fitted: what the loop had done, a ``FitResult``.
@@ -38,7 +38,7 @@ class NonFiniteError(TrainingError):
         if report is not None:
             text = "\n" + "\n".join(f"    {line}" for line in str(report).splitlines())
         elif found.batch is None:
-            text = "a batch that cannot be read again, and was too large to be kept"
+            text = f"a batch that was {found.missing}"
         else:
             text = "no layer shows it with the current parameters"
         super().__init__(
@@ -48,7 +48,7 @@ class NonFiniteError(TrainingError):
             hint='fit(..., non_finite="skip") skips such steps',
         )
         self.step, self.state, self.report = step, state, report
-        self.batch, self.position, self.after = found
+        self.batch, self.position, self.after, _ = found
         self.fitted: FitResult | None = None
 
 

@@ -18,7 +18,7 @@ from ...data import Source
 from ...data.recent_batches import RecentBatches
 from ...records.record import Record
 from ..step import Step, TrainStep
-from .hooks import Hook, LoopSnapshot
+from .hooks import FitResult, Hook, LoopSnapshot
 from .metrics import MetricAccumulator
 from .non_finite import NonFiniteError, diagnose
 
@@ -30,12 +30,33 @@ _RECENT = 10_000
 # steps are counted by the metric "skipped", after the warnings have said why.
 _ROLLBACKS, _WARNINGS = 3, 3
 
+# The entry of a checkpoint's ``extra`` that is the loop's: others are the user's.
+_SUMS = "jlayers.fit"
 
-def sums_of(accumulator: MetricAccumulator, looked: int) -> dict[str, Any]:
+
+def sums_of(accumulator: MetricAccumulator, looked: int, unfinished: bool) -> dict[str, Any]:
     """The sums of a snapshot, from an accumulator on the host."""
     # float32 to float64 is exact, and JSON keeps every float64.
     sums = {name: value.item() for name, value in accumulator.sums.items()}
-    return {"sums": sums, "counted": int(accumulator.count), "looked": looked}
+    found = {"sums": sums, "counted": int(accumulator.count), "looked": looked}
+    return found | ({"unfinished": True} if unfinished else {})
+
+
+def saved_sums(extra: dict[str, Any]) -> dict[str, Any] | None:
+    """The sums of a snapshot in what a checkpoint holds beside; None where no loop saved it."""
+    sums = extra.get(_SUMS, extra)  # version 0.1 had them among the user's own entries
+    kinds = {"sums": dict, "counted": int, "looked": int}
+    ours = isinstance(sums, dict) and all(isinstance(sums.get(k), kinds[k]) for k in kinds)
+    return sums if ours else None
+
+
+def saved_accumulator(saved: dict[str, Any]) -> MetricAccumulator:
+    """The accumulator of a snapshot, where there is no batch to know the metrics by."""
+    sums = {
+        name: np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+        for name, value in saved["sums"].items()
+    }
+    return MetricAccumulator(np.int32(0), np.int32(saved["counted"]), sums, np.int32(-1))
 
 
 def with_sums(accumulator: MetricAccumulator, saved: dict[str, Any] | None) -> MetricAccumulator:
@@ -70,9 +91,12 @@ class Checkpointing(Hook):
             position=snapshot.position,
             metrics=metrics,
             history=rows_of(snapshot.records),
-            extra=snapshot.sums,
+            extra={_SUMS: snapshot.sums},
             model=self._model,
         )
+
+    def on_end(self, result: FitResult) -> None:
+        self.manager.cut_short(result.stopped in ("SIGTERM", "interrupt", "error"))
 
 
 def rows_of(records: list[Record]) -> list[list[Any]]:
@@ -93,11 +117,12 @@ def restore_snapshot(
     if not manager.steps():
         return None
     found = manager.restore(like, fallback=True)
-    if "sums" not in found.extra:  # a checkpoint that the user saved, not a loop
+    sums = saved_sums(found.extra)
+    if sums is None:  # a checkpoint that the user saved, not a loop
         position = list(source.start) if found.position is None else found.position
         return LoopSnapshot(found.tree, found.step, position, [], None)
     records = [Record(*row) for row in found.history]
-    return LoopSnapshot(found.tree, found.step, found.position, records, found.extra)
+    return LoopSnapshot(found.tree, found.step, found.position, records, sums)
 
 
 class Recovery:
@@ -149,6 +174,8 @@ class Recovery:
         Raises:
           NonFiniteError: the same, where the loop went back to this snapshot too often.
         """
+        if error.batch is None:  # where the data goes on is not known
+            return None
         self._rollbacks += 1
         snapshot = restore_snapshot(self._manager, source, like)
         if snapshot is None:
