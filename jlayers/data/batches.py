@@ -6,6 +6,7 @@ How to read this file: a ``_Place`` names a batch; ``_row_numbers`` says which r
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -92,6 +93,14 @@ class Batches:
         self._count = whole + (last != "drop" and rest > 0)
         # One order is kept, at 8 bytes a row: epochs are read one after the other.
         self._latest: tuple[int, np.ndarray] = (-1, np.arange(0))
+
+    def with_all_rows(self) -> Batches:
+        """The same batches, and one more of the rows that ``last="drop"`` leaves out."""
+        if self._last != "drop" or self._rows % self._size == 0:
+            return self
+        new = copy.copy(self)
+        new._last, new._count = "keep", self._count + 1
+        return new
 
     @property
     def start(self) -> Position:

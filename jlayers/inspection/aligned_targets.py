@@ -97,7 +97,7 @@ def _meeting(a: _Axes, b: _Axes, count: int) -> tuple[int, int] | None:
     """
     shift = next((i for i, axis in enumerate(a) if axis is not None), 0)
     own, other = a[shift:], b[shift:]
-    if not shift or not own or any(axis is None for axis in (*own, *b)):
+    if not shift or len(a) != len(b) or any(axis is None for axis in (*own, *b)):
         return None
     leaves = {axis.leaf for axis in own if axis}, {axis.leaf for axis in b if axis}
     if len(leaves[0]) > 1 or len(leaves[1]) > 1:
@@ -164,7 +164,7 @@ def _error(target: str, y: tuple[int, ...], given: tuple[int, ...]) -> TrainingE
     missing = len(given) < len(y)
     return TrainingError(
         "the loss would broadcast a target against the output, rows against rows",
-        expected="a target of the output's shape, or a loss that makes it so",
+        expected="equal shapes",
         got=f"output {y}, batch/{target} {given}",
         hint="target[..., None], or output[..., 0]" if missing else "target[..., 0]",
     )

@@ -20,6 +20,7 @@ from ..base.paths import combine, flatten, partition, unflatten
 from ..base.specs import format_short
 from ..base.types import Params, PyTree, State
 from ..combinators.modes import inference
+from ..inspection.donation import check_not_donated
 from ..inspection.traverse import walk
 from . import optimizer
 from .loss_scale import LossScale, ScaleState, check_loss_scale
@@ -124,6 +125,7 @@ def ema_params(state: TrainState) -> Params:
     >>> training.ema_params(state)["kernel"].shape
     (4, 3)
     """
+    check_not_donated(state)
     if state.ema is None:
         raise TrainingError("the state has no moving average", hint="train_step(..., ema=0.999)")
     # In the dtype of the parameters, so that a program compiled for them runs on the means too.
