@@ -67,9 +67,7 @@ def _outermost(layer: Layer, path: str, pattern: str, train: bool, paths: list[s
         if name:
             paths.append(own)
         fits = bool(name) and matches(own, pattern)
-        new[name] = (
-            _mode(child, train) if fits else _outermost(child, own, pattern, train, paths)
-        )
+        new[name] = _mode(child, train) if fits else _outermost(child, own, pattern, train, paths)
     changed = any(new[name] is not child for name, child in layer.children.items())
     return layer.rebuild(new) if changed else layer
 

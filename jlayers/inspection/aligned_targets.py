@@ -15,17 +15,70 @@ from typing import Any, NamedTuple
 import jax
 
 from ..base.errors import TrainingError
-from ..base.specs import format_spec, path_text, specs_of
+from ..base.specs import path_text, specs_of
 from ..base.types import PyTree
 from .flat_program import Operation, program_of
 
 # Operations on each element: their inputs and their output have one shape.
 _ELEMENTWISE = frozenset(
-    "abs add add_any and atan2 cbrt ceil clamp convert_element_type copy cos custom_jvp_call "
-    "custom_vjp_call custom_vjp_call_jaxpr digamma div eq erf erf_inv exp exp2 expm1 floor ge gt "
-    "integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow "
-    "reduce_precision rem round rsqrt select_n sign sin sqrt square stop_gradient sub tan tanh "
-    "xor".split()
+    (
+        "abs",
+        "add",
+        "add_any",
+        "and",
+        "atan2",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "pow",
+        "reduce_precision",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    )
 )
 
 
@@ -103,7 +156,8 @@ def _meeting(a: _Axes, b: _Axes, count: int) -> tuple[int, int] | None:
     if len(leaves[0]) > 1 or len(leaves[1]) > 1:
         return None
     for place, (one, two) in enumerate(zip(own, other, strict=True)):
-        assert one is not None and two is not None
+        assert one is not None
+        assert two is not None
         straight = one.place == place and two.place == place + shift
         across = (one.leaf < count) != (two.leaf < count)
         if straight and across and two.size == 1 and one.size > 1:

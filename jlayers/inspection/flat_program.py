@@ -52,13 +52,13 @@ class Program(NamedTuple):
     """A function for one set of input specs.
 
     Attributes:
-      count: the inputs are the values 0 to ``count - 1``, in the order of the leaves.
+      inputs: how many: they are the values 0, 1, ..., in the order of the leaves.
       operations: in order.
       outputs: in the order of the leaves.
       treedef: of the output.
     """
 
-    count: int
+    inputs: int
     operations: list[Operation]
     outputs: tuple[Atom, ...]
     treedef: Any

@@ -28,7 +28,14 @@ from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
 from ..base.specs import specs_of
 from ..base.types import Params, PyTree, State
-from ..inspection.flat_program import Atom, Constant, Operation, program_of, run_operation
+from ..inspection.flat_program import (
+    Atom,
+    Constant,
+    Operation,
+    Program,
+    program_of,
+    run_operation,
+)
 from ..inspection.training_loss import Batch, LossFunction, asked_by
 
 # Operations that sum over what they reduce.
@@ -36,8 +43,23 @@ _SUMS = frozenset(("reduce_sum", "dot_general", "scatter-add", "scatter_add"))
 # After these the mean over parts still is that of the whole; so it is after a product with, and a
 # quotient by, anything that is no sum over rows itself.
 _LINEAR = frozenset(
-    "add add_any broadcast_in_dim concatenate convert_element_type copy expand_dims neg real "
-    "reduce_sum reshape squeeze stop_gradient sub transpose".split()
+    (
+        "add",
+        "add_any",
+        "broadcast_in_dim",
+        "concatenate",
+        "convert_element_type",
+        "copy",
+        "expand_dims",
+        "neg",
+        "real",
+        "reduce_sum",
+        "reshape",
+        "squeeze",
+        "stop_gradient",
+        "sub",
+        "transpose",
+    )
 )
 # Operations along an axis, and where they say which: along the rows they compare rows with rows.
 _ALONG = {"sort": "dimension", "rev": "dimensions", "argmax": "axes", "argmin": "axes"} | {
@@ -83,11 +105,11 @@ def divided_loss(
         return loss(*given, **offers)
 
     with calling_user_code("the loss", TrainingError):
-        programs = [
-            program_of(call, (out, *targets), offers)
-            for out, targets in ((jax.eval_shape(run, part)[0], part[1:]), (y, whole[1:]))
-        ]
-    plan = _Plan(*programs, len(jax.tree.leaves(y)), _is_mask(y), len(jax.tree.leaves(whole[1:])))
+        of_part = program_of(call, (jax.eval_shape(run, part)[0], *part[1:]), offers)
+        of_whole = program_of(call, (y, *whole[1:]), offers)
+    plan = _Plan(
+        of_part, of_whole, len(jax.tree.leaves(y)), _is_mask(y), len(jax.tree.leaves(whole[1:]))
+    )
     masks: list[Any] = [None] * len(jax.tree.leaves(y))
     if any(atom in plan.needed for atom in range(len(masks))):
         # Compiled, so that nothing of the model is computed that no mask depends on.
@@ -125,7 +147,9 @@ class _Plan:
       needed: the values of the whole batch that something known depends on.
     """
 
-    def __init__(self, part: Any, whole: Any, outputs: int, masks: list[bool], targets: int):
+    def __init__(
+        self, part: Program, whole: Program, outputs: int, masks: list[bool], targets: int
+    ):
         self._part, self._whole = part, whole
         pairs = list(zip(part.operations, whole.operations, strict=False))
         if len(part.operations) != len(whole.operations) or any(
@@ -184,7 +208,7 @@ class _Plan:
 
     def estimate(self, parts: int, known: dict[Atom, Any], leaves: list[Any]) -> Any:
         """The loss of the whole batch, as far as one part tells."""
-        values: dict[Atom, Any] = dict(enumerate(leaves)) | known
+        values: dict[Atom, Any] = {**dict(enumerate(leaves)), **known}
         todo = zip(
             self._part.operations,
             self._whole.operations,
@@ -195,7 +219,9 @@ class _Plan:
         for own, other, from_whole, sums_rows in todo:
             if from_whole:
                 continue
-            atoms = [_size_of_whole(own, *pair) for pair in zip(own.inputs, other.inputs, strict=True)]
+            atoms = [
+                _size_of_whole(own, *pair) for pair in zip(own.inputs, other.inputs, strict=True)
+            ]
             made = run_operation(own, [_value(values, atom) for atom in atoms])
             if sums_rows:
                 made = [value * jnp.asarray(parts, value.dtype) for value in made]
@@ -221,7 +247,12 @@ def _mixes(own: Operation, other: Operation, reduces: bool, sums: set[Atom]) -> 
     before = {math.prod(b.shape) / math.prod(a.shape) for a, b in _sized(own.specs, other.specs)}
     for one, two in shapes:
         # Rows against rows, or neighbouring rows: sizes that are not in proportion.
-        if before and one != two and 0 not in one and math.prod(two) / math.prod(one) not in before | {1}:
+        if (
+            before
+            and one != two
+            and 0 not in one
+            and math.prod(two) / math.prod(one) not in before | {1}
+        ):
             return True
     if not sums.intersection(own.inputs):
         return False

@@ -135,7 +135,9 @@ def make_evaluator(
             if not _rows(batch):
                 continue
             index = np.uint32(number % 2**32)
-            sums = first(given, index, batch) if sums is None else further(sums, given, index, batch)
+            sums = (
+                first(given, index, batch) if sums is None else further(sums, given, index, batch)
+            )
         if sums is None:
             raise TrainingError("the data of the evaluation has no rows")
         return mean(sums)  # type: ignore[no-any-return]

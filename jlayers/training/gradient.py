@@ -64,7 +64,9 @@ def accumulated(
 
     def specs_of_part(specs: PyTree) -> PyTree:
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // parts, *leaf.shape[1:]), leaf.dtype),
+            lambda leaf: jax.ShapeDtypeStruct(
+                (leaf.shape[0] // parts, *leaf.shape[1:]), leaf.dtype
+            ),
             specs,
         )
 
