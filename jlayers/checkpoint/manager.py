@@ -157,8 +157,10 @@ class CheckpointManager:
                 self._metrics.pop(step, None)
 
     def _best(self, steps: list[int]) -> list[int]:
-        if not self.best:
-            return []
+        return self._ranked(steps)[: self.best] if self.best else []
+
+    def _ranked(self, steps: list[int]) -> list[int]:
+        """The steps that have the metric, the best first."""
         sign = 1 if self.mode == "min" else -1
         # Of equal ones the later is better.
         ranked = [
@@ -166,7 +168,7 @@ class CheckpointManager:
             for step in steps
             if not math.isnan(value := self._metrics_of(step).get(self.metric, math.nan))
         ]
-        return [-step for _, step in sorted(ranked)[: self.best]]
+        return [-step for _, step in sorted(ranked)]
 
     def _metrics_of(self, step: int) -> dict[str, float]:
         if step not in self._metrics:

@@ -26,6 +26,11 @@ def check_not_donated(state: PyTree) -> None:
             )
 
 
+def copied(tree: PyTree) -> PyTree:
+    """The tree in memory of its own, which may be donated; NumPy's arrays are not, and stay."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
 def check_distinct(tree: PyTree) -> None:
     """Raises where two leaves of a tree are one array: it cannot be donated twice."""
     # By address, not by identity: two arrays of JAX may be of one buffer.

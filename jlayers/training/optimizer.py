@@ -6,6 +6,7 @@ with all that a transformation may ask for; ``learning_rate`` is the rate of an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -60,27 +61,38 @@ def update(
       loss_of: the loss as a function of the trained parameters, for a line search.
     """
 
-    def value_fn(tree: PyTree) -> jax.Array:
+    # optax.lbfgs refuses every extra argument that the function to search on has no name for.
+    def value_fn(tree: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
         return loss_of(_without_gaps(tree))
 
     def grad_fn(tree: PyTree, *_: Any) -> PyTree:
         return _with_gaps(jax.grad(loss_of)(_without_gaps(tree)), params)
 
     gradient = _with_gaps(gradient, params)
-    # A transformation without extra arguments does not get them; one that does not use them costs
-    # nothing, since the two functions are traced where they are called.
-    updates, opt_state = optax.with_extra_args_support(tx).update(
-        gradient,
-        opt_state,
-        _with_gaps(trained, params),
-        value=loss,
-        grad=gradient,
-        value_fn=value_fn,
-        obj_fn=value_fn,
-        grad_fn=grad_fn,
-    )
+    given = gradient, opt_state, _with_gaps(trained, params)
+    # Traced only where they are called: a transformation that uses none of them costs nothing.
+    extra = {
+        "value": loss,
+        "grad": gradient,
+        "value_fn": value_fn,
+        "obj_fn": value_fn,
+        "grad_fn": grad_fn,
+    }
+    updates, opt_state = _updated(optax.with_extra_args_support(tx), given, extra)
     new: Params = optax.apply_updates(trained, _without_gaps(updates))
     return new, opt_state
+
+
+def _updated(tx: Any, given: tuple[Any, ...], extra: dict[str, Any]) -> tuple[PyTree, PyTree]:
+    """``tx.update`` with those extra arguments that all transformations inside it take."""
+    while True:
+        try:
+            return tx.update(*given, **extra)  # type: ignore[no-any-return]
+        except TypeError as error:
+            # A chain hands all on, and optax.contrib.sam refuses those that it does not know.
+            refused = re.search("unexpected keyword argument '([a-z_]+)'", str(error))
+            if refused is None or extra.pop(refused[1], None) is None:
+                raise
 
 
 def learning_rate(

@@ -24,11 +24,18 @@ from ...checkpoint import CheckpointManager
 from ...data import Position, Source, prefetch
 from ...data.recent_batches import RecentBatches
 from ...data.stacking import aligned_stacks
-from ...inspection.donation import Donation, check_distinct, check_not_donated
+from ...inspection.donation import Donation, check_distinct, check_not_donated, copied
 from ..state import TrainState
 from ..step import Step
 from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
-from .metrics import History, MetricAccumulator, Pending, empty_accumulator
+from .metrics import (
+    History,
+    MetricAccumulator,
+    Pending,
+    bad_step,
+    empty_accumulator,
+    wrapped,
+)
 from .non_finite import NonFiniteError
 from .program import Leaves, form_of, program_of
 from .recovery import Recovery, restore_snapshot, sums_of, with_sums
@@ -52,6 +59,7 @@ class Plan(NamedTuple):
     prefetch: int
     device: Any
     manager: CheckpointManager | None
+    donate: bool
 
 
 class Loop:
@@ -60,16 +68,19 @@ class Loop:
     Attributes:
       step, position: after the last call.
       history: the records.
+      resumed: the step of the checkpoint that the loop continues from, if any.
     """
 
     def __init__(self, plan: Plan, state: Any, hooks: tuple[Hook, ...]):
         check_not_donated(state)
-        check_distinct(state)
+        if plan.donate:
+            check_distinct(state)
         self._plan, self._schedule = plan, Schedule(hooks)
         self.history = History(hooks)
         self._recovery = Recovery(plan.step, plan.non_finite, plan.manager)
         self._signals = Signals()
         self._donation: Donation | None = None
+        self.resumed: int | None = None
         # Looks at what is due: the first two verify donation.
         self._looks = 0
         self._stops = plan.non_finite in ("stop", "roll back")
@@ -79,7 +90,8 @@ class Loop:
         # The program may have been compiled by a loop before this one: count from here.
         self._watch.allow(plan.max_compiles)
         # A state of the user's own may count its steps; if not, they are counted from here.
-        step = int(getattr(state, "step", 0))
+        # int32 on the device, where it goes on from -2**31 after 2**31 - 1.
+        step = int(getattr(state, "step", 0)) % 2**32
         self._restore(LoopSnapshot(state, step, list(plan.source.start), [], None))
 
     @property
@@ -102,9 +114,15 @@ class Loop:
     def run(self, resume: bool) -> str:
         """Takes steps; why it ended."""
         plan = self._plan
-        snapshot = restore_snapshot(plan.manager, plan.source, self.state) if resume else None
+        snapshot = None
+        if resume:
+            snapshot = restore_snapshot(plan.manager, plan.source, self.state, plan.step)
         if snapshot is not None:
             self._restore(snapshot)
+            self.resumed = self.step
+        elif not plan.donate:
+            # The first call is given this memory; the caller's is the caller's.
+            self._leaves = copied(self._leaves)
         stopped = self._start()
         with self._signals, self._watch:
             while stopped is None:
@@ -280,14 +298,16 @@ class Loop:
           NonFiniteError: where one was not, unless such steps are skipped. The loop is then right
             before that step.
         """
-        error = self._recovery.error_of(int(accumulator.bad), lambda: self.state, self._recent)
+        error = self._recovery.error_of(
+            bad_step(accumulator, self.step), lambda: self.state, self._recent
+        )
         if error is None:
             self._recent.forget(step)
             return
         # Records after the bad step hold sums that stopped there.
         self.history.pending.clear()
         self.step, self.position = error.step, error.position
-        self._accumulator = accumulator._replace(step=np.int32(error.step), bad=np.int32(-1))
+        self._accumulator = accumulator._replace(step=wrapped(error.step), bad=np.int32(-1))
         raise error
 
     def _save(self, scheduled: list[Scheduled]) -> None:

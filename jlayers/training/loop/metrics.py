@@ -29,6 +29,10 @@ from .hooks import Hook, stops
 _WAITED = 1e-3
 
 
+# Instead of the number of a step that was not finite.
+NO_STEP = -1
+
+
 class MetricAccumulator(NamedTuple):
     """Sums over the steps since the last record, on the device or on the host.
 
@@ -36,7 +40,8 @@ class MetricAccumulator(NamedTuple):
       step: int32 (), the number of the step that comes next.
       count: int32 (), the steps that are in the sums.
       sums: of each metric: float32, or int32 for counts (up to 2**31 in a record).
-      bad: int32 (), the number of the first non-finite step, or -1.
+      bad: int32 (), the number of the first non-finite step, or -1. Both numbers go on from -2**31
+        after 2**31 - 1; see ``bad_step``.
     """
 
     step: Any
@@ -50,7 +55,7 @@ class MetricAccumulator(NamedTuple):
         """With one more step, which counts where it was finite and active."""
         counts = finite if active is None else finite & active
         whole = jnp.asarray(True) if active is None else counts
-        first = ~finite & (self.bad < 0)
+        first = ~finite & (self.bad == NO_STEP)
 
         def term(name: str, value: jax.Array) -> jax.Array:
             # Integers of skipped steps count too: "skipped" is one of them.
@@ -61,7 +66,8 @@ class MetricAccumulator(NamedTuple):
             self.step + 1,
             self.count + counts.astype(jnp.int32),
             {name: self.sums[name] + term(name, value) for name, value in metrics.items()},
-            jnp.where(first, self.step, self.bad),
+            # The one step in 2**32 whose number means "none" is taken for the one before.
+            jnp.where(first, jnp.where(self.step == NO_STEP, NO_STEP - 1, self.step), self.bad),
         )
 
     def means(self) -> dict[str, float]:
@@ -73,6 +79,17 @@ class MetricAccumulator(NamedTuple):
             for name, value in self.sums.items()
             if count or not _is_mean(value)
         }
+
+
+def wrapped(step: int) -> np.int32:
+    """The number of a step as the device has it, which counts modulo 2**32."""
+    return np.int32((step + 2**31) % 2**32 - 2**31)
+
+
+def bad_step(accumulator: MetricAccumulator, step: int) -> int:
+    """The number of the first non-finite step, at most ``step``; -1 for none."""
+    bad = int(accumulator.bad)
+    return bad if bad == NO_STEP else step - (step - bad) % 2**32
 
 
 def _is_mean(value: Any) -> bool:
@@ -94,7 +111,7 @@ def empty_accumulator(metrics: Mapping[str, Any], step: int) -> MetricAccumulato
         name: np.zeros((), np.float32 if _is_mean(spec) else np.int32)
         for name, spec in metrics.items()
     }
-    return MetricAccumulator(np.int32(step), np.int32(0), sums, np.int32(-1))
+    return MetricAccumulator(wrapped(step), np.int32(0), sums, np.int32(NO_STEP))
 
 
 def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, MetricAccumulator]:
@@ -107,7 +124,9 @@ def flush(accumulator: MetricAccumulator, clear: bool) -> tuple[jax.Array, Metri
     # One transfer for all: each costs the host more than its numbers do.
     words = jnp.stack([lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves])
     count, sums = jax.tree.map(jnp.zeros_like, (count, sums))
-    return words, MetricAccumulator(step, count, sums, jnp.full_like(bad, -1) if clear else bad)
+    return words, MetricAccumulator(
+        step, count, sums, jnp.full_like(bad, NO_STEP) if clear else bad
+    )
 
 
 def unflatten(words: np.ndarray, like: MetricAccumulator) -> MetricAccumulator:

@@ -24,7 +24,7 @@ from ...inspection.compilation.watch import CompileWatch
 from ...inspection.training_loss import Metrics
 from ..finite import is_finite, select_if
 from ..step import Step, TrainStep
-from .metrics import MetricAccumulator, flush
+from .metrics import NO_STEP, MetricAccumulator, flush
 
 Leaves: TypeAlias = list[jax.Array]
 # (state, batch, active) to the next state, its metrics, and whether the step was finite.
@@ -168,7 +168,7 @@ def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Tick:
     ) -> tuple[tuple[Any, MetricAccumulator], None]:
         state, accumulator = carry
         # After a bad step nothing is active, so that its state is there when the host reads of it.
-        active = accumulator.bad < 0 if stops else None
+        active = accumulator.bad == NO_STEP if stops else None
         state, metrics, finite = step(state, batch, active)
         return (state, accumulator.add(metrics, finite, active)), None
 
