@@ -225,6 +225,14 @@ class CheckpointManager:
         """The last step that has a complete checkpoint."""
         return max(self.steps(), default=None)
 
+    def best_step(self) -> int | None:
+        """The step whose checkpoint has the best ``metric``, by ``mode``; None where none has it.
+
+        Of those that are still there: ``best=1`` keeps it. ``restore(like, best_step())`` reads it.
+        """
+        ranked = self._ranked(self.steps())
+        return ranked[0] if ranked else None
+
     @public_api
     def restore(
         self,

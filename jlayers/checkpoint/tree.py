@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base.errors import CheckpointError
+from ..base.errors import CheckpointError, truncate
 from ..base.specs import format_short, path_text
 from ..base.types import PyTree
 from .formats.base import CorruptFileError
@@ -98,7 +98,15 @@ def named_leaves(tree: PyTree, what: str) -> dict[str, object]:
     """
     leaves: dict[str, object] = {}
     exact: dict[str, str] = {}  # by stored name: the path as JAX writes it
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    try:
+        flat = jax.tree.leaves_with_path(tree)
+    except (TypeError, ValueError) as error:  # JAX sorts the keys of a dict
+        raise CheckpointError(
+            f"the keys of a dict in {what} cannot be sorted",
+            expected="keys of one kind in each dict, such as strings",
+            got=truncate(repr(tree)),
+        ) from error
+    for path, leaf in flat:
         text, full = path_text(path), jax.tree_util.keystr(path)
         name = stored_name(text)
         problem, got = (

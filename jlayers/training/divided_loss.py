@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,12 +77,8 @@ def divided_loss(
     key: jax.Array,
     batch: Batch,
     step: jax.typing.ArrayLike,
-    part_of: Callable[[PyTree], PyTree],
 ) -> LossFunction:
     """The loss as a function of one part's output and targets: an estimate for the whole batch.
-
-    Args:
-      part_of: specs of a part, from those of the batch.
 
     Raises:
       TrainingError: for a loss that is not a sum over rows divided by what the batch holds.
@@ -95,7 +90,10 @@ def divided_loss(
         return y, new, total(losses)
 
     whole = specs_of(tuple(batch))
-    part = part_of(whole)
+    part = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // parts, *leaf.shape[1:]), leaf.dtype),
+        whole,
+    )
     y, new, added = jax.eval_shape(run, whole)
     asked = asked_by(loss, len(batch) - 1)
     all_offers = {"params": params, "state": new, "step": step, "key": key, "added_loss": added}

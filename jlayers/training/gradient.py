@@ -45,7 +45,7 @@ def gradient_of(
 def accumulated(
     parts: int,
     one: Callable[[LossFunction, State, jax.Array, Batch], tuple[PyTree, State, Metrics]],
-    loss: Callable[[Callable[[PyTree], PyTree]], LossFunction],
+    loss: Callable[[], LossFunction],
     state: State,
     key: jax.Array,
     batch: Batch,
@@ -59,16 +59,8 @@ def accumulated(
 
     Args:
       one: the gradient, the new state and the metrics of a part, with the loss that is given.
-      loss: makes that loss from what makes specs of a part of those of the batch.
+      loss: makes that loss, where the batch can be split.
     """
-
-    def specs_of_part(specs: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (leaf.shape[0] // parts, *leaf.shape[1:]), leaf.dtype
-            ),
-            specs,
-        )
 
     def part_of(leaf: jax.Array) -> jax.Array:
         size = jnp.shape(leaf)[:1]
@@ -81,7 +73,7 @@ def accumulated(
         return jnp.reshape(leaf, (parts, size[0] // parts, *jnp.shape(leaf)[1:]))
 
     items = (jnp.arange(parts), jax.tree.map(part_of, batch))
-    divided = loss(specs_of_part)
+    divided = loss()
 
     def step(
         carry: tuple[PyTree, State], item: tuple[jax.Array, Batch]

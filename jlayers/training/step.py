@@ -250,9 +250,9 @@ class TrainStep:
             given = (frozen, scale, state.step, state.params, model_state, key, batch)
             return gradient_of(model, loss, *given)
 
-        def divided(part_of: Callable[[PyTree], PyTree]) -> LossFunction:
+        def divided() -> LossFunction:
             given = (state.params, state.state, key, batch, state.step)
-            return divided_loss(model, self.loss, self.accumulate, *given, part_of)
+            return divided_loss(model, self.loss, self.accumulate, *given)
 
         def loss_of(trained: Params) -> jax.Array:
             if self.accumulate > 1:

@@ -99,8 +99,12 @@ class StopEarly(Hook):
     def on_step(self, step: int, state: Any) -> None:
         self._evaluated = step, copied(state)
 
-    def best_state(self, last: Any, checkpoints: CheckpointManager | None) -> Any:
+    def best_state(
+        self, last: Any, records: list[Record], checkpoints: CheckpointManager | None
+    ) -> Any:
         """The state of the best evaluation; with a warning the last one where it is gone."""
+        # A loop with nothing to do has not called ``on_start``.
+        self.on_start(0, records)
         if self._best_step is None or (self._kept and self._kept[0] == self._best_step):
             return self._kept[1] if self._kept else last
         # From before a resumption.

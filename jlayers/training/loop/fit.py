@@ -199,7 +199,7 @@ def fit(
     ended = result()
     if early is None or not early_stopping or not early_stopping.restore_best:
         return ended
-    return ended._replace(state=early.best_state(ended.state, checkpoints))
+    return ended._replace(state=early.best_state(ended.state, ended.records, checkpoints))
 
 
 def _checked_step(step: Step) -> Step:
