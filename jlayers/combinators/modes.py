@@ -13,7 +13,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import join, matches
 from ..base.sequence_mode import SequenceMode
-from ..base.specs import specs_of
+from ..base.specs import specs_of, storage_dtype
 from ..base.step_pair import StepPair, stream_of
 from ..base.tracing import Trace, run
 from ..base.types import Carry, Params, PyTree, State
@@ -127,7 +127,7 @@ def with_losses(layer: LayerOrFunction) -> Layer:
     ``repeat`` and ``ensemble`` add those of all their copies.
 
     Shapes:
-      loss: (), float32 at least; 0 where nothing was added.
+      loss: (), float32, or float64 for a float64 ``x``; 0 where nothing was added.
 
     Raises:
       LayerError: where a body adds a loss inside a transformation of JAX that it calls.
@@ -152,11 +152,11 @@ def with_losses(layer: LayerOrFunction) -> Layer:
 
         with error_context(inner):
             (y, new), losses = collected(run_inner)
-            return (y, total(losses)), new
+            return (y, total(losses).astype(storage_dtype(x))), new
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = _traced(inner, key, x)
-        return found, (y, jnp.zeros((), jnp.float32))
+        return found, (y, jnp.zeros((), storage_dtype(x)))
 
     return Layer(
         None,
