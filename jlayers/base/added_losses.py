@@ -16,6 +16,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from ..core.dtypes import at_least_float32
 from .errors import LayerError
 from .specs import format_short
 
@@ -77,7 +78,7 @@ def total(losses: list[jax.Array]) -> jax.Array:
     try:
         for loss in losses:
             # Narrow floats would lose a small loss beside a large one.
-            wide = jnp.promote_types(loss.dtype, jnp.float32)
+            wide = max(at_least_float32(loss.dtype), result.dtype, key=lambda dtype: dtype.itemsize)
             result = result.astype(wide) + loss.astype(wide)
     except jax.errors.UnexpectedTracerError as error:
         raise LayerError(

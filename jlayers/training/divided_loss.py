@@ -40,7 +40,7 @@ from ..inspection.training_loss import Batch, LossFunction, asked_by
 # Operations that sum over what they reduce.
 _SUMS = frozenset(("reduce_sum", "dot_general", "scatter-add", "scatter_add"))
 # After these the mean over parts still is that of the whole; so it is after a product with, and a
-# quotient by, anything that is no sum over rows itself.
+# quotient by, anything that is not a sum over rows itself.
 _LINEAR = frozenset(
     (
         "add",
@@ -64,7 +64,7 @@ _LINEAR = frozenset(
 _ALONG = {"sort": "dimension", "rev": "dimensions", "argmax": "axes", "argmin": "axes"} | {
     f"cum{name}": "axis" for name in ("sum", "prod", "max", "min", "logsumexp")
 }
-# Where an integer may be the size of the batch, and is no index into it.
+# Where an integer may be the size of the batch, and not an index into it.
 _COUNTED = frozenset(("convert_element_type", "div", "mul"))
 
 

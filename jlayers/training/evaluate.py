@@ -152,7 +152,7 @@ def _added(total: jax.Array, rest: jax.Array, value: jax.Array) -> tuple[jax.Arr
         jnp.abs(total) >= jnp.abs(value), jnp.stack([total, value]), jnp.stack([value, total])
     )
     lost = (larger - new) + smaller
-    # Infinity minus infinity is no rounding.
+    # Infinity minus infinity is not what rounding took.
     return new, rest + jnp.where(jnp.isfinite(new), lost, 0)
 
 
