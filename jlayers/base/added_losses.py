@@ -3,7 +3,8 @@
 Only while ``collected`` runs a function is there anything that takes them; elsewhere they are
 dropped. Whatever runs a layer inside a JAX transformation (``repeat``, ``ensemble``, ``remat``)
 collects inside it, returns them as outputs, and adds them again outside, so that no value leaves a
-transformation other than as its output. docs/notes/0013 says why they are not part of the state.
+transformation other than as its output. docs/notes/0013-training-says.md says why
+they are not part of the state.
 """
 
 from __future__ import annotations
