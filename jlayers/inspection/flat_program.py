@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 
 # Jitted functions are read into; a function with a gradient of its own stays one operation.
-_INLINED = ("jit", "pjit", "closed_call", "core_call")
+_REMAT = ("remat2", "checkpoint")
+_INLINED = ("jit", "pjit", "closed_call", "core_call", *_REMAT)
 
 
 # Compared by identity: its value may be an array.
@@ -56,12 +57,14 @@ class Program(NamedTuple):
       operations: in order.
       outputs: in the order of the leaves.
       treedef: of the output.
+      remat: whether ``jax.checkpoint`` is in it, which is read into as well.
     """
 
     inputs: int
     operations: list[Operation]
     outputs: tuple[Atom, ...]
     treedef: Any
+    remat: bool
 
 
 def program_of(function: Callable[..., Any], *specs: Any) -> Program:
@@ -71,7 +74,22 @@ def program_of(function: Callable[..., Any], *specs: Any) -> Program:
     operations: list[Operation] = []
     inputs: list[Atom] = [next(numbers) for _ in closed.jaxpr.invars]
     outputs = _read(closed.jaxpr, closed.consts, inputs, operations, numbers)
-    return Program(len(inputs), operations, tuple(outputs), jax.tree.structure(out))
+    remat = _rematerialises(closed.jaxpr)
+    return Program(len(inputs), operations, tuple(outputs), jax.tree.structure(out), remat)
+
+
+def _rematerialises(jaxpr: Any) -> bool:
+    return any(
+        equation.primitive.name in _REMAT or _rematerialises(_inner(equation))
+        for equation in jaxpr.eqns
+        if equation.primitive.name in _INLINED
+    )
+
+
+def _inner(equation: Any) -> Any:
+    """The jaxpr of an inlined function, closed or open."""
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return getattr(inner, "jaxpr", inner)
 
 
 def _read(
@@ -93,7 +111,7 @@ def _read(
         if equation.primitive.name in _INLINED:
             inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
             own = getattr(inner, "consts", ())
-            made = _read(getattr(inner, "jaxpr", inner), own, inputs, operations, numbers)
+            made = _read(_inner(equation), own, inputs, operations, numbers)
         else:
             made = [next(numbers) for _ in equation.outvars]
             operations.append(

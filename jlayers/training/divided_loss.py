@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,15 +50,22 @@ _LINEAR = frozenset(
         "concatenate",
         "convert_element_type",
         "copy",
+        "cumsum",
         "expand_dims",
         "neg",
+        "pad",
         "real",
         "reduce_sum",
         "reshape",
+        "rev",
+        "slice",
+        "split",
         "squeeze",
+        "stack",
         "stop_gradient",
         "sub",
         "transpose",
+        "unstack",
     )
 )
 # Operations along an axis, and where they say which: along the rows they compare rows with rows.
@@ -114,10 +122,14 @@ def divided_loss(
         masks = jax.jit(lambda batch: _masks(run(batch)[0]))(tuple(batch))
     known = plan.known([*masks, *jax.tree.leaves(tuple(batch[1:]))])
 
+    run_part: Callable[..., Any] = functools.partial(plan.estimate, parts)
+    if of_part.remat:  # the loss asked for it somewhere
+        run_part = jax.checkpoint(run_part)
+
     # Its signature, by which it is given what it asks for, is that of the loss.
     @functools.wraps(loss)
     def estimate(*given: PyTree, **offers: Any) -> Any:
-        return plan.estimate(parts, known, jax.tree.leaves((given, offers)))
+        return run_part(known, jax.tree.leaves((given, offers)))
 
     return estimate
 
@@ -258,7 +270,7 @@ def _mixes(own: Operation, other: Operation, reduces: bool, sums: set[Atom]) -> 
     if any(one != two for one, two in shapes):
         return True
     of_sums = [atom in sums for atom in own.inputs]
-    if name == "mul":
+    if name in ("mul", "dot_general"):
         return all(of_sums)
     if name == "div":
         return of_sums[1]

@@ -78,6 +78,11 @@ UNSAVABLE = [
         {"__metadata__": 1},
         "a leaf of the tree has the path '__metadata__', which safetensors reserves",
     ),
+    (
+        {1: 1, "1": 2},
+        "the keys of a dict in the tree cannot be sorted",
+        "keys of one kind in each dict",
+    ),
     ({"a": Opaque()}, "a checkpoint cannot hold 'a' of the tree", "Opaque()"),
     ({"a": ["text"]}, "a checkpoint cannot hold 'a/0' of the tree", "typed keys"),
     ({"a": np.array(["x"])}, "a checkpoint cannot hold 'a' of the tree"),
