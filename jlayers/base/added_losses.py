@@ -53,20 +53,31 @@ def check_loss(value: object) -> jax.Array:
     return array
 
 
+def is_collecting() -> bool:
+    """Whether a loss that is added now goes anywhere."""
+    return _collector.get() is not None
+
+
 @contextlib.contextmanager
-def _collecting() -> Iterator[list[jax.Array]]:
-    losses: list[jax.Array] = []
+def _into(losses: list[jax.Array] | None) -> Iterator[None]:
     token = _collector.set(losses)
     try:
-        yield losses
+        yield
     finally:
         _collector.reset(token)
 
 
 def collected(function: Callable[[], Result]) -> tuple[Result, list[jax.Array]]:
     """What a function returns, and the losses that layers added while it ran."""
-    with _collecting() as losses:
+    losses: list[jax.Array] = []
+    with _into(losses):
         return function(), losses
+
+
+def muted(function: Callable[[], Result]) -> Result:
+    """What a function returns; losses that are added while it runs go nowhere."""
+    with _into(None):
+        return function()
 
 
 def total(losses: list[jax.Array]) -> jax.Array:

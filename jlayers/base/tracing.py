@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from .added_losses import collected
+from .added_losses import muted
 from .errors import Described, LayerError, error_context
 from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording
 from .paths import join
@@ -117,7 +117,7 @@ def trace(layer: Traceable, x: PyTree) -> Trace:
             key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
             # The trace is a side effect, as eval_shape returns specs of arrays alone.
             # What layers add to the loss meanwhile are abstract values of this pass.
-            collected(lambda: jax.eval_shape(lambda key, x: run(layer, key, x)[1], key, x))
+            muted(lambda: jax.eval_shape(lambda key, x: run(layer, key, x)[1], key, x))
             found = layer._traces[spec_key(x)]
     return found
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.added_losses import add_loss, collected
+from ..base.added_losses import add_loss, collected, is_collecting
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
@@ -235,7 +235,11 @@ def _collected(
 
     They are values of the transformation that runs the layer: it has to return them.
     """
-    return collected(lambda: layer._apply(params, state, x, key=key, train=train))
+
+    def run() -> tuple[PyTree, State]:
+        return layer._apply(params, state, x, key=key, train=train)
+
+    return collected(run) if is_collecting() else (run(), [])
 
 
 def _wrapper(

@@ -120,6 +120,39 @@ def test_a_loss_inside_a_transformation_of_the_body_raises():
         jax.jit(model.apply)(params, state, X)
 
 
+def test_a_loss_does_not_read_padding():
+    x = jl.Sequence.from_lengths(jnp.ones((2, 5, 4)), [5, 2])
+
+    def padded(f, x):
+        y = jnp.tanh(f.dense(x))
+        f.add_loss(jnp.mean(y**2))
+        return y
+
+    model = jl.compose(padded, dense=jl.Dense(4))
+    params, state = model.init(jax.random.key(0), x)
+    with pytest.raises(jl.LayerError, match=r"(?s)a loss of the steps and the padding.*map\(...\)"):
+        jl.with_losses(model).apply(params, state, x)
+    # Nothing collects it here.
+    assert model.apply(params, state, x)[0].shape == (2, 5, 4)
+
+    def pooled(f, x):
+        y = jnp.tanh(f.dense(x))
+        f.add_loss(jnp.mean(f.pool(y) ** 2))
+        return y
+
+    def valid(f, x):
+        y = f.dense(x)
+        f.add_loss(y.map(lambda values: jnp.abs(values).mean(-1)).mean())
+        return y
+
+    for body, more in ((pooled, {"pool": jl.GlobalAvgPool()}), (valid, {})):
+        model = jl.with_losses(jl.compose(body, dense=jl.Dense(4), **more))
+        params, state = model.init(jax.random.key(0), x)
+        (_, loss), _ = model.apply(params, state, x)
+        (_, same), _ = model.apply(params, state, x._with(x.values.at[1, 2:].set(jnp.nan)))
+        np.testing.assert_allclose(loss, same, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("value", "got"), [(jnp.ones(3), "float32[3]"), (jnp.int32(1), "int32[]"), ("a", "'a'")]
 )
