@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # What an array belongs to: the number of a mask, in the order in which they are met.
 Keys = list[int | None]
-# In the place of a key: a loss that the body adds, which no child takes.
+# Instead of a key: a loss that the body adds, which no child takes.
 LOSS = -1
 Found = TypeVar("Found")
 
