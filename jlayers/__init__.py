@@ -33,6 +33,7 @@ from .combinators.merge import (
     multiply,
     residual,
 )
+from .combinators.modes import inference, with_losses
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
 from .combinators.time import bidirectional, each_step
@@ -153,6 +154,7 @@ __all__ = [
     "factory",
     "flatten",
     "flops",
+    "inference",
     "inspection",
     "lift",
     "maximum",
@@ -177,6 +179,7 @@ __all__ = [
     "unflatten",
     "variables",
     "walk",
+    "with_losses",
     "without_state",
 ]
 

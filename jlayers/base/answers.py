@@ -275,7 +275,7 @@ _ARGUMENTS = {
     "jax.default_matmul_precision(...) around the call": "precision",
     "params['kernel']: kernel_init=... draws it": "kernel",
     "params: kernel_init=... draws them": "weights weight",
-    "add it to the loss; jl.select(params, '**/kernel') picks the parameters": (
+    "add it to the loss; jl.select(params, '**/*kernel') picks the parameters": (
         "kernel_regularizer bias_regularizer recurrent_regularizer activity_regularizer"
     ),
     "project the parameters after the step of optax": "kernel_constraint",

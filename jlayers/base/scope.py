@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from .added_losses import add_loss, check_loss
 from .errors import LayerError, error_context
 from .layer import Layer, Rebuild
 from .parameters import ParamSpec, check_name, child_key, entry_of, make, merge_entry
@@ -191,6 +192,17 @@ class Scope:
         """
         return self._call("positions", x)
 
+    def add_loss(self, value: jax.Array) -> None:
+        """Adds a floating scalar to the loss of the model.
+
+        ``train_step`` and ``make_evaluator`` take it into account; see ``with_losses`` for a loop
+        of your own. Where nothing collects it, as in a stream, it is dropped.
+
+        Raises:
+          LayerError: for anything but a floating scalar.
+        """
+        check_loss(value)
+
     def _declared(
         self, tree: Tree, name: str, init: Initializer, shape: Sequence[int], dtype: DTypeLike
     ) -> jax.Array:
@@ -364,6 +376,12 @@ class ApplyScope(Scope):
 
     def _params_of(self, name: str) -> Params:
         return entry_of(self._given["params"], name)
+
+    def add_loss(self, value: jax.Array) -> None:
+        loss = check_loss(value)
+        # A block is a part of a sequence; what trains a model sees the whole.
+        if not self.streaming:
+            add_loss(loss)
 
     def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
         if name not in self._given[tree]:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from .added_losses import muted
 from .errors import Described, LayerError, error_context
 from .memo import remember
 from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording
@@ -128,7 +129,8 @@ def trace(layer: Traceable, x: PyTree) -> Trace:
                 passes.append(found)
                 return y
 
-            jax.eval_shape(once, _key_spec(), x)
+            # What layers add to the loss meanwhile are abstract values of this pass.
+            muted(lambda: jax.eval_shape(once, _key_spec(), x))
             found = passes[0]
     return found
 

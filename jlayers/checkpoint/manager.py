@@ -198,8 +198,10 @@ class CheckpointManager:
                 self._warnings.append(f"{self.path(step)} could not be removed: {error.strerror}")
 
     def _best(self, steps: list[int]) -> list[int]:
-        if not self.best:
-            return []
+        return self._ranked(steps)[: self.best] if self.best else []
+
+    def _ranked(self, steps: list[int]) -> list[int]:
+        """The steps that have the metric, the best first."""
         sign = 1 if self.mode == "min" else -1
         ranked, unknown = [], []
         for step in steps:
@@ -209,7 +211,7 @@ class CheckpointManager:
             elif not math.isnan(value := metrics.get(self.metric, math.nan)):
                 ranked.append((sign * value, -step))
         # Of equal ones the later is better. What could not be read may be the best.
-        return [*unknown, *(-step for _, step in sorted(ranked)[: self.best])]
+        return [*unknown, *(-step for _, step in sorted(ranked))]
 
     def _metrics_of(self, step: int) -> dict[str, float] | None:
         """The metrics of a checkpoint, none of a corrupt one; None where they cannot be read."""
@@ -283,6 +285,14 @@ class CheckpointManager:
     def latest(self) -> int | None:
         """The last step that has a complete checkpoint."""
         return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The step whose checkpoint has the best ``metric``, by ``mode``; None where none has it.
+
+        Of those that are still there: ``best=1`` keeps it. ``restore(like, best_step())`` reads it.
+        """
+        ranked = self._ranked(self.steps())
+        return ranked[0] if ranked else None
 
     @public_api
     def restore(

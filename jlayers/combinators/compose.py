@@ -11,7 +11,16 @@ from ..base.parameters import check_name
 from ..base.scope import Body, composite
 from ..sequences.array_bodies import check_stream, taking_sequences
 
-_RESERVED = ("children", "key", "param", "positions", "train", "variable")
+_RESERVED = (
+    "add_loss",
+    "children",
+    "key",
+    "param",
+    "positions",
+    "streaming",
+    "train",
+    "variable",
+)
 
 
 @factory
@@ -26,7 +35,8 @@ def compose(body: Body, /, *, name: str | None = None, **children: LayerOrFuncti
       body: a function of the scope ``f`` and the input ``x``. ``f.child(x)`` calls a child,
         ``f.param(name, init, shape)`` is a parameter, ``f.variable(name, init, shape)`` a value
         in the state, ``f.key()`` a fresh random key, ``f.positions(x)`` where the steps of ``x``
-        are, ``f.child.params`` the child's parameters, ``f.train`` whether this is training.
+        are, ``f.child.params`` the child's parameters, ``f.train`` whether this is training,
+        ``f.add_loss(value)`` a term of the loss.
       name: what a parent names the layer after; by default ``compose``, or the ``factory``.
       **children: layers, or functions of one argument, by name.
 

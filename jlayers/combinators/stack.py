@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
+from ..base.added_losses import add_loss, collected
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
@@ -83,10 +84,13 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     @compiled_when_eager("train")
     def scan(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, State]:
-        def step(x: PyTree, copy: tuple[Params, State, jax.Array | None]) -> tuple[PyTree, State]:
+    ) -> tuple[PyTree, tuple[State, list[jax.Array]]]:
+        def step(
+            x: PyTree, copy: tuple[Params, State, Key]
+        ) -> tuple[PyTree, tuple[State, list[jax.Array]]]:
             with error_context(inner):
-                return inner._apply(copy[0], copy[1], x, key=copy[2], train=train)
+                (y, new), losses = _collected(inner, copy[0], copy[1], x, copy[2], train)
+                return y, (new, losses)
 
         if remat:
             policy = None if remat is True else remat
@@ -99,7 +103,9 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     ) -> tuple[PyTree, State]:
         # The receptive field must not enter the loop's carry, whose structure cannot change.
         plain = with_receptive_field(x, None)
-        y, new_state = scan(params, state, plain, key=key, train=train)
+        y, (new_state, losses) = scan(params, state, plain, key=key, train=train)
+        for loss in losses:
+            add_loss(jnp.sum(loss))
         return _through_copies(inner, n, x, y), new_state if train else state
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
@@ -154,12 +160,16 @@ def ensemble(layer: LayerOrFunction, n: int) -> Layer:
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        def one(params: Params, state: State, key: Key) -> tuple[PyTree, State]:
+        def one(
+            params: Params, state: State, key: Key
+        ) -> tuple[tuple[PyTree, State], list[jax.Array]]:
             with error_context(inner):
-                return inner._apply(params, state, x, key=key, train=train)
+                return _collected(inner, params, state, x, key, train)
 
         # axis_size, for a layer without parameters, state and key has nothing to map over.
-        y, new_state = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
+        (y, new_state), losses = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
+        for loss in losses:
+            add_loss(jnp.sum(loss))
         return y, new_state if train else state
 
     unstreamed = "its output does not begin with (batch, time)"
@@ -187,10 +197,12 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
     @compiled_when_eager("train")
     def checkpointed(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, State]:
-        def run(params: Params, state: State, x: PyTree, key: Key) -> tuple[PyTree, State]:
+    ) -> tuple[tuple[PyTree, State], list[jax.Array]]:
+        def run(
+            params: Params, state: State, x: PyTree, key: Key
+        ) -> tuple[tuple[PyTree, State], list[jax.Array]]:
             with error_context(inner):
-                return inner._apply(params, state, x, key=key, train=train)
+                return _collected(inner, params, state, x, key, train)
 
         # train is closed over: as an argument it would be traced.
         return jax.checkpoint(run, policy=policy)(params, state, x, key)  # type: ignore[no-any-return]
@@ -198,7 +210,9 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        y, new_state = checkpointed(params, state, x, key=key, train=train)
+        (y, new_state), losses = checkpointed(params, state, x, key=key, train=train)
+        for loss in losses:
+            add_loss(loss)
         return y, new_state if train else state
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
@@ -227,6 +241,17 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
     return _wrapper(
         inner, abstract, apply, lambda new: remat(new, policy), 1, StepPair(start, step)
     )
+
+
+def _collected(
+    layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool
+) -> tuple[tuple[PyTree, State], list[jax.Array]]:
+    """The layer's output and state, and the losses added in it, which must not leave as they are.
+
+    They are values of the transformation that runs the layer: it has to return them, also where
+    nothing takes them, since a program that is remembered may be called again where something does.
+    """
+    return collected(lambda: layer._apply(params, state, x, key=key, train=train))
 
 
 def _wrapper(

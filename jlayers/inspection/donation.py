@@ -20,9 +20,15 @@ def check_not_donated(state: PyTree) -> None:
                 f"the state is used up: the memory of {path_text(path) or 'it'!r} was donated to "
                 "an earlier step",
                 expected="the state that the last step, or fit, returned",
-                got=f"{format_spec(leaf)}, deleted",
+                got=f"{format_spec(leaf)}, deleted: by training.compiled, by jax.jit with "
+                "donate_argnums, or by fit with donate=True or after a hook kept its state",
                 hint="state, metrics = step(state, batch); or pass jax.tree.map(jnp.copy, state)",
             )
+
+
+def copied(tree: PyTree) -> PyTree:
+    """The tree in memory of its own, which may be donated; NumPy's arrays are not, and stay."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
 def check_distinct(tree: PyTree) -> None:

@@ -108,7 +108,9 @@ def read_json_lines(path: Path) -> list[Record]:
 
 
 def _encoded(record: Record) -> bytes:
-    for name in record.metrics:
+    for name, value in record.metrics.items():
+        if not hasattr(value, "__float__"):  # a text has none, and NumPy's numbers have
+            raise TrainingError(f"the metric {name!r} must be a number", got=truncate(repr(value)))
         if name in _COLUMNS:
             raise TrainingError(
                 f"a metric is named {name!r}, and so is a column of the log",

@@ -122,6 +122,11 @@ class Progress:
         """The newest metrics, by name; those that are not among them stay."""
         self._metrics.update(metrics)
 
+    def note(self, text: str) -> None:
+        """A line of its own, before the bar is shown or after."""
+        if not self._silent:
+            print(text, file=None if self._console is None else self._console.file, flush=True)
+
     def _draw(self) -> None:
         if self._silent or self._console is None:
             return

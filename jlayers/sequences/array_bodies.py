@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ..base import mixing
+from ..base.added_losses import is_collecting
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.masks import SharedStepsError, joined_masks
@@ -34,7 +35,7 @@ from ..base.sequence_mode import seen_through
 from ..base.specs import format_short, spec_key, specs_of
 from ..base.step_pair import blocks_of
 from ..base.types import Params, PyTree
-from .body_plan import Keys, Plan, tried, with_masks
+from .body_plan import LOSS, Keys, Plan, tried, with_masks
 
 if TYPE_CHECKING:
     from ..base.dependence import Verdict
@@ -77,6 +78,8 @@ def check_stream(body: Body, children: Mapping[str, Layer], x: PyTree) -> None:
         if plan is None:
             continue
         for key, verdicts, is_output in plan.leaves():
+            if key == LOSS:
+                continue  # a stream drops it
             if key is None and is_output:
                 break  # the steps of a memory: the block's are those of the output
             for verdict in verdicts if key is None else [verdicts[key]]:
@@ -91,13 +94,27 @@ def _check_masks(plan: Plan, tracked: bool) -> None:
       tracked: whether the receptive field is asked for, and not the values.
     """
     for key, verdicts, is_output in plan.leaves():
-        if key is None:
+        # A loss that nothing collects, in a stream for example, may be of anything.
+        if key == LOSS and not is_collecting():
+            continue
+        if key is None or key == LOSS:
             mixed = next((verdict for verdict in verdicts if not verdict.constant), None)
             placed = [verdict for verdict in verdicts if verdict.constant and verdict.place]
-            if placed and not tracked and (error := mixing.of_mask(placed[0], "the body")):
+            if (
+                key is None
+                and placed
+                and not tracked
+                and (error := mixing.of_mask(placed[0], "the body"))
+            ):
                 raise error
             if is_output or mixed is None:
                 continue  # an output without steps has an error of its own, which shows its shape
+            if key == LOSS:
+                raise LayerError(
+                    "the body adds a loss of the steps and the padding of a Sequence",
+                    got=str(mixed.why or "steps and rows are folded into one axis"),
+                    hint="on_sequence(function) as a child: x.map(...).mean() is of valid steps",
+                )
             raise LayerError(
                 "the body mixes the steps and the padding of a Sequence before a child",
                 got=str(mixed.why or "steps and rows are folded into one axis"),
@@ -177,6 +194,12 @@ class _Following:
 
     def positions(self, x: PyTree) -> PyTree:
         return self._call(self._f.positions, x)
+
+    def add_loss(self, value: jax.Array) -> None:
+        next(self._calls)
+        if self._plan.verdicts:
+            next(self._verdicts)
+        self._f.add_loss(value)
 
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
         # The calls come in the order of the abstract run: a body may not depend on values.

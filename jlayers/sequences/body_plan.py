@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # What an array belongs to: the number of a mask, in the order in which they are met.
 Keys = list[int | None]
+# Instead of a key: a loss that the body adds, which no child takes.
+LOSS = -1
 Found = TypeVar("Found")
 
 

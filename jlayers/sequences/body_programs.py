@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..base import mixing
+from ..base.added_losses import check_loss
 from ..base.dependence import OWN_SIZES, Sizes, Trace, Verdict, compare, worst
 from ..base.layer import Layer
 from ..base.scope import Body, InitScope
@@ -25,7 +26,7 @@ from ..base.sequence_mode import without_masks
 from ..base.specs import specs_of
 from ..base.tracing import trace
 from ..base.types import Initializer, PyTree, Spec
-from .body_plan import Keys, Plan, tried, with_masks
+from .body_plan import LOSS, Keys, Plan, tried, with_masks
 
 
 class NotTracedError(Exception):
@@ -223,6 +224,10 @@ class _Judging(InitScope):
         out = found.out if whole else without_masks(found.out)
         leaves, structure = jax.tree.flatten(out)
         return jax.tree.unflatten(structure, mixing.opaque(leaves, jax.tree.leaves(x)))
+
+    def add_loss(self, value: jax.Array) -> None:
+        self.given.append(check_loss(value))
+        self.calls.append(([LOSS], []))
 
     def _number(self, sequence: Sequence) -> int:
         """The number of its mask, which may be a new one."""

@@ -7,15 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..base import arguments
+from ..base.added_losses import collected
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
-from ..base.types import Params, State
-from ..data import as_source
-from ..inspection.training_loss import Batch, Metrics
+from ..data import Batches, Source, as_source
+from ..inspection.donation import check_not_donated
+from ..inspection.training_loss import Batch, Metrics, call_with_offers
 from .state import TrainState, check_model, ema_params
+
+# Of each number: its sum, and what rounding took from it (Neumaier, 1974).
+_Sums = dict[str, tuple[jax.Array, jax.Array]]
+_WEIGHT = "weight"
 
 
 @public_api
@@ -25,30 +31,38 @@ def make_evaluator(
     data: Any,
     *,
     ema: bool = False,
+    key: jax.Array | None = None,
 ) -> Callable[[TrainState], Metrics]:
     """``evaluate(state) -> metrics``, for ``fit`` or to be called alone.
 
     The model is applied with ``train=False`` to all batches of an epoch, in a compiled program. The
-    results are means over the examples, on the device: nothing waits for them.
+    results are means over the examples, on the device: nothing waits for them. Sums are compensated
+    for rounding, however many batches there are. A batch of no rows, or of weight 0, counts for
+    nothing, whatever its means are.
 
     Args:
       model: the layer that is trained.
       measure: ``measure(y, *targets)`` gives means over the batch by name, as scalars. A "weight"
         among them is the batch's share of the whole (the sum of ``valid``, for example, with
-        ``Batches(..., last="pad")``); without one it is the number of its examples.
-      data: batches ``(x, *targets)`` that can be read again; see ``as_source``.
+        ``Batches(..., last="pad")``); without one it is the number of its examples. It gets what it
+        has arguments for by name, as the loss of ``train_step`` does: ``params``, ``state``,
+        ``step``, ``key`` and ``added_loss``. Where layers add losses and it does not take that sum,
+        it is a metric of its own.
+      data: batches ``(x, *targets)`` that can be read again; see ``as_source``. All rows are read:
+        ``Batches(..., last="drop")`` gives a last batch with fewer.
       ema: use the moving averages instead of the parameters.
+      key: for a model that draws random numbers in evaluation too, such as Monte-Carlo dropout;
+        each batch has a key of its own, the same at each evaluation.
 
     Raises:
-      TrainingError: for an invalid argument; when called, where a metric is not a scalar.
+      TrainingError: for an invalid argument, and for a loader that drops rows; when called, where a
+        metric is not a scalar, and where there is no batch with a row.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax, jlayers as jl
     >>> from jlayers import training
     >>> x, target = np.ones((10, 3), np.float32), np.zeros((10, 1), np.float32)
     >>> error = lambda y, target: {"error": jnp.abs(y - target).mean()}
-    >>> evaluate = training.make_evaluator(
-    ...     jl.Dense(1), error, training.Batches((x, target), 4, last="keep")
-    ... )
+    >>> evaluate = training.make_evaluator(jl.Dense(1), error, training.Batches((x, target), 4))
     >>> state = training.train_state(jl.Dense(1), optax.sgd(0.1), jax.random.key(0), x)
     >>> sorted(evaluate(state))
     ['error']
@@ -58,45 +72,136 @@ def make_evaluator(
         raise TrainingError(
             "measure must be a function", expected="measure(y, *targets)", got=format_short(measure)
         )
-    batches = as_source(data)
+    batches = _all_rows(data)
     ema = arguments.flag("ema", ema)
+    if key is not None:
+        arguments.typed_key(key)
     if not batches.rereads:
         raise TrainingError(
             "the data can be read once only, and each evaluation reads it",
             hint="a list, or a function of the epoch that gives a new iterator",
         )
 
-    @jax.jit
-    def part(params: Params, state: State, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def part(state: TrainState, number: jax.Array, batch: Batch) -> Metrics:
         x, *targets = batch
-        y, _ = model.apply(params, state, x)
-        metrics = dict(measure(y, *targets))
+        own = None if key is None else jax.random.fold_in(key, number)
+        # Of the moving averages, if they are what is evaluated: ``state`` has them by then.
+        params, model_state = state.params, state.state
+        (y, _), losses = collected(lambda: model.apply(params, model_state, x, key=own))
+        offers = {"params": params, "state": model_state, "step": state.step, "key": own}
+        found, added, taken = call_with_offers("measure", measure, y, targets, losses, **offers)
+        metrics = _checked(found)
+        if added is not None and not taken:
+            metrics.setdefault("added_loss", added)
+        weight = metrics.pop(_WEIGHT, _rows(batch))
         # By examples and not by batches: a short last batch must not count as much as a full one.
-        weight = metrics.pop("weight", jax.tree.leaves(batch)[0].shape[0])
-        weight = jnp.asarray(weight, jnp.float32)
-        for name, value in metrics.items():
-            if jnp.shape(value):
-                raise TrainingError(
-                    f"the metric {name!r} must be a scalar",
-                    expected="a mean over the batch",
-                    got=format_spec(specs_of(value)),
-                )
         # float32, whatever the model computes in: sums over an epoch need the digits.
-        return weight, {
-            name: weight * jnp.asarray(value, jnp.float32) for name, value in metrics.items()
+        weight = jnp.asarray(weight, jnp.float32)
+        # A mean over nothing is NaN, and 0 * NaN is NaN too.
+        return {_WEIGHT: weight} | {
+            name: jnp.where(weight == 0, 0, weight * jnp.asarray(value, jnp.float32))
+            for name, value in metrics.items()
+        }
+
+    @jax.jit
+    def first(state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
+        return {
+            name: (value, jnp.zeros_like(value))
+            for name, value in part(state, number, batch).items()
         }
 
     # On the device: nothing is read until the record is.
-    add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-    mean = jax.jit(lambda total: {name: value / total[0] for name, value in total[1].items()})
+    @jax.jit
+    def further(sums: _Sums, state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
+        own = part(state, number, batch)
+        return {name: _added(*sums[name], value) for name, value in own.items()}
+
+    @jax.jit
+    def mean(sums: _Sums) -> Metrics:
+        totals = {name: total + rest for name, (total, rest) in sums.items()}
+        weight = totals.pop(_WEIGHT)
+        return {name: total / weight for name, total in totals.items()}
 
     @public_api
     def evaluate(state: TrainState) -> Metrics:
-        params = ema_params(state) if ema else state.params
-        total: tuple[jax.Array, Metrics] | None = None
-        for batch, _ in batches.read(None, 1):
-            own = part(params, state.state, batch)
-            total = own if total is None else add(total, own)
-        return mean(total)  # type: ignore[no-any-return]
+        check_not_donated(state)
+        # What the step of training needs alone is not put into the program.
+        given = TrainState(
+            state.step, ema_params(state) if ema else state.params, state.state, None, state.key
+        )
+        sums: _Sums | None = None
+        for number, (batch, _) in enumerate(batches.read(None, 1)):
+            _check_batch(batch)
+            if not _rows(batch):
+                continue
+            index = np.uint32(number % 2**32)
+            sums = (
+                first(given, index, batch) if sums is None else further(sums, given, index, batch)
+            )
+        if sums is None:
+            raise TrainingError("the data of the evaluation has no rows")
+        return mean(sums)  # type: ignore[no-any-return]
 
     return evaluate
+
+
+def _added(total: jax.Array, rest: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A compensated sum with one more value."""
+    new = total + value
+    larger, smaller = jnp.where(
+        jnp.abs(total) >= jnp.abs(value), jnp.stack([total, value]), jnp.stack([value, total])
+    )
+    lost = (larger - new) + smaller
+    # Infinity minus infinity is not what rounding took.
+    return new, rest + jnp.where(jnp.isfinite(new), lost, 0)
+
+
+def _all_rows(data: Any) -> Source:
+    """The data as a source that gives every row."""
+    if isinstance(data, Batches):
+        return data.with_all_rows()
+    # Of PyTorch's loaders, and of whatever says so in the same words.
+    if getattr(data, "drop_last", False):
+        raise TrainingError(
+            "the loader drops the rows that do not fill a batch, and an evaluation is of all",
+            got=format_short(data),
+            hint="drop_last=False",
+        )
+    return as_source(data)
+
+
+def _rows(batch: Batch) -> int:
+    return int(jax.tree.leaves(batch)[0].shape[0])
+
+
+def _check_batch(batch: object) -> None:
+    leaves = jax.tree.leaves(batch) if isinstance(batch, tuple | list) else []
+    if not leaves or not jnp.shape(leaves[0]):
+        raise TrainingError(
+            "a batch of the evaluation must be a tuple of arrays",
+            expected="(x, *targets)",
+            got=format_short(batch),
+        )
+
+
+def _checked(found: object) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise TrainingError(
+            "measure must return a dict",
+            expected='means over the batch by name: {"loss": ...}',
+            got=format_short(found),
+        )
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(
+            value, int | float | np.generic | np.ndarray | jax.Array
+        ):
+            raise TrainingError(
+                f"the metric {name!r} must be a number by its name", got=format_short(value)
+            )
+        if jnp.shape(value):
+            raise TrainingError(
+                f"the metric {name!r} must be a scalar",
+                expected="a mean over the batch",
+                got=format_spec(specs_of(value)),
+            )
+    return dict(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -21,6 +22,7 @@ def gradient_of(
     loss: LossFunction,
     frozen: tuple[str, ...],
     scale: jax.Array | None,
+    step: jax.Array,
     params: Params,
     state: State,
     key: jax.Array,
@@ -34,7 +36,7 @@ def gradient_of(
 
     def loss_of(trained: Params) -> tuple[jax.Array, tuple[State, Metrics]]:
         params = join_trained(trained, fixed)
-        return training_loss(model, loss, params, state, key, batch, scale)
+        return training_loss(model, loss, params, state, key, batch, scale, step)
 
     gradient, (state, metrics) = jax.grad(loss_of, has_aux=True)(trained)
     return gradient, state, metrics
@@ -42,16 +44,22 @@ def gradient_of(
 
 def accumulated(
     parts: int,
-    one: Callable[[State, jax.Array, Batch], tuple[PyTree, State, Metrics]],
+    one: Callable[[LossFunction, State, jax.Array, Batch], tuple[PyTree, State, Metrics]],
+    loss: Callable[[], LossFunction],
     state: State,
     key: jax.Array,
     batch: Batch,
 ) -> tuple[PyTree, State, Metrics]:
-    """The mean of the gradients of ``parts`` equal parts of a batch, computed one after the other.
+    """The gradient of a batch from ``parts`` equal parts, computed one after the other.
 
     Only one part's activations are in memory at a time. Each part draws from a key of its own, and
-    starts from the state that the previous part returned. Metrics are means; counts, which are
-    integers, are sums.
+    starts from the state that the previous part returned. Its loss and its metrics are estimates
+    of those of the whole batch, see ``divided_loss``; their mean, and that of the gradients, is
+    what the undivided batch has.
+
+    Args:
+      one: the gradient, the new state and the metrics of a part, with the loss that is given.
+      loss: makes that loss, where the batch can be split.
     """
 
     def part_of(leaf: jax.Array) -> jax.Array:
@@ -64,6 +72,9 @@ def accumulated(
             )
         return jnp.reshape(leaf, (parts, size[0] // parts, *jnp.shape(leaf)[1:]))
 
+    items = (jnp.arange(parts), jax.tree.map(part_of, batch))
+    divided = loss()
+
     def step(
         carry: tuple[PyTree, State], item: tuple[jax.Array, Batch]
     ) -> tuple[tuple[PyTree, State], Metrics]:
@@ -71,21 +82,21 @@ def accumulated(
         number, part = item
         # By number, so that a part has the same key whatever their number is; ``find_non_finite``
         # folds it in again to run a part by itself.
-        gradient, state, metrics = one(state, jax.random.fold_in(key, number), part)
+        gradient, state, metrics = one(divided, state, jax.random.fold_in(key, number), part)
         return (jax.tree.map(jnp.add, total, gradient), state), metrics
 
-    items = (jnp.arange(parts), jax.tree.map(part_of, batch))
     # The carry of the scan needs zeros of the gradient's dtypes, which the loss scale may change.
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), items[1])
-    shapes, _, _ = jax.eval_shape(one, state, key, first)
+    shapes, _, _ = jax.eval_shape(functools.partial(one, divided), state, key, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     # A scan, not a Python loop: one part is compiled, and its activations are freed for the next.
     (total, state), metrics = lax.scan(step, (zeros, state), items)
     gradient = jax.tree.map(lambda leaf: leaf / parts, total)
-    return gradient, state, jax.tree.map(_reduced, metrics)
+    return gradient, state, jax.tree.map(functools.partial(_mean, parts), metrics)
 
 
-def _reduced(values: jax.Array) -> jax.Array:
+def _mean(parts: int, values: jax.Array) -> jax.Array:
     if jnp.issubdtype(values.dtype, jnp.inexact):
         return jnp.mean(values, 0)
-    return jnp.sum(values, 0, dtype=jnp.int32)
+    # Counts of the whole, of which each part has an estimate.
+    return jnp.sum(values, 0, dtype=jnp.int32) // parts

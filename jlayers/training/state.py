@@ -7,21 +7,24 @@ neither the gradient nor the optimiser is to see them. Checks of shared argument
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.paths import combine, flatten, partition, unflatten
 from ..base.specs import format_short
 from ..base.types import Params, PyTree, State
+from ..combinators.modes import inference
+from ..inspection.donation import check_not_donated
+from ..inspection.traverse import walk
+from . import optimizer
 from .loss_scale import LossScale, ScaleState, check_loss_scale
-
-Optimizer: TypeAlias = optax.GradientTransformation
+from .optimizer import Optimizer
 
 # Far from the indices of repeated layers, which are folded into the same key.
 _TRAINING = np.uint32(0xFFFFFFFF)
@@ -99,7 +102,7 @@ def train_state(
         jnp.zeros((), jnp.int32),
         params,
         state,
-        tx.init(trained),
+        optimizer.init(tx, trained, params),
         # A key of its own: the state is donated, and the user's key has to survive that.
         jax.random.fold_in(key, _TRAINING),
         # A copy: an array that occurs twice in the state could not be donated.
@@ -122,6 +125,7 @@ def ema_params(state: TrainState) -> Params:
     >>> training.ema_params(state)["kernel"].shape
     (4, 3)
     """
+    check_not_donated(state)
     if state.ema is None:
         raise TrainingError("the state has no moving average", hint="train_step(..., ema=0.999)")
     # In the dtype of the parameters, so that a program compiled for them runs on the means too.
@@ -155,6 +159,22 @@ def split_trained(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Para
             got=", ".join(map(repr, frozen)),
         )
     return trained, fixed
+
+
+def evaluated(model: Layer, params: Params, frozen: tuple[str, ...]) -> Layer:
+    """The model with those parts in evaluation mode of which all parameters are frozen."""
+    if not frozen:
+        return model
+    trained = set(flatten(split_trained(params, frozen)[0]))
+    paths = list(flatten(params))
+    selected: list[str] = []
+    for path, _ in walk(model):
+        inside = [own for own in paths if own.startswith(f"{path}/")]
+        # Outer layers come first, and those inside them follow.
+        done = any(f"{path}/".startswith(f"{other}/") for other in selected)
+        if path and inside and not done and not trained.intersection(inside):
+            selected.append(path)
+    return functools.reduce(inference, selected, model)
 
 
 def join_trained(trained: Params, fixed: Params) -> Params:

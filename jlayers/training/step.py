@@ -23,16 +23,19 @@ from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
 from ..base.types import Params, PyTree, State
 from ..inspection.donation import check_not_donated
-from ..inspection.training_loss import Batch, LossFunction, Metrics
+from ..inspection.training_loss import Batch, LossFunction, Metrics, training_loss
+from . import optimizer
+from .divided_loss import divided_loss
 from .finite import cond_update, edges_are_finite, is_finite, select_if
 from .gradient import accumulated, gradient_of
 from .loss_scale import LossScale, check_loss_scale
+from .optimizer import Optimizer, Schedule
 from .state import (
-    Optimizer,
     TrainState,
     check_model,
     check_patterns,
     check_transformation,
+    evaluated,
     join_trained,
     split_trained,
     train_state,
@@ -41,8 +44,6 @@ from .state import (
 
 # Any pure step over any pytree: what ``fit`` takes.
 Step: TypeAlias = Callable[[Any, Any], tuple[Any, Metrics]]
-# From the number of a step to a learning rate, as optax has them.
-Schedule: TypeAlias = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
 # eq=False: ``fit`` finds the compiled program of a step by the step itself, and two losses are the
@@ -56,18 +57,25 @@ class TrainStep:
 
     Args:
       model: the layer to train; it is applied with ``train=True`` and a key of the step's own.
-      loss: ``loss(y, *targets)``, a floating scalar, or this and a dict of further metrics.
+      loss: ``loss(y, *targets)``, a floating scalar, or this and a dict of further metrics. It gets
+        what it has arguments for by these names: ``params``, ``state`` (of the model, after the
+        forward pass), ``step``, ``key``, and ``added_loss``, the sum of what layers added inside by
+        ``f.add_loss``. A loss that does not take that sum has it added.
       tx: the optax transformation.
       steps: K steps in one call, through one ``lax.scan``: a small model's step takes less time
         than Python needs to launch it.
-      accumulate: the batch is split into so many equal parts, computed one after the other, and
-        the gradient is the mean of theirs: large batches in little memory.
+      accumulate: the batch is split into so many equal parts, computed one after the other: large
+        batches in little memory. The gradient is that of the undivided batch, whatever the parts
+        hold (weights, valid steps, filling); statistics of ``BatchNorm`` and losses that layers
+        add are those of each part.
       clip: the largest global norm of a gradient, by ``optax.clip_by_global_norm``.
       ema: the decay of a moving average of the trained parameters, such as 0.999; see
         ``ema_params``.
       loss_scale: scales the loss of a float16 model; see ``LossScale``.
       frozen: patterns over the paths of parameters that are not trained: they are not
-        differentiated, and the optimiser keeps no state for them.
+        differentiated, and the optimiser keeps no state for them. A layer whose parameters are all
+        frozen is in evaluation mode, with all inside it: ``BatchNorm`` keeps its statistics, and
+        ``Dropout`` drops nothing. Masks and labels of ``tx`` are those of all parameters.
       learning_rate: the schedule that ``tx`` was built with, step to rate, or the rate, to have it
         among the metrics. With a ``tx`` of ``optax.inject_hyperparams`` it is there anyway.
       grad_norm: have the gradient's global norm, before clipping, among the metrics; with ``clip``
@@ -83,8 +91,8 @@ class TrainStep:
     Returns of the step:
       state: the next one.
       metrics: the loss, before the update, as "loss", those that ``loss`` returned, and
-        "grad_norm", "learning_rate", "loss_scale" and "skipped" (int32, 1 for a step that changed
-        nothing) where they apply.
+        "added_loss", "grad_norm", "learning_rate", "loss_scale" and "skipped" (int32, 1 for a
+        step that changed nothing) where they apply.
 
     Raises:
       TrainingError: at once for an invalid argument; from the step, when it is traced, for an
@@ -191,15 +199,14 @@ class TrainStep:
         if self.non_finite == "skip" or self.loss_scale:
             state, metrics, _ = self._guarded(state, batch, None)
             return state, metrics
-        gradient, model_state, metrics = self._gradient(state, batch)
-        new = self._update(state, gradient, model_state)
-        # Of the number before it is raised: the rate is that of the step just taken.
-        return new._replace(step=state.step + 1), metrics | self._rate(new)
+        gradient, model_state, metrics, loss_of = self._gradient(state, batch)
+        new = self._update(loss_of, state, gradient, model_state, metrics["loss"])
+        return new._replace(step=state.step + 1), metrics | self._rate(state, new)
 
     def _guarded(
         self, state: TrainState, batch: Batch, active: jax.Array | None
     ) -> tuple[TrainState, Metrics, jax.Array]:
-        gradient, model_state, metrics = self._gradient(state, batch)
+        gradient, model_state, metrics, loss_of = self._gradient(state, batch)
         finite = jnp.isfinite(metrics["loss"])
         # The norm, where it is computed anyway, reads all of the gradient.
         if "grad_norm" in metrics:
@@ -210,7 +217,8 @@ class TrainStep:
         # Conditional, and not undone later: when the host learns of a bad step, there has to be a
         # state without NaN to diagnose and to save (docs/notes/0011-training.md).
         applied = usable if active is None else usable & active
-        new = cond_update(applied, self._update, state, gradient, model_state)
+        update = functools.partial(self._update, loss_of)
+        new = cond_update(applied, update, state, gradient, model_state, metrics["loss"])
         if self.loss_scale and state.loss_scale:
             scale = self.loss_scale.next(state.loss_scale, usable)
             # An overflow is expected with a scale, as long as there is a smaller one.
@@ -224,24 +232,53 @@ class TrainStep:
         counts = jnp.int32(1) if active is None else (finite & active).astype(jnp.int32)
         if active is None:
             metrics["skipped"] = (~usable).astype(jnp.int32)
-        return new._replace(step=state.step + counts), metrics | self._rate(new), finite
+        return new._replace(step=state.step + counts), metrics | self._rate(state, new), finite
 
-    def _gradient(self, state: TrainState, batch: Batch) -> tuple[PyTree, State, Metrics]:
+    def _gradient(
+        self, state: TrainState, batch: Batch
+    ) -> tuple[PyTree, State, Metrics, Callable[[Params], jax.Array]]:
+        """The gradient, the model's new state, the metrics, and the loss as a function."""
         # From the number of the step, not from the last key: a resumed step draws the same.
         key = jax.random.fold_in(state.key, state.step)
         scale = state.loss_scale.scale if state.loss_scale else None
-
         frozen = check_patterns(self.frozen)
-        run = functools.partial(gradient_of, self.model, self.loss, frozen, scale, state.params)
-        if self.accumulate > 1:
-            run = functools.partial(accumulated, self.accumulate, run)
-        gradient, model_state, metrics = run(state.state, key, batch)
+        model = evaluated(self.model, state.params, frozen)
+
+        def one(
+            loss: LossFunction, model_state: State, key: jax.Array, batch: Batch
+        ) -> tuple[PyTree, State, Metrics]:
+            given = (frozen, scale, state.step, state.params, model_state, key, batch)
+            return gradient_of(model, loss, *given)
+
+        def divided() -> LossFunction:
+            given = (state.params, state.state, key, batch, state.step)
+            return divided_loss(model, self.loss, self.accumulate, *given)
+
+        def loss_of(trained: Params) -> jax.Array:
+            if self.accumulate > 1:
+                raise TrainingError(
+                    "the optimiser asks for the loss at other parameters, of the undivided batch",
+                    expected="accumulate=1",
+                    got=f"accumulate={self.accumulate}",
+                )
+            params = join_trained(trained, split_trained(state.params, frozen)[1])
+            given = (params, state.state, key, batch, None, state.step)
+            return training_loss(model, self.loss, *given)[0]
+
+        if self.accumulate == 1:
+            gradient, model_state, metrics = one(self.loss, state.state, key, batch)
+        else:
+            gradient, model_state, metrics = accumulated(
+                self.accumulate, one, divided, state.state, key, batch
+            )
         narrow = gradient
         if scale is not None:
             # In float32: float16 holds neither large scales nor large norms.
             gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / scale, gradient)
             metrics["loss_scale"] = scale
         if self.clip is not None or self.grad_norm:
+            # So is the norm: the squares of 256 overflow in float16.
+            gradient = widened(gradient)
             metrics["grad_norm"] = optax.tree.norm(gradient)
         # Not in a chain with tx: the state of a chain would have another structure than that of tx,
         # and checkpoints are read by it.
@@ -250,12 +287,20 @@ class TrainStep:
             gradient, _ = clip.update(gradient, optax.EmptyState())
         # As it came: moments that tx.init made in bfloat16 would be promoted by a float32 gradient.
         gradient = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), gradient, narrow)
-        return gradient, model_state, metrics
+        return gradient, model_state, metrics, loss_of
 
-    def _update(self, state: TrainState, gradient: PyTree, model_state: State) -> TrainState:
+    def _update(
+        self,
+        loss_of: Callable[[Params], jax.Array],
+        state: TrainState,
+        gradient: PyTree,
+        model_state: State,
+        loss: jax.Array,
+    ) -> TrainState:
         trained, fixed = split_trained(state.params, check_patterns(self.frozen))
-        updates, opt_state = self.tx.update(gradient, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
+        trained, opt_state = optimizer.update(
+            self.tx, gradient, state.opt_state, trained, state.params, loss, loss_of
+        )
         ema = state.ema
         if self.ema is not None:
             # In float32 where parameters are narrower, see ``widened``.
@@ -263,20 +308,10 @@ class TrainStep:
         params = join_trained(trained, fixed)
         return state._replace(params=params, state=model_state, opt_state=opt_state, ema=ema)
 
-    def _rate(self, state: TrainState) -> Metrics:
-        """The learning rate, where it is given or the optimiser's state holds it."""
-        rate = self.learning_rate
-        if rate is not None:
-            value = rate(state.step) if callable(rate) else rate
-            return {"learning_rate": jnp.asarray(value, jnp.float32)}
-        found = optax.tree.get_all_with_path(state.opt_state, "learning_rate")
-        # Of optax.inject_hyperparams; other states may have such an entry, too.
-        rates = [
-            rate
-            for path, rate in found
-            if "hyperparams" in (getattr(key, "name", None) for key in path)
-        ]
-        return {"learning_rate": jnp.asarray(rates[0], jnp.float32)} if len(rates) == 1 else {}
+    def _rate(self, before: TrainState, after: TrainState) -> Metrics:
+        return optimizer.learning_rate(
+            self.learning_rate, before.opt_state, after.opt_state, before.step
+        )
 
     def _check_state(self, state: object) -> None:
         if not isinstance(state, TrainState):
@@ -291,7 +326,9 @@ class TrainStep:
                 raise TrainingError(f"the state {which} {name}", hint=hint)
         trained, _ = split_trained(state.params, check_patterns(self.frozen))
         # Abstractly, while the step is traced: moments as large as the model are not made for this.
-        expected: object = jax.tree.structure(jax.eval_shape(self.tx.init, trained))
+        expected: object = jax.tree.structure(
+            jax.eval_shape(functools.partial(optimizer.init, self.tx), trained, state.params)
+        )
         got: object = jax.tree.structure(state.opt_state)
         if expected != got:
             raise TrainingError(

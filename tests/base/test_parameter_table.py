@@ -99,6 +99,21 @@ def test_other_keys_give_what_the_table_says():
     )
 
 
+def test_one_pattern_for_every_kernel(key):
+    layers = jl.serial(
+        jl.LSTM(4, projection=3), jl.SelfAttention(1), jl.LinearRecurrence(2), jl.GRU(2)
+    )
+    params, _ = layers.init(key, jl.spec((2, 5, 3)))
+    chosen = jl.flatten(jl.select(params, "**/*kernel"))
+    assert {path.split("/")[-1] for path, is_chosen in chosen.items() if is_chosen} == {
+        "kernel", "recurrent_kernel", "projection_kernel", "gate_kernel",
+        "query_kernel", "key_kernel", "value_kernel", "out_kernel",
+    }  # fmt: skip
+    assert all(
+        is_chosen == (jl.flatten(params)[path].ndim > 1) for path, is_chosen in chosen.items()
+    )
+
+
 def test_partition_and_combine(key):
     params, _ = model().init(key, X)
     kernels, others = jl.partition(params, "**/kernel")

@@ -34,6 +34,11 @@ def _count_calls(f, x):
     return f.dense(x) + f.param("shift", jax.nn.initializers.normal(), (1, 3))
 
 
+def _penalised(f, x):
+    f.add_loss(0.1 * jnp.mean(x**2))
+    return f.dense(x)
+
+
 def _shared(f, x):
     noise = jax.random.normal(f.key(), (1, 4)) if f.train else jnp.zeros((1, 4))
     return f.dense(f.dense(x)) + noise.astype(x.dtype)
@@ -234,6 +239,12 @@ INSTANCES = {
         jl.bidirectional(jl.LSTM(3, return_sequences=False), jl.add()), STEPS, full=True
     ),
     "each step": Instance(jl.each_step(jl.Conv(3, 2)), jl.spec((2, 3, 4, 5, 2))),
+    "inference": Instance(
+        jl.inference(jl.serial(jl.Dense(3), jl.BatchNorm(), jl.Dropout(0.5))), VECTOR
+    ),
+    "with_losses": Instance(
+        jl.with_losses(jl.repeat(jl.compose(_penalised, dense=jl.Dense(4)), 2)), VECTOR, None, False
+    ),
     "remat": Instance(jl.remat(jl.serial(jl.Dense(3), jl.Dropout(0.5))), VECTOR),
     "compose with state": Instance(jl.compose(_count_calls, dense=jl.Dense(3)), VECTOR),
     "compose, a child twice, a key": Instance(jl.compose(_shared, dense=jl.Dense(4)), VECTOR),

@@ -224,7 +224,8 @@ def test_a_run_in_two_parts_is_the_run(tmp_path, options):
 
 def test_a_run_that_is_over_is_given_back(tmp_path):
     fitted = fit(steps=7, checkpoints=kept(tmp_path))
-    again = fit(steps=7, checkpoints=kept(tmp_path))
+    with pytest.warns(UserWarning, match="resumed at step 7 of 7, nothing to do"):
+        again = fit(steps=7, checkpoints=kept(tmp_path))
     same(again.state, fitted.state)
     assert again.stopped == "steps"
 
@@ -244,7 +245,15 @@ def test_another_model_is_not_resumed(tmp_path):
             steps=6,
             checkpoints=kept(tmp_path),
         )
-    assert fit(other, steps=6, checkpoints=kept(tmp_path)).step == 6
+    # Its parameters have the same shapes: it may be meant.
+    with pytest.warns(UserWarning, match=r"(?s)another model.*then: .*Dropout.*now:  serial"):
+        assert fit(other, steps=6, checkpoints=kept(tmp_path)).step == 6
+
+
+def test_other_data_is_noticed(tmp_path):
+    fit(steps=3, checkpoints=kept(tmp_path))
+    with pytest.warns(UserWarning, match=r"(?s)step 3 is of other data.*rows: \d+ became \d+"):
+        fit(steps=4, data=training.Batches((X[:32], LABELS[:32]), 8), checkpoints=kept(tmp_path))
 
 
 def test_an_error_loses_nothing(tmp_path):

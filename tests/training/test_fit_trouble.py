@@ -381,7 +381,7 @@ ERRORS = [
         "a list",
     ),
     (
-        lambda: fit(counted, {"a": TWICE, "b": TWICE}, numbers(), steps=3),
+        lambda: fit(counted, {"a": TWICE, "b": TWICE}, numbers(), steps=3, donate=True),
         "fit: 'a' and 'b' of the state are one array",
         "jnp.copy",
     ),

@@ -197,6 +197,13 @@ def test_errors_of_the_log(tmp_path):
             "'loss', 'steps_per_second'",
         )
     )
+    read(
+        (
+            lambda: training.json_lines(missing)(record(1, loss="low")),
+            "json_lines: the metric 'loss' must be a number",
+            "'low'",
+        )
+    )
     assert not missing.exists()
 
 

@@ -172,10 +172,9 @@ def _verdict(call: Call, seen: _Pass, loss: LossFunction, rows: Rows) -> NonFini
 
 
 def _norm(gradient: PyTree) -> jax.Array:
-    """As optax computes it: the squares of float16 overflow in float16."""
-    squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)]
-    total = sum((square.astype(jnp.float32) for square in squares), jnp.zeros((), jnp.float32))
-    return jnp.sqrt(total)
+    """As the step computes it, in float32: the squares of float16 overflow in float16."""
+    wide = [jnp.abs(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(gradient)]
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in wide), jnp.zeros((), jnp.float32)))
 
 
 def _rows(batch: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 
 from ...base import arguments
-from ...base.errors import TrainingError, public_api
+from ...base.errors import TrainingError, public_api, warn
 from ...base.specs import format_short
 from ...checkpoint import CheckpointManager
 from ...data import Source, as_source
@@ -51,11 +51,13 @@ def fit(
     max_compiles: int | None = None,
     prefetch: int | None = None,
     device: jax.Device | jax.sharding.Sharding | None = None,
+    donate: bool = False,
 ) -> FitResult:
     """Takes steps, and never waits for the device between two of them.
 
-    The step is compiled with the state donated: **the state that is passed in is used up**, as by
-    ``compiled``. Metrics are summed up on the device. At each multiple of ``log_every`` the sums
+    The step is compiled with the state donated, so that there is one in memory. The state that is
+    passed in is copied first, and stays as it is; ``donate=True`` saves its memory. Metrics are
+    summed up on the device. At each multiple of ``log_every`` the sums
     are read that were due one multiple earlier, after the steps since then have been launched. So
     the device does not wait for Python, nor Python for the device.
 
@@ -77,7 +79,8 @@ def fit(
       hooks: ``Hook`` objects, or functions that are called with each ``Record``, in order. One that
         returns True ends the loop. A function with a ``close`` is closed at the end, and one with
         an ``on_start`` is told where the loop starts, as a ``Hook`` is.
-      early_stopping: ends the loop when a metric no longer improves.
+      early_stopping: ends the loop when a metric no longer improves; with ``restore_best`` the
+        state that is returned is the best one, not the last.
       checkpoints: where the state, the position in the data and the records (of long runs the last
         10,000, and those with evaluations) are saved: every ``checkpoint_every`` steps, at the end,
         on SIGTERM (then it exits, with status 143), on Ctrl-C and on an error.
@@ -94,6 +97,8 @@ def fit(
       prefetch: how many calls' batches are read ahead on a thread, and put on the device; 0 reads
         them between the steps. The default is 2, but 0 on a CPU with one step in a call: waking a
         thread takes longer there than making a batch of arrays. Slow data needs it.
+      donate: use up the state that is passed in: its memory holds the next one, and nothing is
+        copied. The arrays are deleted, whoever else has them.
       device: a device or a sharding to put batches on: ``NamedSharding(mesh, P("data"))`` for a
         state on that mesh. With ``steps_per_call`` their first axis is that of the steps.
 
@@ -132,21 +137,26 @@ def fit(
         prefetch=arguments.integer("prefetch", _ahead(steps_per_call, prefetch), 0),
         device=device,
         manager=_instance("checkpoints", checkpoints, CheckpointManager),
+        donate=arguments.flag("donate", donate),
     )
     # Ten records to one of these: both wait for the device, which a record does not.
     evaluate_every = _positive("evaluate_every", evaluate_every) or 10 * log_every
     checkpoint_every = _positive("checkpoint_every", checkpoint_every) or 10 * log_every
     # In the order in which they get a record. The last one that ends the loop names the reason.
     made: list[Hook] = []
+    bar: Progress | None = None
     if evaluate is not None:
         arguments.function("evaluate", evaluate, "state")
         made.append(Evaluation(evaluate, evaluate_every))
     if progress:
-        bar = Progress(plan.steps) if progress is True else progress
-        made.append(ProgressBar(_instance("progress", bar, Progress)))
+        bar = _instance(
+            "progress", Progress(plan.steps) if progress is True else progress, Progress
+        )
+        made.append(ProgressBar(bar))
     made += map(as_hook, hooks)
     if checkpoints is not None:
-        made.append(Checkpointing(checkpoints, checkpoint_every, step))
+        made.append(Checkpointing(checkpoints, checkpoint_every, step, source))
+    early: StopEarly | None = None
     if early_stopping is not None:
         _instance("early_stopping", early_stopping, EarlyStopping)
         if evaluate is None and early_stopping.metric.startswith("eval/"):
@@ -154,7 +164,8 @@ def fit(
                 f"early_stopping waits for {early_stopping.metric!r}, but evaluate= is missing",
                 hint="fit(..., evaluate=training.make_evaluator(model, measure, data))",
             )
-        made.append(StopEarly(early_stopping))
+        early = StopEarly(early_stopping, evaluate_every)
+        made.append(early)
     if steps is None and epochs is None and source.rereads:
         raise TrainingError(
             "neither steps nor epochs is given, and the data has no end",
@@ -182,7 +193,14 @@ def fit(
     # As a process that SIGTERM kills: schedulers tell it from a failure by the status.
     if stopped == "SIGTERM":
         raise SystemExit(128 + signal.SIGTERM)
-    return result()
+    if loop.resumed == loop.step:
+        of = "" if steps is None else f" of {steps}"
+        text = f"resumed at step {loop.step}{of}, nothing to do"
+        warn(text) if bar is None else bar.note(text)
+    ended = result()
+    if early is None or not early_stopping or not early_stopping.restore_best:
+        return ended
+    return ended._replace(state=early.best_state(ended.state, ended.records, checkpoints))
 
 
 def _checked_step(step: Step) -> Step:

@@ -28,11 +28,16 @@ from ...data.ownership import read_owned
 from ...data.prefetch import put_on
 from ...data.recent_batches import RecentBatches
 from ...data.stacking import aligned_stacks
-from ...inspection.donation import Donation, check_distinct, check_not_donated
+from ...inspection.donation import Donation, check_distinct, check_not_donated, copied
 from ..state import TrainState
 from ..step import Step
 from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
-from .metrics import History, MetricAccumulator, Pending, empty_accumulator
+from .metrics import (
+    History,
+    MetricAccumulator,
+    Pending,
+    empty_accumulator,
+)
 from .non_finite import NonFiniteError
 from .program import Leaves, form_of, program_of
 from .recovery import (
@@ -62,6 +67,7 @@ class Plan(NamedTuple):
     prefetch: int
     device: Any
     manager: CheckpointManager | None
+    donate: bool
 
 
 class Loop:
@@ -70,16 +76,19 @@ class Loop:
     Attributes:
       step, position: after the last call.
       history: the records.
+      resumed: the step of the checkpoint that the loop continues from, if any.
     """
 
     def __init__(self, plan: Plan, state: Any, hooks: tuple[Hook, ...]):
         check_not_donated(state)
-        check_distinct(state)
+        if plan.donate:
+            check_distinct(state)
         self._plan, self._schedule = plan, Schedule(hooks)
         self.history = History(hooks)
         self._recovery = Recovery(plan.step, plan.non_finite, plan.manager)
         self._signals = Signals()
         self._donation: Donation | None = None
+        self.resumed: int | None = None
         # Looks at what is due: the first two verify donation.
         self._looks = 0
         self._stops = plan.non_finite in ("stop", "roll back")
@@ -116,9 +125,15 @@ class Loop:
     def run(self, resume: bool) -> str:
         """Takes steps; why it ended."""
         plan = self._plan
-        snapshot = restore_snapshot(plan.manager, plan.source, self.state) if resume else None
+        snapshot = None
+        if resume:
+            snapshot = restore_snapshot(plan.manager, plan.source, self.state, plan.step)
         if snapshot is not None:
             self._restore(snapshot)
+            self.resumed = self.step
+        elif not plan.donate:
+            # The first call is given this memory; the caller's is the caller's.
+            self._leaves = copied(self._leaves)
         stopped = self._start()
         with self._signals, self._watch:
             while stopped is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ from ...base.layer import Layer
 from ...data.recent_batches import FoundBatch
 from ...inspection.nonfinite.find import find_non_finite as find_in_model
 from ...inspection.nonfinite.report import NonFinite
-from ...inspection.training_loss import Batch, LossFunction
-from ..state import TrainState, check_model, check_patterns
+from ...inspection.training_loss import Batch, LossFunction, asked_by
+from ..divided_loss import divided_loss
+from ..state import TrainState, check_model, check_patterns, evaluated
 from ..step import Step, TrainStep
 from .hooks import FitResult
 
@@ -76,14 +78,24 @@ def find_non_finite(
     ('forward', 'log')
     """
     check_model(model)
+    frozen = check_patterns(frozen)
+    model = evaluated(model, state.params, frozen)
+    key = jax.random.fold_in(state.key, state.step)
+    leaves = jax.tree.leaves(batch)
+    if accumulate > 1 and all(leaf.ndim and not leaf.shape[0] % accumulate for leaf in leaves):
+        given = (state.params, state.state, key, batch, state.step)
+        loss = divided_loss(model, loss, accumulate, *given)
+    # The number of the step is the training's: the model and its loss know of none.
+    if "step" in asked_by(loss, len(batch) - 1):
+        loss = functools.partial(loss, step=state.step)
     return find_in_model(
         model,
         loss,
         state.params,
         state.state,
-        jax.random.fold_in(state.key, state.step),
+        key,
         batch,
-        frozen=check_patterns(frozen),
+        frozen=frozen,
         accumulate=accumulate,
         loss_scale=None if state.loss_scale is None else state.loss_scale.scale,
     )

@@ -7,13 +7,15 @@ follows a step that was not finite, by ``fit(non_finite=)``.
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ...base.errors import warn
-from ...checkpoint import CheckpointManager
+from ...base.errors import truncate, warn
+from ...checkpoint import CheckpointManager, Restored, read_manifest
 from ...data import Source
 from ...data.recent_batches import RecentBatches
 from ...records.record import Record
@@ -29,6 +31,8 @@ _RECENT = 10_000
 # after each return to a checkpoint most likely fails by its state, not by a batch; and all skipped
 # steps are counted by the metric "skipped", after the warnings have said why.
 _ROLLBACKS, _WARNINGS = 3, 3
+# The entry of a checkpoint that says which data its position is in.
+_DATA = "data"
 
 # The entry of a checkpoint's ``extra`` that is the loop's: others are the user's.
 _SUMS = "jlayers.fit"
@@ -73,8 +77,8 @@ def with_sums(accumulator: MetricAccumulator, saved: dict[str, Any] | None) -> M
 class Checkpointing(Hook):
     """``fit(checkpoints=)``: saves every snapshot."""
 
-    def __init__(self, manager: CheckpointManager, every: int, step: Step):
-        self.manager, self.snapshot_every = manager, every
+    def __init__(self, manager: CheckpointManager, every: int, step: Step, source: Source):
+        self.manager, self.snapshot_every, self._source = manager, every, source
         self._model = step.model if isinstance(step, TrainStep) else None
 
     def on_snapshot(self, snapshot: LoopSnapshot) -> None:
@@ -91,7 +95,7 @@ class Checkpointing(Hook):
             position=snapshot.position,
             metrics=metrics,
             history=rows_of(snapshot.records),
-            extra={_SUMS: snapshot.sums},
+            extra={_SUMS: snapshot.sums} | fingerprint_of(self._source),
             model=self._model,
         )
 
@@ -107,9 +111,12 @@ def rows_of(records: list[Record]) -> list[list[Any]]:
 
 
 def restore_snapshot(
-    manager: CheckpointManager | None, source: Source, like: Any
+    manager: CheckpointManager | None, source: Source, like: Any, step: Step | None = None
 ) -> LoopSnapshot | None:
-    """The newest snapshot that was saved and is not damaged, or None without any."""
+    """The newest snapshot that was saved and is not damaged, or None without any.
+
+    With a ``step`` it warns where the snapshot is of other data, or of another model.
+    """
     if manager is None:
         return None
     # A write may be in progress: the newest checkpoint is the one that it makes.
@@ -117,12 +124,48 @@ def restore_snapshot(
     if not manager.steps():
         return None
     found = manager.restore(like, fallback=True)
+    if step is not None:
+        _compare(found, source, step)
     sums = saved_sums(found.extra)
     if sums is None:  # a checkpoint that the user saved, not a loop
         position = list(source.start) if found.position is None else found.position
         return LoopSnapshot(found.tree, found.step, position, [], None)
     records = [Record(*row) for row in found.history]
     return LoopSnapshot(found.tree, found.step, found.position, records, sums)
+
+
+def fingerprint_of(source: Source) -> dict[str, Any]:
+    """What tells a source from others, for those that know: an entry of a checkpoint."""
+    fingerprint = getattr(source, "fingerprint", None)
+    return {} if fingerprint is None else {_DATA: fingerprint}
+
+
+def _compare(found: Restored, source: Source, step: Step) -> None:
+    """Warns where a checkpoint fits, and yet is of something else."""
+    now, then = fingerprint_of(source).get(_DATA), found.extra.get(_DATA)
+    if now is not None and then is not None and now != then:
+        changed = [name for name in now if now[name] != then.get(name)]
+        warn(
+            f"the checkpoint of step {found.step} is of other data, and its position "
+            f"{found.position} is one in them\n"
+            + "\n".join(f"  {name}: {then.get(name)} became {now[name]}" for name in changed)
+            + "\n  fit(..., checkpoints=) with another folder starts again"
+        )
+    manifest = read_manifest(found.path)
+    if not isinstance(step, TrainStep) or manifest.model is None:
+        return
+    own, other = _description(repr(step.model)), _description(manifest.model)
+    # Another version may write the same model differently.
+    if own != other and manifest.versions.get("jlayers") == sys.modules["jlayers"].__version__:
+        warn(
+            f"the checkpoint of step {found.step} is of another model with parameters of the same "
+            f"shapes\n  then: {truncate(other)}\n  now:  {truncate(own)}"
+        )
+
+
+def _description(model: str) -> str:
+    """The repr of a model, without the lines of functions, which move when a file is edited."""
+    return re.sub(r":\d+>|0x[0-9a-f]+", ">", " ".join(model.split()))
 
 
 class Recovery:

@@ -1,0 +1,176 @@
+"""Wrappers that change how a model is run, not what it computes: ``inference``, ``with_losses``."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ..base import arguments
+from ..base.added_losses import collected, total
+from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import LayerError, error_context, public_api
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.paths import join, matches
+from ..base.sequence_mode import SequenceMode
+from ..base.specs import specs_of, storage_dtype
+from ..base.step_pair import StepPair, stream_of
+from ..base.tracing import Trace, run
+from ..base.types import Carry, Params, PyTree, State
+
+
+@public_api
+def inference(layer: LayerOrFunction, pattern: str = "**", *, train: bool = False) -> Layer:
+    """The model with a part of it in evaluation mode, whatever ``apply(train=)`` says.
+
+    ``BatchNorm`` then uses its running statistics and leaves them as they are, and ``Dropout`` is
+    the identity: what a frozen, pretrained part needs. With ``train=True`` the part is in training
+    mode instead, as Monte-Carlo dropout needs it (Gal & Ghahramani, 2016, arXiv:1506.02142); it
+    then needs a key in evaluation too. ``apply(train=False)`` still returns the state unchanged.
+
+    Names, and so the paths of parameters, stay as they are. Where one selected layer is inside
+    another, the outer one is selected. A layer that has a mode already keeps it.
+
+    Args:
+      layer: a model.
+      pattern: paths of layers: ``"encoder/**"``, ``"**/dropout*"``; see ``rewrite``. The whole
+        model by default.
+      train: the mode.
+
+    Raises:
+      LayerError: for a pattern that fits no layer.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> model = jl.serial(encoder=jl.serial(jl.Dense(8), jl.BatchNorm()), head=jl.Dense(3))
+    >>> jl.inference(model, "encoder")
+    serial(encoder=inference(serial(Dense(8), BatchNorm())), head=Dense(3))
+    >>> sampled = jl.inference(jl.Dropout(0.5), train=True)
+    >>> sampled.apply({}, {}, jnp.ones(6), key=jax.random.key(1))[0]
+    Array([0., 2., 2., 0., 0., 2.], dtype=float32)
+    """
+    layer, train = lift(layer), arguments.flag("train", train)
+    if pattern == "**":
+        return _mode(layer, train)
+    paths: list[str] = []
+    found = _outermost(layer, "", pattern, train, paths)
+    if found is layer:
+        shown = ", ".join(paths[:20]) or "nothing inside"
+        raise LayerError(f"the pattern {pattern!r} fits no layer", got=shown)
+    return found
+
+
+def _outermost(layer: Layer, path: str, pattern: str, train: bool, paths: list[str]) -> Layer:
+    new = {}
+    for name, child in layer.children.items():
+        own = join(path, name)
+        # A transparent wrapper has no name of its own.
+        if name:
+            paths.append(own)
+        fits = bool(name) and matches(own, pattern)
+        new[name] = _mode(child, train) if fits else _outermost(child, own, pattern, train, paths)
+    changed = any(new[name] is not child for name, child in layer.children.items())
+    return layer.rebuild(new) if changed else layer
+
+
+def _mode(layer: Layer, train: bool) -> Layer:
+    # The argument is in the repr where it is not the default, as users write it.
+    return _inference(layer, train=True) if train else _inference(layer)
+
+
+def _in_mode(layer: Layer, *, train: bool = False) -> Layer:
+    mode = train
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        with error_context(layer):
+            y, new = layer._apply(params, state, x, key=key, train=mode)
+        return y, new if train else state
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        with error_context(layer):
+            return stream_of(layer).start(params, state, x, capacity=capacity)
+
+    def step(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, Carry]:
+        with error_context(layer):
+            return stream_of(layer).step(params, state, carry, x, key=key, train=mode)
+
+    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        return _traced(layer, key, x)
+
+    return Layer(
+        None,
+        apply,
+        name=layer.kind,
+        children={"": layer},
+        rebuild=lambda new: _mode(new[""], mode),
+        abstract=abstract,
+        sequence_mode=SequenceMode.DELEGATE,
+        stream=StepPair(start, step),
+    )
+
+
+# The name that its repr shows: the function that users call selects, and then builds this.
+_in_mode.__name__ = "inference"
+_inference = factory(_in_mode)
+
+
+@factory
+def with_losses(layer: LayerOrFunction) -> Layer:
+    """The same layer, whose output is ``(y, loss)``: the sum of all that was added inside it.
+
+    A ``compose`` body adds a loss with ``f.add_loss(value)``: a penalty on activations, the
+    Kullback-Leibler term of a variational layer, a router's balance. ``train_step`` and
+    ``make_evaluator`` collect them by themselves; this is for a training loop of your own.
+    ``repeat`` and ``ensemble`` add those of all their copies.
+
+    Shapes:
+      loss: (), float32, or float64 for a float64 ``x``; 0 where nothing was added.
+
+    Raises:
+      LayerError: where a body adds a loss inside a transformation of JAX that it calls.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> def penalised(f, x):
+    ...     f.add_loss(0.01 * jnp.mean(x**2))
+    ...     return f.dense(x)
+    >>> model = jl.with_losses(jl.compose(penalised, dense=jl.Dense(3)))
+    >>> params, state = model.init(jax.random.key(0), jl.spec((2, 4)))
+    >>> (y, loss), state = model.apply(params, state, 2 * jnp.ones((2, 4)))
+    >>> y.shape, loss
+    ((2, 3), Array(0.04, dtype=float32))
+    """
+    inner = lift(layer)
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+    ) -> tuple[PyTree, State]:
+        def run_inner() -> tuple[PyTree, State]:
+            return inner._apply(params, state, x, key=key, train=train)
+
+        with error_context(inner):
+            (y, new), losses = collected(run_inner)
+            return (y, total(losses).astype(storage_dtype(x))), new
+
+    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        found, y = _traced(inner, key, x)
+        return found, (y, jnp.zeros((), storage_dtype(x)))
+
+    return Layer(
+        None,
+        apply,
+        name=inner.kind,
+        children={"": inner},
+        rebuild=lambda new: with_losses(new[""]),
+        abstract=abstract,
+        sequence_mode=SequenceMode.DELEGATE,
+        stream="its losses are those of whole sequences",
+    )
+
+
+def _traced(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+    with error_context(layer):
+        found, y = run(layer, key, x)
+    return Trace(found.params, found.state, None, {"": (specs_of(x),)}, inside={"": found}), y
