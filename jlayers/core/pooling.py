@@ -66,7 +66,8 @@ def max_pool(
         default what ``choose_pool`` says for the platform that the program is compiled for.
 
     Returns:
-      (batch, *spatial', channels), of the dtype of ``x``.
+      (batch, *spatial', channels), of the dtype of ``x``. A window of padding alone gives the
+      lowest value of the dtype, minus infinity for floats.
 
     Raises:
       ValueError: for another method.
@@ -157,7 +158,8 @@ def avg_pool(
       count_include_pad: divide by the window's size also where it overlaps the padding.
 
     Returns:
-      (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least.
+      (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least. A
+      window of padding alone gives 0.
 
     Raises:
       ValueError: for another method.
@@ -178,6 +180,8 @@ def avg_pool(
     # How many pixels of each window are not padding: the same for all images and channels.
     ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
     count = windows.reduce(ones, zero, lax.add)
+    if any(max(sides) >= size for sides, size in zip(pads, window_shape, strict=True)):
+        count = jnp.maximum(count, jnp.ones_like(count))
     return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)
 
 

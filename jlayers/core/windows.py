@@ -43,6 +43,31 @@ def explicit_padding(
     return tuple((int(low), int(high)) for low, high in padding)
 
 
+def pad_or_crop(
+    x: jax.Array, edges: Sequence[tuple[int, int]], fill: np.ndarray | float = 0
+) -> jax.Array:
+    """``x`` with its spatial axes padded by (low, high), or cropped where these are negative.
+
+    Cropped by slices: XLA adds the negative edges of ``lax.pad`` to the padding of what reads the
+    result, which then reads the pixels that were cut off (openxla/xla#48715).
+    """
+    if not any(map(any, edges)):
+        return x
+    config = [(0, 0, 0)] * x.ndim
+    for axis, (low, high) in enumerate(edges, 1):
+        size, before, after = x.shape[axis], max(low, 0), max(high, 0)
+        if low < 0 or high < 0:
+            start, stop = max(-low, 0), size + min(high, 0)
+            if isinstance(size, int):  # more than the axis has may be cut off one side
+                start = min(start, size)
+                stop = max(stop, start)
+                before = min(before, size + low + high)
+                after = size + low + high - (stop - start) - before
+            x = lax.slice_in_dim(x, start, stop, axis=axis)
+        config[axis] = (before, after, 0)
+    return lax.pad(x, np.asarray(fill, x.dtype), config)
+
+
 class Windows(NamedTuple):
     """One entry for each spatial axis of images (batch, *spatial, channels)."""
 
@@ -52,6 +77,15 @@ class Windows(NamedTuple):
 
     def reduce(self, x: jax.Array, init: np.ndarray, combine: Combine) -> jax.Array:
         """XLA's own reduction, over all axes of the window at once."""
+        # As for convolutions (geometry.py), padding that is negative, here or in the gradient.
+        plain = all(
+            0 <= low < size and 0 <= high < size
+            for size, (low, high) in zip(self.window_shape, self.padding, strict=True)
+        )
+        if not plain:
+            padding = ((0, 0),) * len(self.padding)
+            padded = pad_or_crop(x, self.padding, init)
+            return self._replace(padding=padding).reduce(padded, init, combine)
         return lax.reduce_window(  # type: ignore[no-any-return]
             x,
             init,
@@ -88,9 +122,7 @@ class Windows(NamedTuple):
 
     def slices(self, x: jax.Array, pad_value: np.ndarray) -> Iterator[jax.Array]:
         """For each offset in the window, in row-major order, the values there of all windows."""
-        if any(map(any, self.padding)):
-            edges = [(0, 0, 0), *((*pads, 0) for pads in self.padding), (0, 0, 0)]
-            x = lax.pad(x, pad_value, edges)
+        x = pad_or_crop(x, self.padding, pad_value)
         axes = zip(x.shape[1:-1], self.window_shape, self.strides, strict=True)
         counts = [(n - k) // s + 1 for n, k, s in axes]
         for offset in itertools.product(*map(range, self.window_shape)):

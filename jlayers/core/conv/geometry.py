@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+
+from ..windows import pad_or_crop
 
 
 class Geometry(NamedTuple):
@@ -35,6 +36,7 @@ def channels_last(rank: int) -> lax.ConvDimensionNumbers:
 
 def direct(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """XLA's own convolution."""
+    x, geometry = _with_plain_padding(x, kernel, geometry)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -46,13 +48,39 @@ def direct(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     )
 
 
+def _with_plain_padding(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> tuple[jax.Array, Geometry]:
+    """The same convolution with padding that XLA can be given: nearly always as it is.
+
+    XLA for CPU reads beyond the image where the low padding is negative (openxla/xla#48713), and
+    the gradients that JAX derives have ``extent - 1 - low`` and, of second order, ``reach - low``,
+    where ``reach`` is from the first window to the last. An axis with more padding is padded, and
+    one with negative padding cropped, before the convolution.
+    """
+    edges, pads = [], []
+    axes = zip(x.shape[1:-1], kernel.shape, *geometry[:3], strict=False)
+    for n, k, stride, (low, high), dilation in axes:
+        extent = dilation * (k - 1) + 1
+        most = extent - 1
+        rest = 0
+        if isinstance(n, int):  # an axis of symbolic size is as long as need be
+            reach, rest = divmod(n + low + high - extent, stride)
+            most = min(most, max(reach * stride, 0))
+        if 0 <= low <= most and 0 <= high <= most + rest:
+            edges.append((0, 0))
+            pads.append((low, high))
+        else:
+            # Pixels that no window reads would be negative padding in the kernel's gradient.
+            edges.append((low, high - rest))
+            pads.append((0, 0))
+    return pad_or_crop(x, edges), geometry._replace(padding=tuple(pads))
+
+
 def pad_image(x: jax.Array, geometry: Geometry) -> jax.Array:
     """``x`` with its padding, if there is any."""
-    if not any(any(pads) for pads in geometry.padding):
-        return x
-    # lax.pad even for zeros that a convolution could pad itself: slices need them in place.
-    zero = jnp.zeros((), x.dtype)
-    return lax.pad(x, zero, [(0, 0, 0), *((*pads, 0) for pads in geometry.padding), (0, 0, 0)])
+    # In place even of zeros that a convolution could pad itself: slices need them.
+    return pad_or_crop(x, geometry.padding)
 
 
 def output_shape(padded: jax.Array, kernel: jax.Array, geometry: Geometry) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice
 from ..dtypes import is_sharded
 from ..eager import compiled_when_eager
-from ..windows import Padding, interleave
+from ..windows import Padding, interleave, pad_or_crop
 from .algorithms import algorithm
 from .conv import choose_conv, convolve
 from .geometry import Geometry, channels_last
@@ -142,16 +142,34 @@ def choose_conv_transpose(
 
 def _direct(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """XLA's own, over the input with the zeros in it."""
-    return lax.conv_general_dilated(
+    out_shape = _output_shape(x, kernel, geometry)
+    edges, pads = [], []
+    axes = zip(kernel.shape, geometry.dilation, geometry.padding, out_shape, strict=False)
+    for k, dilation, (low, high), out in axes:
+        most = extent = dilation * (k - 1)
+        if isinstance(out, int):
+            most = min(most, max(out - 1, 0))
+        # Padding that is negative, here or in a gradient (geometry.py), crops or pads the output.
+        plain = 0 <= low <= most and 0 <= high <= most
+        pads.append((low, high) if plain else (extent, extent))
+        edges.append((0, 0) if plain else (low - extent, high - extent))
+    y = lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(1,) * len(geometry.strides),
-        padding=geometry.padding,
+        padding=pads,
         lhs_dilation=geometry.strides,
         rhs_dilation=geometry.dilation,
         dimension_numbers=channels_last(x.ndim - 2),
         feature_group_count=geometry.groups,
     )
+    return pad_or_crop(y, edges)
+
+
+def _output_shape(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> list[int]:
+    strides, padding, dilation, _ = geometry
+    sides = zip(x.shape[1:-1], kernel.shape, strides, dilation, padding, strict=False)
+    return [(n - 1) * s + 1 + sum(pads) - d * (k - 1) for n, k, s, d, pads in sides]
 
 
 class _Phase(NamedTuple):
@@ -200,8 +218,7 @@ def _phases(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """A small convolution for each position between two inputs, and none with zeros."""
     rank = x.ndim - 2
     strides, padding, dilation, groups = geometry
-    sides = zip(x.shape[1:-1], kernel.shape, strides, dilation, padding, strict=False)
-    out_shape = [(n - 1) * s + 1 + sum(pads) - d * (k - 1) for n, k, s, d, pads in sides]
+    out_shape = _output_shape(x, kernel, geometry)
     axes = [
         [
             _phase(p, x.shape[1 + a], kernel.shape[a], s, d, padding[a][0], out_shape[a])

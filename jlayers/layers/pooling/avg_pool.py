@@ -41,13 +41,13 @@ def AvgPool(
 
     Raises:
       LayerError: for an input of another rank, a window larger than the padded input, and padding
-        as large as the window.
+        as large as the window that does not count.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.AvgPool((2, 1)), jl.spec((8, 28, 28, 32))).shape
     (8, 14, 28, 32)
     """
-    window = PoolWindow(window_shape, strides, padding)
+    window = PoolWindow(window_shape, strides, padding, count_include_pad)
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         # With padding counted a padded step counts as the zero that the values hold.

@@ -20,9 +20,20 @@ from ..conv.base import IMAGE, NO_CHANNELS, Image
 
 
 class PoolWindow:
-    """The arguments of a pool, checked, which may be ints for all spatial axes of an input."""
+    """The arguments of a pool, checked, which may be ints for all spatial axes of an input.
 
-    def __init__(self, window_shape: Sizes, strides: Sizes | None, padding: CausalPadding):
+    Padding as large as a window is refused unless ``counts_padding``: elsewhere a window of padding
+    alone has no value.
+    """
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None,
+        padding: CausalPadding,
+        counts_padding: bool = False,
+    ):
+        self.counts_padding = counts_padding
         self.window_shape = window_shape
         # Windows side by side, as in Keras (docs/notes/0004-defaults.md).
         self.strides = window_shape if strides is None else strides
@@ -55,8 +66,10 @@ class PoolWindow:
         padding = arguments.spread_padding(self.padding, rank)
         arguments.window_fits(x, x.shape[1:-1], window_shape, padding, "the window")
         # The maximum of padding alone would be -inf, and its mean 0 / 0.
-        if not isinstance(padding, str) and any(
-            max(pads) >= size for pads, size in zip(padding, window_shape, strict=True)
+        if (
+            not self.counts_padding
+            and not isinstance(padding, str)
+            and any(max(pads) >= size for pads, size in zip(padding, window_shape, strict=True))
         ):
             raise LayerError(
                 f"padding {padding} leaves windows {window_shape} with nothing else in them",
