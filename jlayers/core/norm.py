@@ -213,7 +213,8 @@ def standardize(
 
     Returns:
       (an array like ``x``, mean, biased variance). The last two are of the rank of ``x`` with size
-      1 on ``axes``, repeated for the channels of a group. The arithmetic is float32 at least.
+      1 on ``axes``, repeated for the channels of a group; mean 0 and variance 1 of no values at
+      all. The arithmetic is float32 at least.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
@@ -224,6 +225,10 @@ def standardize(
     wide = at_least_float32(x.dtype)
     axes, channels = tuple(axes), x.shape[-1]
     count = math.prod(x.shape[axis] for axis in axes)
+    if 0 in x.shape:  # 0 / 0 would be the statistics of the next batches too
+        return masked_normalize(
+            x, jnp.zeros(x.shape[:-1], bool), scale, bias, epsilon, axes, groups
+        )
     scale = jnp.ones(channels, x.dtype) if scale is None else scale
     bias = jnp.zeros(channels, x.dtype) if bias is None else bias
     other_axes = tuple(axis for axis in range(x.ndim - 1) if axis not in axes)
@@ -237,7 +242,7 @@ def standardize(
         """The mean over each group of channels, repeated for every channel of the group."""
         if groups in (None, channels):
             return values
-        grouped = values.reshape(*values.shape[:-1], groups, -1)
+        grouped = values.reshape(*values.shape[:-1], groups, channels // groups)
         means = jnp.mean(grouped, -1, keepdims=True)
         return jnp.broadcast_to(means, grouped.shape).reshape(values.shape)
 

@@ -13,7 +13,7 @@ from ...base.layer import Layer
 from ...base.types import Initializer
 from ...core.conv.transpose import transposed_padding
 from ...core.time_windows import TransposedTimeWindow
-from .base import ConvOptions, Image, convolution
+from .base import IMAGE, ConvOptions, Image, convolution
 
 
 @factory
@@ -48,7 +48,7 @@ def ConvTranspose(
       params: kernel (*kernel_size, in / groups, features), bias (features,).
 
     Raises:
-      LayerError: as ``Conv``.
+      LayerError: as ``Conv``, and for an empty axis.
 
     >>> import jlayers as jl
     >>> up = jl.ConvTranspose(16, 4, strides=2, padding="SAME")
@@ -68,6 +68,7 @@ def _time_window(x: Image, options: ConvOptions) -> TransposedTimeWindow:
 
 def _check_fit(x: jax.ShapeDtypeStruct, options: ConvOptions) -> None:
     extents, strides, padding, _ = options
+    arguments.not_empty(x, IMAGE)
     # Explicit padding may be too small for the kernel to fit anywhere.
     if not isinstance(padding, str):  # padding by name is as large as the kernel needs
         dilated = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]

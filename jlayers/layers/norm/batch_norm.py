@@ -38,7 +38,8 @@ def BatchNorm(
     arXiv:1502.03167). With ``train=True`` the statistics are those of the batch, and the running
     ones in the state are updated: ``running = momentum * running + (1 - momentum) * batch``, with
     the biased variance, as in Keras and Flax. With ``train=False`` the running ones are used and
-    stay as they are. The statistics of a ``Sequence`` are those of its valid steps.
+    stay as they are. The statistics of a ``Sequence`` are those of its valid steps. A batch without
+    rows or valid steps leaves the running ones as they are.
 
     Args:
       momentum: the weight of the old running statistics at each step.
@@ -54,7 +55,7 @@ def BatchNorm(
 
     Raises:
       LayerError: for an input that is not one array of real floats of rank 2 or more, and for an
-        empty axis.
+        empty last axis.
 
     >>> import jax, jlayers as jl
     >>> params, state = jl.BatchNorm().init(jax.random.key(0), jl.spec((8, 3)))
@@ -66,7 +67,7 @@ def BatchNorm(
         arguments.one_array(x, "(..., features)", least_rank=2)
         arguments.floating(x)
         arguments.real(x)
-        arguments.not_empty(x, "(..., features)")
+        arguments.has_features(x, "(..., features)")
         features = x.shape[-1:]
         params = initialize(
             key,
@@ -92,7 +93,8 @@ def BatchNorm(
         if mask is None:
             # One gradient through y and the statistics: two sums and one pass over the input.
             y, *batch = core.standardize(values, scale, bias, epsilon, axes)
-            return y, updated(state, batch)
+            # A batch of no rows has no statistics, as one of nothing but padding has none.
+            return y, state if 0 in values.shape else updated(state, batch)
         y, *batch = core.masked_normalize(values, mask, scale, bias, epsilon, axes)
         # A batch of nothing but padding has no statistics: the running ones stay as they are.
         nonempty = jnp.any(mask)

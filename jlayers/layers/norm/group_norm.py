@@ -59,8 +59,7 @@ def GroupNorm(
         arguments.one_array(x, "(batch, ..., features)", least_rank=2)
         arguments.floating(x)
         arguments.real(x)
-        # A mean over no positions is 0 / 0.
-        arguments.not_empty(x, "(batch, ..., features)")
+        arguments.has_features(x, "(batch, ..., features)")
         if x.shape[-1] % groups:
             raise LayerError(
                 f"groups {groups} do not divide the {x.shape[-1]} features of the input",
