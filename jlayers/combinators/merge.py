@@ -23,6 +23,7 @@ from ..base.scope import Scope, composite
 from ..base.sequence import Sequence, is_sequence, join, mapped
 from ..base.specs import format_spec, specs_of
 from ..base.types import PyTree
+from ..core.dtypes import at_least_float32
 from .serial import of_layers
 
 Batch = jax.Array | Sequence
@@ -103,11 +104,22 @@ def multiply(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
 def average(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
     """The mean of every layer's output; otherwise as ``add``.
 
+    Sums of float16 and bfloat16 are taken in float32: that of two outputs may be beyond the range.
+
     >>> import jlayers as jl
     >>> jl.out_spec(jl.average(), (jl.spec((8, 3)), jl.spec((8, 3)))).shape
     (8, 3)
     """
-    return _merge(layers, named, average, jnp.add, lambda total, count: total / count)
+
+    def widened(a: jax.Array) -> jax.Array:
+        floating = jnp.issubdtype(a.dtype, jnp.floating)
+        return a.astype(at_least_float32(a.dtype)) if floating else a
+
+    def mean(total: jax.Array, outputs: list[Batch]) -> jax.Array:
+        y, dtype = total / len(outputs), outputs[0].dtype
+        return y.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else y
+
+    return _merge(layers, named, average, lambda a, b: widened(a) + widened(b), mean)
 
 
 @factory
@@ -170,14 +182,14 @@ def _merge(
     named: Mapping[str, LayerOrFunction],
     again: Callable[..., Layer],
     combine: Callable[[jax.Array, jax.Array], jax.Array],
-    finish: Callable[[jax.Array, int], jax.Array] = lambda total, count: total,
+    finish: Callable[[jax.Array, list[Batch]], jax.Array] = lambda total, outputs: total,
 ) -> Layer:
     def body(f: Scope, x: PyTree) -> PyTree:
         outputs = _outputs(f, x)
         _check_same_spec(outputs)
         total = functools.reduce(functools.partial(_elementwise, combine), outputs.values())
         # After the sum, as the mean of an array is computed: one rounding and not one a term.
-        return _elementwise(lambda total: finish(total, len(outputs)), total)
+        return _elementwise(lambda total: finish(total, [*outputs.values()]), total)
 
     return of_layers(body, layers, named, again)
 

@@ -88,6 +88,21 @@ def _centre(x: jax.Array, mean: jax.Array) -> jax.Array:
     return x.astype(mean.dtype) - jnp.broadcast_to(mean, x.shape)
 
 
+@jax.custom_jvp
+def _inverse_root(x: jax.Array) -> jax.Array:
+    """``1 / sqrt(x)``, and NaN where ``x`` has overflowed: 0 would pass for a value."""
+    return jnp.where(x == jnp.inf, jnp.full_like(x, jnp.nan), lax.rsqrt(x))
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    # JAX's rule has the cube, which underflows for deviations beyond 1e12, in place of factors.
+    y = _inverse_root(*primals)
+    return y, tangents[0] * y * (-0.5 * y) * y
+
+
 def normalize(
     x: jax.Array,
     mean: jax.Array | None,
@@ -114,7 +129,7 @@ def normalize(
     >>> y.tolist()
     [[-0.5, 0.5]]
     """
-    factor = lax.rsqrt(variance + epsilon)
+    factor = _inverse_root(variance + epsilon)
     y = x.astype(variance.dtype)
     # Broadcast explicitly, here and elsewhere in the core: it runs under strict rank promotion.
     if mean is not None:
@@ -254,7 +269,7 @@ def standardize(
     ) -> tuple[Triple, tuple[jax.Array, jax.Array]]:
         mean = mean_of(x.astype(wide))
         variance = _variance(x, mean, mean_of)
-        inverse = lax.rsqrt(variance + epsilon)
+        inverse = _inverse_root(variance + epsilon)
         factor = jnp.broadcast_to(inverse * per_channel(scale), x.shape)
         y = _centre(x, mean) * factor + jnp.broadcast_to(per_channel(bias), x.shape)
         return (y.astype(x.dtype), mean, variance), (mean, inverse)
@@ -269,7 +284,8 @@ def standardize(
         # dx = dy * a - (x - mean) * b / count + c / count, where a, b and c are per channel: all
         # sums are done before the one pass that writes dx.
         a = inverse * factor
-        b = inverse * inverse * inverse * group_mean(factor * dy_x_sum) - 2 * group_mean(dvariance)
+        # In this order: the cube of the inverse alone underflows for deviations beyond 1e12.
+        b = inverse * group_mean(factor * dy_x_sum) * inverse * inverse - 2 * group_mean(dvariance)
         c = group_mean(dmean) - inverse * group_mean(factor * dy_sum)
         dx = dy * jnp.broadcast_to(a, x.shape)
         dx = dx - _centre(x, mean) * jnp.broadcast_to(b / count, x.shape)
