@@ -115,3 +115,24 @@ def check_rows(x: Any, others: tuple[Any, ...]) -> None:
 def text(value: Any) -> str:
     """Dtype and shape, as errors show them."""
     return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+
+
+def to_jax_array(values: ArrayLike) -> jax.Array:
+    """``jnp.asarray`` that refuses integers which JAX would cut to their lower 32 bits.
+
+    Raises:
+      LayerError: naming the number.
+    """
+    array = jnp.asarray(values)
+    if not isinstance(values, np.ndarray) or array.dtype == values.dtype or not values.size:
+        return array
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        info = jnp.iinfo(array.dtype)  # type: ignore[no-untyped-call]
+        for number in (int(values.max()), int(values.min())):
+            if not info.min <= number <= info.max:
+                raise LayerError(
+                    f"{number} is out of range: without x64 JAX holds integers in {info.bits} bits",
+                    expected=f"{array.dtype}, from {info.min} to {info.max}",
+                    got=text(values),
+                )
+    return array

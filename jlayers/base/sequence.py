@@ -25,6 +25,7 @@ from .masks import (
     mask_of_lengths,
     padded,
     text,
+    to_jax_array,
 )
 from .receptive_field import EVERYWHERE, ReceptiveField
 from .types import PyTree, Spec
@@ -96,8 +97,8 @@ class Sequence:
         Raises:
           LayerError: for other shapes and dtypes, and for known lengths outside 0 to time.
         """
-        values = jnp.asarray(_as_array(values, "a Sequence"))
-        return cls(values, mask_of_lengths(values, jnp.asarray(_as_array(lengths, "lengths"))))
+        values = to_jax_array(_as_array(values, "a Sequence"))
+        return cls(values, mask_of_lengths(values, to_jax_array(_as_array(lengths, "lengths"))))
 
     @classmethod
     @public_api

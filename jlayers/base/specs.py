@@ -19,6 +19,7 @@ from ..core.dtypes import at_least_float32
 from . import sequence
 from .arrays import USUAL, is_native, native, native_dtype
 from .errors import LayerError, public_api, truncate
+from .masks import to_jax_array
 from .repr_text import value_text
 from .types import PyTree, Spec
 
@@ -104,7 +105,7 @@ def as_array(leaf: ArrayLike | Spec) -> jax.Array:
     """An array that a user passed, as a JAX array.
 
     Raises:
-      LayerError: for a spec.
+      LayerError: for a spec, and for integers that do not fit into JAX's 32 bits.
     """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise LayerError(
@@ -112,7 +113,7 @@ def as_array(leaf: ArrayLike | Spec) -> jax.Array:
             got=format_spec(leaf),
             hint="jl.out_spec(layer, x) for shapes alone",
         )
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(native(leaf))
+    return leaf if isinstance(leaf, jax.Array) else to_jax_array(native(leaf))
 
 
 def _is_numbers(node: object) -> bool:

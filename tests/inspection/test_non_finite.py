@@ -352,6 +352,20 @@ def test_the_loss():
     assert "optax.softmax_cross_entropy" in lines[-1]
 
 
+def test_an_id_and_a_label_that_are_out_of_range():
+    ids = jnp.asarray([0, 4, 5, -5])
+    found = find(jl.serial(jl.Embedding(5, 3), jl.Dense(1)), ids)
+    assert place(found) == ("forward", "embedding", (), (2,))
+    assert found.hint == "ids from 0 to 4: one out of range has a row of NaN"
+
+    def loss(y, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(y, labels).mean()
+
+    found = find(jl.Dense(3), jnp.ones((3, 2)), loss, (jnp.asarray([0, 3, 1]),))
+    assert found.kind == "loss"
+    assert found.hint == "labels from 0 to 2: the targets hold 3"
+
+
 def test_the_losss_gradient():
     found = find(jl.serial(jl.Dense(3)), ZERO, lambda y: jnp.mean(jnp.sqrt(jnp.abs(y))))
     assert place(found) == ("loss gradient", "", (), (3,))

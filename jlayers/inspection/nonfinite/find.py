@@ -134,7 +134,7 @@ def find_non_finite(
                     return leaf
             # In one transfer: there are measurements for every call of every layer.
             call = Call(root, 0, (), 1, *jax.device_get((seen.forward, seen.backward)))
-            return _verdict(call, seen, loss, Rows(rows, i * rows, rows * accumulate))
+            return _verdict(call, seen, loss, Rows(rows, i * rows, rows * accumulate), part[1:])
     return None
 
 
@@ -153,14 +153,14 @@ def _gradient(
     return gradient(params, state, key, batch, scale)  # type: ignore[no-any-return]
 
 
-def _verdict(call: Call, seen: _Pass, loss: LossFunction, rows: Rows) -> NonFinite:
+def _verdict(call: Call, seen: _Pass, loss: LossFunction, rows: Rows, targets: PyTree) -> NonFinite:
     # In the order of the computation: of all that is not finite, the first is the cause.
     if not call.finite("forward", "output"):
         return of_forward(first_forward(call), rows)
     if not np.isfinite(seen.loss):
-        return of_loss(loss, seen.loss, call, rows)
+        return of_loss(loss, seen.loss, call, rows, targets)
     if not call.finite("backward", "output"):
-        return of_loss(loss, None, call, rows)
+        return of_loss(loss, None, call, rows, targets)
     if not call.gradient_finite():
         # The gradient of the model's own input is measured and not used: it may be anything.
         return of_backward(first_backward(call, needed=False), rows)

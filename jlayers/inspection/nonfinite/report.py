@@ -166,7 +166,9 @@ def of_backward(blamed: Blamed, rows: Rows) -> NonFinite:
     return _of_layer("backward", blamed, problem, facts, rows, hint)
 
 
-def of_loss(loss: Callable[..., Any], value: Any, call: Call, rows: Rows) -> NonFinite:
+def of_loss(
+    loss: Callable[..., Any], value: Any, call: Call, rows: Rows, targets: PyTree = ()
+) -> NonFinite:
     """The loss of a finite output, or where ``value`` is None its gradient."""
     y, ct = call.seen("forward", "output"), call.seen("backward", "output")
     spec = call.node.outputs[call.number]
@@ -180,7 +182,7 @@ def of_loss(loss: Callable[..., Any], value: Any, call: Call, rows: Rows) -> Non
     if text:
         facts.append(("rows", text))
     kind = "loss" if value is not None else "loss gradient"
-    hint = _SCALE if _narrow(spec) else _OF_LOGITS
+    hint = _hint_labels(spec, targets) or (_SCALE if _narrow(spec) else _OF_LOGITS)
     return NonFinite(kind, "", problem, "loss", rows=found, facts=tuple(facts), hint=hint)
 
 
@@ -236,6 +238,10 @@ def _hint_forward(call: Call, x: Any) -> str | None:
         return f"jnp.{kind}(jnp.maximum(x, 1e-6)): {kind} of values not above 0"
     if kind in ("sqrt", "rsqrt") and x[LOW] <= 0:
         return f"{kind} of jnp.maximum(x, 0) + 1e-6: its input is not above 0"
+    if kind == "embedding" and "embedding" in call.node.params:
+        # Its table is finite, or it would have been found before.
+        count = call.node.params["embedding"].shape[-2]
+        return f"ids from 0 to {count - 1}: one out of range has a row of NaN"
     if _narrow(spec):
         return _FLOAT16
     if kind in ("exp", "exp2", "expm1"):
@@ -243,6 +249,21 @@ def _hint_forward(call: Call, x: Any) -> str | None:
     # Parameters of its own can have grown in training; without any there is nothing to advise.
     own = {name for name in call.node.params if name not in call.node.children}
     return _WHOLE if own else None
+
+
+def _hint_labels(spec: PyTree, targets: PyTree) -> str | None:
+    """Where a target holds labels that the classes of the output do not reach."""
+    if not isinstance(spec, jax.ShapeDtypeStruct) or not spec.shape:
+        return None
+    *leading, classes = spec.shape
+    for target in jax.tree.leaves(targets):
+        labels = jnp.issubdtype(target.dtype, jnp.integer) and target.size
+        if labels and target.shape == tuple(leading):
+            least, largest = int(target.min()), int(target.max())
+            if least < 0 or largest >= classes:
+                bad = largest if largest >= classes else least
+                return f"labels from 0 to {classes - 1}: the targets hold {bad}"
+    return None
 
 
 def _called(call: Call) -> str:
