@@ -316,7 +316,9 @@ def window_fits(
             return
         padding = ((0, 0),) * len(sizes)
     room = [size + low + high for size, (low, high) in zip(sizes, padding, strict=True)]
-    if any(have < want for have, want in zip(room, window, strict=True)):
+    # A symbolic size is as large as need be.
+    known = [(have, want) for have, want in zip(room, window, strict=True) if isinstance(have, int)]
+    if any(have < want for have, want in known):
         raise LayerError(
             f"{what} {tuple(window)} is larger than the {'padded ' if room != [*sizes] else ''}"
             f"input {tuple(room)}",

@@ -1,4 +1,4 @@
-"""What the numerics need to know about an array: its dtype, its range, and where it lies."""
+"""What the numerics need to know about an array: its dtype, its range, its sizes, and its place."""
 
 from __future__ import annotations
 
@@ -30,6 +30,19 @@ def min_value(dtype: DTypeLike) -> np.ndarray:
     floating = jnp.issubdtype(dtype, jnp.floating)
     # np.finfo(dtype).min would not do: a window of -inf alone would then have a larger maximum.
     return np.array(-np.inf if floating else np.iinfo(jnp.dtype(dtype)).min, dtype)
+
+
+def is_symbolic(*sizes: int) -> bool:
+    """Whether a size has no number yet, as in a program that is exported for all sizes.
+
+    Comparisons of such sizes raise, so each choice of an algorithm asks this first, and takes the
+    form that is right for all of them.
+
+    >>> import jax
+    >>> is_symbolic(3, 4), is_symbolic(3, *jax.export.symbolic_shape("2 * batch"))
+    (False, True)
+    """
+    return any(not isinstance(size, int | np.integer) for size in sizes)
 
 
 def is_sharded(x: jax.Array) -> bool:

@@ -21,7 +21,7 @@ from jax import lax
 
 from .custom_gradient import with_custom_gradient
 from .dispatch import AlgorithmChoice, check_method, record_choice
-from .dtypes import at_least_float32, is_sharded, min_value
+from .dtypes import at_least_float32, is_sharded, is_symbolic, min_value
 from .eager import compiled_when_eager
 from .windows import Padding, Windows, explicit_padding
 
@@ -180,7 +180,8 @@ def avg_pool(
     # How many pixels of each window are not padding: the same for all images and channels.
     ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
     count = windows.reduce(ones, zero, lax.add)
-    if any(max(sides) >= size for sides, size in zip(pads, window_shape, strict=True)):
+    pairs = zip(pads, window_shape, strict=True)
+    if any(not is_symbolic(*sides) and max(sides) >= size for sides, size in pairs):
         count = jnp.maximum(count, jnp.ones_like(count))
     return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)
 
@@ -229,6 +230,8 @@ def _choose(operation: str, x: jax.Array, offsets: int, method: str | None) -> b
     """Whether to go axis by axis, at least on CPU."""
     check_method(method, METHODS, operation)
     cpu, default = (choose_pool(offsets, platform) for platform in ("cpu", "gpu"))
+    if is_symbolic(*x.shape[1:-1]):
+        cpu = AlgorithmChoice("direct", "sizes that are not known yet")
     record_choice(operation, cpu, default, method)
     return (method or cpu.method) == "axes" and 0 not in x.shape
 

@@ -6,11 +6,13 @@ a mask are steps that read as zeros, or as nothing at all for a pool.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from .dtypes import is_symbolic
 
 
 class TimeWindow(NamedTuple):
@@ -59,11 +61,12 @@ class TimeWindow(NamedTuple):
         """
         # The part of the window that is not accounted for by padding.
         span = 0 if self.same else self.extent - 1 - self.low - self.high
-        first = np.arange(count) * self.stride
+        xp = _arrays_of(count)
+        first = xp.arange(count) * self.stride
         if span < 0:  # more padding than the window needs: outputs beyond the steps
-            steps = np.maximum(first + span, 0)[:, None]
+            steps = xp.maximum(first + span, 0)[:, None]
         else:
-            steps = first[:, None] + np.arange(span + 1)
+            steps = first[:, None] + np.arange(span + 1)[None]
         return _all_valid(mask, steps)
 
 
@@ -96,21 +99,28 @@ class TransposedTimeWindow(NamedTuple):
           Bools (batch, count).
         """
         tail = self.low + self.high - self.extent + 1
-        outputs = np.arange(count)
+        xp = _arrays_of(count)
+        outputs = xp.arange(count)
         first = -((tail - outputs) // self.stride)  # ceil((output - tail) / stride)
-        last = np.maximum(outputs // self.stride, first)
-        width = int((last - first).max(initial=0)) + 1
+        last = xp.maximum(outputs // self.stride, first)
+        width = max(tail // self.stride, 0) + 1
         # All rows of indices have the width of the widest; the rest repeat the last input.
-        steps = np.minimum(first[:, None] + np.arange(width), last[:, None])
+        steps = xp.minimum(first[:, None] + np.arange(width)[None], last[:, None])
         inside = (steps >= 0) & (steps < mask.shape[1])
-        valid = jnp.take(mask, np.clip(steps, 0, max(mask.shape[1] - 1, 0)), axis=1)
+        valid = jnp.take(mask, steps, axis=1, mode="clip")
         return jnp.any(valid & jnp.broadcast_to(inside, valid.shape), -1)
 
 
-def _all_valid(mask: jax.Array, steps: np.ndarray) -> jax.Array:
+def _arrays_of(count: int) -> Any:
+    """NumPy, whose indices are constants of the program; ``jnp`` for a size that is symbolic."""
+    return jnp if is_symbolic(count) else np
+
+
+def _all_valid(mask: jax.Array, steps: np.ndarray | jax.Array) -> jax.Array:
     """Whether all ``steps`` (outputs, k) of each output are valid."""
     # Stride 1 and one step each, the usual case, is a slice: no gather.
-    if steps.shape[1] == 1 and steps.size and (np.diff(steps[:, 0]) == 1).all():
+    constant = isinstance(steps, np.ndarray)
+    if constant and steps.shape[1] == 1 and steps.size and (np.diff(steps[:, 0]) == 1).all():
         start = int(steps[0, 0])
         return mask[:, start : start + len(steps)]
     return jnp.all(jnp.take(mask, steps, axis=1), -1)

@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from .custom_gradient import apply_transpose
+from .dtypes import is_symbolic
 
 Padding = str | Sequence[tuple[int, int]]
 Combine = Callable[[jax.Array, jax.Array], jax.Array]
@@ -40,7 +41,12 @@ def explicit_padding(
         return ((window_shape[0] - 1, 0), *(((0, 0),) * (len(window_shape) - 1)))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:-1], tuple(window_shape), tuple(strides), padding)
-    return tuple((int(low), int(high)) for low, high in padding)
+    # The padding "SAME" of an axis of symbolic size is symbolic, if strides divide it.
+    return tuple((_as_int(low), _as_int(high)) for low, high in padding)
+
+
+def _as_int(size: int) -> int:
+    return size if is_symbolic(size) else int(size)
 
 
 def pad_or_crop(
@@ -55,7 +61,11 @@ def pad_or_crop(
         return x
     config = [(0, 0, 0)] * x.ndim
     for axis, (low, high) in enumerate(edges, 1):
-        size, before, after = x.shape[axis], max(low, 0), max(high, 0)
+        size = x.shape[axis]
+        if is_symbolic(low, high):  # that of "SAME", which crops nothing
+            config[axis] = (low, high, 0)
+            continue
+        before, after = max(low, 0), max(high, 0)
         if low < 0 or high < 0:
             start, stop = max(-low, 0), size + min(high, 0)
             if isinstance(size, int):  # more than the axis has may be cut off one side
@@ -79,7 +89,7 @@ class Windows(NamedTuple):
         """XLA's own reduction, over all axes of the window at once."""
         # As for convolutions (geometry.py), padding that is negative, here or in the gradient.
         plain = all(
-            0 <= low < size and 0 <= high < size
+            is_symbolic(low, high) or (0 <= low < size and 0 <= high < size)
             for size, (low, high) in zip(self.window_shape, self.padding, strict=True)
         )
         if not plain:

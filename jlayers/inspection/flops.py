@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from ..base.types import PyTree
+from ..core.dtypes import is_symbolic
 
 # JAX has no public types for these.
 Jaxpr: TypeAlias = Any
@@ -52,9 +53,10 @@ def _of_equation(equation: Equation) -> int:
     name, params = equation.primitive.name, equation.params
     inner = list(_inner_jaxprs(params))
     if name == "cond":
-        return max(map(_of_jaxpr, inner))
+        return _largest([_of_jaxpr(jaxpr) for jaxpr in inner])
     if name == "scan":
-        return int(params["length"]) * sum(map(_of_jaxpr, inner))
+        length: int = params["length"]
+        return length * sum(map(_of_jaxpr, inner))
     if name == "pallas_call":
         grid: tuple[int, ...] = params["grid_mapping"].grid
         return math.prod(grid) * int(sum(map(_of_jaxpr, inner)))
@@ -66,17 +68,25 @@ def _of_equation(equation: Equation) -> int:
     if name == "dot_general":
         (contract, _), _ = params["dimension_numbers"]
         shape: tuple[int, ...] = equation.invars[0].aval.shape
-        return 2 * out * int(math.prod(shape[axis] for axis in contract))
+        contracted: int = math.prod(shape[axis] for axis in contract)
+        return 2 * out * contracted
     if name == "conv_general_dilated":
         kernel: tuple[int, ...] = equation.invars[1].aval.shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return int(2 * out * math.prod(kernel) // features // params["batch_group_count"])
+        groups: int = params["batch_group_count"]
+        sums: int = 2 * out * math.prod(kernel) // features
+        return sums // groups
     if name.startswith("reduce_window"):
         window: tuple[int, ...] = params["window_dimensions"]
         return out * math.prod(window)
     if name.startswith(_REDUCTIONS):
-        return max(_size(v.aval) for v in equation.invars)
+        return _largest([_size(v.aval) for v in equation.invars])
     return out
+
+
+def _largest(counts: Sequence[int]) -> int:
+    """The largest; the first of symbolic ones."""
+    return counts[0] if is_symbolic(*counts) else max(counts)
 
 
 def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
@@ -93,4 +103,5 @@ def _size(aval: Any) -> int:
     """How many floating numbers."""
     if not jnp.issubdtype(getattr(aval, "dtype", bool), jnp.inexact):
         return 0
-    return int(math.prod(aval.shape))
+    # A symbolic size makes a symbolic count.
+    return math.prod(aval.shape)

@@ -25,6 +25,7 @@ from ..base.paths import join
 from ..base.specs import format_spec, specs_of
 from ..base.tracing import Trace, trace
 from ..base.types import PyTree
+from ..core.dtypes import is_symbolic
 from .flops import flops
 
 
@@ -77,7 +78,7 @@ class Summary(NamedTuple):
     def __rich__(self) -> rich.table.Table:
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
         between = self.flops - sum(row.flops for row in self.rows)
-        more = [Row("", "(between layers)", None, 0, 0, between)] if between else []
+        more = [Row("", "(between layers)", None, 0, 0, between)] if between != 0 else []
         footers = (
             "total",
             "",
@@ -97,7 +98,7 @@ class Summary(NamedTuple):
                 rich.markup.escape(format_spec(row.output)) if row.output is not None else "",
                 f"{row.parameters:,}" if row.parameters else "",
                 size_text(row.bytes) if row.bytes else "",
-                count_text(row.flops) if row.flops else "",
+                count_text(row.flops) if row.flops != 0 else "",
             )
         return table
 
@@ -179,7 +180,9 @@ def size_text(size: int) -> str:
 
 
 def count_text(count: int) -> str:
-    """A count with three digits and k, M, G or T."""
+    """A count with three digits and k, M, G or T; a symbolic one as a formula."""
+    if is_symbolic(count):
+        return str(count)
     value, unit = _scaled(count, 1000, ("", "k", "M", "G", "T", "P"))
     return f"{value:.0f}" if not unit else f"{value:.3g} {unit}"
 

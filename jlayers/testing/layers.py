@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..base.adapters import out_spec
@@ -24,11 +25,9 @@ from ..base.tracing import trace
 from ..base.types import PyTree
 from .cases import Case
 from .derivatives import check_derivatives
-from .purity import equations, same_program, same_traces
+from .purity import same_program, same_traces
 from .trees import as_float, floats_of, item, map_numpy, stacked, with_garbage_row, without_first
 
-# Equations of a program that is run without jit too, where JAX compiles each of them by itself.
-_FEW = 40
 # Two programs of one function may round differently, sums in another order most of all.
 _FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
 # bfloat16 has 8 significant bits and a layer rounds many times: only what is wrong is further off.
@@ -36,7 +35,12 @@ _BFLOAT16 = {"rtol": 0.1, "atol": 0.1}
 
 
 def check_layer(
-    layer: Any, x: PyTree, *, batch_axis: int | None = 0, same_dtype: bool = True
+    layer: Any,
+    x: PyTree,
+    *,
+    batch_axis: int | None = 0,
+    same_dtype: bool = True,
+    symbolic_axes: tuple[int, ...] = (0,),
 ) -> None:
     """Checks a layer against the laws of jlayers, in training and out of it.
 
@@ -44,8 +48,8 @@ def check_layer(
        ``eval_shape`` and ``out_shardings``.
     2. Parameters and state are nested dicts with string keys and without empty entries.
     3. State keeps its structure, shapes and dtypes; out of training it does not change.
-    4. ``apply`` is pure: ``jit`` and ``vmap`` change nothing; a second call traces nothing, and a
-       second trace gives the same program.
+    4. ``apply`` is pure: ``vmap`` changes nothing; a second call traces nothing, and a second trace
+       gives the same program.
     5. ``grad``, ``jvp``, ``vmap`` of ``grad``, forward-over-reverse, ``scan``, ``remat`` and
        ``eval_shape`` work and agree.
     6. Gradients match finite differences in float64.
@@ -53,6 +57,8 @@ def check_layer(
     8. A child's initial values depend on the key and the child's name alone.
     9. bfloat16 in gives bfloat16 out, near the float32 output.
     10. Out of training, garbage in one row of the batch changes no other row.
+    11. It runs without ``jit`` to the same numbers, and exports (``jax.export``) with axes whose
+        sizes are symbolic: the exported program gives the same numbers too.
 
     Args:
       layer: a ``Layer`` or a function of one argument.
@@ -61,6 +67,9 @@ def check_layer(
       batch_axis: axis of every output leaf along which the batch runs, for law 10; None if the
         rows of the input's first axis are not independent.
       same_dtype: False for a layer whose documented output dtype is not its input's.
+      symbolic_axes: axes of every input array that have no size when the layer is exported, for law
+        11: the batch, and ``(0, 1)`` where the second axis is time. ``()`` exports for the sizes of
+        ``x``.
 
     Raises:
       AssertionError: naming the law that does not hold, and where.
@@ -78,6 +87,8 @@ def check_layer(
     check_derivatives(case)
     _law_5_loops(case)
     _law_7_keys(case)
+    _law_11_without_jit(case)
+    _law_11_export(case, symbolic_axes)
     if same_dtype:
         _law_9_dtypes(case)
     if batch_axis is not None:
@@ -157,8 +168,6 @@ def _law_4_pure(case: Case) -> None:
             case.fail(4, "a second trace of apply gives another program")
         ys = case.run(train)
         case.same_specs(4, "the output, by out_spec", ys[0], out_spec(case.layer, case.x))
-        if len(list(equations(case.jaxprs[train]))) <= _FEW:
-            case.same(4, "jit of apply", ys, program.once(*case.args), **_FLOAT32)
         # Not new numbers: the layer takes these, ids among them, and so it does in another order.
         flipped = map_numpy(lambda a: np.flip(a, 0) if a.ndim else a, case.x)
         xs = stacked([case.x, flipped])
@@ -229,3 +238,42 @@ def _law_10_rows(case: Case, axis: int) -> None:
     spoiled, _ = case.run(False, x=with_garbage_row(case.x))
     others = (without_first(y, axis) for y in (spoiled, clean))
     case.same(10, "rows beside a row of garbage", *others, **_FLOAT32)
+
+
+def _law_11_without_jit(case: Case) -> None:
+    # Each primitive by itself is a program in which XLA has little to rewrite.
+    for train in case.modes:
+        eager = case.programs[train].once(*case.args)
+        case.same(11, "apply without jit", eager, case.run(train), **_FLOAT32)
+
+
+def _law_11_export(case: Case, axes: tuple[int, ...]) -> None:
+    specs = _with_symbolic_axes(specs_of(case.x), axes)
+    given = specs_of((case.params, case.state))
+    for train in case.modes:
+        try:
+            program = jax.jit(case.programs[train].once)
+            exported = export.export(program)(*given, specs, case.key)
+        except Exception as error:
+            case.fail(11, f"cannot be exported with symbolic sizes of the axes {axes}: {error!r}")
+        # Both modes are lowered; one of them is compiled, which is what costs.
+        if not train:
+            called = exported.call(*case.args)
+            case.same(11, "the exported program", called, case.run(False), **_FLOAT32)
+
+
+def _with_symbolic_axes(specs: PyTree, axes: tuple[int, ...]) -> PyTree:
+    """Specs with a symbol for each of the axes; axes of one size share theirs."""
+    leaves, treedef = jax.tree.flatten(specs)
+    scope = export.SymbolicScope()
+    shapes = [
+        export.symbolic_shape(
+            ", ".join(f"axis{i}of{n}" if i in axes else str(n) for i, n in enumerate(leaf.shape)),
+            scope=scope,
+        )
+        for leaf in leaves
+    ]
+    symbolic = [
+        jax.ShapeDtypeStruct(shape, leaf.dtype) for shape, leaf in zip(shapes, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, symbolic)

@@ -20,7 +20,7 @@ from jax import lax
 
 from ..custom_gradient import with_custom_gradient
 from ..dispatch import AlgorithmChoice, check_method, record_choice
-from ..dtypes import at_least_float32
+from ..dtypes import at_least_float32, is_symbolic
 from ..eager import compiled_when_eager
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
@@ -108,7 +108,7 @@ def attention(
         num_kv_heads=num_kv_heads,
     )
     options = ScoreOptions(max(head_dim, 1) ** -0.5 if scale is None else scale, soft_cap)
-    check_method(method, _possible_methods(q, attention_mask, options, bias), "attention")
+    check_method(method, _possible_methods(q, keys, attention_mask, options, bias), "attention")
     cpu, default = (
         choose_attention(q.shape, k.shape, platform, has_bias=bias is not None)
         for platform in ("cpu", "gpu")
@@ -150,6 +150,8 @@ def choose_attention(
         return AlgorithmChoice("direct", "XLA's own fusions on accelerators")
     if 0 in q or 0 in k:
         return AlgorithmChoice("direct", "nothing to compute")
+    if is_symbolic(*q, *k):
+        return AlgorithmChoice("direct", "sizes that are not known yet")
     rows, keys = q[1] * q[2] // k[2], k[1]
     if rows < _MIN_ROWS:
         return AlgorithmChoice("direct", f"{rows} rows of scores of a head: each is soon done")
@@ -159,7 +161,11 @@ def choose_attention(
 
 
 def _possible_methods(
-    q: jax.Array, mask: AttentionMask, options: ScoreOptions, bias: jax.Array | None
+    q: jax.Array,
+    keys: int,
+    mask: AttentionMask,
+    options: ScoreOptions,
+    bias: jax.Array | None,
 ) -> list[str]:
     """The methods that can compute this attention."""
     # What the cuDNN kernel supports, as jax.nn.dot_product_attention documents it.
@@ -168,7 +174,8 @@ def _possible_methods(
     head_dim_fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     plain = options.soft_cap is None and not mask.alibi and mask.positions is None
     cudnn = half_precision and square and head_dim_fits and plain
-    return ["direct"] + ["blocks"] * (bias is None) + ["cudnn"] * cudnn
+    blocks = bias is None and not is_symbolic(q.shape[1], keys)  # they are counted
+    return ["direct"] + ["blocks"] * blocks + ["cudnn"] * cudnn
 
 
 def _cudnn(

@@ -22,7 +22,7 @@ from jax import lax
 from ..custom_gradient import BilinearRule, bilinear_op, bilinear_rule
 from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice
-from ..dtypes import is_sharded
+from ..dtypes import is_sharded, is_symbolic
 from ..eager import compiled_when_eager
 from ..windows import Padding, interleave, pad_or_crop
 from .algorithms import algorithm
@@ -102,7 +102,7 @@ def _convolve_transposed(
 ) -> jax.Array:
     if all(stride == 1 for stride in geometry.strides) and method is None:
         return convolve(x, kernel, geometry, None)
-    if is_sharded(x) and method is None:
+    if method is None and (is_sharded(x) or is_symbolic(*x.shape[1:-1])):
         return _direct(x, kernel, geometry)
     xla = bilinear_rule(lambda x, kernel: _direct(x, kernel, geometry))
     phases = bilinear_rule(lambda x, kernel: _phases(x, kernel, geometry))
@@ -126,6 +126,8 @@ def choose_conv_transpose(
     """The algorithm for shapes ``x`` and ``kernel``, with the reason."""
     if platform != "cpu":
         return AlgorithmChoice("direct", "XLA's own convolution on accelerators")
+    if is_symbolic(*x[1:-1]):
+        return AlgorithmChoice("direct", "sizes that are not known yet")
     if all(stride == 1 for stride in geometry.strides):
         return AlgorithmChoice("direct", "stride 1: an ordinary convolution")
     if geometry.groups > 1:
@@ -147,7 +149,7 @@ def _direct(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     axes = zip(kernel.shape, geometry.dilation, geometry.padding, out_shape, strict=False)
     for k, dilation, (low, high), out in axes:
         most = extent = dilation * (k - 1)
-        if isinstance(out, int):
+        if not is_symbolic(out):
             most = min(most, max(out - 1, 0))
         # Padding that is negative, here or in a gradient (geometry.py), crops or pads the output.
         plain = 0 <= low <= most and 0 <= high <= most

@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from ..dispatch import AlgorithmChoice
+from ..dtypes import is_symbolic
 
 Carry = tuple[jax.Array, ...]
 # A static or traced position in time.
@@ -54,6 +55,8 @@ def choose_recurrence(
 ) -> AlgorithmChoice:
     """What the gradient does for an ``x`` of this shape and ``width`` gates, with the reason."""
     size = _chunk(x[1], x[0] * width * jnp.dtype(dtype).itemsize)
+    if is_symbolic(*x[:2]):
+        return AlgorithmChoice("store", "sizes that are not known yet: all steps at once")
     if size >= x[1]:
         return AlgorithmChoice("store", "the gates of all steps fit the cache")
     chunks = f"on CPU {size} steps at a time, so that their gates stay in cache"
@@ -70,6 +73,9 @@ def choose_recurrence(
 
 def _chunk(steps: int, step_bytes: int) -> int:
     """How many steps make a chunk: a divisor of all of them where one is near."""
+    # Of a size that is not known yet, all at once is right for every number.
+    if is_symbolic(steps, step_bytes):
+        return steps
     size = max(_SMALLEST_CHUNK, _CHUNK_BYTES // max(step_bytes, 1))
     if size >= steps:
         return steps
@@ -99,6 +105,8 @@ class Plan(NamedTuple):
         size = steps
         if self.chunked:
             size = _chunk(steps, x.shape[0] * width * x.dtype.itemsize)
+        if is_symbolic(steps):
+            return 1, steps, 0
         return steps // size, size, steps % size
 
     def place(self, steps: int, start: Index, size: int) -> Index:

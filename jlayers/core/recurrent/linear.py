@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from ..dense import affine
-from ..dtypes import at_least_float32
+from ..dtypes import at_least_float32, is_symbolic
 from .chunking import Carry
 from .stepwise import ScanOptions, StepCell, expand
 
@@ -44,6 +44,14 @@ def linear_recurrence(
         valid = expand(options.mask, decay.shape)
         update = jnp.where(valid, update, jnp.zeros_like(update))
         decay = jnp.where(valid, decay, jnp.ones_like(decay))
+    if is_symbolic(decay.shape[1]):  # which associative_scan cannot halve
+        after, outputs = lax.scan(
+            lambda h, at: (at[0] * h + at[1],) * 2,
+            h,
+            (jnp.swapaxes(decay, 0, 1), jnp.swapaxes(update, 0, 1)),
+            reverse=options.reverse,
+        )
+        return jnp.swapaxes(outputs, 0, 1), after
     first, last = (-1, 0) if options.reverse else (0, -1)
     # The state before all steps is a part of the first update, so that the scan starts from zero.
     update = update.at[:, first].add(decay[:, first] * h)

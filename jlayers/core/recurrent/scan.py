@@ -24,7 +24,7 @@ from jax import lax
 from ..custom_gradient import with_custom_gradient
 from ..dense import affine, kernel_gradient
 from ..dispatch import check_method, record_choice
-from ..dtypes import at_least_float32
+from ..dtypes import at_least_float32, is_symbolic
 from .chunking import METHODS, Carry, Cell, Gates, Index, Plan, choose_recurrence, over_chunks
 
 # Saves copies of the carry in the forward loop; unrolling the backward one costs (docs/notes/0009).
@@ -143,7 +143,8 @@ def _forward(plan: Plan, x: _Input, carry: Carry, weights: Weights) -> tuple[_Ou
             return carry, (carry, gates if plan.stores else None)
 
         at = (projected, _valid(plan, x, start, size))
-        carry, (after, gates) = lax.scan(step, carry, at, unroll=min(size, _UNROLLED))
+        unroll = 1 if is_symbolic(size) else min(size, _UNROLLED)
+        carry, (after, gates) = lax.scan(step, carry, at, unroll=unroll)
         stacked = tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
         return (carry, stacked), gates
 
