@@ -1,7 +1,7 @@
 """Convolutions and pools of every geometry against NumPy loops: values and all gradients.
 
 Nor is XLA ever given a negative low padding, in no derivative up to the second: XLA for CPU then
-reads what nobody wrote (openxla/xla#48713).
+reads memory that was never written (openxla/xla#48713).
 """
 
 import random
