@@ -69,7 +69,7 @@ def padded(rows: Iterable[ArrayLike], length: int | None) -> tuple[jax.Array, ja
     values = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
     for i, row in enumerate(arrays):
         values[i, : len(row)] = row
-    return jnp.asarray(values), jnp.asarray([len(row) for row in arrays])
+    return to_jax_array(values), jnp.asarray([len(row) for row in arrays])
 
 
 def joined_masks(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -41,12 +41,11 @@ def explicit_padding(
         return ((window_shape[0] - 1, 0), *(((0, 0),) * (len(window_shape) - 1)))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:-1], tuple(window_shape), tuple(strides), padding)
-    # The padding "SAME" of an axis of symbolic size is symbolic, if strides divide it.
-    return tuple((_as_int(low), _as_int(high)) for low, high in padding)
-
-
-def _as_int(size: int) -> int:
-    return size if is_symbolic(size) else int(size)
+    # That of "SAME" is symbolic where the size is, if strides divide it.
+    return tuple(
+        (int(low), int(high)) if isinstance(low, int | np.integer) else (low, high)
+        for low, high in padding
+    )
 
 
 def pad_or_crop(

@@ -15,7 +15,7 @@ import jax
 from ..custom_gradient import bilinear_op
 from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice
-from ..dtypes import is_sharded, is_symbolic
+from ..dtypes import is_sharded
 from ..eager import compiled_when_eager
 from ..windows import Padding, explicit_padding
 from .algorithms import algorithm
@@ -103,7 +103,7 @@ def choose_conv(
         return AlgorithmChoice("direct", "XLA's own convolution on accelerators")
     if 0 in x or 0 in kernel:
         return AlgorithmChoice("direct", "nothing to compute")
-    if is_symbolic(*x[1:-1]):
+    if not all(isinstance(n, int) for n in x[1:]):
         return AlgorithmChoice("direct", "sizes that are not known yet")
     if geometry.groups == 1 and all(k == 1 for k in kernel[:rank]):
         return AlgorithmChoice("matmul", "a kernel of one element is a matrix product")
@@ -114,7 +114,7 @@ def choose_conv(
         return AlgorithmChoice("blocks", reason)
     strided = rank == 2 and max(geometry.strides) > 1 and max(geometry.dilation) == 1
     copies = math.prod(kernel[:rank]) / math.prod(geometry.strides)
-    few_copies = strided and not is_symbolic(*x) and copies <= _MAX_COPIES
+    few_copies = strided and isinstance(x[0], int) and copies <= _MAX_COPIES
     if few_copies and copies * math.prod(x) <= _MAX_PATCH_NUMBERS:
         reason = "strides: a pixel is in few patches, so patches are laid out"
         return AlgorithmChoice("patches", reason)

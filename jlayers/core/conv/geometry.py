@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from ..dtypes import is_symbolic
 from ..windows import pad_or_crop
 
 
@@ -65,17 +64,19 @@ def _with_plain_padding(
         extent = dilation * (k - 1) + 1
         most = extent - 1
         rest = 0
-        if not is_symbolic(n):  # an axis of symbolic size is as long as need be
+        if isinstance(n, int):  # an axis of symbolic size is as long as need be
             reach, rest = divmod(n + low + high - extent, stride)
             most = min(most, max(reach * stride, 0))
         # Nor does XLA take symbolic padding, which "SAME" is for a stride and a symbolic size.
-        if not is_symbolic(low, high) and 0 <= low <= most and 0 <= high <= most + rest:
+        if isinstance(low, int) and 0 <= low <= most and 0 <= high <= most + rest:
             edges.append((0, 0))
             pads.append((low, high))
         else:
             # Pixels that no window reads would be negative padding in the kernel's gradient.
             edges.append((low, high - rest))
             pads.append((0, 0))
+    if not any(map(any, edges)):
+        return x, geometry
     return pad_or_crop(x, edges), geometry._replace(padding=tuple(pads))
 
 
