@@ -29,7 +29,7 @@ from ..base.specs import format_short, format_spec, spec_key, specs_of
 from ..base.step_pair import StepPair, check_carry, stream_of
 from ..base.tracing import AbstractFn, Trace, run, trace
 from ..base.types import ApplyFn, Carry, Key, Params, PyTree, Spec, State
-from ..core.eager import compiled_when_eager
+from ..core.dispatch import compiled_when_eager
 
 Policy = Callable[..., bool]
 

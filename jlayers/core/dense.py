@@ -6,8 +6,8 @@ import jax
 from jax import lax
 
 from .custom_gradient import bilinear_op, bilinear_rule
+from .dispatch import compiled_when_eager
 from .dtypes import at_least_float32, is_sharded
-from .eager import compiled_when_eager
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:

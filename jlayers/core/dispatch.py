@@ -4,14 +4,28 @@ Each operation has a function ``choose_<operation>(shapes, ..., platform)`` that
 shapes and the platform alone, so the choice is fixed when the program is traced. The thresholds in
 these functions are measured: docs/notes/0008 and 0009, docs/benchmarks.md. ``jl.explain`` shows the
 choices by tracing a model inside ``recording``.
+
+How to read this file: the record of choices comes first, then ``compiled_when_eager``, for calls
+outside ``jax.jit``. By itself ``lax.scan`` compiles its body, and finds the program again only for
+the same function object. A body that closes over a call's arrays is a new function each time:
+compiled at every call, and never freed. So operations with loops or branches are a program of
+their own there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import jax
+from jax import lax
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class AlgorithmChoice(NamedTuple):
@@ -80,3 +94,79 @@ def check_method(method: str | None, methods: Sequence[str], operation: str) -> 
     if method is not None and method not in methods:
         names = ", ".join(map(repr, methods))
         raise ValueError(f"{operation} has no method {method!r} for these arguments, but {names}")
+
+
+def compiled_when_eager(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Runs the function under ``jax.jit`` where nothing else compiles it.
+
+    Inside ``jit``, ``eval_shape``, a scan and the like the function itself is traced, as if it had
+    no decorator. Outside, and under ``grad`` and ``vmap`` that are not inside ``jit``, it is one
+    program for its shapes and static arguments.
+
+    Args:
+      static: names of arguments that are not arrays. A call in which one is not hashable runs
+        uncompiled.
+
+    >>> import jax.numpy as jnp
+    >>> @compiled_when_eager("n")
+    ... def power(x, *, n):
+    ...     return jax.lax.fori_loop(0, n, lambda i, y: y * x, jnp.ones_like(x))
+    >>> float(power(jnp.array(2.0), n=3))
+    8.0
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        jitted: Callable[..., R] = jax.jit(function, static_argnames=static)
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if is_staged((args, kwargs)):
+                return function(*args, **kwargs)
+            given = signature.bind(*args, **kwargs).arguments
+            options = {name: _as_tuples(given.get(name)) for name in static}
+            try:
+                hash(tuple(options.values()))
+            except TypeError:
+                return function(*args, **kwargs)
+            return jitted(**given | {name: options[name] for name in static if name in given})
+
+        return call
+
+    return decorate
+
+
+def is_staged(arguments: object) -> bool:
+    """Whether operations on these arguments are being written into a program.
+
+    That is not so under a ``grad`` or ``vmap`` outside ``jit``, where there are tracers as well.
+    """
+    tracers = [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.core.Tracer)]
+    # Without tracers there may be a program around constants: one more function in it does no harm.
+    if not tracers:
+        return False
+    if any(isinstance(tracer, _staged_kind()) for tracer in tracers):
+        return True
+    # What an operation without arguments returns depends on where it runs alone. A literal, which
+    # leaves nothing in the program.
+    return isinstance(lax.full((), False), jax.core.Tracer)
+
+
+@functools.cache
+def _staged_kind() -> type:
+    """The class of the tracers of ``jit``: most calls need no further question."""
+    kinds: list[type] = []
+
+    def look(x: jax.Array) -> jax.Array:
+        kinds.append(type(x))
+        return x
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct((), bool))
+    return kinds[0]
+
+
+def _as_tuples(value: object) -> object:
+    """Lists as tuples, which have a hash."""
+    if type(value) is list or type(value) is tuple:
+        return tuple(_as_tuples(entry) for entry in value)
+    return value

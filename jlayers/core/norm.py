@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from .custom_gradient import with_custom_gradient
+from .dispatch import compiled_when_eager
 from .dtypes import at_least_float32
-from .eager import compiled_when_eager
 
 Mean = Callable[[jax.Array], jax.Array]
 Triple = tuple[jax.Array, jax.Array, jax.Array]

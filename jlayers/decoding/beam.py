@@ -19,7 +19,7 @@ from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_spec
 from ..base.types import Carry, Params, State
-from ..core.eager import is_staged
+from ..core.dispatch import is_staged
 from .programs import program
 from .prompts import (
     Decoder,

@@ -21,7 +21,7 @@ from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.specs import format_short
 from ..base.types import Carry, Params, State
-from ..core.eager import is_staged
+from ..core.dispatch import is_staged
 from .programs import program
 from .prompts import (
     Prompt,

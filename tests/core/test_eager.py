@@ -13,7 +13,7 @@ from tables.tiers import full, named
 
 import jlayers as jl
 from jlayers import decoding
-from jlayers.core.eager import compiled_when_eager, is_staged
+from jlayers.core.dispatch import compiled_when_eager, is_staged
 
 KEY = jax.random.key(0)
 LOWERED = []

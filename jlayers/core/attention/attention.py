@@ -19,9 +19,8 @@ import numpy as np
 from jax import lax
 
 from ..custom_gradient import with_custom_gradient
-from ..dispatch import AlgorithmChoice, check_method, record_choice
+from ..dispatch import AlgorithmChoice, check_method, compiled_when_eager, record_choice
 from ..dtypes import at_least_float32, is_symbolic
-from ..eager import compiled_when_eager
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
 from .mask import AttentionMask

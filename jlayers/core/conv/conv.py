@@ -14,9 +14,8 @@ import jax
 
 from ..custom_gradient import bilinear_op
 from ..dense import add_bias
-from ..dispatch import AlgorithmChoice, check_method, record_choice
+from ..dispatch import AlgorithmChoice, check_method, compiled_when_eager, record_choice
 from ..dtypes import is_sharded
-from ..eager import compiled_when_eager
 from ..windows import Padding, explicit_padding
 from .algorithms import algorithm
 from .geometry import Geometry, direct

@@ -21,9 +21,8 @@ from jax import lax
 
 from ..custom_gradient import BilinearRule, bilinear_op, bilinear_rule
 from ..dense import add_bias
-from ..dispatch import AlgorithmChoice, check_method, record_choice
+from ..dispatch import AlgorithmChoice, check_method, compiled_when_eager, record_choice
 from ..dtypes import is_sharded, is_symbolic
-from ..eager import compiled_when_eager
 from ..windows import Padding, interleave, pad_or_crop
 from .algorithms import algorithm
 from .conv import choose_conv, convolve

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..eager import compiled_when_eager
+from ..dispatch import compiled_when_eager
 from .chunking import Carry, Cell
 from .scan import Weights, recurrence
 

@@ -29,7 +29,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_short, format_spec
 from ...base.step_pair import StepPair
 from ...base.types import Carry, Key, Params, PyTree, Spec, State
-from ...core.eager import compiled_when_eager
+from ...core.dispatch import compiled_when_eager
 from ...core.recurrent.chunking import METHODS
 from ...core.recurrent.chunking import Carry as CoreCarry
 from ...core.recurrent.stepwise import ScanOptions, expand, stepwise

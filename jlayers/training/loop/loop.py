@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ...base.arrays import native_tree
 from ...base.errors import warn
@@ -37,6 +36,7 @@ from .metrics import (
     MetricAccumulator,
     Pending,
     empty_accumulator,
+    placed,
 )
 from .non_finite import NonFiniteError
 from .program import Leaves, form_of, program_of
@@ -76,7 +76,8 @@ class Loop:
     Attributes:
       step, position: after the last call.
       history: the records.
-      resumed: the step of the checkpoint that the loop continues from, if any.
+      resumed: the step of the checkpoint that the loop continues from, if any, and if nothing of
+        that step is still to be done.
     """
 
     def __init__(self, plan: Plan, state: Any, hooks: tuple[Hook, ...]):
@@ -130,7 +131,7 @@ class Loop:
             snapshot = restore_snapshot(plan.manager, plan.source, self.state, plan.step)
         if snapshot is not None:
             self._restore(snapshot)
-            self.resumed = self.step
+            self.resumed = None if self._unfinished else self.step
         elif not plan.donate:
             # The first call is given this memory; the caller's is the caller's.
             self._leaves = copied(self._leaves)
@@ -273,7 +274,7 @@ class Loop:
         active = jax.ShapeDtypeStruct((), bool) if self._stops else None
         state = self.state
         _, metrics, _ = jax.eval_shape(self._program.guarded, state, specs, active)
-        return _placed(state, with_sums(empty_accumulator(metrics), self._sums))
+        return placed(state, with_sums(empty_accumulator(metrics), self._sums))
 
     def _attend(self) -> tuple[str | None, float]:
         """After a call: why to stop, if so, and the step to look again at."""
@@ -408,12 +409,3 @@ interruptible(_one_by_one, GRACE)
 interruptible(aligned_stacks, GRACE)
 interruptible(Prefetched.__next__, GRACE)
 interruptible(RecentBatches.find, GRACE)
-
-
-def _placed(state: Any, accumulator: MetricAccumulator) -> MetricAccumulator:
-    """The accumulator on the mesh of the state, if any: where the step will leave it."""
-    for leaf in jax.tree.leaves(state):
-        if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
-            everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.device_put(accumulator, everywhere)  # type: ignore[no-any-return]
-    return accumulator

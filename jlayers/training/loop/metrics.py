@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ...base.errors import TrainingError
 from ...base.specs import format_spec, specs_of
@@ -227,3 +228,12 @@ class History:
         now = time.perf_counter()
         waited = now - before > _WAITED or pending.moment <= self._last[1]
         return accumulator, now if waited else pending.moment
+
+
+def placed(state: Any, accumulator: MetricAccumulator) -> MetricAccumulator:
+    """The accumulator on the mesh of the state, if any: where the step will leave it."""
+    for leaf in jax.tree.leaves(state):
+        if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
+            everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+            return jax.device_put(accumulator, everywhere)  # type: ignore[no-any-return]
+    return accumulator
