@@ -42,7 +42,9 @@ def of_positions(
         values, mask = split(x)
         count = carry["count"] if carry else None
         if mask is None:
-            if most is not None and values.shape[1] > most:
+            # Of a symbolic number of steps, those beyond the last position are NaN.
+            steps = values.shape[1]
+            if most is not None and isinstance(steps, int) and steps > most:
                 raise LayerError(
                     f"has {most} positions, got {values.shape[1]} steps",
                     got=format_spec(values),
