@@ -129,7 +129,7 @@ def trace(layer: Traceable, x: PyTree) -> Trace:
                 passes.append(found)
                 return y
 
-            # What layers add to the loss meanwhile are abstract values of this pass.
+            # What layers add to a loss meanwhile are abstract values of this pass.
             muted(lambda: jax.eval_shape(once, _key_spec(), x))
             found = passes[0]
     return found

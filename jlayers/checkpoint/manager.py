@@ -198,10 +198,14 @@ class CheckpointManager:
                 self._warnings.append(f"{self.path(step)} could not be removed: {error.strerror}")
 
     def _best(self, steps: list[int]) -> list[int]:
-        return self._ranked(steps)[: self.best] if self.best else []
+        if not self.best:
+            return []
+        ranked, unknown = self._ranked(steps)
+        # What could not be read may be the best.
+        return [*unknown, *ranked[: self.best]]
 
-    def _ranked(self, steps: list[int]) -> list[int]:
-        """The steps that have the metric, the best first."""
+    def _ranked(self, steps: list[int]) -> tuple[list[int], list[int]]:
+        """The steps that have the metric, the best first, and those that cannot be read."""
         sign = 1 if self.mode == "min" else -1
         ranked, unknown = [], []
         for step in steps:
@@ -210,8 +214,8 @@ class CheckpointManager:
                 unknown.append(step)
             elif not math.isnan(value := metrics.get(self.metric, math.nan)):
                 ranked.append((sign * value, -step))
-        # Of equal ones the later is better. What could not be read may be the best.
-        return [*unknown, *(-step for _, step in sorted(ranked))]
+        # Of equal ones the later is better.
+        return [-step for _, step in sorted(ranked)], unknown
 
     def _metrics_of(self, step: int) -> dict[str, float] | None:
         """The metrics of a checkpoint, none of a corrupt one; None where they cannot be read."""
@@ -291,7 +295,7 @@ class CheckpointManager:
 
         Of those that are still there: ``best=1`` keeps it. ``restore(like, best_step())`` reads it.
         """
-        ranked = self._ranked(self.steps())
+        ranked, _ = self._ranked(self.steps())
         return ranked[0] if ranked else None
 
     @public_api

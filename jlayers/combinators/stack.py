@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.added_losses import add_loss, collected
+from ..base.added_losses import add_loss, collected, is_collecting
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
@@ -32,6 +32,7 @@ from ..base.types import ApplyFn, Carry, Key, Params, PyTree, Spec, State
 from ..core.dispatch import compiled_when_eager
 
 Policy = Callable[..., bool]
+Losses = list[jax.Array]
 
 
 @factory
@@ -81,15 +82,15 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
             )
         return found, _through_copies(inner, n, x, with_receptive_field(y, None))
 
-    @compiled_when_eager("train")
+    # Whether losses are collected is an argument: the compiled programs differ.
+    @compiled_when_eager("train", "collects")
     def scan(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, tuple[State, list[jax.Array]]]:
-        def step(
-            x: PyTree, copy: tuple[Params, State, Key]
-        ) -> tuple[PyTree, tuple[State, list[jax.Array]]]:
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
+    ) -> tuple[PyTree, tuple[State, Losses]]:
+        def step(x: PyTree, copy: tuple[Params, State, Key]) -> tuple[PyTree, tuple[State, Losses]]:
             with error_context(inner):
-                (y, new), losses = _collected(inner, copy[0], copy[1], x, copy[2], train)
+                given = copy[0], copy[1], x, copy[2]
+                (y, new), losses = _collected(inner, *given, train, collects)
                 return y, (new, losses)
 
         if remat:
@@ -103,7 +104,8 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     ) -> tuple[PyTree, State]:
         # The receptive field must not enter the loop's carry, whose structure cannot change.
         plain = with_receptive_field(x, None)
-        y, (new_state, losses) = scan(params, state, plain, key=key, train=train)
+        collects = is_collecting()
+        y, (new_state, losses) = scan(params, state, plain, key=key, train=train, collects=collects)
         for loss in losses:
             add_loss(jnp.sum(loss))
         return _through_copies(inner, n, x, y), new_state if train else state
@@ -160,11 +162,9 @@ def ensemble(layer: LayerOrFunction, n: int) -> Layer:
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        def one(
-            params: Params, state: State, key: Key
-        ) -> tuple[tuple[PyTree, State], list[jax.Array]]:
+        def one(params: Params, state: State, key: Key) -> tuple[tuple[PyTree, State], Losses]:
             with error_context(inner):
-                return _collected(inner, params, state, x, key, train)
+                return _collected(inner, params, state, x, key, train, is_collecting())
 
         # axis_size, for a layer without parameters, state and key has nothing to map over.
         (y, new_state), losses = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
@@ -194,15 +194,15 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
             f"policy must be one of jax.checkpoint_policies, got {format_short(policy)}"
         )
 
-    @compiled_when_eager("train")
+    @compiled_when_eager("train", "collects")
     def checkpointed(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[tuple[PyTree, State], list[jax.Array]]:
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
+    ) -> tuple[tuple[PyTree, State], Losses]:
         def run(
             params: Params, state: State, x: PyTree, key: Key
-        ) -> tuple[tuple[PyTree, State], list[jax.Array]]:
+        ) -> tuple[tuple[PyTree, State], Losses]:
             with error_context(inner):
-                return _collected(inner, params, state, x, key, train)
+                return _collected(inner, params, state, x, key, train, collects)
 
         # train is closed over: as an argument it would be traced.
         return jax.checkpoint(run, policy=policy)(params, state, x, key)  # type: ignore[no-any-return]
@@ -210,7 +210,10 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        (y, new_state), losses = checkpointed(params, state, x, key=key, train=train)
+        collects = is_collecting()
+        (y, new_state), losses = checkpointed(
+            params, state, x, key=key, train=train, collects=collects
+        )
         for loss in losses:
             add_loss(loss)
         return y, new_state if train else state
@@ -244,14 +247,17 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
 
 
 def _collected(
-    layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool
-) -> tuple[tuple[PyTree, State], list[jax.Array]]:
+    layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool, collects: bool
+) -> tuple[tuple[PyTree, State], Losses]:
     """The layer's output and state, and the losses added in it, which must not leave as they are.
 
-    They are values of the transformation that runs the layer: it has to return them, also where
-    nothing takes them, since a program that is remembered may be called again where something does.
+    They are values of the transformation that runs the layer: it has to return them.
     """
-    return collected(lambda: layer._apply(params, state, x, key=key, train=train))
+
+    def run() -> tuple[PyTree, State]:
+        return layer._apply(params, state, x, key=key, train=train)
+
+    return collected(run) if collects else (run(), [])
 
 
 def _wrapper(

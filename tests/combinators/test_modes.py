@@ -227,3 +227,28 @@ def test_a_part_that_is_frozen_is_in_evaluation_mode(frozen, kept):
     if kept:
         y, _ = MODEL.apply(state.params, state.state, X)
         np.testing.assert_allclose(metrics["loss"], y.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: jl.repeat(layer, 2), jl.remat])
+def test_a_program_that_is_remembered_collects_where_it_is_asked_to(wrap):
+    # Without jit the wrappers compile by themselves, and the next call finds the program.
+    layer = wrap(BLOCK)
+    params, state = layer.init(jax.random.key(1), X)
+    plain, _ = layer.apply(params, state, X)
+    for _ in range(2):
+        (_, loss), _ = jl.with_losses(layer).apply(params, state, X)
+        assert loss > 0
+        np.testing.assert_array_equal(layer.apply(params, state, X)[0], plain)
+
+    def padded(f, x):
+        y = jnp.tanh(f.dense(x))
+        f.add_loss(jnp.mean(y**2))
+        return y
+
+    # Nothing collects a loss of padding here, inside the wrapper either.
+    x = jl.Sequence.from_lengths(jnp.ones((2, 5, 4)), [5, 2])
+    layer = wrap(jl.compose(padded, dense=jl.Dense(4)))
+    params, state = layer.init(jax.random.key(1), x)
+    assert layer.apply(params, state, x)[0].shape == (2, 5, 4)
+    with pytest.raises(jl.LayerError, match="a loss of the steps and the padding"):
+        jl.with_losses(layer).apply(params, state, x)

@@ -32,7 +32,7 @@ _RECENT = 10_000
 # steps are counted by the metric "skipped", after the warnings have said why.
 _ROLLBACKS, _WARNINGS = 3, 3
 # The entry of a checkpoint that says which data its position is in.
-_DATA = "data"
+_DATA = "jlayers.data"
 
 # The entry of a checkpoint's ``extra`` that is the loop's: others are the user's.
 _SUMS = "jlayers.fit"
