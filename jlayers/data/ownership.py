@@ -64,6 +64,9 @@ def owned(batch: PyTree) -> PyTree:
     changed = False
     for i, leaf in enumerate(leaves):
         if not isinstance(leaf, np.ndarray):
+            # A tensor of torch can be written to, too.
+            if not isinstance(leaf, jax.Array) and callable(clone := getattr(leaf, "clone", None)):
+                leaves[i], changed = clone(), True
             continue
         if leaf.nbytes < _SMALL:
             leaves[i], changed = leaf.copy(), True

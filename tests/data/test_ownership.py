@@ -165,6 +165,12 @@ def test_a_buffer_of_torch_is_copied():
     loader = torch.utils.data.DataLoader(rows, 4, collate_fn=collate)
     assert fitted(loader) == fitted(list(X))
 
+    def tensors(epoch):
+        for x in X:
+            yield (buffer.copy_(torch.from_numpy(x)),)
+
+    assert fitted(tensors) == fitted(list(X))
+
 
 # What is not copied.
 

@@ -302,7 +302,7 @@ def test_a_bad_step_beyond_an_int32_is_found():
         assert fit(state=far(), data=poisoned(13), steps=FAR + 20, non_finite="skip").step
 
 
-@pytest.mark.parametrize("extra", [{"sums": 3}, {"sums": {}, "looked": "x"}, {"looked": 1}])
+@pytest.mark.parametrize("extra", [{"sums": 3}, {"sums": {}, "looked": "x"}, {"data": 1}])
 def test_a_checkpoint_of_ones_own_has_any_entries(tmp_path, extra):
     with kept(tmp_path) as checkpoints:
         checkpoints.save(3, fit(steps=3).state, extra=extra)

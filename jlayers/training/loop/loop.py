@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ...base.arrays import native_tree
 from ...base.errors import warn
 from ...base.specs import specs_of
 from ...checkpoint import CheckpointManager
-from ...data import Position, Prefetched, Source
-from ...data.ownership import read_owned
-from ...data.prefetch import put_on
+from ...data import Position, Source
 from ...data.recent_batches import RecentBatches
-from ...data.stacking import aligned_stacks
 from ...inspection.donation import Donation, check_distinct, check_not_donated, copied
 from ..state import TrainState
 from ..step import Step
 from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
+from .items import Item, call_items
 from .metrics import (
     History,
     MetricAccumulator,
@@ -47,10 +43,7 @@ from .recovery import (
     sums_of,
     with_sums,
 )
-from .signals import GRACE, Interrupted, Signals, interruptible
-
-# (batch or stack, position after it, how many steps it is for)
-Item: TypeAlias = tuple[Any, Position, int]
+from .signals import Interrupted, Signals
 
 
 class Plan(NamedTuple):
@@ -184,24 +177,17 @@ class Loop:
     def _batches(self) -> contextlib.AbstractContextManager[Iterator[Item]]:
         """The batches for each call, read ahead."""
         plan = self._plan
-        read: Any = read_owned(plan.source, self.position, plan.epochs)
-        # Batches gives arrays that JAX takes, and a stack of them at once.
-        if not hasattr(read, "stacks"):
-            read = ((native_tree(batch, "the batch"), after) for batch, after in read)
-        left = None if plan.steps is None else min(plan.steps - self.step, sys.maxsize)
-        items: Iterator[Item]
-        if plan.steps_per_call > 1:
-            items = aligned_stacks(read, plan.steps_per_call, self.step, left)
-        else:
-            items = _one_by_one(itertools.islice(read, left))
-        # The thread of prefetch also puts batches on the device.
-        if plan.prefetch:
-            return Prefetched(self._recent.reading(items), plan.prefetch, put_on(plan.device))
-        if plan.device is not None:
-            items = (
-                (jax.device_put(batch, plan.device), after, count) for batch, after, count in items
-            )
-        return contextlib.nullcontext(items)
+        return call_items(
+            plan.source,
+            self.position,
+            epochs=plan.epochs,
+            step=self.step,
+            left=None if plan.steps is None else plan.steps - self.step,
+            steps_per_call=plan.steps_per_call,
+            prefetch=plan.prefetch,
+            device=plan.device,
+            recent=self._recent,
+        )
 
     def _take(self, batches: Iterator[Item]) -> str:
         """Calls the step until something ends the loop."""
@@ -252,6 +238,7 @@ class Loop:
         stopped = None
         if self._unfinished and self._sums:
             self._accumulator = saved_accumulator(self._sums)
+            self.resumed = None  # there is something to do: the record
             self._schedule.save_again()
             stopped = self._run_due()
         return stopped or self._complete() or "data"
@@ -397,15 +384,3 @@ class Loop:
                 self._plan.manager.wait()
         except Exception as second:
             error.add_note(f"and the state could not be saved after it: {second}")
-
-
-def _one_by_one(read: Iterator[tuple[Any, Position]]) -> Iterator[Item]:
-    for batch, after in read:
-        yield batch, after, 1
-
-
-# Where the loop waits for its source.
-interruptible(_one_by_one, GRACE)
-interruptible(aligned_stacks, GRACE)
-interruptible(Prefetched.__next__, GRACE)
-interruptible(RecentBatches.find, GRACE)

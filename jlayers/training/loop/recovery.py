@@ -31,11 +31,9 @@ _RECENT = 10_000
 # after each return to a checkpoint most likely fails by its state, not by a batch; and all skipped
 # steps are counted by the metric "skipped", after the warnings have said why.
 _ROLLBACKS, _WARNINGS = 3, 3
-# The entry of a checkpoint that says which data its position is in.
-_DATA = "jlayers.data"
-
-# The entry of a checkpoint's ``extra`` that is the loop's: others are the user's.
-_SUMS = "jlayers.fit"
+# The entries of a checkpoint's ``extra`` that are the loop's, others are the user's: the sums
+# since the last record, and which data its position is in.
+_SUMS, _DATA = "jlayers.fit", "jlayers.data"
 
 
 def sums_of(accumulator: MetricAccumulator, looked: int, unfinished: bool) -> dict[str, Any]:
@@ -143,7 +141,7 @@ def fingerprint_of(source: Source) -> dict[str, Any]:
 def _compare(found: Restored, source: Source, step: Step) -> None:
     """Warns where a checkpoint fits, and yet is of something else."""
     now, then = fingerprint_of(source).get(_DATA), found.extra.get(_DATA)
-    if now is not None and then is not None and now != then:
+    if isinstance(now, dict) and isinstance(then, dict) and now != then:
         changed = [name for name in now if now[name] != then.get(name)]
         warn(
             f"the checkpoint of step {found.step} is of other data, and its position "
