@@ -46,7 +46,7 @@ def inference(layer: LayerOrFunction, pattern: str = "**", *, train: bool = Fals
     serial(encoder=inference(serial(Dense(8), BatchNorm())), head=Dense(3))
     >>> sampled = jl.inference(jl.Dropout(0.5), train=True)
     >>> sampled.apply({}, {}, jnp.ones(6), key=jax.random.key(1))[0]
-    Array([0., 2., 2., 0., 0., 2.], dtype=float32)
+    Array([2., 0., 2., 2., 0., 0.], dtype=float32)
     """
     layer, train = lift(layer), arguments.flag("train", train)
     if pattern == "**":

@@ -174,7 +174,7 @@ def test_an_id_out_of_range():
     ids = jnp.asarray([[1, 2], [3, 5], [0, 4]], jnp.int32)
     found = find(jl.serial(jl.Embedding(5, 3), jl.Dense(1)), ids)
     assert place(found) == ("forward", "embedding", (), (1,))
-    assert found.hint == "ids from 0 to 4: one of its input is out of range, and gives NaN"
+    assert found.hint == "ids from 0 to 4: one out of range has a row of NaN"
 
 
 def test_forward_in_images():

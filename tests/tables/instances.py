@@ -85,7 +85,7 @@ INSTANCES = {
     "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS, full=True),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
-    "sinusoidal positions": Instance(jl.SinusoidalPositions(), jl.spec((2, 3, 4, 6)), full=True),
+    "sinusoidal positions": Instance(jl.SinusoidalPositions(), jl.spec((2, 3, 4, 6))),
     "conv 1-D causal": Instance(jl.Conv(3, 2, padding="CAUSAL", dilation=2), STEPS),
     "conv 2-D": Instance(jl.Conv(3, (3, 2), strides=(2, 1), padding="SAME"), IMAGE),
     "conv 2-D in groups": Instance(

@@ -230,10 +230,6 @@ def _of_layer(
 def _hint_forward(call: Call, x: Any) -> str | None:
     # The function itself first: a logarithm of 0 is infinite in every dtype.
     kind, spec = call.node.layer.kind, call.node.inputs[call.number]
-    # Its table is finite, or it would be to blame by itself: ids beyond it give NaN.
-    if call.node.layer.maker == "Embedding":
-        count = call.node.params["embedding"].shape[0]
-        return f"ids from 0 to {count - 1}: one of its input is out of range, and gives NaN"
     if kind in ("log", "log2", "log10") and x[LOW] <= 0:
         return f"jnp.{kind}(jnp.maximum(x, 1e-6)): {kind} of values not above 0"
     if kind in ("sqrt", "rsqrt") and x[LOW] <= 0:
