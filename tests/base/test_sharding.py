@@ -41,7 +41,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("axis_type", [*full(AxisType.Auto), AxisType.Explicit])
-@pytest.mark.parametrize("case", sample([*CASES], 0, 1))
+@pytest.mark.parametrize("case", sample([*CASES], 1))
 def test_a_sharded_batch(case, axis_type):
     model, shape = CASES[case]
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(axis_type,))

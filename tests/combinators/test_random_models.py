@@ -288,7 +288,7 @@ def check(node, shape, ids, seed):
 
 
 # 49: a gradient that was NaN where XLA rounds the two sides of a comparison differently.
-@pytest.mark.parametrize("seed", sample(sorted({49, *range(int(FIRST or 0), int(LAST))}), 0, 1))
+@pytest.mark.parametrize("seed", sample(sorted({49, *range(int(FIRST or 0), int(LAST))}), 1))
 def test_a_random_model(seed):
     with jax.enable_x64(True):
         check(*Grower(seed).model(), seed)

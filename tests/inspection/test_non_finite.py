@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from error_text import each, read
+from tables.tiers import full
 
 import jlayers as jl
 from jlayers.base.tracing import trace
@@ -83,8 +84,8 @@ RECURRENT = jl.serial(jl.LSTM(4), jl.Dense(3), jl.on_sequence(jl.Sequence.last))
 @pytest.mark.parametrize(
     ("model", "x"),
     [
-        (DEEP, X),
-        (NET, IMAGES),
+        pytest.param(DEEP, X, marks=pytest.mark.full),
+        pytest.param(NET, IMAGES, marks=pytest.mark.full),
         (RECURRENT, GARBAGE),
         (jl.serial(jl.ensemble(jl.remat(jl.Dense(3)), 3), jl.Dropout(0.5), jnp.tanh), X),
     ],
@@ -138,7 +139,7 @@ def test_forward_in_a_function():
     ]
 
 
-@pytest.mark.parametrize("copy", [0, 7])
+@pytest.mark.parametrize("copy", [*full(0), 7])
 def test_forward_in_one_copy(copy):
     found = find(DEEP, params={"blocks/body/dense_1/kernel": copy_to(copy, HUGE)})
     assert place(found)[:3] == ("forward", "blocks/body/dense_1", ((copy, 12),))

@@ -254,7 +254,7 @@ def split_at(x):
             jl.serial(split_at, jl.MinGRU(2, trainable_carry=True)),
             jl.LinearRecurrence(2),
         ],
-        *(0, 4),
+        4,
     ),
     ids=lambda layer: repr(layer)[:60],
 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tables.instances import INSTANCES
-from tables.tiers import named, rows
+from tables.tiers import full, named, rows
 
 import jlayers as jl
 from jlayers.testing import check_sequence
@@ -382,7 +382,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("name", ["a block", "within another"])
+@pytest.mark.parametrize("name", [*full("a block"), "within another"])
 def test_a_body_that_was_written_for_arrays_takes_a_sequence(name):
     check_sequence(BODIES[name], jl.spec((2, 4, 4)))
 
