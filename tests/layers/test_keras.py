@@ -290,6 +290,9 @@ BIDIRECTIONAL = [(name, "concat", True) for name in ("GRU", "SimpleRNN")] + [
 ]
 
 
+FAST = [("LSTM", None, True), ("LSTM", "sum", True)]
+
+
 @pytest.mark.parametrize(
     ("name", "merge", "sequences"),
     [
