@@ -126,6 +126,8 @@ def initializer(name: str, value: Any) -> Any:
         hint = f"jax.nn.initializers.{word}{call}"
     elif _makes_initializers(value):
         hint = f"call it: jax.nn.initializers.{value.__name__}()"
+    elif isinstance(value, int | float):
+        hint = f"jax.nn.initializers.constant({value!r})"
     if hint is not None:
         raise LayerError(
             f"{name} must be a function of (key, shape, dtype), got {format_short(value)}",

@@ -204,17 +204,26 @@ def error_context(
 
 
 @contextlib.contextmanager
-def calling_user_code(what: str, kind: type[JlayersError] = LayerError) -> Iterator[None]:
+def calling_user_code(
+    what: str,
+    kind: type[JlayersError] = LayerError,
+    facts: Callable[[], tuple[str, str | None]] | None = None,
+) -> Iterator[None]:
     """Says that it was ``what`` that raised, where something that a user gave is called.
 
-    Mistakes that Python or JAX report become an error of ``kind``.
+    Mistakes that Python or JAX report become an error of ``kind``, with ``facts``: what it got, and
+    a hint.
     """
     try:
         yield
     except Exception as error:
+        known = hasattr(error, "_jlayers_failure")  # of a layer inside
         failure = _failure(error, what, kind)
         if failure is error or not _is_translated(error):
             raise
+        if facts is not None and not known:
+            failure.got, hint = facts()
+            failure.hint = failure.hint or hint
         raise failure from error
 
 

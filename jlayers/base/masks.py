@@ -136,3 +136,13 @@ def to_jax_array(values: ArrayLike) -> jax.Array:
                     got=text(values),
                 )
     return array
+
+
+def mask_hint(
+    mask: jax.Array | jax.ShapeDtypeStruct, values: jax.Array | jax.ShapeDtypeStruct
+) -> str | None:
+    """What to write for a mask that does not fit its values."""
+    if len(mask.shape) == 1:
+        return "Sequence.from_lengths(values, lengths)"
+    # Masks of other libraries are ints or floats.
+    return "mask.astype(bool)" if tuple(mask.shape) == tuple(values.shape[:2]) else None

@@ -7,7 +7,7 @@ nested dicts to paths and back; ``select`` (a mask) and ``partition`` (two trees
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -175,4 +175,17 @@ def check_each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
         if not any(matches(path, pattern) for path in paths):
             # Twenty show how paths look here; a model may have thousands.
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
-            raise LayerError(f"the pattern {pattern!r} fits no path", got=shown or "nothing inside")
+            raise LayerError(
+                f"the pattern {pattern!r} fits no path",
+                got=shown or "nothing inside",
+                hint=similar_pattern(pattern, paths),
+            )
+
+
+def similar_pattern(pattern: str, paths: Iterable[str]) -> str | None:
+    """A hint for a pattern that fits none of the paths, where one more ``**`` does fit."""
+    paths = list(paths)
+    for other in (f"{pattern}/**", f"**/{pattern}", f"**/{pattern}/**"):
+        if any(matches(path, other) for path in paths):
+            return repr(other)
+    return None

@@ -93,6 +93,10 @@ class Child:
         """
         return self._scope._params_of(self._name)
 
+    def __getattr__(self, name: str) -> Any:
+        own = f"; f.{self._name}.params holds its parameters, by name" if name[0] != "_" else ""
+        raise AttributeError(f"a child has no attribute {name!r}{own}")
+
 
 class Scope:
     """The ``f`` of a ``compose`` body.

@@ -22,6 +22,7 @@ from .errors import LayerError, public_api
 from .masks import (
     check_rows,
     joined_masks,
+    mask_hint,
     mask_of_lengths,
     padded,
     text,
@@ -81,7 +82,7 @@ class Sequence:
                 "the mask of a Sequence does not fit its values",
                 expected=f"bool{list(array.shape[:2])}",
                 got=text(bools),
-                hint="Sequence.from_lengths(values, lengths)" if bools.ndim == 1 else None,
+                hint=mask_hint(bools, array),
             )
         self.values, self.mask, self._receptive_field = array, bools, None
 

@@ -90,9 +90,10 @@ def misfit(
 ) -> Misfit | None:
     """Why ``name(*args, **kwargs)`` does not fit the signature, or None where it does."""
     parameters = dict(signature.parameters)
-    # A method was decorated before it was bound: users do not count self.
-    if next(iter(parameters), None) == "self":
-        del parameters["self"]
+    # A method was decorated before it was bound: users count neither self nor cls.
+    first = next(iter(parameters), None)
+    if first in ("self", "cls"):
+        del parameters[first]
         args = args[1:]
     expected = f"{name}{_names(parameters)}"
     named = {
@@ -120,7 +121,7 @@ def misfit(
             f"takes {most} argument{'' if most == 1 else 's'} by position, got {len(args)}",
             expected,
             ", ".join(_short(value) for value in args),
-            POSITIONAL.get(name, "by name" if named else None),
+            POSITIONAL.get(name, "the others are given by name" if named else None),
         )
     try:
         inspect.Signature(list(parameters.values())).bind(*args, **kwargs)

@@ -19,7 +19,7 @@ from .restore import (
     read_manifest,
     restore_plan,
 )
-from .save import save_checkpoint
+from .saving import save_checkpoint
 from .tree import LeafSpec
 
 __all__ = [

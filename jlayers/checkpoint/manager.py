@@ -24,7 +24,7 @@ from ..base.types import PyTree
 from .atomic import atomic_remove, clean
 from .formats.base import find
 from .restore import CorruptCheckpointError, Restored, read_checkpoint, read_manifest
-from .save import MANIFEST, Snapshot, directory_name, snapshot, steps_in, write_snapshot
+from .saving import MANIFEST, Snapshot, directory_name, snapshot, steps_in, write_snapshot
 
 
 class CheckpointManager:

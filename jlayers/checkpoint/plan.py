@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..base.errors import CheckpointError
-from ..base.paths import matches
+from ..base.paths import matches, similar_pattern
 from .tree import LeafSpec
 
 
@@ -121,14 +121,24 @@ class RestorePlan:
           CheckpointError: with a line for each path.
         """
         if self.refused:
-            # The pattern for the hint covers the siblings, which usually differ as well.
-            first = self.refused[0]
-            pattern = f"{first.rpartition('/')[0]}/**" if "/" in first else first
+            # Patterns cover the siblings, which usually differ as well. Where that takes many, as
+            # for the moments of an optimiser, one for each part of the state.
+            patterns = dict.fromkeys(_around(path, -1) for path in self.refused)
+            if len(patterns) > 3:
+                patterns = dict.fromkeys(_around(path, 1) for path in self.refused)
+            given = [*self.allow, *patterns]
+            shown = ", ".join(map(repr, given)) + "," * (len(given) == 1)
             raise CheckpointError(
                 f"the checkpoint does not match the template: {self.summary()}",
                 got="\n    " + "\n    ".join(self.lines()),
-                hint=f"allow=({pattern!r},) to let such paths differ",
+                hint=f"allow=({shown}) to let such paths differ",
             )
+
+
+def _around(path: str, parts: int) -> str:
+    """The pattern of all paths that begin with those parts of ``path``."""
+    names = path.split("/")
+    return "/".join([*names[:parts], "**"]) if len(names) > 1 else path
 
 
 def make_plan(
@@ -150,6 +160,8 @@ def make_plan(
             # Enough to see how paths are spelt.
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
             raise CheckpointError(
-                f"the pattern {pattern!r} matches no path", got=shown or "no leaves"
+                f"the pattern {pattern!r} matches no path",
+                got=shown or "no leaves",
+                hint=similar_pattern(pattern, paths),
             )
     return RestorePlan(name, expected, found, tuple(allow))

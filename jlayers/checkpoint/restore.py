@@ -23,7 +23,7 @@ from . import manifest
 from .formats.base import CorruptFileError, find, open_regular
 from .manifest import Manifest
 from .plan import RestorePlan, make_plan
-from .save import (
+from .saving import (
     MANIFEST,
     checksum,
     directory_name,

@@ -11,7 +11,7 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import join, matches
+from ..base.paths import join, matches, similar_pattern
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import specs_of, storage_dtype
 from ..base.step_pair import StepPair, stream_of
@@ -55,7 +55,8 @@ def inference(layer: LayerOrFunction, pattern: str = "**", *, train: bool = Fals
     found = _outermost(layer, "", pattern, train, paths)
     if found is layer:
         shown = ", ".join(paths[:20]) or "nothing inside"
-        raise LayerError(f"the pattern {pattern!r} fits no layer", got=shown)
+        hint = similar_pattern(pattern, paths)
+        raise LayerError(f"the pattern {pattern!r} fits no layer", got=shown, hint=hint)
     return found
 
 

@@ -53,7 +53,7 @@ def max_pool(
     padding: Padding,
     method: str | None = None,
 ) -> jax.Array:
-    """The largest value in each window; the padding never is.
+    """The largest value in each window; padding never wins.
 
     Of equal values the first one receives the gradient.
 

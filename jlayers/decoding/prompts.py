@@ -258,7 +258,8 @@ def no_id(row: int, logits: str, rows: int) -> LayerError:
     return LayerError(
         f"row {row} has no id to choose: its logits {logits}",
         got=f"{rows} such row{'s' * (rows != 1)}",
-        hint="jl.find_non_finite says where in the model NaN and inf come from; "
+        hint="steps beyond a PositionEmbedding or a capacity are NaN; "
+        "jl.inspection.find_non_finite says where other NaN and inf come from; "
         "under jax.jit such a row ends there",
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..base.added_losses import collected, total
 from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
-from ..base.specs import format_short, specs_of
+from ..base.specs import format_short, format_spec, specs_of
 from ..base.types import Params, PyTree, State
 from .aligned_targets import check_targets
 
@@ -94,8 +94,31 @@ def call_with_offers(
         offers["key"] = jax.random.fold_in(offers["key"], _LOSS_KEY)
     function = functools.partial(function, **{name: offers[name] for name in asked})
     check_targets(function, y, targets)
-    with calling_user_code(what, TrainingError):
+
+    def inputs() -> tuple[str, str | None]:
+        return _described(y, targets), _call_hint(function, targets)
+
+    with calling_user_code(what, TrainingError, inputs):
         return function(y, *targets), added, "added_loss" in asked
+
+
+def _described(y: PyTree, targets: list[PyTree]) -> str:
+    specs = ", ".join(format_spec(specs_of(target)) for target in targets)
+    return f"y {format_spec(specs_of(y))}" + (f", targets {specs}" if targets else "")
+
+
+def _call_hint(function: Callable[..., Any], targets: list[PyTree]) -> str | None:
+    """How ``function`` is called, where it does not take the output and the targets."""
+    try:
+        inspect.signature(function).bind(None, *targets)
+    except TypeError:
+        last = targets[-1] if targets else None
+        if isinstance(last, jax.Array) and last.dtype == bool and last.ndim == 1:
+            return "last='pad' adds a last target, True for rows of the data: (y, *targets, valid)"
+        return "it is called with the model's output and the targets of a batch: (y, *targets)"
+    except ValueError:  # a builtin
+        return None
+    return None
 
 
 def asked_by(function: Callable[..., Any], targets: int) -> tuple[str, ...]:

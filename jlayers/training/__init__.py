@@ -22,7 +22,7 @@ from ..data import Batches, as_source, prefetch, stack_batches
 from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompiles
 from ..inspection.nonfinite.report import NonFinite
 from ..records import Progress, Record, json_lines, learning_curve, read_json_lines, tensorboard
-from .evaluate import make_evaluator
+from .evaluator import make_evaluator
 from .loop.early_stopping import EarlyStopping
 from .loop.fit import fit
 from .loop.hooks import FitResult, Hook, LoopSnapshot

@@ -17,8 +17,10 @@ import numpy as np
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.paths import combine, flatten, partition, unflatten
-from ..base.specs import format_short
+from ..base.specs import format_short, specs_of
 from ..base.types import Params, PyTree, State
+from ..base.validation import check_tree
+from ..base.wrong_input import refuse_trees
 from ..combinators.modes import inference
 from ..inspection.donation import check_not_donated
 from ..inspection.traverse import walk
@@ -80,7 +82,7 @@ def train_state(
     Raises:
       TrainingError: where ``model`` or ``tx`` has the wrong type, and for a pattern that fits no
         parameter.
-      LayerError: where ``x`` does not fit the model.
+      LayerError: where ``x`` does not fit the model, and where ``params`` or ``state`` do not.
 
     >>> import jax, optax, jlayers as jl
     >>> from jlayers import training
@@ -92,11 +94,16 @@ def train_state(
     check_model(model)
     check_transformation(tx)
     scale = check_loss_scale(loss_scale)
+    given = params is not None or state is not None
     # Nothing is drawn where both are given: a pretrained model would be in memory twice.
     if params is None or state is None:
         own_params, own_state = model.init(key, x)
         params = own_params if params is None else params
         state = own_state if state is None else state
+    if given:
+        check_tree(params, "params")
+        check_tree(state, "state")
+        refuse_trees(model, params, state, specs_of(x))
     trained, _ = split_trained(params, check_patterns(frozen))
     return TrainState(
         jnp.zeros((), jnp.int32),

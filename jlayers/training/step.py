@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Never, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -168,8 +168,8 @@ class TrainStep:
             loss_scale=self.loss_scale,
         )
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return self.train_step(state, batch)
+    def __call__(self, state: TrainState, batch: Batch, *more: Never) -> tuple[TrainState, Metrics]:
+        return self.train_step(state, batch, *more)  # which refuses more by name
 
     @public_api
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -175,7 +175,7 @@ CALLS = [
         lambda: jl.stream(lstm(), 16),
         "stream: takes 1 argument by position, got 2",
         "expected: stream(layer, *, capacity=None)",
-        "hint:     by name",
+        "hint:     the others are given by name",
     ),
 ]
 

@@ -236,7 +236,11 @@ def _checked_policy(policy: str, checkpoints: object, source: Source) -> str:
 
 def _instance(name: str, value: Any, kind: type) -> Any:
     if value is not None and not isinstance(value, kind):
-        raise TrainingError(f"{name} must be a training.{kind.__name__}", got=format_short(value))
+        raise TrainingError(
+            f"{name} must be a training.{kind.__name__}",
+            got=format_short(value),
+            hint=f"training.{kind.__name__}({value!r})" if isinstance(value, str) else None,
+        )
     return value
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...base.errors import truncate, warn
+from ...base.errors import CheckpointError, truncate, warn
 from ...checkpoint import CheckpointManager, Restored, read_manifest
 from ...data import Source
 from ...data.recent_batches import RecentBatches
@@ -121,7 +121,13 @@ def restore_snapshot(
     manager.wait()
     if not manager.steps():
         return None
-    found = manager.restore(like, fallback=True)
+    try:
+        found = manager.restore(like, fallback=True)
+    except CheckpointError as error:
+        if "does not match the template" in error.problem:  # words of those who gave one
+            error.problem = error.problem.replace("the template", "the state that was given")
+            error.hint = "another folder for another model or optimiser; resume=False starts again"
+        raise
     if step is not None:
         _compare(found, source, step)
     sums = saved_sums(found.extra)

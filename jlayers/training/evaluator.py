@@ -11,7 +11,7 @@ import numpy as np
 
 from ..base import arguments
 from ..base.added_losses import collected
-from ..base.errors import TrainingError, public_api
+from ..base.errors import LayerError, TrainingError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
 from ..data import Batches, Source, as_source
@@ -87,7 +87,12 @@ def make_evaluator(
         own = None if key is None else jax.random.fold_in(key, number)
         # Of the moving averages, if they are what is evaluated: ``state`` has them by then.
         params, model_state = state.params, state.state
-        (y, _), losses = collected(lambda: model.apply(params, model_state, x, key=own))
+        try:
+            (y, _), losses = collected(lambda: model.apply(params, model_state, x, key=own))
+        except LayerError as error:
+            if own is None and error.hint and "apply(..., key=key)" in error.hint:
+                error.hint = "make_evaluator(..., key=key)"
+            raise
         offers = {"params": params, "state": model_state, "step": state.step, "key": own}
         found, added, taken = call_with_offers("measure", measure, y, targets, losses, **offers)
         metrics = _checked(found)
@@ -124,6 +129,12 @@ def make_evaluator(
 
     @public_api
     def evaluate(state: TrainState) -> Metrics:
+        if not isinstance(state, TrainState):
+            raise TrainingError(
+                "state must be a TrainState",
+                got=format_short(state),
+                hint="step.start(key, x), or fitted.state of what fit returns",
+            )
         check_not_donated(state)
         # What the step of training needs alone is not put into the program.
         given = TrainState(
