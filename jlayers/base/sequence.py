@@ -283,6 +283,17 @@ class Sequence:
     def __neg__(self) -> PyTree:
         return mapped(operator.neg, (self,))
 
+    # Compared step by step, and still found by identity in a dict.
+    __hash__ = object.__hash__
+
+    @public_api
+    def __bool__(self) -> bool:
+        raise LayerError(
+            "a Sequence is neither true nor false",
+            got=f"Sequence {text(self.values)}",
+            hint="jnp.where in x.map(function), or x.fill().any()",
+        )
+
     # Otherwise NumPy would add a Sequence to each element of an array.
     __array_priority__ = 1000
 
@@ -339,8 +350,23 @@ def _arithmetic(name: str) -> None:
     setattr(Sequence, f"__r{name}__", reflected)
 
 
+def _comparison(name: str) -> None:
+    function = getattr(operator, name)
+
+    def compare(self: Sequence, other: Any) -> Any:
+        # With anything that holds no numbers, a sentinel for instance, identity decides.
+        if not (isinstance(other, Sequence | int | float) or hasattr(other, "shape")):
+            return NotImplemented
+        check_rows(self, (other,))
+        return mapped(function, (self, other))
+
+    setattr(Sequence, f"__{name}__", compare)
+
+
 for _name in ("add", "sub", "mul", "truediv", "pow"):
     _arithmetic(_name)
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    _comparison(_name)
 
 
 def mapped(function: Callable[..., PyTree], trees: tuple[PyTree, ...]) -> PyTree:

@@ -335,6 +335,16 @@ def test_map_and_arithmetic_of_a_sequence():
     )
 
 
+def test_comparisons_of_a_sequence():
+    positive = X > 0
+    assert positive.mask is X.mask
+    np.testing.assert_array_equal(positive.fill(), (X.values > 0) & np.asarray(MASK)[..., None])
+    assert (X == X).fill().sum() == MASK.sum() * F
+    assert X in {X}
+    assert X != "padding"
+    read((lambda: bool(X == 0), "a Sequence is neither true nor false"))
+
+
 def test_a_sequence_is_not_an_array():
     text = "expected an array here, got a Sequence, which would lose its mask"
     for function in (np.asarray, jnp.tanh, jnp.sum, lambda x: jnp.concatenate([x, x], 1)):
