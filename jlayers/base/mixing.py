@@ -156,6 +156,20 @@ def of_mask(verdict: Verdict, what: str = "") -> LayerError | None:
     return None
 
 
+def of_state(verdicts: Sequence[Verdict], what: str = "") -> LayerError | None:
+    """The error of a state that is set in training; None where no step and no padding is in it."""
+    for verdict in verdicts:
+        if not verdict.constant or verdict.place:
+            what = f"{what} " if what else ""
+            return LayerError(
+                f"{what}sets its state from the steps and the padding of a Sequence",
+                expected="a state of valid steps",
+                got=str(verdict.why or "steps and rows are folded into one axis"),
+                hint="jl.on_sequence(function), which uses the mask: x.mean() is of valid steps",
+            )
+    return None
+
+
 def of_stream(verdict: Verdict, what: str = "it") -> LayerError | None:
     """The error of a function that cannot take a block for the whole; None where it can."""
     if verdict.kind == "earlier":

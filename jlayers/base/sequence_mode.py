@@ -98,7 +98,11 @@ def taking_sequences(
         # The state leaves by a list, because ``mapped`` puts a mask on all that is returned.
         y = mapped(of_values, (x,))
         if examined is not None and not mixing.is_looking():
-            y = _checked(y, verdicts_of(examined, apply, params, state, x, key, train), found)
+            verdicts = verdicts_of(examined, apply, params, state, x, key, train)
+            count = len(jax.tree.leaves(y, is_leaf=is_sequence))
+            if error := mixing.of_state(verdicts[count:]):
+                raise error
+            y = _checked(y, verdicts[:count], found)
         return y, states[0]
 
     return init and init_of, apply_to
@@ -113,11 +117,12 @@ def verdicts_of(
     key: Key,
     train: bool,
 ) -> list[Verdict]:
-    """What the outputs of ``apply`` are for ``x``, of which the Sequences have steps."""
+    """What ``apply`` gives for ``x``, whose Sequences have steps; in training, also states."""
 
     def run(params: Params, state: State, keys: list[jax.Array], values: PyTree) -> PyTree:
         given = keys[0] if keys else None
-        return apply(params, state, values, key=given, train=train)[0]
+        y, after = apply(params, state, values, key=given, train=train)
+        return (y, after) if train else y
 
     keys = [] if key is None else [key]
     return examined.verdicts(run, (params, state, keys), *parts_of(x), train)

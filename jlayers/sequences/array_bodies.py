@@ -35,7 +35,7 @@ from ..base.sequence_mode import seen_through
 from ..base.specs import format_short, spec_key, specs_of
 from ..base.step_pair import blocks_of
 from ..base.types import Params, PyTree
-from .body_plan import LOSS, Keys, Plan, tried, with_masks
+from .body_plan import LOSS, STATE, CalledInsideError, Keys, Plan, tried, with_masks
 
 if TYPE_CHECKING:
     from ..base.dependence import Verdict
@@ -78,8 +78,8 @@ def check_stream(body: Body, children: Mapping[str, Layer], x: PyTree) -> None:
         if plan is None:
             continue
         for key, verdicts, is_output in plan.leaves():
-            if key == LOSS:
-                continue  # a stream drops it
+            if key in (LOSS, STATE):
+                continue  # a stream drops both
             if key is None and is_output:
                 break  # the steps of a memory: the block's are those of the output
             for verdict in verdicts if key is None else [verdicts[key]]:
@@ -96,6 +96,10 @@ def _check_masks(plan: Plan, tracked: bool) -> None:
     for key, verdicts, is_output in plan.leaves():
         # A loss that nothing collects, in a stream for example, may be of anything.
         if key == LOSS and not is_collecting():
+            continue
+        if key == STATE:
+            if error := mixing.of_state(verdicts, "the body"):
+                raise error
             continue
         if key is None or key == LOSS:
             mixed = next((verdict for verdict in verdicts if not verdict.constant), None)
@@ -158,11 +162,16 @@ def _plan(
     if not mixing.is_looking() and (whole := tried(judged, True)):
         # What such a body does with steps is its own affair: it has the masks. But numbers of steps
         # are not valid steps, and no mask shows that.
-        for _, verdicts, _ in whole.leaves():
+        for key, verdicts, _ in whole.leaves():
+            if key == STATE:
+                verdicts = [verdict for verdict in verdicts if verdict.constant]
+                if error := mixing.of_state(verdicts, "the body"):
+                    raise error
+                continue
             for verdict in verdicts:
                 alone = verdict._replace(rows=False)
                 if alone.kind == "each" and (error := mixing.of_mask(alone, "the body")):
-                    raise error
+                    raise CalledInsideError(whole.inside) if whole.inside else error
     return None
 
 
@@ -204,7 +213,7 @@ class _Following:
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
         # The calls come in the order of the abstract run: a body may not depend on values.
         taken, given = next(self._calls)
-        y, masks = _values(child(self.wrapped(x, taken)), keep_leaves=True)
+        y, masks = _values(child(self._wrapped(x, taken)), keep_leaves=True)
         # What comes out without steps has seen all of them.
         self._summarized |= any(key is not None for key in taken) and None in given
         for key, mask in zip(given, masks, strict=True):
@@ -212,7 +221,7 @@ class _Following:
                 _join(self._masks, key, mask)
         return y
 
-    def wrapped(self, tree: PyTree, keys: Keys) -> PyTree:
+    def _wrapped(self, tree: PyTree, keys: Keys) -> PyTree:
         """The tree with a Sequence for every leaf that has a key, its receptive field grown."""
         leaves, structure = jax.tree.flatten(
             with_masks(tree, keys, self._masks), is_leaf=is_sequence
@@ -258,7 +267,7 @@ def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
             got=format_short(specs_of(y)),
             hint="GlobalAvgPool() or on_sequence(function) as a child for what mixes steps",
         )
-    return following.wrapped(y, plan.outputs)
+    return following._wrapped(y, plan.outputs)
 
 
 def _join(masks: dict[int, Sequence], key: int, sequence: Sequence) -> None:

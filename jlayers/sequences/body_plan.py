@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 
+from ..base.errors import LayerError
 from ..base.sequence import Sequence
 from ..base.types import PyTree
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Keys = list[int | None]
 # Instead of a key: a loss that the body adds, which no child takes.
 LOSS = -1
+# And for a variable that the body sets in training.
+STATE = -2
 Found = TypeVar("Found")
 
 
@@ -28,18 +31,23 @@ class Plan(NamedTuple):
       calls: for each call of a child, the keys of the leaves of its input, and of its output.
       outputs: the keys of the leaves of the body's output.
       verdicts: what each leaf is made of, for each mask: of the inputs of the calls, call by call,
-        and then of the outputs.
+        then of the outputs, and then of the variables that are set.
+      variables: how many of these there are.
+      inside: a child that is called inside a transformation, if there is one.
     """
 
     inputs: list[int]
     calls: list[tuple[Keys, Keys]]
     outputs: Keys
     verdicts: list[list[Verdict]]
+    variables: int = 0
+    inside: str | None = None
 
     def leaves(self) -> Iterator[tuple[int | None, list[Verdict], bool]]:
         """Key and verdicts of each leaf, and whether it is of the body's output."""
         given = [key for keys, _ in self.calls for key in keys]
-        for i, key in enumerate((*given, *self.outputs)):
+        stated = [STATE] * self.variables
+        for i, key in enumerate((*given, *self.outputs, *stated)):
             yield key, self.verdicts[i], i >= len(given)
 
 
@@ -55,8 +63,23 @@ def with_masks(tree: PyTree, keys: Keys, masks: Mapping[int, Sequence]) -> PyTre
     )
 
 
+class CalledInsideError(LayerError):
+    """A child is called inside a transformation, where its input cannot be followed."""
+
+    def __init__(self, name: str):
+        super().__init__(
+            f"the body calls its child {name!r} inside a transformation, such as jax.jit or "
+            "lax.scan: what becomes of steps there is not known",
+            expected="children called by the body itself",
+            hint="jl.remat(layer) for jax.checkpoint, jl.repeat(layer, n) for a loop, jl.RNN(cell) "
+            "or jl.causal(start, step) for a scan over time",
+        )
+
+
 def tried(function: Callable[..., Found], *arguments: Any) -> Found | None:
     try:
         return function(*arguments)
+    except CalledInsideError:
+        raise
     except Exception:
         return None

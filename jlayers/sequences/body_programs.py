@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SizesOf
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import get_opaque_trace_state
+from jax.typing import DTypeLike
 
 from ..base import mixing
 from ..base.added_losses import check_loss
 from ..base.dependence import OWN_SIZES, Sizes, Trace, Verdict, compare, worst
 from ..base.layer import Layer
-from ..base.scope import Body, InitScope
+from ..base.scope import Body, InitScope, Variable
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import without_masks
 from ..base.specs import specs_of
 from ..base.tracing import trace
 from ..base.types import Initializer, PyTree, Spec
-from .body_plan import LOSS, Keys, Plan, tried, with_masks
+from .body_plan import LOSS, CalledInsideError, Keys, Plan, tried, with_masks
 
 
 class NotTracedError(Exception):
@@ -151,27 +154,32 @@ def _trace(
     sized = jax.tree.map(resized, x, is_leaf=is_sequence)
     scopes: list[_Judging] = []
 
-    def run(key: jax.Array, x: PyTree) -> tuple[list[PyTree], PyTree]:
-        f = _Judging(children, x, key, sequences_in(sized), plan)
+    def run(key: jax.Array, x: PyTree) -> tuple[list[PyTree], PyTree, list[jax.Array]]:
+        f = _Judging(children, x, key, sequences_in(sized), plan, whole)
         f.train = train
         scopes.append(f)
         y = body(f, x)
-        f.outputs = f.keys(without_masks(y), None if plan is None else plan.outputs)
-        return f.given, without_masks(y)
+        f._judged_outputs = f._keys_of(without_masks(y), None if plan is None else plan.outputs)
+        f._judged_stated = f._variables_set()
+        return f._judged_given, without_masks(y), f._judged_stated
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     inputs = sized if whole else without_masks(sized)
     program, results = jax.make_jaxpr(run, return_shape=True)(key, inputs)
     f = scopes[-1]
-    found = Plan([groups.index(group) for group in groups], f.calls, f.outputs, [])
-    lengths = [sequence.mask.shape[1] for sequence in f.masks]
+    inputs_of = [groups.index(group) for group in groups]
+    found = Plan(
+        inputs_of, f._judged_calls, f._judged_outputs, [], len(f._judged_stated), f._judged_inside
+    )
+    lengths = [sequence.mask.shape[1] for sequence in f._judged_masks]
     return _Traced(Trace(program, jax.tree.structure(results), rows, steps), found, lengths)
 
 
 class _Judging(InitScope):
     """Runs a body at some size, on values or on Sequences.
 
-    Calls of its children are not looked into.
+    Calls of its children are not looked into. Its names begin with an underscore: others are those of
+    children, such as ``f.keys``.
     """
 
     def __init__(
@@ -181,19 +189,40 @@ class _Judging(InitScope):
         key: jax.Array,
         masks: list[Sequence],
         plan: Plan | None,
+        whole: bool,
     ):
         super().__init__(children, x, key)
         # The first of each length: the number of a mask is its place here.
-        self.masks = list({sequence.mask.shape[1]: sequence for sequence in masks}.values())
-        self.calls: list[tuple[Keys, Keys]] = []
-        self.given: list[PyTree] = []
-        self.outputs: Keys = []
+        self._judged_masks = list({sequence.mask.shape[1]: sequence for sequence in masks}.values())
+        self._judged_calls: list[tuple[Keys, Keys]] = []
+        self._judged_given: list[PyTree] = []
+        self._judged_outputs: Keys = []
+        self._judged_stated: list[jax.Array] = []
+        self._judged_inside: str | None = None
         self._plan = plan
+        self._whole = whole
+        self._level = get_opaque_trace_state()
+        self._first: dict[str, jax.Array] = {}
 
-    def keys(self, tree: PyTree, planned: Keys | None) -> Keys:
+    def variable(
+        self,
+        name: str,
+        init: Initializer,
+        shape: SizesOf[int],
+        dtype: DTypeLike = jax.numpy.float32,
+    ) -> Variable:
+        variable = super().variable(name, init, shape, dtype)
+        self._first[name] = variable.value
+        return variable
+
+    def _variables_set(self) -> list[jax.Array]:
+        """The values that the body has given to its variables."""
+        return [value for name, value in self._variables.items() if value is not self._first[name]]
+
+    def _keys_of(self, tree: PyTree, planned: Keys | None) -> Keys:
         """The key of each leaf: as planned, or by its rows and steps."""
         leaves = jax.tree.leaves(tree)
-        leads = [tuple(mask.mask.shape) for mask in self.masks]
+        leads = [tuple(mask.mask.shape) for mask in self._judged_masks]
         if planned is None:
             shapes = [jax.numpy.shape(leaf)[:2] for leaf in leaves]
             return [leads.index(shape) if shape in leads else None for shape in shapes]
@@ -202,13 +231,21 @@ class _Judging(InitScope):
                 raise NotTracedError
         return planned
 
+    def _call(self, name: str, /, *xs: PyTree, **named: PyTree) -> PyTree:
+        if get_opaque_trace_state() != self._level:
+            # What the child is given belongs to another program: in this one, it is a constant.
+            if not self._whole:
+                raise CalledInsideError(name)
+            self._judged_inside = name
+        return super()._call(name, *xs, **named)
+
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
-        planned = self._plan.calls[len(self.calls)] if self._plan else None
+        planned = self._plan.calls[len(self._judged_calls)] if self._plan else None
         values = without_masks(x)
-        taken = self.keys(values, None if planned is None else planned[0])
-        self.given.append(values)
+        taken = self._keys_of(values, None if planned is None else planned[0])
+        self._judged_given.append(values)
         whole = bool(sequences_in(x))
-        inputs = specs_of(x if whole else with_masks(x, taken, dict(enumerate(self.masks))))
+        inputs = specs_of(x if whole else with_masks(x, taken, dict(enumerate(self._judged_masks))))
         # What the child's own pass computes on the way must not get into the body's program.
         with jax.ensure_compile_time_eval():
             found = trace(child, inputs)
@@ -220,20 +257,20 @@ class _Judging(InitScope):
         ]
         if planned is not None and returned != planned[1]:
             raise NotTracedError
-        self.calls.append((taken, returned))
+        self._judged_calls.append((taken, returned))
         out = found.out if whole else without_masks(found.out)
         leaves, structure = jax.tree.flatten(out)
         return jax.tree.unflatten(structure, mixing.opaque(leaves, jax.tree.leaves(x)))
 
     def add_loss(self, value: jax.Array) -> None:
-        self.given.append(check_loss(value))
-        self.calls.append(([LOSS], []))
+        self._judged_given.append(check_loss(value))
+        self._judged_calls.append(([LOSS], []))
 
     def _number(self, sequence: Sequence) -> int:
         """The number of its mask, which may be a new one."""
-        lengths = [mask.mask.shape[1] for mask in self.masks]
+        lengths = [mask.mask.shape[1] for mask in self._judged_masks]
         if sequence.mask.shape[1] not in lengths:
-            self.masks.append(sequence)
+            self._judged_masks.append(sequence)
             return len(lengths)
         return lengths.index(sequence.mask.shape[1])
 

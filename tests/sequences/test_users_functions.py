@@ -286,6 +286,98 @@ def test_what_would_be_wrong_is_refused(name):
         read((lambda: start(params, state, values), f"*{wanted}"))
 
 
+def running_mean(f, x):
+    mean = f.variable("mean", jax.nn.initializers.zeros, x.shape[-1:])
+    y = f.mlp(jnp.tanh(x)) - mean.value
+    if f.train:
+        mean.value = 0.9 * mean.value + 0.1 * jnp.tanh(x).mean((0, 1))
+    return y
+
+
+def counted_steps(f, x):
+    count = f.variable("count", jax.nn.initializers.zeros, ())
+    if f.train:
+        count.value = count.value + x.shape[1]
+    return f.mlp(x)
+
+
+def own_statistics(params, state, x, *, key, train):
+    return jnp.tanh(x), {"mean": x.mean((0, 1))} if train else state
+
+
+STATES = {
+    "a running mean": jl.compose(running_mean, mlp=dense()),
+    "counted steps": jl.compose(counted_steps, mlp=dense()),
+    "a pair": jl.Layer(lambda key, x: ({}, {"mean": jnp.zeros(F)}), own_statistics, name="own"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_that_reads_padding_is_refused(name):
+    model = STATES[name]
+    params, state = model.init(jax.random.key(3), X.values)
+    model.apply(params, state, X.values, train=True)
+    model.apply(params, state, X)  # nothing is set
+    text = "sets its state from the steps and the padding of a Sequence"
+    with pytest.raises(jl.LayerError, match=text):
+        model.apply(params, state, X, train=True)
+
+
+def test_a_state_without_steps_is_taken():
+    def body(f, x):
+        calls = f.variable("calls", jax.nn.initializers.zeros, ())
+        if f.train:
+            calls.value = calls.value + 1
+        return f.mlp(jnp.tanh(x))
+
+    def apply(params, state, x, *, key, train):
+        return jnp.tanh(x), {"calls": state["calls"] + 1} if train else state
+
+    pair = jl.Layer(lambda key, x: ({}, {"calls": jnp.zeros(())}), apply, name="own")
+    for model in (jl.compose(body, mlp=dense()), pair):
+        params, state = model.init(jax.random.key(3), X.values)
+        assert model.apply(params, state, X, train=True)[1]["calls"] == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["keys", "masks", "calls", "given", "outputs", "wrapped", "inside"]
+)
+def test_a_child_may_have_any_name(name):
+    model = jl.compose(
+        lambda f, x: f[name](jnp.tanh(x)) + getattr(f, name)(x * 2), **{name: dense()}
+    )
+    params, state = model.init(jax.random.key(3), X.values)
+    y, _ = model.apply(params, state, X)
+    alone, _ = model.apply(params, state, row_of(X, 1))
+    np.testing.assert_allclose(row_of(y, 1), alone, rtol=1e-5, atol=1e-5)
+
+
+INSIDE = {
+    "scan": lambda f, x: jnp.moveaxis(
+        jax.lax.scan(
+            lambda h, s: (h + f.mlp(jnp.concatenate([h, s], -1)),) * 2,
+            jnp.zeros(x.shape[::2]),
+            jnp.moveaxis(x, 1, 0),
+        )[1],
+        0,
+        1,
+    ),
+    "vmap": lambda f, x: x + jax.vmap(lambda row: f.mlp(row - row.mean(0)))(x),
+    "jit": lambda f, x: jax.jit(lambda x: f.mlp(x - x.mean(1, keepdims=True)))(x),
+    "checkpoint": lambda f, x: jax.checkpoint(lambda x: f.mlp(x[:, ::-1]))(x),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_child_inside_a_transformation_is_refused_by_name(name):
+    model = jl.compose(INSIDE[name], mlp=dense())
+    params, state = model.init(jax.random.key(3), X.values)
+    text = "compose: the body calls its child 'mlp' inside a transformation*"
+    read((lambda: model.apply(params, state, X), text))
+    read((lambda: jl.receptive_field(model, X.values), text))
+    read((lambda: jl.stream(model).start(params, state, X.values), text))
+
+
 def test_the_error_names_the_line_and_the_way_out():
     model = jl.compose(centred, mlp=dense())
     params, state = model.init(jax.random.key(3), X.values)
