@@ -178,8 +178,8 @@ def _trace(
 class _Judging(InitScope):
     """Runs a body at some size, on values or on Sequences.
 
-    Calls of its children are not looked into. Its names begin with an underscore: others are those of
-    children, such as ``f.keys``.
+    Calls of its children are not looked into. Its own names begin with an underscore: others are
+    those of children, such as ``f.keys``.
     """
 
     def __init__(
