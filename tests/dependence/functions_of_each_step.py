@@ -17,7 +17,6 @@ HALF = _random.normal(size=(2, 2)).astype("float32")
 
 table = Table()
 each, alarm, by_place, of_rows = table.each, table.alarm, table.each_by_place, table.each_of_rows
-drawn = table.each_drawn
 
 
 def ids(x):
@@ -845,13 +844,13 @@ def selected_pieces(x):
     return jnp.select([x > 1, x > 0], [x, pieces], 0.0)
 
 
-@drawn
+@by_place
 def dropout(x):
     keep = jax.random.bernoulli(jax.random.key(0), 0.5, x.shape)
     return jnp.where(keep, x * 2, 0.0)
 
 
-@drawn
+@by_place
 def gaussian_noise(x):
     return x + jax.random.normal(jax.random.key(0), x.shape)
 
@@ -984,7 +983,7 @@ def flattened_position_table(x):
     return (x.reshape(b, t * d) + jnp.arange(t * d, dtype="float32")).reshape(x.shape)
 
 
-@drawn
+@by_place
 def keys_for_each_row(x):
     keys = jax.random.split(jax.random.key(0), x.shape[0])
     return jax.vmap(lambda k, row: row * jax.random.uniform(k, ()))(keys, x)

@@ -14,7 +14,6 @@ class Row(NamedTuple):
       says: the verdict's kind, where it is not ``kind``.
       window: of the verdict, if it is worth saying.
       flagged: what the verdict says too much: "rows" or "place".
-      drawn: whether what moves is random, and each step's number is drawn like any other's.
       why: why the verdict is coarser than the truth.
     """
 
@@ -28,7 +27,6 @@ class Row(NamedTuple):
     flagged: tuple[str, ...] = ()
     why: str = ""
     leads: bool = True
-    drawn: bool = False
 
 
 class Table:
@@ -49,9 +47,6 @@ class Table:
 
     def each_by_place(self, function):
         return self._add(EACH, place=True)(function)
-
-    def each_drawn(self, function):
-        return self._add(EACH, place=None, drawn=True)(function)
 
     def each_of_rows(self, function):
         return self._add(EACH, rows=True, place=None)(function)

@@ -74,6 +74,16 @@ def test_keys_are_plain():
 
     assert judge(drop, key, X, timed=(False, True)).is_per_step
 
+    def drop_after_split(key, x):
+        first, second = jax.random.split(key)
+        rate = jax.random.uniform(jax.random.fold_in(first, 3), ())
+        return jnp.where(jax.random.bernoulli(second, rate, x.shape[:2])[..., None], x, 0)
+
+    assert judge(drop_after_split, key, X, timed=(False, True)).is_per_step
+    # With a key of its own, a function draws the same numbers at the same positions.
+    found = judge(lambda x: drop(jax.random.key(0), x), X)
+    assert (found.kind, found.place) == ("each", True)
+
 
 def test_several_timed_inputs():
     assert judge(lambda x, y: x * y[..., None], X, IDS).is_per_step

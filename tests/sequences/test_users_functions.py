@@ -400,6 +400,22 @@ def test_python_that_looks_at_the_length_is_seen_at_the_length_of_the_call():
     read((lambda: model.apply(params, state, long), f"*{BODY}"))
 
 
+def test_numbers_drawn_by_hand():
+    def dropped(f, x):
+        x = jnp.tanh(x)
+        if f.train:
+            x = jnp.where(jax.random.bernoulli(f.key(), 0.5, x.shape), 2 * x, 0)
+        return f.mlp(x)
+
+    model = jl.compose(dropped, mlp=dense())
+    params, state = model.init(jax.random.key(3), X.values)
+    y, _ = model.apply(params, state, X, key=jax.random.key(0), train=True)
+    assert y.mask is X.mask
+    # The same numbers at the same positions are a table of positions.
+    fixed = jl.lift(lambda x: x + jax.random.normal(jax.random.key(0), x.shape))
+    read((lambda: fixed.apply({}, {}, X), f"*{PLACE}"))
+
+
 def test_receptive_fields_are_the_measured_ones():
     def field(function):
         return jl.receptive_field(function, X.values)

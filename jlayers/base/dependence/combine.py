@@ -58,7 +58,9 @@ def union(values: Sequence[Value], cause: Cause, axes: tuple[Axis, ...] = ()) ->
         place = place or cause._replace(reason=READS_PLACE)
     window = hull(value.window for value in values)
     early = all(value.early for value in values if value.window is not None)
-    return Value(axes, window, hidden, loops, early and window is not None, steps, rows, place)
+    given = any(value.given for value in values)
+    early = early and window is not None
+    return Value(axes, window, hidden, loops, early, steps, rows, place, given=given)
 
 
 def meet(values: Sequence[Value], shape: Shape, equation: Equation) -> Value:

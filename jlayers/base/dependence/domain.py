@@ -97,6 +97,7 @@ class Value(NamedTuple):
       steps, rows, place: why a step depends on others, a row on others, the value on absolute
         positions or sizes; None if it does not.
       known: what is known of its numbers.
+      given: whether an argument without steps, such as a key or a parameter, is in it.
     """
 
     axes: tuple[Axis, ...]
@@ -108,6 +109,7 @@ class Value(NamedTuple):
     rows: Cause | None = None
     place: Cause | None = None
     known: Known = NOTHING
+    given: bool = False
 
     @property
     def constant(self) -> bool:
@@ -232,8 +234,8 @@ def fresh(shape: Shape, sizes: Sizes, lead: int = 2) -> Value:
     if shape[:lead] == (sizes.rows, sizes.steps)[-lead:]:
         return Value((*whole, *_rest(shape[lead:])), window=OWN)
     if lead == 2 and shape[:1] == (sizes.rows,) and varies(sizes.rows):
-        return Value(((Factor(ROWS, sizes.rows, True),), *_rest(shape[1:])))
-    return Value(_rest(shape))
+        return Value(((Factor(ROWS, sizes.rows, True),), *_rest(shape[1:])), given=True)
+    return Value(_rest(shape), given=True)
 
 
 def _rest(shape: Shape) -> tuple[Axis, ...]:

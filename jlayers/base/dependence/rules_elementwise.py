@@ -78,14 +78,15 @@ def empty(equation: Equation, arguments: list[Value]) -> list[Value]:
 def random(equation: Equation, arguments: list[Value]) -> list[Value]:
     """Numbers drawn from a key.
 
-    Those of one step are drawn like those of any other: which step gets which number says nothing
-    of where the step is, so they count as the same all along rows and steps.
+    With a key that is given, those of one step are drawn like those of any other: which step gets
+    which number says nothing of where the step is, so they count as the same all along rows and
+    steps. With a key of the program's own they are a table of positions.
     """
     base = union(arguments, equation.cause(READS_SIZE))
     if base.window is not None:
         return unknown(equation, arguments)
     return [
-        base._replace(axes=tuple(plain(size, varies(size)) for size in shape))
+        base._replace(axes=tuple(plain(size, base.given and varies(size)) for size in shape))
         for shape in equation.results
     ]
 
