@@ -21,6 +21,10 @@ LONGER = {
 }
 
 
+# The one thing of jax.extend that nothing public does: to tell whether two calls are in one program.
+EXTENDED = {"sequences/body_programs.py": "from jax.extend.core import get_opaque_trace_state"}
+
+
 def _id(path):
     return str(path.relative_to(PACKAGE))
 
@@ -28,6 +32,8 @@ def _id(path):
 @pytest.mark.parametrize("path", FILES, ids=_id)
 def test_files_stay_short_and_jax_public(path):
     text = path.read_text()
+    if allowed := EXTENDED.get(_id(path)):
+        text = text.replace(allowed, "")
     assert len(text.splitlines()) <= LONGER.get(_id(path), 400)
     assert not re.search(r"jax\._src|jax\.extend|jax\.interpreters", text)
 

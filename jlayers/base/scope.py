@@ -116,6 +116,9 @@ class Scope:
     def __init__(self, children: Mapping[str, Layer], x: PyTree, key: Any, train: bool):
         self.train = train
         self._children = children
+        # Models had children of that name before bodies had positions: theirs is the name.
+        if "positions" in children:
+            self.__dict__["positions"] = Child(self, "positions")
         self._x = x
         self._key = key
         self._keys_drawn = 0

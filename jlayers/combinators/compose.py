@@ -16,7 +16,6 @@ _RESERVED = (
     "children",
     "key",
     "param",
-    "positions",
     "streaming",
     "train",
     "variable",

@@ -194,6 +194,8 @@ class _Following:
         self._calls = iter(plan.calls)
         self._verdicts = iter(plan.verdicts)
         self._summarized = False
+        if "positions" in f.children:
+            self.__dict__["positions"] = self["positions"]
 
     def __getattr__(self, name: str) -> Any:
         return self[name] if name in self._f.children else getattr(self._f, name)

@@ -400,6 +400,23 @@ def test_python_that_looks_at_the_length_is_seen_at_the_length_of_the_call():
     read((lambda: model.apply(params, state, long), f"*{BODY}"))
 
 
+def test_a_child_named_positions_is_that_child():
+    def body(f, ids):
+        return jnp.tanh(f.embed(ids)) + f.positions(f.counted(ids))
+
+    model = jl.compose(
+        body,
+        embed=jl.Embedding(11, F),
+        positions=jl.Embedding(32, F),
+        counted=jl.compose(lambda f, x: f.positions(x)),
+    )
+    params, state = model.init(jax.random.key(3), IDS.values)
+    assert params["positions"]["embedding"].shape == (32, F)
+    y, _ = model.apply(params, state, IDS)
+    alone, _ = model.apply(params, state, row_of(IDS, 2))
+    np.testing.assert_allclose(row_of(y, 2), alone, rtol=1e-5, atol=1e-5)
+
+
 def test_numbers_drawn_by_hand():
     def dropped(f, x):
         x = jnp.tanh(x)
