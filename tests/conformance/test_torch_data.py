@@ -83,14 +83,15 @@ def test_a_read_that_stops_leaves_the_seed_as_it_was():
     assert loader.generator.initial_seed() == 4
 
 
-def test_tensors_become_arrays_on_the_same_memory():
+def test_tensors_become_arrays_in_memory_of_their_own():
     rows = [{"x": X[:4], "half": X[:4].bfloat16(), "name": "a"}]
     ((batch, _),) = training.as_source(data.DataLoader(rows, batch_size=None)).read(epochs=1)
     np.testing.assert_array_equal(batch["x"], X[:4].numpy())
     assert batch["half"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(batch["half"].astype(np.float32), X[:4].numpy())
     assert batch["name"] == "a"
-    assert batch["x"].ctypes.data == X.data_ptr()
+    # A loader may fill the same tensor again.
+    assert batch["x"].ctypes.data != X.data_ptr()
 
 
 def test_an_order_that_cannot_be_resumed_is_refused():
