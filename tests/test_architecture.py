@@ -21,7 +21,7 @@ LONGER = {
 }
 
 
-# The one thing of jax.extend that nothing public does: to tell whether two calls are in one program.
+# The one use of jax.extend, for what nothing public does: to tell whether calls are in one program.
 EXTENDED = {"sequences/body_programs.py": "from jax.extend.core import get_opaque_trace_state"}
 
 
