@@ -19,67 +19,8 @@ from ..base.specs import path_text, specs_of
 from ..base.types import PyTree
 from .flat_program import Operation, program_of
 
-# Operations on each element: their inputs and their output have one shape.
-_ELEMENTWISE = frozenset(
-    (
-        "abs",
-        "add",
-        "add_any",
-        "and",
-        "atan2",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "cos",
-        "custom_jvp_call",
-        "custom_vjp_call",
-        "custom_vjp_call_jaxpr",
-        "digamma",
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "or",
-        "pow",
-        "reduce_precision",
-        "rem",
-        "round",
-        "rsqrt",
-        "select_n",
-        "sign",
-        "sin",
-        "sqrt",
-        "square",
-        "stop_gradient",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-    )
-)
+# Functions with a gradient of their own, which may do anything: their shapes have to say it.
+_OWN_GRADIENT = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 
 
 class _Axis(NamedTuple):
@@ -166,11 +107,13 @@ def _meeting(a: _Axes, b: _Axes, count: int) -> tuple[int, int] | None:
 
 
 def _is_elementwise(operation: Operation) -> bool:
-    made = operation.made
+    # Only here: most losses get shapes that fit.
+    from ..base.dependence.rules_elementwise import ELEMENTWISE
+
+    name, made = operation.primitive.name, operation.made
     return (
-        operation.primitive.name in _ELEMENTWISE
+        (name in ELEMENTWISE or name in _OWN_GRADIENT)
         and len(made) == 1
-        # A function with a gradient of its own may do anything.
         and all(len(spec.shape) in (0, len(made[0].shape)) for spec in operation.specs)
     )
 
