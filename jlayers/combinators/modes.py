@@ -12,11 +12,11 @@ from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import join, matches, similar_pattern
-from ..base.sequence_mode import SequenceMode
-from ..base.specs import specs_of, storage_dtype
+from ..base.specs import storage_dtype
 from ..base.step_pair import StepPair, stream_of
-from ..base.tracing import Trace, run
-from ..base.types import Carry, Params, PyTree, State
+from ..base.tracing import Trace
+from ..base.types import Carry, Key, Params, PyTree, State
+from .transparent import traced, wrapper
 
 
 @public_api
@@ -82,7 +82,7 @@ def _in_mode(layer: Layer, *, train: bool = False) -> Layer:
     mode = train
 
     def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         with error_context(layer):
             y, new = layer._apply(params, state, x, key=key, train=mode)
@@ -93,24 +93,15 @@ def _in_mode(layer: Layer, *, train: bool = False) -> Layer:
             return stream_of(layer).start(params, state, x, capacity=capacity)
 
     def step(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry]:
         with error_context(layer):
             return stream_of(layer).step(params, state, carry, x, key=key, train=mode)
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        return _traced(layer, key, x)
+        return traced(layer, key, x)
 
-    return Layer(
-        None,
-        apply,
-        name=layer.kind,
-        children={"": layer},
-        rebuild=lambda new: _mode(new[""], mode),
-        abstract=abstract,
-        sequence_mode=SequenceMode.DELEGATE,
-        stream=StepPair(start, step),
-    )
+    return wrapper(layer, abstract, apply, lambda new: _mode(new, mode), StepPair(start, step))
 
 
 # The name that its repr shows: the function that users call selects, and then builds this.
@@ -146,7 +137,7 @@ def with_losses(layer: LayerOrFunction) -> Layer:
     inner = lift(layer)
 
     def apply(
-        params: Params, state: State, x: PyTree, *, key: jax.Array | None, train: bool
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         def run_inner() -> tuple[PyTree, State]:
             return inner._apply(params, state, x, key=key, train=train)
@@ -156,22 +147,8 @@ def with_losses(layer: LayerOrFunction) -> Layer:
             return (y, total(losses).astype(storage_dtype(x))), new
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        found, y = _traced(inner, key, x)
+        found, y = traced(inner, key, x)
         return found, (y, jnp.zeros((), storage_dtype(x)))
 
-    return Layer(
-        None,
-        apply,
-        name=inner.kind,
-        children={"": inner},
-        rebuild=lambda new: with_losses(new[""]),
-        abstract=abstract,
-        sequence_mode=SequenceMode.DELEGATE,
-        stream="its losses are those of whole sequences",
-    )
-
-
-def _traced(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-    with error_context(layer):
-        found, y = run(layer, key, x)
-    return Trace(found.params, found.state, None, {"": (specs_of(x),)}, inside={"": found}), y
+    unstreamed = "its losses are those of whole sequences"
+    return wrapper(inner, abstract, apply, with_losses, unstreamed)

@@ -24,12 +24,13 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.receptive_field import ReceptiveField
 from ..base.sequence import sequences_in
-from ..base.sequence_mode import SequenceMode, with_receptive_field
+from ..base.sequence_mode import with_receptive_field
 from ..base.specs import format_short, format_spec, spec_key, specs_of
 from ..base.step_pair import StepPair, check_carry, stream_of
-from ..base.tracing import AbstractFn, Trace, run, trace
-from ..base.types import ApplyFn, Carry, Key, Params, PyTree, Spec, State
+from ..base.tracing import Trace, run, trace
+from ..base.types import Carry, Key, Params, PyTree, Spec, State
 from ..core.dispatch import compiled_when_eager
+from .transparent import traced, wrapper
 
 Policy = Callable[..., bool]
 Losses = list[jax.Array]
@@ -136,8 +137,8 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
         (y, after), _ = lax.scan(step, (x, carry), copies, length=n)
         return y, after
 
-    return _wrapper(
-        inner, abstract, apply, lambda new: repeat(new, n, remat), n, StepPair(start, block)
+    return wrapper(
+        inner, abstract, apply, lambda new: repeat(new, n, remat), StepPair(start, block), n
     )
 
 
@@ -173,7 +174,7 @@ def ensemble(layer: LayerOrFunction, n: int) -> Layer:
         return y, new_state if train else state
 
     unstreamed = "its output does not begin with (batch, time)"
-    return _wrapper(inner, abstract, apply, lambda new: ensemble(new, n), n, unstreamed)
+    return wrapper(inner, abstract, apply, lambda new: ensemble(new, n), unstreamed, n)
 
 
 @factory
@@ -219,10 +220,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
         return y, new_state if train else state
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        with error_context(inner):
-            found, y = run(inner, key, x)
-        inputs = {"": (specs_of(x),)}
-        return Trace(found.params, found.state, None, inputs, inside={"": found}), y
+        return traced(inner, key, x)
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         with error_context(inner):
@@ -241,9 +239,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
         # For truncated backpropagation, which differentiates through steps.
         return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
 
-    return _wrapper(
-        inner, abstract, apply, lambda new: remat(new, policy), 1, StepPair(start, step)
-    )
+    return wrapper(inner, abstract, apply, lambda new: remat(new, policy), StepPair(start, step))
 
 
 def _collected(
@@ -258,27 +254,6 @@ def _collected(
         return layer._apply(params, state, x, key=key, train=train)
 
     return collected(run) if collects else (run(), [])
-
-
-def _wrapper(
-    layer: Layer,
-    abstract: AbstractFn,
-    apply: ApplyFn,
-    again: Callable[[Layer], Layer],
-    copies: int,
-    stream: StepPair | str,
-) -> Layer:
-    return Layer(
-        None,
-        apply,
-        name=layer.kind,
-        children={"": layer},
-        rebuild=lambda new: again(new[""]),
-        copies=copies,
-        abstract=abstract,
-        sequence_mode=SequenceMode.DELEGATE,
-        stream=stream,
-    )
 
 
 def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
