@@ -1,4 +1,4 @@
-"""What wrappers of one layer share: they go by its name, and its parameters are theirs."""
+"""What wrappers of one layer share: its name is theirs, and so are its parameters."""
 
 from __future__ import annotations
 
