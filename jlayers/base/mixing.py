@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -101,14 +100,12 @@ class Examined:
             from .dependence import Verdict, judge_call
 
             found = judge_call(run, *plain, x, timed=(*[False] * len(plain), timed), lead=lead)
-            is_verdict = functools.partial(_is, Verdict)
-            judged: list[Verdict] = jax.tree.leaves(found, is_leaf=is_verdict)
+            # A verdict is a tuple, which jax.tree would look into.
+            judged: list[Verdict] = jax.tree.leaves(
+                found, is_leaf=lambda node: isinstance(node, Verdict)
+            )
             verdicts = remember(self._seen, known, judged)
         return verdicts
-
-
-def _is(kind: type, node: object) -> bool:
-    return isinstance(node, kind)
 
 
 POSITIONS = (
@@ -164,10 +161,15 @@ def of_state(verdicts: Sequence[Verdict], what: str = "") -> LayerError | None:
             return LayerError(
                 f"{what}sets its state from the steps and the padding of a Sequence",
                 expected="a state of valid steps",
-                got=str(verdict.why or "steps and rows are folded into one axis"),
+                got=reason_of(verdict),
                 hint="jl.on_sequence(function), which uses the mask: x.mean() is of valid steps",
             )
     return None
+
+
+def reason_of(verdict: Verdict) -> str:
+    """Why a value that should hold no steps is not a constant."""
+    return str(verdict.why or "steps and rows are folded into one axis")
 
 
 def of_stream(verdict: Verdict, what: str = "it") -> LayerError | None:

@@ -70,18 +70,10 @@ def stream_of(layer: Steppable) -> StepPair:
 
 def _of_each_step(layer: Steppable) -> StepPair:
     """The pair of a layer that works on each step by itself: it has no carry."""
-    mode = layer._sequence_mode
-    examined = Examined(mode.function or layer._apply_to_array) if mode.kind == "unknown" else None
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        for blocks in blocks_of(x) if examined is not None else ():
-            assert examined is not None
-            apply, key = layer._apply_to_array, jax.random.key(0)
-            verdicts = verdicts_of(examined, apply, params, state, blocks, key, False)
-            if not all(verdict.leads for verdict in verdicts):
-                continue
-            if error := mixing.first_error(verdicts, mixing.of_stream):
-                raise error
+        if layer._sequence_mode.kind == "unknown":
+            _check_blocks(layer, params, state, x)
         return {}
 
     def step(
@@ -101,6 +93,18 @@ def _of_each_step(layer: Steppable) -> StepPair:
         return y, {}
 
     return StepPair(start, step)
+
+
+def _check_blocks(layer: Steppable, params: Params, state: State, x: PyTree) -> None:
+    """Raises where a layer of which nothing is said does not take a block for the whole."""
+    apply = layer._apply_to_array
+    examined, key = Examined(layer._sequence_mode.function or apply), jax.random.key(0)
+    for blocks in blocks_of(x):
+        verdicts = verdicts_of(examined, apply, params, state, blocks, key, False)
+        if not all(verdict.leads for verdict in verdicts):
+            continue
+        if error := mixing.first_error(verdicts, mixing.of_stream):
+            raise error
 
 
 def blocks_of(x: PyTree) -> Iterator[PyTree]:

@@ -9,7 +9,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import check_name
 from ..base.scope import Body, composite
-from ..sequences.array_bodies import check_stream, taking_sequences
+from ..sequences.array_bodies import checking_streams, taking_sequences
 
 _RESERVED = (
     "add_loss",
@@ -74,5 +74,5 @@ def compose(body: Body, /, *, name: str | None = None, **children: LayerOrFuncti
         layers,
         name=name,
         rebuild=lambda new: compose(body, name=name, **new),
-        check_stream=lambda x: check_stream(body, layers, x),
+        check_stream=checking_streams(body, layers),
     )

@@ -4,7 +4,7 @@ A body may call functions of ``jnp`` between its children, and these take arrays
 the values, its children get Sequences, and two questions arise: which array belongs to which mask,
 and whether the body's own arithmetic acts on each step alone. ``body_programs`` answers both.
 
-How to read this file: ``taking_sequences`` wraps the body and ``check_stream`` asks about a stream;
+How to read this file: ``taking_sequences`` wraps the body, ``checking_streams`` asks about streams;
 both follow a ``Plan``. ``_check_masks`` refuses what would read padding, and ``_run`` follows the
 plan on real Sequences.
 """
@@ -69,8 +69,21 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
     return run
 
 
-def check_stream(body: Body, children: Mapping[str, Layer], x: PyTree) -> None:
-    """Raises where the arithmetic of a body does not take a block ``x`` for the whole."""
+def checking_streams(body: Body, children: Mapping[str, Layer]) -> Callable[[PyTree], None]:
+    """A function that raises where the body itself does not take a block, of these specs, alone."""
+    taken: dict[Hashable, bool] = {}
+
+    def check(x: PyTree) -> None:
+        known = spec_key(specs_of(x))
+        # A stream is started for each request, and a body is judged once for each input spec.
+        if taken.get(known) is None:
+            _check_stream(body, children, x)
+            remember(taken, known, True)
+
+    return check
+
+
+def _check_stream(body: Body, children: Mapping[str, Layer], x: PyTree) -> None:
     from .body_programs import judged_plan
 
     for blocks in blocks_of(x):
@@ -94,44 +107,50 @@ def _check_masks(plan: Plan, tracked: bool) -> None:
       tracked: whether the receptive field is asked for, and not the values.
     """
     for key, verdicts, is_output in plan.leaves():
-        # A loss that nothing collects, in a stream for example, may be of anything.
-        if key == LOSS and not is_collecting():
-            continue
+        error = None
         if key == STATE:
-            if error := mixing.of_state(verdicts, "the body"):
-                raise error
-            continue
-        if key is None or key == LOSS:
-            mixed = next((verdict for verdict in verdicts if not verdict.constant), None)
-            placed = [verdict for verdict in verdicts if verdict.constant and verdict.place]
-            if (
-                key is None
-                and placed
-                and not tracked
-                and (error := mixing.of_mask(placed[0], "the body"))
-            ):
-                raise error
-            if is_output or mixed is None:
-                continue  # an output without steps has an error of its own, which shows its shape
-            if key == LOSS:
-                raise LayerError(
-                    "the body adds a loss of the steps and the padding of a Sequence",
-                    got=str(mixed.why or "steps and rows are folded into one axis"),
-                    hint="on_sequence(function) as a child: x.map(...).mean() is of valid steps",
-                )
-            raise LayerError(
-                "the body mixes the steps and the padding of a Sequence before a child",
-                got=str(mixed.why or "steps and rows are folded into one axis"),
-                hint="GlobalAvgPool(), each_step(layer) or on_sequence(function) as children "
-                "for what mixes steps",
+            error = mixing.of_state(verdicts, "the body")
+        elif key == LOSS:
+            # A loss that nothing collects, in a stream for example, may be of anything.
+            error = _of_loss(verdicts) if is_collecting() else None
+        elif key is None:
+            error = _of_constant(verdicts, tracked, is_output)
+        elif not tracked:
+            # First what mixes steps, also those of another mask: how many there are is a position
+            # too.
+            mixed = [verdict._replace(rows=False, place=False) for verdict in verdicts]
+            error = mixing.first_error(
+                [*mixed, verdicts[key]], lambda verdict: mixing.of_mask(verdict, "the body")
             )
-        if tracked:
-            continue
-        # First what mixes steps, also those of another mask: how many there are is a position too.
-        mixed_steps = [verdict._replace(rows=False, place=False) for verdict in verdicts]
-        for verdict in (*mixed_steps, verdicts[key]):
-            if error := mixing.of_mask(verdict, "the body"):
-                raise error
+        if error:
+            raise error
+
+
+def _of_loss(verdicts: list[Verdict]) -> LayerError | None:
+    """The error of a loss that the body adds, which may hold no steps."""
+    mixed = next((verdict for verdict in verdicts if not verdict.constant), None)
+    return mixed and LayerError(
+        "the body adds a loss of the steps and the padding of a Sequence",
+        got=mixing.reason_of(mixed),
+        hint="on_sequence(function) as a child: x.map(...).mean() is of valid steps",
+    )
+
+
+def _of_constant(verdicts: list[Verdict], tracked: bool, is_output: bool) -> LayerError | None:
+    """The error of an array without steps, which a child is given or the body returns."""
+    placed = [verdict for verdict in verdicts if verdict.constant and verdict.place]
+    if placed and not tracked and (error := mixing.of_mask(placed[0], "the body")):
+        return error
+    mixed = next((verdict for verdict in verdicts if not verdict.constant), None)
+    # An output without steps has an error of its own, which shows its shape.
+    if is_output or mixed is None:
+        return None
+    return LayerError(
+        "the body mixes the steps and the padding of a Sequence before a child",
+        got=mixing.reason_of(mixed),
+        hint="GlobalAvgPool(), each_step(layer) or on_sequence(function) as children "
+        "for what mixes steps",
+    )
 
 
 def _plan(
