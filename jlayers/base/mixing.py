@@ -1,4 +1,4 @@
-"""Functions of which nothing is said: whether they act on each step alone is found out.
+"""Functions that declare no sequence mode: whether they act on each step alone is found out.
 
 A function that a user wrote may mix steps, read positions or count steps. Where it meets a mask or
 a stream it is looked at, by ``dependence``, and refused if it does. Plain arrays without

@@ -434,7 +434,7 @@ def composite(
     Args:
       each_step: whether it works on each step of a sequence by itself, whatever its children do.
       unstreamed: why it cannot be streamed, if not for its children.
-      check_stream: raises where the body itself cannot take a block, of these specs, for the whole.
+      check_stream: raises where the body's own arithmetic needs more than a block of these specs.
     """
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:

@@ -1,11 +1,11 @@
 """How a layer takes a Sequence: the one wrapper around every pair of functions.
 
 A layer that works on each step by itself knows nothing of masks: it gets the values, with zeros in
-the padding, and the mask is passed on. So does a layer of which nothing is said, if that is found
-to be true of it (``mixing``); else it is refused. A layer that mixes steps gets the Sequence, its
-padding filled with zeros. One that only calls other layers passes it to them. So padded values go
-through a select wherever they enter a layer, and so do gradients on their way out: neither can
-pass, not even NaN.
+the padding, and the mask is passed on. So does a layer that declares no mode, if it is found to
+work on each step by itself (``mixing``); otherwise it is refused. A layer that mixes steps gets the
+Sequence, its padding filled with zeros. One that only calls other layers passes it to them. So
+padded values go through a select wherever they enter a layer, and so do gradients on their way out:
+neither can pass, not even NaN.
 """
 
 from __future__ import annotations

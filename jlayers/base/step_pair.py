@@ -96,7 +96,7 @@ def _of_each_step(layer: Steppable) -> StepPair:
 
 
 def _check_blocks(layer: Steppable, params: Params, state: State, x: PyTree) -> None:
-    """Raises where a layer of which nothing is said does not take a block for the whole."""
+    """Raises where a layer that declares no mode needs more than the block it is given."""
     apply = layer._apply_to_array
     examined, key = Examined(layer._sequence_mode.function or apply), jax.random.key(0)
     for blocks in blocks_of(x):

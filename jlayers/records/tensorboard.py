@@ -25,7 +25,7 @@ class _Events:
         self._first_new: int | None = None
 
     def on_start(self, step: int, records: list[Record]) -> None:
-        """Of the steps that a loop starts with, what was written before is void."""
+        """Later events for steps that the loop does not know, from a run before, are dropped."""
         self._first_new = first_new_step(step, records)
 
     @public_api

@@ -70,7 +70,7 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
 
 
 def checking_streams(body: Body, children: Mapping[str, Layer]) -> Callable[[PyTree], None]:
-    """A function that raises where the body itself does not take a block, of these specs, alone."""
+    """A check for ``start``: raises where the body's own arithmetic needs more than a block."""
     taken: dict[Hashable, bool] = {}
 
     def check(x: PyTree) -> None:

@@ -169,7 +169,7 @@ class Schedule:
             entry.saved = step
 
     def save_again(self) -> None:
-        """What was saved of the present step lacks what is being done now."""
+        """Marks the current step as not saved: its snapshot is no longer complete."""
         for entry in self._entries:
             entry.saved = -1
 

@@ -147,7 +147,7 @@ class History:
 
     Attributes:
       records: all that were read.
-      pending: those that were not, the oldest first.
+      pending: those that are still on the device, the oldest first.
     """
 
     def __init__(self, hooks: tuple[Hook, ...]):
