@@ -15,7 +15,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = sorted(path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 # One concept a file: a longer one needs a reason here.
 LONGER = {
-    "training/loop/loop.py": 420,  # the order of what happens, read from top to bottom
     "base/sequence.py": 460,  # the class, and the functions that see inside it
     "base/scope.py": 490,  # the scope and its two forms for init and apply, read side by side
 }
