@@ -75,6 +75,12 @@ class _Events:
         os.makedirs(self._folder, exist_ok=True)
         if not os.access(self._folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
+        # Its readers take files in the order of their names. These begin with the second, and end
+        # with a count as text: of one second, the tenth file would be read before the ninth.
+        while any(
+            f".tfevents.{int(time.time()):010d}." in name for name in os.listdir(self._folder)
+        ):
+            time.sleep(0.02)
         writer = EventFileWriter(self._folder, _WAITING, self._flush_seconds)
         # Runs when this object is collected and when Python ends.
         self._closing = weakref.finalize(self, writer.close)
