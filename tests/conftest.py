@@ -18,6 +18,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import signal
 
 import jaxlib.version
 
@@ -50,6 +51,9 @@ def _processor():
 
 
 def pytest_configure(config):
+    # A shell starts what runs in the background with SIGINT ignored, and tests send it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("JLAYERS_COLD", "0") != "0":
         jax.config.update("jax_enable_compilation_cache", False)
         return
