@@ -6,7 +6,7 @@ DEPS   := pyproject.toml Makefile
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: run run-lm test test-all soak lint docs bench conformance test-newest clean
+.PHONY: run run-lm test test-all soak lint docs bench bench-gpu conformance test-newest clean
 
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
@@ -44,6 +44,11 @@ docs: $(VENV)/.docs  ## the site, under site/
 
 bench: $(VENV)/.bench  ## against JAX libraries and torch; ROW="lstm conv", ARGS=--resume
 	$(BIN)/python -m bench $(ROW) $(ARGS)
+
+# No environment of its own: a machine with a GPU brings the packages that fit its driver.
+bench-gpu: export PYTHONPATH := .
+bench-gpu:  ## correctness and speed on one NVIDIA GPU, by PYTHON as it is; ARGS="--minutes 4"
+	$(PYTHON) -m bench.gpu $(ROW) $(ARGS)
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
 	JLAYERS_OPTIMISED=1 $(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py

@@ -70,7 +70,7 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
         stored = results.read(options.results, here, entry.group)
         rows = shown.setdefault(entry.group, {})
         what = results.as_stored(entry.what)
-        earlier = _earlier(stored, name, what, conditions) if options.resume else {}
+        earlier = results.earlier(stored, name, what, conditions) if options.resume else {}
         if earlier:
             rows |= earlier
             console.print(f"{count}/{len(names)} {name}: kept")
@@ -86,16 +86,6 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
     for group, rows in shown.items():
         console.print(tables.group_table(group, rows))
     console.print(tables.means([row for rows in shown.values() for row in rows.values()]))
-
-
-def _earlier(stored: dict[str, Any], name: str, what: Any, conditions: Any) -> dict[str, Any]:
-    """The stored rows of that name that were measured on the same, under the same conditions."""
-
-    def same(row: dict[str, Any]) -> bool:
-        measured = (row["from"], row["what"], stored["runs"][row["run"]])
-        return measured == (name, what, conditions)
-
-    return {name: row for name, row in stored["rows"].items() if same(row)}
 
 
 if __name__ == "__main__":

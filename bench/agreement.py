@@ -46,7 +46,7 @@ def assert_agreement(got: Any, expected: Any) -> None:
     Raises:
       AssertionError: where the two trees differ.
     """
-    reason = disagreement(got, expected, TOLERANCE["float32"])
+    reason = disagreement(got, expected, tolerance("float32"))
     assert reason is None, reason
 
 

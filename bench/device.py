@@ -76,9 +76,11 @@ def choose_platform(name: str) -> None:
     """Selects JAX's backend, before its first use. The CPU stays available, for the reference."""
     os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda,cpu"}[name]
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+    wanted = "a GPU is needed" if name == "gpu" else "a processor is needed"
+    hint = "; is jax[cuda13] installed, and does nvidia-smi show a device?" if name == "gpu" else ""
     try:
         found = jax.default_backend()
     except RuntimeError as error:
-        sys.exit(f"no {name} for JAX: {error}")
+        sys.exit(f"{wanted}, and JAX has none here: {str(error).splitlines()[0]}{hint}")
     if found != name:
-        sys.exit(f"no {name} for JAX: it runs on {found}; is jax[cuda13] installed?")
+        sys.exit(f"{wanted}, and JAX runs on {found}{hint}")

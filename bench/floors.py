@@ -11,21 +11,32 @@ import jax.numpy as jnp
 
 from .frameworks import Unavailable
 
+# Bytes of the largest copy that is measured.
+LARGE = 2**30
+
 
 def floor_seconds(flops: float, traffic: float, dtype: str) -> float:
     """The least time for so much arithmetic and so many bytes, where the two overlap."""
-    # Bandwidths are measured at powers of four alone.
-    magnitude = 4 ** math.ceil(math.log(min(max(traffic, 2**20), 2**30), 4))
+    # Bandwidths are measured at powers of four alone. On an accelerator fewer bytes would measure
+    # what it takes to start a program.
+    least = 2**20 if jax.default_backend() == "cpu" else LARGE
+    magnitude = 4 ** math.ceil(math.log(min(max(traffic, least), LARGE), 4))
     return max(flops / peak(dtype), traffic / bandwidth(magnitude))
 
 
 @functools.cache
-def peak(dtype: str) -> float:
-    """FLOP/s of the best square matrix product, of JAX and of torch where it is installed."""
+def peak(dtype: str, precision: str | None = None) -> float:
+    """FLOP/s of the best square matrix product, of JAX and of torch where it is installed.
+
+    Args:
+      precision: JAX's ``default_matmul_precision``; with one, the product is JAX's alone.
+    """
     size = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a: a @ a)
-    return 2 * size**3 / min(_best(lambda: product(a)), _torch_product(size, dtype))
+    # Random, since some processors multiply zeros and ones faster.
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
+    seconds = _best(lambda: product(a))
+    return 2 * size**3 / (seconds if precision else min(seconds, _torch_product(size, dtype)))
 
 
 @functools.cache
@@ -60,7 +71,7 @@ def _torch_product(size: int, dtype: str) -> float:
         from .frameworks.torch.ops import configure, device, wait
 
         configure()
-        a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device())
+        a = torch.randn((size, size), device=device()).to(getattr(torch, dtype))
     except (ModuleNotFoundError, Unavailable):
         return math.inf
     return _best(lambda: (a @ a, wait()))

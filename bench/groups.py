@@ -48,7 +48,7 @@ def entries() -> dict[str, Entry]:
     }
 
 
-def groups(found: dict[str, Entry]) -> dict[str, list[str]]:
+def groups(found: Mapping[str, Any]) -> dict[str, list[str]]:
     """The names of each group."""
     names: dict[str, list[str]] = {}
     for name, entry in found.items():
@@ -56,25 +56,29 @@ def groups(found: dict[str, Entry]) -> dict[str, list[str]]:
     return names
 
 
-def choose(words: Iterable[str], found: dict[str, Entry]) -> list[str]:
+def choose(words: Iterable[str], found: Mapping[str, Any], program: str = "bench") -> list[str]:
     """The names that match the words; all names where there are no words.
 
     A word is a row, a group, a pattern ("lstm-*"), or the start of names up to a dash.
+
+    Args:
+      found: entries with a ``group``, by name.
+      program: the module that is run, for the text of an error.
     """
     by_group, chosen = groups(found), set[str]()
     words = list(words)
     for word in words:
         started = [name for name in found if name.startswith(f"{word}-")]
         matches = [word] if word in found else by_group.get(word) or fnmatch.filter(found, word)
-        chosen.update(matches or started or _unknown(word, found))
+        chosen.update(matches or started or _unknown(word, found, program))
     return [name for name in found if name in chosen] if words else list(found)
 
 
-def _unknown(word: str, found: dict[str, Entry]) -> list[str]:
+def _unknown(word: str, found: Mapping[str, Any], program: str) -> list[str]:
     names = list(dict.fromkeys([*groups(found), *(name.split("-")[0] for name in found), *found]))
     near = difflib.get_close_matches(word, names, n=5, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"groups: {', '.join(groups(found))}"
-    sys.exit(f"no such row or group: {word}; {hint}\npython -m bench --list shows all")
+    sys.exit(f"no such row or group: {word}; {hint}\npython -m {program} --list shows all")
 
 
 def operation(row: Row) -> Entry:

@@ -5,6 +5,7 @@ for a whole training step, whose first losses are compared with the other framew
 that is missing, fails or computes something else is reported with the reason and has no time.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,13 +21,15 @@ from .noise import mark, share_of_others
 from .ops import OPS
 from .program import MODES, Program, Task
 from .row import Row
-from .timing import Timing, time_boxed
+from .timing import Timing, queued, time_boxed
 
 Result = dict[str, Any]
 Builders = Mapping[str, Callable[[], Any]]
+# A status with its reason, and what was made, None where that failed.
+Made = tuple[Result, Any]
 
 
-def attempt(make: Callable[[], Any]) -> tuple[Result, Any]:
+def attempt(make: Callable[[], Any]) -> Made:
     """What ``make`` gives, and its status: "ok", "missing" or "failed", with the reason."""
     try:
         with default_promotion():
@@ -50,12 +53,19 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
       ``status`` ("ok", "missing", "wrong" or "failed"), ``reason`` where that is not "ok", and
       where it is, a dict for each mode.
     """
-    programs, results = programs_of(row)
+    return timed(row, programs_of(row), budget, rounds)
+
+
+def timed(
+    row: Row, made: dict[str, Made], budget: float, rounds: int, queue: bool = False
+) -> Result:
+    """The result of a row whose programs are ``made``; ``queue`` as in ``timing.queued``."""
+    programs, results = right(made)
     start = mark()
     for mode in MODES:
-        ready = {name: own[mode].run for name, own in programs.items()}
+        ready: dict[str, Any] = {name: own[mode].run for name, own in programs.items()}
         with default_promotion():
-            timings = time_boxed(ready, budget, rounds)
+            timings = (queued if queue else time_boxed)(ready, budget, rounds)
         for name, timing in timings.items():
             program = programs[name][mode]
             results[name][mode] = {**_figures(timing, program), "digest": program.digest}
@@ -69,19 +79,26 @@ def _figures(timing: Timing, timed: Any) -> dict[str, Any]:
     return timing._asdict() | compiled
 
 
-def programs_of(row: Row) -> tuple[dict[str, dict[str, Program]], dict[str, Result]]:
-    """The programs of the frameworks that are right, and the status of each framework."""
+def programs_of(row: Row) -> dict[str, Made]:
+    """The programs of each framework, checked."""
     data = draw(row)
+    return {name: checked(functools.partial(build, name, row), row, data) for name in FRAMEWORKS}
+
+
+def checked(make: Callable[[], Any], row: Row, data: Any) -> Made:
+    """The status of an implementation that ``make`` builds, and its programs with their verdict."""
+    return attempt(lambda: checked_programs(make(), row, data))
+
+
+def right(made: Mapping[str, Made]) -> tuple[dict[str, dict[str, Program]], dict[str, Result]]:
+    """The programs that are right, and the status of all."""
     programs, results = {}, {}
-    for name in FRAMEWORKS:
-        result, made = attempt(lambda name=name: checked_programs(build(name, row), row, data))
-        if made is not None:
-            own, reasons = made
-            if reasons:
-                result = {"status": "wrong", "reason": "; ".join(reasons)}
-            else:
-                programs[name] = own
+    for name, (result, own) in made.items():
         results[name] = result
+        if own is not None and own[1]:
+            results[name] = {"status": "wrong", "reason": "; ".join(own[1])}
+        elif own is not None:
+            programs[name] = own[0]
     return programs, results
 
 
@@ -126,15 +143,28 @@ def measure_step(
       judged: how many of the first losses are compared; all of them by default.
     """
     made = {name: attempt(build) for name, build in builders.items()}
+    return timed_steps(title, made, budget, rounds, judged)
+
+
+def timed_steps(
+    title: str,
+    made: Mapping[str, Made],
+    budget: float,
+    rounds: int,
+    judged: int | None = None,
+    queue: bool = False,
+) -> Result:
+    """The result of steps that are ``made``; with ``queue``, those are queued that can be."""
     results = {name: result for name, (result, _) in made.items()}
     steps = {name: step for name, (_, step) in made.items() if step is not None}
     losses = {name: step.first_losses[:judged] for name, step in steps.items()}
     for name, reason in deviating_losses(losses).items():
         results[name] = {"status": "wrong", "reason": reason}
     ready = {name: step.run for name, step in steps.items() if results[name]["status"] == "ok"}
+    queue = queue and all(steps[name].queues for name in ready)
     start = mark()
     with default_promotion():
-        timings = time_boxed(ready, budget, rounds)
+        timings = (queued if queue else time_boxed)(ready, budget, rounds)
     share = share_of_others(start)
     for name, timing in timings.items():
         results[name]["step"] = _figures(timing, steps[name])

@@ -14,14 +14,14 @@ class Program(NamedTuple):
     """A program that is ready to be timed.
 
     Args:
-      run: one call, which waits for its results.
+      run: so many calls, one by default, one queued after the other; it waits for the last.
       disagrees: runs it and says where its results are wrong; None where they are right.
       trace, compile: seconds that these took; None where a framework does not compile.
       temp_bytes: what the executable allocates for a call besides its arguments and results.
       digest: of the compiled program without its names; equal digests mean the same program.
     """
 
-    run: Callable[[], Any]
+    run: Callable[..., Any]
     disagrees: Callable[[float], str | None]
     trace: float | None = None
     compile: float | None = None

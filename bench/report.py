@@ -6,7 +6,6 @@ from typing import Any
 
 from .frameworks import FRAMEWORKS
 from .noise import NOISY
-from .picture import draw
 from .ratios import BEHIND, by_mode, geometric_mean, modes, ratios
 from .results import FOLDER, devices
 from .rows import ROWS
@@ -25,6 +24,9 @@ def write(folder: pathlib.Path = FOLDER, docs: pathlib.Path = DOCS) -> list[path
     parts = [] if found else ["So far nothing has been measured yet.\n"]
     figures = {slug: in_order(stored) for slug, stored in found.items()}
     if found:
+        # Imported here: where there is no matplotlib, a page can be written.
+        from .picture import draw
+
         draw({title(found[slug]): with_all(groups) for slug, groups in figures.items()}, picture)
         parts = [f"![Speed-ups by group and device]({picture.name})\n"]
     for slug, groups in figures.items():
@@ -61,9 +63,50 @@ def device_part(stored: list[dict[str, Any]], groups: dict[str, Rows]) -> Iterat
     yield remarks(all_rows)
     for group, rows in groups.items():
         yield f"### {group}\n"
+        if group == "laws":
+            yield laws_text(rows)
+            continue
         timed = {name: row for name, row in rows.items() if "frameworks" in row}
-        table = ratio_table(timed) if timed else questions_table(rows)
-        yield table.markdown(code=True) + (milliseconds_table(timed) if timed else "")
+        if timed:
+            yield ratio_table(timed).markdown(code=True) + milliseconds_table(timed)
+        if answers := {name: row for name, row in rows.items() if name not in timed}:
+            yield questions_table(answers).markdown(code=True)
+
+
+def laws_text(rows: Rows) -> str:
+    """How many layers are right on the device, the largest errors, and which are not."""
+    right = {name: row for name, row in rows.items() if row["holds"]}
+    worst: dict[str, tuple[float, str]] = {}
+    for name, row in right.items():
+        for variant, error in row["errors"].items():
+            worst[variant] = max(worst.get(variant, (0.0, "")), (error, name))
+    shown = (f"{variant} {error:.0e} ({name})" for variant, (error, name) in worst.items())
+    text = (
+        f"Output, state and gradients of {len(right)} of {len(rows)} layers are right, against"
+        f" float64. The largest errors among them: {', '.join(shown)}.\n"
+    )
+    wrong = {name: row for name, row in rows.items() if not row["holds"]}
+    return text + (f"\n{questions_table(wrong).markdown(code=True)}" if wrong else "")
+
+
+def faster_variant(row: dict[str, Any], mode: str) -> str | None:
+    """The fastest of the further candidates that is faster than jlayers as it comes, as text.
+
+    Those are other methods and settings of jlayers or of hand-written JAX: they say whether the
+    choice is right on this device. More steps in one call are no other way to compute them.
+    """
+    timed = {name: own[mode] for name, own in row["frameworks"].items() if mode in own}
+    ours = timed.get("jlayers")
+    others = {
+        name: own["median"]
+        for name, own in timed.items()
+        if name.startswith(("jlayers ", "lax ")) and name != "jlayers loop"
+    }
+    if ours is None or not others:
+        return None
+    name = min(others, key=others.__getitem__)
+    ratio = ours["median"] / others[name]
+    return f"{name} {times(ratio)}" if ratio > 1 / BEHIND else None
 
 
 def conditions(stored: list[dict[str, Any]]) -> str:
@@ -101,13 +144,15 @@ def means_table(groups: dict[str, Rows]) -> str:
 
 def remarks(rows: Rows) -> str:
     """Where jlayers is behind, and what to know about the figures, by name."""
-    behind, same, wrong, noisy = [], [], [], []
+    behind, same, other, wrong, noisy = [], [], [], [], []
     for name, row in rows.items():
         for mode in modes(row):
             r = ratios(row, mode)
             if r.behind:
                 text = f"{name} ({mode}, {times(r.to_peer)} of {r.peer})"
                 (same if r.same else behind).append(text)
+            if (variant := faster_variant(row, mode)) is not None:
+                other.append(f"{name} ({mode}, {variant})")
         for framework, entry in row.get("frameworks", {}).items():
             if entry["status"] in ("wrong", "failed"):
                 # As code: ``[1]['bias']`` would be a link in plain text.
@@ -118,6 +163,7 @@ def remarks(rows: Rows) -> str:
     texts = [
         (f"Behind the best peer (below {BEHIND}x)", behind),
         ("Below that, but by noise: the peer's compiled program is the same as ours", same),
+        ("Another method or setting was faster than the one that was chosen", other),
         ("Without a time, for being wrong or failing", wrong),
         (
             "Measured while other processes used the processor (their share), not to be trusted",

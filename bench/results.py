@@ -44,6 +44,16 @@ def write(folder: pathlib.Path, stored: dict[str, Any], order: Iterable[str]) ->
     return path
 
 
+def earlier(stored: dict[str, Any], name: str, what: Any, conditions: Any) -> dict[str, Any]:
+    """The stored rows of that name that were measured on the same, under the same conditions."""
+
+    def same(row: dict[str, Any]) -> bool:
+        measured = (row["from"], row["what"], stored["runs"][row["run"]])
+        return measured == (name, what, conditions)
+
+    return {own: row for own, row in stored["rows"].items() if same(row)}
+
+
 def devices(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     """All stored groups by device, processors first."""
     found: dict[str, list[dict[str, Any]]] = {}

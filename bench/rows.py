@@ -19,7 +19,7 @@ TWO_WORDS = ("max", "avg", "batch", "layer", "group", "rms", "simple")
 Rows = tuple[str, str, dict[str, Any]]
 
 
-def _rows(group: str, label: str, sizes: str, options: dict[str, Any]) -> Iterator[Row]:
+def rows_of(group: str, label: str, sizes: str, options: dict[str, Any]) -> Iterator[Row]:
     words = label.split("-")
     op = "_".join(words[:2]) if words[0] in TWO_WORDS else OPS.get(words[0], words[0])
     for size in sizes.split():
@@ -158,5 +158,5 @@ _TABLE: dict[str, list[Rows]] = {
     ],
     "dropout": [("dropout", "64x256x512 128x1024", {"rate": 0.1})],
 }
-_ALL = [_rows(group, *rows) for group, table in _TABLE.items() for rows in table]
+_ALL = [rows_of(group, *rows) for group, table in _TABLE.items() for rows in table]
 ROWS: dict[str, Row] = {row.name: row for rows in _ALL for row in rows}

@@ -1,5 +1,6 @@
 """Timing that is fair on a shared machine: candidates in turns in one run, and medians."""
 
+import functools
 import gc
 import itertools
 import random
@@ -22,6 +23,8 @@ class Timing(NamedTuple):
 # Seconds of a turn, and of a call so long that the state of the machine at its start hardly
 # matters: OpenMP's threads spin for some milliseconds after torch has returned.
 TURN, LONG = 0.03, 0.1
+# Seconds of queued calls that are waited for once, and the most of them: each has results.
+QUEUE, MOST_QUEUED = 3e-3, 50
 
 
 def time_boxed(
@@ -61,6 +64,43 @@ def time_boxed(
     finally:
         gc.enable()
     return {name: _timing(values) for name, values in seconds.items()}
+
+
+def queued(
+    candidates: dict[str, Callable[[int], Any]], budget: float, rounds: int
+) -> dict[str, Timing]:
+    """``time_boxed`` of calls that are queued before they are waited for, as on an accelerator.
+
+    There a call only queues its work, and waiting for it costs some ten microseconds: more than
+    many operations take. So a call that counts is as many of them as take ``QUEUE`` seconds.
+
+    Args:
+      candidates: functions of how many calls to queue, each called before.
+
+    Returns:
+      Seconds of one of the queued calls.
+    """
+    times = {name: _queue_length(call) for name, call in candidates.items()}
+    calls = {name: functools.partial(call, times[name]) for name, call in candidates.items()}
+    return {
+        name: Timing(*(seconds / times[name] for seconds in timing[:3]), timing.calls)
+        for name, timing in time_boxed(calls, budget, rounds).items()
+    }
+
+
+def _queue_length(call: Callable[[int], Any]) -> int:
+    """How many calls take ``QUEUE`` seconds, the time to wait for them not counted."""
+    one = _seconds_of(call, 1)
+    if one >= 3 * QUEUE:
+        return 1
+    each = max((_seconds_of(call, 9) - one) / 8, QUEUE / MOST_QUEUED)
+    return max(round(QUEUE / each), 1)
+
+
+def _seconds_of(call: Callable[[int], Any], times: int) -> float:
+    start = time.perf_counter()
+    call(times)
+    return time.perf_counter() - start
 
 
 def _turn(call: Callable[[], Any], most: int) -> tuple[list[float], float]:

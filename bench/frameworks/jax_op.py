@@ -11,6 +11,7 @@ import numpy as np
 from ..agreement import disagreement
 from ..data import vjp
 from ..hlo import hlo_text
+from ..ops.attention import hides_more, visible
 from ..ops.recurrent import layer_inputs
 from ..program import Program, Task
 from ..row import Row
@@ -46,8 +47,12 @@ class JaxOp(NamedTuple):
         compiled, *figures = compile_timed(program, *arguments)
         digest = hashlib.sha256(hlo_text(compiled).encode()).hexdigest()[:16]
 
-        def run() -> Any:
-            return jax.block_until_ready(program(*arguments))
+        def run(times: int = 1) -> Any:
+            # An earlier result is dropped, and its memory with it, as soon as the next is queued.
+            result = program(*arguments)
+            for _ in range(times - 1):
+                result = program(*arguments)
+            return jax.block_until_ready(result)
 
         def disagrees(tolerance: float) -> str | None:
             y, *gradients = run()
@@ -87,8 +92,19 @@ class JaxOp(NamedTuple):
 
 
 def attention(function: Callable[..., Any], causal: str = "is_causal") -> Callable[[Row], JaxOp]:
-    """An attention row from a function of (queries, keys, values); ``causal`` names its option."""
-    return lambda row: JaxOp(lambda params, x: function(*x, **{causal: row["causal"]}))
+    """An attention row from a function of (queries, keys, values).
+
+    Args:
+      function: with the option that ``causal`` names, and ``mask``: what a window or lengths hide.
+    """
+
+    def build(row: Row) -> JaxOp:
+        if not hides_more(row):
+            return JaxOp(lambda params, x: function(*x, **{causal: row["causal"]}))
+        # An argument of the program: as a constant, XLA would fold what is computed from it.
+        return JaxOp(lambda params, x, mask: function(*x, mask=mask), extra=(visible(row),))
+
+    return build
 
 
 def side_by_side(parts: Sequence[JaxOp]) -> JaxOp:

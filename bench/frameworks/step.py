@@ -43,7 +43,8 @@ class Step(NamedTuple):
     """A training step ready to be timed.
 
     Args:
-      run: one step, which waits for its results; the loss.
+      run: one step, which waits for its results; the loss. Where ``queues``, it takes how many
+        steps to queue before it waits.
       first_losses: those of the first three steps, by which the step is judged.
       parameters: how many numbers are trained.
       trace, compile: what these took; None where the framework does not compile.
@@ -56,6 +57,7 @@ class Step(NamedTuple):
     trace: float | None = None
     compile: float | None = None
     temp_bytes: int | None = None
+    queues: bool = False
 
 
 class Loop(NamedTuple):
@@ -92,12 +94,14 @@ def prepare(training: Training) -> Step:
         _, *figures = compile_timed(training.step, *training.carry, *training.data)
     carry = training.carry
 
-    def run() -> Any:
+    def run(times: int = 1) -> Any:
         nonlocal carry
-        *changed, loss = training.step(*carry, *training.data)
-        carry = tuple(changed)
+        for _ in range(times):
+            *changed, loss = training.step(*carry, *training.data)
+            carry = tuple(changed)
         training.wait((carry, loss))
         return loss
 
     losses = tuple(float(run()) for _ in range(3))
-    return Step(run, losses, training.parameters, *figures)
+    figures = figures or (None, None, None)
+    return Step(run, losses, training.parameters, *figures, queues=True)

@@ -8,7 +8,6 @@ import types
 import jax
 import numpy as np
 import pytest
-from shrink import small
 
 from bench import __main__ as program
 from bench import groups, measure, noise, ratios, startup, tables, timing
@@ -18,6 +17,7 @@ from bench.frameworks import FRAMEWORKS, Unavailable, build
 from bench.ops import OPS
 from bench.program import MODES, Task
 from bench.rows import ROWS
+from bench.shrink import small
 
 # Warnings from other libraries are not ours to fix.
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
@@ -71,7 +71,7 @@ def test_a_wrong_result_is_reported_and_not_timed(monkeypatch):
     jlayers = pytest.importorskip("bench.frameworks.jlayers.ops")
     monkeypatch.setitem(jlayers.OPS, "dense", broken)
     monkeypatch.setattr(measure, "FRAMEWORKS", {"jlayers": "jlayers", "lax": "jax"})
-    programs, results = measure.programs_of(small(FIRST_OF_OP["dense"]))
+    programs, results = measure.right(measure.programs_of(small(FIRST_OF_OP["dense"])))
     assert programs == {}
     assert results["lax"]["status"] == "wrong"
     assert "forward: [0] is off by" in results["lax"]["reason"]
@@ -238,6 +238,7 @@ def test_whole_steps_must_have_the_same_losses():
     def step(losses, name="run"):
         entry = types.SimpleNamespace(run=lambda: None, first_losses=losses)
         entry.trace, entry.compile, entry.temp_bytes = 0.1, 0.2, 3
+        entry.queues = False
         return lambda: entry
 
     def missing():

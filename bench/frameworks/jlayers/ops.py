@@ -5,14 +5,16 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 import jlayers as jl
 
+from ...ops.attention import lengths
 from ...ops.conv import geometry
 from ...ops.norm import EPSILON
 from ...ops.pool import window
 from ...row import Row
-from ..jax_op import JaxOp, attention
+from ..jax_op import JaxOp
 from ..weights import own_names
 
 
@@ -31,8 +33,8 @@ def conv_transpose(row: Row) -> JaxOp:
     return stateless(jl.ConvTranspose(row["features"], row["kernel"], **options))
 
 
-def recurrent(make: Callable[..., jl.Layer], row: Row) -> JaxOp:
-    one = make(row["features"])
+def recurrent(make: Callable[..., jl.Layer], row: Row, **method: str) -> JaxOp:
+    one = make(row["features"], **method)
     if row["bidirectional"]:
         one = jl.bidirectional(one)
 
@@ -55,14 +57,23 @@ def batch_norm(row: Row) -> JaxOp:
     return JaxOp(lambda params, x, state: apply(params, state, x), extra=(state,), aux=True)
 
 
-def pool(make: Callable[..., jl.Layer], row: Row) -> JaxOp:
+def pool(make: Callable[..., jl.Layer], row: Row, **method: str) -> JaxOp:
     w = window(row)
-    return stateless(make(w.window, strides=w.strides, padding=w.pairs))
+    return stateless(make(w.window, strides=w.strides, padding=w.pairs, **method))
 
 
 def dropout(row: Row) -> JaxOp:
     apply, key = jl.Dropout(row["rate"]).apply, jax.random.key(0)
     return JaxOp(lambda p, x, key: apply({}, {}, x, key=key, train=True)[0], extra=(key,))
+
+
+def attention(row: Row, **method: str) -> JaxOp:
+    options: dict[str, Any] = {"causal": row["causal"], "window": row.options.get("window")}
+    attend = partial(jl.core.attention, **options, **method)
+    if not row.options.get("lengths"):
+        return JaxOp(lambda params, x: attend(*x))
+    present = np.arange(row.x[1]) < lengths(row)[:, None, None, None]
+    return JaxOp(lambda params, x, mask: attend(*x, mask=mask), extra=(present,))
 
 
 OPS: dict[str, Callable[[Row], JaxOp]] = {
@@ -78,7 +89,7 @@ OPS: dict[str, Callable[[Row], JaxOp]] = {
     "lstm": partial(recurrent, jl.LSTM),
     "gru": partial(recurrent, jl.GRU),
     "simple_rnn": partial(recurrent, jl.SimpleRNN),
-    "attention": attention(jl.core.attention, "causal"),
+    "attention": attention,
     "embedding": lambda row: stateless(jl.Embedding(row["vocabulary"], row["features"])),
     "dropout": dropout,
 }

@@ -122,14 +122,17 @@ def simple_step(params: Any, carry: Any, projected: Any) -> Any:
     return (h, c), h
 
 
-def recurrent(step: Callable[..., Any], row: Row, channels: int, reverse: bool) -> JaxOp:
+def recurrent(
+    step: Callable[..., Any], row: Row, channels: int, reverse: bool, unroll: int = 1
+) -> JaxOp:
     """One product with all inputs, then a scan over time."""
 
     def apply(params: Any, x: Any) -> Any:
         projected = jnp.swapaxes(x @ params["kernel"] + params["bias"], 0, 1)
         zeros = jnp.zeros((x.shape[0], row["features"]), x.dtype)
         carry = (zeros, zeros if step is lstm_step else None)
-        ys = lax.scan(partial(step, params), carry, projected, reverse=reverse)[1]
+        body, options = partial(step, params), {"reverse": reverse, "unroll": unroll}
+        ys = lax.scan(body, carry, projected, **options)[1]
         return jnp.swapaxes(ys, 0, 1)
 
     return JaxOp(apply)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from ...ops.attention import hides_more, visible
 from ...ops.conv import geometry
 from ...ops.norm import EPSILON
 from ...ops.pool import window
@@ -59,6 +60,9 @@ def recurrent(cell: Callable[..., Any], row: Row, channels: int, reverse: bool) 
 
 def attention(row: Row) -> JaxOp:
     batch, steps, *_ = row.x
+    if hides_more(row):
+        shown = (visible(row),)
+        return JaxOp(lambda p, x, mask: nn.dot_product_attention(*x, mask=mask), extra=shown)
 
     def apply(params: Any, x: Any) -> Any:
         mask = nn.make_causal_mask(np.ones((batch, steps), bool)) if row["causal"] else None

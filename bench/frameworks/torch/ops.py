@@ -12,6 +12,7 @@ from torch import nn
 from ...agreement import disagreement
 from ...data import floating
 from ...device import cores
+from ...ops.attention import hides_more, visible
 from ...ops.conv import geometry
 from ...ops.norm import EPSILON
 from ...ops.pool import window
@@ -73,17 +74,19 @@ class TorchOp(NamedTuple):
         inputs = jax.tree.leaves(x) if floating(data.x) else []
         cotangent = self._tensor(data.cotangent)
 
-        def forward() -> Any:
+        def forward(times: int = 1) -> Any:
             with torch.no_grad():
-                y = self.call(module, x)
+                for _ in range(times):
+                    y = self.call(module, x)
             wait()
             return y, ()
 
-        def gradient() -> Any:
+        def gradient(times: int = 1) -> Any:
             for leaf in inputs:
                 leaf.requires_grad_()
-            y = self.call(module, x)
-            gradients = torch.autograd.grad(y, [*own.values(), *inputs], cotangent)
+            for _ in range(times):
+                y = self.call(module, x)
+                gradients = torch.autograd.grad(y, [*own.values(), *inputs], cotangent)
             wait()
             return y, gradients
 
@@ -208,7 +211,10 @@ def recurrent(make: Any, row: Row) -> TorchOp:
 
 
 def attention(row: Row) -> TorchOp:
-    attend = partial(nn.functional.scaled_dot_product_attention, is_causal=row["causal"])
+    options: dict[str, Any] = {"is_causal": row["causal"]}
+    if hides_more(row):
+        options = {"attn_mask": torch.tensor(visible(row), device=device())}
+    attend = partial(nn.functional.scaled_dot_product_attention, **options)
     return TorchOp(nn.Identity(), call=lambda module, x: attend(*x), moved=HEADS)
 
 

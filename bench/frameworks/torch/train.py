@@ -1,6 +1,5 @@
 """Training in PyTorch, eager; images with the channels last in memory, its fast path."""
 
-import os
 import re
 from typing import Any
 
@@ -10,15 +9,15 @@ from torch.nn import functional
 
 from ..step import Optimizer, Training
 from ..weights import Weights, batch, fill
-from . import layout
+from . import layout, ops
 from .models import MODELS
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ops.configure()
+    device = ops.device()
     module = MODELS[model](size).to(device)
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if weights is not None:
@@ -48,8 +47,7 @@ def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | Non
         return (loss.detach(),)
 
     def wait(_: Any) -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
+        ops.wait()
 
     parameters = sum(value.numel() for value in trained.values())
     return Training(step, (), (x, labels), parameters, wait)

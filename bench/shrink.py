@@ -1,8 +1,8 @@
-"""The rows of the benchmark, shrunk so that a test can afford them."""
+"""The rows of the benchmark, shrunk so that a test, or a rehearsal without a GPU, is affordable."""
 
-from bench.ops.conv import geometry
-from bench.ops.pool import window
-from bench.row import Row
+from .ops.conv import geometry
+from .ops.pool import window
+from .row import Row
 
 
 def small(row: Row) -> Row:
@@ -13,7 +13,7 @@ def small(row: Row) -> Row:
         "conv": lambda: _conv(row),
         "conv_transpose": lambda: row.replace((2, *[4] * space, 3), features=2),
         "separable": lambda: row.replace((2, *[5] * space, 4), features=3),
-        "attention": lambda: row.replace((2, 6, 2, 4)),
+        "attention": lambda: _attention(row),
         "embedding": lambda: row.replace((2, 7), vocabulary=5, features=4),
         "dropout": lambda: row.replace((8, 16)),
         "max_pool": lambda: _pool(row),
@@ -25,6 +25,10 @@ def small(row: Row) -> Row:
     if row.group == "recurrent":
         return row.replace((2, 5, 3), features=4)
     return sizes[row.op]()
+
+
+def _attention(row: Row) -> Row:
+    return row.replace((2, 6, 2, 4), **({"window": 3} if row.options.get("window") else {}))
 
 
 def _conv(row: Row) -> Row:
