@@ -53,13 +53,24 @@ def measure(row: Row, budget: float, rounds: int) -> Result:
       ``status`` ("ok", "missing", "wrong" or "failed"), ``reason`` where that is not "ok", and
       where it is, a dict for each mode.
     """
-    return timed(row, programs_of(row), budget, rounds)
+    return timed(row, programs_of(row), budget, rounds, traffic(row))
 
 
 def timed(
-    row: Row, made: dict[str, Made], budget: float, rounds: int, queue: bool = False
+    row: Row,
+    made: Mapping[str, Made],
+    budget: float,
+    rounds: int,
+    moved: tuple[float, float],
+    queue: bool = False,
 ) -> Result:
-    """The result of a row whose programs are ``made``; ``queue`` as in ``timing.queued``."""
+    """The result of a row.
+
+    Args:
+      made: its programs, by framework or candidate.
+      moved: as from ``traffic``.
+      queue: whether calls are queued, as in ``timing.queued``.
+    """
     programs, results = right(made)
     start = mark()
     for mode in MODES:
@@ -70,7 +81,7 @@ def timed(
             program = programs[name][mode]
             results[name][mode] = {**_figures(timing, program), "digest": program.digest}
     others = share_of_others(start)
-    return {**row.described(), "floor": floors(row), "frameworks": results, "others": others}
+    return {**row.described(), "floor": floors(row, moved), "frameworks": results, "others": others}
 
 
 def _figures(timing: Timing, timed: Any) -> dict[str, Any]:
@@ -109,10 +120,10 @@ def checked_programs(made: Any, row: Row, data: Any) -> tuple[dict[str, Program]
     return own, [f"{mode}: {why}" for mode, why in wrong.items() if why]
 
 
-def floors(row: Row) -> dict[str, float]:
+def floors(row: Row, moved: tuple[float, float]) -> dict[str, float]:
     """The least possible seconds of each mode; gradients need three times the arithmetic."""
     flops = OPS[row.op].flops(row)
-    needs = zip(MODES, (flops, 3 * flops), traffic(row), strict=True)
+    needs = zip(MODES, (flops, 3 * flops), moved, strict=True)
     return {mode: floor_seconds(operations, size, row.dtype) for mode, operations, size in needs}
 
 

@@ -6,8 +6,8 @@ precision "highest", and in bfloat16, in training and out of it. The reference i
 the CPU, in float64, from the same values: bfloat16 is given those that it has, so that it is judged
 by its arithmetic alone.
 
-How much of a difference is rounding depends on the layer: three batches through a batch norm
-amplify it a hundredfold. So the reference is computed at points moved by the dtype's rounding, too,
+How much of a difference is rounding depends on the layer: a batch norm over a few rows, or a step
+that clips, amplifies it. So the reference is computed at points moved by the dtype's rounding, too,
 and what that changes is allowed several times.
 """
 

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from ..data import draw
-from ..measure import checked, timed
+from ..measure import checked, timed, traffic
 from ..row import Row
 from .item import Item, Result, Submit
 from .variants import Builder, candidates
@@ -19,23 +19,23 @@ def operation(row: Row) -> Item:
 
 
 def _prepare(row: Row, submit: Submit) -> Any:
-    data = submit(lambda: draw(row))
+    data, moved = submit(lambda: draw(row)), submit(lambda: traffic(row))
 
     def program(make: Builder) -> Any:
         return submit(lambda: checked(make, row, data.result()))
 
     builders = candidates(row)
     programs = {name: program(make) for name, make in builders.items() if name != "torch"}
-    return data, programs, builders.get("torch")
+    return data, moved, programs, builders.get("torch")
 
 
 def _finish(row: Row, prepared: Any, budget: float, rounds: int) -> dict[str, Result]:
-    data, programs, torch = prepared
+    data, moved, programs, torch = prepared
     made = {name: program.result() for name, program in programs.items()}
-    # By itself: what it runs would disturb XLA, which compiles by trying algorithms.
+    # By itself: what it runs would disturb XLA, which times algorithms while it compiles.
     if torch is not None:
         made["torch"] = checked(torch, row, data.result())
-    result = timed(row, made, budget, rounds, queue=True)
+    result = timed(row, made, budget, rounds, moved.result(), queue=True)
     return {row.name: without_compilation(result)}
 
 

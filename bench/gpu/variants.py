@@ -48,15 +48,14 @@ def _variants(row: Row) -> Iterator[tuple[str, Builder]]:
         if _has(row, method):
             yield f"jlayers {method}", partial(_with_method, row, method)
     if row.op == "attention":
-        cudnn = part("lax", "cudnn")
-        yield "lax cudnn", partial(cudnn.attention, row)
+        yield "lax cudnn", partial(_cudnn, "attention", row)
         if row.dtype != "float32" and not row.options.get("lengths"):
             yield "jlayers cudnn", partial(_cudnn_method, row)
     if row.op in ("lstm", "gru") and row["layers"] == 1 and not row["bidirectional"]:
         for unroll in UNROLLED:
             yield f"lax unroll {unroll}", partial(_unrolled, row, unroll)
     if row.op == "lstm":
-        yield "lax cudnn", partial(part("lax", "cudnn").lstm, row)
+        yield "lax cudnn", partial(_cudnn, "lstm", row)
 
 
 def _has(row: Row, method: str) -> bool:
@@ -99,6 +98,11 @@ def _conv(row: Row, method: str) -> JaxOp:
         **{"padding": row.options.get("padding"), **options},
     )
     return JaxOp(lambda params, x: function(x, params["kernel"], params.get("bias")))
+
+
+def _cudnn(op: str, row: Row) -> JaxOp:
+    made: JaxOp = getattr(part("lax", "cudnn"), op)(row)
+    return made
 
 
 def _cudnn_method(row: Row) -> JaxOp:

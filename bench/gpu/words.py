@@ -45,7 +45,8 @@ def summary(found: Rows, left: list[str], spent: float) -> Iterator[str]:
     laws = {name: row for name, row in found.items() if row["op"] == "laws"}
     others = {name: row for name, row in found.items() if row["op"] != "laws"}
     yield ""
-    yield f"{sum(row['holds'] for row in laws.values())} of {len(laws)} layers are right"
+    if laws:
+        yield f"{sum(row['holds'] for row in laws.values())} of {len(laws)} layers are right"
     yield from (f"  not right: {n}: {row['figure']}" for n, row in laws.items() if not row["holds"])
     if means := tables.means(list(others.values())):
         yield means

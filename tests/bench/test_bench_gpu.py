@@ -68,7 +68,7 @@ def test_an_entry_of_the_plan_is_right(name, tmp_path, monkeypatch, no_floors):
     # The other frameworks are compared in test_bench.
     monkeypatch.setattr(variants, "frameworks", lambda: ["jlayers", "lax"])
     monkeypatch.setattr("bench.gpu.steps.frameworks", lambda: ["jlayers", "lax"])
-    found, left = run({name: PLAN[name]}, tmp_path)
+    found, left = run({name: PLAN[name]}, tmp_path, minutes=60)
     assert left == []
     assert found
     for row in found.values():
@@ -147,6 +147,13 @@ def test_a_layer_that_fails_in_one_dtype_is_judged_in_the_others():
     row = laws.check(failing, jl.spec((3, 4)))
     assert not row["holds"]
     assert "ZeroDivisionError" in row["figure"]
+
+
+def test_products_of_a_gpu_are_judged_as_tensor_float_32_unless_at_highest(monkeypatch):
+    assert laws.precisions()["float32"] == (None, 1e-4, 2.0**-24)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert laws.precisions()["float32"] == (None, 5e-3, 2.0**-11)
+    assert laws.precisions()["float32 highest"] == ("highest", 1e-4, 2.0**-24)
 
 
 # cuDNN
@@ -318,7 +325,7 @@ def test_it_prints_a_summary_and_writes_a_page(tmp_path, capsys, monkeypatch, no
 
 @pytest.mark.full
 def test_a_kill_loses_no_row_that_was_stored(tmp_path):
-    names = ["dropout", "dense", "norm"]
+    names = ["law: dense", "law: embedding", "law: flatten", "dropout"]
     fast = ["--tiny", "--results", str(tmp_path), "--budget", "0.01", "--rounds", "3", *names]
     first = start(*fast)
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""NVIDIA's cuDNN by the two doors that JAX has: attention, and ``jax.experimental.rnn``."""
+"""NVIDIA's cuDNN where JAX offers it: attention, and the LSTM of ``jax.experimental.rnn``."""
 
 from collections.abc import Sequence
 from typing import Any
