@@ -93,7 +93,7 @@ def faster_variant(row: dict[str, Any], mode: str) -> str | None:
     """The fastest of the further candidates that is faster than jlayers as it comes, as text.
 
     Those are other methods and settings of jlayers or of hand-written JAX: they say whether the
-    choice is right on this device. More steps in one call are no other way to compute them.
+    choice is right on this device. "jlayers, 32 steps a call" is not such a candidate.
     """
     timed = {name: own[mode] for name, own in row["frameworks"].items() if mode in own}
     ours = timed.get("jlayers")

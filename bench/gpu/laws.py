@@ -46,7 +46,7 @@ Tree = Any
 
 
 def instances() -> dict[str, Any]:
-    """The table of the tests, by its file: ``tests`` is no package, and others have that name."""
+    """The table of the tests, by its file, since ``tests`` is not a package."""
     spec = importlib.util.spec_from_file_location("bench_gpu_instances", TABLE)
     assert spec is not None
     assert spec.loader is not None
