@@ -1,7 +1,7 @@
 """The candidates of a row: the frameworks, and further ways to compute it.
 
 The further ones have the name of a framework and one of a variant, ``jlayers patches``: each
-``method=`` of jlayers, a scan by hand with other unrolling, NVIDIA's cuDNN. They are no peers, and
+``method=`` of jlayers, a scan by hand with other unrolling, NVIDIA's cuDNN. They are not peers, and
 answer whether jlayers chooses right there.
 """
 
