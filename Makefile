@@ -6,7 +6,7 @@ DEPS   := pyproject.toml Makefile
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: run run-lm test test-all soak lint docs bench bench-gpu conformance test-newest clean
+.PHONY: run run-lm test test-all soak lint docs bench bench-gpu conformance test-newest tpu-check tpu clean
 
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
@@ -15,12 +15,12 @@ run: $(VENV)/.examples  ## train on real digits, save, load in a new process, pr
 run-lm: $(VENV)/.examples  ## train two language models on Python's library, or go on; ARGS=--fresh
 	$(BIN)/python examples/language_model.py $(ARGS)
 
-test test-all soak conformance: export JAX_PLATFORMS = cpu
+test test-all soak conformance tpu: export JAX_PLATFORMS = cpu
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal -q
 
 # The tiers, by marker; tests/tables/tiers.py says which row of a table is where.
-FAST := not full and not soak and not conformance
-ALL  := not soak and not conformance
+FAST := not full and not soak and not conformance and not tpu
+ALL  := not soak and not conformance and not tpu
 
 test: $(VENV)/.test  ## every layer, mechanism, error and page once, in minutes
 	$(PYTEST) -m "$(FAST)" $(ARGS)
@@ -62,6 +62,13 @@ test-newest:
 	    --deselect tests/sequences/test_sequences.py::test_the_table_minds_its_masks_and_streams \
 	    $(ARGS)"
 
+# In an environment of its own: libtpu has 640 MB, and its licence is the terms of Google Cloud.
+tpu-check:  ## compile every layer and large models for TPUs that are not there
+	$(MAKE) tpu VENV=.venv-tpu
+
+tpu: $(VENV)/.tpu
+	JLAYERS_OPTIMISED=1 JLAYERS_COLD=1 $(PYTEST) -m tpu tests/tpu $(ARGS)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
@@ -71,6 +78,9 @@ $(VENV)/.examples: $(BIN)/python $(DEPS)
 
 $(VENV)/.test: $(BIN)/python $(DEPS)
 	$(BIN)/python -m pip install -q -e '.[test]' && touch $@
+
+$(VENV)/.tpu: $(BIN)/python $(DEPS)
+	$(BIN)/python -m pip install -q -e '.[tpu]' && touch $@
 
 $(VENV)/.lint: $(BIN)/python $(DEPS)
 	$(BIN)/python -m pip install -q -e '.[lint]' && touch $@
@@ -87,4 +97,4 @@ $(VENV)/.conformance: $(VENV)/.test
 	$(BIN)/python -m pip install -q torch==2.13.0 && touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest site runs
+	rm -rf $(VENV) .venv-newest .venv-tpu site runs

@@ -16,7 +16,7 @@ import jlayers as jl
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
-MARKERS = ("full", "soak", "conformance", "optimised", "cold", "newest")
+MARKERS = ("full", "soak", "conformance", "tpu", "optimised", "cold", "newest")
 PUBLIC = ("training", "decoding", "testing")
 
 
@@ -59,7 +59,7 @@ def test_a_test_is_in_a_tier(tests):
     runs = [run.replace("$(ALL)", every) for run in re.findall(r'-m "([^"]+)"', recipe)]
     for item, marks in tests.all:
         times = sum(holds(run, marks) for run in runs)
-        assert times == (not marks & {"soak", "conformance"}), item.nodeid
+        assert times == (not marks & {"soak", "conformance", "tpu"}), item.nodeid
         assert times == 1 or not holds(expression("FAST"), marks), item.nodeid
 
 
