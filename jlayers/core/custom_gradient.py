@@ -49,6 +49,25 @@ def with_custom_gradient(
     (6.0, 2.0)
     """
 
+    def tangent_out(
+        active: list[int], out: Out, primals: Args, residuals: Residuals, tangents: list[jax.Array]
+    ) -> Out:
+        def vjp(ct: Out) -> list[jax.Array | None]:
+            cotangents = backward(primals, residuals, ct)
+            return [cotangents[i] for i in active]
+
+        (result,) = jax.linear_transpose(vjp, out)(tangents)
+        return result  # type: ignore[no-any-return]
+
+    return _with_tangent(forward, tangent_out)
+
+
+def _with_tangent(
+    forward: Callable[..., tuple[Out, Residuals]],
+    tangent_out: Callable[[list[int], Out, Args, Residuals, list[jax.Array]], Out],
+) -> Callable[..., Out]:
+    """The function with that derivative along the arguments of the given indices."""
+
     @jax.custom_jvp
     def f(*args: jax.Array) -> Out:
         return forward(*args)[0]
@@ -57,27 +76,58 @@ def with_custom_gradient(
         out, residuals = forward(*primals)
         # Only the cotangents of arguments that vary are computed: a model's input has none.
         active = [i for i, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]
-
-        # Rematerialised: what the backward program derives from the arguments alone (an image's
-        # patches, say) is recomputed in the backward pass instead of being stored for it.
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def tangent_out(
-            primals: Args, residuals: Residuals, active_tangents: list[jax.Array]
-        ) -> Out:
-            def vjp(ct: Out) -> list[jax.Array | None]:
-                cotangents = backward(primals, residuals, ct)
-                return [cotangents[i] for i in active]
-
-            (result,) = jax.linear_transpose(vjp, out)(active_tangents)
-            return result  # type: ignore[no-any-return]
-
         # Nothing varies, and there is nothing to transpose.
         if not active:
             return out, jax.tree.map(jnp.zeros_like, out)
-        return out, tangent_out(primals, residuals, [tangents[i] for i in active])
+        # Rematerialised: what the backward program derives from the arguments alone (an image's
+        # patches, say) is recomputed in the backward pass instead of being stored for it.
+        tangent = jax.checkpoint(
+            lambda *arrays: tangent_out(active, out, *arrays), prevent_cse=False
+        )
+        return out, tangent(primals, residuals, [tangents[i] for i in active])
 
     f.defjvp(jvp, symbolic_zeros=True)
     return f
+
+
+def on_cpu(
+    value: Callable[..., jax.Array],
+    tangent: Callable[[Args, jax.Array, dict[int, jax.Array]], jax.Array],
+    default: Callable[..., jax.Array],
+) -> Callable[..., jax.Array]:
+    """On CPU a function with a derivative of its own, on other platforms JAX's of another one.
+
+    Args:
+      value: ``value(*args) -> out``.
+      tangent: ``tangent(args, out, tangents) -> tangent of out``, for the tangents of the arguments
+        of the given indices, linear in them; of ``out`` only shape and dtype count. Its transpose
+        is the backward program.
+      default: ``default(*args) -> out``, equal to ``value`` up to rounding.
+    """
+
+    # The platform is asked twice, and not once for each argument: what is inside a branch is
+    # traced, differentiated and transposed for each platform.
+    def either(*args: jax.Array) -> tuple[jax.Array, tuple[()]]:
+        return lax.platform_dependent(*args, cpu=value, default=default), ()
+
+    def tangent_out(
+        active: list[int], out: jax.Array, primals: Args, _: tuple[()], tangents: list[jax.Array]
+    ) -> jax.Array:
+        def ours(primals: Args, tangents: list[jax.Array]) -> jax.Array:
+            return tangent(primals, out, dict(zip(active, tangents, strict=True)))
+
+        def of_default(primals: Args, tangents: list[jax.Array]) -> jax.Array:
+            def varying(*args: jax.Array) -> jax.Array:
+                given = dict(zip(active, args, strict=True))
+                return default(*(given.get(i, primal) for i, primal in enumerate(primals)))
+
+            _, result = jax.jvp(varying, tuple(primals[i] for i in active), tuple(tangents))
+            return result  # type: ignore[no-any-return]
+
+        result: jax.Array = lax.platform_dependent(primals, tangents, cpu=ours, default=of_default)
+        return result
+
+    return _with_tangent(either, tangent_out)
 
 
 def apply_transpose(
@@ -91,44 +141,56 @@ def apply_transpose(
 
 
 class BilinearRule(NamedTuple):
-    """A bilinear operation of two arrays, as three programs.
+    """A bilinear operation of two arrays, as up to three programs for equal values.
 
     Attributes:
       value: ``value(lhs, rhs)``.
-      vjp_lhs, vjp_rhs: ``vjp_lhs(lhs, rhs, ct)`` and ``vjp_rhs(lhs, rhs, ct)``, the cotangents of
-        the two arguments. Of the argument whose cotangent it computes, each uses the shape alone.
+      for_lhs, for_rhs: the programs whose transposes in ``lhs`` and in ``rhs`` are the gradients;
+        ``value``, if None.
+      vjp_lhs, vjp_rhs: ``vjp_lhs(lhs, rhs, ct)`` and ``vjp_rhs(lhs, rhs, ct)``, the gradients
+        themselves, where they are no transposes. Of the argument whose gradient it computes, each
+        uses the shape alone.
     """
 
     value: BinaryOp
-    vjp_lhs: BinaryOpVjp
-    vjp_rhs: BinaryOpVjp
+    for_lhs: BinaryOp | None = None
+    for_rhs: BinaryOp | None = None
+    vjp_lhs: BinaryOpVjp | None = None
+    vjp_rhs: BinaryOpVjp | None = None
+
+    def tangent(self, args: Args, out: jax.Array, tangents: dict[int, jax.Array]) -> jax.Array:
+        """The derivative along the tangents of the arguments of the given indices, 0 and 1."""
+        (lhs, rhs), total = args, None
+        for index, tangent in tangents.items():
+            moved = (tangent, rhs) if index == 0 else (lhs, tangent)
+            program, vjp = ((self.for_lhs, self.vjp_lhs), (self.for_rhs, self.vjp_rhs))[index]
+            if vjp is None:
+                term = (program or self.value)(*moved)
+            else:
+                term = apply_transpose(functools.partial(vjp, *moved), out, tangent)
+            total = term if total is None else lax.add(total, term)
+        assert total is not None
+        return total
+
+    def gradient_rhs(
+        self, lhs: jax.Array, rhs: jax.Array | jax.ShapeDtypeStruct, ct: jax.Array
+    ) -> jax.Array:
+        """The gradient of ``rhs``, of which only shape and dtype count."""
+        if self.vjp_rhs is not None:
+            return self.vjp_rhs(lhs, rhs, ct)  # type: ignore[arg-type]
+        return apply_transpose(lambda rhs: (self.for_rhs or self.value)(lhs, rhs), rhs, ct)
 
 
-def bilinear_rule(value: BinaryOp) -> BilinearRule:
-    """The rule whose gradients are the transposes that JAX derives from ``value``."""
-    return BilinearRule(
-        value,
-        lambda lhs, rhs, ct: apply_transpose(lambda lhs: value(lhs, rhs), lhs, ct),
-        lambda lhs, rhs, ct: apply_transpose(lambda rhs: value(lhs, rhs), rhs, ct),
+def bilinear_op(rule: BilinearRule, default: BinaryOp | None = None) -> BinaryOp:
+    """The differentiable operation; ``default``, if given, is what runs on GPU and TPU."""
+    if default is not None:
+        return on_cpu(rule.value, rule.tangent, default)
+    # Where JAX's gradients are the rule's, no rule is traced.
+    if rule[1:] == (None,) * 4:
+        return rule.value
+    return _with_tangent(
+        lambda *args: (rule.value(*args), ()),
+        lambda active, out, primals, _, tangents: rule.tangent(
+            primals, out, dict(zip(active, tangents, strict=True))
+        ),
     )
-
-
-def bilinear_op(cpu: BilinearRule, default: BilinearRule | None = None) -> BinaryOp:
-    """The differentiable operation; ``default`` runs on GPU and TPU, if it is not the same."""
-    if default is None:
-        value, vjp_lhs, vjp_rhs = cpu
-    else:
-        value = _by_platform(cpu.value, default.value)
-        vjp_lhs = _by_platform(cpu.vjp_lhs, default.vjp_lhs)
-        vjp_rhs = _by_platform(cpu.vjp_rhs, default.vjp_rhs)
-    return with_custom_gradient(
-        lambda lhs, rhs: (value(lhs, rhs), ()),
-        lambda args, _, ct: (vjp_lhs(args[0], args[1], ct), vjp_rhs(args[0], args[1], ct)),
-    )
-
-
-def _by_platform(
-    cpu: Callable[..., jax.Array], default: Callable[..., jax.Array]
-) -> Callable[..., jax.Array]:
-    # Not an `if` on the backend: one traced function must lower correctly on every platform.
-    return lambda *args: lax.platform_dependent(*args, cpu=cpu, default=default)

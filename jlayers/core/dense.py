@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 from jax import lax
 
-from .custom_gradient import bilinear_op, bilinear_rule
-from .dispatch import compiled_when_eager
+from .custom_gradient import BilinearRule, bilinear_op
+from .dispatch import traced_once
 from .dtypes import at_least_float32, is_sharded
 
 
@@ -58,17 +58,9 @@ def kernel_gradient(x: jax.Array, ct: jax.Array, kernel: jax.Array) -> jax.Array
     Returns:
       (in, out), of float32 at least.
     """
-    dtype = at_least_float32(x.dtype)
 
     def contract(x: jax.Array, ct: jax.Array) -> jax.Array:
-        axes = tuple(range(x.ndim - 1))
-        return lax.dot_general(
-            x,
-            ct,
-            ((axes, axes), ((), ())),
-            preferred_element_type=dtype,
-            out_sharding=jax.typeof(kernel).sharding,
-        )
+        return _kernel_gradient(x, ct, kernel)
 
     def contract_flat(x: jax.Array, ct: jax.Array) -> jax.Array:
         return contract(x.reshape(-1, x.shape[-1]), ct.reshape(-1, ct.shape[-1]))
@@ -82,15 +74,27 @@ def kernel_gradient(x: jax.Array, ct: jax.Array, kernel: jax.Array) -> jax.Array
     return result
 
 
-# The value and the gradient of `x` as JAX has them, the gradient of the kernel flattened.
-_product_of_steps = bilinear_op(
-    bilinear_rule(matrix_product)._replace(
-        vjp_rhs=lambda x, kernel, ct: kernel_gradient(x, ct, kernel).astype(kernel.dtype)
+def _kernel_gradient(x: jax.Array, ct: jax.Array, kernel: jax.Array) -> jax.Array:
+    axes = tuple(range(x.ndim - 1))
+    return lax.dot_general(
+        x,
+        ct,
+        ((axes, axes), ((), ())),
+        preferred_element_type=at_least_float32(x.dtype),
+        out_sharding=jax.typeof(kernel).sharding,
     )
-)
 
 
-@compiled_when_eager()
+def _flat_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    rows = x.reshape(-1, x.shape[-1])
+    return matrix_product(rows, kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+# The gradient of the kernel on CPU is that of the flattened product: see `kernel_gradient`.
+_product_of_steps = bilinear_op(BilinearRule(matrix_product, for_rhs=_flat_product), matrix_product)
+
+
+@traced_once()
 def _flattened_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _product_of_steps(x, kernel)
 

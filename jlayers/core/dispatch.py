@@ -5,11 +5,11 @@ shapes and the platform alone, so the choice is fixed when the program is traced
 these functions are measured: docs/notes/0008 and 0009, docs/benchmarks.md. ``jl.explain`` shows the
 choices by tracing a model inside ``recording``.
 
-How to read this file: the record of choices comes first, then ``compiled_when_eager``, for calls
-outside ``jax.jit``. By itself ``lax.scan`` compiles its body, and finds the program again only for
-the same function object. A body that closes over a call's arrays is a new function each time:
-compiled at every call, and never freed. So operations with loops or branches are a program of
-their own there.
+How to read this file: the record of choices comes first, then ``traced_once``, for the operations,
+and ``compiled_when_eager``, for what surrounds them. Outside ``jax.jit`` both compile: by itself
+``lax.scan`` compiles its body, and finds the program again only for the same function object. A
+body that closes over a call's arrays is a new function each time: compiled at every call, and never
+freed.
 """
 
 from __future__ import annotations
@@ -96,6 +96,29 @@ def check_method(method: str | None, methods: Sequence[str], operation: str) -> 
         raise ValueError(f"{operation} has no method {method!r} for these arguments, but {names}")
 
 
+def traced_once(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """One trace for all calls of equal shapes, dtypes and options; for operations on arrays alone.
+
+    The function, its derivative and its transpose are traced for the first of such calls and then
+    copied into the programs of the others, as if they had been traced there: the layers of a deep
+    model mostly repeat each other. Outside ``jax.jit`` the operation is a program of its own.
+
+    Args:
+      static: names of arguments that are not arrays. A call in which one is not hashable is traced
+        by itself.
+
+    >>> import jax.numpy as jnp
+    >>> @traced_once("n")
+    ... def power(x, *, n):
+    ...     print("traced")
+    ...     return x if n == 1 else x * power(x, n=n - 1)
+    >>> jax.make_jaxpr(lambda x: power(x, n=1) + power(x, n=1))(2.0).eqns[0].primitive
+    traced
+    add
+    """
+    return _compiled(static, inline=True, needed=lambda arguments: _records.get() is None)
+
+
 def compiled_when_eager(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Runs the function under ``jax.jit`` where nothing else compiles it.
 
@@ -104,8 +127,7 @@ def compiled_when_eager(*static: str) -> Callable[[Callable[P, R]], Callable[P, 
     program for its shapes and static arguments.
 
     Args:
-      static: names of arguments that are not arrays. A call in which one is not hashable runs
-        uncompiled.
+      static: as for ``traced_once``.
 
     >>> import jax.numpy as jnp
     >>> @compiled_when_eager("n")
@@ -114,14 +136,21 @@ def compiled_when_eager(*static: str) -> Callable[[Callable[P, R]], Callable[P, 
     >>> float(power(jnp.array(2.0), n=3))
     8.0
     """
+    return _compiled(static, inline=False, needed=lambda arguments: not is_staged(arguments))
+
+
+def _compiled(
+    static: Sequence[str], *, inline: bool, needed: Callable[[object], bool]
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Calls the function through ``jax.jit`` where that is ``needed``, and as it is elsewhere."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        jitted: Callable[..., R] = jax.jit(function, static_argnames=static)
+        jitted: Callable[..., R] = jax.jit(function, static_argnames=static, inline=inline)
         signature = inspect.signature(function)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if is_staged((args, kwargs)):
+            if not needed((args, kwargs)):
                 return function(*args, **kwargs)
             given = signature.bind(*args, **kwargs).arguments
             options = {name: _as_tuples(given.get(name)) for name in static}

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .custom_gradient import with_custom_gradient
-from .dispatch import AlgorithmChoice, check_method, compiled_when_eager, record_choice
+from .custom_gradient import apply_transpose, on_cpu, with_custom_gradient
+from .dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from .dtypes import at_least_float32, is_sharded, is_symbolic, min_value
 from .windows import Padding, Windows, explicit_padding
 
@@ -44,7 +44,7 @@ class _Programs(NamedTuple):
     direct: Callable[[jax.Array], jax.Array]
 
 
-@compiled_when_eager("window_shape", "strides", "padding", "method")
+@traced_once("window_shape", "strides", "padding", "method")
 def max_pool(
     x: jax.Array,
     *,
@@ -139,7 +139,7 @@ def _max_axis_1_jvp(
     return at_argmax(x), at_argmax(tangent)
 
 
-@compiled_when_eager("window_shape", "strides", "padding", "count_include_pad", "method")
+@traced_once("window_shape", "strides", "padding", "count_include_pad", "method")
 def avg_pool(
     x: jax.Array,
     *,
@@ -245,18 +245,12 @@ def _pool(x: jax.Array, use_axes: bool, method: str | None, programs: _Programs)
             lambda x: (by_axis(x), ()), lambda args, _, ct: (gradient(args[0], ct),)
         )(x)
 
-    def direct_gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
-        _, vjp = jax.vjp(direct, x)
-        dx: jax.Array = vjp(ct)[0]
-        return dx
+    def tangent(
+        args: tuple[jax.Array, ...], out: jax.Array, tangents: dict[int, jax.Array]
+    ) -> jax.Array:
+        return apply_transpose(functools.partial(gradient, args[0]), out, tangents[0])
 
-    def forward(x: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        return lax.platform_dependent(x, cpu=by_axis, default=direct), ()
-
-    def backward(args: tuple[jax.Array, ...], _: tuple[()], ct: jax.Array) -> tuple[jax.Array]:
-        return (lax.platform_dependent(args[0], ct, cpu=gradient, default=direct_gradient),)
-
-    return with_custom_gradient(forward, backward)(x)
+    return on_cpu(by_axis, tangent, direct)(x)
 
 
 def _max_gradient(x: jax.Array, ct: jax.Array, windows: Windows) -> jax.Array:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from ..custom_gradient import with_custom_gradient
-from ..dispatch import AlgorithmChoice, check_method, compiled_when_eager, record_choice
+from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import at_least_float32, is_symbolic
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
@@ -35,7 +35,7 @@ _MIN_SCORES = 96 * 96
 _MIN_ROWS = 4
 
 
-@compiled_when_eager("causal", "window", "alibi", "soft_cap", "scale", "method")
+@traced_once("causal", "window", "alibi", "soft_cap", "scale", "method")
 def attention(
     q: jax.Array,
     k: jax.Array,

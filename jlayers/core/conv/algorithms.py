@@ -2,8 +2,8 @@
 
 All take x (batch, *spatial, in), kernel (*kernel_size, in / groups, out) and a ``Geometry``.
 
-How to read this file: ``algorithm`` at its end names the three programs of each method, the value
-and the gradients of image and kernel. Where a section has a function for a gradient, XLA's own
+How to read this file: ``algorithm`` at its end names the programs of each method, for the value
+and for the gradients of image and kernel. Where a section has a function for a gradient, XLA's own
 transpose of the forward program is slow; everywhere else it is what runs. The sections, in order:
 ``matmul``, ``patches``, ``shifted``, ``blocks``, ``planes``. The tables behind them are in
 docs/notes/0009-compiled-cores.md.
@@ -14,13 +14,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..custom_gradient import BilinearRule, apply_transpose, bilinear_rule
+from ..custom_gradient import BilinearRule
 from ..dtypes import at_least_float32
 from .geometry import Geometry, direct, output_shape, pad_image, slice_at, slices
 
@@ -47,7 +48,7 @@ def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The receptive field of each output as a row (im2col), and one product with the kernel."""
     x = pad_image(x, geometry)
     kernel_size, out_shape = kernel.shape[:-2], output_shape(x, kernel, geometry)
-    if _tiles_image(kernel, geometry):
+    if _tiles_image(kernel.shape, geometry):
         rows = _tiles(x, kernel_size, out_shape)
     else:
         offsets = itertools.product(*map(range, kernel_size))
@@ -56,18 +57,9 @@ def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     return y.reshape(x.shape[0], *out_shape, kernel.shape[-1])
 
 
-def _tiles_image(kernel: jax.Array, geometry: Geometry) -> bool:
+def _tiles_image(kernel: Sequence[int], geometry: Geometry) -> bool:
     """Whether the windows touch without overlapping, so that patches are a mere transpose."""
-    return kernel.shape[:-2] == geometry.strides and all(d == 1 for d in geometry.dilation)
-
-
-def _patches_image_gradient(
-    x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
-) -> jax.Array:
-    # XLA sums overlapping patches faster; for small ones without overlap it is as good.
-    large = math.prod(kernel.shape[:-2]) > _MAX_SMALL_WINDOW
-    run = patches if _tiles_image(kernel, geometry) and large else direct
-    return apply_transpose(lambda x: run(x, kernel, geometry), x, ct)
+    return tuple(kernel[:-2]) == geometry.strides and all(d == 1 for d in geometry.dilation)
 
 
 def _tiles(x: jax.Array, tile: tuple[int, ...], out_shape: tuple[int, ...]) -> jax.Array:
@@ -86,34 +78,39 @@ def shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 
     XLA for CPU runs grouped convolutions one group at a time: this is about 20 times faster.
     """
-    wide = at_least_float32(x.dtype)
-    weights = kernel.astype(wide)
+    wide, features = at_least_float32(x.dtype), kernel.shape[-1]
+    weights = kernel.reshape(-1, features).astype(wide)
     total = None
-    for offset, image in slices(x, kernel, geometry):
-        term = _scale_channels(image.astype(wide), weights[offset][0])
-        total = term if total is None else total + term
+    for row, (_, image) in enumerate(slices(x, kernel, geometry)):
+        image = _repeat_channels(image.astype(wide), features)
+        weight = lax.slice_in_dim(weights, row, row + 1)
+        last_two = (image.ndim - 2, image.ndim - 1)
+        term = lax.mul(image, lax.broadcast_in_dim(weight, image.shape, last_two))
+        total = term if total is None else lax.add(total, term)
     assert total is not None
     return total.astype(x.dtype)
 
 
-def _scale_channels(image: jax.Array, weights: jax.Array) -> jax.Array:
-    """(..., C) times (C * m,): m outputs for each channel."""
-    multiplier = weights.shape[0] // image.shape[-1]
-    if multiplier > 1:
-        shape = (*image.shape, multiplier)
-        image = lax.broadcast_in_dim(image, shape, range(image.ndim))
-        image = image.reshape(*shape[:-2], weights.shape[0])
-    return image * jnp.broadcast_to(weights, image.shape)
+def _repeat_channels(image: jax.Array, features: int) -> jax.Array:
+    """(..., C) to (..., features), with each channel as often as need be, side by side."""
+    multiplier = features // image.shape[-1]
+    if multiplier == 1:
+        return image
+    shape = (*image.shape, multiplier)
+    image = lax.broadcast_in_dim(image, shape, range(image.ndim))
+    return image.reshape(*shape[:-2], features)
 
 
-def _shifted_image_gradient(
+def _flips(kernel: Sequence[int], geometry: Geometry) -> bool:
+    """Whether the image's gradient is computed as a convolution with the flipped kernel."""
+    one_output_each = kernel[-1] == geometry.groups
+    unstrided = all(s == 1 for s in geometry.strides)
+    return math.prod(kernel[:-2]) >= _MIN_SLICED_ELEMENTS and unstrided and one_output_each
+
+
+def _flipped_image_gradient(
     x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    elements = math.prod(kernel.shape[:-2])
-    one_output_each = kernel.shape[-1] == x.shape[-1]
-    strided = any(s > 1 for s in geometry.strides)
-    if elements < _MIN_SLICED_ELEMENTS or strided or not one_output_each:
-        return apply_transpose(lambda x: shifted(x, kernel, geometry), x, ct)
     # At stride 1 it is a convolution again, of the cotangent with the flipped kernel.
     axes = tuple(range(len(geometry.strides)))
     extents = [d * (k - 1) for k, d in zip(kernel.shape, geometry.dilation, strict=False)]
@@ -138,29 +135,26 @@ def _shifted_kernel_gradient(
         total: jax.Array, x_and_ct: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, None]:
         image, image_ct = (a.astype(wide) for a in x_and_ct)
-        image = pad_image(image[None], geometry)[0]
+        image = lax.squeeze(pad_image(lax.expand_dims(image, (0,)), geometry), (0,))
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def of_offset(start: jax.Array) -> jax.Array:
             part = lax.dynamic_slice(image, start, (*extents, image.shape[-1]))
             part = lax.slice(part, (0,) * part.ndim, part.shape, (*geometry.strides, 1))
-            products = (_repeat_channels(part, channels) * image_ct).reshape(pixels, channels)
+            products = lax.mul(_repeat_channels(part, channels), image_ct)
             # The sum as a product with ones: XLA for CPU would first copy each part that it sums
             # (47 ms became 15 to 22 for 7x7 kernels on (8, 56, 56, 96)). Two rows of ones, because
             # the product with a single row becomes a loop of strided reads (137 ms).
-            return (jnp.ones((2, pixels), wide) @ products)[0]
+            rows = products.reshape(pixels, channels)
+            sums = lax.dot(lax.full((2, pixels), 1, wide), rows)
+            return lax.index_in_dim(sums, 0, keepdims=False)
 
-        return total + lax.map(of_offset, jnp.asarray(starts, jnp.int32)), None
+        return lax.add(total, lax.map(of_offset, jnp.asarray(starts, jnp.int32))), None
 
     # Made of the cotangent, so that it is sharded over devices as the batch is: scan insists on it.
     zeros = jnp.zeros_like(ct[(0,) * (ct.ndim - 1)], wide)
     total, _ = lax.scan(add_image, jnp.stack([zeros] * len(starts)), (x, ct))
     return total.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _repeat_channels(image: jax.Array, channels: int) -> jax.Array:
-    multiplier = channels // image.shape[-1]
-    return image if multiplier == 1 else jnp.repeat(image, multiplier, -1)
 
 
 def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -246,8 +240,8 @@ def _planes_or_lines(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax
     return run(x, kernel, geometry)
 
 
-def algorithm(method: str, geometry: Geometry) -> BilinearRule:
-    """The three programs of a method."""
+def algorithm(method: str, kernel: Sequence[int], geometry: Geometry) -> BilinearRule:
+    """The programs of a method for a kernel of that shape."""
     value = {
         "direct": direct,
         "matmul": matmul,
@@ -256,26 +250,32 @@ def algorithm(method: str, geometry: Geometry) -> BilinearRule:
         "blocks": blocks,
         "planes": planes,
     }[method]
-    transposed = bilinear_rule(lambda x, kernel: value(x, kernel, geometry))
+
+    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return value(x, kernel, geometry)
+
+    def xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return direct(x, kernel, geometry)
+
     if method == "shifted":
-        return transposed._replace(
-            vjp_lhs=lambda x, kernel, ct: _shifted_image_gradient(x, kernel, ct, geometry),
-            vjp_rhs=lambda x, kernel, ct: _shifted_kernel_gradient(x, kernel, ct, geometry),
+        image_gradient = functools.partial(_flipped_image_gradient, geometry=geometry)
+        return BilinearRule(
+            run,
+            vjp_lhs=image_gradient if _flips(kernel, geometry) else None,
+            vjp_rhs=functools.partial(_shifted_kernel_gradient, geometry=geometry),
         )
     if method == "patches":
+        tiled = _tiles_image(kernel, geometry)
+        # XLA sums overlapping patches faster; for small ones without overlap it is as good.
+        large = math.prod(kernel[:-2]) > _MAX_SMALL_WINDOW
         # Tiles pay off in the gradients alone: forward they go to XLA.
-        return transposed._replace(
-            value=lambda x, kernel: (direct if _tiles_image(kernel, geometry) else patches)(
-                x, kernel, geometry
-            ),
-            vjp_lhs=lambda x, kernel, ct: _patches_image_gradient(x, kernel, ct, geometry),
+        return BilinearRule(
+            xla if tiled else run, for_lhs=run if tiled and large else xla, for_rhs=run
         )
     if method == "planes":
         # The gradient of the kernel is that of planes even where `_lines` computes the value.
-        return bilinear_rule(lambda x, kernel: _planes_or_lines(x, kernel, geometry))._replace(
-            vjp_rhs=transposed.vjp_rhs
-        )
+        return BilinearRule(lambda x, kernel: _planes_or_lines(x, kernel, geometry), for_rhs=run)
     if method == "matmul" and any(stride > 1 for stride in geometry.strides):
         # Alone, the product loses to XLA by the copy that the strides make; the gradients do not.
-        return transposed._replace(value=lambda x, kernel: direct(x, kernel, geometry))
-    return transposed
+        return BilinearRule(xla, for_lhs=run, for_rhs=run)
+    return BilinearRule(run)

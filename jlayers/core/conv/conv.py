@@ -14,7 +14,7 @@ import jax
 
 from ..custom_gradient import bilinear_op
 from ..dense import add_bias
-from ..dispatch import AlgorithmChoice, check_method, compiled_when_eager, record_choice
+from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import is_sharded
 from ..windows import Padding, explicit_padding
 from .algorithms import algorithm
@@ -28,7 +28,7 @@ _MAX_COPIES = 3
 _MAX_PATCH_NUMBERS = 3 << 20
 
 
-@compiled_when_eager("strides", "padding", "dilation", "groups", "method")
+@traced_once("strides", "padding", "dilation", "groups", "method")
 def conv(
     x: jax.Array,
     kernel: jax.Array,
@@ -81,16 +81,12 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, method: str | 
         choose_conv(x.shape, kernel.shape, geometry, platform) for platform in ("cpu", "gpu")
     )
     if is_sharded(x):
-        cpu = AlgorithmChoice("direct", "sharded over devices: XLA's own convolution")
+        cpu = default = AlgorithmChoice("direct", "sharded over devices: XLA's own convolution")
     record_choice("conv", cpu, default, method)
-    if method is not None:
-        if method == "direct":
-            return direct(x, kernel, geometry)
-        return bilinear_op(algorithm(method, geometry))(x, kernel)
-    # Where the methods agree there is no branch by platform, which costs a trace for each platform.
-    if cpu.method == "direct":
-        return direct(x, kernel, geometry)
-    return bilinear_op(algorithm(cpu.method, geometry), algorithm("direct", geometry))(x, kernel)
+    rule = algorithm(method or cpu.method, kernel.shape, geometry)
+    if method is not None or cpu.method == default.method:
+        return bilinear_op(rule)(x, kernel)
+    return bilinear_op(rule, lambda x, kernel: direct(x, kernel, geometry))(x, kernel)
 
 
 def choose_conv(
@@ -98,14 +94,16 @@ def choose_conv(
 ) -> AlgorithmChoice:
     """The algorithm for shapes ``x`` and ``kernel``, with the reason."""
     rank = len(x) - 2
-    if platform != "cpu":
-        return AlgorithmChoice("direct", "XLA's own convolution on accelerators")
     if 0 in x or 0 in kernel:
         return AlgorithmChoice("direct", "nothing to compute")
     if not all(isinstance(n, int) for n in x[1:]):
         return AlgorithmChoice("direct", "sizes that are not known yet")
-    if geometry.groups == 1 and all(k == 1 for k in kernel[:rank]):
+    one_element = geometry.groups == 1 and all(k == 1 for k in kernel[:rank])
+    # With strides, a convolution leaves out pixels that a product would have to copy from.
+    if one_element and (platform == "cpu" or set(geometry.strides) == {1}):
         return AlgorithmChoice("matmul", "a kernel of one element is a matrix product")
+    if platform != "cpu":
+        return AlgorithmChoice("direct", "XLA's own convolution on accelerators")
     if geometry.groups > 1 and kernel[-2] == 1:
         return AlgorithmChoice("shifted", "one channel a group: a sum of shifted images")
     if geometry.groups > 1:

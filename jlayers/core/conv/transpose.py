@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..custom_gradient import BilinearRule, bilinear_op, bilinear_rule
+from ..custom_gradient import BilinearRule, bilinear_op
 from ..dense import add_bias
-from ..dispatch import AlgorithmChoice, check_method, compiled_when_eager, record_choice
+from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import is_sharded, is_symbolic
 from ..windows import Padding, interleave, pad_or_crop
 from .algorithms import algorithm
@@ -35,7 +35,7 @@ _MIN_FEATURES = 8
 _MAX_INPUTS = 128
 
 
-@compiled_when_eager("strides", "padding", "dilation", "groups", "method")
+@traced_once("strides", "padding", "dilation", "groups", "method")
 def conv_transpose(
     x: jax.Array,
     kernel: jax.Array,
@@ -103,20 +103,22 @@ def _convolve_transposed(
         return convolve(x, kernel, geometry, None)
     if method is None and (is_sharded(x) or is_symbolic(*x.shape[1:-1])):
         return _direct(x, kernel, geometry)
-    xla = bilinear_rule(lambda x, kernel: _direct(x, kernel, geometry))
-    phases = bilinear_rule(lambda x, kernel: _phases(x, kernel, geometry))
+    xla = BilinearRule(lambda x, kernel: _direct(x, kernel, geometry))
+    phases = BilinearRule(lambda x, kernel: _phases(x, kernel, geometry))
     if method is not None:
         return bilinear_op({"direct": xla, "phases": phases}[method])(x, kernel)
     if geometry.groups > 1 or x.ndim == 5:
         # Each phase chooses its own algorithm, gradients included.
-        return bilinear_op(phases, xla)(x, kernel)
+        return bilinear_op(phases, xla.value)(x, kernel)
     # Whichever program computes the value, XLA's gradient of the input is a strided convolution and
     # fast, and its gradient of the kernel is not: 15 to 70 times slower than ours.
     value = xla.value if cpu_method == "direct" else phases.value
     cpu = BilinearRule(
-        value, xla.vjp_lhs, lambda x, kernel, ct: _kernel_gradient(x, kernel, ct, geometry)
+        value,
+        for_lhs=xla.value,
+        vjp_rhs=lambda x, kernel, ct: _kernel_gradient(x, kernel, ct, geometry),
     )
-    return bilinear_op(cpu, xla)(x, kernel)
+    return bilinear_op(cpu, xla.value)(x, kernel)
 
 
 def choose_conv_transpose(
@@ -267,8 +269,7 @@ def _kernel_gradient(
         (*kernel.shape[:-2], kernel.shape[-1], x.shape[-1]), kernel.dtype
     )
     method = choose_conv(ct.shape, flipped.shape, strided, "cpu").method
-    # The rule uses the shape of its own argument alone, so a spec will do.
-    gradient = algorithm(method, strided).vjp_rhs(ct, flipped, x)  # type: ignore[arg-type]
+    gradient = algorithm(method, flipped.shape, strided).gradient_rhs(ct, flipped, x)
     return jnp.swapaxes(lax.rev(gradient, tuple(range(x.ndim - 2))), -1, -2)
 
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..dispatch import compiled_when_eager
+from ..dispatch import traced_once
 from .chunking import Carry, Cell
 from .scan import Weights, recurrence
 
 
-@compiled_when_eager("activation", "reverse", "method")
+@traced_once("activation", "reverse", "method")
 def simple_rnn(
     x: jax.Array,
     carry: tuple[jax.Array],
@@ -63,7 +63,7 @@ def simple_rnn(
     return outputs, (h,)
 
 
-@compiled_when_eager("reverse", "method")
+@traced_once("reverse", "method")
 def lstm(
     x: jax.Array,
     carry: tuple[jax.Array, jax.Array],
@@ -122,7 +122,7 @@ def _squash(gates: jax.Array, count: int, tanh_at: int | None = None) -> jax.Arr
     return squashed
 
 
-@compiled_when_eager("reverse", "method")
+@traced_once("reverse", "method")
 def gru(
     x: jax.Array,
     carry: tuple[jax.Array],
