@@ -14,6 +14,7 @@ from .conv.transpose import conv_transpose
 from .dense import dense
 from .norm import masked_normalize, normalize, standardize
 from .pooling import avg_pool, global_max_pool, max_pool
+from .position_norm import position_norm
 from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
 
@@ -33,6 +34,7 @@ __all__ = [
     "masked_normalize",
     "max_pool",
     "normalize",
+    "position_norm",
     "positions_from_mask",
     "simple_rnn",
     "sinusoids",

@@ -3,8 +3,8 @@
 How to read this file: ``normalize`` is the formula for statistics that are given, and
 ``standardize`` takes them of ``x`` itself, with a gradient written by hand (batch and group norm).
 ``masked_normalize`` is the same for the valid steps of padded sequences, with the gradient that JAX
-derives. ``batch_statistics`` is what layer norm uses. ``_variance`` is where speed and precision
-meet; docs/notes/0008-attention-and-norms.md has the measurements behind all of it.
+derives. ``position_norm.py`` is for layer and RMS norm. ``variance_about`` is where speed and
+precision meet; docs/notes/0008-attention-and-norms.md has the measurements behind all of it.
 """
 
 from __future__ import annotations
@@ -32,62 +32,23 @@ _MAX_SQUARED_MEAN = 64.0
 _MAX_CACHED = 1 << 17
 
 
-@traced_once("axes")
-def batch_statistics(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance over ``axes``, which stay as axes of size 1.
-
-    Computed in float32 at least; the variance is taken from the centred values wherever the
-    difference of two large means would lose it.
-
-    Args:
-      x: an array.
-      axes: axes to reduce.
-
-    Returns:
-      (mean, variance), of the rank of ``x``, float32 or wider.
-
-    >>> import jax.numpy as jnp
-    >>> mean, variance = batch_statistics(jnp.array([[1.0, 3.0]]), (1,))
-    >>> mean.tolist(), variance.tolist()
-    ([[2.0]], [[1.0]])
-    """
-    dtype, axes = at_least_float32(x.dtype), tuple(axes)
-    count = math.prod(x.shape[axis] for axis in axes)
-
-    def mean_of(values: jax.Array) -> jax.Array:
-        return _mean(values, axes)
-
-    # Of its own, so that the gradient does not differentiate the `cond` in `_variance`.
-    def backward(
-        args: tuple[jax.Array, ...], _: tuple[()], ct: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        # The centred values sum to zero, and so does the gradient of the mean.
-        x, mean = args
-        dx = lax.mul(_centre(x, mean), _spread(lax.mul(ct, _scalar(2 / count, ct)), x.shape))
-        return dx.astype(x.dtype), lax.full_like(mean, 0)
-
-    mean = mean_of(x.astype(dtype))
-    variance = with_custom_gradient(lambda x, mean: (_variance(x, mean, mean_of), ()), backward)
-    return mean, variance(x, mean)
-
-
-def _variance(x: jax.Array, mean: jax.Array, mean_of: Mean) -> jax.Array:
+def variance_about(x: jax.Array, mean: jax.Array, mean_of: Mean) -> jax.Array:
     """The mean square of ``x`` about its ``mean``."""
 
     def two_pass(x: jax.Array, mean: jax.Array) -> jax.Array:
-        return mean_of(lax.square(_centre(x, mean)))
+        return mean_of(lax.square(centre(x, mean)))
 
     def one_pass(x: jax.Array, mean: jax.Array) -> jax.Array:
         # On CPU the sums of values and of squares are one pass, that of centred values a second
         # one, which costs 0.82x of Flax's forward pass. It is taken only where it is needed.
         squared_mean = lax.square(mean)
         variance = lax.sub(mean_of(lax.square(x.astype(mean.dtype))), squared_mean)
-        bound = lax.mul(variance, _scalar(_MAX_SQUARED_MEAN, variance))
+        bound = lax.mul(variance, scalar(_MAX_SQUARED_MEAN, variance))
         precise = lax.reduce_and(lax.le(squared_mean, bound), tuple(range(mean.ndim)))
         chosen: jax.Array = lax.cond(precise, lambda: variance, lambda: two_pass(x, mean))
         return chosen
 
-    # Numbers that are in the cache from the first pass cost less than asking whether they are needed.
+    # Numbers that are in the cache from the first pass cost less than asking if they are needed.
     if not is_symbolic(*x.shape) and x.size <= _MAX_CACHED:
         return two_pass(x, mean)
     result: jax.Array = lax.platform_dependent(x, mean, cpu=one_pass, default=two_pass)
@@ -98,16 +59,16 @@ def _variance(x: jax.Array, mean: jax.Array, mean_of: Mean) -> jax.Array:
 # which tracing, differentiating and transposing go through one by one.
 
 
-def _centre(x: jax.Array, mean: jax.Array) -> jax.Array:
-    return lax.sub(x.astype(mean.dtype), _spread(mean, x.shape))
+def centre(x: jax.Array, mean: jax.Array) -> jax.Array:
+    return lax.sub(x.astype(mean.dtype), spread(mean, x.shape))
 
 
-def _spread(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def spread(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """``x``, of the rank of ``shape``, broadcast over its axes of size 1."""
     return lax.broadcast_in_dim(x, shape, tuple(range(len(shape))))
 
 
-def _scalar(value: float, like: jax.Array) -> np.ndarray:
+def scalar(value: float, like: jax.Array) -> np.ndarray:
     return np.array(value, like.dtype)
 
 
@@ -116,25 +77,25 @@ def _sum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return lax.expand_dims(lax.reduce_sum(x, axes), axes)
 
 
-def _mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     total = _sum(x, axes)
     return lax.div(total, lax.full_like(total, math.prod(x.shape[axis] for axis in axes)))
 
 
 @jax.custom_jvp
-def _inverse_root(x: jax.Array) -> jax.Array:
+def inverse_root(x: jax.Array) -> jax.Array:
     """``1 / sqrt(x)``, and NaN where ``x`` has overflowed: 0 would pass for a value."""
     overflowed = lax.eq(x, lax.full_like(x, np.inf))
     return lax.select(overflowed, lax.full_like(x, np.nan), lax.rsqrt(x))
 
 
-@_inverse_root.defjvp
+@inverse_root.defjvp
 def _inverse_root_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     # JAX's rule has the cube, which underflows for deviations beyond 1e12, in place of factors.
-    y = _inverse_root(*primals)
-    halved = lax.mul(y, _scalar(-0.5, y))
+    y = inverse_root(*primals)
+    halved = lax.mul(y, scalar(-0.5, y))
     return y, lax.mul(lax.mul(lax.mul(tangents[0], y), halved), y)
 
 
@@ -164,7 +125,7 @@ def normalize(
     >>> y.tolist()
     [[-0.5, 0.5]]
     """
-    factor = _inverse_root(variance + epsilon)
+    factor = inverse_root(variance + epsilon)
     y = x.astype(variance.dtype)
     # Broadcast explicitly, here and elsewhere in the core: it runs under strict rank promotion.
     if mean is not None:
@@ -224,7 +185,7 @@ def masked_normalize(
         return jnp.broadcast_to(values, shape).reshape(*shape[:-2], channels)
 
     mean = mean_of(values)
-    variance = mean_of(lax.square(_centre(values, mean)))
+    variance = mean_of(lax.square(centre(values, mean)))
     variance = jnp.where(nonempty, variance, jnp.ones_like(variance))
     mean, variance = per_channel(mean), per_channel(variance)
     scale, bias = (
@@ -286,14 +247,14 @@ def standardize(
     # First over positions, channel by channel, then over the channels of a group: both at once
     # were 3 times slower.
     def mean_of(values: jax.Array) -> jax.Array:
-        return group_mean(_mean(values, axes))
+        return group_mean(mean_over(values, axes))
 
     def group_mean(values: jax.Array) -> jax.Array:
         """The mean over each group of channels, repeated for every channel of the group."""
         if groups in (None, channels):
             return values
         grouped = values.reshape(*values.shape[:-1], groups, channels // groups)
-        return _spread(_mean(grouped, (grouped.ndim - 1,)), grouped.shape).reshape(values.shape)
+        return spread(mean_over(grouped, (grouped.ndim - 1,)), grouped.shape).reshape(values.shape)
 
     def per_channel(value: jax.Array) -> jax.Array:
         return lax.expand_dims(value.astype(wide), range(x.ndim - 1))
@@ -302,30 +263,30 @@ def standardize(
         x: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> tuple[Triple, tuple[jax.Array, jax.Array]]:
         mean = mean_of(x.astype(wide))
-        variance = _variance(x, mean, mean_of)
-        inverse = _inverse_root(lax.add(variance, _scalar(epsilon, variance)))
+        variance = variance_about(x, mean, mean_of)
+        inverse = inverse_root(lax.add(variance, scalar(epsilon, variance)))
         factor = lax.mul(inverse, per_channel(scale))
-        y = lax.mul(_centre(x, mean), _spread(factor, x.shape))
-        y = lax.add(y, _spread(per_channel(bias), x.shape))
+        y = lax.mul(centre(x, mean), spread(factor, x.shape))
+        y = lax.add(y, spread(per_channel(bias), x.shape))
         return (y.astype(x.dtype), mean, variance), (mean, inverse)
 
     def backward(
         args: tuple[jax.Array, ...], residuals: tuple[jax.Array, jax.Array], ct: Triple
     ) -> Triple:
         (x, scale, _), (mean, inverse), (dy, dmean, dvariance) = args, residuals, ct
-        dy, factor, centred = dy.astype(wide), per_channel(scale), _centre(x, mean)
+        dy, factor, centred = dy.astype(wide), per_channel(scale), centre(x, mean)
         dy_sum, dy_x_sum = _sum(dy, axes), _sum(lax.mul(dy, centred), axes)
         # dx = dy * a - (x - mean) * b / count + c / count, where a, b and c are per channel: all
         # sums are done before the one pass that writes dx.
         a = lax.mul(inverse, factor)
         # In this order: the cube of the inverse alone underflows for deviations beyond 1e12.
         b = lax.mul(lax.mul(inverse, group_mean(lax.mul(factor, dy_x_sum))), inverse)
-        b = lax.sub(lax.mul(b, inverse), lax.mul(group_mean(dvariance), _scalar(2, b)))
+        b = lax.sub(lax.mul(b, inverse), lax.mul(group_mean(dvariance), scalar(2, b)))
         c = lax.sub(group_mean(dmean), lax.mul(inverse, group_mean(lax.mul(factor, dy_sum))))
         b, c = (lax.div(sums, lax.full_like(sums, count)) for sums in (b, c))
-        dx = lax.mul(dy, _spread(a, x.shape))
-        dx = lax.sub(dx, lax.mul(centred, _spread(b, x.shape)))
-        dx = lax.add(dx, _spread(c, x.shape))
+        dx = lax.mul(dy, spread(a, x.shape))
+        dx = lax.sub(dx, lax.mul(centred, spread(b, x.shape)))
+        dx = lax.add(dx, spread(c, x.shape))
         dscale, dbias = (
             lax.reduce_sum(d, other_axes).reshape(-1) for d in (lax.mul(dy_x_sum, inverse), dy_sum)
         )

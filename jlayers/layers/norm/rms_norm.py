@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.nn import initializers
 
 from ... import core
@@ -15,7 +13,6 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
 from ...base.types import Initializer, Params
-from ...core.dtypes import at_least_float32
 
 
 @factory
@@ -57,14 +54,6 @@ def RMSNorm(
         return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        factor = params.get("scale")
-        if factor is not None:
-            factor = factor.reshape((1,) * (x.ndim - 1) + factor.shape)
-        wide = x.astype(at_least_float32(x.dtype))
-        # In float32: the squares of float16 overflow at 256.
-        square = jnp.mean(lax.square(wide), -1, keepdims=True)
-        # With JAX's own derivative: by hand it was no faster
-        # (docs/notes/0008-attention-and-norms.md).
-        return core.normalize(x, None, square, factor, None, epsilon)
+        return core.position_norm(x, params.get("scale"), None, epsilon, centred=False)
 
     return pure(init, apply)
