@@ -30,6 +30,7 @@ from ..base.step_pair import StepPair, check_carry, stream_of
 from ..base.tracing import Trace, run, trace
 from ..base.types import Carry, Key, Params, PyTree, Spec, State
 from ..core.dispatch import compiled_when_eager
+from .recomputation import stores_the_rest
 from .transparent import traced, wrapper
 
 Policy = Callable[..., bool]
@@ -46,8 +47,9 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     Args:
       layer: a layer whose output has the shapes and dtypes of its input.
       n: how many, at least 1.
-      remat: True to keep only each copy's input for the backward pass, or a policy of
-        ``jax.checkpoint_policies``.
+      remat: what the backward pass recomputes. By default elementwise operations, which takes less
+        time than to store them for every copy; True for all but each copy's input; False for
+        nothing; or a policy of ``jax.checkpoint_policies``.
 
     Raises:
       LayerError: if the output is not shaped like the input.
@@ -94,8 +96,10 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
                 (y, new), losses = _collected(inner, *given, train, collects)
                 return y, (new, losses)
 
-        if remat:
-            policy = None if remat is True else remat
+        if remat is not False:
+            policy: Policy | None = None
+            if remat is not True:
+                policy = stores_the_rest if remat is None else remat
             # prevent_cse is for straight code; a scan keeps the copies apart by itself.
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
         return lax.scan(step, x, (params, state, _keys(key, n)), length=n)
