@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax import lax
 from oracles.derivatives import compare, compare_transforms
-from tables.tiers import sample
+from tables.tiers import full, sample
 
 from jlayers import core
-from jlayers.core.conv.geometry import channels_last
+from jlayers.core.conv.conv import choose_conv
+from jlayers.core.conv.geometry import Geometry, channels_last
 
 pytestmark = pytest.mark.optimised(full=True)
 
@@ -164,3 +165,31 @@ def test_gradients_keep_no_patches_for_the_backward_pass():
     _, pull = jax.vjp(loss, kernel)
     stored = sum(leaf.size for leaf in jax.tree.leaves(pull))
     assert stored <= x.size + kernel.size
+
+
+SMALL = [
+    # spatial, kernel's shape, strides, padding, groups
+    ((2, 2), (3, 3, 4, 5), (1, 1), ((1, 1), (1, 1)), 1),
+    *full(
+        ((4, 3), (3, 3, 4, 5), (2, 2), ((1, 1), (1, 1)), 1),
+        ((2, 1), (3, 2, 2, 6), (1, 1), ((1, 1), (1, 0)), 3),
+        ((3,), (5, 2, 3), (1,), ((4, 0),), 1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("spatial", "shape", "strides", "padding", "groups"), SMALL)
+def test_images_smaller_than_the_kernel(spatial, shape, strides, padding, groups):
+    numbers = np.random.default_rng(0)
+    x = jnp.asarray(numbers.normal(size=(2, *spatial, groups * shape[-2])))
+    kernel = jnp.asarray(numbers.normal(size=shape))
+    how = {"strides": strides, "padding": padding, "dilation": (1,) * len(spatial)}
+    how["groups"] = groups
+    compare(
+        lambda x, kernel: core.conv(x, kernel, **how),
+        lambda x, kernel: _xla(x, kernel, how),
+        (x, kernel),
+    )
+    geometry = Geometry(strides, padding, how["dilation"], groups)
+    choice = choose_conv(x.shape, shape, geometry, "cpu").method
+    assert choice == ("blocks" if groups > 1 else "patches")

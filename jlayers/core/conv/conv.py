@@ -17,7 +17,7 @@ from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import is_sharded
 from ..windows import Padding, explicit_padding
-from .algorithms import algorithm
+from .algorithms import algorithm, is_small
 from .geometry import Geometry, direct
 
 # How often a pixel may be copied into patches, kernel elements / strides: beyond that, copying
@@ -77,14 +77,17 @@ def conv(
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, method: str | None) -> jax.Array:
     """``conv`` for explicit padding, without bias."""
     check_method(method, _possible_methods(x, kernel, geometry), "conv")
+    if is_sharded(x) and method is None:
+        choice = AlgorithmChoice("direct", "sharded over devices: XLA's own convolution")
+        record_choice("conv", choice, choice, None)
+        return direct(x, kernel, geometry)
     cpu, default = (
         choose_conv(x.shape, kernel.shape, geometry, platform) for platform in ("cpu", "gpu")
     )
-    if is_sharded(x):
-        cpu = default = AlgorithmChoice("direct", "sharded over devices: XLA's own convolution")
     record_choice("conv", cpu, default, method)
-    rule = algorithm(method or cpu.method, kernel.shape, geometry)
-    if method is not None or cpu.method == default.method:
+    rule = algorithm(method or cpu.method, x.shape, kernel.shape, geometry)
+    # Where the platforms have the same programs, there is no branch.
+    if method is not None or (cpu.method == default.method and not any(rule[1:])):
         return bilinear_op(rule)(x, kernel)
     return bilinear_op(rule, lambda x, kernel: direct(x, kernel, geometry))(x, kernel)
 
@@ -109,6 +112,9 @@ def choose_conv(
     if geometry.groups > 1:
         reason = f"{geometry.groups} groups, put together into dense convolutions"
         return AlgorithmChoice("blocks", reason)
+    if rank < 3 and is_small(x[1:-1], kernel, geometry):
+        reason = "an image smaller than the kernel, for which XLA has no fast convolution"
+        return AlgorithmChoice("patches", reason)
     strided = rank == 2 and max(geometry.strides) > 1 and max(geometry.dilation) == 1
     copies = math.prod(kernel[:rank]) / math.prod(geometry.strides)
     few_copies = strided and isinstance(x[0], int) and copies <= _MAX_COPIES

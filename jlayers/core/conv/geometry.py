@@ -7,7 +7,7 @@ read, for one offset, a strided slice of the padded image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -90,6 +90,14 @@ def output_shape(padded: jax.Array, kernel: jax.Array, geometry: Geometry) -> tu
     """The spatial shape of the result, for an image with its padding."""
     axes = zip(padded.shape[1:-1], kernel.shape, geometry.strides, geometry.dilation, strict=False)
     return tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in axes)
+
+
+def output_sizes(
+    image: Sequence[int], kernel: Sequence[int], geometry: Geometry
+) -> tuple[int, ...]:
+    """The spatial shape of the result, for the spatial shape of an image without its padding."""
+    axes = zip(image, kernel, *geometry[:3], strict=False)
+    return tuple((n + low + high - d * (k - 1) - 1) // s + 1 for n, k, s, (low, high), d in axes)
 
 
 def slice_at(

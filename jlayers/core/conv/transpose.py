@@ -269,7 +269,7 @@ def _kernel_gradient(
         (*kernel.shape[:-2], kernel.shape[-1], x.shape[-1]), kernel.dtype
     )
     method = choose_conv(ct.shape, flipped.shape, strided, "cpu").method
-    gradient = algorithm(method, flipped.shape, strided).gradient_rhs(ct, flipped, x)
+    gradient = algorithm(method, ct.shape, flipped.shape, strided).gradient_rhs(ct, flipped, x)
     return jnp.swapaxes(lax.rev(gradient, tuple(range(x.ndim - 2))), -1, -2)
 
 
