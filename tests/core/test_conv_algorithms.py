@@ -178,8 +178,9 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize(("spatial", "shape", "strides", "padding", "groups"), SMALL)
-def test_images_smaller_than_the_kernel(spatial, shape, strides, padding, groups):
+@pytest.mark.parametrize("case", SMALL)
+def test_images_smaller_than_the_kernel(case):
+    spatial, shape, strides, padding, groups = case
     numbers = np.random.default_rng(0)
     x = jnp.asarray(numbers.normal(size=(2, *spatial, groups * shape[-2])))
     kernel = jnp.asarray(numbers.normal(size=shape))
