@@ -84,7 +84,8 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
         order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)
     for group, rows in shown.items():
-        console.print(tables.group_table(group, rows))
+        for table, _ in tables.group_tables(rows):
+            console.print(table.terminal(group))
     console.print(tables.means([row for rows in shown.values() for row in rows.values()]))
 
 

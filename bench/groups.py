@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import checkpointing, foundation, sequences, soak, startup, training_loop
+from . import checkpointing, first, foundation, growth, sequences, soak, startup, training_loop
 from .device import digest
 from .measure import measure, measure_step
 from .questions import Question
@@ -44,6 +44,10 @@ def entries() -> dict[str, Entry]:
         **_questions("training", checkpointing.ROWS, "checkpointing.py"),
         **_questions("training", soak.ROWS, "soak.py", "../tests/soak"),
         "startup": Entry("startup", _sources("startup.py"), _startup),
+        **_first_calls(),
+        **_questions("first", first.QUESTIONS, "first.py"),
+        **_questions("first", growth.ROWS, "growth.py"),
+        **_questions("first", {"import": startup.import_cost}, "startup.py"),
         **_questions("foundation", foundation.ROWS, "foundation.py"),
     }
 
@@ -100,6 +104,14 @@ def _questions(group: str, rows: Mapping[str, Question], *files: str) -> dict[st
 
     what = _sources(*files)
     return {name: Entry(group, what, partial(measure_row, name)) for name in rows}
+
+
+def _first_calls() -> dict[str, Entry]:
+    def measure_row(name: str, budget: float, rounds: int) -> dict[str, Any]:
+        return {name: first.ROWS[name](budget, rounds)}
+
+    what = _sources("first.py", "steps", "frameworks")
+    return {name: Entry("first", what, partial(measure_row, name)) for name in first.ROWS}
 
 
 def _startup(budget: float, rounds: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 OURS, LAX, TORCH = "jlayers", "lax", "torch"
-MODES = ("forward", "gradient", "step", "start")
+MODES = ("forward", "gradient", "step", "start", "trace", "lower", "compile")
 # Below this a row counts as behind; nearer to one it is noise.
 BEHIND = 0.97
 
@@ -14,7 +14,7 @@ class Ratios(NamedTuple):
     """A row in one mode. A ratio is None where its other side is missing.
 
     Args:
-      mode: "forward", "gradient" (forward and all gradients), "step" or "start".
+      mode: one of ``MODES``; "gradient" is forward and all gradients.
       ours: jlayers' own timing, None where it has none.
       peer: the fastest of the JAX libraries; hand-written ``lax`` does not count.
       theirs: its timing.

@@ -9,7 +9,7 @@ from .noise import NOISY
 from .ratios import BEHIND, by_mode, geometric_mean, modes, ratios
 from .results import FOLDER, devices
 from .rows import ROWS
-from .tables import Rows, Table, milliseconds, questions_table, ratio_table, times
+from .tables import Rows, Table, group_tables, milliseconds, questions_table, times
 
 DOCS = FOLDER.parent.parent / "docs"
 
@@ -66,11 +66,8 @@ def device_part(stored: list[dict[str, Any]], groups: dict[str, Rows]) -> Iterat
         if group == "laws":
             yield laws_text(rows)
             continue
-        timed = {name: row for name, row in rows.items() if "frameworks" in row}
-        if timed:
-            yield ratio_table(timed).markdown(code=True) + milliseconds_table(timed)
-        if answers := {name: row for name, row in rows.items() if name not in timed}:
-            yield questions_table(answers).markdown(code=True)
+        for table, timed in group_tables(rows):
+            yield table.markdown(code=True) + (milliseconds_table(timed) if timed else "")
 
 
 def laws_text(rows: Rows) -> str:

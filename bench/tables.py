@@ -104,10 +104,12 @@ def row_table(name: str, result: Result) -> rich.table.Table:
     return timings_table(result).terminal(name, "\n".join(notes))
 
 
-def group_table(group: str, rows: Rows) -> rich.table.Table:
-    if any("frameworks" not in row for row in rows.values()):
-        return questions_table(rows).terminal()
-    return ratio_table(rows).terminal(group)
+def group_tables(rows: Rows) -> list[tuple[Table, Rows]]:
+    """The rows with times by framework as a table, and those that answer questions as another."""
+    timed = {name: row for name, row in rows.items() if "frameworks" in row}
+    asked = {name: row for name, row in rows.items() if "frameworks" not in row}
+    tables = [(ratio_table(timed), timed)] if timed else []
+    return tables + ([(questions_table(asked), {})] if asked else [])
 
 
 def means(rows: list[Result]) -> str:
