@@ -1,4 +1,4 @@
-"""``make bench``, or ``python -m bench [row or group ...]``; ``python -m bench report``."""
+"""``make bench``, or ``python -m bench [row or group ...]``, ``report`` or ``random kind ...``."""
 
 import argparse
 import pathlib
@@ -15,7 +15,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "python -m bench",
         description="jlayers against every JAX layer library and torch, interleaved in one run.",
-        epilog="python -m bench report: docs/benchmarks.md and its picture, from what is stored.",
+        epilog="python -m bench report: docs/benchmarks.md and its picture, from what is stored."
+        " python -m bench random conv: random shapes; --help says more.",
     )
     add = made.add_argument
     add("names", nargs="*", help="rows, groups, patterns; all by default")
@@ -29,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["random"]:
+        from .random_shapes import main as random_main
+
+        random_main(arguments[1:])
+        return
     options = parser().parse_args(arguments)
     if options.names == ["report"]:
         from .report import write

@@ -7,7 +7,7 @@ that is missing, fails or computes something else is reported with the reason an
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -41,19 +41,22 @@ def attempt(make: Callable[[], Any]) -> Made:
         return {"status": "failed", "reason": reason}, None
 
 
-def measure(row: Row, budget: float, rounds: int) -> Result:
+def measure(
+    row: Row, budget: float, rounds: int, frameworks: Iterable[str] | None = None
+) -> Result:
     """Everything about a row, ready to be stored.
 
     Args:
       budget: seconds to time a mode in, all frameworks together.
       rounds: the most calls of a framework.
+      frameworks: which of them; all by default.
 
     Returns:
       The row itself, the floors, other processes' share of the processor, and for each framework
       ``status`` ("ok", "missing", "wrong" or "failed"), ``reason`` where that is not "ok", and
       where it is, a dict for each mode.
     """
-    return timed(row, programs_of(row), budget, rounds, traffic(row))
+    return timed(row, programs_of(row, frameworks), budget, rounds, traffic(row))
 
 
 def timed(
@@ -90,10 +93,10 @@ def _figures(timing: Timing, timed: Any) -> dict[str, Any]:
     return timing._asdict() | compiled
 
 
-def programs_of(row: Row) -> dict[str, Made]:
+def programs_of(row: Row, frameworks: Iterable[str] | None = None) -> dict[str, Made]:
     """The programs of each framework, checked."""
-    data = draw(row)
-    return {name: checked(functools.partial(build, name, row), row, data) for name in FRAMEWORKS}
+    data, names = draw(row), FRAMEWORKS if frameworks is None else frameworks
+    return {name: checked(functools.partial(build, name, row), row, data) for name in names}
 
 
 def checked(make: Callable[[], Any], row: Row, data: Any) -> Made:
