@@ -64,7 +64,7 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
     from .frameworks import installed
     from .groups import groups
 
-    here, stamp = device(), now()
+    here, stamp = results.placed(options.results, device()), now()
     conditions = environment(installed()) | {"budget": options.budget, "rounds": options.rounds}
     # A file or a pipe has no width.
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)

@@ -20,6 +20,7 @@ class Ratios(NamedTuple):
       theirs: its timing.
       to_peer, to_lax, to_torch: their time over ours; above one jlayers is faster.
       to_floor: jlayers' time over the floor; one is the best possible.
+      floor: seconds that the bytes or the operations need.
     """
 
     mode: str
@@ -30,6 +31,7 @@ class Ratios(NamedTuple):
     to_lax: float | None
     to_torch: float | None
     to_floor: float | None
+    floor: float | None = None
 
     @property
     def behind(self) -> bool:
@@ -60,7 +62,7 @@ def ratios(result: dict[str, Any], mode: str) -> Ratios:
     to_floor = ours["median"] / floor if ours and floor else None
     others = (theirs, timed.get(LAX), timed.get(TORCH))
     compared = [other["median"] / ours["median"] if other and ours else None for other in others]
-    return Ratios(mode, ours, peer, theirs, *compared, to_floor)
+    return Ratios(mode, ours, peer, theirs, *compared, to_floor, floor)
 
 
 def by_mode(rows: Iterable[dict[str, Any]]) -> dict[str, list[Ratios]]:

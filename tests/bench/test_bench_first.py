@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from bench import first, fresh, groups, growth, startup, tables
+from bench.agreement import assert_agreement
 from bench.data import default_promotion
 from bench.frameworks import LIBRARIES
 from bench.frameworks.sizes import Transformer, mobilenet
@@ -97,10 +98,22 @@ def test_growth_is_judged_without_what_does_not_depend_on_the_blocks(
     assert "ms a block" in answer.figure
 
 
-def test_growth_is_measured_of_both_kinds():
-    for kind in growth.COUNTS:
-        seconds = growth.measure(kind, 2)
+def test_growth_is_measured_of_all_kinds():
+    for kind in (*growth.COUNTS, "residual", "by hand"):
+        with default_promotion():
+            seconds = growth.measure(kind, 2)
         assert tuple(seconds) == growth.STAGES
+
+
+def test_residual_blocks_by_hand_are_those_of_the_model():
+    model = growth.model("residual", 2)
+    x = jax.random.normal(jax.random.key(1), (3, growth.WIDTH))
+    params, state = model.init(jax.random.key(0), x)
+    expected, _ = model.apply(params, state, x)
+    with default_promotion():
+        assert_agreement(growth.residual_by_hand(params, x), expected)
+    answer = growth.residual(1.0, 1, measure=lambda kind, n: {"trace": 1.0, "compile": n / 4.0})
+    assert answer.figure == "1.00x (trace 1.00 to 1.00 s, compile 10.00 to 10.00 s)"
 
 
 def test_start_up_shares_the_processes_of_its_rows(monkeypatch):
