@@ -148,13 +148,19 @@ def traffic(row: Row) -> tuple[float, float]:
 
 
 def measure_step(
-    title: str, builders: Builders, budget: float, rounds: int, judged: int | None = None
+    title: str,
+    builders: Builders,
+    budget: float,
+    rounds: int,
+    judged: int | None = None,
+    needs: tuple[float, float] | None = None,
 ) -> Result:
     """A whole step's row, ready to be stored: for each framework a status and the mode "step".
 
     Args:
       builders: names of frameworks to what builds their ``Step``.
       judged: how many of the first losses are compared; all of them by default.
+      needs: the FLOPs and the bytes of a step, where they are known.
     """
     made = {name: attempt(build) for name, build in builders.items()}
     return timed_steps(title, made, budget, rounds, judged)
@@ -182,4 +188,5 @@ def timed_steps(
     share = share_of_others(start)
     for name, timing in timings.items():
         results[name]["step"] = _figures(timing, steps[name])
-    return {"op": "step", "model": title, "frameworks": results, "others": share}
+    row = {"op": "step", "model": title, "frameworks": results, "others": share}
+    return row if needs is None else row | {"floor": {"step": floor_seconds(*needs, "float32")}}
