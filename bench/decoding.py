@@ -31,6 +31,8 @@ SIZE = Transformer(steps=2048, vocabulary=1000, width=512, heads=8, blocks=12)
 # Of the cache's steps: the rest is for those that are timed.
 PROMPT = 3 / 4
 JUDGED = 3
+# Without it XLA copies a cache that is read and then written.
+IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 
 class Decoder(NamedTuple):
@@ -39,11 +41,13 @@ class Decoder(NamedTuple):
     Args:
       step: (params, cache, ids (batch,)) to (logits (batch, vocabulary), cache).
       prompted: gives the cache after the prompt, a new one at each call.
+      options: of the compiler, for that program alone.
     """
 
     step: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
     params: Tree
     prompted: Callable[[], Tree]
+    options: dict[str, Any] | None = None
 
 
 def model(size: Transformer) -> jl.Layer:
@@ -90,6 +94,7 @@ def hand_written(size: Transformer) -> Decoder:
         lambda params, cache, ids: decode(params, cache, ids[:, None]),
         params,
         lambda: read(by_hand.empty_cache(*sizes)),
+        IN_PLACE if jax.default_backend() == "cpu" else None,
     )
 
 
@@ -149,7 +154,7 @@ def prepared(make: Callable[[Transformer], Decoder], size: Transformer) -> Step:
     decoder, left = make(size), size.steps - int(PROMPT * size.steps)
     cache, taken = decoder.prompted(), 0
     ids = jnp.arange(size.batch, dtype=jnp.int32)
-    jitted = jax.jit(decoder.step, donate_argnums=1)
+    jitted = jax.jit(decoder.step, donate_argnums=1, compiler_options=decoder.options)
     _, *figures = compile_timed(jitted, decoder.params, cache, ids)
 
     def run() -> jax.Array:
