@@ -1,9 +1,9 @@
 """What does one more token cost, where the cache holds as much as in use?
 
 A transformer of 12 blocks of 512 after a long prompt, by ``jl.stream``, by Flax NNX's decoding, and
-by hand on the layout that reads the cache in order. All have their cache donated, the same weights
-and the same prompt, and count if they find the ids that follow as likely as the others do. What is
-needed at least is to read the weights and what the cache holds once.
+by hand with the layout that reads the cache in order. All have their cache donated, the same
+weights and the same prompt, and count if they find the ids that follow as likely as the others do.
+What is needed at least is to read the weights and what the cache holds once.
 """
 
 from collections.abc import Callable

@@ -64,7 +64,7 @@ def stages(first: First, framework: str) -> dict[str, float]:
     from .frameworks.optax_step import abstract_step
 
     step, made = first.step, part(framework, "train").pair
-    jax.devices()  # starting them is no part of a stage
+    jax.devices()  # their start does not count
     jitted, specs = abstract_step(
         made(first.model(framework), step.size), step.size, step.optimizer
     )

@@ -163,7 +163,8 @@ def measure_step(
       needs: the FLOPs and the bytes of a step, where they are known.
     """
     made = {name: attempt(build) for name, build in builders.items()}
-    return timed_steps(title, made, budget, rounds, judged)
+    row = timed_steps(title, made, budget, rounds, judged)
+    return row if needs is None else row | {"floor": {"step": floor_seconds(*needs, "float32")}}
 
 
 def timed_steps(
@@ -188,5 +189,4 @@ def timed_steps(
     share = share_of_others(start)
     for name, timing in timings.items():
         results[name]["step"] = _figures(timing, steps[name])
-    row = {"op": "step", "model": title, "frameworks": results, "others": share}
-    return row if needs is None else row | {"floor": {"step": floor_seconds(*needs, "float32")}}
+    return {"op": "step", "model": title, "frameworks": results, "others": share}

@@ -1,4 +1,4 @@
-"""``python -m bench random conv norm``: shapes that no table has, drawn anew at each run.
+"""``python -m bench random conv norm``: shapes that no table has, drawn at each run.
 
 A table of chosen rows says little about the shapes between them, and a rule that was derived from
 it may have learnt it by heart. Each run draws other shapes, prints the seed that repeats them, and

@@ -95,7 +95,7 @@ def import_cost(budget: float, rounds: int) -> Answer:
     programs = {"jlayers": "import jlayers", "jax and optax": "import jax, optax"}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     start = mark()
-    # The first of each reads files that nobody has read yet.
+    # The first of each reads its files from the disk, and does not count.
     for turn in range(min(rounds, IMPORTS) + 1):
         for name, program in programs.items():
             before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Random shapes are drawn anew, can be repeated, and are measured like rows."""
+"""Random shapes differ between runs, can be repeated, and are measured like rows."""
 
 import itertools
 
