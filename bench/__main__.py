@@ -1,4 +1,4 @@
-"""``make bench``, or ``python -m bench [row or group ...]``; ``python -m bench report``."""
+"""``make bench``, or ``python -m bench [row or group ...]``, ``report`` or ``random kind ...``."""
 
 import argparse
 import pathlib
@@ -15,7 +15,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "python -m bench",
         description="jlayers against every JAX layer library and torch, interleaved in one run.",
-        epilog="python -m bench report: docs/benchmarks.md and its picture, from what is stored.",
+        epilog="python -m bench report: docs/benchmarks.md and its picture, from what is stored."
+        " python -m bench random conv: random shapes; --help says more.",
     )
     add = made.add_argument
     add("names", nargs="*", help="rows, groups, patterns; all by default")
@@ -29,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["random"]:
+        from .random_shapes import main as random_main
+
+        random_main(arguments[1:])
+        return
     options = parser().parse_args(arguments)
     if options.names == ["report"]:
         from .report import write
@@ -58,7 +64,7 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
     from .frameworks import installed
     from .groups import groups
 
-    here, stamp = device(), now()
+    here, stamp = results.placed(options.results, device()), now()
     conditions = environment(installed()) | {"budget": options.budget, "rounds": options.rounds}
     # A file or a pipe has no width.
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
@@ -84,7 +90,8 @@ def run(names: list[str], found: dict[str, Any], options: argparse.Namespace) ->
         order = found_groups[entry.group] if list(measured) == [name] else []
         results.write(options.results, stored, order)
     for group, rows in shown.items():
-        console.print(tables.group_table(group, rows))
+        for table, _ in tables.group_tables(rows):
+            console.print(table.terminal(group))
     console.print(tables.means([row for rows in shown.values() for row in rows.values()]))
 
 

@@ -12,20 +12,42 @@ from typing import Any
 
 import jax
 
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+MODEL_NUMBERS = {"family": "cpu family", "model": "model", "part": "CPU part"}
+# The first that a processor has is named; wider and newer ones are before others.
+VECTORS = {
+    "amx_tile": "AMX",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "sve2": "SVE2",
+    "sve": "SVE",
+    "asimd": "NEON",
+}
 # Variables that change the speed of all frameworks; stored with the figures.
 VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
 def device() -> dict[str, Any]:
-    """The device of this run: its name, and a slug that names its folder of results."""
+    """The device of this run.
+
+    Returns:
+      ``name`` and ``count``, ``model`` as finely as the system tells it (empty where it does not),
+      and ``slug``, which names the folder of its results; see ``bench.results``.
+    """
     first = jax.devices()[0]
     if first.platform == "cpu":
-        count, noun, name = cores(), "cores", processor()
+        count, noun, name, model = cores(), "cores", processor(), processor_model()
     else:
-        count, noun, name = 1, "device", first.device_kind
-    words = re.sub(r"\((r|tm)\)", "", f"{first.platform} {count} {noun} {name}".lower())
-    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
-    return {"slug": slug, "platform": first.platform, "name": name, "count": count}
+        count, noun, name, model = 1, "device", first.device_kind, ""
+    slug = slug_of(f"{first.platform} {count} {noun} {name}")
+    return {"slug": slug, "platform": first.platform, "name": name, "model": model, "count": count}
+
+
+def slug_of(text: str) -> str:
+    words = re.sub(r"\((r|tm)\)", "", text.lower())
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 
 
 def cores() -> int:
@@ -37,12 +59,25 @@ def cores() -> int:
 
 def processor() -> str:
     """The processor's name as its maker writes it."""
-    information = pathlib.Path("/proc/cpuinfo")
-    if information.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
-        if found:
-            return found.group(1).strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_model() -> str:
+    """Its generation, which names like "AMD EPYC" hide: family, model, widest vector extension."""
+    found = _cpuinfo()
+    numbers = [f"{what} {found[key]}" for what, key in MODEL_NUMBERS.items() if key in found]
+    flags = found.get("flags", found.get("Features", "")).split()
+    vectors = [name for flag, name in VECTORS.items() if flag in flags]
+    return ", ".join([*numbers, *vectors[:1]])
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What the system says about its first processor; empty where it says nothing."""
+    if not CPUINFO.exists():
+        return {}
+    lines = CPUINFO.read_text().split("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def environment(installed: dict[str, str | None]) -> dict[str, Any]:
@@ -52,6 +87,7 @@ def environment(installed: dict[str, str | None]) -> dict[str, Any]:
     jaxlib, python = importlib.metadata.version("jaxlib"), platform.python_version()
     versions = {**installed, "jaxlib": jaxlib, "python": python}
     return {
+        "processor": processor_model(),
         "versions": {name: version for name, version in versions.items() if version},
         "jlayers": digest(pathlib.Path(jlayers.__file__).parent),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},

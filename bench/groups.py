@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import checkpointing, foundation, sequences, soak, startup, training_loop
+from . import (
+    checkpointing,
+    decoding,
+    first,
+    foundation,
+    growth,
+    sequences,
+    soak,
+    startup,
+    training_loop,
+)
 from .device import digest
 from .measure import measure, measure_step
 from .questions import Question
@@ -39,11 +49,16 @@ def entries() -> dict[str, Entry]:
     return {
         **{name: operation(row) for name, row in ROWS.items()},
         **_steps(),
+        **_rows("decoding", decoding.ROWS, "decoding.py", "frameworks"),
         **_questions("sequences", sequences.ROWS, "sequences.py", "frameworks/lax/models.py"),
         **_questions("training", training_loop.ROWS, "training_loop.py"),
         **_questions("training", checkpointing.ROWS, "checkpointing.py"),
         **_questions("training", soak.ROWS, "soak.py", "../tests/soak"),
         "startup": Entry("startup", _sources("startup.py"), _startup),
+        **_rows("first", first.ROWS, "first.py", "steps", "frameworks"),
+        **_questions("first", first.QUESTIONS, "first.py"),
+        **_questions("first", growth.ROWS, "growth.py"),
+        **_questions("first", {"import": startup.import_cost}, "startup.py"),
         **_questions("foundation", foundation.ROWS, "foundation.py"),
     }
 
@@ -97,6 +112,16 @@ def _steps() -> dict[str, Entry]:
 def _questions(group: str, rows: Mapping[str, Question], *files: str) -> dict[str, Entry]:
     def measure_row(name: str, budget: float, rounds: int) -> dict[str, Any]:
         return {name: {"op": group, **rows[name](budget, rounds)._asdict()}}
+
+    what = _sources(*files)
+    return {name: Entry(group, what, partial(measure_row, name)) for name in rows}
+
+
+def _rows(group: str, rows: Mapping[str, Any], *files: str) -> dict[str, Entry]:
+    """Rows with times by framework: name to (seconds, most calls) to the row."""
+
+    def measure_row(name: str, budget: float, rounds: int) -> dict[str, Any]:
+        return {name: rows[name](budget, rounds)}
 
     what = _sources(*files)
     return {name: Entry(group, what, partial(measure_row, name)) for name in rows}

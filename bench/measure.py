@@ -7,7 +7,7 @@ that is missing, fails or computes something else is reported with the reason an
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -41,19 +41,22 @@ def attempt(make: Callable[[], Any]) -> Made:
         return {"status": "failed", "reason": reason}, None
 
 
-def measure(row: Row, budget: float, rounds: int) -> Result:
+def measure(
+    row: Row, budget: float, rounds: int, frameworks: Iterable[str] | None = None
+) -> Result:
     """Everything about a row, ready to be stored.
 
     Args:
       budget: seconds to time a mode in, all frameworks together.
       rounds: the most calls of a framework.
+      frameworks: which of them; all by default.
 
     Returns:
       The row itself, the floors, other processes' share of the processor, and for each framework
       ``status`` ("ok", "missing", "wrong" or "failed"), ``reason`` where that is not "ok", and
       where it is, a dict for each mode.
     """
-    return timed(row, programs_of(row), budget, rounds, traffic(row))
+    return timed(row, programs_of(row, frameworks), budget, rounds, traffic(row))
 
 
 def timed(
@@ -90,10 +93,10 @@ def _figures(timing: Timing, timed: Any) -> dict[str, Any]:
     return timing._asdict() | compiled
 
 
-def programs_of(row: Row) -> dict[str, Made]:
+def programs_of(row: Row, frameworks: Iterable[str] | None = None) -> dict[str, Made]:
     """The programs of each framework, checked."""
-    data = draw(row)
-    return {name: checked(functools.partial(build, name, row), row, data) for name in FRAMEWORKS}
+    data, names = draw(row), FRAMEWORKS if frameworks is None else frameworks
+    return {name: checked(functools.partial(build, name, row), row, data) for name in names}
 
 
 def checked(make: Callable[[], Any], row: Row, data: Any) -> Made:
@@ -145,16 +148,23 @@ def traffic(row: Row) -> tuple[float, float]:
 
 
 def measure_step(
-    title: str, builders: Builders, budget: float, rounds: int, judged: int | None = None
+    title: str,
+    builders: Builders,
+    budget: float,
+    rounds: int,
+    judged: int | None = None,
+    needs: tuple[float, float] | None = None,
 ) -> Result:
     """A whole step's row, ready to be stored: for each framework a status and the mode "step".
 
     Args:
       builders: names of frameworks to what builds their ``Step``.
       judged: how many of the first losses are compared; all of them by default.
+      needs: the FLOPs and the bytes of a step, where they are known.
     """
     made = {name: attempt(build) for name, build in builders.items()}
-    return timed_steps(title, made, budget, rounds, judged)
+    row = timed_steps(title, made, budget, rounds, judged)
+    return row if needs is None else row | {"floor": {"step": floor_seconds(*needs, "float32")}}
 
 
 def timed_steps(

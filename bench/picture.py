@@ -12,6 +12,7 @@ from .ratios import by_mode, geometric_mean
 from .tables import times
 
 COLORS = {"forward": "#4477aa", "gradient": "#ee6677", "step": "#228833", "start": "#aa8833"}
+COLORS |= {"trace": "#66ccee", "lower": "#bbbbbb", "compile": "#aa3377"}
 AGAINST = {"to_peer": "the best JAX peer", "to_torch": "torch"}
 
 

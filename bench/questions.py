@@ -16,6 +16,7 @@ class Answer(NamedTuple):
       holds: whether the figure keeps to it.
       seconds: the timings behind the figure, as JSON has them.
       others: the share of the processor that other processes took.
+      needed: seconds that the bytes or the operations of what was timed first need, where known.
     """
 
     question: str
@@ -24,6 +25,7 @@ class Answer(NamedTuple):
     holds: bool
     seconds: dict[str, Any]
     others: float | None = None
+    needed: float | None = None
 
 
 # (seconds, most calls) to the answer.
@@ -31,11 +33,17 @@ Question = Callable[[float, int], Answer]
 
 
 def compared(
-    question: str, calls: dict[str, Callable[[], Any]], bound: float, budget: float, rounds: int
+    question: str,
+    calls: dict[str, Callable[[], Any]],
+    bound: float,
+    budget: float,
+    rounds: int,
+    needed: float | None = None,
 ) -> Answer:
     """Two calls, timed in turns.
 
     Args:
+      needed: seconds that the first needs at least.
       bound: what the first over the second must not exceed. A bound below one is shown as how many
         times as fast the first must be.
     """
@@ -49,4 +57,4 @@ def compared(
     texts = (f"{name} {1e3 * timing.median:.3g} ms" for name, timing in timings.items())
     seconds = {name: timing._asdict() for name, timing in timings.items()}
     figure = f"{shown} ({', '.join(texts)})"
-    return Answer(question, figure, promised, ratio <= bound, seconds, others)
+    return Answer(question, figure, promised, ratio <= bound, seconds, others, needed)

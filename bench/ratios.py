@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 OURS, LAX, TORCH = "jlayers", "lax", "torch"
-MODES = ("forward", "gradient", "step", "start")
+MODES = ("forward", "gradient", "step", "start", "trace", "lower", "compile")
 # Below this a row counts as behind; nearer to one it is noise.
 BEHIND = 0.97
 
@@ -14,12 +14,13 @@ class Ratios(NamedTuple):
     """A row in one mode. A ratio is None where its other side is missing.
 
     Args:
-      mode: "forward", "gradient" (forward and all gradients), "step" or "start".
+      mode: one of ``MODES``; "gradient" is forward and all gradients.
       ours: jlayers' own timing, None where it has none.
       peer: the fastest of the JAX libraries; hand-written ``lax`` does not count.
       theirs: its timing.
       to_peer, to_lax, to_torch: their time over ours; above one jlayers is faster.
       to_floor: jlayers' time over the floor; one is the best possible.
+      floor: seconds that the bytes or the operations need.
     """
 
     mode: str
@@ -30,6 +31,7 @@ class Ratios(NamedTuple):
     to_lax: float | None
     to_torch: float | None
     to_floor: float | None
+    floor: float | None = None
 
     @property
     def behind(self) -> bool:
@@ -60,7 +62,7 @@ def ratios(result: dict[str, Any], mode: str) -> Ratios:
     to_floor = ours["median"] / floor if ours and floor else None
     others = (theirs, timed.get(LAX), timed.get(TORCH))
     compared = [other["median"] / ours["median"] if other and ours else None for other in others]
-    return Ratios(mode, ours, peer, theirs, *compared, to_floor)
+    return Ratios(mode, ours, peer, theirs, *compared, to_floor, floor)
 
 
 def by_mode(rows: Iterable[dict[str, Any]]) -> dict[str, list[Ratios]]:

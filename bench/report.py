@@ -6,10 +6,11 @@ from typing import Any
 
 from .frameworks import FRAMEWORKS
 from .noise import NOISY
+from .ops import OPS
 from .ratios import BEHIND, by_mode, geometric_mean, modes, ratios
 from .results import FOLDER, devices
 from .rows import ROWS
-from .tables import Rows, Table, milliseconds, questions_table, ratio_table, times
+from .tables import Rows, Table, group_tables, milliseconds, questions_table, times
 
 DOCS = FOLDER.parent.parent / "docs"
 
@@ -37,14 +38,18 @@ def write(folder: pathlib.Path = FOLDER, docs: pathlib.Path = DOCS) -> list[path
 
 def with_all(groups: dict[str, Rows]) -> dict[str, Rows]:
     """The groups, and after them all operations as one; whole steps and start-up are not in it."""
-    rows = {name: row for rows in groups.values() for name, row in rows.items() if "floor" in row}
+    everything = [pair for rows in groups.values() for pair in rows.items()]
+    rows = {name: row for name, row in everything if row.get("op") in OPS}
     return {**groups, ALL: rows} if rows else groups
 
 
 def title(stored: list[dict[str, Any]]) -> str:
     device = stored[0]["device"]
+    # A file from before processors were told apart has no model.
+    model = next((own for file in stored if (own := file["device"].get("model"))), "")
+    own = f" ({model})" if model else ""
     many = f", {device['count']} cores" if device["platform"] == "cpu" else ""
-    return f"{device['name']}{many} ({device['platform'].upper()})"
+    return f"{device['name']}{own}{many} ({device['platform'].upper()})"
 
 
 def in_order(stored: list[dict[str, Any]]) -> dict[str, Rows]:
@@ -61,16 +66,15 @@ def device_part(stored: list[dict[str, Any]], groups: dict[str, Rows]) -> Iterat
     all_rows = {name: row for rows in groups.values() for name, row in rows.items()}
     yield means_table(groups)
     yield remarks(all_rows)
+    runs = all_runs(stored)
     for group, rows in groups.items():
         yield f"### {group}\n"
         if group == "laws":
             yield laws_text(rows)
             continue
-        timed = {name: row for name, row in rows.items() if "frameworks" in row}
-        if timed:
-            yield ratio_table(timed).markdown(code=True) + milliseconds_table(timed)
-        if answers := {name: row for name, row in rows.items() if name not in timed}:
-            yield questions_table(answers).markdown(code=True)
+        yield f"{jaxlibs(rows, runs)}\n"
+        for table, timed in group_tables(rows):
+            yield table.markdown(code=True) + (milliseconds_table(timed) if timed else "")
 
 
 def laws_text(rows: Rows) -> str:
@@ -111,7 +115,7 @@ def faster_variant(row: dict[str, Any], mode: str) -> str | None:
 
 def conditions(stored: list[dict[str, Any]]) -> str:
     """Dates and versions of all runs that the rows come from."""
-    runs = {stamp: run for file in stored for stamp, run in file["runs"].items()}
+    runs = all_runs(stored)
     days = sorted({stamp[:10] for stamp in runs})
     versions: dict[str, set[str]] = {}
     for run in runs.values():
@@ -122,6 +126,19 @@ def conditions(stored: list[dict[str, Any]]) -> str:
     extra = f" Set: {', '.join(sorted(variables))}." if variables else ""
     until = f" to {days[-1]}" if len(days) > 1 else ""
     return f"Measured {days[0]}{until} with {shown}.{extra}"
+
+
+def all_runs(stored: list[dict[str, Any]]) -> dict[str, Any]:
+    """The environments of all runs by their start."""
+    return {stamp: run for file in stored for stamp, run in file["runs"].items()}
+
+
+def jaxlibs(rows: Rows, runs: dict[str, Any]) -> str:
+    """The versions of XLA and the processors that a table was measured with."""
+    own = [runs[row["run"]] for row in rows.values() if row["run"] in runs]
+    versions = sorted({run["versions"]["jaxlib"] for run in own if "jaxlib" in run["versions"]})
+    processors = sorted({run["processor"] for run in own if run.get("processor")})
+    return f"{'; '.join(['jaxlib ' + ' and '.join(versions or ['unknown']), *processors])}."
 
 
 def means_table(groups: dict[str, Rows]) -> str:

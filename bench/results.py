@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from .device import slug_of
+
 FOLDER = pathlib.Path(__file__).parent / "results"
 DIGITS = 5
 
@@ -19,8 +21,21 @@ def read(folder: pathlib.Path, device: dict[str, Any], group: str) -> dict[str, 
     """
     path = folder / device["slug"] / f"{group}.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return {**json.loads(path.read_text()), "device": device}
     return {"group": group, "device": device, "runs": {}, "rows": {}}
+
+
+def placed(folder: pathlib.Path, device: dict[str, Any]) -> dict[str, Any]:
+    """The device with the slug of its folder.
+
+    A folder belongs to the first model of processor that is stored in it with its numbers. Another
+    model under the same name has a folder of its own, with its numbers in the slug.
+    """
+    files = sorted((folder / device["slug"]).glob("*.json"))
+    found = {json.loads(path.read_text())["device"].get("model") for path in files}
+    if found - {None, "", device["model"]} and device["model"]:
+        return {**device, "slug": f"{device['slug']}-{slug_of(device['model'])}"}
+    return device
 
 
 def write(folder: pathlib.Path, stored: dict[str, Any], order: Iterable[str]) -> pathlib.Path:

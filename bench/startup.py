@@ -1,45 +1,76 @@
 """How long does it take to start? Every framework in a fresh process, nothing compiled before.
 
-Rows: from the start of the process to the end of the first training step of a transformer of 48
-blocks; and the parameters of a ResNet-50, imports not counted.
+From the start of the process to the end of the first training step of a transformer of 48 blocks:
+with ``repeat`` against the others as their users write it, one block after the other everywhere,
+and with one block compiled for all everywhere. And the parameters of a ResNet-50, imports not
+counted.
 
-    python -m bench.startup first_step linen
+    python -m bench.startup first_step "linen scan"
 
 is one such process. It prints when its time begins, 0 for the start of the process, and when it
 ends, as ``time.time``; it imports nothing before it must.
 """
 
-import pathlib
 import statistics
-import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from .frameworks import LIBRARIES, Unavailable, part
+from .fresh import last_line, status_of
+from .noise import mark, share_of_others
+from .questions import Answer
 
-ROWS = {"first step of a 48-block transformer": "first_step", "init of a ResNet-50": "init"}
-ROOT = pathlib.Path(__file__).parents[1]
-LONGEST = 300.0  # seconds, of one process
+
+class Start(NamedTuple):
+    """A row: what is started, and the names of its programs where they are not the frameworks'.
+
+    Args:
+      programs: name in the row to the program, for ``what``.
+    """
+
+    what: str
+    programs: dict[str, str]
 
 
-def measure(names: tuple[str, ...] = LIBRARIES, rounds: int = 3) -> dict[str, dict[str, Any]]:
+_AS_WRITTEN = {name: name for name in LIBRARIES}
+_SCANS = {f"{name} scan": f"{name} scan" for name in ("linen", "nnx", "equinox", "haiku")}
+ROWS = {
+    "first step of a 48-block transformer": Start("first_step", _AS_WRITTEN),
+    "first step of 48 blocks, one after the other": Start(
+        "first_step", _AS_WRITTEN | {"jlayers": "jlayers loop"}
+    ),
+    "first step of 48 blocks, one compiled for all": Start(
+        "first_step", {"jlayers": "jlayers", **_SCANS}
+    ),
+    "init of a ResNet-50": Start("init", _AS_WRITTEN),
+}
+# Seconds of a process after which it is not started again: it is far behind, and costs minutes.
+LONG = 60.0
+IMPORTS = 15
+
+
+def measure(rounds: int = 3) -> dict[str, dict[str, Any]]:
     """For each row and framework the mode "start", or why there is none; timed in turns."""
-    rows: dict[str, dict[str, Any]] = {}
-    for row, what in ROWS.items():
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        failed: dict[str, Any] = {}
-        for _ in range(rounds):
-            for name in [name for name in names if name not in failed]:
-                try:
-                    seconds[name].append(seconds_of_process(what, name))
-                except RuntimeError as error:
-                    reason = str(error)[:300]
-                    missing = "not installed" in reason or "No module named" in reason
-                    status = "missing" if missing else "failed"
-                    failed[name] = {"status": status, "reason": reason}
-        rows[row] = {name: failed.get(name) or _started(seconds[name]) for name in names}
-    return rows
+    pairs = [(row.what, name) for row in ROWS.values() for name in row.programs.values()]
+    seconds: dict[tuple[str, str], list[float]] = {pair: [] for pair in pairs}
+    failed: dict[tuple[str, str], Any] = {}
+    for _ in range(rounds):
+        for pair, own in seconds.items():
+            if pair in failed or max(own, default=0.0) > LONG:
+                continue
+            try:
+                own.append(seconds_of_process(*pair))
+            except RuntimeError as error:
+                failed[pair] = status_of(error)
+
+    def result(pair: tuple[str, str]) -> Any:
+        return failed.get(pair) or {"status": "ok", "start": middle(seconds[pair])}
+
+    return {
+        row: {name: result((start.what, program)) for name, program in start.programs.items()}
+        for row, start in ROWS.items()
+    }
 
 
 def seconds_of_process(what: str, name: str) -> float:
@@ -48,22 +79,35 @@ def seconds_of_process(what: str, name: str) -> float:
     Raises:
       RuntimeError: with the last line that the process wrote.
     """
-    command = [sys.executable, "-m", "bench.startup", what, name]
     start = time.time()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=LONGEST)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"more than {LONGEST:.0f} seconds") from None
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
-    started, ended = map(float, lines[-1].split())
+    started, ended = map(float, last_line("-m", "bench.startup", what, name).split())
     return ended - (started or start)
 
 
-def _started(values: list[float]) -> dict[str, Any]:
+def middle(values: list[float]) -> dict[str, Any]:
+    """A timing of few values, as it is stored."""
     spread = {"low": min(values), "high": max(values), "calls": len(values)}
-    return {"status": "ok", "start": {"median": statistics.median(values), **spread}}
+    return {"median": statistics.median(values), **spread}
+
+
+def import_cost(budget: float, rounds: int) -> Answer:
+    """A process that imports jlayers, over one that imports jax and optax; in turns."""
+    programs = {"jlayers": "import jlayers", "jax and optax": "import jax, optax"}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    start = mark()
+    # The first of each reads its files from the disk, and does not count.
+    for turn in range(min(rounds, IMPORTS) + 1):
+        for name, program in programs.items():
+            before = time.perf_counter()
+            last_line("-c", f"{program}; print(0)")
+            seconds[name] += [time.perf_counter() - before] * (turn > 0)
+    others = share_of_others(start)
+    medians = {name: statistics.median(own) for name, own in seconds.items()}
+    ours, theirs = medians.values()
+    texts = (f"{name} {median:.2f} s" for name, median in medians.items())
+    figure = f"{ours / theirs:.2f}x ({', '.join(texts)})"
+    question = "a process that imports jlayers, over one that imports jax and optax"
+    return Answer(question, figure, "1.05x", ours / theirs <= 1.05, seconds, others)
 
 
 def init(name: str) -> float:

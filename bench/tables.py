@@ -7,6 +7,8 @@ import rich.table
 from .noise import NOISY
 from .ratios import Ratios, by_mode, geometric_mean, modes, ratios
 
+# Milliseconds that the bytes or the operations need, and that are taken.
+ROOFLINE = "needed / ours / best peer's ms"
 Result = dict[str, Any]
 Rows = dict[str, Result]
 
@@ -43,10 +45,10 @@ class Table(NamedTuple):
 def ratio_table(rows: Rows) -> Table:
     """A line for each row and mode: how jlayers compares."""
     found = [(name, ratios(row, mode)) for name, row in rows.items() for mode in modes(row)]
-    headings = ["row", "", "ms", "than the best peer", "than lax", "than torch", "over the floor"]
+    headings = ["row", "", ROOFLINE, "than the best peer", "than lax", "than torch"]
     lines = [[name, r.mode, *_ratio_cells(r)] for name, r in found]
     behind = frozenset(i for i, (_, r) in enumerate(found) if r.behind)
-    return Table([*headings, "temporaries MB (peer's)"], lines, 2, behind)
+    return Table([*headings, "over the floor", "temporaries MB (peer's)"], lines, 2, behind)
 
 
 def _ratio_cells(r: Ratios) -> list[str]:
@@ -56,16 +58,19 @@ def _ratio_cells(r: Ratios) -> list[str]:
     theirs = megabytes(r.theirs.get("temp_bytes")) if r.theirs else "-"
     temporaries = f"{megabytes(r.ours.get('temp_bytes'))} ({theirs})"
     others = map(times, (r.to_lax, r.to_torch, r.to_floor))
-    return [milliseconds(r.ours["median"]), peer, *others, temporaries]
+    seconds = (r.floor, r.ours["median"], r.theirs and r.theirs["median"])
+    return [" / ".join(map(milliseconds, seconds)), peer, *others, temporaries]
 
 
 def questions_table(rows: Rows) -> Table:
+    """The last column is of the rows for which it is known what they need at least."""
     columns = ["question", "figure", "bound"]
-    lines = [
-        [name, *(row[column] for column in columns), "" if row["holds"] else "missed"]
-        for name, row in rows.items()
-    ]
-    return Table(["row", *columns, ""], lines, 2)
+    lines = []
+    for name, row in rows.items():
+        verdict = "" if row["holds"] else "missed"
+        needed = milliseconds(row.get("needed"))
+        lines.append([name, *(row[column] for column in columns), verdict, needed])
+    return Table(["row", *columns, "", "needed ms"], lines, 2)
 
 
 def timings_table(result: Result) -> Table:
@@ -104,10 +109,12 @@ def row_table(name: str, result: Result) -> rich.table.Table:
     return timings_table(result).terminal(name, "\n".join(notes))
 
 
-def group_table(group: str, rows: Rows) -> rich.table.Table:
-    if any("frameworks" not in row for row in rows.values()):
-        return questions_table(rows).terminal()
-    return ratio_table(rows).terminal(group)
+def group_tables(rows: Rows) -> list[tuple[Table, Rows]]:
+    """The rows with times by framework as a table, and those that answer questions as another."""
+    timed = {name: row for name, row in rows.items() if "frameworks" in row}
+    asked = {name: row for name, row in rows.items() if "frameworks" not in row}
+    tables = [(ratio_table(timed), timed)] if timed else []
+    return tables + ([(questions_table(asked), {})] if asked else [])
 
 
 def means(rows: list[Result]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from .step import Optimizer, Training
@@ -38,13 +39,20 @@ def train(
     layout: Layout = own_names,
     parts: Parts = NO_PARTS,
 ) -> Training:
-    x, labels = map(jax.numpy.asarray, batch(size))
+    x, labels = map(jnp.asarray, batch(size))
     # Not jitted where starting is timed: as one program, the initialisers take longer everywhere.
     init = model.init if weights is None else jax.jit(model.init)
     params, state = init(jax.random.key(0), x)
     if weights is not None:
         params = filled_tree(params, weights, layout, parts)
     tx = optax_optimizer(optimizer)
+    carry = (params, state, jax.jit(tx.init)(params))
+    step = training_step(model, tx)
+    return Training(step, carry, (x, labels), count(params), jax.block_until_ready)
+
+
+def training_step(model: Model, tx: optax.GradientTransformation) -> Any:
+    """(params, state, moments, x, labels) to (params, state, moments, loss), jitted, donating."""
 
     def step(params: Any, state: Any, moments: Any, x: Any, labels: Any) -> Any:
         def loss_of(params: Any) -> Any:
@@ -55,6 +63,13 @@ def train(
         updates, moments = tx.update(grads, moments, params)
         return optax.apply_updates(params, updates), state, moments, loss
 
-    step = jax.jit(step, donate_argnums=(0, 1, 2))
-    carry = (params, state, jax.jit(tx.init)(params))
-    return Training(step, carry, (x, labels), count(params), jax.block_until_ready)
+    return jax.jit(step, donate_argnums=(0, 1, 2))
+
+
+def abstract_step(model: Model, size: Any, optimizer: Optimizer) -> tuple[Any, tuple[Any, ...]]:
+    """A new jitted step and the specs of its arguments; nothing is computed."""
+    tx = optax_optimizer(optimizer)
+    x, labels = (jax.ShapeDtypeStruct(value.shape, value.dtype) for value in batch(size))
+    params, state = jax.eval_shape(model.init, jax.random.key(0), x)
+    moments = jax.eval_shape(tx.init, params)
+    return training_step(model, tx), (params, state, moments, x, labels)

@@ -23,6 +23,7 @@ class ModelStep(NamedTuple):
     Args:
       model: a key of each framework's ``MODELS``.
       judged: how many of the first losses are compared between frameworks; None for all.
+      ours: which of jlayers' variants stands for it; by default the model as it is written.
     """
 
     title: str
@@ -30,11 +31,13 @@ class ModelStep(NamedTuple):
     size: Any
     optimizer: Optimizer
     judged: int | None = None
+    ours: str = "jlayers"
 
     def builders(self) -> dict[str, Callable[[], Step]]:
         """Name of a framework, or of a framework and a variant, to what builds its step."""
         names = (*LIBRARIES, *VARIANTS.get(self.model, ()))
-        return {name: functools.partial(self._build, name) for name in names}
+        builders = {name: functools.partial(self._build, name) for name in names}
+        return builders | {"jlayers": builders[self.ours]}
 
     def _build(self, name: str) -> Step:
         from ..frameworks.weights import draw
@@ -76,7 +79,13 @@ STEPS: dict[str, ModelStep | OtherStep] = {
     # Only the first loss is the same everywhere: through 50 layers with batch norm rounding grows
     # until it changes the second by 1 to 8%, at any rate. The tests compare more, of a small one.
     "step-resnet50": ModelStep("ResNet-50 (v1.5, 64x64 images)", "conv_net", resnet(), SGD, 1),
+    "step-resnet50-224": ModelStep(
+        "ResNet-50 (v1.5, 224x224 images)", "conv_net", resnet(batch=2, image=224), SGD, 1
+    ),
     "step-transformer": ModelStep("12-block transformer", TRANSFORMER, Transformer(), ADAMW),
+    "step-transformer-serial": ModelStep(
+        "12-block transformer, serial", TRANSFORMER, Transformer(), ADAMW, ours="jlayers loop"
+    ),
 }
 # Measured for its first step alone, with the start-up.
 DEEP_SIZE = Transformer(batch=4, steps=64, width=64, heads=4, blocks=48)

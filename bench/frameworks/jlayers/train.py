@@ -15,13 +15,17 @@ from ..weights import Weights
 from .models import MODELS
 
 
-def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
+def pair(model: str, size: Any) -> Model:
     layer = MODELS[model](size)
 
     def apply(params: Any, state: Any, x: Any) -> Any:
         return layer.apply(params, state, x, train=True)
 
-    return train(Model(layer.init, apply), size, optimizer, weights)
+    return Model(layer.init, apply)
+
+
+def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
+    return train(pair(model, size), size, optimizer, weights)
 
 
 def init(model: Callable[..., jl.Layer], size: Any) -> None:

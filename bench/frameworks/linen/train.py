@@ -13,7 +13,7 @@ from . import layout
 from .models import MODELS
 
 
-def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
+def pair(model: str, size: Any) -> Model:
     module = MODELS[model](size)
 
     def init(key: Any, x: Any) -> Any:
@@ -27,7 +27,11 @@ def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | Non
         y, changed = module.apply(variables, x, mutable=["batch_stats"])
         return y, changed["batch_stats"]
 
-    return train(Model(init, apply), size, optimizer, weights, layout)
+    return Model(init, apply)
+
+
+def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
+    return train(pair(model, size), size, optimizer, weights, layout)
 
 
 def init(model: Any, size: Any) -> None:

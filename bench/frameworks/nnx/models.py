@@ -127,5 +127,27 @@ class Gpt(nnx.Module):
         return self.head(self.norm(x))
 
 
+class Decoder(nnx.Module):
+    """A transformer without positions that takes one id at a time."""
+
+    def __init__(self, size: Transformer, *, rngs: nnx.Rngs):
+        self.tokens = nnx.Embed(size.vocabulary, size.width, rngs=rngs)
+        self.blocks = nnx.List([Block(size, rngs=rngs) for _ in range(size.blocks)])
+        self.norm = nnx.LayerNorm(size.width, epsilon=EPSILON, rngs=rngs)
+        self.head = nnx.Linear(size.width, size.vocabulary, rngs=rngs)
+
+    def init_cache(self, shape: tuple[int, ...]) -> None:
+        for block in self.blocks:
+            block.attend.set_attributes(decode=True)
+            block.attend.init_cache((*shape, block.attend.in_features))
+
+    def __call__(self, ids: Any) -> Any:
+        x = self.tokens(ids)
+        for block in self.blocks:
+            x = x + block.attend(block.attend_norm(x))
+            x = x + block.down(nnx.gelu(block.up(block.mlp_norm(x))))
+        return self.head(self.norm(x))
+
+
 MODELS: dict[str, Any] = {"mlp": Mlp, "conv_net": ConvNet, "lstm_lm": LstmLm, "transformer": Gpt}
 MODELS["transformer_scan"] = lambda size, rngs: Gpt(size, scan=True, rngs=rngs)
