@@ -173,7 +173,7 @@ def test_the_slot_of_a_step_is_its_position():
     values = jnp.arange(14.0).reshape(1, 7, 2)
     for cuts in ((1,) * 7, (7,), (2, 5)):
         _, carry = _streamed(layer, params, values, cuts)
-        assert carry["keys"][0, :, 0, 0].tolist() == [12.0, 8.0, 10.0]
+        assert carry["keys"][0, 0, :, 0].tolist() == [12.0, 8.0, 10.0]
 
 
 def _identity(key, shape, dtype):
