@@ -280,11 +280,12 @@ def _masked_scores(
 ) -> jax.Array:
     """Scores of products of queries and keys, (batch, num_heads, T, S)."""
     shape, wide = products.shape, products.dtype
+    steps, keys = shape[2:]
     scores = options.cap(products * options.scale)
-    for term in (bias, mask.full_bias(*shape[2:], wide)):
+    for term in (bias, mask.full_bias(steps, keys, wide)):
         if term is not None:
             scores = scores + jnp.broadcast_to(_four_axes(term).astype(wide), shape)
-    visible = mask.full(*shape[2:])
+    visible = mask.full(steps, keys)
     if visible is None:
         return scores
     # Not minus infinity: the softmax of a row of them is NaN, and so is its gradient.

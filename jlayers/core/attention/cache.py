@@ -2,9 +2,9 @@
 
 How to read this file: ``cached_attention`` writes to a ``Cache`` and attends to it. ``_written`` is
 the cache after the steps, in place where its buffers are donated or carried by a loop. What follows
-are two ways to attend where a written step replaces an older one that earlier queries still need: to
-the ring and the replaced steps apart, or to all of them side by side. docs/notes/0015-decoding.md
-says why nothing is copied.
+are two ways to attend where a written step replaces an older one that earlier queries still need:
+to the ring and the replaced steps apart, or to all of them side by side. The note
+docs/notes/0015-decoding.md says why nothing is copied.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def cached_attention(
 
     The rows of the batch may have had different numbers of steps so far. A step that the mask
     leaves out is not written to the cache, and no query attends to it. In a loop that carries the
-    cache, and in a program to which it is donated, it is written in place.
+    cache, and in a program to which it is donated, it is written in place, and copied only for a
+    long block with a window.
 
     Args:
       q: (batch, T, num_heads, head_dim). k, v: (batch, T, num_kv_heads, head_dim), of the same
@@ -237,7 +238,8 @@ def _after_reading(block: _Block, keys: jax.Array, values: jax.Array) -> _Block:
     """The block, as something that depends on what has been read from the cache.
 
     XLA copies a buffer that may be written before it is read, and knows the order from operands
-    alone (it drops ``optimization_barrier`` too early). No position is negative, but it cannot know.
+    alone (it drops ``optimization_barrier`` too early). No position is negative, but XLA cannot
+    know.
     """
     known = (block.positions >= 0)[..., None, None]
     k, v = (
