@@ -1,7 +1,7 @@
 """Models in plain ``jax.numpy``: what a user would write without a layer library.
 
 Parameters and caches are those of jlayers' layers, so that both can be given the same. A cache has
-keys and values (batch, slots, heads, size), and for each row of the batch how many steps it holds.
+keys and values (batch, heads, slots, size), and for each row of the batch how many steps it holds.
 """
 
 import itertools
@@ -62,18 +62,18 @@ def apply_rope(x: jax.Array, position: jax.Array) -> jax.Array:
 def attend(p: Tree, cache: Tree, x: jax.Array, heads: int, index: Index = ()) -> Decoded:
     """``index`` is the layer's in a stacked cache, which is updated in place."""
     batch, width = x.shape
-    position, slots = cache["count"][index], cache["keys"].shape[-3]
+    position, slots = cache["count"][index], cache["keys"].shape[-2]
 
     def project(name: str) -> jax.Array:
         return (x @ p[f"{name}_kernel"] + p[f"{name}_bias"]).reshape(batch, heads, -1)
 
     q, k = apply_rope(project("query"), position), apply_rope(project("key"), position)
-    slot = (*index, jnp.arange(batch), position)
+    slot = (*index, jnp.arange(batch), slice(None), position)
     keys, values = cache["keys"].at[slot].set(k), cache["values"].at[slot].set(project("value"))
-    scores = jnp.einsum("bhd,bshd->bhs", q, keys[index]) / jnp.sqrt(q.shape[-1])
+    scores = jnp.einsum("bhd,bhsd->bhs", q, keys[index]) / jnp.sqrt(q.shape[-1])
     visible = jnp.arange(slots) <= position[:, None]
     weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf), -1)
-    y = jnp.einsum("bhs,bshd->bhd", weights, values[index]).reshape(batch, width)
+    y = jnp.einsum("bhs,bhsd->bhd", weights, values[index]).reshape(batch, width)
     after = {"keys": keys, "values": values, "count": cache["count"].at[index].add(1)}
     return y @ p["out_kernel"] + p["out_bias"], after
 

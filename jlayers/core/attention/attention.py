@@ -208,6 +208,50 @@ def _cudnn(
     return out if mask.mask is None else _zero_empty(out, mask.full(steps, keys))
 
 
+def attend_to_cached(
+    q: jax.Array,
+    k: Sequence[jax.Array],
+    v: Sequence[jax.Array],
+    *,
+    mask: jax.Array,
+    positions: tuple[jax.Array, jax.Array],
+    alibi: bool,
+    soft_cap: float | None,
+    scale: float | None,
+) -> jax.Array:
+    """``attention`` to keys and values as a cache has them, all scores at once.
+
+    They may be in several arrays, which are not joined.
+
+    Args:
+      q: (batch, T, num_heads, head_dim).
+      k, v: (batch, num_kv_heads, S_i, head_dim) each; S below is the sum of the S_i.
+      mask, positions, alibi, soft_cap, scale: as for ``attention``.
+    """
+    batch, steps, num_heads, head_dim = q.shape
+    num_kv_heads, groups = k[0].shape[1], num_heads // k[0].shape[1]
+    keys = sum(part.shape[2] for part in k)
+    visible = AttentionMask(mask, positions, False, None, alibi, 0, groups, num_kv_heads)
+    options = ScoreOptions(max(head_dim, 1) ** -0.5 if scale is None else scale, soft_cap)
+    # Three axes, in the order of the products: of four, XLA for CPU may choose another layout for
+    # the cache, which it then copies (docs/notes/0015-decoding.md).
+    folded = (batch * num_kv_heads, groups * steps)
+    rows = q.reshape(batch, steps, num_kv_heads, groups, head_dim)
+    rows = rows.transpose(0, 2, 3, 1, 4).reshape(*folded, head_dim)
+    k, v = ([part.reshape(folded[0], *part.shape[2:]) for part in parts] for parts in (k, v))
+    wide = at_least_float32(q.dtype)
+    products = [jnp.einsum("nth,nsh->nts", rows, part, preferred_element_type=wide) for part in k]
+    scores = products[0] if len(k) == 1 else jnp.concatenate(products, -1)
+    shape = (batch, num_heads, steps, keys)
+    scores = _masked_scores(scores.reshape(shape), visible, options)
+    weights = jax.nn.softmax(scores).astype(q.dtype).reshape(*folded, keys)
+    ends = np.cumsum([part.shape[1] for part in v])[:-1]
+    split = [weights] if len(v) == 1 else jnp.split(weights, ends, -1)
+    outs = [jnp.einsum("nts,nsh->nth", w, part) for w, part in zip(split, v, strict=True)]
+    out = functools.reduce(jnp.add, outs).reshape(batch, num_kv_heads, groups, steps, head_dim)
+    return _zero_empty(out.transpose(0, 3, 1, 2, 4).reshape(q.shape), visible.full(steps, keys))
+
+
 def _direct(
     q: jax.Array,
     k: jax.Array,
@@ -218,25 +262,35 @@ def _direct(
 ) -> jax.Array:
     batch, steps, num_heads, head_dim = q.shape
     keys = k.shape[1]
-    visible = mask.full(steps, keys)
     wide = at_least_float32(q.dtype)
     grouped = q.reshape(batch, steps, mask.num_kv_heads, mask.groups, head_dim)
-    scores = (
-        jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide) * options.scale
-    )
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide)
     grouped_shape, shape = scores.shape, (batch, num_heads, steps, keys)
-    scores = options.cap(scores).reshape(shape)
-    alibi = mask.full_bias(steps, keys, wide)
-    for term in (bias, alibi):
-        if term is not None:
-            scores = scores + jnp.broadcast_to(_four_axes(term).astype(wide), shape)
-    if visible is not None:
-        # Not minus infinity: the softmax of a row of them is NaN, and so is its gradient.
-        lowest = np.array(0.5 * float(jnp.finfo(wide).min), wide)  # type: ignore[no-untyped-call]
-        scores = jnp.where(jnp.broadcast_to(visible, shape), scores, lowest)
+    scores = _masked_scores(scores.reshape(shape), mask, options, bias)
     weights = jax.nn.softmax(scores.reshape(grouped_shape)).astype(q.dtype)
     out = jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
-    return _zero_empty(out, visible) if mask.may_be_empty else out
+    return _zero_empty(out, mask.full(steps, keys)) if mask.may_be_empty else out
+
+
+def _masked_scores(
+    products: jax.Array,
+    mask: AttentionMask,
+    options: ScoreOptions,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """Scores of products of queries and keys, (batch, num_heads, T, S)."""
+    shape, wide = products.shape, products.dtype
+    steps, keys = shape[2:]
+    scores = options.cap(products * options.scale)
+    for term in (bias, mask.full_bias(steps, keys, wide)):
+        if term is not None:
+            scores = scores + jnp.broadcast_to(_four_axes(term).astype(wide), shape)
+    visible = mask.full(steps, keys)
+    if visible is None:
+        return scores
+    # Not minus infinity: the softmax of a row of them is NaN, and so is its gradient.
+    lowest = np.array(0.5 * float(jnp.finfo(wide).min), wide)  # type: ignore[no-untyped-call]
+    return jnp.where(jnp.broadcast_to(visible, shape), scores, lowest)
 
 
 def _zero_empty(out: jax.Array, visible: jax.Array | None) -> jax.Array:

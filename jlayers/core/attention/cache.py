@@ -1,31 +1,38 @@
 """Attention of a block of steps to the keys and values of all steps before it.
 
-How to read this file: ``cached_attention`` attends to a ``Cache`` and writes to it, one step by
-``_with_step`` and a block by ``_with_block``, which finds the steps that the slots then hold.
+How to read this file: ``cached_attention`` writes to a ``Cache`` and attends to it. ``_written`` is
+the cache after the steps, in place where its buffers are donated or carried by a loop. What follows
+are two ways to attend where a written step replaces an older one that earlier queries still need:
+to the ring and the replaced steps apart, or to all of them side by side. The note
+docs/notes/0015-decoding.md says why nothing is copied.
 """
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..dispatch import compiled_when_eager
 from ..positions import positions_from_mask
-from .attention import attention
+from .attention import attend_to_cached, attention
+
+# Rows of scores of a head up to which all scores at once take less memory than a copy of the keys.
+_MAX_ROWS = 64
 
 
 class Cache(NamedTuple):
     """The last S valid steps of each row; the step at position p is in slot ``p % S``.
 
     Attributes:
-      keys, values: (batch, S, num_kv_heads, head_dim).
+      keys, values: (batch, num_kv_heads, S, head_dim), as the products with them read it.
       lengths: valid steps so far, int32 (batch,).
 
     >>> import jax.numpy as jnp, jlayers as jl
-    >>> empty = jnp.zeros((1, 3, 2, 4))
+    >>> empty = jnp.zeros((1, 2, 3, 4))
     >>> jl.core.Cache(empty, empty, jnp.array([4], jnp.int32)).positions().tolist()
     [[3, 1, 2]]
     """
@@ -36,13 +43,22 @@ class Cache(NamedTuple):
 
     def positions(self) -> jax.Array:
         """The position of the step in each slot, (batch, S); negative where the slot is empty."""
-        slots = self.keys.shape[1]
+        slots = self.keys.shape[2]
         shape = (self.lengths.shape[0], slots)
         last = jnp.broadcast_to(self.lengths[:, None] - 1, shape)
         # The largest position up to the last that is congruent to the slot's number modulo S.
         return last - (last - lax.broadcasted_iota(jnp.int32, shape, 1)) % slots
 
 
+class _Options(TypedDict):
+    """How ``attention`` makes scores."""
+
+    alibi: bool
+    soft_cap: float | None
+    scale: float | None
+
+
+@compiled_when_eager("window", "alibi", "soft_cap", "scale", "method")
 def cached_attention(
     q: jax.Array,
     k: jax.Array,
@@ -59,7 +75,9 @@ def cached_attention(
     """Causal attention of the next steps of sequences, each with a position of its own.
 
     The rows of the batch may have had different numbers of steps so far. A step that the mask
-    leaves out is not written to the cache, and no query attends to it.
+    leaves out is not written to the cache, and no query attends to it. In a loop that carries the
+    cache, and in a program to which it is donated, it is written in place, and copied only for a
+    long block with a window.
 
     Args:
       q: (batch, T, num_heads, head_dim). k, v: (batch, T, num_kv_heads, head_dim), of the same
@@ -78,81 +96,168 @@ def cached_attention(
       ValueError: for a method that cannot compute this attention.
 
     >>> import jax.numpy as jnp, jlayers as jl
-    >>> empty, q = jnp.zeros((2, 8, 4, 16)), jnp.ones((2, 3, 4, 16))
+    >>> empty, q = jnp.zeros((2, 4, 8, 16)), jnp.ones((2, 3, 4, 16))
     >>> cache = jl.core.Cache(empty, empty, jnp.zeros(2, jnp.int32))
     >>> out, cache = jl.core.cached_attention(q, q, q, cache)
     >>> out.shape, cache.lengths.tolist()
     ((2, 3, 4, 16), [3, 3])
     """
-    batch, steps, *_ = q.shape
+    batch, steps, num_heads, _ = q.shape
+    num_kv_heads, slots = cache.keys.shape[1:3]
     valid = jnp.ones((batch, steps), bool) if mask is None else mask
-    positions = positions_from_mask(valid, cache.lengths)
-    lengths = cache.lengths + jnp.sum(valid, 1, dtype=jnp.int32)
-    attend = functools.partial(
-        attention, q, alibi=alibi, soft_cap=soft_cap, scale=scale, method=method
-    )
-    if steps == 1:
-        # Written first, so that the step finds its own key in the cache: no concatenation.
-        after = _with_step(k, v, cache, valid, lengths)
-        cached = after.positions()
-        mask, positions_of_keys = (cached >= 0)[:, None, None], (positions, cached)
-        out = attend(after.keys, after.values, mask=mask, positions=positions_of_keys)
+    block = _Block(q, k, v, valid, positions_from_mask(valid, cache.lengths))
+    options: _Options = {"alibi": alibi, "soft_cap": soft_cap, "scale": scale}
+    few = steps * num_heads <= _MAX_ROWS * num_kv_heads
+    if window is not None and steps > 1:
+        if few and steps <= slots and method in (None, "direct"):
+            return _attend_apart(block, cache, options)
+        return _attend_side_by_side(block, cache, window, options, method)
+    # Written first: each query finds its own key in the cache.
+    positions = block.positions
+    if window is None:
+        after = _written(block, cache, fits=positions < slots)
+        cached = jnp.broadcast_to(jnp.arange(slots, dtype=jnp.int32), (batch, slots))
+        visible = _pairs(jnp.greater_equal, positions, cached)
     else:
-        after = _with_block(k, v, cache, None if mask is None else valid, lengths)
-        # The old cache: the first steps of the block attend to what its last ones overwrite.
-        cached = cache.positions()
-        visible = jnp.concatenate([cached >= 0, valid], 1)[:, None, None]
-        out = attend(
-            jnp.concatenate([cache.keys, k], 1),
-            jnp.concatenate([cache.values, v], 1),
-            causal=True,
-            window=window,
-            mask=visible,
-            positions=(positions, jnp.concatenate([cached, positions], 1)),
+        after = _written(block, cache, fits=valid)
+        cached = after.positions()
+        visible = (cached >= 0)[:, None]
+    where = positions, cached
+    if few and method in (None, "direct"):
+        out = attend_to_cached(
+            q, [after.keys], [after.values], mask=visible[:, None], positions=where, **options
+        )
+    else:
+        keys, values = _by_steps(after.keys), _by_steps(after.values)
+        out = attention(
+            q, keys, values, mask=visible[:, None], positions=where, method=method, **options
         )
     if window is not None:
         return out, after
     # A shape cannot depend on a count, and an error cannot be raised from a compiled program.
-    overflow = (valid & (positions >= cache.keys.shape[1]))[..., None, None]
+    overflow = (valid & (positions >= slots))[..., None, None]
     return jnp.where(jnp.broadcast_to(overflow, out.shape), jnp.full_like(out, jnp.nan), out), after
 
 
-def _with_step(
-    k: jax.Array, v: jax.Array, cache: Cache, valid: jax.Array, lengths: jax.Array
-) -> Cache:
-    """The cache with one more step of each row, in place where its buffers are donated."""
-    slots = cache.keys.shape[1]
-    rows = jnp.arange(len(lengths), dtype=jnp.int32)
-    # Slot S does not exist: what is written there is dropped.
-    slot = jnp.where(valid[:, 0], cache.lengths % slots, slots)
+class _Block(NamedTuple):
+    """The next steps.
+
+    Attributes:
+      q, k, v: as given to ``cached_attention``.
+      valid: bools (batch, T).
+      positions: int32 (batch, T).
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    valid: jax.Array
+    positions: jax.Array
+
+    def lengths_after(self, cache: Cache) -> jax.Array:
+        """The valid steps of each row up to the end of the block."""
+        return cache.lengths + jnp.sum(self.valid, 1, dtype=jnp.int32)
+
+
+def _written(block: _Block, cache: Cache, fits: jax.Array) -> Cache:
+    """The cache with those steps of the block that are valid and ``fits``, (batch, T)."""
+    (batch, steps), (_, heads, slots, head_dim) = block.valid.shape, cache.keys.shape
+    # Slots from S on do not exist: what is written there is dropped.
+    nowhere = lax.broadcasted_iota(jnp.int32, (batch, steps), 1) + slots
+    slot = jnp.where(block.valid & fits, block.positions % slots, nowhere)
+    slot = jnp.repeat(slot, heads, 0)
+    rows = lax.broadcasted_iota(jnp.int32, slot.shape, 0)
+    if slot.shape == (1, 1):
+        # Of one write XLA makes another operation, which it fuses with the reading, and copies.
+        # A second one is dropped.
+        rows, slot = (jnp.concatenate([a, a + n], 1) for a, n in ((rows, 0), (slot, slots)))
 
     def write(buffer: jax.Array, new: jax.Array) -> jax.Array:
-        at = buffer.at[rows, slot]
-        return at.set(new[:, 0], mode="drop", unique_indices=True, indices_are_sorted=True)
+        folded = buffer.reshape(batch * heads, slots, head_dim)
+        new = jnp.swapaxes(new, 1, 2).reshape(batch * heads, steps, head_dim)
+        new = jnp.broadcast_to(new, (*slot.shape, head_dim))
+        written = folded.at[rows, slot].set(new, mode="drop", unique_indices=True)
+        return written.reshape(buffer.shape)
 
-    return Cache(write(cache.keys, k), write(cache.values, v), lengths)
+    keys, values = write(cache.keys, block.k), write(cache.values, block.v)
+    return Cache(keys, values, block.lengths_after(cache))
 
 
-def _with_block(
-    k: jax.Array, v: jax.Array, cache: Cache, mask: jax.Array | None, lengths: jax.Array
-) -> Cache:
-    """The cache after a block of any number of steps."""
-    after = cache._replace(lengths=lengths)
-    steps = k.shape[1]
-    if steps == 0:
-        return after
-    # Of the block's valid steps, the index of the one that each slot holds afterwards; negative
-    # where the slot stays as it is. A gather per slot, where a scatter per step would have to
-    # settle which of two steps for one slot comes last.
-    source = after.positions() - jnp.broadcast_to(cache.lengths[:, None], cache.keys.shape[:2])
-    is_new = source >= 0
-    source = jnp.clip(source, 0, steps - 1)
-    if mask is not None:
-        valid_first = jnp.argsort(~mask, axis=1, stable=True).astype(jnp.int32)
-        source = jnp.take_along_axis(valid_first, source, 1)
+def _attend_apart(block: _Block, cache: Cache, options: _Options) -> tuple[jax.Array, Cache]:
+    """To a ring after the block, and to the steps that the block has replaced in it."""
+    slots, positions = cache.keys.shape[2], block.positions
+    replaced = [
+        jnp.take_along_axis(a, (positions % slots)[:, None, :, None], 2)
+        for a in (cache.keys, cache.values)
+    ]
+    after = _written(_after_reading(block, *map(_by_steps, replaced)), cache, block.valid)
+    cached = after.positions()
+    # Of a step that is not valid none is replaced.
+    old = jnp.where(block.valid, positions - slots, -1)
+    keys = jnp.concatenate([cached, old], 1)
+    # A ring has as many slots as the window has steps.
+    visible = (keys >= 0)[:, None] & _pairs(jnp.greater_equal, positions, keys)
+    visible = visible & _pairs(lambda q, k: q - k < slots, positions, keys)
+    out = attend_to_cached(
+        block.q,
+        [after.keys, replaced[0]],
+        [after.values, replaced[1]],
+        mask=visible[:, None],
+        positions=(positions, keys),
+        **options,
+    )
+    return out, after
 
-    def write(buffer: jax.Array, block: jax.Array) -> jax.Array:
-        new = jnp.take_along_axis(block, source[..., None, None], 1)
-        return jnp.where(jnp.broadcast_to(is_new[..., None, None], buffer.shape), new, buffer)
 
-    return after._replace(keys=write(cache.keys, k), values=write(cache.values, v))
+def _attend_side_by_side(
+    block: _Block, cache: Cache, window: int, options: _Options, method: str | None
+) -> tuple[jax.Array, Cache]:
+    """To the ring before the block and the block itself, in one array, for long blocks."""
+    cached, slots = cache.positions(), cache.keys.shape[2]
+    keys, values = (
+        jnp.concatenate([_by_steps(ring), new], 1)
+        for ring, new in ((cache.keys, block.k), (cache.values, block.v))
+    )
+    out = attention(
+        block.q,
+        keys,
+        values,
+        causal=True,
+        window=window,
+        mask=jnp.concatenate([cached >= 0, block.valid], 1)[:, None, None],
+        positions=(block.positions, jnp.concatenate([cached, block.positions], 1)),
+        method=method,
+        **options,
+    )
+    steps = block.q.shape[1]
+    last = block.positions >= (block.lengths_after(cache) - slots)[:, None]
+    return out, _written(_after_reading(block, keys[:, -steps:], values[:, -steps:]), cache, last)
+
+
+def _after_reading(block: _Block, keys: jax.Array, values: jax.Array) -> _Block:
+    """The block, as something that depends on what has been read from the cache.
+
+    XLA copies a buffer that may be written before it is read, and knows the order from operands
+    alone (it drops ``optimization_barrier`` too early). No position is negative, but XLA cannot
+    know.
+    """
+    known = (block.positions >= 0)[..., None, None]
+    k, v = (
+        jnp.where(jnp.broadcast_to(known, new.shape), new, old)
+        for new, old in ((block.k, keys), (block.v, values))
+    )
+    return block._replace(k=k, v=v)
+
+
+def _by_steps(cached: jax.Array) -> jax.Array:
+    """(batch, heads, steps, size) as (batch, steps, heads, size), which no program lays out."""
+    return jnp.swapaxes(cached, 1, 2)
+
+
+def _pairs(
+    compare: Callable[[jax.Array, jax.Array], jax.Array], queries: jax.Array, keys: jax.Array
+) -> jax.Array:
+    """(batch, T, S) of positions (batch, T) and (batch, S)."""
+    shape = (*queries.shape, keys.shape[1])
+    q, k = jnp.broadcast_to(queries[..., None], shape), jnp.broadcast_to(keys[:, None], shape)
+    return compare(q, k)

@@ -79,7 +79,7 @@ def SelfAttention(
       params: query_kernel (in, num_heads * head_dim), key_kernel and value_kernel
       (in, num_kv_heads * head_dim), out_kernel (num_heads * head_dim, features), and a bias for
       each: query_bias, key_bias, value_bias, out_bias.
-      carry: keys and values (batch, slots, num_kv_heads, head_dim), of the dtype of ``x``, the
+      carry: keys and values (batch, num_kv_heads, slots, head_dim), of the dtype of ``x``, the
       step at position p in slot ``p % slots``; count, int32 (batch,), the valid steps so far.
 
     Raises:
@@ -116,7 +116,7 @@ def SelfAttention(
                 hint="jl.stream(model, capacity=...), or window=...",
             )
         size = params["key_kernel"].shape[-1] // maps.kv_heads
-        empty = jnp.zeros((x.shape[0], slots, maps.kv_heads, size), x.dtype)
+        empty = jnp.zeros((x.shape[0], maps.kv_heads, slots, size), x.dtype)
         # For each row of its own, since rows may have had different numbers of valid steps.
         count = jnp.zeros((x.shape[0],), jnp.int32)
         return {"keys": empty, "values": jnp.zeros_like(empty), "count": count}
