@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Elementwise operations, and those that only lay values out anew. Each is a part of some loop that
+# Elementwise operations, and those that only change a layout. Each is a part of some loop that
 # reads and writes memory anyway; stored, it is one more array of fresh memory for every layer.
 # fmt: off
 _ELEMENTWISE = {

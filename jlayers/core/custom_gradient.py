@@ -148,7 +148,7 @@ class BilinearRule(NamedTuple):
       for_lhs, for_rhs: the programs whose transposes in ``lhs`` and in ``rhs`` are the gradients;
         ``value``, if None.
       vjp_lhs, vjp_rhs: ``vjp_lhs(lhs, rhs, ct)`` and ``vjp_rhs(lhs, rhs, ct)``, the gradients
-        themselves, where they are no transposes. Of the argument whose gradient it computes, each
+        themselves, where they are not transposes. Of the argument whose gradient it computes, each
         uses the shape alone.
     """
 
