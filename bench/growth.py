@@ -1,9 +1,9 @@
 """How do tracing and compiling grow with the number of blocks?
 
 The gradient of ``serial`` of 10, 40 and 160 small blocks, and of ``repeat`` of 10, 100 and 1,000:
-the first should cost the same for each block, the second the same altogether. Their blocks have no
-residual connection: with one, the time that XLA:CPU takes to compile grows faster than the number
-of blocks, in plain ``jax.numpy`` too. How residual blocks compile is measured beside it.
+the first should cost the same for each block, the second the same altogether. The blocks are
+residual, and normalised first. Written by hand in ``jax.numpy``, such blocks compile in a time that
+grows with the square of their number (docs/notes/0016-first-step.md): the last row compares.
 
     python -m bench.growth serial 40
 
@@ -38,15 +38,15 @@ Measure = Callable[[str, int], dict[str, float]]
 
 
 def model(kind: str, count: int) -> jl.Layer:
-    block = jl.serial(
+    body = jl.serial(
         norm=jl.LayerNorm(epsilon=EPSILON),
         up=jl.Dense(WIDTH),
         gelu=jax.nn.gelu,
         down=jl.Dense(WIDTH),
     )
+    block = jl.residual(body)
     if kind == "repeat":
         return jl.repeat(block, count)
-    block = jl.residual(block) if kind == "residual" else block
     return jl.serial(**{f"blocks_{i}": block for i in range(count)})
 
 
@@ -61,7 +61,7 @@ def residual_by_hand(params: Any, x: jax.Array) -> jax.Array:
 def measure(kind: str, count: int) -> dict[str, float]:
     """Seconds in this process, which has traced nothing before but ``init``; nothing is run."""
     by_hand = kind == "by hand"
-    made, x = model("residual" if by_hand else kind, count), jl.spec((8, WIDTH))
+    made, x = model(kind, count), jl.spec((8, WIDTH))
     params, state = jax.eval_shape(made.init, jax.random.key(0), x)
 
     def loss(params: Any, x: Any) -> Any:
@@ -129,7 +129,7 @@ def residual(
     budget: float, rounds: int, count: int = RESIDUAL, measure: Measure = in_a_process
 ) -> Answer:
     """Residual blocks: trace and compile over the same by hand."""
-    found: dict[str, list[dict[str, float]]] = {"residual": [], "by hand": []}
+    found: dict[str, list[dict[str, float]]] = {"serial": [], "by hand": []}
     for _ in range(min(rounds, 3)):
         for kind, own in found.items():
             own.append(measure(kind, count))

@@ -99,14 +99,14 @@ def test_growth_is_judged_without_what_does_not_depend_on_the_blocks(
 
 
 def test_growth_is_measured_of_all_kinds():
-    for kind in (*growth.COUNTS, "residual", "by hand"):
+    for kind in (*growth.COUNTS, "by hand"):
         with default_promotion():
             seconds = growth.measure(kind, 2)
         assert tuple(seconds) == growth.STAGES
 
 
 def test_residual_blocks_by_hand_are_those_of_the_model():
-    model = growth.model("residual", 2)
+    model = growth.model("serial", 2)
     x = jax.random.normal(jax.random.key(1), (3, growth.WIDTH))
     params, state = model.init(jax.random.key(0), x)
     expected, _ = model.apply(params, state, x)
