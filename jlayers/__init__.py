@@ -37,6 +37,7 @@ from .combinators.modes import inference, with_losses
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
 from .combinators.time import bidirectional, each_step
+from .core.compiler import compiler_options
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
 from .inspection.parameters import parameters, variables
@@ -145,6 +146,7 @@ __all__ = [
     "branch",
     "causal",
     "combine",
+    "compiler_options",
     "compose",
     "concat",
     "core",

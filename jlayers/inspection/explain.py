@@ -17,6 +17,7 @@ from ..base.paths import join
 from ..base.specs import specs_of
 from ..base.tracing import Trace, trace
 from ..base.types import PyTree
+from ..core.compiler import compiler_options
 from ..core.dispatch import Record, recording
 from .summary import table_text
 
@@ -48,10 +49,12 @@ class Explanation(NamedTuple):
     Attributes:
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
       decisions: in the order of the layers.
+      compiler_options: those of XLA that ``training.fit`` compiles a step with.
     """
 
     platform: str
     decisions: tuple[Decision, ...]
+    compiler_options: dict[str, bool | str] = {}  # noqa: RUF012  # never changed
 
     def __str__(self) -> str:
         return table_text(self.__rich__())
@@ -65,6 +68,10 @@ class Explanation(NamedTuple):
             table.add_column(title, overflow="fold")
         for row in self.decisions:
             table.add_row(*map(rich.markup.escape, row))
+        if self.compiler_options:
+            names = ", ".join(self.compiler_options)
+            table.caption = f"jl.compiler_options(): {rich.markup.escape(names)}"
+            table.caption_justify = "left"
         return table
 
 
@@ -100,7 +107,8 @@ def explain(layer: LayerOrFunction, x: PyTree, *, platform: str | None = None) -
             f"platform {platform!r} is unknown\n  expected: {', '.join(map(repr, PLATFORMS))}"
         )
     trace(layer, x)  # before the specs are taken, for the error that names the layer
-    return Explanation(platform, tuple(_decisions(layer, specs_of(x), "", platform)))
+    decisions = tuple(_decisions(layer, specs_of(x), "", platform))
+    return Explanation(platform, decisions, compiler_options(platform))
 
 
 def _decisions(layer: Layer, x: PyTree, path: str, platform: str) -> Iterator[Decision]:

@@ -519,6 +519,11 @@ ERRORS = [
     (lambda: fit(log_every=0), "fit: log_every must be a positive int, got 0"),
     (lambda: fit(evaluate_every=0), "fit: evaluate_every must be a positive int, got 0"),
     (lambda: fit(checkpoint_every=0), "fit: checkpoint_every must be a positive int, got 0"),
+    (
+        lambda: fit(compiler_options="fast"),
+        "fit: compiler_options must be a dict of XLA's options by name",
+        "compiler_options={} for none",
+    ),
     (lambda: fit(prefetch=-1), "fit: prefetch must be an int of at least 0, got -1"),
     (lambda: fit(non_finite="explode"), "fit: unknown non_finite 'explode'", "'roll back'"),
     (

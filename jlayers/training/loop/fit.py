@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -17,6 +17,7 @@ from ...base import arguments
 from ...base.errors import TrainingError, public_api, warn
 from ...base.specs import format_short
 from ...checkpoint import CheckpointManager
+from ...core.compiler import compiler_options as default_compiler_options
 from ...data import Source, as_source
 from ...records.progress import Progress
 from ...records.record import Record
@@ -52,6 +53,7 @@ def fit(
     prefetch: int | None = None,
     device: jax.Device | jax.sharding.Sharding | None = None,
     donate: bool = False,
+    compiler_options: Mapping[str, bool | str] | None = None,
 ) -> FitResult:
     """Takes steps, and never waits for the device between two of them.
 
@@ -99,6 +101,8 @@ def fit(
         thread takes longer there than making a batch of arrays. Slow data needs it.
       donate: use up the state that is passed in: its memory holds the next one, and nothing is
         copied. The arrays are deleted, whoever else has them.
+      compiler_options: of XLA, for the step; what ``jl.compiler_options`` gives by default, and
+        none for ``{}``.
       device: a device or a sharding to put batches on: ``NamedSharding(mesh, P("data"))`` for a
         state on that mesh. With ``steps_per_call`` their first axis is that of the steps.
 
@@ -138,6 +142,7 @@ def fit(
         device=device,
         manager=_instance("checkpoints", checkpoints, CheckpointManager),
         donate=arguments.flag("donate", donate),
+        compiler_options=_checked_options(compiler_options),
     )
     # Ten records to one of these: both wait for the device, which a record does not.
     evaluate_every = _positive("evaluate_every", evaluate_every) or 10 * log_every
@@ -201,6 +206,18 @@ def fit(
     if early is None or not early_stopping or not early_stopping.restore_best:
         return ended
     return ended._replace(state=early.best_state(ended.state, ended.records, checkpoints))
+
+
+def _checked_options(options: Mapping[str, bool | str] | None) -> Mapping[str, bool | str]:
+    if options is None:
+        return default_compiler_options()
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise TrainingError(
+            "compiler_options must be a dict of XLA's options by name",
+            got=format_short(options),
+            hint="compiler_options={} for none, or {**jl.compiler_options(), name: value}",
+        )
+    return options
 
 
 def _checked_step(step: Step) -> Step:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +61,7 @@ class Plan(NamedTuple):
     device: Any
     manager: CheckpointManager | None
     donate: bool
+    compiler_options: Mapping[str, bool | str]
 
 
 class Loop:
@@ -87,7 +88,8 @@ class Loop:
         self._looks = 0
         self._stops = plan.non_finite in ("stop", "roll back")
         guard, many = plan.non_finite != "ignore", plan.steps_per_call > 1
-        self._program = program_of(plan.step, guard, self._stops, many)
+        options = tuple(sorted(plan.compiler_options.items()))
+        self._program = program_of(plan.step, guard, self._stops, many, options)
         self._watch = self._program.watch
         # The program may have been compiled by a loop before this one: count from here.
         self._watch.allow(plan.max_compiles)

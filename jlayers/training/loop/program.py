@@ -27,6 +27,7 @@ from ..step import Step, TrainStep
 from .metrics import MetricAccumulator, flush
 
 Leaves: TypeAlias = list[jax.Array]
+Options: TypeAlias = tuple[tuple[str, bool | str], ...]
 # (state, batch, active) to the next state, its metrics, and whether the step was finite.
 Guarded: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Metrics, jax.Array]]
 Tick: TypeAlias = Callable[[Any, MetricAccumulator, Any], tuple[Any, MetricAccumulator]]
@@ -90,7 +91,7 @@ class Program(NamedTuple):
     watch: CompileWatch
 
 
-def program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
+def program_of(step: Step, guard: bool, stops: bool, many: bool, options: Options = ()) -> Program:
     """The program of a step; a loop that is run again for the same step finds it compiled.
 
     Args:
@@ -98,15 +99,16 @@ def program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
       guard: whether to check that it is finite.
       stops: whether nothing is to change any more after a step that was not.
       many: whether a call takes a stack of batches.
+      options: of XLA.
     """
     # A step without a hash, a dict with __call__ for example, is compiled for each loop.
     make = _program_of if isinstance(step, Hashable) else _program_of.__wrapped__
-    return make(step, guard, stops, many)
+    return make(step, guard, stops, many, options)
 
 
 # Of the last steps alone, so that old models are not kept alive (docs/notes/0011-training.md).
 @functools.lru_cache(maxsize=8)
-def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
+def _program_of(step: Step, guard: bool, stops: bool, many: bool, options: Options) -> Program:
     # It is traced for the names of its metrics first; inlined, its second trace reuses the first.
     one = jax.jit(guarded(step, guard), inline=True)
     watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
@@ -114,10 +116,11 @@ def _program_of(step: Step, guard: bool, stops: bool, many: bool) -> Program:
     rest = tick_of("rest", one, stops, many)
     # A loop that stops must still see the bad step at the next record; others may forget it.
     flushes = jax.jit(functools.partial(flush, clear=not stops))
-    return Program(one, _jitted(watch.traced), _jitted(rest), flushes, jax.jit(is_finite), watch)
+    tick, other = (_jitted(traced, options) for traced in (watch.traced, rest))
+    return Program(one, tick, other, flushes, jax.jit(is_finite), watch)
 
 
-def _jitted(tick: Tick) -> Callable[[Form], Callable[[Leaves, Any], Leaves]]:
+def _jitted(tick: Tick, options: Options) -> Callable[[Form], Callable[[Leaves, Any], Leaves]]:
     # By form: the user's state may get another structure, and is put together by it.
     @functools.lru_cache(maxsize=8)
     def of(form: Form) -> Callable[[Leaves, Any], Leaves]:
@@ -126,7 +129,7 @@ def _jitted(tick: Tick) -> Callable[[Form], Callable[[Leaves, Any], Leaves]]:
             return form.flat(tick(state, accumulator, batch))
 
         call.__name__ = tick.__name__  # the name that JAX reports to the watch
-        return jax.jit(call, donate_argnums=0)
+        return jax.jit(call, donate_argnums=0, compiler_options=dict(options))
 
     return of
 

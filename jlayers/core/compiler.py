@@ -1,0 +1,51 @@
+"""Options of XLA under which programs of these layers run faster."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+
+# Measured on whole steps, as were those that are not here (docs/notes/0016-first-step.md).
+_CPU: dict[str, bool | str] = {
+    # Loops that read a part of what they write copy none of it.
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+}
+
+
+def compiler_options(platform: str | None = None) -> dict[str, bool | str]:
+    """Options for ``jax.jit(..., compiler_options=...)``, with which the same program is faster.
+
+    ``training.fit`` compiles its step with them; a jit of your own takes them as an argument. JAX
+    accepts them for an outermost ``jit`` alone.
+
+    Args:
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; by default the one that JAX uses here.
+
+    Returns:
+      Those options for that platform that this version of jaxlib knows; none except on CPU.
+
+    >>> import jax, jlayers as jl
+    >>> double = jax.jit(lambda x: 2 * x, compiler_options=jl.compiler_options())
+    >>> float(double(1.0))
+    2.0
+    """
+    platform = platform or jax.default_backend()
+    return {name: _CPU[name] for name in _known()} if platform == "cpu" else {}
+
+
+@functools.cache
+def _known() -> tuple[str, ...]:
+    """The options that this jaxlib knows."""
+    return tuple(name for name in _CPU if _is_known(name))
+
+
+def _is_known(name: str) -> bool:
+    # Nothing lists them: an unknown one is an error of the compiler.
+    program = jax.jit(lambda: 0, compiler_options={name: _CPU[name]})
+    try:
+        with jax.default_device(jax.devices("cpu")[0]):
+            program.lower().compile()
+    except RuntimeError:
+        return False
+    return True
