@@ -115,7 +115,9 @@ def temporaries(
         return jax.lax.fori_loop(0, 16, take, (x, carry))
 
     program = jax.jit(loop, donate_argnums=2).lower(params, state, carry, x).compile()
-    taken, held = program.memory_analysis().temp_size_in_bytes, nbytes(carry)
+    memory = program.memory_analysis()
+    assert memory is not None
+    taken, held = memory.temp_size_in_bytes, nbytes(carry)
     figure = f"{taken / held:.3f}x ({taken / 1e6:.3g} of {held / 1e6:.3g} MB)"
     question = f"temporaries of a loop of steps over the carry: {what}"
     return Answer(question, figure, f"{bound:g}x", taken <= bound * held, {})
