@@ -25,7 +25,7 @@ def test_the_loop_of_generate_copies_no_cache(batch):
         return decoding.decode(model, params, {}, ids, SLOTS - 4)
 
     program = jax.jit(run).lower(params, ids).compile()
-    bodies, entry = program.as_text().split("\nENTRY")
+    bodies, _ = program.as_text().split("\nENTRY")
     heads, size = batch * 4, WIDTH // 4
     copies = rf"f32\[({batch},4|{heads}),{SLOTS},{size}\]\S* copy\("
     assert f"{heads},{SLOTS},{size}]" in bodies
@@ -33,3 +33,14 @@ def test_the_loop_of_generate_copies_no_cache(batch):
     # The cache is a temporary of the program. Beside it there are the new keys of one layer.
     cache = 2 * 4 * batch * SLOTS * WIDTH * 4
     assert program.memory_analysis().temp_size_in_bytes < 1.5 * cache
+
+
+def test_programs_work_inside_a_jit_around_constants():
+    """XLA's options are for outermost programs alone."""
+    model, prompt = jl.serial(jl.Embedding(7, 4), jl.LSTM(8), jl.Dense(7)), jnp.array([[1, 2]])
+    params, state = model.init(jax.random.key(0), prompt)
+    for run in (
+        lambda: decoding.generate(model, params, state, prompt, 3).values,
+        lambda: decoding.beam_search(model, params, state, prompt, 3, beams=2).ids,
+    ):
+        assert jax.jit(run)().tolist() == run().tolist()
