@@ -17,6 +17,7 @@ from . import (
     sequences,
     soak,
     startup,
+    streaming,
     training_loop,
 )
 from .device import digest
@@ -51,6 +52,7 @@ def entries() -> dict[str, Entry]:
         **_steps(),
         **_rows("decoding", decoding.ROWS, "decoding.py", "frameworks"),
         **_questions("sequences", sequences.ROWS, "sequences.py", "frameworks/lax/models.py"),
+        **_questions("streaming", streaming.ROWS, "streaming.py", "frameworks/jlayers/models.py"),
         **_questions("training", training_loop.ROWS, "training_loop.py"),
         **_questions("training", checkpointing.ROWS, "checkpointing.py"),
         **_questions("training", soak.ROWS, "soak.py", "../tests/soak"),

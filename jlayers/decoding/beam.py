@@ -135,6 +135,9 @@ def beam_search(
     # Before it is traced: afterwards the values are unknown.
     check_ids(model, ids, stops)
     found = program(model, _search, *options)(params, state, ids, **options)
+    # Inside a jit around constants.
+    if isinstance(found.scores, jax.core.Tracer):
+        return found
     unusable = np.isnan(np.asarray(found.scores[:, 0]))
     if unusable.any():
         row, rows = int(np.argmax(unusable)), int(np.count_nonzero(unusable))

@@ -194,3 +194,20 @@ def test_images_smaller_than_the_kernel(case):
     geometry = Geometry(strides, padding, how["dilation"], groups)
     choice = choose_conv(x.shape, shape, geometry, "cpu").method
     assert choice == ("blocks" if groups > 1 else "patches")
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_single_output_is_a_product(batch, groups):
+    numbers = np.random.default_rng(0)
+    x = numbers.normal(size=(batch, 15, 16, 3))
+    kernel = numbers.normal(size=(8, 9, 3 // groups, 6))
+    how = {"strides": (2, 3), "padding": ((1, 0), (2, 0)), "dilation": (2, 2), "groups": groups}
+    compare(
+        lambda x, kernel: core.conv(x, kernel, **how),
+        lambda x, kernel: _xla(x, kernel, how),
+        (jnp.asarray(x), jnp.asarray(kernel)),
+    )
+    geometry = Geometry(how["strides"], how["padding"], how["dilation"], groups)
+    choice = choose_conv(x.shape, kernel.shape, geometry, "cpu").method
+    assert choice == ("patches" if groups == 1 else "shifted")

@@ -36,6 +36,7 @@ LAYERS = {
         jl.Conv(3, 2, padding=((2, 1),), dilation=2), STEPS, full=True
     ),
     "conv, causal": Row(jl.Conv(3, 3, dilation=2, **CAUSAL), STEPS),
+    "conv, causal, long": Row(jl.Conv(3, 3, dilation=32, **CAUSAL), STEPS),
     "conv, causal, strided": Row(jl.Conv(3, 3, strides=2, **CAUSAL), STEPS, full=True),
     "conv of frames, causal": Row(jl.Conv(3, (2, 3), padding=((1, 0), (1, 1))), FRAMES, full=True),
     "transposed conv": Row(jl.ConvTranspose(3, 3, strides=2), STEPS),

@@ -18,11 +18,13 @@ from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import is_sharded
 from ..windows import Padding, explicit_padding
 from .algorithms import algorithm, is_small
-from .geometry import Geometry, direct
+from .geometry import Geometry, direct, output_sizes
 
 # How often a pixel may be copied into patches, kernel elements / strides: beyond that, copying
 # costs more than the product gains (0.6x for 7x7 with stride 2, 1.0 to 1.9x up to 3).
 _MAX_COPIES = 3
+# Of a kernel, for a single output to be one product: of 3 it is level or slower.
+_MIN_ELEMENTS = 16
 # Numbers in all patches: more of them leave the cache, and come from fresh pages at each call
 # (14 MB were 1.2x in one run and 0.7x in another).
 _MAX_PATCH_NUMBERS = 3 << 20
@@ -115,8 +117,11 @@ def choose_conv(
     if rank < 3 and is_small(x[1:-1], kernel, geometry):
         reason = "an image smaller than the kernel, for which XLA has no fast convolution"
         return AlgorithmChoice("patches", reason)
+    elements = math.prod(kernel[:rank])
+    if elements >= _MIN_ELEMENTS and set(output_sizes(x[1:-1], kernel, geometry)) == {1}:
+        return AlgorithmChoice("patches", "one output: a matrix product with the kernel as it lies")
     strided = rank == 2 and max(geometry.strides) > 1 and max(geometry.dilation) == 1
-    copies = math.prod(kernel[:rank]) / math.prod(geometry.strides)
+    copies = elements / math.prod(geometry.strides)
     few_copies = strided and isinstance(x[0], int) and copies <= _MAX_COPIES
     if few_copies and copies * math.prod(x) <= _MAX_PATCH_NUMBERS:
         reason = "strides: a pixel is in few patches, so patches are laid out"

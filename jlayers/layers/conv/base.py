@@ -26,6 +26,7 @@ from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
 from ...base.specs import cast_like, format_spec
 from ...base.types import Carry, Initializer, Params
+from ...core.step_ring import StepRing
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
 from ...core.windows import explicit_padding
 
@@ -33,6 +34,8 @@ Padding = str | tuple[tuple[int, int], ...]
 Image = jax.Array | jax.ShapeDtypeStruct
 
 IMAGE = "(batch, *spatial, channels)"
+# Steps of a window from which on its context is in a ring.
+_MIN_RING = 64
 NO_CHANNELS = "x[..., None] for images without a channel axis, x[None] for a single image"
 
 
@@ -58,8 +61,9 @@ def windowed_layer(
 ) -> Layer:
     """The layer of an operation with windows over time.
 
-    The carry of its stream is the context, the last ``extent - 1`` steps. A padded step is part of
-    it as a valid one is: convolutions and pools count time in steps, not in valid steps.
+    The carry of its stream is the context, the last ``extent - 1`` steps, or for a long window a
+    ring of the last ``extent``. A padded step is part of it as a valid one is: convolutions and
+    pools count time in steps, not in valid steps.
     """
 
     def start(params: Params, x: jax.ShapeDtypeStruct, capacity: int | None) -> Carry:
@@ -67,6 +71,9 @@ def windowed_layer(
         # Kernels of one step need no context: an empty carry, and no concatenation.
         if not window.context:
             return {}
+        if _in_ring(op, window):
+            steps = jnp.zeros((x.shape[0], window.extent, *x.shape[2:]), x.dtype)
+            return {"ring": steps, "oldest": jnp.zeros(x.shape[:1], jnp.int32)}
         shape = (x.shape[0], window.context)
         carry: Carry = {"context": jnp.zeros((*shape, *x.shape[2:]), x.dtype)}
         return carry | ({"valid": jnp.zeros(shape, bool)} if op.needs_mask else {})
@@ -85,7 +92,16 @@ def windowed_layer(
                     hint="blocks of a multiple of the model's stride: "
                     "jl.receptive_field(model, x).stride",
                 )
-        if carry:
+        if carry and "ring" in carry:
+            before = StepRing(carry["ring"], carry["oldest"])
+            ring = before.append(values)
+            after = {"ring": ring.steps, "oldest": ring.oldest}
+            # Of one step the ring holds the window; before a longer block, one step too many.
+            if values.shape[1] == 1:
+                block = ring.in_order()
+            else:
+                block = jnp.concatenate([before.in_order()[:, 1:], values], 1)
+        elif carry:
             # The context takes the place of the padding before the first step: zeros at the start
             # of a stream, as the padding of "CAUSAL" is.
             block = jnp.concatenate([carry["context"], values], 1)
@@ -102,6 +118,14 @@ def windowed_layer(
         return join(y, out_mask), after
 
     return of_steps(init, start, step, functools.partial(_receptive_field, op))
+
+
+def _in_ring(op: WindowedOp, window: TimeWindow) -> bool:
+    """Whether the context is in a ring, which saves most of what a single step moves.
+
+    With strides there are no blocks of one step, and a short context is shifted as fast.
+    """
+    return window.extent >= _MIN_RING and window.stride == 1 and not op.needs_mask
 
 
 def _causal_window(op: WindowedOp, x: Image) -> TimeWindow:
