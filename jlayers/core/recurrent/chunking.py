@@ -8,21 +8,20 @@ stores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
 from ..dispatch import AlgorithmChoice
 from ..dtypes import is_symbolic
 
-Carry = tuple[jax.Array, ...]
+Arrays = tuple[jax.Array, ...]
+Carry = Arrays
 # A static or traced position in time.
 Index = int | jax.Array
-# ``x W + b + h U`` of a summed cell, otherwise the two terms.
-Gates = jax.Array | tuple[jax.Array, jax.Array]
 S = TypeVar("S")
 V = TypeVar("V")
 Y = TypeVar("Y")
@@ -38,23 +37,39 @@ _STORE_FROM = 256
 
 
 class Cell(NamedTuple):
-    """What a step computes after its two products.
+    """What a step computes after its two products, and its gradient.
+
+    All of it is elementwise in the leading axes, so that one call serves a step, (batch, ...), and
+    a chunk of them, (steps, batch, ...).
 
     Attributes:
-      step: ``step(gates, carry) -> carry``, elementwise in the batch axis. ``gates`` is one array,
-        ``x W + b + h U``, for a summed cell, and otherwise the two terms.
-      summed: whether the cell needs only the sum.
+      summed: whether one array of the size of the gates is all that the gradient may store.
+      prepare: ``prepare(x W + b)``, for a chunk of steps at once.
+      activate: ``activate(prepared, h U)``, which the gradient may store.
+      step: ``step(activated, carry) -> carry``.
+      coefficients: ``coefficients(activated, before, after)``, with the carries before and after
+        the steps of a chunk: what ``backward`` needs, as far as no later step decides it.
+      backward: ``backward(coefficients, dcarry) -> (signal, drecurrent, dbefore)`` of one step,
+        linear in the cotangent of the carry after it. ``drecurrent`` is the cotangent of ``h U``,
+        and ``dbefore`` that of the carry before, without what comes through ``h U``.
+      gradients: ``gradients(coefficients, signal) -> (dprojected, drecurrent)``, the cotangents of
+        both products of a chunk, from what ``backward`` gave for each step.
     """
 
-    step: Callable[..., Carry]
     summed: bool
+    prepare: Callable[[jax.Array], Any]
+    activate: Callable[[Any, jax.Array], Any]
+    step: Callable[[Any, Carry], Carry]
+    coefficients: Callable[[Any, Carry, Carry], Arrays]
+    backward: Callable[[Arrays, Carry], tuple[Arrays, jax.Array, Carry]]
+    gradients: Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array]]
 
 
 def choose_recurrence(
     x: Sequence[int], hidden: int, width: int, summed: bool, dtype: DTypeLike
 ) -> AlgorithmChoice:
     """What the gradient does for an ``x`` of this shape and ``width`` gates, with the reason."""
-    size = _chunk(x[1], x[0] * width * jnp.dtype(dtype).itemsize)
+    size = _chunk(x[1], x[0] * width * np.dtype(dtype).itemsize)
     if is_symbolic(*x[:2]):
         return AlgorithmChoice("store", "sizes that are not known yet: all steps at once")
     if size >= x[1]:
@@ -114,22 +129,24 @@ class Plan(NamedTuple):
         return steps - start - size if self.reverse else start
 
     def ordered(self, values: jax.Array, axis: int) -> jax.Array:
-        return jnp.flip(values, axis) if self.reverse else values
+        return lax.rev(values, (axis,)) if self.reverse else values
 
     def take(self, values: jax.Array, start: Index, size: int) -> jax.Array:
         """(size, batch, ...) of (batch, time, ...), in the order in which the steps run."""
         place = self.place(values.shape[1], start, size)
         part = lax.dynamic_slice_in_dim(values, place, size, axis=1)
-        return self.ordered(jnp.swapaxes(part, 0, 1), 0)
+        return self.ordered(swap_leading(part), 0)
 
     def put(self, all_values: jax.Array, values: jax.Array, start: Index) -> jax.Array:
         """Writes back what ``take`` reads."""
         place = self.place(all_values.shape[1], start, values.shape[0])
-        part = jnp.swapaxes(self.ordered(values, 0), 0, 1)
+        part = swap_leading(self.ordered(values, 0))
         return lax.dynamic_update_slice_in_dim(all_values, part, place, axis=1)
 
-    def gates(self, projected: jax.Array, recurrent: jax.Array) -> Gates:
-        return projected + recurrent if self.cell.summed else (projected, recurrent)
+
+def swap_leading(values: jax.Array) -> jax.Array:
+    """(time, batch, ...) of (batch, time, ...), and the other way round."""
+    return lax.transpose(values, (1, 0, *range(2, values.ndim)))
 
 
 def over_chunks(
@@ -141,21 +158,24 @@ def over_chunks(
 ) -> tuple[S, Y]:
     """``state, y = chunk(state, start, size, values)`` for each chunk of (time, ...) values."""
     count, size, left = chunks
-    main = jax.tree.map(lambda v: v[: count * size].reshape(count, size, *v.shape[1:]), values)
-    rest = jax.tree.map(lambda v: v[count * size :], values)
+    main, rest = values, values
+    if left:
+        main = jax.tree.map(lambda v: lax.slice_in_dim(v, 0, count * size), values)
+        rest = jax.tree.map(lambda v: lax.slice_in_dim(v, count * size, None), values)
 
     def run_main(state: S) -> tuple[S, Y]:
         if count == 1:
             # No loop around a single chunk.
-            return chunk(state, 0, size, jax.tree.map(lambda v: v[0], main))
-        starts = jnp.arange(count) * size
+            return chunk(state, 0, size, main)
+        starts = lax.mul(lax.iota(np.int32, count), np.int32(size))
+        split = jax.tree.map(lambda v: lax.reshape(v, (count, size, *v.shape[1:])), main)
         state, y = lax.scan(
             lambda state, at: chunk(state, at[0], size, at[1]),
             state,
-            (starts, main),
+            (starts, split),
             reverse=reverse,
         )
-        return state, jax.tree.map(lambda m: m.reshape(count * size, *m.shape[2:]), y)
+        return state, jax.tree.map(lambda m: lax.reshape(m, (count * size, *m.shape[2:])), y)
 
     if not left:
         return run_main(state)
@@ -165,4 +185,4 @@ def over_chunks(
     else:
         state, y = run_main(state)
         state, last = chunk(state, count * size, left, rest)
-    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), y, last)
+    return state, jax.tree.map(lambda *parts: lax.concatenate(parts, 0), y, last)

@@ -1,12 +1,13 @@
 """SimpleRNN, LSTM and GRU as single functions, with the custom gradient of ``recurrence``.
 
-How to read this file: each function gives ``recurrence`` the elementwise part of its step, which
-takes sigmoids as (tanh(v / 2) + 1) / 2, so that all gates share one call of tanh.
+How to read this file: each function gives ``recurrence`` its ``Cell``, the elementwise part of a
+step forwards and backwards. Sigmoids are (tanh(v / 2) + 1) / 2, so that all gates of an LSTM share
+one call of tanh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import numpy as np
 from jax import lax
 
 from ..dispatch import traced_once
-from .chunking import Carry, Cell
+from ..norm import scalar
+from .chunking import Arrays, Carry, Cell
 from .scan import Weights, recurrence
 
 
@@ -50,8 +52,16 @@ def simple_rnn(
     def step(gates: jax.Array, carry: Carry) -> Carry:
         return (activation(gates),)
 
+    def coefficients(gates: jax.Array, before: Carry, after: Carry) -> Arrays:
+        _, pull = jax.vjp(activation, gates)
+        return pull(lax.full_like(gates, 1))  # type: ignore[no-any-return]
+
+    def backward(slope: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
+        dgates = lax.mul(*slope, *dcarry)
+        return (dgates,), dgates, (lax.full_like(dgates, 0),)
+
     outputs, (h,) = recurrence(
-        Cell(step, summed=True),
+        Cell(True, _as_it_is, lax.add, step, coefficients, backward, _same_for_both),
         x,
         carry,
         Weights(kernel, recurrent_kernel, bias, None),
@@ -92,7 +102,7 @@ def lstm(
       (outputs (batch, time, H), (h, c) after the last step that was not skipped).
     """
     outputs, (h, c) = recurrence(
-        Cell(_lstm_step, summed=True),
+        _LSTM,
         x,
         carry,
         Weights(kernel, recurrent_kernel, bias, None),
@@ -104,22 +114,50 @@ def lstm(
     return outputs, (h, c)
 
 
+# The functions below are of `lax` alone: those of `jnp` are each a program within the program.
+
+
 def _lstm_step(gates: jax.Array, carry: Carry) -> Carry:
     _, c = carry
-    i, f, g, o = jnp.split(_squash(gates, 4, tanh_at=2), 4, axis=-1)
-    c = 0.5 * ((f + 1) * c + (i + 1) * g)
-    return 0.5 * (o + 1) * jnp.tanh(c), c
-
-
-def _squash(gates: jax.Array, count: int, tanh_at: int | None = None) -> jax.Array:
-    """tanh(v / 2) = 2 sigmoid(v) - 1 of all gates, but tanh(v) of the one at ``tanh_at``."""
-    half = np.full((count, gates.shape[-1] // count), 0.5)
-    if tanh_at is not None:
-        half[tanh_at] = 1
-    scaled = gates * jnp.broadcast_to(jnp.asarray(half.ravel(), gates.dtype), gates.shape)
+    # tanh(v / 2) of i, f and o, and tanh(v) of g.
+    half = np.repeat([0.5, 0.5, 1.0, 0.5], gates.shape[-1] // 4).astype(gates.dtype)
+    scaled = lax.mul(gates, lax.broadcast_in_dim(half, gates.shape, (gates.ndim - 1,)))
     # Without the barrier XLA recomputes the tanh in each fusion that uses it.
-    squashed: jax.Array = lax.optimization_barrier(jnp.tanh(scaled))
-    return squashed
+    i, f, g, o = _split(lax.optimization_barrier(lax.tanh(scaled)), 4)
+    c = lax.add(lax.mul(_sigmoid_of(f), c), lax.mul(_sigmoid_of(i), g))
+    return lax.mul(_sigmoid_of(o), lax.tanh(c)), c
+
+
+def _lstm_coefficients(gates: jax.Array, before: Carry, after: Carry) -> Arrays:
+    # The factors themselves are 6 H a step to write and read, more than it costs to compute them
+    # again (docs/notes/0009).
+    return gates, before[1]
+
+
+def _lstm_backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
+    _, pull = jax.vjp(lambda gates, c: _lstm_step(gates, (c, c)), *coefficients)
+    dgates, dc = pull(dcarry)
+    return (dgates,), dgates, (lax.full_like(dc, 0), dc)
+
+
+def _same_for_both(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, jax.Array]:
+    (dgates,) = signal
+    return dgates, dgates
+
+
+def _as_it_is(values: jax.Array) -> jax.Array:
+    return values
+
+
+_LSTM = Cell(
+    summed=True,
+    prepare=_as_it_is,
+    activate=lax.add,
+    step=_lstm_step,
+    coefficients=_lstm_coefficients,
+    backward=_lstm_backward,
+    gradients=_same_for_both,
+)
 
 
 @traced_once("reverse", "method")
@@ -155,10 +193,10 @@ def gru(
       (outputs (batch, time, H), (h,) after the last step that was not skipped).
     """
     if recurrent_bias is not None:
-        others = jnp.zeros_like(recurrent_bias, shape=(2 * recurrent_bias.shape[0],))
-        recurrent_bias = jnp.concatenate([others, recurrent_bias])
+        others = lax.full_like(recurrent_bias, 0, shape=(2 * recurrent_bias.shape[0],))
+        recurrent_bias = lax.concatenate([others, recurrent_bias], 0)
     outputs, (h,) = recurrence(
-        Cell(_gru_step, summed=False),
+        _GRU,
         x,
         carry,
         Weights(kernel, recurrent_kernel, bias, recurrent_bias),
@@ -170,11 +208,107 @@ def gru(
     return outputs, (h,)
 
 
-def _gru_step(gates: tuple[jax.Array, jax.Array], carry: Carry) -> Carry:
+def _gru_prepare(projected: jax.Array) -> Arrays:
+    return tuple(_split(projected, 3))
+
+
+def _gru_activate(prepared: Arrays, recurrent: jax.Array) -> tuple[Arrays, jax.Array]:
+    return prepared, recurrent
+
+
+# XLA for CPU makes a function of a value that is read at several indices, and does not vectorise a
+# loop that calls it. So the three projections are three arrays (docs/notes/0009).
+def _gru_gates(activated: tuple[Arrays, jax.Array]) -> tuple[jax.Array, ...]:
+    """r, z, the candidate, and what of it r acts on."""
+    (xr, xz, xn), recurrent = activated
+    hr, hz, hn = _split(recurrent, 3)
+    r, z = (_sigmoid(lax.add(*terms)) for terms in ((xr, hr), (xz, hz)))
+    return r, z, lax.tanh(lax.add(xn, lax.mul(r, hn))), hn
+
+
+def _gru_step(activated: tuple[Arrays, jax.Array], carry: Carry) -> Carry:
     (h,) = carry
-    projected, recurrent = gates
-    split = 2 * h.shape[-1]
-    r, z = jnp.split(_squash(projected[..., :split] + recurrent[..., :split], 2), 2, axis=-1)
-    n = jnp.tanh(projected[..., split:] + 0.5 * (r + 1) * recurrent[..., split:])
-    z = 0.5 * (z + 1)
-    return (n + z * (h - n),)
+    _, z, n, _ = _gru_gates(activated)
+    return (lax.add(n, lax.mul(z, lax.sub(h, n))),)
+
+
+def _gru_coefficients(activated: tuple[Arrays, jax.Array], before: Carry, after: Carry) -> Arrays:
+    (h,) = before
+    r, z, n, hn = _gru_gates(activated)
+    not_r, not_z = _one_less(r), _one_less(z)
+    candidate = lax.mul(not_z, _one_less_square(n))
+    through_r = lax.mul(candidate, r)
+    own = [
+        lax.mul(lax.mul(through_r, not_r), hn),
+        lax.mul(lax.mul(lax.sub(h, n), z), not_z),
+        through_r,
+    ]
+    return _stack(own), candidate, z
+
+
+def _gru_backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
+    recurrent, _, z = coefficients
+    (dh,) = dcarry
+    return (dh,), _flat(lax.mul(recurrent, _repeat(dh, 3))), (lax.mul(dh, z),)
+
+
+def _gru_gradients(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, jax.Array]:
+    recurrent, candidate, _ = coefficients
+    dh = _repeat(signal[0], 3)
+    projected = _select_part(2, _repeat(candidate, 3), recurrent)
+    return _flat(lax.mul(projected, dh)), _flat(lax.mul(recurrent, dh))
+
+
+_GRU = Cell(
+    summed=False,
+    prepare=_gru_prepare,
+    activate=_gru_activate,
+    step=_gru_step,
+    coefficients=_gru_coefficients,
+    backward=_gru_backward,
+    gradients=_gru_gradients,
+)
+
+
+def _sigmoid(values: jax.Array) -> jax.Array:
+    return _sigmoid_of(lax.tanh(lax.mul(values, scalar(0.5, values))))
+
+
+def _sigmoid_of(squashed: jax.Array) -> jax.Array:
+    """sigmoid(v) of tanh(v / 2)."""
+    return lax.mul(lax.add(squashed, scalar(1, squashed)), scalar(0.5, squashed))
+
+
+def _one_less(values: jax.Array) -> jax.Array:
+    return lax.sub(scalar(1, values), values)
+
+
+def _one_less_square(values: jax.Array) -> jax.Array:
+    return _one_less(lax.square(values))
+
+
+def _split(values: jax.Array, count: int) -> Sequence[jax.Array]:
+    return lax.split(values, (values.shape[-1] // count,) * count, axis=values.ndim - 1)
+
+
+def _stack(parts: Sequence[jax.Array]) -> jax.Array:
+    """(..., parts, H) of arrays (..., H)."""
+    axis = parts[0].ndim - 1
+    return lax.concatenate([lax.expand_dims(part, (axis,)) for part in parts], axis)
+
+
+def _repeat(values: jax.Array, times: int) -> jax.Array:
+    """(..., times, H) of (..., H)."""
+    shape = (*values.shape[:-1], times, values.shape[-1])
+    return lax.broadcast_in_dim(values, shape, (*range(values.ndim - 1), values.ndim))
+
+
+def _select_part(index: int, chosen: jax.Array, others: jax.Array) -> jax.Array:
+    """``chosen`` for the part of that index, of arrays (..., parts, H)."""
+    parts = lax.broadcasted_iota(np.int32, others.shape, others.ndim - 2)
+    return lax.select(lax.eq(parts, lax.full_like(parts, index)), chosen, others)
+
+
+def _flat(values: jax.Array) -> jax.Array:
+    """(..., parts H) of (..., parts, H)."""
+    return lax.reshape(values, (*values.shape[:-2], values.shape[-2] * values.shape[-1]))

@@ -4,7 +4,8 @@ A step is ``carry' = cell(gates, carry)``, elementwise, with ``gates = x W + b``
 is the first entry of the carry). So the only products that depend on the previous step are ``h U``
 and, backwards, ``dgates U^T``. All others are computed for many steps at once: a chunk of them,
 small enough to stay in cache. The gradient stores the carry of each step. The gates are recomputed
-from it, a chunk at a time, or stored as well where that is cheaper.
+from it, a chunk at a time, or stored as well where that is cheaper. Of the backward step too, what
+no later step decides is computed for a chunk at once: the factors of its cotangents, with all tanh.
 
 How to read this file: ``recurrence`` picks a plan for each platform; ``_forward`` and ``_backward``
 are the two passes, each a loop over chunks with a scan over the steps inside; what they share is at
@@ -18,16 +19,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from ..custom_gradient import with_custom_gradient
-from ..dense import affine, kernel_gradient
+from ..dense import affine, kernel_gradient, matrix_product
 from ..dispatch import check_method, record_choice
-from ..dtypes import at_least_float32, is_symbolic
-from .chunking import METHODS, Carry, Cell, Gates, Index, Plan, choose_recurrence, over_chunks
+from ..dtypes import at_least_float32
+from .chunking import (
+    METHODS,
+    Arrays,
+    Carry,
+    Cell,
+    Index,
+    Plan,
+    choose_recurrence,
+    over_chunks,
+    swap_leading,
+)
 
-# Saves copies of the carry in the forward loop; unrolling the backward one costs (docs/notes/0009).
+# Steps in a turn of the forward loop on accelerators, where each turn costs some microseconds. On
+# CPU a turn of one step is run thunk by thunk, a longer one by a scheduler that costs more than the
+# step (docs/notes/0009).
 _UNROLLED = 8
 
 
@@ -48,11 +60,11 @@ class _Input(NamedTuple):
 
 
 _Output = tuple[jax.Array, Carry]
-# The carries after all steps, and the gates where they are stored.
-_Residuals = tuple[Carry, Gates | None]
+# The carries after all steps, and the activated gates where they are stored.
+_Residuals = tuple[Carry, Any]
 _Gradients = tuple[jax.Array, Carry, Weights]
-# Of one step: the cotangent of its output, its gates, the carry before it, which rows are valid.
-_BackwardStep = tuple[jax.Array, Gates, Carry, jax.Array | None]
+# Of one step: the cotangent of its output, the coefficients, which rows are valid.
+_BackwardStep = tuple[jax.Array, Arrays, jax.Array | None]
 
 
 def recurrence(
@@ -107,7 +119,7 @@ def recurrence(
     def pick(run: Callable[..., Any]) -> Callable[..., Any]:
         chunked, whole = (Plan(cell, reverse, stores, chunked) for chunked in (True, False))
         if chunked.chunks(x, width) == whole.chunks(x, width):
-            return functools.partial(run, whole)
+            return functools.partial(run, chunked)
         # Chunks are for the caches of a CPU; on accelerators one product of all steps is fastest.
         return functools.partial(
             lax.platform_dependent,
@@ -131,28 +143,32 @@ def _forward(plan: Plan, x: _Input, carry: Carry, weights: Weights) -> tuple[_Ou
 
     def chunk(
         state: tuple[Carry, Carry], start: Index, size: int, _: None
-    ) -> tuple[tuple[Carry, Carry], Gates | None]:
+    ) -> tuple[tuple[Carry, Carry], Any]:
         carry, stacked = state
         projected = affine(plan.take(x.values, start, size), weights.kernel, weights.bias)
+        prepared = plan.cell.prepare(projected)
 
-        def step(carry: Carry, at: tuple[jax.Array, jax.Array | None]) -> tuple[Carry, _Residuals]:
-            projected, valid = at
+        def step(carry: Carry, at: tuple[Any, jax.Array | None]) -> tuple[Carry, _Residuals]:
+            prepared, valid = at
             recurrent = affine(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
-            gates = plan.gates(projected, recurrent)
-            carry = _advance(plan, gates, carry, valid)
-            return carry, (carry, gates if plan.stores else None)
+            activated = plan.cell.activate(prepared, recurrent)
+            carry = _select(valid, plan.cell.step(activated, carry), carry)
+            stored = activated if plan.cell.summed else recurrent
+            return carry, (carry, stored if plan.stores else None)
 
-        at = (projected, _valid(plan, x, start, size))
-        unroll = 1 if is_symbolic(size) else min(size, _UNROLLED)
-        carry, (after, gates) = lax.scan(step, carry, at, unroll=unroll)
+        at = (prepared, _valid(plan, x, start, size))
+        unroll = 1 if plan.chunked else min(size, _UNROLLED)
+        carry, (after, stored) = lax.scan(step, carry, at, unroll=unroll)
         stacked = tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
-        return (carry, stacked), gates
+        if stored is not None and not plan.cell.summed:
+            stored = plan.cell.activate(prepared, stored)
+        return (carry, stacked), stored
 
     # Broadcast from the carry, so that they have its sharding.
-    stacked = tuple(_repeated(jnp.zeros_like(c), x.values.shape[1]) for c in carry)
+    stacked = tuple(_repeated(lax.full_like(c, 0), x.values.shape[1]) for c in carry)
     chunks = plan.chunks(x.values, weights.kernel.shape[1])
-    (carry, stacked), gates = over_chunks(chunk, (carry, stacked), None, chunks)
-    return (stacked[0], carry), (stacked, gates)
+    (carry, stacked), stored = over_chunks(chunk, (carry, stacked), None, chunks)
+    return (stacked[0], carry), (stacked, stored)
 
 
 def _backward(
@@ -161,73 +177,84 @@ def _backward(
     """The cotangents of x, the first carry and the weights."""
     steps, (doutputs, dcarry), (stacked, stored) = x.values.shape[1], ct, residuals
     # Once, and not at every step.
-    transposed = weights.recurrent_kernel.T
+    transposed = lax.transpose(weights.recurrent_kernel, (1, 0))
 
-    def before(start: Index, size: int) -> Carry:
-        """The carries before each step of a chunk, (size, batch, ...)."""
+    def before(start: Index, after: Carry) -> Carry:
+        """The carries before each step of a chunk, of those after them; (size, batch, ...)."""
 
-        def of(first: jax.Array, values: jax.Array) -> jax.Array:
-            place = plan.place(steps, jnp.maximum(start - 1, 0), 1)
-            last = lax.dynamic_index_in_dim(values, place, axis=1, keepdims=False)
-            last = jnp.where(start == 0, first, last)
-            return jnp.concatenate([last[None], plan.take(values, start, size)[:-1]])
+        def of(first: jax.Array, all_values: jax.Array, values: jax.Array) -> jax.Array:
+            last = first
+            if not isinstance(start, int) or start > 0:
+                earlier = lax.max(start, lax.full_like(start, 1)) - 1
+                place = plan.place(steps, earlier, 1)
+                last = lax.dynamic_index_in_dim(all_values, place, axis=1, keepdims=False)
+                last = lax.select(lax.eq(start, lax.full_like(start, 0)), first, last)
+            rest = lax.slice_in_dim(values, 0, values.shape[0] - 1)
+            return lax.concatenate([lax.expand_dims(last, (0,)), rest], 0)
 
-        return tuple(of(first, values) for first, values in zip(carry, stacked, strict=True))
+        return tuple(map(of, carry, stacked, after))
 
     # Rematerialised: see custom_gradient.py on loops in a gradient.
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
     def chunk(
-        state: tuple[Carry, Weights], start: Index, size: int, at: tuple[jax.Array, Gates | None]
+        state: tuple[Carry, Weights], start: Index, size: int, at: tuple[jax.Array, Any]
     ) -> tuple[tuple[Carry, Weights], jax.Array]:
-        (dcarry, dweights), (doutputs, gates) = state, at
-        inputs, carries = plan.take(x.values, start, size), before(start, size)
-        if gates is None:
+        (dcarry, dweights), (doutputs, activated) = state, at
+        inputs, valid = plan.take(x.values, start, size), _valid(plan, x, start, size)
+        after = tuple(plan.take(values, start, size) for values in stacked)
+        carries = before(start, after)
+        if activated is None:
             projected = affine(inputs, weights.kernel, weights.bias)
             recurrent = affine(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
-            gates = plan.gates(projected, recurrent)
+            activated = plan.cell.activate(plan.cell.prepare(projected), recurrent)
+        coefficients = plan.cell.coefficients(activated, carries, after)
+        if valid is not None:
+            # A skipped step passes on the cotangent of the carry, and nothing else.
+            coefficients = _select(valid, coefficients, _zeros(coefficients))
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
-        def step(dcarry: Carry, at: _BackwardStep) -> tuple[Carry, Gates]:
-            doutput, gates, carry, valid = at
-            _, pull = jax.vjp(
-                lambda gates, carry: _advance(plan, gates, carry, valid), gates, carry
-            )
-            dgates, (dh, *rest) = pull((dcarry[0] + doutput, *dcarry[1:]))
-            last = dgates if plan.cell.summed else dgates[1]
-            return (dh + affine(last, transposed, None), *rest), dgates
+        def step(dcarry: Carry, at: _BackwardStep) -> tuple[Carry, Arrays]:
+            doutput, coefficients, valid = at
+            dcarry = (lax.add(dcarry[0], doutput), *dcarry[1:])
+            signal, drecurrent, (dh, *rest) = plan.cell.backward(coefficients, dcarry)
+            dh = lax.add(dh, matrix_product(drecurrent, transposed))
+            signal = _select(valid, signal, _zeros(signal))
+            return _select(valid, (dh, *rest), dcarry), signal
 
-        steps_of_chunk = (doutputs, gates, carries, _valid(plan, x, start, size))
-        dcarry, dgates = lax.scan(step, dcarry, steps_of_chunk, reverse=True)
-        dprojected, drecurrent = (dgates, dgates) if plan.cell.summed else dgates
+        dcarry, signal = lax.scan(step, dcarry, (doutputs, coefficients, valid), reverse=True)
+        dprojected, drecurrent = plan.cell.gradients(coefficients, signal)
         more = Weights(
             kernel_gradient(inputs, dprojected, weights.kernel),
             kernel_gradient(carries[0], drecurrent, weights.recurrent_kernel),
             None if weights.bias is None else _total(dprojected),
             None if weights.recurrent_bias is None else _total(drecurrent),
         )
-        dweights = jax.tree.map(jnp.add, dweights, more)
+        dweights = jax.tree.map(lax.add, dweights, more)
         dx = lax.dot_general(dprojected, weights.kernel, (((2,), (1,)), ((), ())))
         return (dcarry, dweights), dx
 
     # Sums over all steps, so in float32 at least.
-    dweights = jax.tree.map(lambda w: jnp.zeros(w.shape, at_least_float32(w.dtype)), weights)
-    doutputs = plan.ordered(jnp.swapaxes(doutputs, 0, 1), 0)
+    dweights = jax.tree.map(lambda w: lax.full(w.shape, 0, at_least_float32(w.dtype)), weights)
+    doutputs = plan.ordered(swap_leading(doutputs), 0)
     chunks = plan.chunks(x.values, weights.kernel.shape[1])
     state, dx = over_chunks(chunk, (dcarry, dweights), (doutputs, stored), chunks, reverse=True)
     dcarry, dweights = state
     dweights = jax.tree.map(lambda w, d: d.astype(w.dtype), weights, dweights)
-    return jnp.swapaxes(plan.ordered(dx, 0), 0, 1), dcarry, dweights
+    return swap_leading(plan.ordered(dx, 0)), dcarry, dweights
 
 
-def _advance(plan: Plan, gates: Gates, carry: Carry, valid: jax.Array | None) -> Carry:
-    """The carry after a step; rows that are not ``valid``, (batch,), skip it."""
-    after = plan.cell.step(gates, carry)
+def _select(valid: jax.Array | None, new: Arrays, old: Arrays) -> Arrays:
+    """``new`` for the rows that are ``valid``, of the shape of their leading axes, else ``old``."""
     if valid is None:
-        return after
+        return new
     return tuple(
-        jnp.where(jnp.broadcast_to(valid[:, None], new.shape), new, old)
-        for new, old in zip(after, carry, strict=True)
+        lax.select(lax.broadcast_in_dim(valid, a.shape, tuple(range(valid.ndim))), a, b)
+        for a, b in zip(new, old, strict=True)
     )
+
+
+def _zeros(like: Arrays) -> Arrays:
+    return tuple(lax.full_like(values, 0) for values in like)
 
 
 def _valid(plan: Plan, x: _Input, start: Index, size: int) -> jax.Array | None:
@@ -236,8 +263,8 @@ def _valid(plan: Plan, x: _Input, start: Index, size: int) -> jax.Array | None:
 
 def _repeated(values: jax.Array, times: int) -> jax.Array:
     """(batch, times, ...) of (batch, ...)."""
-    return jnp.broadcast_to(values[:, None], (values.shape[0], times, *values.shape[1:]))
+    return lax.broadcast_in_dim(values, (values.shape[0], times, *values.shape[1:]), (0, 2))
 
 
 def _total(values: jax.Array) -> jax.Array:
-    return values.astype(at_least_float32(values.dtype)).sum((0, 1))
+    return lax.reduce_sum(values.astype(at_least_float32(values.dtype)), (0, 1))
