@@ -86,6 +86,10 @@ METHODS = {
     "planes": ((5, 4, 6), (3, 2, 3, 2, 4), (2, 1, 1), 1),
     "planes, all in one": ((5, 4, 6), (3, 1, 1, 2, 4), (2, 1, 1), 1),
     "planes, in lines": ((5, 4, 6), (3, 1, 1, 2, 4), (2, 1, 1), 1),
+    "rows": ((6, 5), (3, 2, 2, 4), (1, 2), 1),
+    "rows, 1-D": ((7,), (3, 2, 4), (2,), 1),
+    # Outputs to spare, and the gradient of the kernel image by image.
+    "rows, many": ((50, 3), (2, 2, 2, 17), (1, 1), 1),
     "direct": ((6, 5), (3, 2, 2, 4), (1, 2), 1),
 }
 
@@ -153,6 +157,50 @@ def test_a_method_that_cannot_compute_it_is_refused():
         ValueError, match="no method 'shifted' for these arguments, but 'direct', 'patches'"
     ):
         core.conv(x, kernel, **how, method="shifted")
+
+
+def _convolutions(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive is lax.conv_general_dilated_p:
+            yield equation.params["dimension_numbers"]
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from _convolutions(getattr(inner, "jaxpr", inner))
+
+
+def _is_jaxpr(value):
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
+
+
+@pytest.mark.parametrize("name", ["rows", "rows, many"])
+def test_rows_has_convolutions_that_xla_computes_well_in_loops(name):
+    """Batch first, channels last, kernels (*kernel_size, in, out): the gradients as well."""
+    x, kernel, how = _method_case(name)
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(core.conv(x, kernel, **how, method="rows")))
+
+    found = list(_convolutions(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel).jaxpr))
+    assert len(found) >= 3
+    for lhs, rhs, out in found:
+        rank = len(lhs) - 2
+        last = tuple(range(1, rank + 1))
+        assert lhs == out == (0, rank + 1, *last)
+        assert rhs == (rank + 1, rank, *range(rank))
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "padding", "method"),
+    [
+        ((8, 28, 28, 64), (3, 3, 64, 64), 1, "rows"),
+        ((2, 6, 6, 4), (3, 3, 4, 4), 1, "direct"),
+        ((8, 28, 28, 64), (3, 3, 64, 64), 3, "direct"),
+    ],
+)
+def test_large_dense_convolutions_run_by_rows_on_cpu(x, kernel, padding, method):
+    geometry = Geometry((1, 1), ((padding, padding),) * 2, (1, 1))
+    assert choose_conv(x, kernel, geometry, "cpu").method == method
+    assert choose_conv(x, kernel, geometry, "gpu").method == "direct"
 
 
 def test_gradients_keep_no_patches_for_the_backward_pass():

@@ -24,6 +24,7 @@ from jax import lax
 from ..custom_gradient import BilinearRule
 from ..dtypes import at_least_float32, is_symbolic
 from .geometry import Geometry, direct, output_shape, output_sizes, pad_image, slice_at, slices
+from .rows import rows_rule
 
 # With fewer kernel elements, sums of padded arrays, fused in one loop, beat slices of a padded
 # copy.
@@ -295,6 +296,8 @@ def algorithm(
     method: str, image: Sequence[int], kernel: Sequence[int], geometry: Geometry
 ) -> BilinearRule:
     """The programs of a method for an image and a kernel of these shapes."""
+    if method == "rows":
+        return rows_rule(geometry)
     value = {
         "direct": direct,
         "matmul": matmul,

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from ..custom_gradient import bilinear_op
 from ..dense import add_bias
@@ -19,6 +20,7 @@ from ..dtypes import is_sharded
 from ..windows import Padding, explicit_padding
 from .algorithms import algorithm, is_small
 from .geometry import Geometry, direct, output_sizes
+from .rows import takes_rows
 
 # How often a pixel may be copied into patches, kernel elements / strides: beyond that, copying
 # costs more than the product gains (0.6x for 7x7 with stride 2, 1.0 to 1.9x up to 3).
@@ -28,6 +30,8 @@ _MIN_ELEMENTS = 16
 # Numbers in all patches: more of them leave the cache, and come from fresh pages at each call
 # (14 MB were 1.2x in one run and 0.7x in another).
 _MAX_PATCH_NUMBERS = 3 << 20
+# Smaller convolutions, of some 0.2 ms, are not worth the longer program.
+_MIN_PRODUCTS_FOR_ROWS = 1 << 24
 
 
 @traced_once("strides", "padding", "dilation", "groups", "method")
@@ -53,8 +57,9 @@ def conv(
         VALID), or a (low, high) for each spatial axis.
       groups: how many groups the channels are split into.
       method: ``"direct"`` (XLA's own), ``"matmul"`` (kernels of one element), ``"patches"``
-        (im2col), ``"shifted"`` (one channel a group), ``"blocks"`` (groups), ``"planes"`` (3-D); by
-        default what ``choose_conv`` says for the platform that the program is compiled for.
+        (im2col), ``"shifted"`` (one channel a group), ``"blocks"`` (groups), ``"planes"`` (3-D),
+        ``"rows"`` (dense, 1-D and 2-D: XLA's own in other shapes); by default what ``choose_conv``
+        says for the platform that the program is compiled for.
 
     Returns:
       (batch, *spatial', out).
@@ -86,6 +91,10 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, method: str | 
     cpu, default = (
         choose_conv(x.shape, kernel.shape, geometry, platform) for platform in ("cpu", "gpu")
     )
+    if cpu.method == "rows" and not (
+        jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize <= 4
+    ):
+        cpu = AlgorithmChoice("direct", f"XLA's own, for {x.dtype}")
     record_choice("conv", cpu, default, method)
     rule = algorithm(method or cpu.method, x.shape, kernel.shape, geometry)
     # Where the platforms have the same programs, there is no branch.
@@ -129,6 +138,11 @@ def choose_conv(
     if rank == 3:
         reason = "3-D: the kernel's first axis as channels of a 2-D convolution"
         return AlgorithmChoice("planes", reason)
+    outputs = output_sizes(x[1:-1], kernel, geometry)
+    products = math.prod(kernel) * math.prod(outputs) * (x[0] if isinstance(x[0], int) else 1)
+    if takes_rows(x, kernel, geometry) and products >= _MIN_PRODUCTS_FOR_ROWS:
+        reason = f"dense {rank}-D: XLA's own, in forms for its faster library and for loops"
+        return AlgorithmChoice("rows", reason)
     reason = f"dense {rank}-D: XLA's own runs near the matrix product's speed"
     return AlgorithmChoice("direct", reason)
 
@@ -142,5 +156,6 @@ def _possible_methods(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> li
         "shifted": geometry.groups > 1 and kernel.shape[-2] == 1,
         "blocks": geometry.groups > 1,
         "planes": geometry.groups == 1 and x.ndim == 5,
+        "rows": takes_rows(x.shape, kernel.shape, geometry),
     }
     return [method for method, possible in conditions.items() if possible]
