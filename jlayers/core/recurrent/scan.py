@@ -38,8 +38,7 @@ from .chunking import (
 )
 
 # Steps in a turn of the forward loop on accelerators, where each turn costs some microseconds. On
-# CPU a turn of one step is run thunk by thunk, a longer one by a scheduler that costs more than the
-# step (docs/notes/0009).
+# CPU one step is faster (docs/notes/0009).
 _UNROLLED = 8
 
 
