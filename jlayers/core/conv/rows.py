@@ -33,6 +33,9 @@ _MIN_OUTPUTS_PER_SPARE = 14
 _MIN_HEIGHT = 16
 _MIN_ROWS = 96
 _MIN_ROWS_AT_A_TIME = 48
+# A product for each row of the kernel: of 5 rows and more, many small ones, which lose half where
+# other processes take the cores.
+_MAX_KERNEL_HEIGHT = 3
 
 
 def rows_rule(geometry: Geometry) -> BilinearRule:
@@ -136,7 +139,7 @@ def _kernel_gradient(
         for n, end, (low, _) in zip(x.shape[1:-1], ends, geometry.padding, strict=True)
     ]
     batch, rows = ct.shape[:2]
-    if x.ndim != 4 or is_symbolic(batch) or not _sums_over_rows(batch, rows, ct.shape[-1]):
+    if x.ndim != 4 or is_symbolic(batch) or not _sums_over_rows(kernel.shape, batch, rows):
         return _sum_over_pixels(x, ct, edges, geometry)
     x = pad_or_crop(x, edges)
     (height, width, inputs, features) = kernel.shape
@@ -160,8 +163,13 @@ def _kernel_gradient(
     return lax.transpose(total.reshape(height, inputs, width, features), (0, 2, 1, 3))
 
 
-def _sums_over_rows(batch: int, rows: int, features: int) -> bool:
-    return features > _MAX_FEW_CHANNELS and rows >= _MIN_HEIGHT and batch * rows >= _MIN_ROWS
+def _sums_over_rows(kernel: Sequence[int], batch: int, rows: int) -> bool:
+    return (
+        kernel[0] <= _MAX_KERNEL_HEIGHT
+        and kernel[-1] > _MAX_FEW_CHANNELS
+        and rows >= _MIN_HEIGHT
+        and batch * rows >= _MIN_ROWS
+    )
 
 
 def _sum_over_pixels(
