@@ -123,7 +123,7 @@ def choose_conv(
     if geometry.groups > 1:
         reason = f"{geometry.groups} groups, put together into dense convolutions"
         return AlgorithmChoice("blocks", reason)
-    if rank < 3 and is_small(x[1:-1], kernel, geometry):
+    if rank < 3 and is_small(x[1:-1], kernel):
         reason = "an image smaller than the kernel, for which XLA has no fast convolution"
         return AlgorithmChoice("patches", reason)
     elements = math.prod(kernel[:rank])
