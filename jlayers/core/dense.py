@@ -60,7 +60,14 @@ def kernel_gradient(x: jax.Array, ct: jax.Array, kernel: jax.Array) -> jax.Array
     """
 
     def contract(x: jax.Array, ct: jax.Array) -> jax.Array:
-        return _kernel_gradient(x, ct, kernel)
+        axes = tuple(range(x.ndim - 1))
+        return lax.dot_general(
+            x,
+            ct,
+            ((axes, axes), ((), ())),
+            preferred_element_type=at_least_float32(x.dtype),
+            out_sharding=jax.typeof(kernel).sharding,
+        )
 
     def contract_flat(x: jax.Array, ct: jax.Array) -> jax.Array:
         return contract(x.reshape(-1, x.shape[-1]), ct.reshape(-1, ct.shape[-1]))
@@ -72,17 +79,6 @@ def kernel_gradient(x: jax.Array, ct: jax.Array, kernel: jax.Array) -> jax.Array
     # merged axes only get in the way of partitioning over devices.
     result: jax.Array = lax.platform_dependent(x, ct, cpu=contract_flat, default=contract)
     return result
-
-
-def _kernel_gradient(x: jax.Array, ct: jax.Array, kernel: jax.Array) -> jax.Array:
-    axes = tuple(range(x.ndim - 1))
-    return lax.dot_general(
-        x,
-        ct,
-        ((axes, axes), ((), ())),
-        preferred_element_type=at_least_float32(x.dtype),
-        out_sharding=jax.typeof(kernel).sharding,
-    )
 
 
 def _flat_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
