@@ -305,8 +305,9 @@ def _repeat(values: jax.Array, times: int) -> jax.Array:
 
 def _select_part(index: int, chosen: jax.Array, others: jax.Array) -> jax.Array:
     """``chosen`` for the part of that index, of arrays (..., parts, H)."""
-    parts = lax.broadcasted_iota(np.int32, others.shape, others.ndim - 2)
-    return lax.select(lax.eq(parts, lax.full_like(parts, index)), chosen, others)
+    # jnp.where, since it gives the condition the sharding of the values.
+    parts = np.arange(others.shape[-2])[:, None]
+    return jnp.where(parts == index, chosen, others)
 
 
 def _flat(values: jax.Array) -> jax.Array:
