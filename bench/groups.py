@@ -104,8 +104,9 @@ def operation(row: Row) -> Entry:
 
 def _steps() -> dict[str, Entry]:
     def measure_row(name: str, budget: float, rounds: int) -> dict[str, Any]:
-        step = STEPS[name]
-        return {name: measure_step(step.title, step.builders(), budget, rounds, step.judged)}
+        step, limits = STEPS[name], (budget, rounds)
+        made = measure_step(step.title, step.builders(), *limits, step.judged, step.needs())
+        return {name: made}
 
     what = _sources("steps", "frameworks")
     return {name: Entry("steps", what, partial(measure_row, name)) for name in STEPS}

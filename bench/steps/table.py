@@ -39,6 +39,10 @@ class ModelStep(NamedTuple):
         builders = {name: functools.partial(self._build, name) for name in names}
         return builders | {"jlayers": builders[self.ours]}
 
+    def needs(self) -> tuple[float, float]:
+        """FLOPs and bytes of a step."""
+        return part("jlayers", "train").needs(self.model, self.size, self.optimizer)  # type: ignore[no-any-return]
+
     def _build(self, name: str) -> Step:
         from ..frameworks.weights import draw
 
@@ -56,14 +60,19 @@ class ModelStep(NamedTuple):
 
 
 class OtherStep(NamedTuple):
-    """Steps with builders of their own, from a module that is imported when it is measured."""
+    """Steps of the MLP with builders of their own, from a module that is imported when measured."""
 
     module: str
     title: str
+    steps: int
     judged: None = None
 
     def builders(self) -> dict[str, Callable[[], Step]]:
         return importlib.import_module(f".{self.module}", __package__).builders()
+
+    def needs(self) -> tuple[float, float]:
+        one = part("jlayers", "train").needs("mlp", Perceptron(), ADAM)
+        return self.steps * one[0], self.steps * one[1]
 
 
 MLP, TRANSFORMER = "MLP (784-128-128-10)", "transformer"
@@ -72,10 +81,10 @@ MLP, TRANSFORMER = "MLP (784-128-128-10)", "transformer"
 SLOW = SGD._replace(learning_rate=3e-5)
 STEPS: dict[str, ModelStep | OtherStep] = {
     "step-depthwise": ModelStep("MobileNetV2 (64x64 images)", "conv_net", mobilenet(), SLOW),
-    "step-fit": OtherStep("fit", f"{MLP}, 1000 steps in the loop that users run"),
+    "step-fit": OtherStep("fit", f"{MLP}, 1000 steps in the loop that users run", 1000),
     "step-lstm-lm": ModelStep("LSTM language model", "lstm_lm", LanguageModel(), ADAM),
     "step-mlp": ModelStep(MLP, "mlp", Perceptron(), ADAM),
-    "step-mlp-dispatch": OtherStep("dispatch", f"{MLP}, 32 steps"),
+    "step-mlp-dispatch": OtherStep("dispatch", f"{MLP}, 32 steps", 32),
     # Only the first loss is the same everywhere: through 50 layers with batch norm rounding grows
     # until it changes the second by 1 to 8%, at any rate. The tests compare more, of a small one.
     "step-resnet50": ModelStep("ResNet-50 (v1.5, 64x64 images)", "conv_net", resnet(), SGD, 1),

@@ -67,6 +67,16 @@ def test_the_first_losses_are_those_of_jlayers(step, name):
     assert first - last > 1e-3 * first
 
 
+def test_what_a_step_needs():
+    flops, moved = TINY["step-mlp"].needs()
+    products = 2 * 4 * (6 * 5 + 5 * 7 + 7 * 3)
+    # ReLU and the biases come on top of the products.
+    assert 3 * products < flops < 3 * (products + 4 * 4 * (5 + 7 + 3))
+    numbers = 6 * 5 + 5 + 5 * 7 + 7 + 7 * 3 + 3
+    # The parameters and Adam's two moments, with its count, are read and written.
+    assert moved == 2 * 4 * (3 * numbers + 1)
+
+
 def test_weights_of_another_model_are_reported():
     weights = {"head": {"kernel": draw("lstm_lm", SIZES["step-lstm-lm"])["head"]["kernel"]}}
     with pytest.raises(ValueError, match=r"no weights for \['tail_kernel'\]"):

@@ -8,7 +8,7 @@ import jax
 
 import jlayers as jl
 
-from ..optax_step import Model, cross_entropy, optax_optimizer, train
+from ..optax_step import Model, abstract_step, cross_entropy, optax_optimizer, train
 from ..sizes import Perceptron
 from ..step import ADAM, Optimizer, Training
 from ..weights import Weights
@@ -26,6 +26,17 @@ def pair(model: str, size: Any) -> Model:
 
 def training(model: str, size: Any, optimizer: Optimizer, weights: Weights | None) -> Training:
     return train(pair(model, size), size, optimizer, weights)
+
+
+def needs(model: str, size: Any, optimizer: Optimizer) -> tuple[float, float]:
+    """FLOPs of a step, and bytes: what it trains and the optimiser's moments, read and written.
+
+    The gradients take twice the arithmetic of the forward pass. Activations can stay in a cache.
+    """
+    own = pair(model, size)
+    _, (params, state, moments, x, _) = abstract_step(own, size, optimizer)
+    carried = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((params, moments)))
+    return 3.0 * jl.flops(own.apply, params, state, x), 2.0 * carried
 
 
 def init(model: Callable[..., jl.Layer], size: Any) -> None:
