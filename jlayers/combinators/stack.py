@@ -185,6 +185,8 @@ def ensemble(layer: LayerOrFunction, n: int) -> Layer:
 def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
     """The same layer, recomputed in the backward pass instead of stored (``jax.checkpoint``).
 
+    On CPU jaxlib 0.10 undoes this outside of loops; ``repeat(layer, n, remat=True)`` is a loop.
+
     Args:
       layer: any layer.
       policy: what to store, of ``jax.checkpoint_policies``; by default the input alone.
