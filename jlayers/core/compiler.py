@@ -6,6 +6,8 @@ import functools
 
 import jax
 
+# Those that JAX lowers for; core functions choose for a CPU and for all others (``record_choice``).
+PLATFORMS = ("cpu", "gpu", "tpu")
 # Measured on whole steps, as were those that are not here (docs/notes/0016-first-step.md).
 _CPU: dict[str, bool | str] = {
     # Loops that read a part of what they write copy none of it.
@@ -14,10 +16,10 @@ _CPU: dict[str, bool | str] = {
 
 
 def compiler_options(platform: str | None = None) -> dict[str, bool | str]:
-    """Options for ``jax.jit(..., compiler_options=...)``, with which the same program is faster.
+    """Options for ``jax.jit(..., compiler_options=...)``, with which loops copy less on CPU.
 
-    ``training.fit`` compiles its step with them; a jit of your own takes them as an argument. JAX
-    accepts them for an outermost ``jit`` alone.
+    ``training.fit`` compiles its step with them, and ``decoding`` its programs; a jit of your own
+    takes them as an argument. JAX accepts them for an outermost ``jit`` alone.
 
     Args:
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; by default the one that JAX uses here.
@@ -25,13 +27,27 @@ def compiler_options(platform: str | None = None) -> dict[str, bool | str]:
     Returns:
       Those options for that platform that this version of jaxlib knows; none except on CPU.
 
+    Raises:
+      ValueError: for another platform.
+
     >>> import jax, jlayers as jl
     >>> double = jax.jit(lambda x: 2 * x, compiler_options=jl.compiler_options())
     >>> float(double(1.0))
     2.0
     """
-    platform = platform or jax.default_backend()
+    if platform is None:
+        platform = jax.default_backend()
+    else:
+        check_platform(platform)
     return {name: _CPU[name] for name in _known()} if platform == "cpu" else {}
+
+
+def check_platform(platform: str) -> None:
+    """Raises a ``ValueError`` unless it is one of ``PLATFORMS``."""
+    if platform not in PLATFORMS:
+        raise ValueError(
+            f"platform {platform!r} is unknown\n  expected: {', '.join(map(repr, PLATFORMS))}"
+        )
 
 
 @functools.cache

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import jax
 import rich.box
+import rich.console
 import rich.markup
 import rich.table
+import rich.text
 
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
@@ -17,12 +19,9 @@ from ..base.paths import join
 from ..base.specs import specs_of
 from ..base.tracing import Trace, trace
 from ..base.types import PyTree
-from ..core.compiler import compiler_options
+from ..core.compiler import check_platform, compiler_options
 from ..core.dispatch import Record, recording
 from .summary import table_text
-
-# Those that JAX lowers for; core functions choose for a CPU and for all others (``record_choice``).
-PLATFORMS = ("cpu", "gpu", "tpu")
 
 
 class Decision(NamedTuple):
@@ -62,17 +61,17 @@ class Explanation(NamedTuple):
     def __repr__(self) -> str:
         return str(self)
 
-    def __rich__(self) -> rich.table.Table:
+    def __rich__(self) -> rich.console.RenderableType:
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
         for title in ("path", "layer", "operation", "method", f"why on {self.platform}"):
             table.add_column(title, overflow="fold")
         for row in self.decisions:
             table.add_row(*map(rich.markup.escape, row))
-        if self.compiler_options:
-            names = ", ".join(self.compiler_options)
-            table.caption = f"jl.compiler_options(): {rich.markup.escape(names)}"
-            table.caption_justify = "left"
-        return table
+        if not self.compiler_options:
+            return table
+        # No caption of the table, which would be broken at the width of a narrow one.
+        line = f"jl.compiler_options(): {', '.join(self.compiler_options)}"
+        return rich.console.Group(table, rich.text.Text(line, style="table.caption"))
 
 
 @public_api
@@ -102,10 +101,7 @@ def explain(layer: LayerOrFunction, x: PyTree, *, platform: str | None = None) -
     max_pool max_pool axes
     """
     layer, platform = lift(layer), platform or jax.default_backend()
-    if platform not in PLATFORMS:
-        raise ValueError(
-            f"platform {platform!r} is unknown\n  expected: {', '.join(map(repr, PLATFORMS))}"
-        )
+    check_platform(platform)
     trace(layer, x)  # before the specs are taken, for the error that names the layer
     decisions = tuple(_decisions(layer, specs_of(x), "", platform))
     return Explanation(platform, decisions, compiler_options(platform))

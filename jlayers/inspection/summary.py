@@ -193,7 +193,7 @@ def _scaled(number: int, step: int, units: tuple[str, ...]) -> tuple[float, str]
     return number / step**power, units[power]
 
 
-def table_text(table: rich.table.Table) -> str:
+def table_text(table: rich.console.RenderableType) -> str:
     """The table in plain characters, without blank lines."""
     text = io.StringIO()
     # Wide enough for any row: a pipe or a log file has no width of its own.

@@ -27,6 +27,11 @@ def test_an_option_that_it_does_not_know_is_left_out(monkeypatch):
         compiler._known.cache_clear()
 
 
+def test_an_unknown_platform():
+    with pytest.raises(ValueError, match=r"platform 'CPU' is unknown\n  expected: 'cpu', 'gpu'"):
+        jl.compiler_options("CPU")
+
+
 def _fitted(**options):
     x = np.linspace(-1, 1, 16, dtype=np.float32)[:, None]
     loss = lambda y, target: jnp.mean((y - target) ** 2)  # noqa: E731
@@ -50,3 +55,7 @@ def test_explain_shows_them():
     told = jl.explain(jl.Conv(4, 1), jl.spec((1, 4, 4, 2)), platform="cpu")
     assert told.compiler_options == jl.compiler_options("cpu")
     assert "jl.compiler_options(): xla_cpu" in str(told)
+    # In one line below a table that is narrower.
+    assert f"(): {', '.join(told.compiler_options)}" in str(
+        jl.explain(jl.Dense(4), jl.spec((1, 2)), platform="cpu")
+    )

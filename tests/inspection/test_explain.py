@@ -12,7 +12,7 @@ STEPS = jl.spec((2, 7, 3))
 
 # layer, input, methods that can compute it
 METHODS = [
-    (jl.Conv, (4, 1), {}, IMAGE, ("direct", "matmul", "patches")),
+    (jl.Conv, (4, 1), {}, IMAGE, ("direct", "matmul", "patches", "rows")),
     (jl.Conv, (8, 3), {"groups": 4}, IMAGE, ("direct", "shifted", "blocks")),
     (jl.Conv, (4, 3), {}, jl.spec((1, 4, 4, 4, 2)), ("direct", "patches", "planes")),
     (jl.ConvTranspose, (3, 4), {"strides": 2}, IMAGE, ("direct", "phases")),
