@@ -524,6 +524,11 @@ ERRORS = [
         "fit: compiler_options must be a dict of XLA's options by name",
         "compiler_options={} for none",
     ),
+    (
+        lambda: fit(compiler_options={"xla_cpu_an_option": [1]}),
+        "fit: compiler_options must be a dict of XLA's options by name",
+        "got:      {xla_cpu_an_option: [1]}",
+    ),
     (lambda: fit(prefetch=-1), "fit: prefetch must be an int of at least 0, got -1"),
     (lambda: fit(non_finite="explode"), "fit: unknown non_finite 'explode'", "'roll back'"),
     (

@@ -211,7 +211,10 @@ def fit(
 def _checked_options(options: Mapping[str, bool | str] | None) -> Mapping[str, bool | str]:
     if options is None:
         return default_compiler_options()
-    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+    if not isinstance(options, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, bool | int | float | str)
+        for name, value in options.items()
+    ):
         raise TrainingError(
             "compiler_options must be a dict of XLA's options by name",
             got=format_short(options),
