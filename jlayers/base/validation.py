@@ -29,7 +29,9 @@ def check_tree(tree: object, what: str) -> None:
     if type(tree) is dict:
         return
     hint = "params, state = layer.init(key, x); layer.apply(params, state, x)"
-    if isinstance(tree, tuple) and len(tree) == 2 and all(type(part) is dict for part in tree):
+    if what == "carry":
+        hint = "carry = start(params, state, x); y, carry = step(params, state, carry, x)"
+    elif isinstance(tree, tuple) and len(tree) == 2 and all(type(part) is dict for part in tree):
         hint = f"init returns a pair, unpack it: {hint}"
     # The type of these is plain from their text.
     plain = tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float)

@@ -225,6 +225,7 @@ STREAMS = [
     (
         lambda: jl.stream(CAUSAL).step(PARAMS, STATE, None, X),
         "serial: carry must be a tree of arrays",
+        "hint:     carry = start(params, state, x); y, carry = step(params, state, carry, x)",
     ),
     (lambda: jl.stream(CAUSAL, capacity=0), "stream: capacity must be a positive int, got 0"),
     (
