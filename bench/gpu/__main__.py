@@ -2,17 +2,18 @@
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import sys
 from typing import Any
 
-from ..results import FOLDER
-
 ROOT = pathlib.Path(__file__).parents[2]
 # Ignored by git, as all under runs/ is.
 REHEARSAL = ROOT / "runs" / "bench-gpu-rehearsal"
 CACHE = ROOT / "runs" / "bench-gpu-programs"
+# What jlayers and the benchmark import; of the other libraries, those that are there are measured.
+REQUIRED = ("jax", "optax", "rich", "safetensors")
 # What else the figures depend on there; those that are installed.
 LIBRARIES = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 
@@ -39,6 +40,13 @@ def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments)
     if not (options.minutes > 0 and options.budget > 0) or options.rounds < 1:
         sys.exit("--minutes and --budget are more than 0, and --rounds at least 1")
+    # Before anything imports them: no other target leaves it to the user to have them.
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"{sys.executable} has no {', '.join(missing)}: install what is missing there,"
+            " or choose another Python, as in make bench-gpu PYTHON=/path/to/python"
+        )
     # torch needs some of the memory that JAX would otherwise take at its start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
     from ..device import choose_platform
@@ -58,6 +66,7 @@ def main(arguments: list[str]) -> None:
 def run(planned: dict[str, Any], options: argparse.Namespace) -> None:
     """Does what fits in the minutes, and says what it found and what it left out."""
     from ..device import device, now
+    from ..results import FOLDER
     from . import words
     from .clock import Clock
     from .driver import DeviceLostError, Driver

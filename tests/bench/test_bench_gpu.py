@@ -302,6 +302,12 @@ def test_arguments_are_checked():
         program.main(["--minutes", "0"])
 
 
+def test_what_the_python_has_not_is_named(monkeypatch):
+    monkeypatch.setattr(program, "REQUIRED", ("jax", "jax_of_another_day", "rich"))
+    with pytest.raises(SystemExit, match="has no jax_of_another_day: install what is missing"):
+        program.main(["--list"])
+
+
 def test_it_prints_a_summary_and_writes_a_page(tmp_path, capsys, monkeypatch, no_floors):
     monkeypatch.setattr("bench.device.choose_platform", lambda name: None)
     monkeypatch.setattr(variants, "frameworks", lambda: ["jlayers", "lax"])
