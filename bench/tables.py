@@ -126,7 +126,7 @@ def means(rows: list[Result]) -> str:
         to_torch = times(geometric_mean(r.to_torch for r in found))
         text = f"{mode}: {to_peer} as fast as the best JAX peer, {to_torch} as torch"
         text += f" (geometric means over {compared} of {len(found)} rows)"
-        lines += [f"{text}, {sum(r.behind for r in found)} rows behind"] if compared else []
+        lines += [f"{text}, {sum(r.behind for r in found)} behind"] if compared else []
     return "\n".join(lines)
 
 
