@@ -103,6 +103,20 @@ def test_the_pages_are_found():
     assert {"README.md", "CONTRIBUTING.md", "docs/index.md", "docs/coming-from-keras.md"} <= names
 
 
+def test_the_readme_has_the_figures_of_the_benchmark():
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/benchmarks.md"))
+    rows = re.findall(r"\*\*all operations\*\* \| (\w+) \| (\d+) \| ([\d.]+)x", page)
+    # Of each device; the first is the one that the README is about.
+    modes = {mode: (count, float(figure)) for mode, count, figure in reversed(rows)}
+    (count,) = re.findall(r"runs (\d+) operations", readme)
+    ((gradient, forward),) = re.findall(
+        r"gradients are ([\d.]+) times and forward passes ([\d.]+) times", readme
+    )
+    assert {own for own, _ in modes.values()} == {count}
+    assert float(gradient) == pytest.approx(modes["gradient"][1], abs=0.051)
+    assert float(forward) == pytest.approx(modes["forward"][1], abs=0.051)
+
+
 def test_keras_page_ports_twelve_examples():
     page = (ROOT / "docs" / "coming-from-keras.md").read_text()
     headings = re.findall(r"^### Example (\d+): .+\?$", page, re.M)
