@@ -4,8 +4,9 @@ A step is ``carry' = cell(gates, carry)``, elementwise, with ``gates = x W + b``
 is the first entry of the carry). So the only products that depend on the previous step are ``h U``
 and, backwards, ``dgates U^T``. All others are computed for many steps at once: a chunk of them,
 small enough to stay in cache. The gradient stores the carry of each step. The gates are recomputed
-from it, a chunk at a time, or stored as well where that is cheaper. Of the backward step too, what
-no later step decides is computed for a chunk at once: the factors of its cotangents, with all tanh.
+from it, a chunk at a time, or stored as well where that is cheaper. Of the backward step too, a
+cell may compute for a chunk at once what no later step decides, as GRU does with the factors of its
+cotangents and all tanh.
 
 How to read this file: ``recurrence`` picks a plan for each platform; ``_forward`` and ``_backward``
 are the two passes, each a loop over chunks with a scan over the steps inside; what they share is at
