@@ -60,6 +60,7 @@ def variance_about(x: jax.Array, mean: jax.Array, mean_of: Mean) -> jax.Array:
 
 
 def centre(x: jax.Array, mean: jax.Array) -> jax.Array:
+    """``x - mean``, of the dtype of ``mean``, which has size 1 along the axes it was taken over."""
     return lax.sub(x.astype(mean.dtype), spread(mean, x.shape))
 
 
@@ -69,6 +70,7 @@ def spread(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def scalar(value: float, like: jax.Array) -> np.ndarray:
+    """A number of the dtype of ``like``."""
     return np.array(value, like.dtype)
 
 
@@ -78,6 +80,7 @@ def _sum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The mean over ``axes``, as ``_sum`` keeps them."""
     total = _sum(x, axes)
     return lax.div(total, lax.full_like(total, math.prod(x.shape[axis] for axis in axes)))
 

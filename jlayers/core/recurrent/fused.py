@@ -47,6 +47,16 @@ def simple_rnn(
 
     Returns:
       (outputs (batch, time, H), (h,) after the last step that was not skipped).
+
+    Raises:
+      ValueError: for an unknown method.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+    >>> one = jnp.ones((1, 1))
+    >>> y, (h,) = jl.core.simple_rnn(x, (one,), one, one, activation=lambda v: v)
+    >>> y.ravel().tolist(), h.tolist()
+    ([2.0, 4.0], [[4.0]])
     """
 
     def step(gates: jax.Array, carry: Carry) -> Carry:
@@ -100,6 +110,15 @@ def lstm(
 
     Returns:
       (outputs (batch, time, H), (h, c) after the last step that was not skipped).
+
+    Raises:
+      ValueError: for an unknown method.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x, zeros = jnp.ones((2, 3, 4)), jnp.zeros((2, 5))
+    >>> y, (h, c) = jl.core.lstm(x, (zeros, zeros), jnp.ones((4, 20)), jnp.ones((5, 20)))
+    >>> y.shape, h.shape, bool((y[:, -1] == h).all())
+    ((2, 3, 5), (2, 5), True)
     """
     outputs, (h, c) = recurrence(
         _LSTM,
@@ -191,6 +210,15 @@ def gru(
 
     Returns:
       (outputs (batch, time, H), (h,) after the last step that was not skipped).
+
+    Raises:
+      ValueError: for an unknown method.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x, zeros = jnp.ones((2, 3, 4)), jnp.zeros((2, 5))
+    >>> y, (h,) = jl.core.gru(x, (zeros,), jnp.ones((4, 15)), jnp.ones((5, 15)))
+    >>> y.shape, h.shape, bool((y[:, -1] == h).all())
+    ((2, 3, 5), (2, 5), True)
     """
     if recurrent_bias is not None:
         others = lax.full_like(recurrent_bias, 0, shape=(2 * recurrent_bias.shape[0],))
