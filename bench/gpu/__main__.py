@@ -93,7 +93,11 @@ def run(planned: dict[str, Any], options: argparse.Namespace) -> None:
         lost = f"the device computes nothing more: {error}"
     path = words.write_page(folder, here)
     print(*words.summary(found, list(left), clock.spent), sep="\n")
-    print(f"stored under {path.parent}; python -m bench report shows it in docs/benchmarks.md")
+    print(f"stored under {path.parent}")
+    if options.tiny:
+        print("a rehearsal, of tiny sizes: its figures say nothing")
+    elif folder == FOLDER:
+        print("python -m bench report shows it in docs/benchmarks.md")
     if lost:
         sys.exit(lost)
 

@@ -318,6 +318,8 @@ def test_it_prints_a_summary_and_writes_a_page(tmp_path, capsys, monkeypatch, no
     assert "law: dense: float32 " in printed
     assert "dense-32x784-128 forward: " in printed
     assert "1 of 1 layers are right" in printed
+    # The page of all results does not have those of a rehearsal.
+    assert printed.endswith("a rehearsal, of tiny sizes: its figures say nothing\n")
     (page,) = tmp_path.glob("*/page.md")
     assert "1 of 1 layers are right, against float64" in page.read_text()
     assert "| `dense-32x784-128` | forward | " in page.read_text()
