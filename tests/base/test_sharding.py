@@ -58,11 +58,21 @@ def test_a_sharded_batch(case, axis_type):
     expected, single = (jax.jit(f)(params, state, x) for f in (apply, slope))
     whole = jax.device_put((params, state), NamedSharding(mesh, everywhere))
     parts = jax.device_put(x, NamedSharding(mesh, split))
+
+    # The gradient of a sum over the rows of one device; shard_map sums it over all of them.
+    def apply_and_slope(params, state, x):
+        return apply(params, state, x), slope(params, state, x)
+
     mapped = jax.shard_map(
-        apply, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=split
+        apply_and_slope,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, split),
+        out_specs=(split, everywhere),
     )
-    np.testing.assert_allclose(jax.jit(mapped)(*whole, parts), expected, atol=1e-6)
+    out, gradients = jax.jit(mapped)(*whole, parts)
+    np.testing.assert_allclose(out, expected, atol=1e-6)
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(jax.jit(apply)(*whole, parts), expected, atol=1e-6)
         gradient = jax.jit(slope)(*whole, parts)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, single)
+    for found in (gradient, gradients):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, single)
