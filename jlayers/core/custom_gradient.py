@@ -87,7 +87,25 @@ def _with_tangent(
         return out, tangent(primals, residuals, [tangents[i] for i in active])
 
     f.defjvp(jvp, symbolic_zeros=True)
-    return f
+    return lambda *args: f(*_varying_alike(args))
+
+
+def _varying_alike(args: Args) -> Args:
+    """Arguments that all vary over the devices of a ``shard_map`` where one of them does.
+
+    A rule's gradient of parameters varies where the batch does, and has to be of the type of the
+    parameters. The transpose of the cast sums it over the devices.
+    """
+    varying = [_varying_axes(arg) for arg in args]
+    everywhere = frozenset[str]().union(*varying)
+    return tuple(
+        arg if axes == everywhere else lax.pcast(arg, tuple(everywhere - axes), to="varying")
+        for arg, axes in zip(args, varying, strict=True)
+    )
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+    return jax.typeof(x).manual_axis_type.varying  # type: ignore[no-any-return]
 
 
 def on_cpu(

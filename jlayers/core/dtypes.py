@@ -52,3 +52,11 @@ def is_sharded(x: jax.Array) -> bool:
     for its own operations: the algorithms of this package that reshape or scan step aside.
     """
     return any(jax.typeof(x).sharding.spec)
+
+
+def sharded_as(bools: jax.Array, x: jax.Array) -> jax.Array:
+    """Drawn ``bools`` of the shape of ``x``, sharded over explicit axes of a mesh as ``x`` is.
+
+    ``jnp.where`` refuses a condition that is not.
+    """
+    return bools & jnp.ones_like(x, bool) if is_sharded(x) else bools

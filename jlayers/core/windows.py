@@ -165,7 +165,9 @@ class Windows(NamedTuple):
         if selected is None and window > max(_MAX_SLICES, stride):
             # One slice of the program for each offset would be too many.
             zero = np.array(0, ct.dtype)
-            image = jax.ShapeDtypeStruct((*before, size, *after), ct.dtype)
+            # Of the type of ``ct``, which may be spread over devices.
+            edges = [(0, size - count if axis == dim else 0, 0) for axis in range(ct.ndim)]
+            image = lax.pad(ct, zero, edges)
             return apply_transpose(lambda x: self.reduce(x, zero, lax.add), image, ct)
         # Pixels in blocks of one stride. The windows of a block begin in it or up to `lookback`
         # blocks before.

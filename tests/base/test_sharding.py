@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from tables.tiers import full, sample
+from tables.instances import INSTANCES, Instance
+from tables.tiers import full, rows, sample
 
 import jlayers as jl
 
@@ -58,11 +59,69 @@ def test_a_sharded_batch(case, axis_type):
     expected, single = (jax.jit(f)(params, state, x) for f in (apply, slope))
     whole = jax.device_put((params, state), NamedSharding(mesh, everywhere))
     parts = jax.device_put(x, NamedSharding(mesh, split))
+
+    # The gradient of a sum over the rows of one device; shard_map sums it over all of them.
+    def apply_and_slope(params, state, x):
+        return apply(params, state, x), slope(params, state, x)
+
     mapped = jax.shard_map(
-        apply, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=split
+        apply_and_slope,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, split),
+        out_specs=(split, everywhere),
     )
-    np.testing.assert_allclose(jax.jit(mapped)(*whole, parts), expected, atol=1e-6)
+    out, gradients = jax.jit(mapped)(*whole, parts)
+    np.testing.assert_allclose(out, expected, atol=1e-6)
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(jax.jit(apply)(*whole, parts), expected, atol=1e-6)
         gradient = jax.jit(slope)(*whole, parts)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, single)
+    for found in (gradient, gradients):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, single)
+
+
+# What is chosen for other sizes than those of the table.
+OTHER_SIZES = {
+    "a long pool": Instance(jl.AvgPool(40, strides=7), jl.spec((2, 90, 3))),
+    "a long self-attention": Instance(jl.SelfAttention(2, causal=True), jl.spec((2, 512, 8))),
+    "a large convolution": Instance(jl.Conv(32, 3), jl.spec((2, 48, 48, 32))),
+    "an image smaller than the kernel": Instance(
+        jl.Conv(8, 3, padding="SAME"), jl.spec((2, 2, 2, 6))
+    ),
+}
+PLACED = {name: row for name, row in (INSTANCES | OTHER_SIZES).items() if row.batch_axis == 0}
+# Explicit sharding: JAX asks for ``out_sharding`` where axes of the user's own are merged.
+REFUSED = {"reshape", "self-attention in blocks, heads that share"}
+
+
+@pytest.mark.parametrize("name", rows(PLACED))
+def test_every_layer_has_gradients_on_two_devices(name):
+    """Its types of arrays are right, in training, in a shard_map and for explicit sharding."""
+    row = PLACED[name]
+    params, state = jax.eval_shape(row.layer.init, jax.random.key(0), row.x)
+    x = jax.tree.map(lambda leaf: jl.spec((2 * leaf.shape[0], *leaf.shape[1:]), leaf.dtype), row.x)
+
+    def loss(params, x, state):
+        y, _ = row.layer.apply(params, state, x, key=jax.random.key(1), train=True)
+        return sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(y))
+
+    slope = jax.grad(loss, (0, 1), allow_int=True)
+    everywhere, split = PartitionSpec(), PartitionSpec("batch")
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        if axis_type == AxisType.Explicit and name in REFUSED:
+            continue
+        mesh = jax.make_mesh((2,), ("batch",), axis_types=(axis_type,))
+        program = slope
+        if axis_type == AxisType.Auto:
+            specs = (everywhere, split, everywhere)
+            program = jax.shard_map(slope, mesh=mesh, in_specs=specs, out_specs=(everywhere, split))
+
+        def place(tree, spec, mesh=mesh):
+            sharding = NamedSharding(mesh, spec)
+            return jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+            )
+
+        with jax.set_mesh(mesh):
+            jax.eval_shape(
+                program, place(params, everywhere), place(x, split), place(state, everywhere)
+            )

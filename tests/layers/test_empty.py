@@ -68,6 +68,32 @@ def test_no_steps(name, key):
     _check(layer, x, empty, key)
 
 
+CONVOLUTIONS = {
+    "one output of no rows": ((0, 5, 6), (5,), 1, None),
+    "strides over no pixels": ((2, 0, 6), (1,), 1, None),
+    "patches": ((0, 5, 5, 6), (3, 3), 1, "patches"),
+    "shifted": ((0, 5, 6), (3,), 6, "shifted"),
+    "blocks": ((2, 0, 6), (1,), 3, "blocks"),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_every_convolution_of_nothing_has_gradients(name):
+    """Their types; there are no numbers."""
+    shape, size, groups, method = CONVOLUTIONS[name]
+    axes = len(size)
+
+    def total(x, kernel):
+        how = {"strides": (2,) * axes, "padding": "SAME", "dilation": (1,) * axes}
+        if "one output" in name:
+            how["padding"] = "VALID"
+        return jnp.sum(jl.core.conv(x, kernel, **how, groups=groups, method=method))
+
+    x, kernel = jl.spec(shape), jl.spec((*size, 6 // groups, 6))
+    dx, dkernel = jax.eval_shape(jax.grad(total, (0, 1)), x, kernel)
+    assert (dx.shape, dkernel.shape) == (x.shape, kernel.shape)
+
+
 NORMS = {
     "batch norm": (jl.BatchNorm(), IMAGE),
     "batch norm of vectors": (jl.BatchNorm(scale=False), VECTOR),

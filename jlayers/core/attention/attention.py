@@ -20,7 +20,7 @@ from jax import lax
 
 from ..custom_gradient import with_custom_gradient
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
-from ..dtypes import at_least_float32, is_symbolic
+from ..dtypes import at_least_float32, is_sharded, is_symbolic
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
 from .mask import AttentionMask
@@ -112,6 +112,8 @@ def attention(
         choose_attention(q.shape, k.shape, platform, has_bias=bias is not None)
         for platform in ("cpu", "gpu")
     )
+    if is_sharded(q) or is_sharded(k):
+        cpu = AlgorithmChoice("direct", "sharded over devices: XLA's own products")
     record_choice("attention", cpu, default, method)
     # An empty softmax is NaN, and a loop over no blocks has no output.
     if keys == 0 or q.size == 0:
@@ -347,9 +349,9 @@ def _blockwise(
 
         def direct(*args: jax.Array) -> Residuals:
             q, k, v = args[:3]
-            # Both branches must return the same shapes; the direct gradient does not use this one.
+            # Both branches must return the same types; the direct gradient does not use this one.
             shape = (k.shape[0] * static_mask.num_kv_heads, q.shape[1] * static_mask.groups)
-            unused = jnp.zeros(shape, at_least_float32(q.dtype))
+            unused = jnp.zeros_like(q, at_least_float32(q.dtype), shape=shape)
             return _direct(q, k, v, with_arrays(args)[0], options), unused
 
         out, log_denominator = _by_platform(blocks, direct, by_platform)(*args)

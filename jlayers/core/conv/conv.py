@@ -96,6 +96,9 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, method: str | 
     ):
         cpu = AlgorithmChoice("direct", f"XLA's own, for {x.dtype}")
     record_choice("conv", cpu, default, method)
+    # Of no images or pixels, whichever method is asked for: most forms divide by their number.
+    if 0 in x.shape or 0 in kernel.shape:
+        return direct(x, kernel, geometry)
     rule = algorithm(method or cpu.method, x.shape, kernel.shape, geometry)
     # Where the platforms have the same programs, there is no branch.
     if method is not None or (cpu.method == default.method and not any(rule[1:])):

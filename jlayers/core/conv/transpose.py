@@ -264,10 +264,8 @@ def _kernel_gradient(
     sides = zip(lows, x.shape[1:-1], geometry.strides, extents, ct.shape[1:-1], strict=True)
     padding = tuple((low, (n - 1) * s + 1 + extent - low - m) for low, n, s, extent, m in sides)
     strided = Geometry(geometry.strides, padding, geometry.dilation)
-    # Inputs and features change places.
-    flipped = jax.ShapeDtypeStruct(
-        (*kernel.shape[:-2], kernel.shape[-1], x.shape[-1]), kernel.dtype
-    )
+    # Inputs and features change places. An array, for its gradient varies over devices as it does.
+    flipped = jnp.swapaxes(kernel, -1, -2)
     method = choose_conv(ct.shape, flipped.shape, strided, "cpu").method
     gradient = algorithm(method, ct.shape, flipped.shape, strided).gradient_rhs(ct, flipped, x)
     return jnp.swapaxes(lax.rev(gradient, tuple(range(x.ndim - 2))), -1, -2)

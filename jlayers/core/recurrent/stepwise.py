@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..dispatch import AlgorithmChoice, check_method, record_choice
+from ..dtypes import sharded_as
 from .chunking import METHODS, Carry
 
 # What a cell computes from the input alone: one array, or a tuple of them.
@@ -110,7 +111,10 @@ def stepwise(
         dropout = options.recurrent_dropout_mask
         after = cell.step(projected, before[0] if dropout is None else before[0] * dropout, before)
         if keep_old is not None:
-            after = tuple(map(jnp.where, keep_old, before, after))
+            after = tuple(
+                jnp.where(sharded_as(keep, old), old, new)
+                for keep, old, new in zip(keep_old, before, after, strict=True)
+            )
         elif options.zoneout_rate is not None:
             rate = options.zoneout_rate
             after = tuple(

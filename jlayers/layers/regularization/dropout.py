@@ -12,6 +12,7 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence_mode import SequenceMode
 from ...base.types import Key, Params, State
+from ...core.dtypes import sharded_as
 
 
 @factory
@@ -60,6 +61,6 @@ def Dropout(rate: Fraction, *, shared_over_time: bool = False) -> Layer:
         shape = (x.shape[0], 1, *x.shape[2:]) if shared_over_time else x.shape
         # Scaled in training, so that the layer is the identity where it is used.
         keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
-        return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
+        return jnp.where(sharded_as(keep, x), x / (1 - rate), jnp.zeros_like(x)), state
 
     return Layer(init, apply, sequence_mode=SequenceMode.PER_STEP)
