@@ -3,8 +3,8 @@
 How to read this file: ``normalize`` is the formula for statistics that are given, and
 ``standardize`` takes them of ``x`` itself, with a gradient written by hand (batch and group norm).
 ``masked_normalize`` is the same for the valid steps of padded sequences, with the gradient that JAX
-derives. ``position_norm.py`` is for layer and RMS norm. ``variance_about`` is where speed and
-precision meet; docs/notes/0008-attention-and-norms.md has the measurements behind all of it.
+derives. ``position_norm.py`` is for layer and RMS norm. ``moments`` is where speed and precision
+meet; docs/notes/0008-attention-and-norms.md has the measurements behind all of it.
 """
 
 from __future__ import annotations
@@ -19,40 +19,91 @@ from jax import lax
 
 from .custom_gradient import with_custom_gradient
 from .dispatch import traced_once
-from .dtypes import at_least_float32, is_symbolic
+from .dtypes import at_least_float32, is_sharded, is_symbolic
 
-Mean = Callable[[jax.Array], jax.Array]
+Sums = Callable[[jax.Array], jax.Array]
 Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 # E[x^2] - E[x]^2 loses about as many digits as (mean / deviation) ** 2 has. Up to this square, a
 # mean of 8 deviations, float32 still has the variance to 5 digits.
 _MAX_SQUARED_MEAN = 64.0
-# 512 kB of float32. Up to there a second pass over the values takes about the time of a branch, or
-# less: half of it for 64 x 512, 1.1 times at this size.
-_MAX_CACHED = 1 << 17
+# 128 kB of float32. Up to there a second pass over the values takes no longer than a branch.
+_MAX_CACHED = 1 << 15
+# The most statistics that are searched one by one for one that is far from zero.
+_MAX_SEARCHED = 4096
 
 
-def variance_about(x: jax.Array, mean: jax.Array, mean_of: Mean) -> jax.Array:
-    """The mean square of ``x`` about its ``mean``."""
+def moments(x: jax.Array, sums_of: Sums, means_of: Sums, epsilon: float) -> Triple:
+    """The means of ``x``, its mean squares about them, and the inverse roots of these.
 
-    def two_pass(x: jax.Array, mean: jax.Array) -> jax.Array:
-        return mean_of(lax.square(centre(x, mean)))
+    Args:
+      x: an array.
+      sums_of: from an array like ``x`` to the sums over what shares a statistic.
+      means_of: from such sums to the means, of a shape that ``centre`` takes.
+      epsilon: is added before the root.
 
-    def one_pass(x: jax.Array, mean: jax.Array) -> jax.Array:
-        # On CPU the sums of values and of squares are one pass, that of centred values a second
-        # one, which costs 0.82x of Flax's forward pass. It is taken only where it is needed.
-        squared_mean = lax.square(mean)
-        variance = lax.sub(mean_of(lax.square(x.astype(mean.dtype))), squared_mean)
+    Returns:
+      (mean, variance, ``1 / sqrt(variance + epsilon)``), in float32 at least.
+    """
+    wide = at_least_float32(x.dtype)
+    first, second = for_uses(x, 2)
+
+    def with_root(mean: jax.Array, variance: jax.Array) -> Triple:
+        return mean, variance, inverse_root(lax.add(variance, scalar(epsilon, variance)))
+
+    def two_pass(x: jax.Array, total: jax.Array) -> Triple:
+        mean = means_of(total)
+        return with_root(mean, means_of(sums_of(lax.square(centre(x, mean)))))
+
+    def one_pass(total: jax.Array, squares: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean = means_of(total)
+        return mean, lax.sub(means_of(squares), lax.square(mean))
+
+    def is_precise(total: jax.Array, squares: jax.Array) -> jax.Array:
+        mean, variance = one_pass(total, squares)
         bound = lax.mul(variance, scalar(_MAX_SQUARED_MEAN, variance))
-        precise = lax.reduce_and(lax.le(squared_mean, bound), tuple(range(mean.ndim)))
-        chosen: jax.Array = lax.cond(precise, lambda: variance, lambda: two_pass(x, mean))
-        return chosen
+        return all_true(lax.le(lax.square(mean), bound))
 
+    total = sums_of(first.astype(wide))
     # Numbers that are in the cache from the first pass cost less than asking if they are needed.
     if not is_symbolic(*x.shape) and x.size <= _MAX_CACHED:
-        return two_pass(x, mean)
-    result: jax.Array = lax.platform_dependent(x, mean, cpu=one_pass, default=two_pass)
-    return result
+        return two_pass(second, total)
+    squares = sums_of(lax.square(second.astype(wide)))
+    # On CPU a pass over centred values takes longer than both of these sums: it is taken only where
+    # it is needed. Elsewhere it is always taken, and the compiler drops the sum of squares.
+    precise: jax.Array = lax.platform_dependent(
+        total, squares, cpu=is_precise, default=lambda *_: lax.full((), False)
+    )
+    # All that follows from the sums is in the branches: XLA:CPU runs a program of up to eight
+    # kernels in one go, without a scheduler, and those of a branch do not count.
+    chosen: Triple = lax.cond(
+        precise, lambda: with_root(*one_pass(total, squares)), lambda: two_pass(x, total)
+    )
+    return chosen
+
+
+def all_true(flags: jax.Array) -> jax.Array:
+    """Whether all of the flags are True."""
+    if is_symbolic(*flags.shape) or is_sharded(flags) or flags.size > _MAX_SEARCHED:
+        return lax.reduce_and(flags, tuple(range(flags.ndim)))
+    # Where is the first False, in True and the flags? XLA:CPU stores the flags and makes two
+    # kernels of their conjunction, and one kernel of this.
+    row = lax.pad(lax.reshape(flags, (flags.size,)), np.True_, [(1, 0, 0)])
+    return lax.eq(lax.argmin(row, 0, np.int32), np.int32(0))
+
+
+def for_uses(x: jax.Array, count: int) -> Sequence[jax.Array]:
+    """``x`` for as many uses that convert it to float32, where it is narrower.
+
+    Of equal conversions XLA makes one, and stores what has several uses: an array of twice the size
+    of ``x``. Sums on CPU convert what they read, each for itself, if nothing says that it is equal.
+    """
+    if x.dtype == at_least_float32(x.dtype):
+        return (x,) * count
+    separate: tuple[jax.Array, ...] = lax.platform_dependent(
+        x, cpu=lambda x: lax.optimization_barrier((x,) * count), default=lambda x: (x,) * count
+    )
+    return separate
 
 
 # The functions below are of `lax` alone: those of `jnp` are each a program within the program,
@@ -60,13 +111,13 @@ def variance_about(x: jax.Array, mean: jax.Array, mean_of: Mean) -> jax.Array:
 
 
 def centre(x: jax.Array, mean: jax.Array) -> jax.Array:
-    """``x - mean``, of the dtype of ``mean``, which has size 1 along the axes it was taken over."""
+    """``x - mean``, of the dtype of ``mean``, which is broadcast as by ``spread``."""
     return lax.sub(x.astype(mean.dtype), spread(mean, x.shape))
 
 
 def spread(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """``x``, of the rank of ``shape``, broadcast over its axes of size 1."""
-    return lax.broadcast_in_dim(x, shape, tuple(range(len(shape))))
+    """``x`` broadcast over its axes of size 1, and over axes of ``shape`` that follow its own."""
+    return lax.broadcast_in_dim(x, shape, tuple(range(x.ndim)))
 
 
 def scalar(value: float, like: jax.Array) -> np.ndarray:
@@ -79,17 +130,18 @@ def _sum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return lax.expand_dims(lax.reduce_sum(x, axes), axes)
 
 
-def mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mean over ``axes``, as ``_sum`` keeps them."""
-    total = _sum(x, axes)
-    return lax.div(total, lax.full_like(total, math.prod(x.shape[axis] for axis in axes)))
+def divided(total: jax.Array, count: int) -> jax.Array:
+    """``total / count``, for a count that may be symbolic."""
+    divisor = lax.full_like(total, count) if is_symbolic(count) else scalar(count, total)
+    return lax.div(total, divisor)
 
 
 @jax.custom_jvp
 def inverse_root(x: jax.Array) -> jax.Array:
     """``1 / sqrt(x)``, and NaN where ``x`` has overflowed: 0 would pass for a value."""
-    overflowed = lax.eq(x, lax.full_like(x, np.inf))
-    return lax.select(overflowed, lax.full_like(x, np.nan), lax.rsqrt(x))
+    overflowed = lax.eq(x, scalar(np.inf, x))
+    # NaN goes through the root, since what follows it is computed again for each value.
+    return lax.rsqrt(lax.select(overflowed, lax.full_like(x, np.nan), x))
 
 
 @inverse_root.defjvp
@@ -239,6 +291,7 @@ def standardize(
     wide = at_least_float32(x.dtype)
     axes, channels = tuple(axes), x.shape[-1]
     count = math.prod(x.shape[axis] for axis in axes)
+    size = 1 if groups is None else channels // groups
     if 0 in x.shape:  # 0 / 0 would be the statistics of the next batches too
         return masked_normalize(
             x, jnp.zeros(x.shape[:-1], bool), scale, bias, epsilon, axes, groups
@@ -249,15 +302,21 @@ def standardize(
 
     # First over positions, channel by channel, then over the channels of a group: both at once
     # were 3 times slower.
-    def mean_of(values: jax.Array) -> jax.Array:
-        return group_mean(mean_over(values, axes))
+    def sums_of(values: jax.Array) -> jax.Array:
+        return group_sum(_sum(values, axes))
+
+    def means_of(sums: jax.Array) -> jax.Array:
+        return divided(sums, count * size)
+
+    def group_sum(values: jax.Array) -> jax.Array:
+        """The sum over each group of channels, repeated for every channel of the group."""
+        if size == 1:
+            return values
+        grouped = values.reshape(*values.shape[:-1], channels // size, size)
+        return spread(_sum(grouped, (grouped.ndim - 1,)), grouped.shape).reshape(values.shape)
 
     def group_mean(values: jax.Array) -> jax.Array:
-        """The mean over each group of channels, repeated for every channel of the group."""
-        if groups in (None, channels):
-            return values
-        grouped = values.reshape(*values.shape[:-1], groups, channels // groups)
-        return spread(mean_over(grouped, (grouped.ndim - 1,)), grouped.shape).reshape(values.shape)
+        return values if size == 1 else divided(group_sum(values), size)
 
     def per_channel(value: jax.Array) -> jax.Array:
         return lax.expand_dims(value.astype(wide), range(x.ndim - 1))
@@ -265,9 +324,7 @@ def standardize(
     def forward(
         x: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> tuple[Triple, tuple[jax.Array, jax.Array]]:
-        mean = mean_of(x.astype(wide))
-        variance = variance_about(x, mean, mean_of)
-        inverse = inverse_root(lax.add(variance, scalar(epsilon, variance)))
+        mean, variance, inverse = moments(x, sums_of, means_of, epsilon)
         factor = lax.mul(inverse, per_channel(scale))
         y = lax.mul(centre(x, mean), spread(factor, x.shape))
         y = lax.add(y, spread(per_channel(bias), x.shape))
@@ -286,7 +343,7 @@ def standardize(
         b = lax.mul(lax.mul(inverse, group_mean(lax.mul(factor, dy_x_sum))), inverse)
         b = lax.sub(lax.mul(b, inverse), lax.mul(group_mean(dvariance), scalar(2, b)))
         c = lax.sub(group_mean(dmean), lax.mul(inverse, group_mean(lax.mul(factor, dy_sum))))
-        b, c = (lax.div(sums, lax.full_like(sums, count)) for sums in (b, c))
+        b, c = (divided(sums, count) for sums in (b, c))
         dx = lax.mul(dy, spread(a, x.shape))
         dx = lax.sub(dx, lax.mul(centred, spread(b, x.shape)))
         dx = lax.add(dx, spread(c, x.shape))

@@ -9,7 +9,7 @@ from jax import lax
 from .custom_gradient import with_custom_gradient
 from .dispatch import traced_once
 from .dtypes import at_least_float32
-from .norm import centre, inverse_root, mean_over, scalar, spread, variance_about
+from .norm import centre, divided, for_uses, inverse_root, moments, scalar, spread
 
 
 @traced_once("epsilon", "centred")
@@ -47,8 +47,11 @@ def position_norm(
     def row(values: jax.Array) -> jax.Array:
         return lax.broadcast_in_dim(values.astype(wide), x.shape, (last,))
 
-    def mean_of(values: jax.Array) -> jax.Array:
-        return mean_over(values, (last,))
+    def sums_of(values: jax.Array) -> jax.Array:
+        return lax.reduce_sum(values, (last,))
+
+    def means_of(sums: jax.Array) -> jax.Array:
+        return divided(sums, features)
 
     def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
         # A sum as a product with the weights: XLA for CPU would first store what it sums. Exact on
@@ -56,7 +59,7 @@ def position_norm(
         sums = lax.dot_general(
             values, weights, (((last,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
         )
-        return lax.expand_dims(lax.div(sums, lax.full_like(sums, features)), (last,))
+        return means_of(sums)
 
     def normalized(x: jax.Array, mean: jax.Array | None, inverse: jax.Array) -> jax.Array:
         centred_x = x.astype(wide) if mean is None else centre(x, mean)
@@ -66,11 +69,11 @@ def position_norm(
         x: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array]]:
         if centred:
-            mean = mean_of(x.astype(wide))
-            variance = variance_about(x, mean, mean_of)
+            mean, _, inverse = moments(x, sums_of, means_of, epsilon)
         else:
-            mean, variance = None, mean_of(lax.square(x.astype(wide)))
-        inverse = inverse_root(lax.add(variance, scalar(epsilon, variance)))
+            (values,) = for_uses(x, 1)
+            squares = sums_of(lax.square(values.astype(wide)))
+            mean, inverse = None, inverse_root(lax.add(means_of(squares), scalar(epsilon, squares)))
         y = lax.add(lax.mul(normalized(x, mean, inverse), row(scale)), row(bias))
         return y.astype(x.dtype), (mean, inverse)
 
