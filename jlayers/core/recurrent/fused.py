@@ -75,7 +75,7 @@ def simple_rnn(
         Cell(True, _as_it_is, _sum, step, coefficients, backward, _same_for_both),
         x,
         carry,
-        Weights(kernel, recurrent_kernel, bias, None),
+        Weights(kernel, recurrent_kernel, None, bias),
         reverse=reverse,
         method=method,
         name="simple_rnn",
@@ -125,7 +125,7 @@ def lstm(
         _LSTM,
         x,
         carry,
-        Weights(kernel, recurrent_kernel, bias, None),
+        Weights(kernel, recurrent_kernel, None, bias),
         reverse=reverse,
         method=method,
         name="lstm",
@@ -169,8 +169,9 @@ def _as_it_is(values: jax.Array) -> jax.Array:
     return values
 
 
-def _sum(projected: jax.Array, recurrent: jax.Array, _: jax.Array | None) -> jax.Array:
-    return lax.add(projected, recurrent)
+# The bias in each step: added to the projections it would be one more pass over them.
+def _sum(projected: jax.Array, recurrent: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return lax.add(projected, recurrent if bias is None else add_bias(recurrent, bias))
 
 
 _LSTM = Cell(
