@@ -45,7 +45,7 @@ class Cell(NamedTuple):
     Attributes:
       summed: whether one array of the size of the gates is all that the gradient may store.
       prepare: ``prepare(x W + b)``, for a chunk of steps at once.
-      activate: ``activate(prepared, h U)``, which the gradient may store.
+      activate: ``activate(prepared, h U, recurrent_bias)``, which the gradient may store.
       step: ``step(activated, carry) -> carry``.
       coefficients: ``coefficients(activated, before, after)``, with the carries before and after
         the steps of a chunk: what ``backward`` needs, as far as no later step decides it.
@@ -58,7 +58,7 @@ class Cell(NamedTuple):
 
     summed: bool
     prepare: Callable[[jax.Array], Any]
-    activate: Callable[[Any, jax.Array], Any]
+    activate: Callable[[Any, jax.Array, jax.Array | None], Any]
     step: Callable[[Any, Carry], Carry]
     coefficients: Callable[[Any, Carry, Carry], Arrays]
     backward: Callable[[Arrays, Carry], tuple[Arrays, jax.Array, Carry]]

@@ -44,7 +44,12 @@ _UNROLLED = 8
 
 
 class Weights(NamedTuple):
-    """kernel (in, G), recurrent_kernel (H, G), and two biases (G,), each of them optional."""
+    """kernel (in, G), recurrent_kernel (H, G), and optional biases.
+
+    Attributes:
+      bias: (G,), or None.
+      recurrent_bias: of the last entries of ``h U``, as many as it has, or None.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -150,8 +155,8 @@ def _forward(plan: Plan, x: _Input, carry: Carry, weights: Weights) -> tuple[_Ou
 
         def step(carry: Carry, at: tuple[Any, jax.Array | None]) -> tuple[Carry, _Residuals]:
             prepared, valid = at
-            recurrent = affine(carry[0], weights.recurrent_kernel, weights.recurrent_bias)
-            activated = plan.cell.activate(prepared, recurrent)
+            recurrent = matrix_product(carry[0], weights.recurrent_kernel)
+            activated = plan.cell.activate(prepared, recurrent, weights.recurrent_bias)
             carry = _select(valid, plan.cell.step(activated, carry), carry)
             stored = activated if plan.cell.summed else recurrent
             return carry, (carry, stored if plan.stores else None)
@@ -161,7 +166,7 @@ def _forward(plan: Plan, x: _Input, carry: Carry, weights: Weights) -> tuple[_Ou
         carry, (after, stored) = lax.scan(step, carry, at, unroll=unroll)
         stacked = tuple(plan.put(a, v, start) for a, v in zip(stacked, after, strict=True))
         if stored is not None and not plan.cell.summed:
-            stored = plan.cell.activate(prepared, stored)
+            stored = plan.cell.activate(prepared, stored, weights.recurrent_bias)
         return (carry, stacked), stored
 
     # Broadcast from the carry, so that they have its sharding.
@@ -205,8 +210,9 @@ def _backward(
         carries = before(start, after)
         if activated is None:
             projected = affine(inputs, weights.kernel, weights.bias)
-            recurrent = affine(carries[0], weights.recurrent_kernel, weights.recurrent_bias)
-            activated = plan.cell.activate(plan.cell.prepare(projected), recurrent)
+            recurrent = matrix_product(carries[0], weights.recurrent_kernel)
+            prepared = plan.cell.prepare(projected)
+            activated = plan.cell.activate(prepared, recurrent, weights.recurrent_bias)
         coefficients = plan.cell.coefficients(activated, carries, after)
         if valid is not None:
             # A skipped step passes on the cotangent of the carry, and nothing else.
@@ -226,8 +232,8 @@ def _backward(
         more = Weights(
             kernel_gradient(inputs, dprojected, weights.kernel),
             kernel_gradient(carries[0], drecurrent, weights.recurrent_kernel),
-            None if weights.bias is None else _total(dprojected),
-            None if weights.recurrent_bias is None else _total(drecurrent),
+            _bias_gradient(dprojected, weights.bias),
+            _bias_gradient(drecurrent, weights.recurrent_bias),
         )
         dweights = jax.tree.map(lax.add, dweights, more)
         dx = lax.dot_general(dprojected, weights.kernel, (((2,), (1,)), ((), ())))
@@ -266,5 +272,9 @@ def _repeated(values: jax.Array, times: int) -> jax.Array:
     return lax.broadcast_in_dim(values, (values.shape[0], times, *values.shape[1:]), (0, 2))
 
 
-def _total(values: jax.Array) -> jax.Array:
-    return lax.reduce_sum(values.astype(at_least_float32(values.dtype)), (0, 1))
+def _bias_gradient(ct: jax.Array, bias: jax.Array | None) -> jax.Array | None:
+    """The sum over steps and rows of the last entries, as many as the bias has."""
+    if bias is None:
+        return None
+    own = lax.slice_in_dim(ct, ct.shape[-1] - bias.shape[0], None, axis=ct.ndim - 1)
+    return lax.reduce_sum(own.astype(at_least_float32(ct.dtype)), (0, 1))
