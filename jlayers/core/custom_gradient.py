@@ -131,9 +131,13 @@ def on_cpu(
     def tangent_out(
         active: list[int], out: jax.Array, primals: Args, _: tuple[()], tangents: list[jax.Array]
     ) -> jax.Array:
+        # Each branch rematerialises: JAX splits a conditional that it transposes, and what a branch
+        # derives from the arguments would be a result of the one half in all branches.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
         def ours(primals: Args, tangents: list[jax.Array]) -> jax.Array:
             return tangent(primals, out, dict(zip(active, tangents, strict=True)))
 
+        @functools.partial(jax.checkpoint, prevent_cse=False)
         def of_default(primals: Args, tangents: list[jax.Array]) -> jax.Array:
             def varying(*args: jax.Array) -> jax.Array:
                 given = dict(zip(active, args, strict=True))

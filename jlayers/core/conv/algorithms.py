@@ -5,32 +5,34 @@ All take x (batch, *spatial, in), kernel (*kernel_size, in / groups, out) and a 
 How to read this file: ``algorithm`` at its end names the programs of each method, for the value
 and for the gradients of image and kernel. Where a section has a function for a gradient, XLA's own
 transpose of the forward program is slow; everywhere else it is what runs. The sections, in order:
-``matmul``, ``patches``, ``shifted``, ``blocks``, ``planes``. The tables behind them are in
-docs/notes/0009-compiled-cores.md.
+``matmul``, ``patches``, ``blocks``, ``planes``; ``rows.py`` and ``shifted.py`` have two more. The
+tables behind them are in docs/notes/0009-compiled-cores.md.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ..custom_gradient import BilinearRule
 from ..dtypes import at_least_float32, is_symbolic
-from .geometry import Geometry, direct, output_shape, output_sizes, pad_image, slice_at, slices
+from .geometry import (
+    Geometry,
+    direct,
+    one_window,
+    output_shape,
+    output_sizes,
+    pad_image,
+    slice_at,
+)
 from .rows import rows_rule
+from .shifted import shifted_rule
 
-# With fewer kernel elements, sums of padded arrays, fused in one loop, beat slices of a padded
-# copy.
-_MIN_SLICED_ELEMENTS = 16
-# A single output of at least as many is a product with ones: 1.2 to 1.7x as fast for 257.
-_MIN_SUMMED_ELEMENTS = 64
 # Windows of up to so many elements that touch without overlapping leave nothing to gain in the
 # gradient of the image; for those of 16 x 16 it is 35 times faster than XLA's.
 _MAX_SMALL_WINDOW = 4
@@ -62,18 +64,9 @@ def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     return y.reshape(x.shape[0], *out_shape, kernel.shape[-1])
 
 
-def _one_window(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """The pixels of a padded image that has one window: (batch, elements, in)."""
-    sides = zip(kernel.shape, geometry.dilation, strict=False)
-    stop = [d * (k - 1) + 1 for k, d in sides]
-    last = (x.shape[0], *stop, x.shape[-1])
-    window = lax.slice(x, (0,) * x.ndim, last, (1, *geometry.dilation, 1))
-    return window.reshape(x.shape[0], -1, x.shape[-1])
-
-
 def _one_output(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The product of an image's one window with the kernel as it lies in memory."""
-    window, (inputs, features) = _one_window(x, kernel, geometry), kernel.shape[-2:]
+    window, (inputs, features) = one_window(x, kernel, geometry), kernel.shape[-2:]
     shape = (x.shape[0], *(1 for _ in geometry.strides), features)
     if x.shape[0] != 1:
         return (window.reshape(x.shape[0], -1) @ kernel.reshape(-1, features)).reshape(shape)
@@ -112,99 +105,6 @@ def _tiles(x: jax.Array, tile: tuple[int, ...], out_shape: tuple[int, ...]) -> j
     outer, inner = range(1, 2 * rank, 2), range(2, 2 * rank + 1, 2)
     x = jnp.transpose(x, (0, *outer, *inner, 2 * rank + 1))
     return x.reshape(x.shape[0], *out_shape, -1)
-
-
-def shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """One channel a group: a sum of shifted images, each times a number for each channel.
-
-    XLA for CPU runs grouped convolutions one group at a time: this is about 20 times faster.
-    """
-    wide, features = at_least_float32(x.dtype), kernel.shape[-1]
-    weights = kernel.reshape(-1, features).astype(wide)
-    if len(weights) >= _MIN_SUMMED_ELEMENTS and set(
-        output_sizes(x.shape[1:-1], kernel.shape, geometry)
-    ) == {1}:
-        window = _one_window(pad_image(x, geometry), kernel, geometry).astype(wide)
-        window = _repeat_channels(window, features)
-        products = lax.mul(window, jnp.broadcast_to(weights, window.shape))
-        # Two rows of ones, as in the gradient of the kernel.
-        sums = jnp.einsum("jk,bkf->jbf", jnp.ones((2, len(weights)), wide), products)[0]
-        return sums.astype(x.dtype).reshape(x.shape[0], *(1 for _ in geometry.strides), features)
-    total = None
-    for row, (_, image) in enumerate(slices(x, kernel, geometry)):
-        image = _repeat_channels(image.astype(wide), features)
-        weight = lax.slice_in_dim(weights, row, row + 1)
-        last_two = (image.ndim - 2, image.ndim - 1)
-        term = lax.mul(image, lax.broadcast_in_dim(weight, image.shape, last_two))
-        total = term if total is None else lax.add(total, term)
-    assert total is not None
-    return total.astype(x.dtype)
-
-
-def _repeat_channels(image: jax.Array, features: int) -> jax.Array:
-    """(..., C) to (..., features), with each channel as often as need be, side by side."""
-    multiplier = features // image.shape[-1]
-    if multiplier == 1:
-        return image
-    shape = (*image.shape, multiplier)
-    image = lax.broadcast_in_dim(image, shape, range(image.ndim))
-    return image.reshape(*shape[:-2], features)
-
-
-def _flips(kernel: Sequence[int], geometry: Geometry) -> bool:
-    """Whether the image's gradient is computed as a convolution with the flipped kernel."""
-    one_output_each = kernel[-1] == geometry.groups
-    unstrided = all(s == 1 for s in geometry.strides)
-    return math.prod(kernel[:-2]) >= _MIN_SLICED_ELEMENTS and unstrided and one_output_each
-
-
-def _flipped_image_gradient(
-    x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
-) -> jax.Array:
-    # At stride 1 it is a convolution again, of the cotangent with the flipped kernel.
-    axes = tuple(range(len(geometry.strides)))
-    extents = [d * (k - 1) for k, d in zip(kernel.shape, geometry.dilation, strict=False)]
-    sides = zip(extents, geometry.padding, strict=True)
-    padding = tuple((extent - low, extent - high) for extent, (low, high) in sides)
-    return shifted(ct, lax.rev(kernel, axes), geometry._replace(padding=padding))
-
-
-def _shifted_kernel_gradient(
-    x: jax.Array, kernel: jax.Array, ct: jax.Array, geometry: Geometry
-) -> jax.Array:
-    """Image by image and offset by offset, so that each product and its sum stay in the cache."""
-    wide, channels = at_least_float32(x.dtype), ct.shape[-1]
-    kernel_size, pixels = kernel.shape[:-2], math.prod(ct.shape[1:-1])
-    offsets = np.array(list(itertools.product(*map(range, kernel_size), (0,))))
-    starts = offsets * (*geometry.dilation, 1)
-    sides = zip(ct.shape[1:-1], geometry.strides, strict=True)
-    extents = [(count - 1) * stride + 1 for count, stride in sides]
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def add_image(
-        total: jax.Array, x_and_ct: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, None]:
-        image, image_ct = (a.astype(wide) for a in x_and_ct)
-        image = lax.squeeze(pad_image(lax.expand_dims(image, (0,)), geometry), (0,))
-
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def of_offset(start: jax.Array) -> jax.Array:
-            part = lax.dynamic_slice(image, start, (*extents, image.shape[-1]))
-            part = lax.slice(part, (0,) * part.ndim, part.shape, (*geometry.strides, 1))
-            products = lax.mul(_repeat_channels(part, channels), image_ct)
-            # The sum as a product with ones: XLA for CPU would first copy each part that it sums
-            # (47 ms became 15 to 22 for 7x7 kernels on (8, 56, 56, 96)). Two rows of ones, because
-            # the product with a single row becomes a loop of strided reads (137 ms).
-            rows = products.reshape(pixels, channels)
-            sums = lax.dot(lax.full((2, pixels), 1, wide), rows)
-            return lax.index_in_dim(sums, 0, keepdims=False)
-
-        return lax.add(total, lax.map(of_offset, jnp.asarray(starts, jnp.int32))), None
-
-    # Made of the cotangent, so that it is sharded over devices as the batch is: scan insists on it.
-    zeros = jnp.zeros_like(ct[(0,) * (ct.ndim - 1)], wide)
-    total, _ = lax.scan(add_image, jnp.stack([zeros] * len(starts)), (x, ct))
-    return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -298,11 +198,12 @@ def algorithm(
     """The programs of a method for an image and a kernel of these shapes."""
     if method == "rows":
         return rows_rule(geometry)
+    if method == "shifted":
+        return shifted_rule(kernel, geometry)
     value = {
         "direct": direct,
         "matmul": matmul,
         "patches": patches,
-        "shifted": shifted,
         "blocks": blocks,
         "planes": planes,
     }[method]
@@ -318,13 +219,6 @@ def algorithm(
 
     # The gradient of the image is a convolution of the output, whose image it is then.
     small_output = is_small(output_sizes(image[1:-1], kernel, geometry), kernel)
-    if method == "shifted":
-        image_gradient = functools.partial(_flipped_image_gradient, geometry=geometry)
-        return BilinearRule(
-            run,
-            vjp_lhs=image_gradient if _flips(kernel, geometry) else None,
-            vjp_rhs=functools.partial(_shifted_kernel_gradient, geometry=geometry),
-        )
     if method == "patches":
         tiled = _tiles_image(kernel, geometry)
         # XLA sums overlapping patches faster; for small ones without overlap it is as good.

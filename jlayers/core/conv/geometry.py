@@ -100,6 +100,15 @@ def output_sizes(
     return tuple((n + low + high - d * (k - 1) - 1) // s + 1 for n, k, s, (low, high), d in axes)
 
 
+def one_window(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """The pixels of a padded image that has one window: (batch, elements, in)."""
+    sides = zip(kernel.shape, geometry.dilation, strict=False)
+    stop = [d * (k - 1) + 1 for k, d in sides]
+    last = (x.shape[0], *stop, x.shape[-1])
+    window = lax.slice(x, (0,) * x.ndim, last, (1, *geometry.dilation, 1))
+    return window.reshape(x.shape[0], -1, x.shape[-1])
+
+
 def slice_at(
     padded: jax.Array, offset: tuple[int, ...], out_shape: tuple[int, ...], geometry: Geometry
 ) -> jax.Array:
