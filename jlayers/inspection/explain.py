@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import rich.box
-import rich.console
-import rich.markup
-import rich.table
-import rich.text
 
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
@@ -22,6 +17,9 @@ from ..base.types import PyTree
 from ..core.compiler import check_platform, compiler_options
 from ..core.dispatch import Record, recording
 from .summary import table_text
+
+if TYPE_CHECKING:  # as in summary
+    import rich.console
 
 
 class Decision(NamedTuple):
@@ -62,6 +60,12 @@ class Explanation(NamedTuple):
         return str(self)
 
     def __rich__(self) -> rich.console.RenderableType:
+        import rich.box
+        import rich.console
+        import rich.markup
+        import rich.table
+        import rich.text
+
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
         for title in ("path", "layer", "operation", "method", f"why on {self.platform}"):
             table.add_column(title, overflow="fold")

@@ -9,13 +9,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import rich.box
-import rich.console
-import rich.markup
-import rich.table
 
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, public_api
@@ -27,6 +23,11 @@ from ..base.tracing import Trace, trace
 from ..base.types import PyTree
 from ..core.dtypes import is_symbolic
 from .flops import flops
+
+# Otherwise where a table is drawn: it is a large part of what importing jlayers adds to JAX.
+if TYPE_CHECKING:
+    import rich.console
+    import rich.table
 
 
 class Row(NamedTuple):
@@ -76,6 +77,10 @@ class Summary(NamedTuple):
         return str(self)
 
     def __rich__(self) -> rich.table.Table:
+        import rich.box
+        import rich.markup
+        import rich.table
+
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
         between = self.flops - sum(row.flops for row in self.rows)
         more = [Row("", "(between layers)", None, 0, 0, between)] if between != 0 else []
@@ -195,6 +200,8 @@ def _scaled(number: int, step: int, units: tuple[str, ...]) -> tuple[float, str]
 
 def table_text(table: rich.console.RenderableType) -> str:
     """The table in plain characters, without blank lines."""
+    import rich.console
+
     text = io.StringIO()
     # Wide enough for any row: a pipe or a log file has no width of its own.
     rich.console.Console(file=text, width=200).print(table)
