@@ -29,8 +29,12 @@ _NAMES = {
     "jlayers": {
         # layers
         f"jl.Dense(features): {_SIZES}": "Linear LazyLinear",
-        "jl.Dense(features), with jl.Reshape before or after it": "DenseGeneral",
-        "jl.compose with f.param and jnp.einsum": "Einsum",
+        "jl.Dense(features, axis=...), with a tuple of either": "DenseGeneral LinearGeneral",
+        "jl.Einsum(equation, letter=size)": "EinsumDense",
+        "jl.Affine(bias=False)": "Scale LayerScale",
+        "jl.Affine(scale=False)": "Bias",
+        "jl.maximum(*[jl.Dense(features) for _ in range(pieces)])": "Maxout",
+        "jl.multiply(jl.Dense(n), jl.serial(jl.Dense(n), jax.nn.silu))": "SwiGLU GEGLU GatedUnit",
         "jl.serial(jl.Dense(64), jax.nn.relu, jl.Dense(10))": "MLP",
         "jl.Embedding(num_embeddings, features)": "Embed",
         "jl.PositionEmbedding(num_positions), or jl.SinusoidalPositions()": (
@@ -53,13 +57,14 @@ _NAMES = {
         "jl.BatchNorm(): under jit its statistics are those of the whole batch": "SyncBatchNorm",
         f"jl.LayerNorm(): {_SIZES}": "LayerNormalization",
         f"jl.GroupNorm(groups): {_SIZES}": "GroupNormalization",
-        "jl.GroupNorm(channels): as many groups as there are channels": "InstanceNorm",
+        "jl.UnitNorm()": "UnitNormalization L2Normalize",
         f"jl.RMSNorm(): {_SIZES}": "RMSNormalization",
-        "jl.Dropout(rate, shared_over_time=True)": "SpatialDropout1D Dropout1d",
-        "jl.compose with f.key(): a mask of shape (batch, 1, 1, channels)": (
-            "SpatialDropout Dropout2d"
+        "jl.SpatialDropout(rate): the rank comes from the input": (
+            "SpatialDropout1D SpatialDropout2D SpatialDropout3D Dropout1d Dropout2d Dropout3d"
         ),
-        "jl.compose with f.key(): a mask of shape (batch, 1, 1, 1, channels)": "Dropout3d",
+        "jl.AlphaDropout(rate, whole_channels=True)": "FeatureAlphaDropout",
+        "jl.StochasticDepth(rate)": "DropPath",
+        "jl.ActivityPenalty(l1=..., l2=...)": "ActivityRegularization",
         "jl.SimpleRNN(features)": "VanillaRNN",
         "jl.LSTMCell(features)": "OptimizedLSTMCell",
         "jl.bidirectional(jl.LSTM(features))": "BiLSTM",
@@ -77,13 +82,14 @@ _NAMES = {
         ),
         "lambda x: jnp.transpose(x, ...)": "Permute",
         "lambda x: einops.rearrange(x, ...)": "Rearrange",
-        "padding= of the convolution, or lambda x: jnp.pad(x, ...)": "ZeroPadding",
-        "lambda x: jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), or jax.image.resize": "UpSampling",
-        "lambda x: jax.image.resize(x, ...)": "Upsample",
+        "padding= of the convolution, or jl.Pad(padding)": "ZeroPadding ConstantPad ZeroPad",
+        "jl.Pad(padding, mode='reflect')": "ReflectionPad",
+        "jl.Pad(padding, mode='replicate')": "ReplicationPad",
+        "jl.Pad(padding, mode='circular')": "CircularPad",
+        "jl.Crop(cropping)": "Cropping",
+        "jl.Resize(factor=2), or jl.Resize((height, width))": "UpSampling Upsample Resizing",
         "jl.Sequence(values, mask): the data carries its mask": "Masking",
         "jl.Sequence.from_rows(rows) pads rows of different lengths": "pad_sequence pad_sequences",
-        "jl.compose with f.key() and f.train": "GaussianNoise",
-        "jl.compose with f.param": "PReLU",
         # combinators
         "jl.serial(*layers)": "Sequential sequential",
         "jl.serial, jl.parallel or jl.branch; jl.compose for any other wiring": "ModuleList",
@@ -313,7 +319,9 @@ _ARGUMENTS = {
     "jl.core.attention computes the output alone; use jax.nn.softmax": "return_attention_scores",
     "train=True is passed to apply, and returns the new statistics": "track_running_stats",
     "jl.training.train_step(..., frozen='encoder/**')": "trainable",
-    "shared_over_time=True, or jl.compose with f.key()": "broadcast_dims noise_shape",
+    "shared_over_time=True, jl.SpatialDropout(rate), or jl.compose with f.key()": (
+        "broadcast_dims noise_shape"
+    ),
     "leave it out: arrays do not change": "inplace",
     "data: a source of batches (x, *targets)": "x y",
     "data=jl.training.Batches((x, y), batch_size)": "batch_size",

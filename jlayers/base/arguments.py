@@ -52,6 +52,16 @@ def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
     return positive(name, value)
 
 
+def axes(name: str, value: Any) -> int | tuple[int, ...]:
+    """``value`` as an axis, or as a tuple of different axes; negative ones count from the end."""
+    if isinstance(value, tuple | list):
+        found = tuple(integer(name, item) for item in value)
+        if not found or len(set(found)) < len(found):
+            raise LayerError(f"{name} must be an int or a tuple of different ints, got {value!r}")
+        return found
+    return integer(name, value)
+
+
 def fraction(name: str, value: Any) -> float:
     """``value`` as a float from 0 up to, not including, 1."""
     # Not 1: what is kept is divided by 1 - rate.
@@ -73,6 +83,13 @@ def number(name: str, value: Any, least: float = 0.0, most: float = math.inf) ->
     if not _is_number(value) or not least <= value <= most:
         kind = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         raise LayerError(f"{name} must be a number {kind}, got {format_short(value)}")
+    return float(value)
+
+
+def any_number(name: str, value: Any) -> float:
+    """``value`` as a float."""
+    if not _is_number(value):
+        raise LayerError(f"{name} must be a number, got {format_short(value)}")
     return float(value)
 
 
@@ -164,6 +181,13 @@ def padding(name: str, value: Any, causal: bool = False) -> Any:
     )
 
 
+def edge_sizes(name: str, value: Any) -> Any:
+    """Sizes of at least 0 for the edges of spatial axes: an int, or a (low, high) for each."""
+    if isinstance(value, tuple | list):
+        return tuple(_pad_pair(item) for item in value)
+    return integer(name, value, 0)
+
+
 def _pad_pair(item: Any) -> tuple[int, int]:
     if isinstance(item, tuple | list):
         if len(item) != 2:
@@ -176,7 +200,10 @@ def _pad_pair(item: Any) -> tuple[int, int]:
 # What the annotation of a factory's argument says of it. A bool is checked by ``flag``.
 Positive = Annotated[int, positive]
 Sizes = Annotated[int | tuple[int, ...], positive_sizes]
+EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
+Axes = Annotated[int | tuple[int, ...], axes]
 Fraction = Annotated[float, fraction]
+Number = Annotated[float, any_number]
 NonNegative = Annotated[float, number]
 UpToOne = Annotated[float, functools.partial(number, most=1.0)]
 AboveZero = Annotated[float, above_zero]
@@ -274,6 +301,17 @@ def has_features(x: Any, shape: str) -> None:
         raise LayerError("takes no empty last axis", expected=shape, got=format_spec(x))
 
 
+def axes_of(x: Any, axes: Sequence[int]) -> tuple[int, ...]:
+    """The axes of ``x``, counted from its first."""
+    rank = len(x.shape)
+    if any(not -rank <= axis < rank for axis in axes):
+        raise LayerError(f"there is no axis {[*axes]}", got=format_spec(x))
+    found = tuple(axis % rank for axis in axes)
+    if len(set(found)) < len(found):
+        raise LayerError(f"axes {[*axes]} name an axis twice", got=format_spec(x))
+    return found
+
+
 def spread(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
     """An int for all of ``rank`` spatial axes, or the tuple if it has as many entries."""
     if isinstance(value, int):
@@ -301,6 +339,17 @@ def spread_padding(value: Padding, rank: int) -> str | tuple[tuple[int, int], ..
             f"padding {value} has {len(value)} entries for {_axes(rank)}",
             expected=f"a name, an int, or {rank} pairs (low, high)",
         )
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def edges_of(x: Any, value: EdgeSizes, name: str) -> tuple[tuple[int, int], ...]:
+    """(low, high) for each spatial axis of (batch, *spatial, channels)."""
+    rank = len(value) + 2 if isinstance(value, tuple) else None
+    one_array(x, "(batch, *spatial, channels)", rank=rank, least_rank=3)
+    if isinstance(value, int):
+        return ((value, value),) * (len(x.shape) - 2)
+    if len(value) != len(x.shape) - 2:
+        raise LayerError(f"{name} {value} has {len(value)} entries for {_axes(len(x.shape) - 2)}")
     return tuple(value)  # type: ignore[arg-type]
 
 

@@ -13,13 +13,15 @@ from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
 from .norm import masked_normalize, normalize, standardize
-from .pooling import avg_pool, global_max_pool, max_pool
+from .pooling import avg_pool, global_max_pool, max_pool, min_pool, sum_pool
 from .position_norm import position_norm
 from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
+from .resampling import Interpolation, resize
 
 __all__ = [
     "Cache",
+    "Interpolation",
     "alibi_slopes",
     "apply_rope",
     "attention",
@@ -33,10 +35,13 @@ __all__ = [
     "lstm",
     "masked_normalize",
     "max_pool",
+    "min_pool",
     "normalize",
     "position_norm",
     "positions_from_mask",
+    "resize",
     "simple_rnn",
     "sinusoids",
     "standardize",
+    "sum_pool",
 ]

@@ -32,6 +32,17 @@ def min_value(dtype: DTypeLike) -> np.ndarray:
     return np.array(-np.inf if floating else np.iinfo(jnp.dtype(dtype)).min, dtype)
 
 
+def max_value(dtype: DTypeLike) -> np.ndarray:
+    """The largest value of a dtype as a scalar: infinity for floats.
+
+    >>> import jax.numpy as jnp
+    >>> float(max_value(jnp.float32)), int(max_value(jnp.int8))
+    (inf, 127)
+    """
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return np.array(np.inf if floating else np.iinfo(jnp.dtype(dtype)).max, dtype)
+
+
 def is_symbolic(*sizes: int) -> bool:
     """Whether a size has no number yet, as in a program that is exported for all sizes.
 

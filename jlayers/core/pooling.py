@@ -1,6 +1,7 @@
 """Pooling windows of any rank, channels last.
 
-How to read this file: ``max_pool`` and ``avg_pool`` each define three programs, XLA's own (direct),
+How to read this file: ``max_pool`` and ``avg_pool``, from which ``min_pool`` and ``sum_pool`` are
+made, each define three programs, XLA's own (direct),
 one axis after the other (by axis), and the gradient of the latter. ``_pool`` puts them
 together for the platform; ``choose_pool`` is the rule. ``_max_gradient`` decides how many images
 the gradient of the maximum takes at a time, ``_max_gradient_of`` computes it. The windows
@@ -12,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,66 @@ def avg_pool(
     if any(not is_symbolic(*sides) and max(sides) >= size for sides, size in pairs):
         count = jnp.maximum(count, jnp.ones_like(count))
     return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)
+
+
+def min_pool(
+    x: jax.Array,
+    *,
+    window_shape: Sequence[int],
+    strides: Sequence[int],
+    padding: Padding,
+    method: str | None = None,
+) -> jax.Array:
+    """The smallest value in each window; padding never wins.
+
+    Args:
+      x: (batch, *spatial, channels), floating or integer.
+      window_shape, strides, padding, method: as for ``max_pool``.
+
+    Returns:
+      (batch, *spatial', channels), of the dtype of ``x``.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1, 5, 2, 3]).reshape(1, 4, 1)
+    >>> jl.core.min_pool(x, window_shape=(2,), strides=(2,), padding="VALID").ravel().tolist()
+    [1, 2]
+    """
+    # The order turned round. For integers by the complement: the least one has no negative.
+    turn = lax.neg if jnp.issubdtype(x.dtype, jnp.floating) else lax.bitwise_not
+    options: Any = {"window_shape": window_shape, "strides": strides, "padding": padding}
+    return turn(max_pool(turn(x), **options, method=method))
+
+
+def sum_pool(
+    x: jax.Array,
+    *,
+    window_shape: Sequence[int],
+    strides: Sequence[int],
+    padding: Padding,
+    method: str | None = None,
+) -> jax.Array:
+    """The sum of each window.
+
+    Args:
+      x: (batch, *spatial, channels), floating.
+      window_shape, strides, padding, method: as for ``max_pool``.
+
+    Returns:
+      (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least.
+
+    Raises:
+      ValueError: for another method.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1.0, 5.0, 2.0]).reshape(1, 3, 1)
+    >>> jl.core.sum_pool(x, window_shape=(2,), strides=(2,), padding="SAME").ravel().tolist()
+    [6.0, 2.0]
+    """
+    options: Any = {"window_shape": window_shape, "strides": strides, "padding": padding}
+    mean = avg_pool(
+        x.astype(at_least_float32(x.dtype)), **options, count_include_pad=True, method=method
+    )
+    return (mean * math.prod(window_shape)).astype(x.dtype)
 
 
 def _sum_pool(x: jax.Array, windows: Windows, use_axes: bool, method: str | None) -> jax.Array:

@@ -1,19 +1,30 @@
 """Layers: thin pairs over ``jlayers.core``, one concept a file."""
 
+from .activation.prelu import PReLU
+from .activation.snake import Snake
 from .attention.cross_attention import CrossAttention
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
+from .linear.affine import Affine
+from .linear.bilinear import Bilinear
 from .linear.dense import Dense
+from .linear.einsum import Einsum
 from .linear.embedding import Embedding
 from .norm.batch_norm import BatchNorm
 from .norm.group_norm import GroupNorm
+from .norm.instance_norm import InstanceNorm
 from .norm.layer_norm import LayerNorm
+from .norm.local_response_norm import LocalResponseNorm
 from .norm.rms_norm import RMSNorm
+from .norm.unit_norm import UnitNorm
 from .pooling.avg_pool import AvgPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
+from .pooling.lp_pool import LpPool
 from .pooling.max_pool import MaxPool
+from .pooling.min_pool import MinPool
+from .pooling.sum_pool import SumPool
 from .position.position_embedding import PositionEmbedding
 from .position.sinusoidal_positions import SinusoidalPositions
 from .recurrent.cell import Cell
@@ -24,42 +35,79 @@ from .recurrent.lstm import LSTM, LSTMCell
 from .recurrent.min_gru import MinGRU, MinGRUCell
 from .recurrent.rnn import RNN
 from .recurrent.simple_rnn import SimpleRNN, SimpleRNNCell
+from .regularization.activity_penalty import ActivityPenalty
+from .regularization.alpha_dropout import AlphaDropout
+from .regularization.drop_block import DropBlock
 from .regularization.dropout import Dropout
+from .regularization.gaussian_dropout import GaussianDropout
+from .regularization.gaussian_noise import GaussianNoise
+from .regularization.spatial_dropout import SpatialDropout
+from .regularization.stochastic_depth import StochasticDepth
+from .resampling.channel_shuffle import ChannelShuffle
+from .resampling.pixel_shuffle import PixelShuffle
+from .resampling.pixel_unshuffle import PixelUnshuffle
+from .resampling.resize import Resize
+from .shape.crop import Crop
 from .shape.flatten import Flatten
+from .shape.pad import Pad
 from .shape.reshape import Reshape
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "ActivityPenalty",
+    "Affine",
+    "AlphaDropout",
     "AvgPool",
     "BatchNorm",
+    "Bilinear",
     "Cell",
+    "ChannelShuffle",
     "Conv",
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvTranspose",
+    "Crop",
     "CrossAttention",
     "Dense",
+    "DropBlock",
     "Dropout",
+    "Einsum",
     "Embedding",
     "Flatten",
     "GRUCell",
+    "GaussianDropout",
+    "GaussianNoise",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "InstanceNorm",
     "LSTMCell",
     "LayerNorm",
     "LinearRecurrence",
     "LinearRecurrenceCell",
+    "LocalResponseNorm",
+    "LpPool",
     "MaxPool",
     "MinGRU",
     "MinGRUCell",
+    "MinPool",
+    "PReLU",
+    "Pad",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "PositionEmbedding",
     "RMSNorm",
     "Reshape",
+    "Resize",
     "SelfAttention",
     "SimpleRNN",
     "SimpleRNNCell",
     "SinusoidalPositions",
+    "Snake",
+    "SpatialDropout",
+    "StochasticDepth",
+    "SumPool",
+    "UnitNorm",
 ]

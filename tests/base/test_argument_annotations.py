@@ -82,7 +82,10 @@ def test_every_layer_says_what_its_arguments_are():
         for function in FACTORIES
         if ".layers." in function.__module__
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in checks_of(function) and parameter.annotation in loose
+        if name not in checks_of(function)
+        and parameter.annotation in loose
+        # Einsum checks its sizes, whose names are letters, by itself.
+        and parameter.kind is not parameter.VAR_KEYWORD
     }
     assert unchecked == set()
 

@@ -44,7 +44,11 @@ WORDS = [
     (dense, {"kernel_initt": 3}, "kernel_init=3"),
     (dense, {"biass": False}, "bias=False"),
     (dense, {"name": "a"}, "names are given by the parent: jl.serial(encoder=layer)"),
-    (dense, {"axis": 1}, "it acts on the last axis; jnp.moveaxis before and after it for another"),
+    (
+        jl.LayerNorm,
+        {"axis": 1},
+        "it acts on the last axis; jnp.moveaxis before and after it for another",
+    ),
     (dense, {"dtype": "float32"}, "leave it out: outputs have the dtype of the input, parameters"),
     (dense, {"rngs": 0}, "keys are passed to init and apply: layer.init(key, x)"),
     (dense, {"key": 0}, "keys are passed to init and apply: layer.init(key, x)"),

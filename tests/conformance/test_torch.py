@@ -67,6 +67,143 @@ def test_dense(shape, bias):
     check(module, jl.Dense(3, bias=bias), shape, convert.torch_linear)
 
 
+RESIZE = {
+    "nearest": ("nearest", {"coordinates": "asymmetric"}, {}),
+    "nearest-exact": ("nearest", {}, {}),
+    "bilinear": ("linear", {}, {}),
+    "bilinear, corners": ("linear", {"coordinates": "align_corners"}, {"align_corners": True}),
+    "bicubic": ("cubic", {}, {}),
+    "bicubic, corners": ("cubic", {"coordinates": "align_corners"}, {"align_corners": True}),
+    "bilinear, antialias": ("linear", {"antialias": True}, {"antialias": True}),
+    "bicubic, antialias": (
+        "cubic",
+        {"antialias": True, "coefficient": -0.5},
+        {"antialias": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("sizes", [(10, 12), (3, 4), (7, 13), (1, 5), (15, 2)], ids=str)
+@pytest.mark.parametrize("name", RESIZE)
+def test_resize(name, sizes):
+    method, ours, theirs = RESIZE[name]
+
+    class Interpolate(nn.Module):
+        def forward(self, x):
+            mode = name.partition(",")[0]
+            return nn.functional.interpolate(x, sizes, mode=mode, **theirs)
+
+    check(
+        Interpolate(), jl.Resize(sizes, method=method, **ours), (2, 5, 6, 3), around=channels_first
+    )
+
+
+PADS = {
+    "reflect": nn.ReflectionPad2d,
+    "replicate": nn.ReplicationPad2d,
+    "circular": nn.CircularPad2d,
+    "constant": lambda edges: nn.ConstantPad2d(edges, 0.5),
+}
+
+
+@pytest.mark.parametrize("mode", PADS)
+def test_pad(mode):
+    # PyTorch begins with the last axis: left, right, top, bottom.
+    value = {"value": 0.5} if mode == "constant" else {}
+    layer = jl.Pad(((1, 3), (2, 0)), mode=mode, **value)
+    check(PADS[mode]((2, 0, 1, 3)), layer, (2, 5, 4, 3), around=channels_first)
+
+
+def test_channels_and_pixels():
+    x = (2, 4, 6, 12)
+    check(nn.PixelShuffle(2), jl.PixelShuffle(2), x, around=channels_first)
+    check(nn.PixelUnshuffle(2), jl.PixelUnshuffle(2), x, around=channels_first)
+    check(nn.ChannelShuffle(3), jl.ChannelShuffle(3), x, around=channels_first)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3.5])
+@pytest.mark.parametrize("strides", [None, 1])
+def test_lp_pool(p, strides):
+    x = np.abs(convert.draw_input((2, 5, 6, 3), "float64"))
+    check(
+        nn.LPPool2d(p, (2, 3), strides),
+        jl.LpPool(p, (2, 3), strides=strides),
+        x,
+        around=channels_first,
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 1, "padding": 1}], ids=convert.label)
+def test_min_and_sum_pool(options):
+    """PyTorch has neither: its maximum of the negative, and its mean times the window."""
+
+    class Turned(nn.MaxPool2d):
+        def forward(self, x):
+            return -super().forward(-x)
+
+    own = torch_options(options)
+    x = (2, 5, 6, 3)
+    check(Turned(3, **own), jl.MinPool(3, **options), x, around=channels_first)
+    check(
+        nn.AvgPool2d(3, divisor_override=1, **own),
+        jl.SumPool(3, **options),
+        x,
+        around=channels_first,
+    )
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_local_response_norm(size):
+    oracle = nn.LocalResponseNorm(size, alpha=0.7, beta=0.6, k=1.5)
+    layer = jl.LocalResponseNorm(size, alpha=0.7, beta=0.6, k=1.5)
+    check(oracle, layer, (2, 3, 2, 6), around=channels_first)
+
+
+def test_instance_norm():
+    oracle = nn.InstanceNorm2d(5, eps=1e-2, affine=True, **F64)
+    check(
+        oracle,
+        jl.InstanceNorm(epsilon=1e-2),
+        (2, 3, 4, 5),
+        lambda w: {"scale": w["weight"], "bias": w["bias"]},
+        channels_first,
+    )
+
+
+@pytest.mark.parametrize("axis", [-1, (1, 2)], ids=str)
+def test_unit_norm(axis):
+    class Normalize(nn.Module):
+        def forward(self, x):
+            return nn.functional.normalize(x, dim=axis)
+
+    check(Normalize(), jl.UnitNorm(axis), (2, 3, 4))
+
+
+def test_bilinear():
+    def both(module, x):
+        return module(x[..., :4], x[..., 4:])
+
+    check(
+        nn.Bilinear(4, 3, 5, **F64),
+        jl.serial(lambda x: (x[..., :4], x[..., 4:]), bilinear=jl.Bilinear(5)),
+        (2, 6, 7),
+        lambda w: {
+            "bilinear": {"kernel": jnp.transpose(w["weight"], (1, 2, 0)), "bias": w["bias"]}
+        },
+        both,
+    )
+
+
+@pytest.mark.parametrize("per_feature", [False, True])
+def test_prelu(per_feature):
+    check(
+        nn.PReLU(4 if per_feature else 1, **F64),
+        jl.PReLU(per_feature=per_feature),
+        (3, 4),
+        lambda w: {"slope": w["weight"] if per_feature else w["weight"][0]},
+    )
+
+
 def test_embedding():
     ids = convert.draw_ids((2, 3), 5)
     check(nn.Embedding(5, 3, **F64), jl.Embedding(5, 3), ids, convert.torch_embedding)

@@ -51,6 +51,31 @@ def test_dense(shape, bias):
     check(nn.Dense(3, use_bias=bias, **F64), jl.Dense(3, bias=bias), shape)
 
 
+@pytest.mark.parametrize(
+    ("features", "axis"), [((2, 3), -1), (5, (1, -1)), ((2, 3), (1, 2))], ids=str
+)
+def test_dense_over_axes(features, axis):
+    oracle = nn.DenseGeneral(features, axis, **F64)
+    check(oracle, jl.Dense(features, axis=axis), (2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("equation", "sizes", "bias_axes"),
+    [("...d,dhk->...hk", {"h": 2, "k": 3}, "hk"), ("bthk,hkd->btd", {"d": 5}, "d")],
+    ids=["to heads", "from heads"],
+)
+def test_einsum(equation, sizes, bias_axes):
+    shape = (2, 3, 4) if "..." in equation else (2, 3, 4, 5)
+    known = {"d": 4} | sizes if "..." in equation else {"h": 4, "k": 5} | sizes
+    kernel = equation.split(",")[1].split("->")[0]
+    oracle = nn.Einsum([known[letter] for letter in kernel], equation, **F64)
+    check(oracle, jl.Einsum(equation, bias_axes=bias_axes, **sizes), shape)
+
+
+def test_prelu():
+    check(nn.PReLU(**F64), jl.PReLU(), (3, 4), lambda w: {"slope": w["negative_slope"]})
+
+
 def test_embedding():
     check(nn.Embed(5, 3, **F64), jl.Embedding(5, 3), convert.draw_ids((2, 3), 5))
 

@@ -99,13 +99,28 @@ LAYERS = {
 }
 
 
+# What leads with (batch, space) has no time: a cell takes one step.
+NO_TIME = {
+    "convolutional lstm cell",
+    "crop",
+    "dense over two axes, two of features",
+    "drop block",
+    "flatten",
+    "pad",
+    "pad, reflected",
+    "pixel shuffle",
+    "pixel unshuffle",
+    "reshape",
+    "resize",
+    "resize, cubic, smaller",
+    "unit norm of images",
+}
 OVER_TIME = {
     name: instance
     for name, instance in INSTANCES.items()
     if all(len(leaf.shape) > 2 or leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(instance.x))
     and len({leaf.shape[:2] for leaf in jax.tree.leaves(instance.x)}) == 1
-    # A cell takes one step: what leads with (batch, space) has no time.
-    and name not in ("flatten", "reshape", "convolutional lstm cell")
+    and name not in NO_TIME
 }
 
 

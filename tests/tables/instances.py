@@ -83,6 +83,18 @@ ONE_STEP_OF_LSTM = (VECTOR, {"h": jl.spec((3, 2)), "c": jl.spec((3, 2))})
 INSTANCES = {
     "dense": Instance(jl.Dense(3), VECTOR),
     "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS, full=True),
+    "dense over two axes, two of features": Instance(jl.Dense((2, 3), axis=(1, -1)), IMAGE),
+    "affine": Instance(jl.Affine(), STEPS),
+    "affine, scale alone": Instance(jl.Affine(bias=False), VECTOR, full=True),
+    "affine, bias alone": Instance(jl.Affine(scale=False), VECTOR, full=True),
+    "bilinear": Instance(jl.Bilinear(3), (STEPS, jl.spec((2, 5, 3)))),
+    "einsum": Instance(jl.Einsum("...d,dhk->...hk", h=2, k=3, bias_axes="hk"), STEPS),
+    "einsum of a group each": Instance(
+        jl.Einsum("bhwg,gk->bhwgk", k=2, bias_axes="k"), IMAGE, full=True
+    ),
+    "prelu": Instance(jl.PReLU(), STEPS),
+    "prelu, a slope each": Instance(jl.PReLU(per_feature=True), IMAGE, full=True),
+    "snake": Instance(jl.Snake(), STEPS),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
     "sinusoidal positions": Instance(jl.SinusoidalPositions(), jl.spec((2, 3, 4, 6))),
@@ -102,18 +114,48 @@ INSTANCES = {
     "average pool, padded": Instance(
         jl.AvgPool(2, padding=1, count_include_pad=True), STEPS, full=True
     ),
+    "min pool": Instance(jl.MinPool((2, 3), strides=1, padding="SAME"), IMAGE),
+    "sum pool": Instance(jl.SumPool(2, padding=1), STEPS),
+    "lp pool": Instance(jl.LpPool(3, 2), IMAGE),
     "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),
     "global max pool": Instance(jl.GlobalMaxPool(), IMAGE),
+    "resize": Instance(jl.Resize(factor=2, method="linear"), IMAGE),
+    "resize, cubic, smaller": Instance(
+        jl.Resize((3, 8), method="cubic", antialias=True), IMAGE, full=True
+    ),
+    "pad": Instance(jl.Pad((1, (0, 2))), IMAGE),
+    "pad, reflected": Instance(jl.Pad(2, mode="reflect"), IMAGE, full=True),
+    "crop": Instance(jl.Crop(((1, 0), 2)), IMAGE),
+    "pixel shuffle": Instance(jl.PixelShuffle((2, 1)), IMAGE),
+    "pixel unshuffle": Instance(jl.PixelUnshuffle((3, 5)), IMAGE),
+    "channel shuffle": Instance(jl.ChannelShuffle(2), STEPS),
     "flatten": Instance(jl.Flatten(), IMAGE),
     "reshape": Instance(jl.Reshape((10, -1)), IMAGE),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
     "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_over_time=True), STEPS),
+    "spatial dropout": Instance(jl.SpatialDropout(0.4), IMAGE),
+    "alpha dropout": Instance(jl.AlphaDropout(0.4), STEPS),
+    "alpha dropout of channels": Instance(
+        jl.AlphaDropout(0.4, whole_channels=True), IMAGE, full=True
+    ),
+    "gaussian dropout": Instance(jl.GaussianDropout(0.4), STEPS),
+    "gaussian noise": Instance(jl.GaussianNoise(0.4), STEPS),
+    "drop block": Instance(jl.DropBlock(0.4, (2, 3)), IMAGE),
+    "stochastic depth": Instance(jl.StochasticDepth(0.4), STEPS),
+    "stochastic depth, the whole batch": Instance(
+        jl.StochasticDepth(0.4, whole_batch=True), VECTOR, full=True
+    ),
+    "activity penalty": Instance(jl.ActivityPenalty(l1=0.1, l2=0.2), STEPS),
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR, full=True),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
     "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR, full=True),
     "group norm": Instance(jl.GroupNorm(2), IMAGE),
     "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS, full=True),
+    "instance norm": Instance(jl.InstanceNorm(), IMAGE),
+    "unit norm": Instance(jl.UnitNorm(), STEPS),
+    "unit norm of images": Instance(jl.UnitNorm((1, 2)), IMAGE, full=True),
+    "local response norm": Instance(jl.LocalResponseNorm(3, alpha=0.5), IMAGE),
     "rms norm": Instance(jl.RMSNorm(), STEPS),
     "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR, full=True),
     "self-attention": Instance(jl.SelfAttention(2), STEPS),

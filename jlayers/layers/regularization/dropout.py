@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
-from ...base import arguments
 from ...base.arguments import Fraction
-from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.sequence_mode import SequenceMode
-from ...base.types import Key, Params, State
-from ...core.dtypes import sharded_as
+from .base import kept_or_zero, random_in_training
 
 
 @factory
@@ -41,26 +36,14 @@ def Dropout(rate: Fraction, *, shared_over_time: bool = False) -> Layer:
     [0.0, 2.0]
     """
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
-        if shared_over_time:
-            arguments.one_array(x, "(batch, time, features)", least_rank=3)
-        else:
-            arguments.one_array(x, "one array")
-        arguments.floating(x)
-        return {}, {}
-
-    def apply(
-        params: Params, state: State, x: jax.Array, *, key: Key, train: bool
-    ) -> tuple[jax.Array, State]:
-        if not train or rate == 0:
-            return x, state
-        # Never a fixed key instead: a model that is trained without noise would go unnoticed.
-        if key is None:
-            raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
-        # One mask for all steps: an axis of size 1, broadcast over time.
-        shape = (x.shape[0], 1, *x.shape[2:]) if shared_over_time else x.shape
+    def drop(key: jax.Array, x: jax.Array) -> jax.Array:
         # Scaled in training, so that the layer is the identity where it is used.
-        keep = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, shape), x.shape)
-        return jnp.where(sharded_as(keep, x), x / (1 - rate), jnp.zeros_like(x)), state
+        return kept_or_zero(
+            key, x, rate, (x.shape[0], 1, *x.shape[2:]) if shared_over_time else x.shape
+        )
 
-    return Layer(init, apply, sequence_mode=SequenceMode.PER_STEP)
+    if shared_over_time:
+        return random_in_training(
+            drop, never=rate == 0, expected="(batch, time, features)", least_rank=3
+        )
+    return random_in_training(drop, never=rate == 0)

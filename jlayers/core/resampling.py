@@ -1,0 +1,192 @@
+"""Images in other sizes: each output a weighted sum of the inputs near its place, axis by axis.
+
+How to read this file: ``_around`` says which inputs an output is made of, and with which weights.
+``resize`` uses them in one of two ways. Where an axis becomes an integer number of times as large,
+the weights repeat: ``_by_phases`` sums shifted images, one sum for each output between two inputs.
+Otherwise ``_by_matrix`` multiplies with the matrix of all weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .dispatch import traced_once
+from .dtypes import at_least_float32, is_sharded, is_symbolic
+
+METHODS = ("nearest", "linear", "cubic")
+COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+
+
+class Interpolation(NamedTuple):
+    """How values between pixels are made.
+
+    Args:
+      method: one of ``METHODS``.
+      coordinates: one of ``COORDINATES``, where an output lies among the inputs. ``"half_pixel"``:
+        the images have the same edges. ``"align_corners"``: the centres of their first and last
+        pixels are the same. ``"asymmetric"``: the first edges alone, output i at ``i * in / out``.
+      antialias: whether the weights are spread over as many inputs as an output covers, where the
+        image becomes smaller.
+      coefficient: of the cubic; -0.75 in PyTorch, -0.5 in JAX, and in PyTorch with antialiasing.
+    """
+
+    method: str
+    coordinates: str = "half_pixel"
+    antialias: bool = False
+    coefficient: float = -0.75
+
+
+def resize(x: jax.Array, sizes: Sequence[int], interpolation: Interpolation) -> jax.Array:
+    """``x`` with spatial axes of other sizes.
+
+    Args:
+      x: (batch, *spatial, channels), floating.
+      sizes: one for each spatial axis.
+      interpolation: how values between pixels are made; beyond the edges the outermost pixel is
+        repeated.
+
+    Returns:
+      (batch, *sizes, channels), of the dtype of ``x``; sums are taken in float32 at least.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1.0, 3.0]).reshape(1, 2, 1)
+    >>> jl.core.resize(x, (4,), jl.core.Interpolation("linear")).ravel().tolist()
+    [1.0, 1.5, 2.5, 3.0]
+    """
+    return _resize(x, tuple(sizes), interpolation)
+
+
+@traced_once("sizes", "interpolation")
+def _resize(x: jax.Array, sizes: tuple[int, ...], interpolation: Interpolation) -> jax.Array:
+    y = x.astype(at_least_float32(x.dtype))
+    # The smaller of the results first: an axis that shrinks before one that grows.
+    known = not is_symbolic(*x.shape[1:-1], *sizes)
+    axes = range(1, x.ndim - 1)
+    order = sorted(axes, key=lambda axis: sizes[axis - 1] / x.shape[axis]) if known else axes
+    for axis in order:
+        y = _resize_axis(y, axis, sizes[axis - 1], interpolation)
+    return y.astype(x.dtype)
+
+
+def _resize_axis(x: jax.Array, axis: int, size: int, interpolation: Interpolation) -> jax.Array:
+    before = x.shape[axis]
+    # With aligned corners the identity too, and the place of a single output is that of the first.
+    if size == before:
+        return x
+    # With antialiasing the edges of a cubic have weights of their own.
+    repeats = interpolation.coordinates != "align_corners" and not (
+        interpolation.antialias and interpolation.method == "cubic"
+    )
+    # Of sharded axes JAX merges none by itself.
+    if repeats and size % before == 0 and not is_sharded(x):
+        return _by_phases(x, axis, size // before, interpolation)
+    return _by_matrix(x, axis, weights(before, size, interpolation))
+
+
+def _by_matrix(x: jax.Array, axis: int, matrix: np.ndarray) -> jax.Array:
+    y = lax.dot_general(
+        x,
+        jnp.asarray(matrix, x.dtype),
+        (((axis,), (1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+    )
+    return jnp.moveaxis(y, -1, axis)
+
+
+def _by_phases(x: jax.Array, axis: int, factor: int, interpolation: Interpolation) -> jax.Array:
+    """``factor`` outputs for each input, made of the same neighbours with the same weights."""
+    size = x.shape[axis]
+    phases = [_of_phase(r, factor, interpolation) for r in range(factor)]
+    first = min(start for start, _ in phases)
+    last = max(start + len(part) - 1 for start, part in phases)
+    edges = [(0, 0)] * x.ndim
+    edges[axis] = (max(-first, 0), max(last, 0))
+    padded = jnp.pad(x, edges, "edge") if any(map(any, edges)) else x
+
+    def shifted(offset: int) -> jax.Array:
+        start = offset + max(-first, 0)
+        return lax.slice_in_dim(padded, start, start + size, axis=axis)
+
+    def phase(start: int, part: np.ndarray) -> jax.Array:
+        terms = [
+            shifted(start + i) if weight == 1 else shifted(start + i) * np.asarray(weight, x.dtype)
+            for i, weight in enumerate(part)
+        ]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    y = jnp.stack([phase(*one) for one in phases], axis + 1)
+    return y.reshape(*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
+
+
+def _of_phase(r: int, factor: int, interpolation: Interpolation) -> tuple[int, np.ndarray]:
+    """The first neighbour of output ``r`` between two inputs, and the weights from it on."""
+    half = 0.5 if interpolation.coordinates == "half_pixel" else 0.0
+    place = (r + half) / factor - half
+    return _around(place, interpolation, 1.0)
+
+
+def _around(place: float, interpolation: Interpolation, stretch: float) -> tuple[int, np.ndarray]:
+    """The inputs around a place, the first one and their weights, which sum to one."""
+    method = interpolation.method
+    if method == "nearest":
+        if interpolation.coordinates == "asymmetric":
+            return math.floor(place), np.ones(1)
+        # Of two that are as near, the later one: as floor((i + 0.5) * in / out) has it.
+        return math.floor(place + 0.5), np.ones(1)
+    kernel, reach = _KERNELS[method](interpolation.coefficient)
+    first = math.floor(place - reach * stretch) + 1
+    stop = math.ceil(place + reach * stretch)
+    part = np.array([kernel(abs(i - place) / stretch) for i in range(first, max(stop, first + 1))])
+    return first, part / part.sum()
+
+
+def _linear(_: float) -> tuple[Callable[[float], float], float]:
+    return lambda d: max(1 - d, 0.0), 1.0
+
+
+def _cubic(a: float) -> tuple[Callable[[float], float], float]:
+    """Cubic convolution (Keys, 1981, doi:10.1109/TASSP.1981.1163711)."""
+
+    def kernel(d: float) -> float:
+        if d <= 1:
+            return ((a + 2) * d - (a + 3)) * d * d + 1
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a if d < 2 else 0.0
+
+    return kernel, 2.0
+
+
+_KERNELS = {"linear": _linear, "cubic": _cubic}
+
+
+def weights(before: int, size: int, interpolation: Interpolation) -> np.ndarray:
+    """The matrix (size, before) from the inputs of an axis to its outputs."""
+    matrix = np.zeros((size, before))
+    scale = before / size
+    stretch = max(scale, 1.0) if interpolation.antialias else 1.0
+    for i in range(size):
+        place = {
+            "half_pixel": (i + 0.5) * scale - 0.5,
+            "align_corners": i * (before - 1) / (size - 1) if size > 1 else 0.0,
+            "asymmetric": i * scale,
+        }[interpolation.coordinates]
+        first, part = _around(place, interpolation, stretch)
+        inside = [(k, weight) for k, weight in enumerate(part, first) if 0 <= k < before]
+        if interpolation.antialias and inside:
+            # What lies outside is left out, as PyTorch and JAX have it, and not repeated.
+            total = sum(weight for _, weight in inside)
+            for k, weight in inside:
+                matrix[i, k] += weight / total
+            continue
+        for k, weight in enumerate(part, first):
+            matrix[i, min(max(k, 0), before - 1)] += weight
+    return matrix

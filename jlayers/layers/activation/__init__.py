@@ -1,0 +1,1 @@
+"""Activations with parameters; those without are functions of ``jax.nn``."""

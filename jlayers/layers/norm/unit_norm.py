@@ -1,0 +1,52 @@
+"""UnitNorm: vectors scaled to length 1."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ...base import arguments
+from ...base.arguments import AboveZero, Axes
+from ...base.constructors import no_params, pure
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.sequence_mode import SequenceMode
+from ...base.types import Params
+from ...core.dtypes import at_least_float32
+
+
+@factory
+def UnitNorm(axis: Axes = -1, *, epsilon: AboveZero = 1e-12) -> Layer:
+    """``x / max(sqrt(sum(x ** 2)), epsilon)``: the direction of ``x``.
+
+    Zero stays zero, and its gradient is finite.
+
+    Args:
+      axis: the axis of the vectors, or several.
+      epsilon: the least length that is divided by.
+
+    Shapes:
+      x: of rank 1 or more, floating. y: of the same shape and dtype; the arithmetic is float32 at
+      least.
+
+    Raises:
+      LayerError: for an input that is not one array of real floats, or that lacks an axis.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> y, _ = jl.UnitNorm().apply({}, {}, jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+    >>> y.round(3).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    axes = axis if isinstance(axis, tuple) else (axis,)
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        arguments.one_array(x, "(..., features)", least_rank=1)
+        arguments.floating(x)
+        arguments.real(x)
+        wide = x.astype(at_least_float32(x.dtype))
+        squared = jnp.sum(jnp.square(wide), arguments.axes_of(x, axes), keepdims=True)
+        # Compared before the root, whose slope at 0 is infinite.
+        return (wide * jax.lax.rsqrt(jnp.maximum(squared, epsilon**2))).astype(x.dtype)
+
+    mode = SequenceMode.PER_STEP if axis == -1 else SequenceMode.UNKNOWN
+    return pure(no_params, apply, sequence_mode=mode)

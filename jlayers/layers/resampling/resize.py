@@ -1,0 +1,84 @@
+"""Resize: an image with other sizes, by interpolation."""
+
+from __future__ import annotations
+
+import jax
+
+from ... import core
+from ...base import arguments
+from ...base.arguments import Number, Sizes
+from ...base.constructors import no_params, pure
+from ...base.errors import LayerError
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.sequence_mode import SequenceMode
+from ...base.specs import format_short
+from ...base.types import Params
+from ...core.resampling import COORDINATES, METHODS, Interpolation
+from .base import spatial
+
+
+@factory
+def Resize(
+    sizes: Sizes | None = None,
+    *,
+    factor: Sizes | None = None,
+    method: str = "nearest",
+    coordinates: str = "half_pixel",
+    antialias: bool = False,
+    coefficient: Number = -0.75,
+) -> Layer:
+    """The image with spatial axes of other sizes, or ``factor`` times as large.
+
+    Beyond the edges the outermost pixels are repeated.
+
+    Args:
+      sizes: an int for all spatial axes, or one for each.
+      factor: likewise, in place of ``sizes``.
+      method: ``"nearest"``, ``"linear"`` (along each axis: bilinear, trilinear) or ``"cubic"``.
+      coordinates: where an output lies among the inputs. ``"half_pixel"``: both images have the
+        same edges, as in Keras, JAX and PyTorch (whose ``"nearest"`` is ``"asymmetric"``, and whose
+        ``"nearest-exact"`` is this). ``"align_corners"``: the centres of their outermost pixels are
+        the same. ``"asymmetric"``: output i lies at ``i * in / out``.
+      antialias: whether an output is the mean of all that it covers, where the image becomes
+        smaller.
+      coefficient: of the cubic; -0.75 as in PyTorch, -0.5 in JAX and Keras.
+
+    Shapes:
+      x: (batch, *spatial, channels), floating. y: (batch, *sizes, channels), of the dtype of ``x``.
+
+    Raises:
+      LayerError: with neither or both of ``sizes`` and ``factor``, for an unknown method or
+        coordinates, and an input of another rank or with an empty axis. A ``Sequence`` is refused
+        where its first spatial axis, time, changes.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> x = jnp.array([1.0, 3.0]).reshape(1, 2, 1)
+    >>> jl.Resize(factor=2, method="linear").apply({}, {}, x)[0].ravel().tolist()
+    [1.0, 1.5, 2.5, 3.0]
+    """
+    if (sizes is None) == (factor is None):
+        raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
+    for name, value, known in (
+        ("method", method, METHODS),
+        ("coordinates", coordinates, COORDINATES),
+    ):
+        if value not in known:
+            raise LayerError(
+                f"unknown {name} {format_short(value)}", expected=", ".join(map(repr, known))
+            )
+    interpolation = Interpolation(method, coordinates, antialias, coefficient)
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        given = sizes if factor is None else factor
+        assert given is not None
+        wanted = spatial(x, given, "factor" if sizes is None else "sizes")
+        arguments.floating(x)
+        arguments.real(x)
+        arguments.not_empty(x, "(batch, *spatial, channels)")
+        if factor is not None:
+            wanted = tuple(size * f for size, f in zip(x.shape[1:-1], wanted, strict=True))
+        return core.resize(x, wanted, interpolation)
+
+    # Where time keeps its size, each step is resized by itself: that is found out.
+    return pure(no_params, apply, sequence_mode=SequenceMode.UNKNOWN)

@@ -1,0 +1,136 @@
+"""Layers of random changes in training: what they draw, held against other libraries and papers."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jlayers as jl
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+
+IMAGES = (40, 10, 9, 8)
+
+
+def trained(layer, x, seed=0):
+    y, _ = jax.jit(lambda x: layer.apply({}, {}, x, key=jax.random.key(seed), train=True))(x)
+    return np.asarray(y)
+
+
+def by_keras(layer, x):
+    return np.asarray(layer(x, training=True))
+
+
+def test_spatial_dropout_drops_whole_channels():
+    y = trained(jl.SpatialDropout(0.25), jnp.ones(IMAGES))
+    assert (y == y[:, :1, :1]).all()
+    channels = y[:, 0, 0]
+    np.testing.assert_allclose(np.unique(channels), [0, 1 / 0.75], rtol=1e-6)
+    # Each of the 320 channels by itself: five deviations of the share are 0.12.
+    assert abs((channels == 0).mean() - 0.25) < 0.12
+    theirs = by_keras(keras.layers.SpatialDropout2D(0.25, seed=1), np.ones(IMAGES, "float32"))
+    np.testing.assert_allclose(np.unique(y), np.unique(theirs), rtol=1e-6)
+
+
+@pytest.mark.parametrize("whole_channels", [False, True])
+def test_alpha_dropout_has_the_values_of_keras(whole_channels):
+    layer = jl.AlphaDropout(0.3, whole_channels=whole_channels)
+    x = np.full(IMAGES, 0.7, "float32")
+    y, theirs = trained(layer, x), by_keras(keras.layers.AlphaDropout(0.3, seed=1), x)
+    np.testing.assert_allclose(np.unique(y), np.unique(theirs), rtol=1e-5)
+    assert (y == y[:, :1, :1]).all() == whole_channels
+    assert abs((y == y.min()).mean() - 0.3) < (0.13 if whole_channels else 0.02)
+
+
+@pytest.mark.parametrize(
+    ("layer", "oracle"),
+    [
+        (jl.GaussianDropout(0.3), keras.layers.GaussianDropout(0.3, seed=1)),
+        (jl.GaussianNoise(0.4), keras.layers.GaussianNoise(0.4, seed=1)),
+    ],
+    ids=["dropout", "noise"],
+)
+def test_gaussian_layers_have_the_moments_of_keras(layer, oracle):
+    x = np.full((200, 500), 2.0, "float32")
+    y, theirs = trained(layer, x), by_keras(oracle, x)
+    # Of 100,000 draws five deviations of the mean are 0.02, of the deviation 0.015.
+    np.testing.assert_allclose(y.mean(), theirs.mean(), atol=0.04)
+    np.testing.assert_allclose(y.std(), theirs.std(), atol=0.03)
+
+
+@pytest.mark.parametrize("whole_batch", [False, True])
+def test_stochastic_depth_drops_whole_rows(whole_batch):
+    layer = jl.StochasticDepth(0.5, whole_batch=whole_batch)
+    y = np.stack([trained(layer, jnp.ones((30, 3)), seed) for seed in range(8)])
+    assert (y == y[..., :1]).all()
+    assert set(np.unique(y)) == {0, 2}
+    kept = y[..., 0] > 0
+    assert ((kept == kept[:, :1]).all()) == whole_batch
+    assert kept.any()
+    assert not kept.all()
+
+
+def test_drop_block_drops_blocks_of_its_size():
+    block, x = (3, 2), 1 + np.random.default_rng(0).random(IMAGES, "float32")
+    layer = jl.DropBlock(0.2, block)
+    y = trained(layer, x)
+    dropped = y == 0
+    # A pixel is dropped if and only if it lies in a whole block of dropped pixels (the paper's
+    # algorithm 1: a mask of blocks, each inside the image).
+    covered = np.zeros_like(dropped)
+    for i in range(IMAGES[1] - block[0] + 1):
+        for j in range(IMAGES[2] - block[1] + 1):
+            place = np.s_[:, i : i + block[0], j : j + block[1]]
+            covered[place] |= dropped[place].all((1, 2), keepdims=True)
+    np.testing.assert_array_equal(covered, dropped)
+    # Overlapping blocks drop less than the rate.
+    assert 0.12 < dropped.mean() < 0.2
+    rows = (1, 2, 3)
+    scale = np.prod(IMAGES[1:]) / (~dropped).sum(rows, keepdims=True)
+    np.testing.assert_allclose(y, np.where(dropped, 0, x * scale), rtol=1e-5)
+
+
+def test_a_block_larger_than_the_image_is_an_error():
+    with pytest.raises(jl.LayerError, match=r"block_shape \(4, 4\) is larger than the image"):
+        trained(jl.DropBlock(0.2, 4), jnp.ones((1, 3, 9, 2)))
+
+
+def test_the_penalty_is_that_of_keras():
+    x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
+    oracle = keras.layers.ActivityRegularization(l1=0.3, l2=0.2)
+    oracle(x)
+    (y, loss), _ = jl.with_losses(jl.ActivityPenalty(l1=0.3, l2=0.2)).apply({}, {}, x)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_allclose(loss, oracle.losses[0], rtol=1e-6)
+
+
+def test_padding_has_no_penalty():
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    mask = np.arange(4) < np.array([[4], [2]])
+    layer = jl.with_losses(jl.ActivityPenalty(l2=1.0))
+    (_, loss), _ = layer.apply({}, {}, jl.Sequence(jnp.asarray(x).at[1, 2:].set(jnp.nan), mask))
+    np.testing.assert_allclose(loss, (x**2 * mask[..., None]).sum() / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jl.SpatialDropout(0.1),
+        jl.AlphaDropout(0.1),
+        jl.GaussianDropout(0.1),
+        jl.GaussianNoise(0.1),
+        jl.DropBlock(0.1, 2),
+        jl.StochasticDepth(0.1),
+    ],
+    ids=repr,
+)
+def test_a_key_is_needed_in_training_alone(layer):
+    x = jnp.ones((2, 3, 3, 4))
+    with pytest.raises(jl.LayerError, match=r"needs a key to train and got none"):
+        layer.apply({}, {}, x, train=True)
+    y, _ = layer.apply({}, {}, x)
+    np.testing.assert_array_equal(y, x)
