@@ -342,14 +342,12 @@ def spread_padding(value: Padding, rank: int) -> str | tuple[tuple[int, int], ..
     return tuple(value)  # type: ignore[arg-type]
 
 
-def edges_of(x: Any, value: EdgeSizes, name: str) -> tuple[tuple[int, int], ...]:
+def edges_of(x: Any, value: EdgeSizes) -> tuple[tuple[int, int], ...]:
     """(low, high) for each spatial axis of (batch, *spatial, channels)."""
     rank = len(value) + 2 if isinstance(value, tuple) else None
     one_array(x, "(batch, *spatial, channels)", rank=rank, least_rank=3)
     if isinstance(value, int):
         return ((value, value),) * (len(x.shape) - 2)
-    if len(value) != len(x.shape) - 2:
-        raise LayerError(f"{name} {value} has {len(value)} entries for {_axes(len(x.shape) - 2)}")
     return tuple(value)  # type: ignore[arg-type]
 
 

@@ -1,11 +1,11 @@
 """Pooling windows of any rank, channels last.
 
-How to read this file: ``max_pool`` and ``avg_pool``, from which ``min_pool`` and ``sum_pool`` are
-made, each define three programs, XLA's own (direct),
-one axis after the other (by axis), and the gradient of the latter. ``_pool`` puts them
-together for the platform; ``choose_pool`` is the rule. ``_max_gradient`` decides how many images
-the gradient of the maximum takes at a time, ``_max_gradient_of`` computes it. The windows
-themselves are in ``windows.py``, the measurements in docs/notes/0009-compiled-cores.md.
+How to read this file: ``max_pool`` and ``avg_pool``, with ``min_pool`` and ``sum_pool`` beside
+them, define three programs, XLA's own (direct), one axis after the other (by axis), and the
+gradient of the latter. ``_pool`` puts them together for the platform; ``choose_pool`` is the rule.
+``_max_gradient`` decides how many images the gradient of the maximum takes at a time,
+``_max_gradient_of`` computes it. The windows themselves are in ``windows.py``, the measurements in
+docs/notes/0009-compiled-cores.md.
 """
 
 from __future__ import annotations
@@ -171,15 +171,12 @@ def avg_pool(
     """
     pads = explicit_padding(x, window_shape, strides, padding)
     windows = Windows(tuple(window_shape), tuple(strides), pads)
-    wide = x.astype(at_least_float32(x.dtype))
-    zero = np.array(0, wide.dtype)
-    # The gradient of a sum does not compare offsets: windows of any size may go by axis.
-    total = _sum_pool(wide, windows, _choose("avg_pool", x, 1, method), method)
+    total = _total("avg_pool", x, windows, method)
     if count_include_pad or not any(map(any, pads)):
         return (total / math.prod(window_shape)).astype(x.dtype)
     # How many pixels of each window are not padding: the same for all images and channels.
-    ones = jnp.ones((1, *x.shape[1:-1], 1), wide.dtype)
-    count = windows.reduce(ones, zero, lax.add)
+    ones = jnp.ones((1, *x.shape[1:-1], 1), total.dtype)
+    count = windows.reduce(ones, np.array(0, total.dtype), lax.add)
     pairs = zip(pads, window_shape, strict=True)
     if any(not is_symbolic(*sides) and max(sides) >= size for sides, size in pairs):
         count = jnp.maximum(count, jnp.ones_like(count))
@@ -214,6 +211,7 @@ def min_pool(
     return turn(max_pool(turn(x), **options, method=method))
 
 
+@traced_once("window_shape", "strides", "padding", "method")
 def sum_pool(
     x: jax.Array,
     *,
@@ -239,11 +237,16 @@ def sum_pool(
     >>> jl.core.sum_pool(x, window_shape=(2,), strides=(2,), padding="SAME").ravel().tolist()
     [6.0, 2.0]
     """
-    options: Any = {"window_shape": window_shape, "strides": strides, "padding": padding}
-    mean = avg_pool(
-        x.astype(at_least_float32(x.dtype)), **options, count_include_pad=True, method=method
-    )
-    return (mean * math.prod(window_shape)).astype(x.dtype)
+    pads = explicit_padding(x, window_shape, strides, padding)
+    windows = Windows(tuple(window_shape), tuple(strides), pads)
+    return _total("sum_pool", x, windows, method).astype(x.dtype)
+
+
+def _total(operation: str, x: jax.Array, windows: Windows, method: str | None) -> jax.Array:
+    """The sum of each window, in float32 at least."""
+    wide = x.astype(at_least_float32(x.dtype))
+    # The gradient of a sum does not compare offsets: windows of any size may go by axis.
+    return _sum_pool(wide, windows, _choose(operation, x, 1, method), method)
 
 
 def _sum_pool(x: jax.Array, windows: Windows, use_axes: bool, method: str | None) -> jax.Array:

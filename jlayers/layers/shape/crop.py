@@ -37,7 +37,7 @@ def Crop(cropping: EdgeSizes) -> Layer:
     """
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        for axis, (low, high) in enumerate(arguments.edges_of(x, cropping, "cropping"), 1):
+        for axis, (low, high) in enumerate(arguments.edges_of(x, cropping), 1):
             size = x.shape[axis]
             if isinstance(size, int) and low + high > size:
                 raise LayerError(

@@ -50,7 +50,7 @@ def Pad(padding: EdgeSizes, *, mode: str = "constant", value: Number = 0.0) -> L
     options: dict[str, Any] = {"constant_values": value} if mode == "constant" else {}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        edges = arguments.edges_of(x, padding, "padding")
+        edges = arguments.edges_of(x, padding)
         # Of smaller axes numpy reflects again and again; PyTorch refuses, and so does this.
         room = {"reflect": 1, "circular": 0, "replicate": 0}.get(mode)
         for size, sides in zip(x.shape[1:-1], edges, strict=True):
