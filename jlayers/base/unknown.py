@@ -40,7 +40,10 @@ def unknown_attribute(
     if name.startswith("_"):  # Python and its tools ask for many such names
         return AttributeError(text)
     answer = _other_name(module, name, list(names), subpackages)
-    return AttributeError(text if answer is None else f"{text}\n  hint:     {answer}")
+    if answer is None:
+        return AttributeError(text)
+    # With its name set, Python adds no suggestion of its own after the hint.
+    return AttributeError(f"{text}\n  hint:     {answer}", name=name)
 
 
 def _other_name(module: str, name: str, names: list[str], subpackages: Sequence[str]) -> str | None:

@@ -112,6 +112,17 @@ def test_an_unknown_name_says_what_to_use(name):
     assert not hasattr(jl, name)
 
 
+def test_python_adds_no_suggestion_to_the_hint():
+    """Python would say "Did you mean: 'Bilinear'?" after what stands for ``Linear`` here."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import jlayers as jl; jl.Linear"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr.endswith("\n  hint:     jl.Dense(features): sizes come from the input\n")
+
+
 def test_unknown_names_of_subpackages():
     with pytest.raises(AttributeError, match=r"(?s)'jlayers.training'.*training.CheckpointManager"):
         jl.training.Checkpoints  # noqa: B018
