@@ -15,9 +15,7 @@ FILES = sorted(
     for pattern in ("jlayers/**/*.py", "tests/**/*.py", "bench/**/*.py", "examples/*.py")
     for path in ROOT.glob(pattern)
     if path != pathlib.Path(__file__)
-) + sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/notes/*.md"), ROOT / "Makefile"]
-)
+) + sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "Makefile"])
 # A pattern, and what to write instead. CHANGELOG.md names old words in its table, so the names of
 # that table are not among them.
 BANNED = {

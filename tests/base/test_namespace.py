@@ -113,7 +113,7 @@ def test_an_unknown_name_says_what_to_use(name):
 
 
 def test_python_adds_no_suggestion_to_the_hint():
-    """Python would say "Did you mean: 'Bilinear'?" after what stands for ``Linear`` here."""
+    """Python would say "Did you mean: 'Bilinear'?" after the hint for ``Linear``."""
     done = subprocess.run(
         [sys.executable, "-c", "import jlayers as jl; jl.Linear"],
         capture_output=True,
