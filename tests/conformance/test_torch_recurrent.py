@@ -9,7 +9,7 @@ import jlayers as jl
 
 torch = pytest.importorskip("torch")
 
-from test_torch import F64, load_random, reference  # noqa: E402
+from oracles.against_torch import F64, load_random, reference  # noqa: E402
 
 nn = torch.nn
 rnn = nn.utils.rnn
