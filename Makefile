@@ -6,7 +6,7 @@ DEPS   := pyproject.toml Makefile
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: run run-lm test test-all soak lint docs bench bench-gpu conformance test-newest tpu-check tpu clean
+.PHONY: run run-lm test test-all soak lint docs bench bench-gpu conformance conformance-page test-newest tpu-check tpu clean
 
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
@@ -52,6 +52,11 @@ bench-gpu:  ## correctness and speed on one NVIDIA GPU, by PYTHON as it is; ARGS
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
 	JLAYERS_OPTIMISED=1 $(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py
+
+conformance-page: export JAX_PLATFORMS = cpu
+conformance-page: $(VENV)/.conformance  ## write docs/conformance.md: each layer, against what, how near
+	$(PYTEST) -m "not soak and not tpu" tests/conformance tests/layers tests/sequences \
+	    --conformance-page docs/conformance.md $(ARGS)
 
 # The newest JAX may want a newer Python: tested where one is on the machine. Instead of laws and masks a
 # second time, every row of the table of instances is traced and lowered.

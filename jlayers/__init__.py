@@ -233,7 +233,16 @@ __all__ = [
     "without_state",
 ]
 
-_LAZY = ("checkpoint", "data", "decoding", "records", "testing", "training")
+_LAZY = (
+    "checkpoint",
+    "data",
+    "decoding",
+    "losses",
+    "metrics",
+    "records",
+    "testing",
+    "training",
+)
 
 # Python binds every imported subpackage to a name of its parent. These are internal, and have
 # no place beside the layers. ``from jlayers.base... import`` still finds them in ``sys.modules``.

@@ -33,6 +33,7 @@ import jax
 import jaxlib
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from oracles import ledger
 
 AS_IT_COMES = os.environ.get("JLAYERS_OPTIMISED", "0") != "0"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -50,7 +51,13 @@ def _processor():
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--conformance-page", help="the file to write the page of conformance to")
+
+
 def pytest_configure(config):
+    if config.getoption("--conformance-page"):
+        config.pluginmanager.register(ledger.Plugin(config))
     # A shell starts what runs in the background with SIGINT ignored, and tests send it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -127,9 +127,13 @@ _NAMES = {
         "jl.rewrite(layer, pattern, change)": "tree_at",
         f"jnp.tanh: {_FUNCTION}": "Tanh",
         # training
-        "optax.softmax_cross_entropy_with_integer_labels": "CrossEntropyLoss",
+        "jl.losses.cross_entropy": "CrossEntropyLoss SparseCategoricalCrossentropy "
+        "CategoricalCrossentropy",
+        "jl.losses.binary_cross_entropy": "BCEWithLogitsLoss BinaryCrossentropy",
+        "jl.losses.ctc": "CTCLoss",
+        "jl.losses.gaussian_nll": "GaussianNLLLoss",
+        "jl.losses.poisson_nll": "PoissonNLLLoss",
         "optax.squared_error": "MSELoss",
-        "optax.losses": "losses",
         "optax": "optimizers optim",
         "optax.adam(1e-3)": "Adam adam",
         "optax.sgd(0.1)": "sgd",

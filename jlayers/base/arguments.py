@@ -97,6 +97,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
+    """``value``, which must be one of the ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        raise LayerError(
+            f"unknown {name} {format_short(value)}", expected=", ".join(map(repr, choices))
+        )
+    return value
+
+
 def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
     """``value`` can be called with ``arguments``, and with those that are given ``by_name``.
 

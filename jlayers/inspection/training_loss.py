@@ -16,6 +16,7 @@ from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
 from ..base.types import Params, PyTree, State
+from ..metrics import Metric
 from .aligned_targets import check_targets
 
 # (x, *targets)
@@ -157,4 +158,8 @@ def _checked(result: object) -> tuple[jax.Array, Metrics]:
     for name in _RESERVED:
         if name in metrics:
             raise TrainingError(f"the metrics have a {name!r} already", hint="another name for it")
-    return value, metrics
+    # Of the batch: a record of the loop is the mean of its steps.
+    return value, {
+        name: found.value() if isinstance(found, Metric) else found
+        for name, found in metrics.items()
+    }

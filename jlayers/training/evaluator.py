@@ -17,10 +17,11 @@ from ..base.specs import format_short, format_spec, specs_of
 from ..data import Batches, Source, as_source
 from ..inspection.donation import check_not_donated
 from ..inspection.training_loss import Batch, Metrics, call_with_offers
+from ..metrics import Metric
 from .state import TrainState, check_model, ema_params
 
-# Of each number: its sum, and what rounding took from it (Neumaier, 1974).
-_Sums = dict[str, tuple[jax.Array, jax.Array]]
+# The metrics' sums, and beside each number what rounding took from it (Neumaier, 1974).
+_Sums = tuple[dict[str, Metric], dict[str, Metric]]
 _WEIGHT = "weight"
 
 
@@ -42,7 +43,8 @@ def make_evaluator(
 
     Args:
       model: the layer that is trained.
-      measure: ``measure(y, *targets)`` gives means over the batch by name, as scalars. A "weight"
+      measure: ``measure(y, *targets)`` gives by name means over the batch, as scalars, or
+        ``metrics.Metric``s, which are exact over all batches whatever their weights. A "weight"
         among them is the batch's share of the whole (the sum of ``valid``, for example, with
         ``Batches(..., last="pad")``); without one it is the number of its examples. It gets what it
         has arguments for by name, as the loss of ``train_step`` does: ``params``, ``state``,
@@ -82,7 +84,7 @@ def make_evaluator(
             hint="a list, or a function of the epoch that gives a new iterator",
         )
 
-    def part(state: TrainState, number: jax.Array, batch: Batch) -> Metrics:
+    def part(state: TrainState, number: jax.Array, batch: Batch) -> dict[str, Metric]:
         x, *targets = batch
         own = None if key is None else jax.random.fold_in(key, number)
         # Of the moving averages, if they are what is evaluated: ``state`` has them by then.
@@ -102,30 +104,32 @@ def make_evaluator(
         # By examples and not by batches: a short last batch must not count as much as a full one.
         # float32, whatever the model computes in: sums over an epoch need the digits.
         weight = jnp.asarray(weight, jnp.float32)
-        # A mean over nothing is NaN, and 0 * NaN is NaN too.
-        return {_WEIGHT: weight} | {
-            name: jnp.where(weight == 0, 0, weight * jnp.asarray(value, jnp.float32))
-            for name, value in metrics.items()
-        }
+
+        def sums(value: Any) -> Metric:
+            if isinstance(value, Metric):
+                return value
+            # A mean over nothing is NaN, and 0 * NaN is NaN too.
+            value = jnp.where(weight == 0, 0, weight * jnp.asarray(value, jnp.float32))
+            return Metric({"total": value, "weight": weight}, _divided)
+
+        return {name: sums(value) for name, value in metrics.items()}
 
     @jax.jit
     def first(state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
-        return {
-            name: (value, jnp.zeros_like(value))
-            for name, value in part(state, number, batch).items()
-        }
+        value = part(state, number, batch)
+        return value, jax.tree.map(jnp.zeros_like, value)
 
     # On the device: nothing is read until the record is.
     @jax.jit
     def further(sums: _Sums, state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
         own = part(state, number, batch)
-        return {name: _added(*sums[name], value) for name, value in own.items()}
+        pairs = jax.tree.map(_added, *sums, own)
+        return tuple(jax.tree.map(lambda _, pair, i=i: pair[i], own, pairs) for i in range(2))
 
     @jax.jit
-    def mean(sums: _Sums) -> Metrics:
-        totals = {name: total + rest for name, (total, rest) in sums.items()}
-        weight = totals.pop(_WEIGHT)
-        return {name: total / weight for name, total in totals.items()}
+    def finished(sums: _Sums) -> Metrics:
+        totals: dict[str, Metric] = jax.tree.map(jnp.add, *sums)
+        return {name: metric.value() for name, metric in totals.items()}
 
     @public_api
     def evaluate(state: TrainState) -> Metrics:
@@ -151,9 +155,13 @@ def make_evaluator(
             )
         if sums is None:
             raise TrainingError("the data of the evaluation has no rows")
-        return mean(sums)  # type: ignore[no-any-return]
+        return finished(sums)  # type: ignore[no-any-return]
 
     return evaluate
+
+
+def _divided(sums: dict[str, jax.Array]) -> jax.Array:
+    return sums["total"] / sums["weight"]
 
 
 def _added(total: jax.Array, rest: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -203,6 +211,15 @@ def _checked(found: object) -> dict[str, Any]:
             got=format_short(found),
         )
     for name, value in found.items():
+        if isinstance(name, str) and isinstance(value, Metric):
+            shape = jax.eval_shape(value.value)
+            if getattr(shape, "shape", None) != ():
+                raise TrainingError(
+                    f"the metric {name!r} must be a scalar",
+                    got=format_spec(shape),
+                    hint="metric.then(function) makes one of it",
+                )
+            continue
         if not isinstance(name, str) or not isinstance(
             value, int | float | np.generic | np.ndarray | jax.Array
         ):

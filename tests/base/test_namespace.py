@@ -15,7 +15,16 @@ import pytest
 import jlayers as jl
 from jlayers.base import answers
 
-SUBPACKAGES = ["checkpoint", "data", "decoding", "records", "testing", "training"]
+SUBPACKAGES = [
+    "checkpoint",
+    "data",
+    "decoding",
+    "losses",
+    "metrics",
+    "records",
+    "testing",
+    "training",
+]
 
 
 def fresh(code):

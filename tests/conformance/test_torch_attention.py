@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 functional = nn.functional
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
 BATCH, STEPS, KEYS, HEADS, SIZE = 3, 11, 7, 4, 6
 WIDTH = HEADS * SIZE
 

@@ -9,6 +9,7 @@ from tables.tiers import sample
 
 import jlayers as jl
 
+pytestmark = pytest.mark.oracle("Flax")
 F64 = {"param_dtype": "float64"}
 
 

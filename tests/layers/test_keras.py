@@ -18,6 +18,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 from keras import layers as k
 
+pytestmark = pytest.mark.oracle("Keras")
+
 
 def check(oracle, layer, shape, conversion=convert.same, x=None, after=lambda y: y):
     """``oracle`` and ``layer`` agree on an input of ``shape`` (or on ``x``)."""

@@ -13,6 +13,7 @@ def initialized(layer, *shapes):
     return layer.init(jax.random.key(0), x if len(x) > 1 else x[0])[0]
 
 
+@pytest.mark.oracle("a loop")
 def test_affine():
     rng = np.random.default_rng(0)
     x, scale, bias = (rng.normal(size=size).astype("float32") for size in ((3, 2, 4), 4, 4))
@@ -24,6 +25,7 @@ def test_affine():
     np.testing.assert_allclose(shifted, x + bias, rtol=1e-6)
 
 
+@pytest.mark.oracle("a loop")
 def test_snake():
     rng = np.random.default_rng(0)
     x, a = rng.normal(size=(5, 3)).astype("float32"), np.array([0.5, 2.0, 0.0], "float32")

@@ -212,6 +212,7 @@ def expected(name, params, x, mask, resets, reverse):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("reverse", [False, *full(True)], ids=["", "reverse"])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.oracle("a loop")
 def test_against_a_loop(name, reverse):
     """With holes, a row of length zero, NaN in the padding and resets; and without all that."""
     layer, params, x = made(name, reverse=reverse)
@@ -310,6 +311,7 @@ ONNX_OPTIONS = {
 
 
 @pytest.mark.parametrize("name", ONNX_OPTIONS)
+@pytest.mark.oracle("ONNX Runtime")
 def test_against_onnx_runtime(name):
     """Both directions, rows of 3, 0, 5 and 1 steps."""
     make = {"lstm": jl.LSTM, "gru": jl.GRU, "rnn": jl.SimpleRNN}[name.split()[0]]

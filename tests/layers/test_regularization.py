@@ -37,6 +37,7 @@ def test_spatial_dropout_drops_whole_channels():
 
 
 @pytest.mark.parametrize("whole_channels", [False, True])
+@pytest.mark.oracle("Keras")
 def test_alpha_dropout_has_the_values_of_keras(whole_channels):
     layer = jl.AlphaDropout(0.3, whole_channels=whole_channels)
     x = np.full(IMAGES, 0.7, "float32")
@@ -54,6 +55,7 @@ def test_alpha_dropout_has_the_values_of_keras(whole_channels):
     ],
     ids=["dropout", "noise"],
 )
+@pytest.mark.oracle("Keras")
 def test_gaussian_layers_have_the_moments_of_keras(layer, oracle):
     x = np.full((200, 500), 2.0, "float32")
     y, theirs = trained(layer, x), by_keras(oracle, x)
@@ -99,6 +101,7 @@ def test_a_block_larger_than_the_image_is_an_error():
         trained(jl.DropBlock(0.2, 4), jnp.ones((1, 3, 9, 2)))
 
 
+@pytest.mark.oracle("Keras")
 def test_the_penalty_is_that_of_keras():
     x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
     oracle = keras.layers.ActivityRegularization(l1=0.3, l2=0.2)

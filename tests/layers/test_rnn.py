@@ -160,6 +160,7 @@ def mgu_step(w, x, h):
         pytest.param(False, "store", marks=pytest.mark.full),
     ],
 )
+@pytest.mark.oracle("a loop")
 def test_a_users_cell_against_a_loop(reverse, method):
     """Masks with holes, NaN in the padding, resets, zoneout, a trainable carry."""
     with jax.enable_x64(True):

@@ -1,0 +1,181 @@
+"""Masks, weights, Sequences and errors of the losses; tests/conformance has the values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jlayers as jl
+from jlayers import losses, training
+
+LOGITS = np.random.default_rng(0).standard_normal((3, 4, 5)).astype("float32")
+LABELS = np.random.default_rng(1).integers(0, 5, (3, 4), np.int32)
+MASK = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
+KINDS = {
+    "cross_entropy": lambda x, **more: losses.cross_entropy(x, LABELS, **more),
+    "focal": lambda x, **more: losses.focal(x, LABELS, **more),
+    "binary_cross_entropy": lambda x, **more: losses.binary_cross_entropy(x, LOGITS > 0, **more),
+    "gaussian_nll": lambda x, **more: losses.gaussian_nll(x, -LOGITS, jnp.exp(LOGITS), **more),
+    "poisson_nll": lambda x, **more: losses.poisson_nll(x, LABELS[..., None] + 0 * LOGITS, **more),
+    "weighted_mean": lambda x, **more: losses.weighted_mean(x, **more),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_masked_has_neither_value_nor_gradient(name):
+    """Even where it is NaN; and the mask of a Sequence is a mask."""
+    loss = KINDS[name]
+    bad = np.where(MASK[..., None], LOGITS, np.nan).astype("float32")
+    value, gradient = jax.value_and_grad(lambda x: loss(x, mask=MASK))(jnp.asarray(bad))
+    rows = np.nonzero(MASK)
+    each = jnp.stack(
+        [loss(LOGITS, mask=np.zeros_like(MASK) | _one(*at)) for at in zip(*rows, strict=True)]
+    )
+    np.testing.assert_allclose(value, each.mean(), rtol=1e-5)
+    assert np.all(np.isfinite(gradient))
+    assert not np.any(np.asarray(gradient)[~MASK])
+    sequence = jl.Sequence(jnp.asarray(bad), jnp.asarray(MASK))
+    np.testing.assert_allclose(loss(sequence), value, rtol=1e-6)
+
+
+def _one(row, step):
+    mask = np.zeros_like(MASK)
+    mask[row, step] = True
+    return mask
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_weights_count_as_copies_do(name):
+    loss = KINDS[name]
+    value = loss(LOGITS, weights=MASK * np.float32(2.0), mask=MASK)
+    np.testing.assert_allclose(value, loss(LOGITS, mask=MASK), rtol=1e-6)
+    total = loss(LOGITS, weights=MASK * np.float32(2.0), reduction="sum") if name[:2] != "we" else 0
+    if name[:2] != "we":
+        np.testing.assert_allclose(total, 2 * loss(LOGITS, mask=MASK, reduction="sum"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_that_counts_is_zero(name):
+    value, gradient = jax.value_and_grad(lambda x: KINDS[name](x, mask=np.zeros_like(MASK)))(
+        jnp.asarray(LOGITS)
+    )
+    assert value == 0
+    assert not np.any(gradient)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_summed_in_float32(dtype):
+    value = losses.cross_entropy(jnp.asarray(LOGITS, dtype), LABELS)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, losses.cross_entropy(LOGITS, LABELS), rtol=2e-2)
+
+
+def test_a_label_outside_the_classes_is_nan():
+    for label in (-1, 5):
+        assert np.isnan(losses.cross_entropy(LOGITS[0, :1], np.array([label])))
+        assert np.isnan(losses.focal(LOGITS[0, :1], np.array([label])))
+
+
+def test_ctc_of_sequences():
+    logits = jl.Sequence.from_lengths(jnp.asarray(LOGITS), jnp.array([4, 3, 0]))
+    labels = jl.Sequence.from_lengths(jnp.asarray(LABELS[:, :2] % 4 + 1), jnp.array([2, 1, 0]))
+    each = losses.ctc(logits, labels, reduction="none")
+    for row, (steps, count) in enumerate([(4, 2), (3, 1)]):
+        alone = losses.ctc(
+            LOGITS[row : row + 1, :steps], np.asarray(labels.values)[row : row + 1, :count]
+        )
+        np.testing.assert_allclose(each[row], alone, rtol=1e-5)
+    assert each[2] == 0
+
+
+def test_dice_of_the_same_region_is_zero():
+    region = (LOGITS > 0).astype("float32")
+    np.testing.assert_allclose(losses.dice(region, region), 0, atol=1e-6)
+    nothing = np.zeros_like(region)
+    np.testing.assert_allclose(losses.dice(nothing, nothing), 0, atol=1e-6)
+    masked = losses.dice(region, np.where(MASK[..., None], region, 1 - region), mask=MASK)
+    np.testing.assert_allclose(masked, 0, atol=1e-6)
+
+
+def test_info_nce_leaves_padding_out():
+    queries, keys = LOGITS[:, 0], LOGITS[:, 1]
+    mask = np.array([True, True, False])
+    for symmetric in (True, False):
+        whole = losses.info_nce(queries, keys, mask=mask, symmetric=symmetric)
+        alone = losses.info_nce(queries[:2], keys[:2], symmetric=symmetric)
+        np.testing.assert_allclose(whole, alone, rtol=1e-6)
+    more = losses.info_nce(queries[:2], keys)
+    assert more > losses.info_nce(queries[:2], keys[:2])
+
+
+def test_a_masked_loss_in_accumulated_steps():
+    """The parts' sums are divided by the weight of the whole batch."""
+    model = jl.Dense(5)
+    x = np.random.default_rng(3).standard_normal((4, 6)).astype("float32")
+    labels, mask = np.array([0, 1, 2, 3]), np.array([True, True, True, False])
+
+    def loss(logits, labels, mask):
+        return losses.cross_entropy(logits, labels, mask=mask)
+
+    states = []
+    for parts in (1, 2):
+        step = training.train_step(model, loss, optax.sgd(0.1), accumulate=parts)
+        state = step.start(jax.random.key(0), x)
+        state, metrics = step(state, (x, labels, mask))
+        states.append((state.params, metrics["loss"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *states)
+
+
+ERRORS = {
+    "cross_entropy: labels do not fit the predictions float32[3, 4, 5]\n"
+    "  expected: integers [3, 4] or probabilities [3, 4, 5]\n"
+    "  got:      int32[3, 4, 1]\n"
+    "  hint:     labels[..., 0]": lambda: losses.cross_entropy(LOGITS, LABELS[..., None]),
+    "  hint:     one-hot labels are probabilities: labels.astype(float)": lambda: (
+        losses.cross_entropy(LOGITS, np.zeros((3, 4, 5), np.int32))
+    ),
+    "cross_entropy: the mask must be bool, True for what counts\n"
+    "  got:      int32[3, 4]\n"
+    "  hint:     weights= takes numbers": lambda: losses.cross_entropy(LOGITS, LABELS, mask=LABELS),
+    "weights must have the first axes of the examples [3, 4]": lambda: losses.cross_entropy(
+        LOGITS, LABELS, weights=np.ones(4, np.float32)
+    ),
+    "class_weights must have a number for each class": lambda: losses.cross_entropy(
+        LOGITS, LABELS, class_weights=np.ones(4, np.float32)
+    ),
+    "the predictions must be floating": lambda: losses.cross_entropy(LABELS, LABELS),
+    "label_smoothing must be a number from 0 to 1, got 2": lambda: losses.cross_entropy(
+        LOGITS, LABELS, label_smoothing=2
+    ),
+    "the predictions have no axis 3": lambda: losses.cross_entropy(LOGITS, LABELS, axis=3),
+    "unknown reduction 'average'\n  expected: 'mean', 'sum', 'none'": lambda: losses.cross_entropy(
+        LOGITS, LABELS, reduction="average"
+    ),
+    "  hint:     predictions[..., 0]": lambda: losses.binary_cross_entropy(LOGITS[..., :1], LABELS),
+    "info_nce: queries and keys must be pairs of rows\n"
+    "  expected: (batch, features) twice\n"
+    "  got:      float32[4, 5] and float32[3, 5]": lambda: losses.info_nce(LOGITS[0], LOGITS[:, 0]),
+    "info_nce: the mask must be bool, one for each query": lambda: losses.info_nce(
+        LOGITS[0], LOGITS[0], mask=np.ones(3, bool)
+    ),
+    "ctc: logits and labels do not fit\n"
+    "  expected: (batch, time, classes) and integers (batch, labels)": lambda: losses.ctc(
+        LOGITS[0], LABELS
+    ),
+    "ctc: the lengths of the labels must be integers, one for each row": lambda: losses.ctc(
+        LOGITS, LABELS, label_lengths=np.ones(2, np.int32)
+    ),
+}
+
+
+@pytest.mark.parametrize("text", ERRORS)
+def test_errors(text):
+    with pytest.raises(jl.JlayersError) as caught:
+        ERRORS[text]()
+    assert text in str(caught.value)
+
+
+def test_an_unknown_loss_says_which_there_are():
+    with pytest.raises(AttributeError, match=r"did you mean losses.cross_entropy\?"):
+        losses.crossentropy  # noqa: B018
