@@ -7,6 +7,7 @@ own, ``model.py``.
 """
 
 import contextlib
+import importlib.util
 import io
 import pathlib
 import re
@@ -115,6 +116,14 @@ def test_the_readme_has_the_figures_of_the_benchmark():
     assert {own for own, _ in modes.values()} == {count}
     assert float(gradient) == pytest.approx(modes["gradient"][1], abs=0.051)
     assert float(forward) == pytest.approx(modes["forward"][1], abs=0.051)
+
+
+def test_the_api_page_has_every_public_name():
+    tool = importlib.util.spec_from_file_location("api_page", ROOT / "tools" / "api_page.py")
+    api_page = importlib.util.module_from_spec(tool)
+    tool.loader.exec_module(api_page)
+    written = (ROOT / "docs" / "api.md").read_text()
+    assert written == api_page.page(), "python tools/api_page.py"
 
 
 def test_keras_page_ports_twelve_examples():
