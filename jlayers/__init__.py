@@ -36,6 +36,7 @@ from .combinators.merge import (
 from .combinators.modes import inference, with_losses
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
+from .combinators.tied import tied
 from .combinators.time import bidirectional, each_step
 from .core.compiler import compiler_options
 from .inspection.explain import Decision, Explanation, explain
@@ -226,6 +227,7 @@ __all__ = [
     "stateless",
     "stream",
     "summary",
+    "tied",
     "unflatten",
     "variables",
     "walk",

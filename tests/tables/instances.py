@@ -96,6 +96,11 @@ INSTANCES = {
     "prelu, a slope each": Instance(jl.PReLU(per_feature=True), IMAGE, full=True),
     "snake": Instance(jl.Snake(), STEPS),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
+    # Ids are 0 and 1: a row that gets no gradient has none that differences would find.
+    "embedding, padding, in a ball": Instance(
+        jl.Embedding(7, 3, padding_id=-2, max_norm=0.5, p=3.0), IDS, full=True
+    ),
+    "tied": Instance(jl.tied(jl.Embedding(7, 3), jl.LSTM(3), bias=True, soft_cap=2.0), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
     "sinusoidal positions": Instance(jl.SinusoidalPositions(), jl.spec((2, 3, 4, 6))),
     "conv 1-D causal": Instance(jl.Conv(3, 2, padding="CAUSAL", dilation=2), STEPS),
