@@ -36,8 +36,7 @@ def Embedding(
       features: size of a row.
       padding_id: an id, negative ones from the end, whose row starts as zeros and gets no gradient,
         so that it stays zeros; a row that is imported with other values gives these, as in
-        PyTorch. Nothing is masked by it: a
-        ``Sequence`` has the mask.
+        PyTorch. It masks nothing; the mask of a ``Sequence`` does.
       max_norm: rows of a larger ``p``-norm are scaled down to it where they are looked up. The
         table is not changed, as PyTorch changes it, and gradients go through the scaling.
       p: the exponent of that norm, at least 1 for a norm; ``float("inf")`` for the largest value.
@@ -50,7 +49,7 @@ def Embedding(
 
     Raises:
       LayerError: for an input that is not one integer array, for ids out of range, and for a
-        padding id that is none of the ids.
+        padding id out of range.
 
     >>> import jlayers as jl
     >>> import jax.numpy as jnp
