@@ -87,3 +87,50 @@ def test_tied():
         }
 
     check(Model(), jl.tied(jl.Embedding(5, 4), jl.LSTM(4), bias=True), IDS, conversion)
+
+
+BAGS = {
+    "bags of one size": (IDS, None),
+    "flat": (IDS.reshape(-1), np.array([0, 3, 3, 5])),
+    "flat, the last bag empty": (IDS.reshape(-1), np.array([0, 1, 8])),
+}
+
+
+@pytest.mark.parametrize("form", BAGS)
+@pytest.mark.parametrize("padding_id", [None, 1, -1])
+@pytest.mark.parametrize("mode", ["mean", "sum", "max"])
+def test_embedding_bag(mode, padding_id, form):
+    ids, offsets = BAGS[form]
+
+    class Bag(nn.EmbeddingBag):
+        def forward(self, ids):
+            return super().forward(ids, None if offsets is None else torch.tensor(offsets))
+
+    module = Bag(5, 3, mode=mode, padding_idx=padding_id, **F64)
+    layer = jl.EmbeddingBag(5, 3, mode=mode, padding_id=padding_id)
+    of = jl.compose(
+        lambda f, x: f.bag(x if offsets is None else {"ids": x, "offsets": jnp.asarray(offsets)}),
+        bag=layer,
+    )
+    check(module, of, ids, lambda weights: {"bag": convert.torch_embedding(weights)})
+
+
+@pytest.mark.parametrize("form", BAGS)
+@pytest.mark.parametrize("padding_id", [None, 1])
+def test_embedding_bag_of_weighted_ids(padding_id, form):
+    ids, offsets = BAGS[form]
+
+    class Bag(nn.EmbeddingBag):
+        def forward(self, weights):
+            starts = None if offsets is None else torch.tensor(offsets)
+            return super().forward(torch.tensor(ids), starts, weights)
+
+    module = Bag(5, 3, mode="sum", padding_idx=padding_id, **F64)
+    given = {"ids": jnp.asarray(ids)} | (
+        {} if offsets is None else {"offsets": jnp.asarray(offsets)}
+    )
+    layer = jl.compose(
+        lambda f, weights: f.bag({**given, "weights": weights}),
+        bag=jl.EmbeddingBag(5, 3, mode="sum", padding_id=padding_id),
+    )
+    check(module, layer, ids.shape, lambda weights: {"bag": convert.torch_embedding(weights)})

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jlayers as jl
 
@@ -99,6 +100,17 @@ INSTANCES = {
     # Ids are 0 and 1: a row that gets no gradient has none that differences would find.
     "embedding, padding, in a ball": Instance(
         jl.Embedding(7, 3, padding_id=-2, max_norm=0.5, p=3.0), IDS, full=True
+    ),
+    "embedding bag": Instance(jl.EmbeddingBag(7, 3), IDS),
+    "embedding bag, a bag at each step, weights": Instance(
+        jl.EmbeddingBag(7, 3, mode="sum"),
+        {"ids": jl.spec((2, 5, 4), jnp.int32), "weights": STEPS},
+        same_dtype=False,
+    ),
+    "embedding bag of flat ids": Instance(
+        jl.EmbeddingBag(7, 3, mode="max"),
+        {"ids": jl.spec((6,), jnp.int32), "offsets": np.array([0, 2, 2], "int32")},
+        None,
     ),
     "tied": Instance(jl.tied(jl.Embedding(7, 3), jl.LSTM(3), bias=True, soft_cap=2.0), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
