@@ -33,6 +33,7 @@ from .combinators.merge import (
     multiply,
     residual,
 )
+from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
@@ -165,6 +166,7 @@ __all__ = [
     "MinGRU",
     "MinGRUCell",
     "MinPool",
+    "MixtureOfExperts",
     "PReLU",
     "Pad",
     "Pair",

@@ -40,6 +40,7 @@ _NAMES = {
         "jl.tied(jl.Embedding(num_embeddings, features), layer)": (
             "ReversibleEmbedding EmbeddingTranspose EmbeddingDecode TiedEmbedding Shared attend"
         ),
+        "jl.MixtureOfExperts(expert, num_experts)": "MoE SparseMoE SwitchSparseFF SparseFF",
         "jl.PositionEmbedding(num_positions), or jl.SinusoidalPositions()": (
             "PositionalEncoding PositionalEmbedding SinePositionEncoding"
         ),

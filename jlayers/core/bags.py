@@ -41,7 +41,7 @@ def reduce_segments(rows: jax.Array, counts: jax.Array, offsets: jax.Array, mode
     # How many bags have begun: several at once where some are empty, and none after the last id.
     begun = jnp.zeros(n, jnp.int32).at[offsets].add(1, mode="drop")
     bag = jnp.cumsum(begun) - 1
-    # Out of range, and dropped: what stands before the first bag, and what does not count.
+    # Out of range, and dropped: ids ahead of the first bag, and those that do not count.
     bag = jnp.where(counts & (bag >= 0), bag, jnp.full_like(bag, bags))
 
     def total(values: jax.Array) -> jax.Array:

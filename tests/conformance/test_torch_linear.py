@@ -134,3 +134,54 @@ def test_embedding_bag_of_weighted_ids(padding_id, form):
         bag=jl.EmbeddingBag(5, 3, mode="sum", padding_id=padding_id),
     )
     check(module, layer, ids.shape, lambda weights: {"bag": convert.torch_embedding(weights)})
+
+
+class Mixtral(nn.Module):
+    """The sparse block of Mixtral (Jiang et al., 2024, arXiv:2401.04088)."""
+
+    def __init__(self, num_experts, top_k, renormalize):
+        super().__init__()
+        self.top_k, self.renormalize = top_k, renormalize
+        self.gate = nn.Linear(4, num_experts, bias=False, **F64)
+        self.w1 = nn.ModuleList(nn.Linear(4, 6, bias=False, **F64) for _ in range(num_experts))
+        self.w2 = nn.ModuleList(nn.Linear(6, 4, bias=False, **F64) for _ in range(num_experts))
+        self.w3 = nn.ModuleList(nn.Linear(4, 6, bias=False, **F64) for _ in range(num_experts))
+
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        gates, chosen = torch.topk(torch.softmax(self.gate(tokens), -1), self.top_k)
+        if self.renormalize:
+            gates = gates / gates.sum(-1, keepdim=True)
+        y = torch.zeros_like(tokens)
+        for expert, (w1, w2, w3) in enumerate(zip(self.w1, self.w2, self.w3, strict=True)):
+            rows, place = torch.where(chosen == expert)
+            hidden = nn.functional.silu(w1(tokens[rows])) * w3(tokens[rows])
+            y = y.index_add(0, rows, w2(hidden) * gates[rows, place, None])
+        return y.reshape(x.shape)
+
+
+@pytest.mark.parametrize(("top_k", "renormalize"), [(2, True), (2, False), (1, False), (3, True)])
+@pytest.mark.parametrize("capacity_factor", [None, 8.0])
+def test_mixtral(capacity_factor, top_k, renormalize):
+    num_experts = 4
+    gated = jl.multiply(jl.serial(jl.Dense(6, bias=False), jax.nn.silu), jl.Dense(6, bias=False))
+    layer = jl.MixtureOfExperts(
+        jl.serial(gated, jl.Dense(4, bias=False)),
+        num_experts,
+        top_k=top_k,
+        renormalize=renormalize,
+        capacity_factor=capacity_factor,
+    )
+
+    def conversion(weights):
+        def stacked(name):
+            kernels = [weights[f"{name}.{i}.weight"].T for i in range(num_experts)]
+            return {"kernel": jnp.stack(kernels)}
+
+        experts = {
+            "multiply": {"serial": {"dense": stacked("w1")}, "dense": stacked("w3")},
+            "dense": stacked("w2"),
+        }
+        return {"router": {"kernel": weights["gate.weight"].T}, "experts": experts}
+
+    check(Mixtral(num_experts, top_k, renormalize), layer, (3, 20, 4), conversion)

@@ -81,6 +81,8 @@ def _mgu_cell(features):
 ONE_STEP = (VECTOR, {"h": jl.spec((3, 2))})
 ONE_STEP_OF_LSTM = (VECTOR, {"h": jl.spec((3, 2)), "c": jl.spec((3, 2))})
 
+EXPERT = jl.serial(jl.Dense(6), jnp.tanh, jl.Dense(3))
+
 INSTANCES = {
     "dense": Instance(jl.Dense(3), VECTOR),
     "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS, full=True),
@@ -303,6 +305,18 @@ INSTANCES = {
         jl.repeat(jl.residual(jl.Dense(4)), 2, remat=jax.checkpoint_policies.dots_saveable), VECTOR
     ),
     "ensemble": Instance(jl.ensemble(jl.serial(jl.Dense(3), jl.BatchNorm()), 2), VECTOR, 1),
+    "ensemble of inputs": Instance(
+        jl.ensemble(jl.Dense(3), 2, shared=False), jl.spec((2, 3, 4)), None, symbolic_axes=(1,)
+    ),
+    "mixture of experts": Instance(
+        jl.MixtureOfExperts(EXPERT, 3, jitter=0.1, balance_loss=0.1, z_loss=0.1), STEPS
+    ),
+    "mixture of experts with a capacity": Instance(
+        jl.MixtureOfExperts(EXPERT, 3, capacity_factor=0.75), STEPS
+    ),
+    "mixture of experts that choose": Instance(
+        jl.MixtureOfExperts(EXPERT, 3, routing="expert_choice"), STEPS
+    ),
     "bidirectional": Instance(jl.bidirectional(jl.GRU(3)), STEPS),
     "bidirectional, last step": Instance(
         jl.bidirectional(jl.LSTM(3, return_sequences=False), jl.add()), STEPS, full=True
