@@ -38,9 +38,9 @@ def reduce_segments(rows: jax.Array, counts: jax.Array, offsets: jax.Array, mode
       (bags, features).
     """
     n, bags = rows.shape[0], offsets.shape[0]
-    # How many bags have begun: several at once where some are empty, and none after the last id.
-    begun = jnp.zeros(n, jnp.int32).at[offsets].add(1, mode="drop")
-    bag = jnp.cumsum(begun) - 1
+    # How many bags have started: several at once where some are empty, and none after the last id.
+    started = jnp.zeros(n, jnp.int32).at[offsets].add(1, mode="drop")
+    bag = jnp.cumsum(started) - 1
     # Out of range, and dropped: ids ahead of the first bag, and those that do not count.
     bag = jnp.where(counts & (bag >= 0), bag, jnp.full_like(bag, bags))
 
