@@ -33,9 +33,11 @@ from .combinators.merge import (
     multiply,
     residual,
 )
+from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
+from .combinators.tied import tied
 from .combinators.time import bidirectional, each_step
 from .core.compiler import compiler_options
 from .inspection.explain import Decision, Explanation, explain
@@ -66,6 +68,7 @@ from .layers import (
     Dropout,
     Einsum,
     Embedding,
+    EmbeddingBag,
     Flatten,
     GaussianDropout,
     GaussianNoise,
@@ -140,6 +143,7 @@ __all__ = [
     "Dropout",
     "Einsum",
     "Embedding",
+    "EmbeddingBag",
     "Explanation",
     "Flatten",
     "GRUCell",
@@ -162,6 +166,7 @@ __all__ = [
     "MinGRU",
     "MinGRUCell",
     "MinPool",
+    "MixtureOfExperts",
     "PReLU",
     "Pad",
     "Pair",
@@ -226,6 +231,7 @@ __all__ = [
     "stateless",
     "stream",
     "summary",
+    "tied",
     "unflatten",
     "variables",
     "walk",

@@ -37,6 +37,10 @@ _NAMES = {
         "jl.multiply(jl.Dense(n), jl.serial(jl.Dense(n), jax.nn.silu))": "SwiGLU GEGLU GatedUnit",
         "jl.serial(jl.Dense(64), jax.nn.relu, jl.Dense(10))": "MLP",
         "jl.Embedding(num_embeddings, features)": "Embed",
+        "jl.tied(jl.Embedding(num_embeddings, features), layer)": (
+            "ReversibleEmbedding EmbeddingTranspose EmbeddingDecode TiedEmbedding Shared attend"
+        ),
+        "jl.MixtureOfExperts(expert, num_experts)": "MoE SparseMoE SwitchSparseFF SparseFF",
         "jl.PositionEmbedding(num_positions), or jl.SinusoidalPositions()": (
             "PositionalEncoding PositionalEmbedding SinePositionEncoding"
         ),
@@ -215,6 +219,9 @@ _SAME_ARGUMENT = {
     "rope": "rotary",
     "rate": "p drop_rate drop_prob dropout_rate",
     "shared_over_time": "same_over_time",
+    "padding_id": "padding_idx",
+    "p": "norm_type norm_order",
+    "soft_cap": "logit_soft_cap logits_soft_cap softcap",
     "num_embeddings": "vocab_size vocabulary vocabulary_size input_dim",
     "reverse": "go_backwards",
     "layer_norm": "use_layer_norm",
@@ -307,9 +314,7 @@ _ARGUMENTS = {
     "padding='SAME', or padding=((low, high), ...)": "ceil_mode",
     "jl.ConvTranspose(features, kernel_size, strides=...)": "input_dilation",
     "flip and swap the axes of the kernel; see core.conv_transpose": "transpose_kernel",
-    "jl.Sequence(values, mask): the data carries its mask": (
-        "mask mask_zero padding_idx attention_mask"
-    ),
+    "jl.Sequence(values, mask): the data carries its mask": ("mask mask_zero attention_mask"),
     "jl.Dropout(rate) before or after it": "dropout dropout_rate",
     "jl.bidirectional(layer)": "bidirectional",
     "jl.serial of as many layers": "num_layers",
@@ -327,6 +332,8 @@ _ARGUMENTS = {
         "broadcast_dims noise_shape"
     ),
     "leave it out: arrays do not change": "inplace",
+    "leave it out: gradients of tables are dense arrays": "sparse",
+    "divide the gradient's rows by how often their ids occur: jnp.bincount": "scale_grad_by_freq",
     "data: a source of batches (x, *targets)": "x y",
     "data=jl.training.Batches((x, y), batch_size)": "batch_size",
     "jl.training.train_step(model, loss, tx)": "optimizer loss",

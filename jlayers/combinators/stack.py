@@ -147,11 +147,20 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
 
 
 @factory
-def ensemble(layer: LayerOrFunction, n: int) -> Layer:
+def ensemble(layer: LayerOrFunction, n: int, *, shared: bool = True) -> Layer:
     """``n`` independent copies of a layer on one input, under ``vmap``.
 
     Parameters, state and outputs have a new first axis of size ``n``. Copy i is initialised
     with ``fold_in(key, i)``.
+
+    Args:
+      layer: any layer.
+      n: how many, at least 1.
+      shared: whether all copies take the same input. Otherwise arrays of the input have a first
+        axis of size ``n``, and copy i takes the i-th entry.
+
+    Raises:
+      LayerError: without ``shared``, for an input with another first axis, and for a ``Sequence``.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.ensemble(jl.Dense(3), 5), jl.spec((8, 2))).shape
@@ -161,24 +170,35 @@ def ensemble(layer: LayerOrFunction, n: int) -> Layer:
     n = arguments.positive("n", n)
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        if not shared:
+            _check_entries(x, n)
+            x = jax.tree.map(lambda leaf: leaf[0], x)
         found, y = _stacked(inner, n, key, x)
         return found, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), y)
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        def one(params: Params, state: State, key: Key) -> tuple[tuple[PyTree, State], Losses]:
+        def one(
+            params: Params, state: State, key: Key, x: PyTree
+        ) -> tuple[tuple[PyTree, State], Losses]:
             with error_context(inner):
                 return _collected(inner, params, state, x, key, train, is_collecting())
 
         # axis_size, for a layer without parameters, state and key has nothing to map over.
-        (y, new_state), losses = jax.vmap(one, axis_size=n)(params, state, _keys(key, n))
+        mapped = jax.vmap(one, (0, 0, 0, None if shared else 0), axis_size=n)
+        (y, new_state), losses = mapped(params, state, _keys(key, n), x)
         for loss in losses:
             add_loss(jnp.sum(loss))
         return y, new_state if train else state
 
     unstreamed = "its output does not begin with (batch, time)"
-    return wrapper(inner, abstract, apply, lambda new: ensemble(new, n), unstreamed, n)
+    again = (
+        functools.partial(ensemble, n=n)
+        if shared
+        else functools.partial(ensemble, n=n, shared=False)
+    )
+    return wrapper(inner, abstract, apply, again, unstreamed, n)
 
 
 @factory
@@ -260,6 +280,17 @@ def _collected(
         return layer._apply(params, state, x, key=key, train=train)
 
     return collected(run) if collects else (run(), [])
+
+
+def _check_entries(x: PyTree, n: int) -> None:
+    """Raises unless each copy of an ensemble has an entry of its own in every array."""
+    if sequences_in(x) or any(jnp.shape(leaf)[:1] != (n,) for leaf in jax.tree.leaves(x)):
+        raise LayerError(
+            "the input does not hold an entry for each copy",
+            expected=f"arrays ({n}, ...), without a mask",
+            got=format_spec(specs_of(x)),
+            hint="shared=True for one input of all copies",
+        )
 
 
 def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:

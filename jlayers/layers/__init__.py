@@ -11,6 +11,7 @@ from .linear.bilinear import Bilinear
 from .linear.dense import Dense
 from .linear.einsum import Einsum
 from .linear.embedding import Embedding
+from .linear.embedding_bag import EmbeddingBag
 from .norm.batch_norm import BatchNorm
 from .norm.group_norm import GroupNorm
 from .norm.instance_norm import InstanceNorm
@@ -75,6 +76,7 @@ __all__ = [
     "Dropout",
     "Einsum",
     "Embedding",
+    "EmbeddingBag",
     "Flatten",
     "GRUCell",
     "GaussianDropout",

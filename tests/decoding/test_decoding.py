@@ -44,6 +44,7 @@ MODELS = {
     "conv and repeated gru": conv_model(),
     "transformer": transformer(rope=True),
     "transformer with a window": transformer(window=3, num_kv_heads=1, alibi=True),
+    "tied": jl.tied(jl.Embedding(V, 8), jl.residual(jl.GRU(8)), bias=True, soft_cap=5.0),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 MODEL = MODELS["lstm"]

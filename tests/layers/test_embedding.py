@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from tables.tiers import named
 
 import jlayers as jl
+from jlayers import decoding, training
 
 WIDTHS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "int4")
 
@@ -74,6 +76,65 @@ def test_the_error_names_the_largest_id():
         "hint:     the largest id is 9; Embedding(n, ...) takes ids up to n - 1",
     ):
         assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("padding_id", [10, -11])
+def test_a_padding_id_is_one_of_the_ids(padding_id):
+    text = f"Embedding: padding_id must be an id, from -10 to 9, got {padding_id}"
+    with pytest.raises(jl.LayerError, match=text):
+        jl.Embedding(10, 3, padding_id=padding_id)
+
+
+def test_ids_may_name_the_padding_from_either_end():
+    layer = jl.Embedding(10, 2, padding_id=3)
+    params, _ = layer.init(jax.random.key(0), jl.spec((1,), jnp.int32))
+
+    def loss(params):
+        return jnp.sum(layer.apply(params, {}, jnp.asarray([3, -7, 4, -6]))[0])
+
+    gradient = np.asarray(jax.grad(loss)(params)["embedding"])
+    np.testing.assert_array_equal(gradient[3:5], [[0, 0], [2, 2]])
+
+
+def test_a_table_of_numpy():
+    layer, _, table = _table(10)
+    np.testing.assert_array_equal(
+        layer.apply({"embedding": table}, {}, jnp.array([2]))[0], table[2:3]
+    )
+
+
+TIED = {
+    "the first layer has no table of its own": lambda: jl.tied(
+        jl.serial(jl.Embedding(7, 4), jl.Dropout(0.1)), jl.LSTM(4)
+    ),
+    "the output of the layer does not fit the table": lambda: jl.tied(
+        jl.Embedding(7, 4), jl.LSTM(5)
+    ),
+    "expected a layer, got 7": lambda: jl.tied(7, jl.LSTM(4)),
+}
+
+
+@pytest.mark.parametrize("text", TIED)
+def test_what_cannot_be_tied(text):
+    with pytest.raises(jl.LayerError) as caught:
+        TIED[text]().init(jax.random.key(0), jl.spec((2, 5), jnp.int32))
+    assert text in str(caught.value)
+
+
+def test_a_tied_model_learns_and_generates():
+    model = jl.tied(jl.Embedding(6, 8), jl.residual(jl.GRU(8)))
+    ids = jnp.asarray([[0, 1, 2, 3, 4, 5, 0, 1, 2]])
+    state = training.train_state(model, optax.sgd(0.3, momentum=0.9), jax.random.key(0), ids)
+
+    def loss(logits, wanted):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
+
+    step = jax.jit(training.train_step(model, loss, optax.sgd(0.3, momentum=0.9)))
+    for _ in range(60):
+        state, record = step(state, (ids[:, :-1], ids[:, 1:]))
+    assert float(record["loss"]) < 0.1
+    made = decoding.generate(model, state.params, state.state, jnp.asarray([[3, 4]]), 5)
+    assert made.values.tolist() == [[5, 0, 1, 2, 3]]
 
 
 MESHES = {

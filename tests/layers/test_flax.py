@@ -81,6 +81,18 @@ def test_embedding():
     check(nn.Embed(5, 3, **F64), jl.Embedding(5, 3), convert.draw_ids((2, 3), 5))
 
 
+def test_tied():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, ids):
+            embed = nn.Embed(5, 3, **F64)
+            return embed.attend(nn.tanh(embed(ids)))
+
+    oracle, ids = Model(), convert.draw_ids((2, 3), 5)
+    layer = jl.tied(jl.Embedding(5, 3), jax.numpy.tanh)
+    check(oracle, layer, ids, lambda weights: {"embedding": weights["Embed_0"]})
+
+
 SIZE, SMALL, KERNEL = (7, 5, 4), (4, 3, 2), (3, 2, 2)
 CONV = [
     {},

@@ -78,6 +78,26 @@ def test_embedding():
     check(k.Embedding(5, 3), jl.Embedding(5, 3), (2, 3), convert.keras_embedding, ids)
 
 
+@pytest.mark.parametrize("soft_cap", [None, 0.5])
+def test_tied(soft_cap):
+    class Model(k.Layer):
+        def __init__(self):
+            super().__init__()
+            self.embed = k.ReversibleEmbedding(5, 3, logit_soft_cap=soft_cap)
+
+        def build(self, shape):
+            self.embed.build(shape)
+
+        def call(self, ids):
+            return self.embed(keras.ops.tanh(self.embed(ids)), reverse=True)
+
+    def conversion(weights):
+        return {"embedding": {"embedding": weights["embeddings"]}}
+
+    layer = jl.tied(jl.Embedding(5, 3), jnp.tanh, soft_cap=soft_cap)
+    check(Model(), layer, (2, 3), conversion, convert.draw_ids((2, 3), 5))
+
+
 SIZE, SMALL, KERNEL = (7, 5, 4), (4, 3, 2), (3, 2, 2)
 CONV = [
     {},

@@ -105,6 +105,7 @@ NO_TIME = {
     "crop",
     "dense over two axes, two of features",
     "drop block",
+    "ensemble of inputs",
     "flatten",
     "pad",
     "pad, reflected",

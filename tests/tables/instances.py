@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jlayers as jl
 
@@ -80,6 +81,8 @@ def _mgu_cell(features):
 ONE_STEP = (VECTOR, {"h": jl.spec((3, 2))})
 ONE_STEP_OF_LSTM = (VECTOR, {"h": jl.spec((3, 2)), "c": jl.spec((3, 2))})
 
+EXPERT = jl.serial(jl.Dense(6), jnp.tanh, jl.Dense(3))
+
 INSTANCES = {
     "dense": Instance(jl.Dense(3), VECTOR),
     "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS, full=True),
@@ -96,6 +99,22 @@ INSTANCES = {
     "prelu, a slope each": Instance(jl.PReLU(per_feature=True), IMAGE, full=True),
     "snake": Instance(jl.Snake(), STEPS),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
+    # Ids are 0 and 1: a row that gets no gradient has none that differences would find.
+    "embedding, padding, in a ball": Instance(
+        jl.Embedding(7, 3, padding_id=-2, max_norm=0.5, p=3.0), IDS, full=True
+    ),
+    "embedding bag": Instance(jl.EmbeddingBag(7, 3), IDS),
+    "embedding bag, a bag at each step, weights": Instance(
+        jl.EmbeddingBag(7, 3, mode="sum"),
+        {"ids": jl.spec((2, 5, 4), jnp.int32), "weights": STEPS},
+        same_dtype=False,
+    ),
+    "embedding bag of flat ids": Instance(
+        jl.EmbeddingBag(7, 3, mode="max"),
+        {"ids": jl.spec((6,), jnp.int32), "offsets": np.array([0, 2, 2], "int32")},
+        None,
+    ),
+    "tied": Instance(jl.tied(jl.Embedding(7, 3), jl.LSTM(3), bias=True, soft_cap=2.0), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
     "sinusoidal positions": Instance(jl.SinusoidalPositions(), jl.spec((2, 3, 4, 6))),
     "conv 1-D causal": Instance(jl.Conv(3, 2, padding="CAUSAL", dilation=2), STEPS),
@@ -286,6 +305,18 @@ INSTANCES = {
         jl.repeat(jl.residual(jl.Dense(4)), 2, remat=jax.checkpoint_policies.dots_saveable), VECTOR
     ),
     "ensemble": Instance(jl.ensemble(jl.serial(jl.Dense(3), jl.BatchNorm()), 2), VECTOR, 1),
+    "ensemble of inputs": Instance(
+        jl.ensemble(jl.Dense(3), 2, shared=False), jl.spec((2, 3, 4)), None, symbolic_axes=(1,)
+    ),
+    "mixture of experts": Instance(
+        jl.MixtureOfExperts(EXPERT, 3, jitter=0.1, balance_loss=0.1, z_loss=0.1), STEPS
+    ),
+    "mixture of experts with a capacity": Instance(
+        jl.MixtureOfExperts(EXPERT, 3, capacity_factor=0.75), STEPS
+    ),
+    "mixture of experts that choose": Instance(
+        jl.MixtureOfExperts(EXPERT, 3, routing="expert_choice"), STEPS
+    ),
     "bidirectional": Instance(jl.bidirectional(jl.GRU(3)), STEPS),
     "bidirectional, last step": Instance(
         jl.bidirectional(jl.LSTM(3, return_sequences=False), jl.add()), STEPS, full=True
