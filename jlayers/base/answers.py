@@ -46,9 +46,9 @@ _NAMES = {
         ),
         "jl.compose with f.param and jax.lax.conv_general_dilated_local": "ConvLocal",
         "jl.Conv(channels, kernel_size, groups=channels)": "DepthwiseConv",
-        "jl.serial(jl.Conv(channels, kernel_size, groups=channels), jl.Conv(features, 1))": (
-            "SeparableConv"
-        ),
+        "jl.serial(jl.Conv(channels, kernel_size, groups=channels, bias=False), "
+        "jl.Conv(features, 1))": "SeparableConv",
+        "jl.Conv(features, kernel_size, kernel_mask=mask)": "MaskedConv",
         "jl.MaxPool(window_shape): the rank comes from the input": "MaxPooling",
         "jl.AvgPool(window_shape): the rank comes from the input": "AveragePooling",
         "jl.MaxPool(window_shape), or jl.core.max_pool on arrays": "max_pool",
@@ -201,6 +201,8 @@ _SAME_ARGUMENT = {
     "strides": "stride window_strides",
     "window_shape": "kernel_size window pool_size",
     "dilation": "dilation_rate kernel_dilation rhs_dilation",
+    "input_dilation": "lhs_dilation",
+    "kernel_mask": "mask",
     "groups": "feature_group_count num_groups",
     "bias": "use_bias with_bias create_offset center",
     "scale": "use_scale create_scale elementwise_affine",
@@ -309,12 +311,14 @@ _ARGUMENTS = {
     "leave it out: under jit the batch is the whole batch": "axis_name",
     "leave it out: channels are last": "data_format channel_axis",
     "leave it out: sequences are (batch, time, features)": "batch_first time_major",
-    "lambda x: jnp.pad(x, ..., mode='reflect') before it, and padding='VALID'": "padding_mode",
-    "padding=((low, high), ...) for each spatial axis": "output_padding",
+    "jl.Pad(padding, mode='reflect') before it": "padding_mode",
     "padding='SAME', or padding=((low, high), ...)": "ceil_mode",
     "jl.ConvTranspose(features, kernel_size, strides=...)": "input_dilation",
     "flip and swap the axes of the kernel; see core.conv_transpose": "transpose_kernel",
     "jl.Sequence(values, mask): the data carries its mask": ("mask mask_zero attention_mask"),
+    "jl.Sequence(values, mask): the data carries its mask": (
+        "mask mask_zero padding_idx attention_mask"
+    ),
     "jl.Dropout(rate) before or after it": "dropout dropout_rate",
     "jl.bidirectional(layer)": "bidirectional",
     "jl.serial of as many layers": "num_layers",

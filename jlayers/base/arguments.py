@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from ..core.padding import MODES, OF_ZEROS, PADDINGS, ZEROS
 from .errors import LayerError, truncate
 from .specs import format_short, format_spec
 from .types import PyTree
@@ -43,13 +44,13 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
     raise LayerError(f"{name} must be {kind}, got {format_short(value)}")
 
 
-def positive_sizes(name: str, value: Any) -> int | tuple[int, ...]:
+def positive_sizes(name: str, value: Any, least: int = 1) -> int | tuple[int, ...]:
     """``value`` as a positive int, or as a tuple of them (one for each spatial axis)."""
     if isinstance(value, tuple | list):
         if not value:
             raise LayerError(f"{name} must be a positive int or a tuple of them, got {value!r}")
-        return tuple(positive(name, item) for item in value)
-    return positive(name, value)
+        return tuple(integer(name, item, least) for item in value)
+    return integer(name, value, least)
 
 
 def axes(name: str, value: Any) -> int | tuple[int, ...]:
@@ -174,20 +175,39 @@ def _makes_initializers(value: Any) -> bool:
     return next(iter(inspect.signature(known).parameters)) != "key"
 
 
-def padding(name: str, value: Any, causal: bool = False) -> Any:
+def padding(name: str, value: Any, names: Sequence[str] = OF_ZEROS) -> Any:
     """A padding as given by a user: checked, with the names in upper case."""
-    names = ("VALID", "SAME") + (("CAUSAL",) if causal else ())
     # In any case: Keras writes "same", lax and stax "SAME".
     if isinstance(value, str) and value.upper() in names:
         return value.upper()
     if isinstance(value, tuple | list):
-        return tuple(_pad_pair(item) for item in value)
+        return tuple(
+            padding(name, item, names) if isinstance(item, str) else _pad_pair(item)
+            for item in value
+        )
     if isinstance(value, int):
         return integer(name, value, 0)
     raise LayerError(
         f"unknown {name} {format_short(value)}",
-        expected=f"{', '.join(map(repr, names))}, an int, or one (low, high) for each axis",
+        expected=f"{', '.join(map(repr, names))}, an int, or a name, an int or (low, high) for "
+        "each axis",
     )
+
+
+def padding_mode(name: str, value: Any) -> str:
+    """What is in a padding, in lower case."""
+    # In any case: Equinox writes "REFLECT", PyTorch "reflect".
+    modes = (ZEROS, *MODES)
+    if isinstance(value, str) and value.lower() in modes:
+        return value.lower()
+    raise LayerError(f"unknown {name} {format_short(value)}", expected=", ".join(map(repr, modes)))
+
+
+def array(name: str, value: Any) -> Any:
+    """``value`` as an array of numbers, or of bools."""
+    if isinstance(value, jax.core.Tracer) or not hasattr(value, "shape"):
+        raise LayerError(f"{name} must be an array of NumPy or JAX, got {format_short(value)}")
+    return value
 
 
 def edge_sizes(name: str, value: Any) -> Any:
@@ -210,6 +230,7 @@ def _pad_pair(item: Any) -> tuple[int, int]:
 Positive = Annotated[int, positive]
 Integer = Annotated[int, integer]
 Sizes = Annotated[int | tuple[int, ...], positive_sizes]
+Extents = Annotated[int | tuple[int, ...], functools.partial(positive_sizes, least=0)]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
 Axes = Annotated[int | tuple[int, ...], axes]
 Fraction = Annotated[float, fraction]
@@ -217,10 +238,15 @@ Number = Annotated[float, any_number]
 NonNegative = Annotated[float, number]
 UpToOne = Annotated[float, functools.partial(number, most=1.0)]
 AboveZero = Annotated[float, above_zero]
-Padding = Annotated[str | int | Sequence[int | tuple[int, int]], padding]
-CausalPadding = Annotated[
-    str | int | Sequence[int | tuple[int, int]], functools.partial(padding, causal=True)
+Paddings = str | int | Sequence[str | int | tuple[int, int]]
+# Of a pool, of a convolution and of a transposed one.
+CausalPadding = Annotated[Paddings, padding]
+ConvPadding = Annotated[Paddings, functools.partial(padding, names=tuple(PADDINGS))]
+TransposedPadding = Annotated[
+    Paddings, functools.partial(padding, names=("VALID", "SAME", "CAUSAL"))
 ]
+PaddingMode = Annotated[str, padding_mode]
+KernelMask = Annotated[Any, array]
 
 
 def is_key(key: Any) -> bool:
@@ -328,28 +354,15 @@ def spread(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...
         return (value,) * rank
     if len(value) != rank:
         raise LayerError(
-            f"{name} {value} has {len(value)} entries for {_axes(rank)}",
+            f"{name} {value} has {len(value)} entries for {spatial_axes(rank)}",
             expected=f"an int, or {rank} ints; inputs are (batch, *spatial, channels)",
         )
     return value
 
 
-def _axes(rank: int) -> str:
+def spatial_axes(rank: int) -> str:
+    """How many there are, for messages."""
     return f"{rank} spatial {'axis' if rank == 1 else 'axes'}"
-
-
-def spread_padding(value: Padding, rank: int) -> str | tuple[tuple[int, int], ...]:
-    """The padding for ``rank`` spatial axes: a name, or a (low, high) for each."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return ((value, value),) * rank
-    if len(value) != rank:
-        raise LayerError(
-            f"padding {value} has {len(value)} entries for {_axes(rank)}",
-            expected=f"a name, an int, or {rank} pairs (low, high)",
-        )
-    return tuple(value)  # type: ignore[arg-type]
 
 
 def edges_of(x: Any, value: EdgeSizes) -> tuple[tuple[int, int], ...]:
@@ -359,28 +372,3 @@ def edges_of(x: Any, value: EdgeSizes) -> tuple[tuple[int, int], ...]:
     if isinstance(value, int):
         return ((value, value),) * (len(x.shape) - 2)
     return tuple(value)  # type: ignore[arg-type]
-
-
-def window_fits(
-    x: Any,
-    sizes: Sequence[int],
-    window: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    what: str,
-) -> None:
-    """The window (a dilated kernel, say) is at most as large as the padded ``sizes`` of ``x``."""
-    if isinstance(padding, str):
-        # SAME and CAUSAL pad by as much as the window needs.
-        if padding != "VALID":
-            return
-        padding = ((0, 0),) * len(sizes)
-    room = [size + low + high for size, (low, high) in zip(sizes, padding, strict=True)]
-    # A symbolic size is as large as need be.
-    known = [(have, want) for have, want in zip(room, window, strict=True) if isinstance(have, int)]
-    if any(have < want for have, want in known):
-        raise LayerError(
-            f"{what} {tuple(window)} is larger than the {'padded ' if room != [*sizes] else ''}"
-            f"input {tuple(room)}",
-            got=format_spec(x),
-            hint=f"padding='SAME', or a smaller {what.split()[-1]}",
-        )

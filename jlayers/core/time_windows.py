@@ -6,6 +6,7 @@ a mask are steps that read as zeros, or as nothing at all for a pool.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .dtypes import is_symbolic
+from .padding import ZEROS
 
 
 class TimeWindow(NamedTuple):
@@ -24,6 +26,8 @@ class TimeWindow(NamedTuple):
       low, high: padding before and after all steps.
       same: whether the padding is ``"SAME"``, for which every ``stride`` steps, or a part of them
         at the end, make an output.
+      mode: what is in the padding, as in ``padding.MODES``.
+      input_dilation: steps of the operation for one step of its input: it puts zeros between them.
 
     >>> import jax.numpy as jnp
     >>> mask = jnp.array([[True, True, True, False]])
@@ -36,11 +40,38 @@ class TimeWindow(NamedTuple):
     low: int
     high: int
     same: bool = False
+    mode: str = ZEROS
+    input_dilation: int = 1
 
     @property
     def causal(self) -> bool:
         """Whether output t depends on the steps up to ``stride * t`` and none after."""
-        return self.low == self.extent - 1 and self.high == 0
+        zeros = self.mode == ZEROS or not (self.low or self.high)
+        plain = zeros and self.input_dilation == 1
+        return plain and self.low == self.extent - 1 and self.high == 0
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How many steps before ``stride * t`` output t depends on, and how many after."""
+        before, after = self.low, self.extent - 1 - self.low
+        if self.mode == "circular" and (self.low or self.high):
+            return math.inf, math.inf
+        # At the edges, padding is read in place of steps, and has its values from others.
+        if self.mode == "reflect":
+            return max(before, 2 * self.high - after), max(after, self.low)
+        if self.mode == "replicate":
+            return max(before, self.high - after), max(after, 0)
+        return before, after
+
+    @property
+    def block(self) -> int:
+        """The steps of a stream come in multiples of so many."""
+        return self.stride
+
+    @property
+    def padding_after_context(self) -> tuple[int, int]:
+        """The padding of a block that follows its context."""
+        return 0, 0
 
     @property
     def context(self) -> int:
@@ -59,6 +90,7 @@ class TimeWindow(NamedTuple):
         Returns:
           Bools (batch, count).
         """
+        mask = _dilated(mask, self.input_dilation)
         # The part of the window that is not accounted for by padding.
         span = 0 if self.same else self.extent - 1 - self.low - self.high
         xp = _arrays_of(count)
@@ -86,8 +118,23 @@ class TransposedTimeWindow(NamedTuple):
 
     @property
     def causal(self) -> bool:
-        """Its outputs are not streamed."""
-        return False
+        """Whether outputs ``stride * t`` to ``stride * t + stride - 1`` need no step after t."""
+        return self.low == self.extent - 1 and self.high == self.stride - 1
+
+    @property
+    def context(self) -> int:
+        """How many steps before a block its outputs depend on, if causal."""
+        return (self.extent - 1) // self.stride
+
+    @property
+    def block(self) -> int:
+        """A stream takes any number of steps."""
+        return 1
+
+    @property
+    def padding_after_context(self) -> tuple[int, int]:
+        """The padding of the dilated block after its context, whose own outputs are left out."""
+        return (self.extent - 1) % self.stride, self.stride - 1
 
     def outputs(self, mask: jax.Array, count: int) -> jax.Array:
         """Which of ``count`` outputs are valid: those that a valid input contributes to.
@@ -109,6 +156,16 @@ class TransposedTimeWindow(NamedTuple):
         inside = (steps >= 0) & (steps < mask.shape[1])
         valid = jnp.take(mask, steps, axis=1, mode="clip")
         return jnp.any(valid & jnp.broadcast_to(inside, valid.shape), -1)
+
+
+def _dilated(mask: jax.Array, factor: int) -> jax.Array:
+    """The mask of the steps with ``factor - 1`` between them: those between two valid ones."""
+    if factor == 1 or mask.shape[1] == 0:
+        return mask
+    between = jnp.repeat((mask[:, :-1] & mask[:, 1:])[..., None], factor - 1, -1)
+    steps = jnp.concatenate([mask[:, :-1, None], between], -1)
+    steps = steps.reshape(mask.shape[0], -1)
+    return jnp.concatenate([steps, mask[:, -1:]], 1)
 
 
 def _arrays_of(count: int) -> Any:

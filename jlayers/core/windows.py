@@ -1,6 +1,7 @@
 """Windows that move over images, and the ways to reduce each of them to one number.
 
-How to read this file: ``explicit_padding`` turns padding by name into numbers. ``Windows`` is the
+How to read this file: ``explicit_padding`` turns padding by name into numbers, by the table of
+``padding.py``. ``Windows`` is the
 geometry of a pool, with the forward pass in two ways (``reduce``, XLA's own, and
 ``reduce_by_axis``) and one half of its gradient (``sum_over_windows``). An *offset* is a position
 inside the window; ``slices`` has, for each offset, the values there of all windows at once, as a
@@ -22,8 +23,9 @@ from jax import lax
 
 from .custom_gradient import apply_transpose
 from .dtypes import is_symbolic
+from .padding import Padding as Padding
+from .padding import amounts_of
 
-Padding = str | Sequence[tuple[int, int]]
 Combine = Callable[[jax.Array, jax.Array], jax.Array]
 
 # XLA reduces a longer side of a window: with one slice per offset, the program would be as long.
@@ -36,16 +38,8 @@ def explicit_padding(
     strides: Sequence[int],
     padding: Padding,
 ) -> tuple[tuple[int, int], ...]:
-    """(low, high) for each spatial axis; ``"CAUSAL"`` pads before the first of them alone."""
-    if padding == "CAUSAL":
-        return ((window_shape[0] - 1, 0), *(((0, 0),) * (len(window_shape) - 1)))
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:-1], tuple(window_shape), tuple(strides), padding)
-    # That of "SAME" is symbolic where the size is, if strides divide it.
-    return tuple(
-        (int(low), int(high)) if isinstance(low, int | np.integer) else (low, high)
-        for low, high in padding
-    )
+    """(low, high) for each spatial axis, of a padding by names or in numbers."""
+    return amounts_of(x.shape[1:-1], window_shape, strides, padding)
 
 
 def pad_or_crop(
@@ -228,5 +222,5 @@ def interleave(phases: Sequence[jax.Array], strides: Sequence[int]) -> jax.Array
     y = jnp.transpose(y, order)
     # One axis at a time: a reshape of all at once is not defined for arrays that are sharded.
     for a in range(rank):
-        y = y.reshape(*y.shape[: 1 + a], -1, *y.shape[3 + a :])
+        y = y.reshape(*y.shape[: 1 + a], steps[a] * strides[a], *y.shape[3 + a :])
     return y

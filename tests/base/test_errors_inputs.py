@@ -145,10 +145,25 @@ INPUTS = [
         lambda: init(jl.AvgPool(2, padding=((0, 1),)), IMAGE),
         "AvgPool: padding ((0, 1),) has 1 entries for 2 spatial axes",
     ),
+    (
+        lambda: init(jl.ConvTranspose(4, (3, 3), padding="causal"), IMAGE),
+        "ConvTranspose: padding 'CAUSAL' is for (batch, time, channels)",
+        "padding=('CAUSAL', 'SAME')",
+    ),
+    (
+        lambda: init(Conv(4, 3, input_dilation=2, padding="CIRCULAR"), IMAGE),
+        "Conv: input_dilation goes with padding by zeros alone",
+    ),
+    (
+        lambda: init(Conv(4, 3, kernel_mask=np.ones((3, 3))), IMAGE),
+        "Conv: kernel_mask (3, 3) does not broadcast to the kernel (3, 3, 3, 4)",
+        "kernel_mask[..., None, None]",
+    ),
     (lambda: init(Conv(4, 3, groups=2), IMAGE), "Conv: groups 2 do not divide the 3 channels*"),
     (
         lambda: init(Conv(4, 3, padding="causal"), IMAGE),
         "Conv: padding 'CAUSAL' is for (batch, time, channels)",
+        "padding=('CAUSAL', 'SAME')",
     ),
     (
         lambda: init(jl.Reshape((8, 8)), jl.spec((32, 63))),

@@ -153,6 +153,22 @@ def test_conv_transpose_with_the_kernel_of_the_convolution(padding):
         (2, 4, 3, 2),
         convert.flax_conv_transpose_transposed,
     )
+    check(
+        nn.ConvTranspose(4, (3, 2), transpose_kernel=True, **options, **F64),
+        jl.ConvTranspose(4, (3, 2), transpose_kernel=True, **options),
+        (2, 4, 3, 2),
+    )
+
+
+@pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])
+def test_masked_kernel(name):
+    mask = (np.random.default_rng(3).random((3, 2, 2, 4)) < 0.5).astype("float64")
+    options = {"padding": "SAME", "strides": 2}
+    check(
+        getattr(nn, name)(4, (3, 2), mask=mask, **options, **F64),
+        getattr(jl, name)(4, (3, 2), kernel_mask=mask, **options),
+        (2, 4, 3, 2),
+    )
 
 
 POOL = [

@@ -167,6 +167,47 @@ def test_conv_transpose(rank, options):
     check(oracle, layer, (2, *SMALL[:rank], 2), convert.keras_conv_transpose)
 
 
+@pytest.mark.parametrize(
+    "case", sample([("valid", 0), ("valid", 1), ("same", (1, 0)), ("same", 1)], 2), ids=str
+)
+def test_output_padding(case):
+    """Elsewhere more output is at the end; for "same" Keras has half of it at the beginning."""
+    padding, more = case
+    ours = {"output_padding": more}
+    if padding == "same":
+        more = more if isinstance(more, tuple) else (more, more)
+        totals = [e + e % 2 - 2 + q for e, q in zip((3, 4), more, strict=True)]
+        lows = [min(-(-t // 2), e - 1) for e, t in zip((3, 4), totals, strict=True)]
+        ours = {"padding": [(low, t - low) for low, t in zip(lows, totals, strict=True)]}
+    check(
+        k.Conv2DTranspose(4, (3, 4), padding=padding, strides=(2, 3), output_padding=case[1]),
+        jl.ConvTranspose(4, (3, 4), strides=(2, 3), transpose_kernel=True, **ours),
+        (2, 4, 3, 2),
+    )
+
+
+SEPARABLE = [{}, {"strides": 2, "padding": "SAME"}, {"dilation": 2, "padding": "SAME"}]
+
+
+@pytest.mark.parametrize("options", sample(SEPARABLE, 1), ids=convert.label)
+@pytest.mark.parametrize("rank", sample([1, 2], 1))
+def test_separable_conv(rank, options):
+    """Two convolutions: one of each channel by itself, and one over channels."""
+    oracle = getattr(k, f"SeparableConv{rank}D")
+    check(
+        oracle(4, KERNEL[:rank], depth_multiplier=2, **keras_options(options)),
+        jl.serial(
+            depthwise=jl.Conv(6, KERNEL[:rank], groups=3, bias=False, **options),
+            pointwise=jl.Conv(4, 1),
+        ),
+        (2, *SIZE[:rank], 3),
+        lambda w: {
+            "depthwise": convert.keras_depthwise({"kernel": w["depthwise_kernel"]}),
+            "pointwise": {"kernel": w["pointwise_kernel"], "bias": w["bias"]},
+        },
+    )
+
+
 POOL = [{}, {"padding": "SAME"}, {"strides": (1, 2, 3)}, {"strides": 2, "padding": "SAME"}]
 
 

@@ -122,8 +122,38 @@ INSTANCES = {
     "conv 2-D in groups": Instance(
         jl.Conv(4, 3, groups=2, padding=((1, 0), (0, 2))), IMAGE, full=True
     ),
+    "conv, causal in time": Instance(
+        jl.Conv(3, (2, 3), padding=("CAUSAL", "CIRCULAR"), strides=(2, 1)), jl.spec((2, 4, 5, 4))
+    ),
+    "conv, reverse causal": Instance(jl.Conv(3, 3, padding="REVERSE_CAUSAL"), STEPS, full=True),
+    "conv, full": Instance(jl.Conv(3, 3, padding="FULL", strides=2), STEPS, full=True),
+    "conv, same lower": Instance(jl.Conv(3, 2, padding="SAME_LOWER"), STEPS, full=True),
+    "conv, reflected": Instance(jl.Conv(3, (3, 4), padding="REFLECT"), IMAGE),
+    "conv, replicated": Instance(
+        jl.Conv(3, 3, padding=((1, 2),), padding_mode="replicate"), STEPS, full=True
+    ),
+    "conv, circular": Instance(jl.Conv(3, 3, padding="CIRCULAR", dilation=2), STEPS, full=True),
+    "conv, dilated input": Instance(
+        jl.Conv(3, 3, input_dilation=2, strides=(3, 1), padding="SAME"), IMAGE
+    ),
+    "conv of steps, dilated input": Instance(
+        jl.Conv(3, 3, input_dilation=3, padding=1), STEPS, full=True
+    ),
+    "conv, masked kernel": Instance(
+        jl.Conv(3, 3, padding="SAME", kernel_mask=np.tri(3)[..., None, None]), IMAGE
+    ),
     "conv 3-D": Instance(jl.Conv(3, 2, bias=False), VOLUME, full=True),
     "transposed conv": Instance(jl.ConvTranspose(3, (2, 3), strides=2, padding="SAME"), IMAGE),
+    "transposed conv, causal": Instance(jl.ConvTranspose(3, 5, strides=2, padding="CAUSAL"), STEPS),
+    "transposed conv, causal, short": Instance(
+        jl.ConvTranspose(3, (2, 3), strides=(3, 2), padding=("CAUSAL", "SAME")), IMAGE, full=True
+    ),
+    "transposed conv, cropped": Instance(
+        jl.ConvTranspose(
+            4, 3, strides=2, cropping=1, output_padding=1, groups=2, transpose_kernel=True
+        ),
+        IMAGE,
+    ),
     "transposed conv in groups": Instance(
         jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS, full=True
     ),

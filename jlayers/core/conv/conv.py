@@ -17,7 +17,8 @@ from ..custom_gradient import bilinear_op
 from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import is_sharded
-from ..windows import Padding, explicit_padding
+from ..padding import Padding, extend, modes_of
+from ..windows import explicit_padding
 from .algorithms import algorithm, is_small
 from .geometry import Geometry, direct, output_sizes
 from .rows import takes_rows
@@ -53,8 +54,8 @@ def conv(
       kernel: (*kernel_size, in / groups, out).
       bias: (out,), or None.
       strides, dilation: one int for each spatial axis.
-      padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (on the first spatial axis alone, the others
-        VALID), or a (low, high) for each spatial axis.
+      padding: a name as for the layer, or for each spatial axis a name or a (low, high);
+        ``"CAUSAL"`` and ``"REVERSE_CAUSAL"`` for all pad the first spatial axis, the others VALID.
       groups: how many groups the channels are split into.
       method: ``"direct"`` (XLA's own), ``"matmul"`` (kernels of one element), ``"patches"``
         (im2col), ``"shifted"`` (one channel a group), ``"blocks"`` (groups), ``"planes"`` (3-D),
@@ -76,6 +77,7 @@ def conv(
     """
     extents = [d * (k - 1) + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
     pads = explicit_padding(x, extents, strides, padding)
+    x, pads = extend(x, pads, modes_of(padding, len(pads)))
     geometry = Geometry(tuple(strides), pads, tuple(dilation), groups)
     y = convolve(x, kernel, geometry, method)
     return y if bias is None else add_bias(y, bias)

@@ -23,7 +23,8 @@ from ..custom_gradient import BilinearRule, bilinear_op
 from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import is_sharded, is_symbolic
-from ..windows import Padding, interleave, pad_or_crop
+from ..padding import Amounts, Padding, for_each_axis
+from ..windows import interleave, pad_or_crop
 from .algorithms import algorithm
 from .conv import choose_conv, convolve
 from .geometry import Geometry, channels_last
@@ -59,7 +60,8 @@ def conv_transpose(
       strides, dilation: one int for each spatial axis.
       padding: ``"SAME"`` for spatial * strides; ``"VALID"`` for
         spatial * strides + max(kernel_size - strides, 0), with the dilated kernel's size;
-        or the (low, high) padding of the dilated input, for each spatial axis.
+        ``"CAUSAL"`` for spatial * strides, none of which needs a later step of the first spatial
+        axis; or for each spatial axis one of these or the (low, high) padding of the dilated input.
       groups: how many groups the channels are split into.
       method: ``"direct"`` (XLA's own) or ``"phases"`` (a small convolution for each position
         between two steps of the input); by default what ``choose_conv_transpose`` says for the
@@ -77,12 +79,8 @@ def conv_transpose(
     >>> y.ravel().tolist()
     [1.0, 1.0, 2.0, 2.0]
     """
-    if isinstance(padding, str):
-        padding = [
-            transposed_padding(dilate * (size - 1) + 1, stride, padding)
-            for size, stride, dilate in zip(kernel.shape, strides, dilation, strict=False)
-        ]
-    pads = tuple((low, high) for low, high in padding)
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
+    pads = transposed_amounts(extents, strides, padding)
     geometry = Geometry(tuple(strides), pads, tuple(dilation), groups)
     check_method(method, ("direct", "phases"), "conv_transpose")
     cpu, default = (
@@ -271,8 +269,22 @@ def _kernel_gradient(
     return jnp.swapaxes(lax.rev(gradient, tuple(range(x.ndim - 2))), -1, -2)
 
 
+def transposed_amounts(extents: Sequence[int], strides: Sequence[int], padding: Padding) -> Amounts:
+    """(low, high) of the dilated input, for each axis."""
+    axes = zip(extents, strides, for_each_axis(padding, len(extents)), strict=True)
+    return tuple(
+        transposed_padding(k, s, own) if isinstance(own, str) else (own[0], own[1])
+        for k, s, own in axes
+    )
+
+
 def transposed_padding(size: int, stride: int, padding: str) -> tuple[int, int]:
-    """(low, high) for a kernel of ``size``, dilation included, as in ``lax.conv_transpose``."""
+    """(low, high) for a kernel of ``size``, dilation included, by names of ``lax.conv_transpose``.
+
+    ``"CAUSAL"`` ends ``stride`` outputs after the last input, and none is before the first.
+    """
+    if padding == "CAUSAL":
+        return size - 1, stride - 1
     if padding == "SAME":
         total = size + stride - 2
         low = size - 1 if stride > size - 1 else -(-total // 2)

@@ -2,8 +2,8 @@
 
 How to read this file: a convolution or pool is a ``WindowedOp``, a function of arrays together with
 a ``window`` that says how it moves along time, its first spatial axis. ``windowed_layer`` makes a
-layer of it that takes Sequences and can be streamed; the pools call it directly. ``convolution``
-checks the arguments that ``Conv`` and ``ConvTranspose`` have in common, and calls it for them.
+layer of it that takes Sequences and can be streamed. The pools call it, and ``convolution`` does
+for ``Conv`` and ``ConvTranspose``.
 """
 
 from __future__ import annotations
@@ -16,21 +16,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ...base import arguments
-from ...base.arguments import Sizes
 from ...base.constructors import of_steps
 from ...base.errors import LayerError
 from ...base.layer import Layer
-from ...base.parameters import initialize
 from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
-from ...base.specs import cast_like, format_spec
-from ...base.types import Carry, Initializer, Params
+from ...base.specs import format_spec
+from ...base.types import Carry, Params
 from ...core.step_ring import StepRing
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
-from ...core.windows import explicit_padding
 
-Padding = str | tuple[tuple[int, int], ...]
 Image = jax.Array | jax.ShapeDtypeStruct
 
 IMAGE = "(batch, *spatial, channels)"
@@ -85,10 +80,10 @@ def windowed_layer(
         if carry is not None:
             window = _causal_window(op, values)
             # Otherwise the next block would start between two outputs.
-            if values.shape[1] % window.stride:
+            if values.shape[1] % window.block:
                 raise LayerError(
                     f"a block of {values.shape[1]} steps is not a multiple "
-                    f"of the stride {window.stride}",
+                    f"of the stride {window.block}",
                     hint="blocks of a multiple of the model's stride: "
                     "jl.receptive_field(model, x).stride",
                 )
@@ -120,7 +115,7 @@ def windowed_layer(
     return of_steps(init, start, step, functools.partial(_receptive_field, op))
 
 
-def _in_ring(op: WindowedOp, window: TimeWindow) -> bool:
+def _in_ring(op: WindowedOp, window: TimeWindow | TransposedTimeWindow) -> bool:
     """Whether the context is in a ring, which saves most of what a single step moves.
 
     With strides there are no blocks of one step, and a short context is shifted as fast.
@@ -128,9 +123,9 @@ def _in_ring(op: WindowedOp, window: TimeWindow) -> bool:
     return window.extent >= _MIN_RING and window.stride == 1 and not op.needs_mask
 
 
-def _causal_window(op: WindowedOp, x: Image) -> TimeWindow:
+def _causal_window(op: WindowedOp, x: Image) -> TimeWindow | TransposedTimeWindow:
     window = op.window(x)
-    if not isinstance(window, TimeWindow) or not window.causal:
+    if not window.causal:
         raise LayerError(
             "cannot be streamed: its windows reach later steps",
             got=format_spec(x),
@@ -141,102 +136,12 @@ def _causal_window(op: WindowedOp, x: Image) -> TimeWindow:
 
 def _receptive_field(op: WindowedOp, x: Image) -> ReceptiveField:
     window = op.window(x)
-    before, after = window.low, window.extent - 1 - window.low
+    # Steps of the output, or of a dilated input, are fractions of a step of the input.
     if isinstance(window, TimeWindow):
-        return ReceptiveField(window.stride, before, after)
-    # Steps of the output are fractions of a step of the input.
-    one = Fraction(1, window.stride)
-    return ReceptiveField().compose(ReceptiveField(one, one * before, one * after))
-
-
-class ConvOptions(NamedTuple):
-    """One entry for each spatial axis of an input; ``extents`` are those of the dilated kernel."""
-
-    extents: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: Padding
-    dilation: tuple[int, ...]
-
-
-def convolution(
-    run: Callable[..., jax.Array],
-    check_fit: Callable[[jax.ShapeDtypeStruct, ConvOptions], None],
-    time_window: Callable[[Image, ConvOptions], TimeWindow | TransposedTimeWindow],
-    features: int,
-    kernel_size: Sizes,
-    *,
-    strides: Sizes,
-    padding: arguments.Padding,
-    dilation: Sizes,
-    groups: int,
-    bias: bool,
-    kernel_init: Initializer,
-    bias_init: Initializer,
-    method: str | None,
-) -> Layer:
-    """The layer of a convolution, of which ``Conv`` and ``ConvTranspose`` are the two kinds.
-
-    Args:
-      run: ``core.conv`` or ``core.conv_transpose``.
-      check_fit: ``check_fit(x, options)`` raises where the dilated kernel is too large.
-      time_window: ``time_window(x, options)``, the window along the first spatial axis.
-    """
-    # Without an input, so that it is found where the layer is built.
-    _check_divides(groups, features, "features")
-
-    # The rank is the input's. Most layers meet one rank alone, in every call.
-    @functools.cache
-    def options(rank: int) -> ConvOptions:
-        sizes = arguments.spread("kernel_size", kernel_size, rank)
-        dilations = arguments.spread("dilation", dilation, rank)
-        return ConvOptions(
-            tuple(d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)),
-            arguments.spread("strides", strides, rank),
-            arguments.spread_padding(padding, rank),
-            dilations,
-        )
-
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        rank = len(kernel_size) + 2 if isinstance(kernel_size, tuple) else None
-        arguments.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
-        arguments.floating(x)
-        arguments.has_features(x, IMAGE)
-        size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 2)
-        # For images "causal" has no agreed meaning; a pool takes its first axis as time.
-        if padding == "CAUSAL" and len(size) != 1:
-            raise LayerError("padding 'CAUSAL' is for (batch, time, channels)", got=format_spec(x))
-        _check_divides(groups, x.shape[-1], "channels of the input", format_spec(x))
-        check_fit(x, options(len(size)))
-        return initialize(
-            key,
-            x,
-            kernel=(kernel_init, (*size, x.shape[-1] // groups, features)),
-            bias=(bias_init, (features,)) if bias else None,
-        )
-
-    def apply(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
-        extents, strides, padding, dilation = options(x.ndim - 2)
-        # Only the first axis is time; the others are padded as always.
-        if has_context:
-            padding = ((0, 0), *explicit_padding(x, extents, strides, padding)[1:])
-        return run(
-            x,
-            **cast_like(params, x),
-            strides=strides,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            method=method,
-        )
-
-    # A function of the input, because SAME pads by its length.
-    def window(x: Image) -> TimeWindow | TransposedTimeWindow:
-        return time_window(x, options(len(x.shape) - 2))
-
-    return windowed_layer(init, WindowedOp(window, apply))
-
-
-def _check_divides(groups: int, channels: int, what: str, got: str | None = None) -> None:
-    # Nothing is left over: XLA would refuse it too, in words of its own.
-    if channels % groups:
-        raise LayerError(f"groups {groups} do not divide the {channels} {what}", got=got)
+        stride, one = window.stride, Fraction(1, window.input_dilation)
+        before, after = window.reach
+    else:
+        stride, one = 1, Fraction(1, window.stride)
+        before, after = window.low, window.extent - 1 - window.low
+    dilated = ReceptiveField(one)
+    return dilated.compose(ReceptiveField(stride, before, after))

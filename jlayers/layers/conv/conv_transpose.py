@@ -7,13 +7,18 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
-from ...base.arguments import Padding, Positive, Sizes
+from ...base.arguments import EdgeSizes, Extents, KernelMask, Positive, Sizes, TransposedPadding
+from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
+from ...base.specs import format_spec
 from ...base.types import Initializer
-from ...core.conv.transpose import transposed_padding
+from ...core.conv.transpose import transposed_amounts
+from ...core.padding import ZEROS, Amounts, amounts_of
 from ...core.time_windows import TransposedTimeWindow
-from .base import IMAGE, ConvOptions, Image, convolution
+from .base import IMAGE, Image
+from .convolution import ConvKind, ConvOptions, Placement, convolution
+from .padding import spread_padding, window_fits
 
 
 @factory
@@ -22,9 +27,13 @@ def ConvTranspose(
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: Padding = "VALID",
+    padding: TransposedPadding = "VALID",
+    cropping: EdgeSizes | None = None,
+    output_padding: Extents | None = None,
     dilation: Sizes = 1,
     groups: Positive = 1,
+    transpose_kernel: bool = False,
+    kernel_mask: KernelMask | None = None,
     bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
@@ -33,13 +42,22 @@ def ConvTranspose(
     """``lax.conv_transpose`` in 1-D, 2-D, 3-D and up (Dumoulin & Visin, 2016, arXiv:1603.07285).
 
     The kernel has (in, out) as its last axes and is not flipped: the same weights in Keras and
-    PyTorch are this kernel flipped along every spatial axis.
+    PyTorch are this kernel flipped along every spatial axis, or that of ``transpose_kernel=True``.
 
     Args:
-      features, kernel_size, strides, dilation, groups, bias, kernel_init, bias_init: as for
-        ``Conv``.
+      features, kernel_size, strides, dilation, groups, kernel_mask, bias, kernel_init, bias_init:
+        as for ``Conv``.
       padding: ``"SAME"`` for an output of size input * stride; ``"VALID"`` for input * stride +
-        max(kernel - stride, 0); an int or a (low, high) for each axis pads the dilated input.
+        max(kernel - stride, 0); ``"CAUSAL"`` for input * stride, of which none needs a later step;
+        an int or a (low, high) pads the dilated input. One for all axes, or one for each;
+        ``"CAUSAL"`` is for the first.
+      cropping: in place of ``padding``, what PyTorch and Equinox call so: how much is cut off the
+        edges of the whole output, of size (input - 1) * stride + dilation * (kernel - 1) + 1. An
+        int, or one or a (low, high) for each axis.
+      output_padding: with ``cropping`` (by default 0), how much the output is longer at its end; an
+        int or one for each axis.
+      transpose_kernel: whether the kernel is that of the ``Conv`` of which this is the gradient, as
+        Keras and PyTorch store it: (*kernel_size, features / groups, in).
       method: the algorithm, for ``core.conv_transpose``; by default the fastest known where it
         runs. ``jl.explain`` shows which.
 
@@ -48,28 +66,62 @@ def ConvTranspose(
       params: kernel (*kernel_size, in / groups, features), bias (features,).
 
     Raises:
-      LayerError: as ``Conv``, and for an empty axis.
+      LayerError: as ``Conv``, for an empty axis, and for both ``padding`` and ``cropping``.
 
     >>> import jlayers as jl
     >>> up = jl.ConvTranspose(16, 4, strides=2, padding="SAME")
     >>> jl.out_spec(up, jl.spec((8, 7, 7, 32))).shape
     (8, 14, 14, 16)
     """
-    # As in Conv: locals() holds the arguments alone.
-    return convolution(core.conv_transpose, _check_fit, _time_window, **locals())
+    cropped = cropping is not None or output_padding is not None
+    if cropped and padding != "VALID":
+        raise LayerError(
+            "takes padding= alone, or cropping= and output_padding=",
+            got=f"padding={padding!r}",
+            hint="cropping= for what PyTorch calls padding",
+        )
 
+    def amounts(options: ConvOptions) -> Amounts:
+        extents, strides, _ = options
+        rank = len(extents)
+        if not cropped:
+            return transposed_amounts(extents, strides, spread_padding(padding, rank))
+        crop = amounts_of(extents, extents, strides, spread_padding(cropping or 0, rank))
+        more = arguments.spread("output_padding", output_padding or 0, rank)
+        axes = zip(extents, crop, more, strict=True)
+        return tuple((k - 1 - low, k - 1 - high + end) for k, (low, high), end in axes)
 
-def _time_window(x: Image, options: ConvOptions) -> TransposedTimeWindow:
-    extent, stride, pads = options.extents[0], options.strides[0], options.padding
-    # As in core.conv_transpose: padding by name depends on the kernel, not on the input.
-    low, high = transposed_padding(extent, stride, pads) if isinstance(pads, str) else pads[0]
-    return TransposedTimeWindow(extent, stride, low, high)
+    def place(x: Image, options: ConvOptions) -> Placement:
+        # By name as in core.conv_transpose: it depends on the kernel, not on the input.
+        pads = amounts(options)
+        window = TransposedTimeWindow(options.extents[0], options.strides[0], *pads[0])
+        return Placement(pads, (ZEROS,) * len(pads), window)
 
+    def check_fit(x: jax.ShapeDtypeStruct, options: ConvOptions) -> None:
+        arguments.not_empty(x, IMAGE)
+        rank = len(options.extents)
+        if padding == "CAUSAL" and rank != 1:
+            raise LayerError(
+                "padding 'CAUSAL' is for (batch, time, channels)",
+                got=format_spec(x),
+                hint=f"one for each axis: padding={('CAUSAL', *('SAME',) * (rank - 1))}",
+            )
+        sizes = zip(x.shape[1:-1], options.strides, strict=True)
+        dilated = [s * (n - 1) + 1 for n, s in sizes]
+        # Explicit padding may be too small for the kernel to fit anywhere.
+        window_fits(x, dilated, options.extents, amounts(options), "the dilated kernel")
 
-def _check_fit(x: jax.ShapeDtypeStruct, options: ConvOptions) -> None:
-    extents, strides, padding, _ = options
-    arguments.not_empty(x, IMAGE)
-    # Explicit padding may be too small for the kernel to fit anywhere.
-    if not isinstance(padding, str):  # padding by name is as large as the kernel needs
-        dilated = [s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], strides, strict=True)]
-        arguments.window_fits(x, dilated, extents, padding, "the dilated kernel")
+    kind = ConvKind(core.conv_transpose, check_fit, place, transpose_kernel)
+    return convolution(
+        kind,
+        features,
+        kernel_size,
+        strides=strides,
+        dilation=dilation,
+        groups=groups,
+        kernel_mask=kernel_mask,
+        bias=bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        method=method,
+    )

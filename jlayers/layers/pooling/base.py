@@ -17,6 +17,7 @@ from ...base.types import Params
 from ...core.time_windows import TimeWindow
 from ...core.windows import Windows, explicit_padding
 from ..conv.base import IMAGE, NO_CHANNELS, Image
+from ..conv.padding import spread_padding, window_fits
 
 
 class PoolWindow:
@@ -43,7 +44,8 @@ class PoolWindow:
         """How the windows lie along the first spatial axis."""
         windows = self.for_input(x)
         size, stride = windows.window_shape[0], windows.strides[0]
-        return TimeWindow(size, stride, *windows.padding[0], same=self.padding == "SAME")
+        same = spread_padding(self.padding, len(x.shape) - 2)[0] in ("SAME", "SAME_LOWER")
+        return TimeWindow(size, stride, *windows.padding[0], same=same)
 
     def for_input(self, x: Image, has_context: bool = False) -> Windows:
         """One entry for each spatial axis of ``x``, the padding in numbers.
@@ -63,13 +65,12 @@ class PoolWindow:
         arguments.not_empty(x, IMAGE)
         rank = len(x.shape) - 2
         window_shape = arguments.spread("window_shape", self.window_shape, rank)
-        padding = arguments.spread_padding(self.padding, rank)
-        arguments.window_fits(x, x.shape[1:-1], window_shape, padding, "the window")
+        padding = spread_padding(self.padding, rank)
+        window_fits(x, x.shape[1:-1], window_shape, padding, "the window")
         # The maximum of padding alone would be -inf, and its mean 0 / 0.
-        if (
-            not self.counts_padding
-            and not isinstance(padding, str)
-            and any(max(pads) >= size for pads, size in zip(padding, window_shape, strict=True))
+        if not self.counts_padding and any(
+            not isinstance(pads, str) and max(pads) >= size
+            for pads, size in zip(padding, window_shape, strict=True)
         ):
             raise LayerError(
                 f"padding {padding} leaves windows {window_shape} with nothing else in them",
