@@ -341,6 +341,8 @@ ARGUMENTS = _by_word(_ARGUMENTS)
 # They come first: dropout= means another thing for a cell than for any other layer.
 ARGUMENTS_OF: dict[str, dict[str, str]] = {
     "Conv": {"rate": "dilation=...", "channels": "features=..."},
+    "LayerNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
+    "RMSNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "GroupNorm": {"num_groups": "groups=...", "group_size": "groups=..., how many there are"},
     "Dropout": {"p": "rate=..., the probability of dropping"},
     "LSTM": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},

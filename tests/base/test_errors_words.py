@@ -77,6 +77,7 @@ WORDS = [
     (jl.Dropout, {"rate": 0.5, "same_over_time": True}, "shared_over_time=True"),
     (jl.LayerNorm, {"eps": 1e-6}, "epsilon=1e-06"),
     (jl.LayerNorm, {"normalized_shape": 8}, _LEAVE),
+    (jl.LayerNorm, {"param_axis": -1}, "feature_axes=..."),
     (jl.LayerNorm, {"use_scale": False}, "scale=False"),
     (jl.LayerNorm, {"elementwise_affine": False}, "scale=False"),
     (jl.BatchNorm, {"num_features": 8}, _LEAVE),

@@ -149,6 +149,10 @@ INSTANCES = {
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR, full=True),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
+    "layer norm over axes": Instance(
+        jl.LayerNorm(axis=(-2, -1), feature_axes=-1), IMAGE, symbolic_axes=(0,)
+    ),
+    "layer norm of images": Instance(jl.LayerNorm(axis=(-2, -1)), IMAGE, full=True),
     "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR, full=True),
     "group norm": Instance(jl.GroupNorm(2), IMAGE),
     "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS, full=True),
@@ -157,6 +161,8 @@ INSTANCES = {
     "unit norm of images": Instance(jl.UnitNorm((1, 2)), IMAGE, full=True),
     "local response norm": Instance(jl.LocalResponseNorm(3, alpha=0.5), IMAGE),
     "rms norm": Instance(jl.RMSNorm(), STEPS),
+    "rms norm over axes": Instance(jl.RMSNorm(axis=2, feature_axes=(2, 3)), IMAGE),
+    "rms norm, one scale": Instance(jl.RMSNorm(feature_axes=()), STEPS, full=True),
     "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR, full=True),
     "self-attention": Instance(jl.SelfAttention(2), STEPS),
     "self-attention in blocks, heads that share": Instance(

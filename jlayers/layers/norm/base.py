@@ -1,4 +1,4 @@
-"""What group and instance norm share: statistics of each example and group of features."""
+"""What norms share: over axes (layer, RMS), and over groups of features (group, instance)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,58 @@ from ...base.sequence import Steps, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
 from ...base.types import Initializer, Params
+
+
+def norm_of_axes(
+    axis: int | tuple[int, ...],
+    feature_axes: int | tuple[int, ...] | None,
+    epsilon: float,
+    scale_init: Initializer | None,
+    bias_init: Initializer | None,
+    centred: bool,
+) -> Layer:
+    """The layer of ``core.axes_norm``.
+
+    Args:
+      feature_axes: None for those of ``axis``.
+      scale_init, bias_init: None for no such parameter.
+      centred: as in ``core.position_norm``.
+    """
+    axis = axis if isinstance(axis, tuple) else (axis,)
+    features = axis if feature_axes is None else feature_axes
+    features = features if isinstance(features, tuple) else (features,)
+    last = axis == (-1,)
+    takes = "(..., features)" if last else "one array"
+
+    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        arguments.one_array(x, takes, least_rank=1)
+        arguments.floating(x)
+        # The square of a complex number is not that of its size.
+        arguments.real(x)
+        arguments.axes_of(x, axis)
+        if last and features == axis:
+            arguments.has_features(x, takes)
+        shape = tuple(x.shape[i] for i in sorted(arguments.axes_of(x, features)))
+        if 0 in shape:
+            raise LayerError(f"the axes {features} of the parameters are empty", got=format_spec(x))
+        return initialize(
+            key,
+            x,
+            scale=None if scale_init is None else (scale_init, shape),
+            bias=None if bias_init is None else (bias_init, shape),
+        )
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        scale, bias = params.get("scale"), params.get("bias")
+        if last and features == axis:
+            return core.position_norm(x, scale, bias, epsilon, centred)
+        axes, own = (sorted(arguments.axes_of(x, some)) for some in (axis, features))
+        return core.axes_norm(x, scale, bias, epsilon, axes, own, centred)
+
+    # Whether another axis is that of time depends on the input's rank.
+    per_step = last and set(features) <= {-1}
+    mode = SequenceMode.PER_STEP if per_step else SequenceMode.UNKNOWN
+    return pure(init, apply, sequence_mode=mode)
 
 
 def norm_of_groups(
