@@ -12,6 +12,7 @@ from .linear.dense import Dense
 from .linear.einsum import Einsum
 from .linear.embedding import Embedding
 from .norm.batch_norm import BatchNorm
+from .norm.batch_renorm import BatchRenorm
 from .norm.group_norm import GroupNorm
 from .norm.instance_norm import InstanceNorm
 from .norm.layer_norm import LayerNorm
@@ -61,6 +62,7 @@ __all__ = [
     "AlphaDropout",
     "AvgPool",
     "BatchNorm",
+    "BatchRenorm",
     "Bilinear",
     "Cell",
     "ChannelShuffle",

@@ -147,6 +147,11 @@ INSTANCES = {
     ),
     "activity penalty": Instance(jl.ActivityPenalty(l1=0.1, l2=0.2), STEPS),
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
+    "batch norm, debiased": Instance(jl.BatchNorm(debiased=True, unbiased=True), STEPS),
+    "batch norm, mean of batches": Instance(jl.BatchNorm(momentum=None), VECTOR, full=True),
+    "batch norm of rows and channels": Instance(jl.BatchNorm(feature_axes=(1, 3)), IMAGE),
+    # With room for r and d, whose gradients it leaves out, differences would not fit (law 6).
+    "batch renorm": Instance(jl.BatchRenorm(max_scale=1.0, max_shift=0.0), STEPS),
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR, full=True),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
     "layer norm over axes": Instance(

@@ -47,7 +47,7 @@ def norm_of_axes(
             arguments.has_features(x, takes)
         shape = tuple(x.shape[i] for i in sorted(arguments.axes_of(x, features)))
         if 0 in shape:
-            raise LayerError(f"the axes {features} of the parameters are empty", got=format_spec(x))
+            raise LayerError("takes no empty axis of feature_axes", got=format_spec(x))
         return initialize(
             key,
             x,
