@@ -58,6 +58,13 @@ _NAMES = {
         "shard_map": "SyncBatchNorm",
         f"jl.LayerNorm(): {_SIZES}": "LayerNormalization",
         f"jl.GroupNorm(groups): {_SIZES}": "GroupNormalization",
+        "jl.DataNorm(), whose state data.moments computes": "Normalization Standardize",
+        "jl.RMSNorm(feature_axes=())": "ScaleNorm",
+        "jl.FiLM() after a norm with scale=False, bias=False": (
+            "AdaIN AdaLN AdaLayerNorm AdaGroupNorm ConditionalNorm ConditionalBatchNorm "
+            "Conditioning"
+        ),
+        "jl.BatchRenorm()": "BatchRenormalization",
         "jl.UnitNorm()": "UnitNormalization L2Normalize",
         f"jl.RMSNorm(): {_SIZES}": "RMSNormalization",
         "jl.SpatialDropout(rate): the rank comes from the input": (
@@ -351,7 +358,7 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
     },
     "LayerNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "RMSNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
-    "GroupNorm": {"num_groups": "groups=...", "group_size": "groups=..., how many there are"},
+    "GroupNorm": {"num_groups": "groups=..."},
     "Dropout": {"p": "rate=..., the probability of dropping"},
     "LSTM": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},
     "GRU": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},

@@ -13,6 +13,9 @@ from .linear.einsum import Einsum
 from .linear.embedding import Embedding
 from .norm.batch_norm import BatchNorm
 from .norm.batch_renorm import BatchRenorm
+from .norm.data_norm import DataNorm
+from .norm.film import FiLM
+from .norm.filter_response_norm import FilterResponseNorm
 from .norm.group_norm import GroupNorm
 from .norm.instance_norm import InstanceNorm
 from .norm.layer_norm import LayerNorm
@@ -72,11 +75,14 @@ __all__ = [
     "ConvTranspose",
     "Crop",
     "CrossAttention",
+    "DataNorm",
     "Dense",
     "DropBlock",
     "Dropout",
     "Einsum",
     "Embedding",
+    "FiLM",
+    "FilterResponseNorm",
     "Flatten",
     "GRUCell",
     "GaussianDropout",

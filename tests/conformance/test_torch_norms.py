@@ -59,3 +59,25 @@ def test_batch_norm_with_the_statistics_of_pytorch(momentum):
     module.eval()
     wanted = reference(module, lambda x: channels_first(module, x), x)["y"]
     np.testing.assert_allclose(layer.apply(params, state, jnp.asarray(x))[0], wanted, rtol=1e-10)
+
+
+def test_instance_norm_with_running_statistics():
+    """Training and evaluation agree, and the running statistics after three batches."""
+    module = nn.InstanceNorm2d(
+        3, eps=1e-2, momentum=0.2, affine=True, track_running_stats=True, **F64
+    ).train()
+    layer = jl.InstanceNorm(running_statistics=True, momentum=0.8, unbiased=True, epsilon=1e-2)
+    weights = load_random(module)
+    params, state = convert.torch_norm(weights), convert.torch_running(weights)
+    for i in range(3):
+        x = convert.draw_input((4, 5, 2, 3), "float64") * (i + 1) + i
+        wanted = reference(module, lambda x: channels_first(module, x), x)["y"]
+        y, state = layer.apply(params, state, jnp.asarray(x), train=True)
+        np.testing.assert_allclose(y, wanted, rtol=1e-9, atol=1e-12)
+        running = {k: v.numpy() for k, v in module.state_dict().items() if v.dim()}
+        convert.agree(
+            convert.torch_running(running), {name: state[name] for name in ("mean", "var")}
+        )
+    module.eval()
+    wanted = reference(module, lambda x: channels_first(module, x), x)["y"]
+    np.testing.assert_allclose(layer.apply(params, state, jnp.asarray(x))[0], wanted, rtol=1e-9)

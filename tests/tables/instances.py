@@ -161,7 +161,19 @@ INSTANCES = {
     "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR, full=True),
     "group norm": Instance(jl.GroupNorm(2), IMAGE),
     "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS, full=True),
+    "group norm by size": Instance(jl.GroupNorm(group_size=2), STEPS, full=True),
     "instance norm": Instance(jl.InstanceNorm(), IMAGE),
+    "instance norm, running": Instance(
+        jl.InstanceNorm(running_statistics=True, unbiased=True), STEPS
+    ),
+    "filter response norm": Instance(jl.FilterResponseNorm(), IMAGE),
+    "filter response norm, learned epsilon": Instance(
+        jl.FilterResponseNorm(learned_epsilon=True, threshold=False), STEPS, full=True
+    ),
+    "data norm": Instance(jl.DataNorm(), STEPS),
+    "data norm, inverse": Instance(jl.DataNorm(feature_axes=(2, 3), invert=True), IMAGE, full=True),
+    "film": Instance(jl.FiLM(kernel_init=jax.nn.initializers.normal()), (STEPS, jl.spec((2, 3)))),
+    "film of steps": Instance(jl.FiLM(), (STEPS, jl.spec((2, 5, 3))), full=True),
     "unit norm": Instance(jl.UnitNorm(), STEPS),
     "unit norm of images": Instance(jl.UnitNorm((1, 2)), IMAGE, full=True),
     "local response norm": Instance(jl.LocalResponseNorm(3, alpha=0.5), IMAGE),

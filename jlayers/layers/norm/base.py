@@ -70,6 +70,7 @@ def norm_of_axes(
 
 def norm_of_groups(
     groups: int | None,
+    group_size: int | None,
     epsilon: float,
     scale: bool,
     bias: bool,
@@ -79,17 +80,21 @@ def norm_of_groups(
     """The layer of ``core.standardize`` over all axes but the batch.
 
     Args:
-      groups: of features; None for as many as there are features.
+      groups: how many; None for as many as ``group_size`` makes.
     """
+
+    def groups_of(x: jax.Array | jax.ShapeDtypeStruct) -> int:
+        return x.shape[-1] // (group_size or 1) if groups is None else groups
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         arguments.one_array(x, "(batch, ..., features)", least_rank=2)
         arguments.floating(x)
         arguments.real(x)
         arguments.has_features(x, "(batch, ..., features)")
-        if groups is not None and x.shape[-1] % groups:
+        if x.shape[-1] % (group_size or 1 if groups is None else groups):
+            what = f"groups {groups}" if groups else f"groups of {group_size}"
             raise LayerError(
-                f"groups {groups} do not divide the {x.shape[-1]} features of the input",
+                f"{what} do not divide the {x.shape[-1]} features of the input",
                 got=format_spec(x),
             )
         return initialize(
@@ -104,10 +109,9 @@ def norm_of_groups(
         scale, bias = params.get("scale"), params.get("bias")
         # Not the batch: the rows of a batch must not depend on each other.
         axes = range(1, values.ndim - 1)
-        parts = values.shape[-1] if groups is None else groups
         if mask is None:
-            return core.standardize(values, scale, bias, epsilon, axes, parts)[0]
-        y, _, _ = core.masked_normalize(values, mask, scale, bias, epsilon, axes, parts)
+            return core.standardize(values, scale, bias, epsilon, axes, groups_of(values))[0]
+        y, _, _ = core.masked_normalize(values, mask, scale, bias, epsilon, axes, groups_of(values))
         return join(y, mask)
 
     return pure(
