@@ -58,9 +58,17 @@ _NAMES = {
         "jl.GlobalAvgPool() for one value for each channel": "AdaptiveAvgPool",
         "jl.GlobalMaxPool() for one value for each channel": "AdaptiveMaxPool",
         f"jl.BatchNorm(): {_SIZES}": "BatchNormalization",
-        "jl.BatchNorm(): under jit its statistics are those of the whole batch": "SyncBatchNorm",
+        "jl.BatchNorm(): under jit its statistics are those of the whole batch; axis_name= inside "
+        "shard_map": "SyncBatchNorm",
         f"jl.LayerNorm(): {_SIZES}": "LayerNormalization",
         f"jl.GroupNorm(groups): {_SIZES}": "GroupNormalization",
+        "jl.DataNorm(), whose state data.moments computes": "Normalization Standardize",
+        "jl.RMSNorm(feature_axes=())": "ScaleNorm",
+        "jl.FiLM() after a norm with scale=False, bias=False": (
+            "AdaIN AdaLN AdaLayerNorm AdaGroupNorm ConditionalNorm ConditionalBatchNorm "
+            "Conditioning"
+        ),
+        "jl.BatchRenorm()": "BatchRenormalization",
         "jl.UnitNorm()": "UnitNormalization L2Normalize",
         f"jl.RMSNorm(): {_SIZES}": "RMSNormalization",
         "jl.SpatialDropout(rate): the rank comes from the input": (
@@ -352,7 +360,16 @@ ARGUMENTS = _by_word(_ARGUMENTS)
 # They come first: dropout= means another thing for a cell than for any other layer.
 ARGUMENTS_OF: dict[str, dict[str, str]] = {
     "Conv": {"rate": "dilation=...", "channels": "features=..."},
-    "GroupNorm": {"num_groups": "groups=...", "group_size": "groups=..., how many there are"},
+    "BatchNorm": {
+        "cross_replica_axis": "axis_name=...",
+        "renorm": "jl.BatchRenorm(max_scale=..., max_shift=...)",
+        "axis": "feature_axes=..., the axes that keep statistics of their own",
+        "track_running_stats": "jl.inference(jl.BatchNorm(), train=True) for the batch's, always",
+        "zero_debias": "debiased=True",
+    },
+    "LayerNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
+    "RMSNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
+    "GroupNorm": {"num_groups": "groups=..."},
     "Dropout": {"p": "rate=..., the probability of dropping"},
     "LSTM": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},
     "GRU": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},

@@ -63,6 +63,14 @@ def axes(name: str, value: Any) -> int | tuple[int, ...]:
     return integer(name, value)
 
 
+def axes_or_none(name: str, value: Any) -> tuple[int, ...]:
+    """``value`` as a tuple of different axes, which may be empty."""
+    if isinstance(value, tuple | list) and not value:
+        return ()
+    found = axes(name, value)
+    return found if isinstance(found, tuple) else (found,)
+
+
 def fraction(name: str, value: Any) -> float:
     """``value`` as a float from 0 up to, not including, 1."""
     # Not 1: what is kept is divided by 1 - rate.
@@ -233,6 +241,7 @@ Sizes = Annotated[int | tuple[int, ...], positive_sizes]
 Extents = Annotated[int | tuple[int, ...], functools.partial(positive_sizes, least=0)]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
 Axes = Annotated[int | tuple[int, ...], axes]
+FeatureAxes = Annotated[int | tuple[int, ...], axes_or_none]
 Fraction = Annotated[float, fraction]
 Number = Annotated[float, any_number]
 NonNegative = Annotated[float, number]

@@ -9,6 +9,7 @@ from .attention.attention import attention
 from .attention.cache import Cache, cached_attention
 from .attention.mask import alibi_slopes
 from .attention.rotary import apply_rope
+from .axes_norm import axes_norm
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
@@ -26,6 +27,7 @@ __all__ = [
     "apply_rope",
     "attention",
     "avg_pool",
+    "axes_norm",
     "cached_attention",
     "conv",
     "conv_transpose",

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 from .as_source import as_source
 from .batches import Batches
+from .moments import Moments, moments
 from .prefetch import Prefetched, prefetch
 from .source import Position, Source
 from .stacking import stack_batches
 
 __all__ = [
     "Batches",
+    "Moments",
     "Position",
     "Prefetched",
     "Source",
     "as_source",
+    "moments",
     "prefetch",
     "stack_batches",
 ]

@@ -13,6 +13,10 @@ from .linear.einsum import Einsum
 from .linear.embedding import Embedding
 from .linear.embedding_bag import EmbeddingBag
 from .norm.batch_norm import BatchNorm
+from .norm.batch_renorm import BatchRenorm
+from .norm.data_norm import DataNorm
+from .norm.film import FiLM
+from .norm.filter_response_norm import FilterResponseNorm
 from .norm.group_norm import GroupNorm
 from .norm.instance_norm import InstanceNorm
 from .norm.layer_norm import LayerNorm
@@ -62,6 +66,7 @@ __all__ = [
     "AlphaDropout",
     "AvgPool",
     "BatchNorm",
+    "BatchRenorm",
     "Bilinear",
     "Cell",
     "ChannelShuffle",
@@ -71,12 +76,15 @@ __all__ = [
     "ConvTranspose",
     "Crop",
     "CrossAttention",
+    "DataNorm",
     "Dense",
     "DropBlock",
     "Dropout",
     "Einsum",
     "Embedding",
     "EmbeddingBag",
+    "FiLM",
+    "FilterResponseNorm",
     "Flatten",
     "GRUCell",
     "GaussianDropout",

@@ -196,16 +196,39 @@ INSTANCES = {
     ),
     "activity penalty": Instance(jl.ActivityPenalty(l1=0.1, l2=0.2), STEPS),
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
+    "batch norm, debiased": Instance(jl.BatchNorm(debiased=True, unbiased=True), STEPS),
+    "batch norm, mean of batches": Instance(jl.BatchNorm(momentum=None), VECTOR, full=True),
+    "batch norm of rows and channels": Instance(jl.BatchNorm(feature_axes=(1, 3)), IMAGE),
+    # With room for r and d, whose gradients it leaves out, differences would not fit (law 6).
+    "batch renorm": Instance(jl.BatchRenorm(max_scale=1.0, max_shift=0.0), STEPS),
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR, full=True),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
+    "layer norm over axes": Instance(
+        jl.LayerNorm(axis=(-2, -1), feature_axes=-1), IMAGE, symbolic_axes=(0,)
+    ),
+    "layer norm of images": Instance(jl.LayerNorm(axis=(-2, -1)), IMAGE, full=True),
     "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR, full=True),
     "group norm": Instance(jl.GroupNorm(2), IMAGE),
     "group norm, plain": Instance(jl.GroupNorm(1, scale=False, bias=False), STEPS, full=True),
+    "group norm by size": Instance(jl.GroupNorm(group_size=2), STEPS, full=True),
     "instance norm": Instance(jl.InstanceNorm(), IMAGE),
+    "instance norm, running": Instance(
+        jl.InstanceNorm(running_statistics=True, unbiased=True), STEPS
+    ),
+    "filter response norm": Instance(jl.FilterResponseNorm(), IMAGE),
+    "filter response norm, learned epsilon": Instance(
+        jl.FilterResponseNorm(learned_epsilon=True, threshold=False), STEPS, full=True
+    ),
+    "data norm": Instance(jl.DataNorm(), STEPS),
+    "data norm, inverse": Instance(jl.DataNorm(feature_axes=(2, 3), invert=True), IMAGE, full=True),
+    "film": Instance(jl.FiLM(kernel_init=jax.nn.initializers.normal()), (STEPS, jl.spec((2, 3)))),
+    "film of steps": Instance(jl.FiLM(), (STEPS, jl.spec((2, 5, 3))), full=True),
     "unit norm": Instance(jl.UnitNorm(), STEPS),
     "unit norm of images": Instance(jl.UnitNorm((1, 2)), IMAGE, full=True),
     "local response norm": Instance(jl.LocalResponseNorm(3, alpha=0.5), IMAGE),
     "rms norm": Instance(jl.RMSNorm(), STEPS),
+    "rms norm over axes": Instance(jl.RMSNorm(axis=2, feature_axes=(2, 3)), IMAGE),
+    "rms norm, one scale": Instance(jl.RMSNorm(feature_axes=()), STEPS, full=True),
     "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR, full=True),
     "self-attention": Instance(jl.SelfAttention(2), STEPS),
     "self-attention in blocks, heads that share": Instance(

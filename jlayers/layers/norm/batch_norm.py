@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
-import jax.numpy as jnp
 from jax.nn import initializers
 
-from ... import core
-from ...base import arguments
-from ...base.arguments import NonNegative, UpToOne
+from ...base.arguments import Axes, NonNegative, UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import initialize
-from ...base.receptive_field import ReceptiveField
-from ...base.sequence import Steps, join, split
-from ...base.sequence_mode import SequenceMode
-from ...base.step_pair import StepPair
-from ...base.types import Carry, Initializer, Key, Params, State
-from ...core.dtypes import at_least_float32
+from ...base.types import Initializer, State
+from .batch_base import AxisName, Moments, Rows, batch_moments, over_the_batch
+from .running import Running
 
 
 @factory
 def BatchNorm(
     *,
+    feature_axes: Axes = -1,
     # As Flax, Equinox and Keras have it (docs/notes/0004-defaults.md).
-    momentum: UpToOne = 0.99,
+    momentum: UpToOne | None = 0.99,
+    debiased: bool = False,
+    unbiased: bool = False,
     # Not Keras's 1e-3.
     epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,
+    axis_name: AxisName = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
     scale_init: Initializer = initializers.ones,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
@@ -41,21 +41,36 @@ def BatchNorm(
     stay as they are. The statistics of a ``Sequence`` are those of its valid steps. A batch without
     rows or valid steps leaves the running ones as they are.
 
+    Under ``jax.jit`` the statistics of a batch that is sharded over devices are those of the whole
+    batch. Inside ``jax.shard_map`` and ``jax.vmap`` each part has its own, unless ``axis_name`` is
+    given.
+
     Args:
-      momentum: the weight of the old running statistics at each step.
+      feature_axes: the axes whose entries have statistics and parameters of their own.
+      momentum: the weight of the old running statistics at each step; PyTorch's is one less this.
+        None weighs all batches alike (``momentum=None`` in PyTorch).
+      debiased: whether the weights of the batches add up to 1 from the first on, so that the
+        initial statistics count nothing (zero-debiasing, as in Haiku).
+      unbiased: whether the running variance, not that of the batch, is divided by one less than the
+        number of values, as in PyTorch.
       epsilon: added to the variance.
       scale, bias: whether the normalised values are scaled and shifted by parameters.
+      axis_name: the mapped axis, or several, over which statistics are taken too in training.
+      axis_index_groups: parts of that axis that have statistics of their own, as for
+        ``jax.lax.psum``.
       scale_init, bias_init: as in ``jax.nn.initializers``.
 
     Shapes:
       x: (..., features), floating, rank 2 or more. y: of the same shape and dtype; the arithmetic
       is float32 at least.
-      params: scale (features,), bias (features,).
-      state: mean (features,), var (features,), float32 at least.
+      params: scale and bias, of the sizes of ``feature_axes``: (features,).
+      state: mean and var, of the same sizes, float32 at least; with ``debiased``, or without a
+      momentum, count (), int32, of batches.
 
     Raises:
-      LayerError: for an input that is not one array of real floats of rank 2 or more, and for an
-        empty last axis.
+      LayerError: for an input that is not one array of real floats of rank 2 or more, for empty
+        ``feature_axes``, for a ``Sequence`` whose batch or time is one of them, and for an
+        ``axis_name`` that is not mapped where the layer trains.
 
     >>> import jax, jlayers as jl
     >>> params, state = jl.BatchNorm().init(jax.random.key(0), jl.spec((8, 3)))
@@ -63,74 +78,14 @@ def BatchNorm(
     {'mean': Array([0., 0., 0.], dtype=float32), 'var': Array([1., 1., 1.], dtype=float32)}
     """
 
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> tuple[Params, State]:
-        arguments.one_array(x, "(..., features)", least_rank=2)
-        arguments.floating(x)
-        arguments.real(x)
-        arguments.has_features(x, "(..., features)")
-        features = x.shape[-1:]
-        params = initialize(
-            key,
-            x,
-            scale=(scale_init, features) if scale else None,
-            bias=(bias_init, features) if bias else None,
-        )
-        # Through initialize as parameters are, so that they get the dtype of storage, float32 at
-        # least.
-        running = initialize(
-            key, x, mean=(initializers.zeros, features), var=(initializers.ones, features)
-        )
-        return params, running
+    def in_training(rows: Rows, state: State) -> tuple[jax.Array, Moments]:
+        return batch_moments(rows, epsilon, axis_name, axis_index_groups)
 
-    def apply(
-        params: Params, state: State, x: Steps, *, key: Key, train: bool
-    ) -> tuple[Steps, State]:
-        values, mask = split(x)
-        if not train:
-            return join(_normalize_by_running(params, state, values, epsilon), mask), state
-        scale, bias = params.get("scale"), params.get("bias")
-        axes = range(values.ndim - 1)
-        if mask is None:
-            # One gradient through y and the statistics: two sums and one pass over the input.
-            y, *batch = core.standardize(values, scale, bias, epsilon, axes)
-            # A batch of no rows has no statistics, as one of nothing but padding has none.
-            return y, state if 0 in values.shape else updated(state, batch)
-        y, *batch = core.masked_normalize(values, mask, scale, bias, epsilon, axes)
-        # A batch of nothing but padding has no statistics: the running ones stay as they are.
-        nonempty = jnp.any(mask)
-        state = jax.tree.map(
-            lambda new, old: jnp.where(nonempty, new, old), updated(state, batch), state
-        )
-        return join(y, mask), state
-
-    def updated(state: State, batch: list[jax.Array]) -> State:
-        return {
-            name: momentum * state[name]
-            # Statistics have axes of size 1 for all that was reduced.
-            + (1 - momentum) * value.reshape(-1).astype(state[name].dtype)
-            for name, value in zip(("mean", "var"), batch, strict=True)
-        }
-
-    def step(
-        params: Params, state: State, carry: Carry | None, x: Steps, *, key: Key, train: bool
-    ) -> tuple[Steps, Carry]:
-        # In a stream the running statistics are used: those of the batch include later steps.
-        return apply(params, state, x, key=key, train=False)[0], {}
-
-    return Layer(
-        init,
-        apply,
-        # rows: a mask of rows alone matters too, because statistics are taken over the batch.
-        sequence_mode=SequenceMode("whole", lambda x: ReceptiveField(), rows=True),
-        stream=StepPair(lambda params, state, x, *, capacity: {}, step),
+    return over_the_batch(
+        in_training,
+        Running(momentum, debiased, unbiased),
+        feature_axes if isinstance(feature_axes, tuple) else (feature_axes,),
+        epsilon,
+        scale_init if scale else None,
+        bias_init if bias else None,
     )
-
-
-def _normalize_by_running(params: Params, state: State, x: jax.Array, epsilon: float) -> jax.Array:
-    wide = at_least_float32(x.dtype)
-    rows = {
-        name: value.reshape((1,) * (x.ndim - 1) + value.shape)
-        for name, value in {**params, **state}.items()
-    }
-    mean, variance = rows["mean"].astype(wide), rows["var"].astype(wide)
-    return core.normalize(x, mean, variance, rows.get("scale"), rows.get("bias"), epsilon)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jax.nn import initializers
 
 from ...base.arguments import NonNegative, Positive
+from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer
@@ -13,8 +14,9 @@ from .base import norm_of_groups
 
 @factory
 def GroupNorm(
-    groups: Positive,
+    groups: Positive | None = None,
     *,
+    group_size: Positive | None = None,
     epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,
@@ -29,7 +31,9 @@ def GroupNorm(
     statistics.
 
     Args:
-      groups: how many; they divide the features.
+      groups: how many; they divide the features. As many as there are features are
+        ``InstanceNorm`` (``groups=-1`` in Keras).
+      group_size: instead of ``groups``, how many features each has.
       epsilon: added to the (biased) variance.
       scale, bias: whether the normalised values are scaled and shifted by parameters.
       scale_init, bias_init: as in ``jax.nn.initializers``.
@@ -40,11 +44,14 @@ def GroupNorm(
       params: scale (features,), bias (features,).
 
     Raises:
-      LayerError: for features that ``groups`` does not divide.
+      LayerError: for features that the groups do not divide, and for both arguments, or neither.
 
     >>> import jlayers as jl
     >>> jl.serial(jl.Conv(32, 3), jl.GroupNorm(8))
     serial(Conv(32, 3), GroupNorm(8))
     """
-
-    return norm_of_groups(groups, epsilon, scale, bias, scale_init, bias_init)
+    if (groups is None) == (group_size is None):
+        raise LayerError(
+            "takes groups or group_size", got=f"groups {groups}, group_size {group_size}"
+        )
+    return norm_of_groups(groups, group_size, epsilon, scale, bias, scale_init, bias_init)

@@ -1,32 +1,34 @@
-"""RMSNorm: each position divided by the root of its mean square."""
+"""RMSNorm: each position divided by the root of its mean square, or over any axes."""
 
 from __future__ import annotations
 
-import jax
 from jax.nn import initializers
 
-from ... import core
-from ...base import arguments
-from ...base.arguments import NonNegative
-from ...base.constructors import pure
+from ...base.arguments import Axes, FeatureAxes, NonNegative
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.parameters import initialize
-from ...base.types import Initializer, Params
+from ...base.types import Initializer
+from .base import norm_of_axes
 
 
 @factory
 def RMSNorm(
     *,
+    axis: Axes = -1,
+    feature_axes: FeatureAxes | None = None,
     epsilon: NonNegative = 1e-5,
     scale: bool = True,
     scale_init: Initializer = initializers.ones,
 ) -> Layer:
-    """``x / sqrt(mean(x ** 2) + epsilon) * scale`` over the last axis.
+    """``x / sqrt(mean(x ** 2) + epsilon) * scale`` over the last axis, or over others.
 
-    (Zhang & Sennrich, 2019, arXiv:1910.07467)
+    (Zhang & Sennrich, 2019, arXiv:1910.07467). With ``feature_axes=()`` there is one scale for all
+    features: the ScaleNorm of Nguyen & Salazar (2019, arXiv:1910.05895), whose ``g`` is this scale
+    times ``sqrt(features)``.
 
     Args:
+      axis: the axis that the mean is taken over, or several.
+      feature_axes: the axes of ``scale``: those of ``axis`` by default; ``()`` for one number.
       epsilon: added to the mean square.
       scale: whether the normalised values are scaled by a parameter.
       scale_init: as in ``jax.nn.initializers``.
@@ -34,26 +36,17 @@ def RMSNorm(
     Shapes:
       x: (..., features), floating. y: of the same shape and dtype; the arithmetic is float32 at
       least.
-      params: scale (features,).
+      params: scale, of the sizes of ``feature_axes`` in the order of the input's axes: (features,)
+      by default.
 
     Raises:
-      LayerError: for an input that is not one array of real floats of rank 1 or more, and for an
-        empty last axis.
+      LayerError: for an input that is not one array of real floats of rank 1 or more, that lacks an
+        axis, or whose ``feature_axes`` are empty; for a ``Sequence`` if steps are mixed.
 
     >>> import jlayers as jl
     >>> jl.serial(jl.RMSNorm(), jl.Dense(8))
     serial(RMSNorm(), Dense(8))
     """
-
-    def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        arguments.one_array(x, "(..., features)", least_rank=1)
-        arguments.floating(x)
-        # The square of a complex number is not that of its size.
-        arguments.real(x)
-        arguments.has_features(x, "(..., features)")
-        return initialize(key, x, scale=(scale_init, x.shape[-1:]) if scale else None)
-
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        return core.position_norm(x, params.get("scale"), None, epsilon, centred=False)
-
-    return pure(init, apply)
+    return norm_of_axes(
+        axis, feature_axes, epsilon, scale_init if scale else None, None, centred=False
+    )
