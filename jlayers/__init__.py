@@ -37,6 +37,8 @@ from .combinators.modes import inference, with_losses
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
 from .combinators.time import bidirectional, each_step
+from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
+from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
@@ -93,6 +95,7 @@ from .layers import (
     Resize,
     RMSNorm,
     SelfAttention,
+    ShawPositions,
     SimpleRNN,
     SimpleRNNCell,
     SinusoidalPositions,
@@ -100,6 +103,7 @@ from .layers import (
     SpatialDropout,
     StochasticDepth,
     SumPool,
+    T5Bias,
     UnitNorm,
 )
 from .sequences.streaming import causal, receptive_field, stream
@@ -156,12 +160,15 @@ __all__ = [
     "LayerNorm",
     "LinearRecurrence",
     "LinearRecurrenceCell",
+    "LinearScaling",
+    "Llama3Scaling",
     "LocalResponseNorm",
     "LpPool",
     "MaxPool",
     "MinGRU",
     "MinGRUCell",
     "MinPool",
+    "NTKScaling",
     "PReLU",
     "Pad",
     "Pair",
@@ -173,10 +180,12 @@ __all__ = [
     "ReceptiveField",
     "Reshape",
     "Resize",
+    "Rope",
     "Scope",
     "SelfAttention",
     "Sequence",
     "SequenceMode",
+    "ShawPositions",
     "SimpleRNN",
     "SimpleRNNCell",
     "SinusoidalPositions",
@@ -186,8 +195,10 @@ __all__ = [
     "StochasticDepth",
     "SumPool",
     "Summary",
+    "T5Bias",
     "TrainingError",
     "UnitNorm",
+    "YarnScaling",
     "add",
     "average",
     "bidirectional",
