@@ -20,7 +20,7 @@ from jax import lax
 
 from ..custom_gradient import with_custom_gradient
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
-from ..dtypes import at_least_float32, is_sharded, is_symbolic
+from ..dtypes import at_least_float32, is_sharded, is_symbolic, sharded_as
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
 from .direct import ScoreTerms, four_axes, with_weights, zero_empty
@@ -178,7 +178,8 @@ def attention_with_weights(
     weights, seen = weights.reshape(shape), visible.full(*shape[2:])
     if seen is None or not visible.may_be_empty:
         return out, weights
-    return out, jnp.where(jnp.broadcast_to(seen, shape), weights, jnp.zeros_like(weights))
+    seen = sharded_as(jnp.broadcast_to(seen, shape), weights)
+    return out, jnp.where(seen, weights, jnp.zeros_like(weights))
 
 
 def score_options(q: jax.Array, scale: float | None, soft_cap: float | None) -> ScoreOptions:

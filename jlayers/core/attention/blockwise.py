@@ -273,7 +273,7 @@ def _query_range(
         return first_step, all_steps - first_step
     before, after = mask.index_window
     number = min(all_steps, size + before + after)
-    return jnp.clip(start - mask.offset - after, 0, all_steps - number), number
+    return jnp.clip(start - (mask.offset + after), 0, all_steps - number), number
 
 
 def _segments(size: int, block: int, max_segments: int) -> list[tuple[int, int, int]]:

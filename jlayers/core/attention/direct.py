@@ -150,7 +150,7 @@ def _masked_scores(
         return scores
     # Not minus infinity: the softmax of a row of them is NaN, and so is its gradient.
     lowest = np.array(0.5 * float(jnp.finfo(wide).min), wide)  # type: ignore[no-untyped-call]
-    return jnp.where(jnp.broadcast_to(visible, shape), scores, lowest)
+    return jnp.where(sharded_as(jnp.broadcast_to(visible, shape), scores), scores, lowest)
 
 
 def _weights(scores: jax.Array, shape: tuple[int, ...], sinks: jax.Array | None) -> jax.Array:
@@ -159,8 +159,12 @@ def _weights(scores: jax.Array, shape: tuple[int, ...], sinks: jax.Array | None)
         return jax.nn.softmax(scores.reshape(shape))
     # One more key, whose weight is lost.
     of_heads = sinks.astype(scores.dtype)[None, :, None, None]
-    column = jnp.broadcast_to(of_heads, (*scores.shape[:3], 1))
-    return jax.nn.softmax(jnp.concatenate([scores, column], -1))[..., :-1].reshape(shape)
+    sink = jnp.broadcast_to(of_heads, (*scores.shape[:3], 1))
+    largest = jnp.maximum(jnp.max(scores, -1, keepdims=True), sink)
+    largest = jax.lax.stop_gradient(largest)
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, -1, keepdims=True) + jnp.exp(sink - largest)
+    return (weights / total).reshape(shape)
 
 
 def _dropped(weights: jax.Array, terms: ScoreTerms) -> jax.Array:
@@ -186,7 +190,8 @@ def zero_empty(out: jax.Array, visible: jax.Array | None) -> jax.Array:
     """Zeros for the queries that attend to no key."""
     assert visible is not None
     nonempty = jnp.any(visible, -1).swapaxes(1, 2)[..., None]
-    return jnp.where(jnp.broadcast_to(nonempty, out.shape), out, jnp.zeros_like(out))
+    nonempty = sharded_as(jnp.broadcast_to(nonempty, out.shape), out)
+    return jnp.where(nonempty, out, jnp.zeros_like(out))
 
 
 def four_axes(x: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..dtypes import sharded_as
+
 
 class DistanceBuckets(NamedTuple):
     """Which row of a table belongs to a distance, key less query.
@@ -63,8 +65,8 @@ def _first_distances(side: int, max_distance: int) -> np.ndarray:
         + 1e-9
     ).astype(int)
     rows = np.where(distances < exact, distances, np.minimum(grown, side - 1))
-    # A row that no distance has begins beyond all.
-    starts = [np.flatnonzero(rows == row) for row in range(side)]
+    # A row that no distance has begins where the next one does, or beyond all.
+    starts = [np.flatnonzero(rows >= row) for row in range(side)]
     return np.array([at[0] if len(at) else np.iinfo(np.int32).max for at in starts])
 
 
@@ -114,13 +116,12 @@ class RelativeTables:
         """What ``values`` add to the output for weights (batch, num_heads, T, S)."""
         if self.values is None:
             return None
-        batch, heads, steps, keys = weights.shape
-        index = jnp.broadcast_to(rows[:, None], weights.shape)
-
-        def summed(weights: jax.Array, index: jax.Array) -> jax.Array:
-            return jnp.zeros(self.buckets.num_buckets, weights.dtype).at[index].add(weights)
-
-        flat = (batch * heads * steps, keys)
-        of_rows = jax.vmap(summed)(weights.reshape(flat), index.reshape(flat))
-        of_rows = of_rows.reshape(batch, heads, steps, self.buckets.num_buckets)
+        # Sums of comparisons, which XLA makes in one pass and does not store: a scatter would add
+        # one weight after another.
+        shape = (*weights.shape, self.buckets.num_buckets)
+        numbers = jnp.arange(shape[-1], dtype=jnp.int32)
+        own = jnp.broadcast_to(rows[:, None, :, :, None], shape) == jnp.broadcast_to(numbers, shape)
+        spread = jnp.broadcast_to(weights[..., None], shape)
+        own = sharded_as(own, spread)
+        of_rows = jnp.sum(jnp.where(own, spread, jnp.zeros_like(spread)), -2)
         return jnp.einsum("bntr,rh->btnh", of_rows, self.values.astype(weights.dtype))
