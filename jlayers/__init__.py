@@ -39,6 +39,8 @@ from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
 from .combinators.tied import tied
 from .combinators.time import bidirectional, each_step
+from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
+from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
@@ -100,6 +102,7 @@ from .layers import (
     Resize,
     RMSNorm,
     SelfAttention,
+    ShawPositions,
     SimpleRNN,
     SimpleRNNCell,
     SinusoidalPositions,
@@ -107,6 +110,7 @@ from .layers import (
     SpatialDropout,
     StochasticDepth,
     SumPool,
+    T5Bias,
     UnitNorm,
 )
 from .sequences.streaming import causal, receptive_field, stream
@@ -168,6 +172,8 @@ __all__ = [
     "LayerNorm",
     "LinearRecurrence",
     "LinearRecurrenceCell",
+    "LinearScaling",
+    "Llama3Scaling",
     "LocalResponseNorm",
     "LpPool",
     "MaxPool",
@@ -175,6 +181,7 @@ __all__ = [
     "MinGRUCell",
     "MinPool",
     "MixtureOfExperts",
+    "NTKScaling",
     "PReLU",
     "Pad",
     "Pair",
@@ -186,10 +193,12 @@ __all__ = [
     "ReceptiveField",
     "Reshape",
     "Resize",
+    "Rope",
     "Scope",
     "SelfAttention",
     "Sequence",
     "SequenceMode",
+    "ShawPositions",
     "SimpleRNN",
     "SimpleRNNCell",
     "SinusoidalPositions",
@@ -199,8 +208,10 @@ __all__ = [
     "StochasticDepth",
     "SumPool",
     "Summary",
+    "T5Bias",
     "TrainingError",
     "UnitNorm",
+    "YarnScaling",
     "add",
     "average",
     "bidirectional",

@@ -5,10 +5,11 @@ What is exported here is for users; layers import what else they need from its m
 
 # `core.attention` and `core.conv` are the functions: they replace the packages of these names as
 # attributes. Import from a package in full, `from jlayers.core.attention.mask import ...`.
-from .attention.attention import attention
+from .attention.attention import attention, attention_with_weights
 from .attention.cache import Cache, cached_attention
 from .attention.mask import alibi_slopes
-from .attention.rotary import apply_rope
+from .attention.relative import DistanceBuckets, RelativeTables
+from .attention.rotary import Rope, apply_rope
 from .axes_norm import axes_norm
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
@@ -22,10 +23,14 @@ from .resampling import Interpolation, resize
 
 __all__ = [
     "Cache",
+    "DistanceBuckets",
     "Interpolation",
+    "RelativeTables",
+    "Rope",
     "alibi_slopes",
     "apply_rope",
     "attention",
+    "attention_with_weights",
     "avg_pool",
     "axes_norm",
     "cached_attention",

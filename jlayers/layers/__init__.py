@@ -3,6 +3,7 @@
 from .activation.prelu import PReLU
 from .activation.snake import Snake
 from .attention.cross_attention import CrossAttention
+from .attention.relative import ShawPositions, T5Bias
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
@@ -112,6 +113,7 @@ __all__ = [
     "Reshape",
     "Resize",
     "SelfAttention",
+    "ShawPositions",
     "SimpleRNN",
     "SimpleRNNCell",
     "SinusoidalPositions",
@@ -119,5 +121,6 @@ __all__ = [
     "SpatialDropout",
     "StochasticDepth",
     "SumPool",
+    "T5Bias",
     "UnitNorm",
 ]

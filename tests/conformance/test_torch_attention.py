@@ -1,5 +1,7 @@
 """Attention against PyTorch, in float64: values and gradients, the same weights."""
 
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,18 +77,21 @@ def _converted(weights):
         kernels = jnp.split(weights["in_proj_weight"], 3)
     else:
         kernels = [weights[f"{name}_proj_weight"] for name in "qkv"]
-    biases = jnp.split(weights["in_proj_bias"], 3)
     names = ("query", "key", "value")
-    return {
-        **{f"{name}_kernel": kernel.T for name, kernel in zip(names, kernels, strict=True)},
-        **{f"{name}_bias": bias for name, bias in zip(names, biases, strict=True)},
-        "out_kernel": weights["out_proj.weight"].T,
-        "out_bias": weights["out_proj.bias"],
-    }
+    ours = {f"{name}_kernel": kernel.T for name, kernel in zip(names, kernels, strict=True)}
+    ours["out_kernel"] = weights["out_proj.weight"].T
+    if "in_proj_bias" in weights:
+        biases = jnp.split(weights["in_proj_bias"], 3)
+        ours |= {f"{name}_bias": bias for name, bias in zip(names, biases, strict=True)}
+        ours["out_bias"] = weights["out_proj.bias"]
+    return ours
 
 
-def _compare(module, call, layer, inputs, x_of, here):
-    """``call(module, *inputs)`` and ``layer`` on ``x_of(*inputs)``, over the steps ``here``."""
+def _compare(module, call, layer, inputs, x_of, here, more=MappingProxyType({})):
+    """``call(module, *inputs)`` and ``layer`` on ``x_of(*inputs)``, over the steps ``here``.
+
+    ``more``: parameters that theirs has not.
+    """
     like = {name: np.zeros(tuple(value.shape)) for name, value in module.state_dict().items()}
     weights = convert.draw(like)
     with torch.no_grad():
@@ -98,7 +103,7 @@ def _compare(module, call, layer, inputs, x_of, here):
     (y * torch.tensor(weight)).sum().backward()
 
     def loss(weights, *inputs):
-        out, _ = layer.apply(_converted(weights), {}, x_of(*inputs))
+        out, _ = layer.apply(_converted(weights) | more, {}, x_of(*inputs))
         out = out.values if isinstance(out, jl.Sequence) else out
         return jnp.sum(out * weight), out
 
@@ -149,3 +154,76 @@ def test_cross_attention_with_padding(width):
 
     inputs = _drawn((BATCH, STEPS, WIDTH), (BATCH, KEYS, width))
     _compare(module, call, jl.CrossAttention(HEADS), inputs, x_of, np.ones((BATCH, STEPS), bool))
+
+
+# (options of theirs, the sizes of keys and values, ours)
+SPLIT = {
+    "one size": ({}, WIDTH, WIDTH, {}),
+    "no bias": ({"bias": False}, WIDTH, WIDTH, {"bias": False}),
+    "sizes of keys and values": ({}, 5, 9, {}),
+    "sizes, a zero to attend to": ({"add_zero_attn": True}, 5, 9, {"sinks": True}),
+}
+
+
+@pytest.mark.parametrize("masked", [None, "bool", "float"])
+@pytest.mark.parametrize("case", SPLIT)
+def test_a_mask_of_one_s_own(case, masked):
+    """Theirs is True where nothing is seen, or is added; heads lie in the batch."""
+    theirs, of_keys, of_values, ours = SPLIT[case]
+    module = nn.MultiheadAttention(
+        WIDTH, HEADS, kdim=of_keys, vdim=of_values, batch_first=True, dtype=torch.float64, **theirs
+    )
+    mask = np.random.default_rng(5).random((BATCH, HEADS, STEPS, KEYS)) < 0.6
+    mask[..., 1] = True
+    bias = np.random.default_rng(6).normal(size=mask.shape)
+    flat = (BATCH * HEADS, STEPS, KEYS)
+    given, of_torch = {
+        None: ({}, None),
+        "bool": ({"mask": jnp.asarray(mask)}, torch.tensor(~mask.reshape(flat))),
+        "float": ({"bias": jnp.asarray(bias)}, torch.tensor(bias.reshape(flat))),
+    }[masked]
+
+    def call(module, x, keys, values):
+        return module(x, keys, values, attn_mask=of_torch, need_weights=False)[0]
+
+    def x_of(x, keys, values):
+        return {"x": x, "keys": keys, "values": values, **given}
+
+    _compare(
+        module,
+        call,
+        jl.CrossAttention(HEADS, **ours),
+        _drawn((BATCH, STEPS, WIDTH), (BATCH, KEYS, of_keys), (BATCH, KEYS, of_values)),
+        x_of,
+        np.ones((BATCH, STEPS), bool),
+        {"sinks": jnp.zeros(HEADS)} if "sinks" in ours else {},
+    )
+
+
+def test_the_weights_of_attention():
+    module = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, dtype=torch.float64)
+    (x,) = _drawn((BATCH, STEPS, WIDTH))
+    later = torch.triu(torch.ones(STEPS, STEPS, dtype=torch.bool), 1)
+    theirs = torch.tensor(x)
+    _, wanted = module(theirs, theirs, theirs, attn_mask=later, average_attn_weights=False)
+    params = _converted({name: jnp.asarray(v.numpy()) for name, v in module.state_dict().items()})
+    (_, weights), _ = jl.SelfAttention(HEADS, causal=True, weights=True).apply(params, {}, x)
+    np.testing.assert_allclose(weights, wanted.detach().numpy(), rtol=1e-10, atol=1e-13)
+
+
+def test_values_of_another_size():
+    shapes = [(BATCH, STEPS, HEADS, SIZE), (BATCH, STEPS, 2, SIZE), (BATCH, STEPS, 2, 3)]
+    arrays = _drawn(*shapes)
+    tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+    first = [t.movedim(2, 1) for t in tensors]
+    y = functional.scaled_dot_product_attention(*first, is_causal=True, enable_gqa=True)
+    weight = convert.projection((BATCH, STEPS, HEADS, 3), "float64")
+    (y.movedim(1, 2) * torch.tensor(weight)).sum().backward()
+    for method in ("direct", "blocks"):
+
+        def loss(*arrays, method=method):
+            return jnp.sum(jl.core.attention(*arrays, causal=True, method=method) * weight)
+
+        gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*map(jnp.asarray, arrays))
+        for ours, theirs in zip(gradients, tensors, strict=True):
+            np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-10, atol=1e-12)

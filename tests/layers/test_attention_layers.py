@@ -21,6 +21,11 @@ def _float64():
         yield
 
 
+def _turn(**how):
+    return lambda x: attention_reference.rotated(x, **how)
+
+
+# Options of the layer, and where the reference has other ones, those.
 CASES = {
     "plain": {},
     "causal, shared heads": {"causal": True, "num_kv_heads": 2},
@@ -28,15 +33,52 @@ CASES = {
     "rope": {"causal": True, "rope": 100.0, "num_kv_heads": 1},
     "rope, window": {"causal": True, "rope": True, "window": 4},
     "rope, all see all": {"rope": True, "soft_cap": 2.0},
+    "rope, part of a head": {
+        "causal": True,
+        "rope": jl.Rope(50.0, interleaved=True, fraction=0.67),
+        "head_dim": 6,
+    },
+    "rope, longer": {"causal": True, "rope": jl.Rope(50.0, scaling=jl.LinearScaling(3.0))},
     "alibi": {"causal": True, "alibi": True},
     "alibi, window": {"causal": True, "alibi": True, "window": 2},
-    "alibi, all see all": {"alibi": True, "num_kv_heads": 2},
+    "alibi, all see all": {"alibi": (0.1, 0.5, 0.0, 2.0), "num_kv_heads": 2},
+    "both sides": {"window": (2, 1), "num_kv_heads": 2},
+    "dilated": {"causal": True, "pattern": lambda q, k: (q - k) % 2 == 0, "num_kv_heads": 2},
+    "dilated, window": {"causal": True, "window": 5, "pattern": lambda q, k: (q - k) % 2 == 0},
+    "prefix": {"pattern": lambda q, k: (k < 3) | (k <= q)},
+    "blocks": {"pattern": lambda q, k: q // 3 == k // 3, "rope": True},
+    "t5": {"causal": True, "relative": jl.T5Bias(6, 5), "scale": 1.0},
+    "t5, window": {"causal": True, "relative": jl.T5Bias(6, 5), "window": 3},
+    "t5, all see all": {"relative": jl.T5Bias(8, 6)},
+    "shaw": {"causal": True, "relative": jl.ShawPositions(2), "value_dim": 3},
+    "shaw, window": {"causal": True, "relative": jl.ShawPositions(2), "window": 4},
+    "shaw, keys alone": {"relative": jl.ShawPositions(3, values=False), "num_kv_heads": 2},
+    "sinks": {"causal": True, "sinks": True, "num_kv_heads": 2},
+    "sinks, window": {"causal": True, "sinks": True, "window": 3, "bias": ("query", "out")},
+    "normalised, gated": {"causal": True, "qk_norm": "rms", "gate": True, "value_dim": 3},
+    "normalised, rotated": {"causal": True, "qk_norm": "layer", "rope": True, "value_dim": 1},
+}
+THEIRS = {
+    "rope": {"rotate": _turn(base=100.0)},
+    "rope, window": {"rotate": _turn()},
+    "rope, all see all": {"rotate": _turn()},
+    "rope, part of a head": {"rotate": _turn(base=50.0, interleaved=True, size=4)},
+    "rope, longer": {"rotate": _turn(frequencies=[1 / 3])},
+    "blocks": {"rotate": _turn()},
+    "t5": {"t5": (6, 5)},
+    "t5, window": {"t5": (6, 5)},
+    "t5, all see all": {"t5": (8, 6)},
+    "shaw": {"shaw": 2},
+    "shaw, window": {"shaw": 2},
+    "shaw, keys alone": {"shaw": 3},
+    "normalised, gated": {"head_norm": "rms"},
+    "normalised, rotated": {"head_norm": "layer", "rotate": _turn()},
 }
 STREAMED = [case for case, options in CASES.items() if options.get("causal")]
 
 
 def _layer(case, steps=9):
-    layer = jl.SelfAttention(4, head_dim=2, features=5, **CASES[case])
+    layer = jl.SelfAttention(4, **({"head_dim": 2, "features": 5} | CASES[case]))
     return layer, _random(layer, jl.spec((4, steps, 6), jnp.float64))
 
 
@@ -49,12 +91,11 @@ def _values(steps=9, features=6):
 
 
 def _reference(case, params, row):
-    options = dict(CASES[case])
-    base = options.pop("rope", None)
-    rope = 10000.0 if base is True else base
-    return attention_reference.self_attention(
-        params, np.asarray(row), heads=4, rope=rope, **options
-    )
+    options = CASES[case] | THEIRS.get(case, {})
+    for ours in ("rope", "relative", "qk_norm", "gate", "bias", "head_dim", "value_dim"):
+        options.pop(ours, None)
+    options.pop("sinks", None)  # they are in the parameters
+    return attention_reference.self_attention(params, np.asarray(row), heads=4, **options)
 
 
 def _with_holes():

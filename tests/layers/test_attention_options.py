@@ -212,8 +212,8 @@ def test_what_cannot_be_computed_is_refused():
 
 def test_the_rule_knows_of_biases_and_of_few_rows():
     shape = (2, 512, 4, 16)
-    biased = RULE.choose_attention(shape, shape, "cpu", has_bias=True)
-    assert biased == ("direct", "a bias of every score is there already")
+    biased = RULE.choose_attention(shape, shape, "cpu", all_scores=True)
+    assert biased == ("direct", "a bias, tables, sinks or dropout take all scores")
     one = RULE.choose_attention((2, 1, 4, 16), (2, 99999, 2, 16), "cpu")
     assert one == ("direct", "2 rows of scores of a head: each is soon done")
 

@@ -245,7 +245,31 @@ INSTANCES = {
     "self-attention, alibi": Instance(
         jl.SelfAttention(2, causal=True, alibi=True), STEPS, full=True
     ),
+    "self-attention, a mask and a bias": Instance(
+        jl.SelfAttention(2, weights=True),
+        {"x": STEPS, "mask": jl.spec((2, 1, 5), bool), "bias": jl.spec((2, 2, 5, 5))},
+    ),
+    "self-attention, weights dropped, a gate": Instance(
+        jl.SelfAttention(
+            2, causal=True, sinks=True, gate=True, qk_norm="rms", dropout_rate=0.3, value_dim=3
+        ),
+        STEPS,
+    ),
+    "self-attention, distances in a table": Instance(
+        jl.SelfAttention(2, window=(2, 1), relative=jl.T5Bias(8, 6)), STEPS
+    ),
+    "self-attention, distances of keys and values": Instance(
+        jl.SelfAttention(2, causal=True, relative=jl.ShawPositions(2)), STEPS, full=True
+    ),
+    "self-attention, a pattern": Instance(
+        jl.SelfAttention(2, pattern=lambda q, k: q // 2 == k // 2, rope=jl.Rope(interleaved=True)),
+        STEPS,
+        full=True,
+    ),
     "cross-attention": Instance(jl.CrossAttention(2), (STEPS, jl.spec((2, 3, 6)))),
+    "cross-attention, keys and values": Instance(
+        jl.CrossAttention(2, weights=True), (STEPS, jl.spec((2, 3, 6)), jl.spec((2, 3, 7)))
+    ),
     "lstm": Instance(jl.LSTM(3), STEPS),
     "lstm, last step, reversed": Instance(
         jl.LSTM(3, return_sequences=False, reverse=True, bias=False), STEPS, full=True

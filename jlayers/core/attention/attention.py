@@ -1,9 +1,10 @@
-"""Scaled dot-product attention: the rule that chooses an algorithm, and the direct one.
+"""Scaled dot-product attention: the rule that chooses an algorithm.
 
 How to read this file: ``attention`` checks its arguments, packs what hides or lowers scores into an
-``AttentionMask`` (``mask.py``) and what becomes of the products into ``ScoreOptions``, and calls
-one of three methods. ``_direct`` computes all scores at once. ``_blockwise`` wraps the two programs
-of ``blockwise.py`` into one differentiable function. ``_cudnn`` calls NVIDIA's kernel.
+``AttentionMask`` (``mask.py``), what becomes of the products into ``ScoreOptions`` and what needs
+all scores into ``ScoreTerms``, and calls one of three methods. ``direct`` (``direct.py``) computes
+all scores at once. ``_blockwise`` wraps the two programs of ``blockwise.py`` into one
+differentiable function. ``_cudnn`` calls NVIDIA's kernel.
 docs/notes/0008-attention-and-norms.md has the measurements behind ``choose_attention``.
 """
 
@@ -15,15 +16,17 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ..custom_gradient import with_custom_gradient
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
-from ..dtypes import at_least_float32, is_sharded, is_symbolic
+from ..dtypes import at_least_float32, is_sharded, is_symbolic, sharded_as
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
-from .mask import AttentionMask
+from .direct import ScoreTerms, four_axes, with_weights, zero_empty
+from .direct import direct as all_at_once
+from .mask import AttentionMask, Pattern
+from .relative import RelativeTables
 
 F = TypeVar("F", bound=Callable[..., object])
 Residuals = tuple[jax.Array, jax.Array]  # the output, and the log of each row's denominator
@@ -35,20 +38,25 @@ _MIN_SCORES = 96 * 96
 _MIN_ROWS = 4
 
 
-@traced_once("causal", "window", "alibi", "soft_cap", "scale", "method")
+@traced_once("causal", "window", "pattern", "alibi", "soft_cap", "scale", "dropout_rate", "method")
 def attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     *,
     causal: bool = False,
-    window: int | None = None,
+    window: int | tuple[int, int] | None = None,
+    pattern: Pattern | None = None,
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
-    alibi: bool = False,
+    alibi: bool | tuple[float, ...] = False,
+    relative: RelativeTables | None = None,
     positions: tuple[jax.Array, jax.Array] | None = None,
     soft_cap: float | None = None,
     scale: float | None = None,
+    sinks: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
     method: str | None = None,
 ) -> jax.Array:
     """``softmax(scale q k' + bias) v`` for each head (Vaswani et al., 2017, arXiv:1706.03762).
@@ -58,29 +66,40 @@ def attention(
 
     Args:
       q: (batch, T, num_heads, head_dim).
-      k, v: (batch, S, num_kv_heads, head_dim), of the dtype of ``q``; ``num_heads`` is a multiple
+      k: (batch, S, num_kv_heads, head_dim), of the dtype of ``q``; ``num_heads`` is a multiple
         of ``num_kv_heads``, and neighbouring heads share their keys (grouped-query attention,
         Ainslie et al., 2023, arXiv:2305.13245).
+      v: (batch, S, num_kv_heads, value_dim), of the dtype of ``q``.
       causal: the queries are the last T of the S steps, and none attends to a later step: query t
         attends to the keys up to t + S - T.
-      window: to how many positions a causal query attends, its own included; all if None.
+      window: to how many positions a causal query attends, its own included; for others, how many
+        positions (before, after) its own; all if None.
+      pattern: a function of positions of queries and keys, int32 arrays of one shape, to bools:
+        True where a query attends to a key. It is computed where it is needed, and not stored.
       mask: bools, broadcastable to (batch, num_heads, T, S); True where a query attends to a key.
       bias: added to the scores, broadcastable to (batch, num_heads, T, S).
       alibi: whether the scores of head i fall by ``2 ** (-8 i / num_heads)`` with each position
-        between query and key (Press et al., 2022, arXiv:2108.12409).
+        between query and key (Press et al., 2022, arXiv:2108.12409); or by how much, for each head.
+      relative: tables of rows by distance, added to scores, keys and values.
       positions: those of the queries, int32 (batch, T), and of the keys, (batch, S), which
-        ``window`` and ``alibi`` compare; t + S - T and s if None.
+        ``window``, ``pattern``, ``alibi`` and ``relative`` compare; t + S - T and s if None.
       soft_cap: scores become ``soft_cap * tanh(scores / soft_cap)``, before any bias.
       scale: of the scores; 1 / sqrt(head_dim) if None.
+      sinks: (num_heads,), the score of one more key whose value is zero: a head may attend to
+        nothing.
+      dropout_rate: the probability with which each weight is dropped, where there is a ``key``.
+      key: for the choice of dropped weights; none are without one.
       method: ``"direct"`` (all scores at once), ``"blocks"`` (some rows at a time, in memory that
-        grows with T and not with its square), ``"cudnn"`` (NVIDIA's kernel for the narrower
-        floats, in reverse mode alone); by default what ``choose_attention`` says.
+        grows with T and not with its square; without bias, tables, sinks and dropout), ``"cudnn"``
+        (NVIDIA's kernel for the narrower floats, in reverse mode alone); by default what
+        ``choose_attention`` says.
 
     Returns:
-      (batch, T, num_heads, head_dim), of the dtype of ``q``.
+      (batch, T, num_heads, value_dim), of the dtype of ``q``.
 
     Raises:
-      ValueError: for a method that cannot compute this attention, and a window that is not causal.
+      ValueError: for a method that cannot compute this attention, a window of one number that is
+        not causal, and one of two that is.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> q = k = jnp.zeros((1, 2, 1, 1))
@@ -90,26 +109,13 @@ def attention(
     >>> jl.core.attention(q, k, v, causal=True).ravel().tolist()
     [1.0, 2.0]
     """
-    steps, num_heads, head_dim = q.shape[1:]
-    keys, num_kv_heads = k.shape[1:3]
-    if window is not None and not causal:
-        raise ValueError("attention with a window has to be causal")
-    if mask is not None:
-        mask = _four_axes(mask)
-    attention_mask = AttentionMask(
-        mask,
-        positions,
-        causal,
-        window,
-        alibi,
-        offset=keys - steps,
-        groups=num_heads // num_kv_heads,
-        num_kv_heads=num_kv_heads,
-    )
-    options = ScoreOptions(max(head_dim, 1) ** -0.5 if scale is None else scale, soft_cap)
-    check_method(method, _possible_methods(q, keys, attention_mask, options, bias), "attention")
+    keys = k.shape[1]
+    attention_mask = _mask_of(q, k, causal, window, pattern, mask, alibi, positions)
+    options = score_options(q, scale, soft_cap)
+    terms = ScoreTerms(bias, sinks, relative, key if dropout_rate else None, dropout_rate)
+    check_method(method, _possible_methods(q, v, keys, attention_mask, options, terms), "attention")
     cpu, default = (
-        choose_attention(q.shape, k.shape, platform, has_bias=bias is not None)
+        choose_attention(q.shape, k.shape, platform, all_scores=terms.any)
         for platform in ("cpu", "gpu")
     )
     if is_sharded(q) or is_sharded(k):
@@ -117,7 +123,7 @@ def attention(
     record_choice("attention", cpu, default, method)
     # An empty softmax is NaN, and a loop over no blocks has no output.
     if keys == 0 or q.size == 0:
-        return jnp.zeros_like(q)
+        return jnp.zeros_like(q, shape=(*q.shape[:3], v.shape[-1]))
     if method == "cudnn":
         return _cudnn(q, k, v, attention_mask, options, bias)
     # An accelerator stores the scores rather than recompute them, and has no use for the custom
@@ -125,8 +131,8 @@ def attention(
     # inside it still decides correctly for a program that is lowered for another platform.
     here = cpu if jax.default_backend() == "cpu" else default
     if (method or here.method) == "direct":
-        return _direct(q, k, v, attention_mask, options, bias)
-    arrays = (mask, *(positions or (None, None)))
+        return all_at_once(q, k, v, attention_mask, options, terms)
+    arrays = (attention_mask.mask, *(positions or (None, None)))
     present = (mask is not None, positions is not None)
     # Without its arrays, the mask is hashable: the function is made once for each set of options.
     static_mask = attention_mask._replace(mask=None, positions=None)
@@ -134,8 +140,82 @@ def attention(
     return run(q, k, v, *(a for a in arrays if a is not None))
 
 
+def attention_with_weights(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool = False,
+    window: int | tuple[int, int] | None = None,
+    pattern: Pattern | None = None,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    alibi: bool | tuple[float, ...] = False,
+    relative: RelativeTables | None = None,
+    positions: tuple[jax.Array, jax.Array] | None = None,
+    soft_cap: float | None = None,
+    scale: float | None = None,
+    sinks: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """``attention``, and the weights (batch, num_heads, T, S) by which values are summed.
+
+    They are those before any is dropped, and zero for a query that attends to no key.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> q = jnp.zeros((1, 2, 1, 1))
+    >>> jl.core.attention_with_weights(q, q, q, causal=True)[1].tolist()
+    [[[[1.0, 0.0], [0.5, 0.5]]]]
+    """
+    visible = _mask_of(q, k, causal, window, pattern, mask, alibi, positions)
+    shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    if k.shape[1] == 0 or q.size == 0:
+        zeros = jnp.zeros_like(q, shape=(*q.shape[:3], v.shape[-1]))
+        return zeros, jnp.zeros_like(q, shape=shape)
+    terms = ScoreTerms(bias, sinks, relative, key if dropout_rate else None, dropout_rate)
+    out, weights = with_weights(q, k, v, visible, score_options(q, scale, soft_cap), terms)
+    weights, seen = weights.reshape(shape), visible.full(*shape[2:])
+    if seen is None or not visible.may_be_empty:
+        return out, weights
+    seen = sharded_as(jnp.broadcast_to(seen, shape), weights)
+    return out, jnp.where(seen, weights, jnp.zeros_like(weights))
+
+
+def score_options(q: jax.Array, scale: float | None, soft_cap: float | None) -> ScoreOptions:
+    """With the default of ``scale``."""
+    return ScoreOptions(max(q.shape[-1], 1) ** -0.5 if scale is None else scale, soft_cap)
+
+
+def _mask_of(
+    q: jax.Array,
+    k: jax.Array,
+    causal: bool,
+    window: int | tuple[int, int] | None,
+    pattern: Pattern | None,
+    mask: jax.Array | None,
+    alibi: bool | tuple[float, ...],
+    positions: tuple[jax.Array, jax.Array] | None,
+) -> AttentionMask:
+    if isinstance(window, int) and not causal:
+        raise ValueError("attention with a window has to be causal")
+    if isinstance(window, tuple) and causal:
+        raise ValueError("causal attention has a window of one number")
+    return AttentionMask(
+        None if mask is None else four_axes(mask),
+        positions,
+        causal,
+        (window - 1, 0) if isinstance(window, int) else window,
+        alibi,
+        offset=k.shape[1] - q.shape[1],
+        groups=q.shape[2] // k.shape[2],
+        num_kv_heads=k.shape[2],
+        pattern=pattern,
+    )
+
+
 def choose_attention(
-    q: Sequence[int], k: Sequence[int], platform: str, has_bias: bool = False
+    q: Sequence[int], k: Sequence[int], platform: str, all_scores: bool = False
 ) -> AlgorithmChoice:
     """The algorithm, with the reason.
 
@@ -143,10 +223,10 @@ def choose_attention(
       q: the shape (batch, T, num_heads, head_dim).
       k: the shape (batch, S, num_kv_heads, head_dim).
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
-      has_bias: whether there is a bias for every score.
+      all_scores: whether something is asked for that no other method can.
     """
-    if has_bias:
-        return AlgorithmChoice("direct", "a bias of every score is there already")
+    if all_scores:
+        return AlgorithmChoice("direct", "a bias, tables, sinks or dropout take all scores")
     if platform != "cpu":
         return AlgorithmChoice("direct", "XLA's own fusions on accelerators")
     if 0 in q or 0 in k:
@@ -163,10 +243,11 @@ def choose_attention(
 
 def _possible_methods(
     q: jax.Array,
+    v: jax.Array,
     keys: int,
     mask: AttentionMask,
     options: ScoreOptions,
-    bias: jax.Array | None,
+    terms: ScoreTerms,
 ) -> list[str]:
     """The methods that can compute this attention."""
     # What the cuDNN kernel supports, as jax.nn.dot_product_attention documents it.
@@ -174,8 +255,9 @@ def _possible_methods(
     square = not mask.causal or mask.offset == 0
     head_dim_fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     plain = options.soft_cap is None and not mask.alibi and mask.positions is None
-    cudnn = half_precision and square and head_dim_fits and plain
-    blocks = bias is None and not is_symbolic(q.shape[1], keys)  # they are counted
+    plain = plain and mask.pattern is None and not terms._replace(bias=None).any
+    cudnn = half_precision and square and head_dim_fits and plain and v.shape[-1] == q.shape[-1]
+    blocks = not terms.any and not is_symbolic(q.shape[1], keys)  # they are counted
     return ["direct"] + ["blocks"] * blocks + ["cudnn"] * cudnn
 
 
@@ -193,7 +275,7 @@ def _cudnn(
         """With full last two axes, as the kernel wants them."""
         if x is None:
             return None
-        x = _four_axes(x)
+        x = four_axes(x)
         return jnp.broadcast_to(x, (*x.shape[:2], steps, keys))
 
     out = jax.nn.dot_product_attention(
@@ -203,107 +285,11 @@ def _cudnn(
         bias=broadcast(None if bias is None else bias.astype(q.dtype)),
         mask=broadcast(mask.mask),
         is_causal=mask.causal,
-        local_window_size=None if mask.window is None else (mask.window - 1, 0),
+        local_window_size=mask.window,
         scale=options.scale,
         implementation="cudnn",
     )
-    return out if mask.mask is None else _zero_empty(out, mask.full(steps, keys))
-
-
-def attend_to_cached(
-    q: jax.Array,
-    k: Sequence[jax.Array],
-    v: Sequence[jax.Array],
-    *,
-    mask: jax.Array,
-    positions: tuple[jax.Array, jax.Array],
-    alibi: bool,
-    soft_cap: float | None,
-    scale: float | None,
-) -> jax.Array:
-    """``attention`` to keys and values as a cache has them, all scores at once.
-
-    They may be in several arrays, which are not joined.
-
-    Args:
-      q: (batch, T, num_heads, head_dim).
-      k, v: (batch, num_kv_heads, S_i, head_dim) each; S below is the sum of the S_i.
-      mask, positions, alibi, soft_cap, scale: as for ``attention``.
-    """
-    batch, steps, num_heads, head_dim = q.shape
-    num_kv_heads, groups = k[0].shape[1], num_heads // k[0].shape[1]
-    keys = sum(part.shape[2] for part in k)
-    visible = AttentionMask(mask, positions, False, None, alibi, 0, groups, num_kv_heads)
-    options = ScoreOptions(max(head_dim, 1) ** -0.5 if scale is None else scale, soft_cap)
-    # Three axes, in the order of the products: of four, XLA for CPU may choose another layout for
-    # the cache, which it then copies (docs/notes/0015-decoding.md).
-    folded = (batch * num_kv_heads, groups * steps)
-    rows = q.reshape(batch, steps, num_kv_heads, groups, head_dim)
-    rows = rows.transpose(0, 2, 3, 1, 4).reshape(*folded, head_dim)
-    k, v = ([part.reshape(folded[0], *part.shape[2:]) for part in parts] for parts in (k, v))
-    wide = at_least_float32(q.dtype)
-    products = [jnp.einsum("nth,nsh->nts", rows, part, preferred_element_type=wide) for part in k]
-    scores = products[0] if len(k) == 1 else jnp.concatenate(products, -1)
-    shape = (batch, num_heads, steps, keys)
-    scores = _masked_scores(scores.reshape(shape), visible, options)
-    weights = jax.nn.softmax(scores).astype(q.dtype).reshape(*folded, keys)
-    ends = np.cumsum([part.shape[1] for part in v])[:-1]
-    split = [weights] if len(v) == 1 else jnp.split(weights, ends, -1)
-    outs = [jnp.einsum("nts,nsh->nth", w, part) for w, part in zip(split, v, strict=True)]
-    out = functools.reduce(jnp.add, outs).reshape(batch, num_kv_heads, groups, steps, head_dim)
-    return _zero_empty(out.transpose(0, 3, 1, 2, 4).reshape(q.shape), visible.full(steps, keys))
-
-
-def _direct(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: AttentionMask,
-    options: ScoreOptions,
-    bias: jax.Array | None = None,
-) -> jax.Array:
-    batch, steps, num_heads, head_dim = q.shape
-    keys = k.shape[1]
-    wide = at_least_float32(q.dtype)
-    grouped = q.reshape(batch, steps, mask.num_kv_heads, mask.groups, head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide)
-    grouped_shape, shape = scores.shape, (batch, num_heads, steps, keys)
-    scores = _masked_scores(scores.reshape(shape), mask, options, bias)
-    weights = jax.nn.softmax(scores.reshape(grouped_shape)).astype(q.dtype)
-    out = jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
-    return _zero_empty(out, mask.full(steps, keys)) if mask.may_be_empty else out
-
-
-def _masked_scores(
-    products: jax.Array,
-    mask: AttentionMask,
-    options: ScoreOptions,
-    bias: jax.Array | None = None,
-) -> jax.Array:
-    """Scores of products of queries and keys, (batch, num_heads, T, S)."""
-    shape, wide = products.shape, products.dtype
-    steps, keys = shape[2:]
-    scores = options.cap(products * options.scale)
-    for term in (bias, mask.full_bias(steps, keys, wide)):
-        if term is not None:
-            scores = scores + jnp.broadcast_to(_four_axes(term).astype(wide), shape)
-    visible = mask.full(steps, keys)
-    if visible is None:
-        return scores
-    # Not minus infinity: the softmax of a row of them is NaN, and so is its gradient.
-    lowest = np.array(0.5 * float(jnp.finfo(wide).min), wide)  # type: ignore[no-untyped-call]
-    return jnp.where(jnp.broadcast_to(visible, shape), scores, lowest)
-
-
-def _zero_empty(out: jax.Array, visible: jax.Array | None) -> jax.Array:
-    """Zeros for the queries that attend to no key."""
-    assert visible is not None
-    nonempty = jnp.any(visible, -1).swapaxes(1, 2)[..., None]
-    return jnp.where(jnp.broadcast_to(nonempty, out.shape), out, jnp.zeros_like(out))
-
-
-def _four_axes(x: jax.Array) -> jax.Array:
-    return x.reshape((1,) * (4 - x.ndim) + x.shape)
+    return out if mask.mask is None else zero_empty(out, mask.full(steps, keys))
 
 
 def _block_sizes(q: Sequence[int], k: Sequence[int], causal: bool) -> BlockSizes:
@@ -352,7 +338,7 @@ def _blockwise(
             # Both branches must return the same types; the direct gradient does not use this one.
             shape = (k.shape[0] * static_mask.num_kv_heads, q.shape[1] * static_mask.groups)
             unused = jnp.zeros_like(q, at_least_float32(q.dtype), shape=shape)
-            return _direct(q, k, v, with_arrays(args)[0], options), unused
+            return all_at_once(q, k, v, with_arrays(args)[0], options), unused
 
         out, log_denominator = _by_platform(blocks, direct, by_platform)(*args)
         return out, (out, log_denominator)
@@ -376,7 +362,7 @@ def _blockwise(
             args: tuple[jax.Array, ...], residuals: Residuals, ct: jax.Array
         ) -> tuple[jax.Array, ...]:
             mask, _ = with_arrays(args)
-            _, vjp = jax.vjp(lambda q, k, v: _direct(q, k, v, mask, options), *args[:3])
+            _, vjp = jax.vjp(lambda q, k, v: all_at_once(q, k, v, mask, options), *args[:3])
             gradients: tuple[jax.Array, ...] = vjp(ct)
             return gradients
 

@@ -260,8 +260,9 @@ def _key_range(
     """(first, number) of the keys, up to ``key_end``, that a block of queries attends to."""
     if mask.index_window is None:
         return 0, key_end
-    size = min(all_keys, steps + mask.index_window - 1)
-    return jnp.clip(start + mask.offset - mask.index_window + 1, 0, all_keys - size), size
+    before, after = mask.index_window
+    size = min(all_keys, steps + before + after)
+    return jnp.clip(start + mask.offset - before, 0, all_keys - size), size
 
 
 def _query_range(
@@ -270,8 +271,9 @@ def _query_range(
     """(first, number) of the queries, from ``first_step`` on, that attend to a block of keys."""
     if mask.index_window is None:
         return first_step, all_steps - first_step
-    number = min(all_steps, size + mask.index_window - 1)
-    return jnp.clip(start - mask.offset, 0, all_steps - number), number
+    before, after = mask.index_window
+    number = min(all_steps, size + before + after)
+    return jnp.clip(start - (mask.offset + after), 0, all_steps - number), number
 
 
 def _segments(size: int, block: int, max_segments: int) -> list[tuple[int, int, int]]:

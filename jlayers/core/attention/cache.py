@@ -18,7 +18,10 @@ from jax import lax
 
 from ..dispatch import compiled_when_eager
 from ..positions import positions_from_mask
-from .attention import attend_to_cached, attention
+from .attention import attention, score_options
+from .direct import ScoreTerms, attend_to_cached
+from .mask import AttentionMask, Pattern
+from .relative import RelativeTables
 
 # Rows of scores of a head up to which all scores at once take less memory than a copy of the keys.
 _MAX_ROWS = 64
@@ -28,7 +31,7 @@ class Cache(NamedTuple):
     """The last S valid steps of each row; the step at position p is in slot ``p % S``.
 
     Attributes:
-      keys, values: (batch, num_kv_heads, S, head_dim), as the products with them read it.
+      keys, values: (batch, num_kv_heads, S, size of a head), as the products with them read it.
       lengths: valid steps so far, int32 (batch,).
 
     >>> import jax.numpy as jnp, jlayers as jl
@@ -53,12 +56,17 @@ class Cache(NamedTuple):
 class _Options(TypedDict):
     """How ``attention`` makes scores."""
 
-    alibi: bool
+    pattern: Pattern | None
+    alibi: bool | tuple[float, ...]
+    relative: RelativeTables | None
     soft_cap: float | None
     scale: float | None
+    sinks: jax.Array | None
+    dropout_rate: float
+    key: jax.Array | None
 
 
-@compiled_when_eager("window", "alibi", "soft_cap", "scale", "method")
+@compiled_when_eager("window", "pattern", "alibi", "soft_cap", "scale", "dropout_rate", "method")
 def cached_attention(
     q: jax.Array,
     k: jax.Array,
@@ -67,9 +75,14 @@ def cached_attention(
     *,
     mask: jax.Array | None = None,
     window: int | None = None,
-    alibi: bool = False,
+    pattern: Pattern | None = None,
+    alibi: bool | tuple[float, ...] = False,
+    relative: RelativeTables | None = None,
     soft_cap: float | None = None,
     scale: float | None = None,
+    sinks: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
     method: str | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Causal attention of the next steps of sequences, each with a position of its own.
@@ -80,16 +93,17 @@ def cached_attention(
     long block with a window.
 
     Args:
-      q: (batch, T, num_heads, head_dim). k, v: (batch, T, num_kv_heads, head_dim), of the same
-        steps.
+      q: (batch, T, num_heads, head_dim). k, v: (batch, T, num_kv_heads, head_dim) and (...,
+        value_dim), of the same steps.
       cache: of the steps before them. With a window it has that many slots; without one, S is the
         largest number of steps that fit.
       mask: bools (batch, T), True for valid steps; all of them if None.
       window: to how many valid steps a query attends, its own included.
-      alibi, soft_cap, scale, method: as for ``attention``.
+      pattern, alibi, relative, soft_cap, scale, sinks, dropout_rate, key, method: as for
+        ``attention``.
 
     Returns:
-      (out (batch, T, num_heads, head_dim), the cache after these steps). Without a window, the
+      (out (batch, T, num_heads, value_dim), the cache after these steps). Without a window, the
       steps that no longer fit into the cache give NaN.
 
     Raises:
@@ -106,7 +120,16 @@ def cached_attention(
     num_kv_heads, slots = cache.keys.shape[1:3]
     valid = jnp.ones((batch, steps), bool) if mask is None else mask
     block = _Block(q, k, v, valid, positions_from_mask(valid, cache.lengths))
-    options: _Options = {"alibi": alibi, "soft_cap": soft_cap, "scale": scale}
+    options: _Options = {
+        "pattern": pattern,
+        "alibi": alibi,
+        "relative": relative,
+        "soft_cap": soft_cap,
+        "scale": scale,
+        "sinks": sinks,
+        "dropout_rate": dropout_rate,
+        "key": key,
+    }
     few = steps * num_heads <= _MAX_ROWS * num_kv_heads
     if window is not None and steps > 1:
         if few and steps <= slots and method in (None, "direct"):
@@ -124,9 +147,7 @@ def cached_attention(
         visible = (cached >= 0)[:, None]
     where = positions, cached
     if few and method in (None, "direct"):
-        out = attend_to_cached(
-            q, [after.keys], [after.values], mask=visible[:, None], positions=where, **options
-        )
+        out = _attend(q, [after.keys], [after.values], visible, where, options)
     else:
         keys, values = _by_steps(after.keys), _by_steps(after.values)
         out = attention(
@@ -161,7 +182,7 @@ class _Block(NamedTuple):
 
 def _written(block: _Block, cache: Cache, fits: jax.Array) -> Cache:
     """The cache with those steps of the block that are valid and ``fits``, (batch, T)."""
-    (batch, steps), (_, heads, slots, head_dim) = block.valid.shape, cache.keys.shape
+    (batch, steps), (_, heads, slots, _) = block.valid.shape, cache.keys.shape
     # Slots from S on do not exist: what is written there is dropped.
     nowhere = lax.broadcasted_iota(jnp.int32, (batch, steps), 1) + slots
     slot = jnp.where(block.valid & fits, block.positions % slots, nowhere)
@@ -173,14 +194,43 @@ def _written(block: _Block, cache: Cache, fits: jax.Array) -> Cache:
         rows, slot = (jnp.concatenate([a, a + n], 1) for a, n in ((rows, 0), (slot, slots)))
 
     def write(buffer: jax.Array, new: jax.Array) -> jax.Array:
-        folded = buffer.reshape(batch * heads, slots, head_dim)
-        new = jnp.swapaxes(new, 1, 2).reshape(batch * heads, steps, head_dim)
-        new = jnp.broadcast_to(new, (*slot.shape, head_dim))
+        size = buffer.shape[-1]
+        folded = buffer.reshape(batch * heads, slots, size)
+        new = jnp.swapaxes(new, 1, 2).reshape(batch * heads, steps, size)
+        new = jnp.broadcast_to(new, (*slot.shape, size))
         written = folded.at[rows, slot].set(new, mode="drop", unique_indices=True)
         return written.reshape(buffer.shape)
 
     keys, values = write(cache.keys, block.k), write(cache.values, block.v)
     return Cache(keys, values, block.lengths_after(cache))
+
+
+def _attend(
+    q: jax.Array,
+    keys: list[jax.Array],
+    values: list[jax.Array],
+    visible: jax.Array,
+    positions: tuple[jax.Array, jax.Array],
+    options: _Options,
+) -> jax.Array:
+    """All scores at once; ``visible`` is (batch, T, S)."""
+    num_kv_heads = keys[0].shape[1]
+    mask = AttentionMask(
+        visible[:, None],
+        positions,
+        False,
+        None,
+        options["alibi"],
+        offset=0,
+        groups=q.shape[2] // num_kv_heads,
+        num_kv_heads=num_kv_heads,
+        pattern=options["pattern"],
+    )
+    rate = options["dropout_rate"]
+    key = options["key"] if rate else None
+    terms = ScoreTerms(None, options["sinks"], options["relative"], key, rate)
+    how = score_options(q, options["scale"], options["soft_cap"])
+    return attend_to_cached(q, keys, values, mask, how, terms)
 
 
 def _attend_apart(block: _Block, cache: Cache, options: _Options) -> tuple[jax.Array, Cache]:
@@ -198,15 +248,8 @@ def _attend_apart(block: _Block, cache: Cache, options: _Options) -> tuple[jax.A
     # A ring has as many slots as the window has steps.
     visible = (keys >= 0)[:, None] & _pairs(jnp.greater_equal, positions, keys)
     visible = visible & _pairs(lambda q, k: q - k < slots, positions, keys)
-    out = attend_to_cached(
-        block.q,
-        [after.keys, replaced[0]],
-        [after.values, replaced[1]],
-        mask=visible[:, None],
-        positions=(positions, keys),
-        **options,
-    )
-    return out, after
+    parts = [after.keys, replaced[0]], [after.values, replaced[1]]
+    return _attend(block.q, *parts, visible, (positions, keys), options), after
 
 
 def _attend_side_by_side(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,8 @@ from jax.typing import DTypeLike
 
 # A Python int where a block is outside a loop, traced inside.
 Index = int | jax.Array
+# pattern(positions of queries, of keys) -> bools, of int32 arrays of one shape.
+Pattern = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class AttentionMask(NamedTuple):
@@ -29,35 +32,41 @@ class AttentionMask(NamedTuple):
       mask: (B or 1, N or 1, T or 1, S or 1), True where a query may attend to a key; None where
         there is no such mask.
       positions: of the queries (B, T) and of the keys (B, S), int32, which ``window`` and ``alibi``
-        compare; None where they are t + offset and s.
+        and ``pattern`` compare; None where they are t + offset and s.
       causal: whether query t attends to the keys up to t + offset alone.
-      window: to how many positions a query attends, its own included; None for all.
-      alibi: whether scores fall with the distance.
+      window: to how many positions before and after its own a query attends; None for all.
+      alibi: whether scores fall with the distance, or by how much, for each head.
       offset: S - T, so that the last query attends to the last key.
       groups: query heads for each head of keys.
       num_kv_heads: heads of keys.
+      pattern: of positions, which keys a query attends to; None for all.
     """
 
     mask: jax.Array | None
     positions: tuple[jax.Array, jax.Array] | None
     causal: bool
-    window: int | None
-    alibi: bool
+    window: tuple[int, int] | None
+    alibi: bool | tuple[float, ...]
     offset: int
     groups: int
     num_kv_heads: int
+    pattern: Pattern | None = None
 
     @property
     def may_be_empty(self) -> bool:
         """Whether some query may have no key at all to attend to."""
         # A causal query always has its own key, unless the keys are too few, or unless its position
         # is not its index and the window is measured in positions.
-        no_own_key = self.offset < 0 or (self.window is not None and self.positions is not None)
-        return self.mask is not None or (self.causal and no_own_key)
+        windowed = self.window is not None
+        no_own_key = self.offset < 0 or (windowed and self.positions is not None)
+        # Without it, a window may lie beside all keys.
+        beside = windowed and (self.offset != 0 or self.positions is not None)
+        hidden = self.mask is not None or self.pattern is not None
+        return hidden or (no_own_key if self.causal else beside)
 
     @property
-    def index_window(self) -> int | None:
-        """The number of neighbouring keys that a query attends to; None where it is not known."""
+    def index_window(self) -> tuple[int, int] | None:
+        """How many keys before and after its own a query attends to; None if it is not known."""
         return self.window if self.positions is None else None
 
     def full(self, steps: int, keys: int) -> jax.Array | None:
@@ -68,7 +77,11 @@ class AttentionMask(NamedTuple):
             queries = jnp.arange(steps, dtype=jnp.int32) + self.offset
             parts.append(_not_later(queries, jnp.arange(keys, dtype=jnp.int32))[None, None])
         if self.window is not None:
-            parts.append(_within(*self._positions(steps, keys), self.window)[:, None])
+            parts.append(
+                _within(*self.positions_of(steps, keys), self.window, self.causal)[:, None]
+            )
+        if self.pattern is not None:
+            parts.append(_matching(*self.positions_of(steps, keys), self.pattern)[:, None])
         if not parts:
             return None
         shape = jnp.broadcast_shapes(*(part.shape for part in parts))
@@ -82,8 +95,8 @@ class AttentionMask(NamedTuple):
         # In the dtype of the scores, float32 at least: bfloat16 would round distances above 256.
         if not self.alibi:
             return None
-        slopes = _slopes(self.groups * self.num_kv_heads, dtype)[None, :, None]
-        distance = _negative_distance(*self._positions(steps, keys), dtype)[:, None]
+        slopes = self._slopes(dtype)[None, :, None]
+        distance = _negative_distance(*self.positions_of(steps, keys), dtype)[:, None]
         shape = (distance.shape[0], slopes.shape[1], *distance.shape[2:])
         return jnp.broadcast_to(slopes[..., None], shape) * jnp.broadcast_to(distance, shape)
 
@@ -105,7 +118,11 @@ class AttentionMask(NamedTuple):
             columns = lax.broadcasted_iota(jnp.int32, shape, 1) + key
             parts.append(rows >= columns * self.groups)
         if self.window is not None:
-            parts.append(_within(*self._block_positions(head, step, steps, key, keys), self.window))
+            at = self._block_positions(head, step, steps, key, keys)
+            parts.append(_within(*at, self.window, self.causal))
+        if self.pattern is not None:
+            at = self._block_positions(head, step, steps, key, keys)
+            parts.append(_matching(*at, self.pattern))
         if self.mask is not None:
             parts.append(self._mask_block(head, step, steps, key, keys).reshape(shape))
         return functools.reduce(operator.and_, parts) if parts else None
@@ -116,14 +133,14 @@ class AttentionMask(NamedTuple):
         """What is added to a block of scores, (steps * groups, keys), or None."""
         if not self.alibi:
             return None
-        slopes = _slopes(self.groups * self.num_kv_heads, dtype)
+        slopes = self._slopes(dtype)
         # The slopes of the query heads that share this head of keys.
         own = lax.dynamic_slice_in_dim(slopes, head % self.num_kv_heads * self.groups, self.groups)
         rows = jnp.broadcast_to(own, (steps, self.groups)).reshape(-1)
         distance = _negative_distance(*self._block_positions(head, step, steps, key, keys), dtype)
         return lax.broadcast_in_dim(rows, distance.shape, (0,)) * distance
 
-    def _positions(self, steps: int, keys: int) -> tuple[jax.Array, jax.Array]:
+    def positions_of(self, steps: int, keys: int) -> tuple[jax.Array, jax.Array]:
         """Positions of the queries (B or 1, T) and of the keys (B or 1, S)."""
         if self.positions is not None:
             return self.positions
@@ -143,6 +160,12 @@ class AttentionMask(NamedTuple):
             queries, columns = (_slice_row(row, batch, start, n) for row, start, n in slices)
         rows = jnp.broadcast_to(queries[:, None], (steps, self.groups)).reshape(-1)
         return rows, columns
+
+    def _slopes(self, dtype: DTypeLike) -> jax.Array:
+        """By how much the scores of each head fall, (num_heads,)."""
+        if isinstance(self.alibi, tuple):
+            return jnp.asarray(self.alibi, dtype)
+        return jnp.asarray(alibi_slopes(self.groups * self.num_kv_heads), dtype)
 
     def _mask_block(
         self, head: jax.Array, step: Index, steps: int, key: Index, keys: int
@@ -188,10 +211,6 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     return np.concatenate([powers(lower), powers(2 * lower)[::2][: num_heads - lower]])
 
 
-def _slopes(num_heads: int, dtype: DTypeLike) -> jax.Array:
-    return jnp.asarray(alibi_slopes(num_heads), dtype)
-
-
 def _slice_row(positions: jax.Array, batch: Index, start: Index, size: int) -> jax.Array:
     """``positions[batch, start : start + size]`` for traced indices."""
     return lax.dynamic_slice(positions, [jnp.int32(batch), jnp.int32(start)], [1, size])[0]
@@ -208,9 +227,24 @@ def _not_later(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return q >= k
 
 
-def _within(queries: jax.Array, keys: jax.Array, window: int) -> jax.Array:
+def _within(
+    queries: jax.Array, keys: jax.Array, window: tuple[int, int], causal: bool
+) -> jax.Array:
     q, k = _pairs(queries, keys)
-    return q - k < window
+    near = q - k < window[0] + 1
+    # That no key is later has been asked already.
+    return near if causal else near & (k - q < window[1] + 1)
+
+
+def _matching(queries: jax.Array, keys: jax.Array, pattern: Pattern) -> jax.Array:
+    q, k = _pairs(queries, keys)
+    found = pattern(q, k)
+    if jnp.shape(found) != q.shape or jnp.result_type(found).kind != "b":
+        raise ValueError(
+            f"the pattern must give bools of the shape of its arguments, {q.shape}, not "
+            f"{jnp.result_type(found)} of {jnp.shape(found)}"
+        )
+    return found
 
 
 def _negative_distance(queries: jax.Array, keys: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import jax
 from jax.nn import initializers
 
-from ... import core
-from ...base.arguments import AboveZero, Positive
-from ...base.constructors import of_steps
+from ...base.arguments import AboveZero, Fraction, NonNegative, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.receptive_field import EVERYWHERE, ReceptiveField
-from ...base.sequence import Steps, join, made_of_steps, split
+from ...base.sequence import join, made_of_steps, split
 from ...base.specs import cast_like, format_spec
-from ...base.types import Carry, Initializer, Params
-from .base import Projections, Spec
+from ...base.types import Carry, Initializer, Key, Params, PyTree
+from .base import Biases, HeadNorm, Projections, attended, of_attention
+from .inputs import of_cross, split_pair
 
 
 @factory
@@ -24,9 +23,17 @@ def CrossAttention(
     *,
     num_kv_heads: Positive | None = None,
     head_dim: Positive | None = None,
+    value_dim: Positive | None = None,
     features: Positive | None = None,
+    qk_norm: HeadNorm | None = None,
+    epsilon: NonNegative = 1e-6,
+    scale: AboveZero | None = None,
     soft_cap: AboveZero | None = None,
-    bias: bool = True,
+    sinks: bool = False,
+    gate: bool = False,
+    dropout_rate: Fraction = 0.0,
+    weights: bool = False,
+    bias: Biases = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
     method: str | None = None,
@@ -35,65 +42,111 @@ def CrossAttention(
 
     With ``q = x @ query_kernel + query_bias``, split into ``num_heads`` heads, and ``k`` and ``v``
     likewise of ``memory`` (Vaswani et al., 2017, arXiv:1706.03762). The input is the pair
-    ``(x, memory)``, each an array or a ``Sequence``. The padding of ``memory`` is masked out; where
-    all of it is padding, y is the bias alone. y has the mask of ``x``.
+    ``(x, memory)``, each an array or a ``Sequence``; or ``(x, keys, values)``, where keys and
+    values have the same steps; or a dict of either by these names, with a ``"mask"``, True where a
+    query attends to a key, or a ``"bias"``, which is added to the scores, or both. Padding of keys
+    or values is masked out; where nothing is left, y is the bias alone. y has the mask of ``x``.
 
     Each step of ``x`` attends to the whole memory and to no other step of ``x``. In a stream the
-    whole memory is given with each block, ``step(params, state, carry, (block, memory))``. A model
-    that computes its memory from the block cannot be streamed.
+    whole memory is given with each block, ``step(params, state, carry, (block, memory))``, and a
+    mask or a bias is that of the block's queries. A model that computes its memory from the block
+    cannot be streamed.
 
     Args:
       num_heads: number of heads.
-      num_kv_heads, soft_cap, bias, kernel_init, bias_init, method: as for ``SelfAttention``.
       head_dim: features of a head; those of ``x`` / ``num_heads`` if None.
       features: size of the output's last axis; that of ``x`` if None.
+      num_kv_heads, value_dim, qk_norm, epsilon, scale, soft_cap, sinks, gate, dropout_rate,
+        weights, bias, kernel_init, bias_init, method: as for ``SelfAttention``.
 
     Shapes:
-      x: (batch, time, in), memory: (batch, steps, of memory), both floating and of one dtype.
-      y: (batch, time, features), of their dtype; the softmax is float32 at least.
-      params: query_kernel (in, num_heads * head_dim), key_kernel and value_kernel
-      (of memory, num_kv_heads * head_dim), out_kernel (num_heads * head_dim, features), and a bias
-      for each: query_bias, key_bias, value_bias, out_bias.
+      x: (batch, time, in), memory, keys, values: (batch, steps, of theirs), all floating and of one
+      dtype. mask: bools, bias: floating, (batch, [num_heads,] time, steps), where any axis may have
+      size 1.
+      y: (batch, time, features), of their dtype; the softmax is float32 at least. weights:
+      (batch, num_heads, time, steps).
+      params: query_kernel (in, num_heads * head_dim), key_kernel (of keys, num_kv_heads *
+      head_dim), value_kernel (of values, num_kv_heads * value_dim), out_kernel (num_heads *
+      value_dim, features), and a bias for each: query_bias, key_bias, value_bias, out_bias;
+      further ones as for ``SelfAttention``.
 
     Raises:
       LayerError: for a ``num_kv_heads`` that does not divide ``num_heads``, a ``num_heads`` that
-        does not divide the features of ``x`` where no ``head_dim`` is given, and an input that is
+        does not divide the features of ``x`` where no ``head_dim`` is given, a mask or a bias that
+        does not fit, ``train=True`` without a key where weights are dropped, and an input that is
         not a pair of floating arrays of rank 3, of one batch and one dtype.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.CrossAttention(4), (jl.spec((2, 10, 32)), jl.spec((2, 7, 16)))).shape
     (2, 10, 32)
     """
-    maps = Projections(num_heads, num_kv_heads, head_dim, features, bias, kernel_init, bias_init)
+    maps = Projections(
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        value_dim,
+        features,
+        qk_norm,
+        epsilon,
+        sinks,
+        gate,
+        bias,
+        kernel_init,
+        bias_init,
+    )
 
-    def init(key: jax.Array, x: tuple[Spec, Spec]) -> Params:
-        if not isinstance(x, tuple | list) or len(x) != 2:
-            raise LayerError("takes a pair", expected="(x, memory)", got=format_spec(x))
-        queries, memory = x
-        # First, for its errors name what is wrong with one of the two by itself.
-        params = maps.init(key, queries, memory)
-        # No promotion: one of the two would decide the dtype of the output unasked.
-        if queries.shape[0] != memory.shape[0] or queries.dtype != memory.dtype:
+    def init(key: jax.Array, x: PyTree) -> Params:
+        given = of_cross(x)
+        # First, for its errors name what is wrong with one of them by itself.
+        params = maps.init(key, *given[:3])
+        for steps in (given.keys, given.values):
+            # No promotion: one of the two would decide the dtype of the output unasked.
+            if given.x.shape[0] != steps.shape[0] or given.x.dtype != steps.dtype:
+                raise LayerError(
+                    "x and memory are not of one batch and one dtype",
+                    got=f"{format_spec(given.x)} and {format_spec(steps)}",
+                )
+        if given.keys.shape[1] != given.values.shape[1]:
             raise LayerError(
-                "x and memory are not of one batch and one dtype",
-                got=f"{format_spec(queries)} and {format_spec(memory)}",
+                "keys and values do not have the same steps",
+                got=f"{format_spec(given.keys)} and {format_spec(given.values)}",
             )
+        given.check(num_heads)
         return params
 
-    def step(params: Params, carry: Carry | None, x: tuple[Steps, Steps]) -> tuple[Steps, Carry]:
-        (values, mask), (memory, memory_mask) = split(x[0]), split(x[1])
+    def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
+        given = of_cross(x)
+        values, mask = split(given.x)
+        keys, of_keys, memory_mask = split_pair(given)
         p = cast_like(params, values)
-        q, k, v = maps.qkv(p, values, memory)
-        # (batch, steps) to (batch, 1, 1, steps): the same keys for all heads and queries.
-        key_mask = None if memory_mask is None else memory_mask[:, None, None]
-        y = core.attention(q, k, v, mask=key_mask, soft_cap=soft_cap, method=method)
-        return join(maps.output(p, y), mask), {}
+        y = attended(
+            maps,
+            p,
+            (values, mask),
+            maps.qkv(p, values, keys, of_keys),
+            weights=weights,
+            mask=given.visible(memory_mask),
+            bias=given.added(),
+            scale=scale,
+            soft_cap=soft_cap,
+            sinks=p.get("sinks"),
+            dropout_rate=dropout_rate,
+            key=key,
+            method=method,
+        )
+        return (join(y[0], mask), y[1]) if weights else join(y, mask), {}
 
-    return of_steps(
+    def receptive_field(x: PyTree) -> ReceptiveField:
+        # Of a memory that is computed from the model's own input, every step is read.
+        given = of_cross(x)
+        found = made_of_steps(given.keys) or made_of_steps(given.values)
+        return EVERYWHERE if found else ReceptiveField()
+
+    return of_attention(
         init,
         # Its carry is empty: no step of x is read by a later one.
         lambda params, x, capacity: {},
         step,
-        # Of a memory that is computed from the model's own input, every step is read.
-        lambda x: EVERYWHERE if made_of_steps(x[1]) else ReceptiveField(),
+        receptive_field,
+        dropout_rate=dropout_rate,
     )

@@ -1,0 +1,118 @@
+"""What attention layers take: steps, and beside them a mask and a bias of one's own."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ...base.errors import LayerError
+from ...base.sequence import split
+from ...base.specs import format_spec
+from .base import Spec
+
+PAIRS = "(batch, [num_heads,] queries, keys), any of them 1"
+
+
+class Given(NamedTuple):
+    """An input taken apart: ``x`` gives queries, ``keys`` and ``values`` what they say."""
+
+    x: Any
+    keys: Any
+    values: Any
+    mask: Any = None
+    bias: Any = None
+
+    def check(self, num_heads: int) -> None:
+        """Raises unless mask and bias fit to the steps."""
+        shape = (self.x.shape[0], num_heads, self.x.shape[1], self.keys.shape[1])
+        for name, pairs in (("mask", self.mask), ("bias", self.bias)):
+            if pairs is not None:
+                _check_pairs(name, pairs, shape)
+
+    def visible(self, key_mask: jax.Array | None) -> jax.Array | None:
+        """Bools (batch or 1, num_heads or 1, queries or 1, keys), or None for all."""
+        of_keys = None if key_mask is None else key_mask[:, None, None]
+        if self.mask is None:
+            return of_keys
+        mask = four_axes(self.mask)
+        if of_keys is None:
+            return mask
+        shape = jnp.broadcast_shapes(mask.shape, of_keys.shape)
+        return jnp.broadcast_to(mask, shape) & jnp.broadcast_to(of_keys, shape)
+
+    def added(self) -> jax.Array | None:
+        """The bias as (batch or 1, num_heads or 1, queries or 1, keys or 1)."""
+        return None if self.bias is None else four_axes(self.bias)
+
+
+def of_self(x: Any) -> Given:
+    """The input of self-attention: steps, or a dict of ``x`` and a mask or a bias or both."""
+    if not isinstance(x, dict):
+        return Given(x, x, x)
+    if "x" not in x or not set(x) <= {"x", "mask", "bias"}:
+        raise LayerError(
+            "takes steps, or a dict of them and a mask or a bias",
+            expected="x, or {'x': x, 'mask': mask, 'bias': bias}",
+            got=format_spec(x),
+        )
+    return Given(x["x"], x["x"], x["x"], x.get("mask"), x.get("bias"))
+
+
+def of_cross(x: Any) -> Given:
+    """The input of cross-attention: a pair, three, or a dict with a mask or a bias."""
+    if isinstance(x, tuple | list) and len(x) in (2, 3):
+        return Given(x[0], x[1], x[-1])
+    if isinstance(x, dict):
+        names = set(x) - {"mask", "bias"}
+        if names in ({"x", "memory"}, {"x", "keys", "values"}):
+            keys, values = (x.get(name, x.get("memory")) for name in ("keys", "values"))
+            return Given(x["x"], keys, values, x.get("mask"), x.get("bias"))
+    raise LayerError(
+        "takes a pair",
+        expected="(x, memory), (x, keys, values), or a dict of these with 'mask' or 'bias'",
+        got=format_spec(x),
+    )
+
+
+def split_pair(given: Given) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Keys and values as arrays, and the mask of the steps at which both are valid."""
+    keys, key_mask = split(given.keys)
+    if given.values is given.keys:
+        return keys, keys, key_mask
+    values, value_mask = split(given.values)
+    if key_mask is None or value_mask is None:
+        return keys, values, value_mask if key_mask is None else key_mask
+    return keys, values, key_mask & value_mask
+
+
+def four_axes(pairs: jax.Array) -> jax.Array:
+    """With an axis of heads."""
+    return pairs if pairs.ndim == 4 else pairs[:, None]
+
+
+def _check_pairs(name: str, pairs: Spec, shape: tuple[int, ...]) -> None:
+    if name == "mask" and pairs.dtype != bool:
+        raise LayerError(
+            f"the mask must be bools, got {pairs.dtype}",
+            got=format_spec(pairs),
+            hint="mask > 0; what is added to the scores is a 'bias'",
+        )
+    if name == "bias" and not jnp.issubdtype(pairs.dtype, jnp.floating):
+        raise LayerError(
+            f"the bias must be floating, got {pairs.dtype}",
+            got=format_spec(pairs),
+            hint="True where a query attends to a key is a 'mask'",
+        )
+    wanted = shape if len(pairs.shape) == 4 else (shape[0], *shape[2:])
+    sizes = zip(pairs.shape, wanted, strict=False)
+    if len(pairs.shape) not in (3, 4) or any(have not in (1, want) for have, want in sizes):
+        # Of rows and steps alone nobody knows whether they are queries and keys.
+        hint = f"{name}[None] for all rows; padding is the mask of a Sequence"
+        raise LayerError(
+            f"the {name} does not fit the steps",
+            expected=f"{PAIRS}: {list(shape)}",
+            got=format_spec(pairs),
+            hint=hint if len(pairs.shape) == 2 else None,
+        )

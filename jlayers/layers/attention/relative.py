@@ -1,0 +1,125 @@
+"""Positions that are distances: rows of a table that attention adds to scores, keys and values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jax.nn import initializers
+
+from ...base import arguments
+from ...base.errors import public_api
+from ...base.repr_text import value_text
+from ...base.types import Initializer, Params
+from ...core.attention.relative import DistanceBuckets, RelativeTables
+
+_NORMAL, _GLOROT = initializers.normal(0.02), initializers.glorot_uniform()
+
+
+class _Described:
+    """A value whose repr is the call that made it."""
+
+    def __repr__(self) -> str:
+        given = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if getattr(self, field.name) != field.default
+        }
+        parts = [f"{name}={value_text(value)}" for name, value in given.items()]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class T5Bias(_Described):
+    """A number for each head and each range of distances, added to the scores (T5).
+
+    Half of ``num_buckets`` are for one distance each, the others for ranges that grow like powers
+    up to ``max_distance``, from where on all distances have one (Raffel et al., 2020,
+    arXiv:1910.10683). Without ``causal``, half of all are for keys after the query. The parameter
+    is ``relative_bias`` (num_buckets, num_heads).
+
+    Attributes:
+      num_buckets: how many numbers a head has.
+      max_distance: the last distance that is told from larger ones.
+      embedding_init: as in ``jax.nn.initializers``.
+
+    Raises:
+      LayerError: for numbers that are not positive ints.
+
+    >>> import jlayers as jl
+    >>> layer = jl.SelfAttention(4, causal=True, relative=jl.T5Bias(num_buckets=8))
+    >>> params, _ = layer.init(__import__("jax").random.key(0), jl.spec((1, 5, 32)))
+    >>> params["relative_bias"].shape
+    (8, 4)
+    """
+
+    num_buckets: int = 32
+    max_distance: int = 128
+    embedding_init: Initializer = _NORMAL
+
+    @public_api
+    def __post_init__(self) -> None:
+        arguments.integer("num_buckets", self.num_buckets, 2)
+        arguments.integer("max_distance", self.max_distance, 1)
+        arguments.initializer("embedding_init", self.embedding_init)
+
+    def parameters(self, num_heads: int, size: int, value_size: int) -> dict[str, Any]:
+        """What ``initialize`` takes."""
+        return {"relative_bias": (self.embedding_init, (self.num_buckets, num_heads))}
+
+    def tables(self, params: Params, causal: bool) -> RelativeTables:
+        """What ``core.attention`` takes."""
+        buckets = DistanceBuckets(self.num_buckets, self.max_distance, causal)
+        return RelativeTables(buckets, bias=params["relative_bias"])
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ShawPositions(_Described):
+    """A vector for each distance, added to keys, and another to values (Shaw et al., 2018).
+
+    Distances beyond ``max_distance`` to either side are taken for it (arXiv:1803.02155). The
+    parameters are ``relative_keys`` (2 * max_distance + 1, head_dim), that of distance
+    ``key - query`` in row ``distance + max_distance``, and ``relative_values`` likewise; all heads
+    share them.
+
+    Attributes:
+      max_distance: the last distance with a vector of its own.
+      values: whether there are vectors for values, too.
+      embedding_init: as in ``jax.nn.initializers``.
+
+    Raises:
+      LayerError: for a ``max_distance`` that is not a positive int.
+
+    >>> import jlayers as jl
+    >>> layer = jl.SelfAttention(4, relative=jl.ShawPositions(2, values=False))
+    >>> params, _ = layer.init(__import__("jax").random.key(0), jl.spec((1, 5, 32)))
+    >>> params["relative_keys"].shape
+    (5, 8)
+    """
+
+    max_distance: int
+    values: bool = True
+    embedding_init: Initializer = _GLOROT
+
+    @public_api
+    def __post_init__(self) -> None:
+        arguments.integer("max_distance", self.max_distance, 1)
+        arguments.flag("values", self.values)
+        arguments.initializer("embedding_init", self.embedding_init)
+
+    def parameters(self, num_heads: int, size: int, value_size: int) -> dict[str, Any]:
+        """What ``initialize`` takes."""
+        rows = 2 * self.max_distance + 1
+        found = {"relative_keys": (self.embedding_init, (rows, size))}
+        if self.values:
+            found["relative_values"] = (self.embedding_init, (rows, value_size))
+        return found
+
+    def tables(self, params: Params, causal: bool) -> RelativeTables:
+        """What ``core.attention`` takes."""
+        buckets = DistanceBuckets(2 * self.max_distance + 1)
+        keys, values = params["relative_keys"], params.get("relative_values")
+        return RelativeTables(buckets, keys=keys, values=values)
+
+
+Relative = T5Bias | ShawPositions
