@@ -199,6 +199,7 @@ def _pad_pair(item: Any) -> tuple[int, int]:
 
 # What the annotation of a factory's argument says of it. A bool is checked by ``flag``.
 Positive = Annotated[int, positive]
+Integer = Annotated[int, integer]
 Sizes = Annotated[int | tuple[int, ...], positive_sizes]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
 Axes = Annotated[int | tuple[int, ...], axes]

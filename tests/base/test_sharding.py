@@ -90,7 +90,12 @@ OTHER_SIZES = {
 }
 PLACED = {name: row for name, row in (INSTANCES | OTHER_SIZES).items() if row.batch_axis == 0}
 # Explicit sharding: JAX asks for ``out_sharding`` where axes of the user's own are merged.
-REFUSED = {"pixel shuffle", "reshape", "self-attention in blocks, heads that share"}
+REFUSED = {
+    "pixel shuffle",
+    "rearrange, patches",
+    "reshape",
+    "self-attention in blocks, heads that share",
+}
 
 
 @pytest.mark.parametrize("name", rows(PLACED))

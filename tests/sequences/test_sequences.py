@@ -110,6 +110,7 @@ NO_TIME = {
     "pad, reflected",
     "pixel shuffle",
     "pixel unshuffle",
+    "rearrange, patches",
     "reshape",
     "resize",
     "resize, cubic, smaller",
