@@ -92,8 +92,19 @@ _NAMES = {
         "jl.serial of jl.residual blocks around jl.SelfAttention and jl.Dense": (
             "TransformerEncoderLayer"
         ),
-        "lambda x: jnp.transpose(x, ...)": "Permute",
-        "lambda x: einops.rearrange(x, ...)": "Rearrange",
+        "lambda x: jnp.transpose(x, (0, 2, 1)), or jl.Rearrange('b t c -> b c t')": (
+            "Permute Transpose MoveAxis SwapAxes"
+        ),
+        "lambda x: jnp.repeat(x[:, None], n, 1)": "RepeatVector Repeat",
+        "lambda x: jnp.squeeze(x, axis)": "Squeeze",
+        "lambda x: jnp.expand_dims(x, axis)": "ExpandDims Unsqueeze",
+        "jl.Reshape(shape), or jl.Rearrange('b (h d) -> b h d', h=8)": "Unflatten",
+        "lambda x: jax.nn.one_hot(x, n)": "OneHot CategoryEncoding",
+        "lambda x: x.astype(dtype)": "Cast",
+        "lambda x: jnp.argmax(x, -1)": "Argmax ArgMax",
+        "lambda x: einops.reduce(x, pattern, 'mean')": "Reduce",
+        "jl.Einsum(equation)": "EinMix",
+        "lambda x: x[:, :, 1:], and jl.on_sequence(lambda x: x[:, 1:]) for steps": "Slice",
         "padding= of the convolution, or jl.Pad(padding)": "ZeroPadding ConstantPad ZeroPad",
         "jl.Pad(padding, mode='reflect')": "ReflectionPad",
         "jl.Pad(padding, mode='replicate')": "ReplicationPad",
@@ -236,6 +247,8 @@ _SAME_ARGUMENT = {
     "reverse": "go_backwards",
     "layer_norm": "use_layer_norm",
     "shape": "target_shape dims",
+    "start": "start_dim preserve_dims",
+    "end": "end_dim",
     "n": "num_layers layers depth length copies",
     "capacity": "max_length max_len cache_size",
     "steps": "max_length max_len num_steps max_steps max_new_tokens",
@@ -324,9 +337,6 @@ _ARGUMENTS = {
     "jl.ConvTranspose(features, kernel_size, strides=...)": "input_dilation",
     "flip and swap the axes of the kernel; see core.conv_transpose": "transpose_kernel",
     "jl.Sequence(values, mask): the data carries its mask": ("mask mask_zero attention_mask"),
-    "jl.Sequence(values, mask): the data carries its mask": (
-        "mask mask_zero padding_idx attention_mask"
-    ),
     "jl.Dropout(rate) before or after it": "dropout dropout_rate",
     "jl.bidirectional(layer)": "bidirectional",
     "jl.serial of as many layers": "num_layers",

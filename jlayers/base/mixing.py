@@ -153,6 +153,16 @@ def of_mask(verdict: Verdict, what: str = "") -> LayerError | None:
     return None
 
 
+def of_output(verdict: Verdict) -> LayerError | None:
+    """The error of an output that the mask of the input does not fit; None where it does."""
+    if error := of_mask(verdict):
+        return error
+    # In a shape that happens to be the same: another axis may have as many places as time.
+    if not (verdict.leads or verdict.constant):
+        return _error(verdict.why, "must return steps where it takes them", _OWN_MASK)
+    return None
+
+
 def of_state(verdicts: Sequence[Verdict], what: str = "") -> LayerError | None:
     """The error of a state that is set in training; None where no step and no padding is in it."""
     for verdict in verdicts:

@@ -169,7 +169,7 @@ class Sequence:
             given = [other if hasattr(other, "shape") else jnp.asarray(other) for other in others]
             examined = mixing.Examined(function)
             verdicts = examined.verdicts(lambda x: function(*x), (), *parts_of([self, *given]))
-            if error := mixing.first_error(verdicts, mixing.of_mask):
+            if error := mixing.first_error(verdicts, mixing.of_output):
                 raise error
         return y
 

@@ -135,7 +135,7 @@ def _checked(y: PyTree, verdicts: list[Verdict], found: list[Sequence]) -> PyTre
       LayerError: for a function that would read the padding.
     """
     if all(sequence._receptive_field is None for sequence in found):
-        if error := mixing.first_error(verdicts, mixing.of_mask):
+        if error := mixing.first_error(verdicts, mixing.of_output):
             raise error
         return y
     leaves, structure = jax.tree.flatten(y, is_leaf=is_sequence)

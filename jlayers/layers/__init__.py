@@ -56,6 +56,7 @@ from .resampling.resize import Resize
 from .shape.crop import Crop
 from .shape.flatten import Flatten
 from .shape.pad import Pad
+from .shape.rearrange import Rearrange
 from .shape.reshape import Reshape
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "PixelUnshuffle",
     "PositionEmbedding",
     "RMSNorm",
+    "Rearrange",
     "Reshape",
     "Resize",
     "SelfAttention",

@@ -94,6 +94,7 @@ REFUSED = {
     "mixture of experts that choose",
     "mixture of experts with a capacity",
     "pixel shuffle",
+    "rearrange, patches",
     "reshape",
     "self-attention in blocks, heads that share",
 }

@@ -112,6 +112,7 @@ NO_TIME = {
     "pad, reflected",
     "pixel shuffle",
     "pixel unshuffle",
+    "rearrange, patches",
     "reshape",
     "resize",
     "resize, cubic, smaller",

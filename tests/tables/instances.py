@@ -179,6 +179,11 @@ INSTANCES = {
     "pixel unshuffle": Instance(jl.PixelUnshuffle((3, 5)), IMAGE),
     "channel shuffle": Instance(jl.ChannelShuffle(2), STEPS),
     "flatten": Instance(jl.Flatten(), IMAGE),
+    "flatten each step": Instance(jl.Flatten(2), jl.spec((2, 5, 3, 4)), full=True),
+    "rearrange": Instance(jl.Rearrange("b t (h d) -> b t d h", h=2), STEPS),
+    "rearrange, patches": Instance(
+        jl.Rearrange("b (h p) w c -> b (h w) (p c)", p=2), IMAGE, full=True
+    ),
     "reshape": Instance(jl.Reshape((10, -1)), IMAGE),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
     "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_over_time=True), STEPS),
