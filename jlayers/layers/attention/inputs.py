@@ -108,7 +108,7 @@ def _check_pairs(name: str, pairs: Spec, shape: tuple[int, ...]) -> None:
     wanted = shape if len(pairs.shape) == 4 else (shape[0], *shape[2:])
     sizes = zip(pairs.shape, wanted, strict=False)
     if len(pairs.shape) not in (3, 4) or any(have not in (1, want) for have, want in sizes):
-    # From rows and steps alone it is not known whether they are queries and keys.
+        # From rows and steps alone it is not known whether they are queries and keys.
         hint = f"{name}[None] for all rows; padding is the mask of a Sequence"
         raise LayerError(
             f"the {name} does not fit the steps",
