@@ -4,6 +4,7 @@ import contextlib
 import io
 import pathlib
 
+import equinox
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,7 +17,7 @@ torch = pytest.importorskip("torch")
 from oracles.against_torch import load_random, reference  # noqa: E402
 from test_docs import FENCE  # noqa: E402
 
-pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
+pytestmark = pytest.mark.conformance
 DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 
 
@@ -30,6 +31,7 @@ def names_of(page, language, names):
     return names
 
 
+@pytest.mark.oracle("PyTorch")
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_the_resnet_of_the_page_for_pytorch(train):
     theirs = names_of("coming-from-pytorch.md", "py", {"torch": torch, "nn": torch.nn})
@@ -58,3 +60,24 @@ def test_the_resnet_of_the_page_for_pytorch(train):
 
 def means(state):
     return {path: leaf for path, leaf in jl.flatten(state).items() if path.endswith("mean")}
+
+
+@pytest.mark.oracle("Equinox")
+def test_the_classifier_of_the_page_for_equinox():
+    page = "coming-from-equinox.md"
+    theirs = names_of(page, "py", {"eqx": equinox, "jax": jax, "jnp": jnp})
+    ours = names_of(page, "python", {})
+    with jax.enable_x64(True), convert.lenient():
+        given = theirs["Classifier"](20, 6, 5, 3, jax.random.key(0))
+        arrays, rest = equinox.partition(given, equinox.is_array)
+        weights = convert.draw(arrays)
+        ids = convert.draw_ids((4, 7), 20)
+
+        def module(weights, ids):
+            return jax.vmap(equinox.combine(weights, rest))(ids)
+
+        def layer(weights, ids):
+            params = ours["from_equinox"](equinox.combine(weights, rest))
+            return ours["classifier"](20, 6, 5, 3).apply(params, {}, ids)[0]
+
+        convert.compare(module, layer, weights, ids)
