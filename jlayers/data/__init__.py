@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from .as_source import as_source
 from .batches import Batches
+from .buckets import LengthBuckets
+from .mixing import cutmix, mixup
 from .moments import Moments, moments
 from .prefetch import Prefetched, prefetch
 from .source import Position, Source
@@ -16,11 +18,14 @@ from .stacking import stack_batches
 
 __all__ = [
     "Batches",
+    "LengthBuckets",
     "Moments",
     "Position",
     "Prefetched",
     "Source",
     "as_source",
+    "cutmix",
+    "mixup",
     "moments",
     "prefetch",
     "stack_batches",

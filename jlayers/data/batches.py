@@ -1,7 +1,8 @@
 """Batches of arrays, shuffled by key and epoch, that can be read from any position on.
 
-How to read this file: a ``_Place`` names a batch; ``_row_numbers`` says which rows it has and
-``_gather`` copies them. ``_Reader`` walks over places, one batch or a whole stack at a time.
+How to read this file: a ``_Place`` names a batch; ``_row_numbers`` says which rows it has,
+``_take`` copies them, and ``_at`` calls the functions of ``map``. ``_Reader`` walks over places,
+one batch or a whole stack at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import copy
 import functools
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -97,6 +98,7 @@ class Batches:
         self._last = last
         whole, rest = divmod(self._rows, self._size)
         self._count = whole + (last != "drop" and rest > 0)
+        self._functions: tuple[tuple[Callable[..., PyTree], jax.Array | None], ...] = ()
         # One order is kept, at 8 bytes a row: epochs are read one after the other.
         self._latest: tuple[int, np.ndarray] = (-1, np.arange(0))
 
@@ -119,7 +121,13 @@ class Batches:
             "size": self._size,
             "key": None if self._key is None else f"{self._key[1]:x}:{self._key[0]:x}",
             "last": self._last,
-        }
+        } | self._functions_fingerprint()
+
+    def _functions_fingerprint(self) -> dict[str, Any]:
+        if not self._functions:
+            return {}
+        names = [getattr(function, "__qualname__", "function") for function, _ in self._functions]
+        return {"functions": names}
 
     def with_all_rows(self) -> Batches:
         """The same batches, and one more of the rows that ``last="drop"`` leaves out."""
@@ -127,6 +135,41 @@ class Batches:
             return self
         new = copy.copy(self)
         new._last, new._count = "keep", self._count + 1
+        return new
+
+    @public_api
+    def map(
+        self, function: Callable[..., PyTree], *, key: jax.Array | int | None = None
+    ) -> Batches:
+        """The same batches through a function, for augmentation: resumed as exactly as they are.
+
+        Args:
+          function: ``function(batch)``, or with a ``key`` ``function(batch, keys)``, a pure
+            function of them. It is called as it is, where the batches are read: give it
+            ``jax.jit(function)`` where it computes with JAX.
+          key: an int seed or a typed key. ``keys`` (rows of the batch,) has a typed key for each
+            row, which depends on this key, the epoch and the number of the row in the data, and on
+            nothing else: neither the size of a batch nor where reading began.
+
+        Raises:
+          DataError: for something other than a function, and an invalid key.
+
+        >>> import jax, numpy as np
+        >>> from jlayers import data
+        >>> def flip(row, key):
+        ...     return jax.lax.cond(jax.random.bernoulli(key), lambda: row[::-1], lambda: row)
+        >>> flips = jax.jit(jax.vmap(flip))
+        >>> batches = data.Batches(np.arange(12).reshape(6, 2), 3, key=0).map(flips, key=1)
+        >>> bool((batches.at(4, 1) == batches.at(4, 1)).all())
+        True
+        """
+        if not callable(function):
+            raise DataError("map needs a function", got=format_short(function))
+        new = copy.copy(self)
+        new.__dict__.pop("fingerprint", None)
+        new.owns_memory = False  # a function may fill one buffer again and again
+        own = None if key is None else _typed(key)
+        new._functions = (*self._functions, (function, own))
         return new
 
     @property
@@ -186,11 +229,23 @@ class Batches:
             epoch, index = epoch + 1, 0
 
     def _at(self, epoch: int, index: int) -> PyTree:
+        batch = self._rows_at(epoch, index)
+        for function, key in self._functions:
+            if key is None:
+                batch = function(batch)
+                continue
+            rows = self._row_numbers(epoch, index)
+            batch = function(batch, _row_keys(key, np.uint32(epoch), rows.astype(np.uint32)))
+        return batch
+
+    def _rows_at(self, epoch: int, index: int) -> PyTree:
         if self._key is None and (stop := (index + 1) * self._size) <= self._rows:
             return self._gather(slice(stop - self._size, stop), index)
         return self._gather(self._row_numbers(epoch, index), index)
 
     def _stack(self, places: list[_Place]) -> PyTree:
+        if self._functions:
+            return stack([self._at(epoch, index) for epoch, index, _ in places])
         # One gather for the stack, not a copy of each batch and then one of all of them.
         rows = [self._row_numbers(epoch, index) for epoch, index, _ in places]
         # With last="keep" the last batch of an epoch is shorter, and a stack may go beyond it.
@@ -201,11 +256,14 @@ class Batches:
         return self._gather(np.stack(rows), index)
 
     def _gather(self, rows: np.ndarray | slice, index: int | np.ndarray) -> PyTree:
-        leaves = [_converted(take(leaf, rows)) for take, leaf in self._takes]
-        batch = jax.tree.unflatten(self._treedef, leaves)
+        batch = self._take(rows)
         if self._last != "pad":
             return batch
         return (*batch, index * self._size + np.arange(self._size) < self._rows)
+
+    def _take(self, rows: np.ndarray | slice) -> PyTree:
+        leaves = [_converted(take(leaf, rows)) for take, leaf in self._takes]
+        return jax.tree.unflatten(self._treedef, leaves)
 
     def _row_numbers(self, epoch: int, index: int) -> np.ndarray:
         start = index * self._size
@@ -229,9 +287,8 @@ class Batches:
 class _Reader(Iterator[tuple[PyTree, Position]]):
     """What ``read`` returns: an iterator that can also gather the rows of a whole stack at once."""
 
-    owns_memory = True
-
     def __init__(self, batches: Batches, places: Iterator[_Place]):
+        self.owns_memory = batches.owns_memory
         self._batches = batches
         self._places = places
 
@@ -242,6 +299,20 @@ class _Reader(Iterator[tuple[PyTree, Position]]):
     def stacks(self, steps: int) -> Iterator[tuple[PyTree, Position, int]]:
         while places := list(itertools.islice(self._places, steps)):
             yield self._batches._stack(places), places[-1][2], len(places)
+
+
+def _typed(key: Any) -> Any:
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return jax.random.key(arguments.integer("key", key, 0))
+    arguments.typed_key(key)
+    return key
+
+
+@jax.jit
+def _row_keys(key: jax.Array, epoch: np.uint32, rows: np.ndarray) -> jax.Array:
+    """A key for each row of the data, in this epoch."""
+    own = jax.random.fold_in(key, epoch)
+    return jax.vmap(jax.random.fold_in, (None, 0))(own, rows)
 
 
 def _readable(leaf: Any, where: str) -> Any:
