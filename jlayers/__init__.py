@@ -113,6 +113,7 @@ from .layers import (
     SumPool,
     T5Bias,
     UnitNorm,
+    VectorQuantizer,
 )
 from .sequences.streaming import causal, receptive_field, stream
 
@@ -214,6 +215,7 @@ __all__ = [
     "TrainingError",
     "UnitNorm",
     "YarnScaling",
+    "VectorQuantizer",
     "add",
     "average",
     "bidirectional",

@@ -13,6 +13,7 @@ from .linear.dense import Dense
 from .linear.einsum import Einsum
 from .linear.embedding import Embedding
 from .linear.embedding_bag import EmbeddingBag
+from .linear.vector_quantizer import VectorQuantizer
 from .norm.batch_norm import BatchNorm
 from .norm.batch_renorm import BatchRenorm
 from .norm.data_norm import DataNorm
@@ -125,4 +126,5 @@ __all__ = [
     "SumPool",
     "T5Bias",
     "UnitNorm",
+    "VectorQuantizer",
 ]

@@ -17,6 +17,7 @@ class Instance(NamedTuple):
     x: Any
     batch_axis: int | None = 0
     same_dtype: bool = True
+    differences: bool = True  # whether its gradients are those of differences
     full: bool = False  # whether the row is for `make test-all` alone
     symbolic_axes: tuple[int, ...] | None = None  # by default those of the batch and of time
 
@@ -113,6 +114,11 @@ INSTANCES = {
         jl.EmbeddingBag(7, 3, mode="max"),
         {"ids": jl.spec((6,), jnp.int32), "offsets": np.array([0, 2, 2], "int32")},
         None,
+    ),
+    # What it passes straight through are gradients that differences do not have.
+    "vector quantizer": Instance(jl.VectorQuantizer(6), STEPS, differences=False),
+    "vector quantizer, moving averages": Instance(
+        jl.VectorQuantizer(6, decay=0.9), STEPS, differences=False
     ),
     "tied": Instance(jl.tied(jl.Embedding(7, 3), jl.LSTM(3), bias=True, soft_cap=2.0), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
