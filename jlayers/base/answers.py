@@ -45,7 +45,7 @@ _NAMES = {
         "jl.PositionEmbedding(num_positions), or jl.SinusoidalPositions()": (
             "PositionalEncoding PositionalEmbedding SinePositionEncoding"
         ),
-        "jl.compose with f.param and jax.lax.conv_general_dilated_local": "ConvLocal",
+        "jl.LocalConv(features, kernel_size)": "ConvLocal LocallyConnected",
         "jl.Conv(channels, kernel_size, groups=channels)": "DepthwiseConv",
         "jl.serial(jl.Conv(channels, kernel_size, groups=channels, bias=False), "
         "jl.Conv(features, 1))": "SeparableConv",

@@ -7,6 +7,7 @@ from .attention.relative import ShawPositions, T5Bias
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
+from .conv.local_conv import LocalConv
 from .linear.affine import Affine
 from .linear.bilinear import Bilinear
 from .linear.dense import Dense
@@ -100,6 +101,7 @@ __all__ = [
     "LayerNorm",
     "LinearRecurrence",
     "LinearRecurrenceCell",
+    "LocalConv",
     "LocalResponseNorm",
     "LpPool",
     "MaxPool",

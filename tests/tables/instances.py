@@ -163,6 +163,10 @@ INSTANCES = {
     "transposed conv in groups": Instance(
         jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS, full=True
     ),
+    "local conv": Instance(jl.LocalConv(3, (3, 2), strides=(2, 1), padding="SAME"), IMAGE),
+    "local conv of steps": Instance(
+        jl.LocalConv(3, 2, padding="CIRCULAR", bias=False), STEPS, full=True, symbolic_axes=(0,)
+    ),
     "max pool": Instance(jl.MaxPool(2), IMAGE),
     "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE, full=True),
     "average pool": Instance(jl.AvgPool((2, 3), strides=1, padding="SAME"), IMAGE),
