@@ -29,7 +29,6 @@ from ...core.windows import pad_or_crop
 from .base import IMAGE, NO_CHANNELS, Image
 from .padding import spread_padding, window_fits
 
-
 _PLACED = "each place has weights of its own"
 
 
