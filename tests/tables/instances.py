@@ -91,13 +91,14 @@ INSTANCES = {
     "affine": Instance(jl.Affine(), STEPS),
     "affine, scale alone": Instance(jl.Affine(bias=False), VECTOR, full=True),
     "affine, bias alone": Instance(jl.Affine(scale=False), VECTOR, full=True),
+    "affine of other axes": Instance(jl.Affine(feature_axes=(-1, 2)), IMAGE, full=True),
     "bilinear": Instance(jl.Bilinear(3), (STEPS, jl.spec((2, 5, 3)))),
     "einsum": Instance(jl.Einsum("...d,dhk->...hk", h=2, k=3, bias_axes="hk"), STEPS),
     "einsum of a group each": Instance(
         jl.Einsum("bhwg,gk->bhwgk", k=2, bias_axes="k"), IMAGE, full=True
     ),
     "prelu": Instance(jl.PReLU(), STEPS),
-    "prelu, a slope each": Instance(jl.PReLU(per_feature=True), IMAGE, full=True),
+    "prelu, a slope each": Instance(jl.PReLU(feature_axes=-1), IMAGE, full=True),
     "snake": Instance(jl.Snake(), STEPS),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
     # Ids are 0 and 1: a row that gets no gradient has none that differences would find.
