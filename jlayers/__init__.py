@@ -86,6 +86,7 @@ from .layers import (
     LayerNorm,
     LinearRecurrence,
     LinearRecurrenceCell,
+    LocalConv,
     LocalResponseNorm,
     LpPool,
     LSTMCell,
@@ -113,6 +114,7 @@ from .layers import (
     SumPool,
     T5Bias,
     UnitNorm,
+    VectorQuantizer,
 )
 from .sequences.streaming import causal, receptive_field, stream
 
@@ -175,6 +177,7 @@ __all__ = [
     "LinearRecurrenceCell",
     "LinearScaling",
     "Llama3Scaling",
+    "LocalConv",
     "LocalResponseNorm",
     "LpPool",
     "MaxPool",
@@ -213,6 +216,7 @@ __all__ = [
     "T5Bias",
     "TrainingError",
     "UnitNorm",
+    "VectorQuantizer",
     "YarnScaling",
     "add",
     "average",

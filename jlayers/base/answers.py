@@ -40,11 +40,12 @@ _NAMES = {
         "jl.tied(jl.Embedding(num_embeddings, features), layer)": (
             "ReversibleEmbedding EmbeddingTranspose EmbeddingDecode TiedEmbedding Shared attend"
         ),
+        "jl.VectorQuantizer(num_embeddings, decay=0.99)": "VectorQuantizerEMA",
         "jl.MixtureOfExperts(expert, num_experts)": "MoE SparseMoE SwitchSparseFF SparseFF",
         "jl.PositionEmbedding(num_positions), or jl.SinusoidalPositions()": (
             "PositionalEncoding PositionalEmbedding SinePositionEncoding"
         ),
-        "jl.compose with f.param and jax.lax.conv_general_dilated_local": "ConvLocal",
+        "jl.LocalConv(features, kernel_size)": "ConvLocal LocallyConnected",
         "jl.Conv(channels, kernel_size, groups=channels)": "DepthwiseConv",
         "jl.serial(jl.Conv(channels, kernel_size, groups=channels, bias=False), "
         "jl.Conv(features, 1))": "SeparableConv",
@@ -242,6 +243,7 @@ _SAME_ARGUMENT = {
     "shared_over_time": "same_over_time",
     "padding_id": "padding_idx",
     "p": "norm_type norm_order",
+    "commitment": "commitment_cost beta",
     "soft_cap": "logit_soft_cap logits_soft_cap softcap",
     "num_embeddings": "vocab_size vocabulary vocabulary_size input_dim",
     "reverse": "go_backwards",

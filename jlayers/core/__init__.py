@@ -14,6 +14,7 @@ from .axes_norm import axes_norm
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
+from .nearest import nearest
 from .norm import masked_normalize, normalize, standardize
 from .pooling import avg_pool, global_max_pool, max_pool, min_pool, sum_pool
 from .position_norm import position_norm
@@ -43,6 +44,7 @@ __all__ = [
     "masked_normalize",
     "max_pool",
     "min_pool",
+    "nearest",
     "normalize",
     "position_norm",
     "positions_from_mask",

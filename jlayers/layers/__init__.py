@@ -7,12 +7,14 @@ from .attention.relative import ShawPositions, T5Bias
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
+from .conv.local_conv import LocalConv
 from .linear.affine import Affine
 from .linear.bilinear import Bilinear
 from .linear.dense import Dense
 from .linear.einsum import Einsum
 from .linear.embedding import Embedding
 from .linear.embedding_bag import EmbeddingBag
+from .linear.vector_quantizer import VectorQuantizer
 from .norm.batch_norm import BatchNorm
 from .norm.batch_renorm import BatchRenorm
 from .norm.data_norm import DataNorm
@@ -99,6 +101,7 @@ __all__ = [
     "LayerNorm",
     "LinearRecurrence",
     "LinearRecurrenceCell",
+    "LocalConv",
     "LocalResponseNorm",
     "LpPool",
     "MaxPool",
@@ -125,4 +128,5 @@ __all__ = [
     "SumPool",
     "T5Bias",
     "UnitNorm",
+    "VectorQuantizer",
 ]

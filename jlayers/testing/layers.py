@@ -41,6 +41,7 @@ def check_layer(
     batch_axis: int | None = 0,
     same_dtype: bool = True,
     symbolic_axes: tuple[int, ...] = (0,),
+    differences: bool = True,
 ) -> None:
     """Checks a layer against the laws of jlayers, in training and out of it.
 
@@ -71,6 +72,9 @@ def check_layer(
         11: the batch, and ``(0, 1)`` where the second axis is time. ``()`` exports for the sizes of
         ``x``.
 
+      differences: False for a layer whose gradient is another one by intention, as that of a
+        quantiser which passes it straight through: law 6 is then left out.
+
     Raises:
       AssertionError: naming the law that does not hold, and where.
 
@@ -84,7 +88,7 @@ def check_layer(
     # Purity first: what a layer keeps in Python would show as any other law's failure.
     _law_4_pure(case)
     _law_3_state(case)
-    check_derivatives(case)
+    check_derivatives(case, differences)
     _law_5_loops(case)
     _law_7_keys(case)
     _law_11_without_jit(case)

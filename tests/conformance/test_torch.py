@@ -160,7 +160,7 @@ def test_bilinear():
 def test_prelu(per_feature):
     check(
         nn.PReLU(4 if per_feature else 1, **F64),
-        jl.PReLU(per_feature=per_feature),
+        jl.PReLU(feature_axes=-1 if per_feature else ()),
         (3, 4),
         lambda w: {"slope": w["weight"] if per_feature else w["weight"][0]},
     )

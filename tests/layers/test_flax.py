@@ -123,6 +123,32 @@ def test_causal_conv(options):
     check(nn.Conv(4, (3,), **flax_options(options), **F64), jl.Conv(4, 3, **options), (2, 7, 2))
 
 
+@pytest.mark.parametrize(
+    "options",
+    sample(
+        [
+            {"padding": "SAME", "strides": (2, 1, 3), "dilation": (1, 2, 1)},
+            {},
+            {"padding": ((1, 2), (0, 3), (2, 1)), "bias": False},
+            {"padding": "CIRCULAR", "strides": 2},
+        ]
+    ),
+    ids=convert.label,
+)
+@pytest.mark.parametrize("rank", sample([1, 2, 3], 1))
+def test_local_conv(rank, options):
+    options = {"padding": "VALID", **convert.cut(options, rank)}
+    oracle = nn.ConvLocal(3, KERNEL[:rank], **flax_options(options), **F64)
+
+    def conversion(weights):
+        kernel = weights["kernel"]
+        # Of each pixel Flax has a row, of all elements of a channel after another.
+        kernel = kernel.reshape(*kernel.shape[:rank], 2, *KERNEL[:rank], 3)
+        return {**weights, "kernel": jax.numpy.moveaxis(kernel, rank, -2)}
+
+    check(oracle, jl.LocalConv(3, KERNEL[:rank], **options), (2, *SIZE[:rank], 2), conversion)
+
+
 CONV_TRANSPOSE = [
     {},
     {"padding": "SAME"},

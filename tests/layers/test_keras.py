@@ -78,6 +78,43 @@ def test_embedding():
     check(k.Embedding(5, 3), jl.Embedding(5, 3), (2, 3), convert.keras_embedding, ids)
 
 
+EINSUM = {
+    # the input's shape, our bias_axes, Keras's output_shape
+    "...c,cde->...de": ((2, 3, 4), "e", (5, 2)),
+    "bc...,cde->bde...": ((2, 4, 3), "be", (5, 2)),
+    "ab,b->a": ((3, 4), "", ()),
+    "ibd,nd->ibn": ((2, 3, 4), "n", (3, 5)),
+    "i,d->id": ((3,), "d", (5,)),
+}
+
+
+@pytest.mark.parametrize("equation", sample(list(EINSUM), 1))
+def test_einsum(equation):
+    shape, bias_axes, output_shape = EINSUM[equation]
+    x = equation.split(",")[0]
+    sizes = {"d": 5, "e": 2, "n": 5}
+    own = {letter: n for letter, n in sizes.items() if letter in equation and letter not in x}
+    layer = jl.Einsum(equation, bias_axes=bias_axes, **own)
+    ours = jax.eval_shape(layer.init, jax.random.key(0), jl.spec(shape))[0]
+
+    def conversion(weights):
+        return {name: weights[name].reshape(spec.shape) for name, spec in ours.items()}
+
+    oracle = k.EinsumDense(equation, output_shape, bias_axes=bias_axes or None)
+    check(oracle, layer, shape, conversion)
+
+
+@pytest.mark.parametrize("shared_axes", [None, [1, 2]], ids=["each value", "each channel"])
+def test_prelu(shared_axes):
+    layer = jl.PReLU(feature_axes=-1 if shared_axes else (1, 2, 3))
+    check(
+        k.PReLU(shared_axes=shared_axes),
+        layer,
+        (2, 5, 4, 3),
+        lambda weights: {"slope": weights["alpha"].reshape(3) if shared_axes else weights["alpha"]},
+    )
+
+
 @pytest.mark.parametrize("soft_cap", [None, 0.5])
 def test_tied(soft_cap):
     class Model(k.Layer):

@@ -28,6 +28,7 @@ def test_laws(name):
         batch_axis=instance.batch_axis,
         same_dtype=instance.same_dtype,
         symbolic_axes=instance.axes_without_size(),
+        differences=instance.differences,
     )
 
 

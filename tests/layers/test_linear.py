@@ -26,6 +26,15 @@ def test_affine():
 
 
 @pytest.mark.oracle("a loop")
+def test_affine_of_other_axes():
+    rng = np.random.default_rng(0)
+    x, scale = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 4))
+    y, _ = jl.Affine(feature_axes=(-1, 0), bias=False).apply({"scale": scale}, {}, x)
+    np.testing.assert_allclose(y, x * scale[:, None], rtol=1e-6)
+    y, _ = jl.Affine(feature_axes=(), scale=False).apply({"bias": np.float32(3)}, {}, x)
+    np.testing.assert_allclose(y, x + 3, rtol=1e-6)
+
+
 def test_snake():
     rng = np.random.default_rng(0)
     x, a = rng.normal(size=(5, 3)).astype("float32"), np.array([0.5, 2.0, 0.0], "float32")

@@ -108,6 +108,8 @@ NO_TIME = {
     "drop block",
     "ensemble of inputs",
     "flatten",
+    "local conv",
+    "local conv of steps",
     "pad",
     "pad, reflected",
     "pixel shuffle",

@@ -17,6 +17,7 @@ class Instance(NamedTuple):
     x: Any
     batch_axis: int | None = 0
     same_dtype: bool = True
+    differences: bool = True  # whether its gradients are those of differences
     full: bool = False  # whether the row is for `make test-all` alone
     symbolic_axes: tuple[int, ...] | None = None  # by default those of the batch and of time
 
@@ -90,13 +91,14 @@ INSTANCES = {
     "affine": Instance(jl.Affine(), STEPS),
     "affine, scale alone": Instance(jl.Affine(bias=False), VECTOR, full=True),
     "affine, bias alone": Instance(jl.Affine(scale=False), VECTOR, full=True),
+    "affine of other axes": Instance(jl.Affine(feature_axes=(-1, 2)), IMAGE, full=True),
     "bilinear": Instance(jl.Bilinear(3), (STEPS, jl.spec((2, 5, 3)))),
     "einsum": Instance(jl.Einsum("...d,dhk->...hk", h=2, k=3, bias_axes="hk"), STEPS),
     "einsum of a group each": Instance(
         jl.Einsum("bhwg,gk->bhwgk", k=2, bias_axes="k"), IMAGE, full=True
     ),
     "prelu": Instance(jl.PReLU(), STEPS),
-    "prelu, a slope each": Instance(jl.PReLU(per_feature=True), IMAGE, full=True),
+    "prelu, a slope each": Instance(jl.PReLU(feature_axes=-1), IMAGE, full=True),
     "snake": Instance(jl.Snake(), STEPS),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
     # Ids are 0 and 1: a row that gets no gradient has none that differences would find.
@@ -113,6 +115,11 @@ INSTANCES = {
         jl.EmbeddingBag(7, 3, mode="max"),
         {"ids": jl.spec((6,), jnp.int32), "offsets": np.array([0, 2, 2], "int32")},
         None,
+    ),
+    # What it passes straight through are gradients that differences do not have.
+    "vector quantizer": Instance(jl.VectorQuantizer(6), STEPS, differences=False),
+    "vector quantizer, moving averages": Instance(
+        jl.VectorQuantizer(6, decay=0.9), STEPS, differences=False
     ),
     "tied": Instance(jl.tied(jl.Embedding(7, 3), jl.LSTM(3), bias=True, soft_cap=2.0), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
@@ -156,6 +163,10 @@ INSTANCES = {
     ),
     "transposed conv in groups": Instance(
         jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS, full=True
+    ),
+    "local conv": Instance(jl.LocalConv(3, (3, 2), strides=(2, 1), padding="SAME"), IMAGE),
+    "local conv of steps": Instance(
+        jl.LocalConv(3, 2, padding="CIRCULAR", bias=False), STEPS, full=True, symbolic_axes=(0,)
     ),
     "max pool": Instance(jl.MaxPool(2), IMAGE),
     "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE, full=True),

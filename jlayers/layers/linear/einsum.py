@@ -37,7 +37,8 @@ def Einsum(
     ``Einsum("...d,dhk->...hk", h=8, k=64)`` maps features to 8 heads of 64.
 
     Args:
-      equation: "x,kernel->y", a letter for each axis; ``...`` in x and y for any leading axes.
+      equation: "x,kernel->y", a letter for each axis; ``...`` in x and y for any leading axes, or
+        last in both for any trailing ones.
       bias_axes: the letters of y that the bias has, in their order in y; none by default.
       kernel_init: as in ``jax.nn.initializers``; by default ``glorot_uniform`` with the fans of the
         equation: letters that are summed over are inputs, letters of y alone outputs.
@@ -71,7 +72,7 @@ def Einsum(
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         rank = len(axes.x)
-        exact = None if axes.leading else rank
+        exact = rank if axes.others is None else None
         arguments.one_array(x, equation.split(",")[0], rank=exact, least_rank=rank)
         arguments.floating(x)
         known = axes.sizes(x.shape, sizes)
@@ -94,7 +95,7 @@ def Einsum(
         y: jax.Array = jnp.einsum(equation, x, own["kernel"])
         if not bias_axes:
             return y
-        first = y.ndim - len(axes.y)
+        first = 0 if axes.others == "last" else y.ndim - len(axes.y)
         dims = [first + axes.y.index(letter) for letter in bias_axes]
         # As in a dense layer: the gradient of the bias is summed in float32 at least.
         bias = own["bias"].astype(at_least_float32(y.dtype))
@@ -105,15 +106,16 @@ def Einsum(
 
 
 class _Axes(NamedTuple):
-    """The letters of an equation, and whether x and y have any leading axes."""
+    """The letters of an equation; ``others``: "first" or "last", where x and y have more axes."""
 
     x: str
     kernel: str
     y: str
-    leading: bool
+    others: str | None
 
     def sizes(self, shape: tuple[int, ...], given: Mapping[str, int]) -> dict[str, int]:
-        own = shape[len(shape) - len(self.x) :]
+        first = 0 if self.others == "last" else len(shape) - len(self.x)
+        own = shape[first : first + len(self.x)]
         return dict(given) | dict(zip(self.x, own, strict=True))
 
     def glorot(self) -> Initializer:
@@ -129,19 +131,25 @@ def _parse(equation: str) -> _Axes:
     text = equation.replace(" ", "") if isinstance(equation, str) else ""
     operands, arrow, y = text.partition("->")
     x, comma, kernel = operands.partition(",")
-    leading = x.startswith("...")
-    x, y_leads, y = x.removeprefix("..."), y.startswith("..."), y.removeprefix("...")
+    x, others = _without_dots(x)
+    y, others_of_y = _without_dots(y)
     letters = [x, kernel, y]
     if (
         not (arrow and comma and kernel)
-        or leading != y_leads
+        or others != others_of_y
         or any(part and not part.isalpha() for part in letters)
         or any(len(set(part)) < len(part) for part in letters)
         or not set(y) <= set(x + kernel)
     ):
         raise LayerError(
             f"equation must be of the form 'x,kernel->y', got {format_short(equation)}",
-            expected="one letter for each axis, each at most once; '...' first in both x and y",
+            expected="a letter for each axis, each at most once; '...' first or last in x and y",
             hint='Einsum("...d,dhk->...hk", h=8, k=64)',
         )
-    return _Axes(x, kernel, y, leading)
+    return _Axes(x, kernel, y, others)
+
+
+def _without_dots(letters: str) -> tuple[str, str | None]:
+    if letters.startswith("..."):
+        return letters[3:], "first"
+    return (letters[:-3], "last") if letters.endswith("...") else (letters, None)

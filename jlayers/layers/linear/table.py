@@ -77,8 +77,7 @@ class Table(NamedTuple):
         """The row of each id."""
         _check_range(x, self.num_embeddings)
         ids = _as_int32(x, self.num_embeddings)
-        # As read from a file it may be NumPy's, which has no ``at``.
-        rows = _lookup(jnp.asarray(params["embedding"]), ids)
+        rows = lookup(params["embedding"], ids)
         if self.padding_id is not None:
             padding = jnp.broadcast_to(self.is_padding(ids)[..., None], rows.shape)
             rows = jnp.where(sharded_as(padding, rows), jax.lax.stop_gradient(rows), rows)
@@ -105,7 +104,8 @@ def _limited(rows: jax.Array, max_norm: float, p: float) -> jax.Array:
     return rows * jnp.broadcast_to(scale, rows.shape).astype(rows.dtype)
 
 
-def _lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """The rows (..., features) of int32 ids; NaN for an id that is out of range."""
     # embedding[x] would clip an id that is out of range, and silently give the last row.
     how: dict[str, Any] = {"mode": "fill", "fill_value": jnp.nan}
     if is_sharded(table) or is_sharded(ids):
@@ -117,7 +117,8 @@ def _lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
             columns = None
         mesh = of_ids.mesh if is_sharded(ids) else of_table.mesh
         how["out_sharding"] = NamedSharding(mesh, PartitionSpec(*rows, columns))
-    y: jax.Array = table.at[ids].get(**how)
+    # As read from a file it may be NumPy's, which has no ``at``.
+    y: jax.Array = jnp.asarray(table).at[ids].get(**how)
     return y
 
 

@@ -1,0 +1,105 @@
+"""VectorQuantizer against Haiku's two modules: outputs, losses, gradients and moving averages."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import convert
+
+import jlayers as jl
+
+K, D = 6, 3
+X = np.random.default_rng(0).normal(size=(3, 4, 5, D)).astype("float32")
+
+
+def weighted(y):
+    return jnp.sum(y * convert.projection(y.shape, y.dtype))
+
+
+@pytest.mark.parametrize("commitment", [0.25, 1.5])
+def test_against_haiku(commitment):
+    module = hk.without_apply_rng(
+        hk.transform(lambda x: hk.nets.VectorQuantizer(D, K, commitment)(x, is_training=True))
+    )
+    with convert.lenient():
+        weights = convert.draw(module.init(jax.random.key(0), X[0]))
+
+        def theirs(weights, x):
+            made = module.apply(weights, x)
+            return weighted(made["quantize"]) + made["loss"], (made["quantize"], made["loss"])
+
+        wanted = jax.value_and_grad(theirs, (0, 1), has_aux=True)(weights, X[0])
+
+    def ours(weights, x):
+        params = {"embedding": weights["vector_quantizer"]["embeddings"].T}
+        (y, loss), _ = jl.with_losses(jl.VectorQuantizer(K, commitment=commitment)).apply(
+            params, {}, x, train=True
+        )
+        return weighted(y) + loss, (y, loss)
+
+    got = jax.value_and_grad(ours, (0, 1), has_aux=True)(weights, X[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
+
+
+def test_moving_averages_against_haiku():
+    def build(x, train):
+        return hk.nets.VectorQuantizerEMA(D, K, 0.25, decay=0.9)(x, is_training=train)
+
+    module = hk.without_apply_rng(hk.transform_with_state(build))
+    layer = jl.with_losses(jl.VectorQuantizer(K, decay=0.9))
+    _, state = layer.init(jax.random.key(0), X[0])
+    with convert.lenient():
+        _, theirs = module.init(jax.random.key(0), X[0], True)
+    name = "vector_quantizer_ema"
+    state["embedding"] = theirs[name]["embeddings"].T
+    for batch in X:
+        with convert.lenient():
+            made, theirs = module.apply({}, theirs, batch, True)
+        (y, loss), state = layer.apply({}, state, batch, train=True)
+        np.testing.assert_allclose(y, made["quantize"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(loss, made["loss"], rtol=1e-5)
+        averages = (
+            (state["embedding"].T, theirs[name]["embeddings"]),
+            (state["count"], theirs[f"{name}/~/ema_cluster_size"]["hidden"]),
+            (state["total"].T, theirs[f"{name}/~/ema_dw"]["hidden"]),
+        )
+        for ours, other in averages:
+            np.testing.assert_allclose(ours, other, rtol=1e-5, atol=1e-6)
+    with convert.lenient():
+        made, _ = module.apply({}, theirs, X[0], False)
+    (y, loss), after = layer.apply({}, state, X[0])
+    np.testing.assert_allclose(y, made["quantize"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loss, made["loss"], rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+def test_padding_counts_in_no_loss_and_no_average():
+    layer = jl.with_losses(jl.VectorQuantizer(K, decay=0.9))
+    _, state = layer.init(jax.random.key(0), X[0])
+    mask = np.array([[True] * 5, [True, True, False, False, False], [False] * 5, [True] * 5])
+    values = np.where(mask[..., None], X[0], np.nan)
+    (y, loss), after = layer.apply({}, state, jl.Sequence(values, mask), train=True)
+    (rows, wanted), other = layer.apply({}, state, jnp.asarray(X[0][mask]), train=True)
+    np.testing.assert_allclose(y.values[mask], rows)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after, other)
+    # Without a vector the averages stay as they are.
+    _, kept = layer.apply({}, after, jl.Sequence(values, np.zeros_like(mask)), train=True)
+    jax.tree.map(np.testing.assert_array_equal, kept, after)
+
+
+def test_ids_give_the_rows_again():
+    layer = jl.VectorQuantizer(K)
+    params, state = layer.init(jax.random.key(0), X[0])
+    y, _ = layer.apply(params, state, X[0])
+    ids = jl.core.nearest(jnp.asarray(X[0]), params["embedding"])
+    distances = ((X[0][..., None, :] - np.asarray(params["embedding"])) ** 2).sum(-1)
+    np.testing.assert_array_equal(ids, distances.argmin(-1))
+    rows, _ = jl.Embedding(K, D).apply(params, {}, ids)
+    np.testing.assert_array_equal(rows, y)
+
+
+def test_an_input_of_integers_is_an_error():
+    with pytest.raises(jl.LayerError, match="VectorQuantizer: takes floating numbers, got int32"):
+        jl.VectorQuantizer(K).init(jax.random.key(0), jl.spec((2, 3), jnp.int32))
