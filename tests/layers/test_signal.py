@@ -50,6 +50,9 @@ def linear(layer, theirs, x):
         np.testing.assert_allclose(np.vdot(gradient, direction), wanted, 1e-9, 1e-9)
 
 
+scipys = pytest.mark.oracle("SciPy")
+keras_own = pytest.mark.oracle("Keras")
+
 FILTERS = {
     "one pole": ([0.3], [1.0, -0.7]),
     "as many poles as zeros": ([0.5, -0.2, 0.1], [2.0, -0.8, 0.3]),
@@ -62,6 +65,7 @@ FILTERS = {
 }
 
 
+@scipys
 @pytest.mark.parametrize("steps", [1, 5, 64, 200])
 @pytest.mark.parametrize("name", FILTERS)
 def test_iir_filter(name, steps):
@@ -69,6 +73,7 @@ def test_iir_filter(name, steps):
     linear(jl.IIRFilter(b, a), lambda x: signal.lfilter(b, a, x, axis=1), X[:, :steps])
 
 
+@scipys
 @pytest.mark.parametrize("shape", [(2, 150), (2, 70, 3), (1, 70, 2, 3)], ids=str)
 @pytest.mark.parametrize("order", [1, 2, 5, 8])
 def test_biquad_filter(order, shape):
@@ -90,6 +95,7 @@ def test_the_carry_of_a_filter_is_the_state_of_lfilter():
             same(np.asarray(carry["state"]), zi)
 
 
+@scipys
 @pytest.mark.parametrize("taps", [1, 2, 5, 8])
 def test_fir_filter(taps):
     h = np.random.default_rng(taps).normal(size=taps)
@@ -120,6 +126,7 @@ def test_trained_taps_have_the_gradient_of_a_convolution():
 RATIOS = [(1, 2), (2, 1), (3, 2), (2, 3), (4, 6), (5, 7), (7, 5), (1, 1), (16, 9), (1, 10)]
 
 
+@scipys
 @pytest.mark.parametrize("steps", [200, 37, 1])
 @pytest.mark.parametrize("ratio", RATIOS, ids=str)
 def test_resample(ratio, steps):
@@ -142,6 +149,7 @@ SPECTRA = [
 ]
 
 
+@scipys
 @pytest.mark.parametrize("options", SPECTRA, ids=convert.label)
 def test_stft_against_scipy(options):
     """With whole frames alone, ``spectrogram`` cuts as VALID does."""
@@ -181,6 +189,7 @@ KERAS = [
 ]
 
 
+@keras_own
 @pytest.mark.parametrize("options", sample(KERAS, 0, 2))
 def test_stft_against_keras(options):
     theirs = k.STFTSpectrogram(frame_length=20, expand_dims=True, **options)
@@ -203,6 +212,7 @@ def test_stft_against_keras(options):
         np.testing.assert_allclose(a, b, 0, 1e-4 * np.abs(b).max())
 
 
+@keras_own
 @pytest.mark.parametrize("power", [1.0, 2.0])
 @pytest.mark.parametrize("window_length", [None, 48])
 def test_mel_spectrogram_against_keras(power, window_length):
@@ -224,7 +234,7 @@ def test_mel_spectrogram_against_keras(power, window_length):
         strides=16,
         window_length=window_length,
         padding="CENTER",
-        mode="reflect",
+        padding_mode="reflect",
         power=power,
         lowest=100.0,
         slopes="mel",
@@ -328,18 +338,9 @@ def test_keras_is_there():
 
 WRONG = {
     "frame_length must be a positive int, got 0": lambda: jl.Frame(0),
-    "unknown mode 'edge'": lambda: jl.Frame(3, mode="edge"),
-    "causal padding is zeros, got mode='reflect'": lambda: jl.Frame(
-        3, padding="CAUSAL", mode="reflect"
-    ),
+    "unknown padding_mode 'edge'": lambda: jl.Frame(3, padding_mode="edge"),
     "unknown padding 'FULLY'": lambda: jl.Frame(3, padding="FULLY"),
     "the frame (300,) is larger than the input (200,)": lambda: of(jl.Frame(300)),
-    "'reflect' padding (201, 201) is larger than a signal of 200 samples": lambda: of(
-        jl.Frame(402, padding="CENTER", mode="reflect")
-    ),
-    "mode='reflect' would pad each row behind its padding": lambda: jl.Frame(
-        4, padding="CENTER", mode="reflect"
-    ).apply({}, {}, jl.Sequence(jnp.ones((2, 9)))),
     "takes an array of rank 2 or more, got rank 1": lambda: of(jl.Frame(3), X[0, :, 0]),
     "unknown padding 'SAME'": lambda: jl.OverlapAdd(2, padding="SAME"),
     "takes an array of rank 3 or more, got rank 2": lambda: of(jl.OverlapAdd(2), X[..., 0]),

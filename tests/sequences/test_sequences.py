@@ -88,6 +88,9 @@ LAYERS = {
     "frame of a signal, causal": Row(jl.Frame(4, strides=3, **CAUSAL), SIGNALS),
     "frame, longer steps than it": Row(jl.Frame(2, strides=4, padding=1), SIGNALS, full=True),
     "frame, centred": Row(jl.Frame(4, strides=3, padding="CENTER"), SIGNALS, full=True),
+    "frame, centred, reflected": Row(
+        jl.Frame(4, strides=3, padding="CENTER", padding_mode="reflect"), SIGNALS
+    ),
     "overlap add, gaps": Row(jl.OverlapAdd(4, **CAUSAL), jl.spec((3, 6, 3)), full=True),
     "stft, causal": Row(
         jl.STFT(4, strides=3, window="hamming", output="real_imag", **CAUSAL), SIGNALS

@@ -191,7 +191,7 @@ INSTANCES = {
         jl.Frame(3, strides=2, padding="CAUSAL"), jl.spec((2, 6, 3)), full=True
     ),
     "frame, reflected": Instance(
-        jl.Frame(4, strides=3, padding="CENTER", mode="reflect"), SIGNAL, full=True
+        jl.Frame(4, strides=3, padding="CENTER", padding_mode="reflect"), SIGNAL, full=True
     ),
     "overlap add": Instance(jl.OverlapAdd(2), jl.spec((2, 5, 3, 4))),
     "overlap add, causal": Instance(

@@ -20,13 +20,13 @@ from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
-from ...base.specs import format_short, format_spec
+from ...base.specs import format_spec
 from ...base.types import Carry, Params
+from ...core.padding import PADDINGS, ZEROS, amounts_of, extend, extend_rows, modes_of
 from ...core.signal.frames import overlap_add
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
-from ...core.windows import explicit_padding
 from ..conv.base import WindowedOp, windowed_layer
-from ..shape.pad import MODES
+from ..conv.padding import spread_padding, window_fits
 
 SIGNAL = "(batch, time, ...)"
 FRAMES = "(batch, frames, frame_length, ...)"
@@ -37,7 +37,7 @@ def frame_padding(name: str, value: Any) -> Any:
     if isinstance(value, str) and value.upper() == "CENTER":
         return "CENTER"
     try:
-        return arguments.padding(name, value, causal=True)
+        return arguments.padding(name, value, tuple(PADDINGS))
     except LayerError as error:
         if isinstance(value, str):
             error.expected = f"'CENTER', {error.expected}"
@@ -50,55 +50,41 @@ class Framing(NamedTuple):
     Attributes:
       padding: as for ``Conv``, or ``"CENTER"``, for which frame t has sample ``stride * t`` in its
         middle.
-      mode: what is in the padding, as for ``Pad``.
+      padding_mode: what is in a padding that does not say it by its name.
     """
 
     length: int
     stride: int
     padding: Any = "VALID"
-    mode: str = "constant"
+    padding_mode: str = ZEROS
 
-    def check(self) -> None:
-        """Raises for arguments that no input could make right."""
-        if self.mode not in MODES:
-            raise LayerError(
-                f"unknown mode {format_short(self.mode)}", expected=", ".join(map(repr, MODES))
-            )
-        if self.mode != "constant" and self.padding in ("CAUSAL", ((self.length - 1, 0),)):
-            raise LayerError(f"causal padding is zeros, got mode={self.mode!r}")
+    def own_padding(self) -> tuple[str | tuple[int, int], ...]:
+        """The padding of the one axis that it has."""
+        half = self.length // 2
+        return ((half, half),) if self.padding == "CENTER" else spread_padding(self.padding, 1)
 
     def window(self, x: Any) -> TimeWindow:
         """How frames lie along the time of ``x``."""
         arguments.one_array(x, SIGNAL, least_rank=2)
-        if self.padding == "CENTER":
-            low, high = (self.length // 2,) * 2
-        else:
-            # Of an image with that axis alone; other axes of a signal have no windows.
-            image = jax.ShapeDtypeStruct((1, x.shape[1], 1), jnp.float32)
-            pads = arguments.spread_padding(self.padding, 1)
-            ((low, high),) = explicit_padding(image, (self.length,), (self.stride,), pads)
-        arguments.window_fits(x, x.shape[1:2], (self.length,), ((low, high),), "the frame")
-        return TimeWindow(self.length, self.stride, low, high, same=self.padding == "SAME")
+        own = self.own_padding()
+        ((low, high),) = amounts_of(x.shape[1:2], (self.length,), (self.stride,), own)
+        window_fits(x, x.shape[1:2], (self.length,), own, "the frame")
+        (mode,) = modes_of(own, 1, self.padding_mode)
+        same = own[0] in ("SAME", "SAME_LOWER")
+        return TimeWindow(self.length, self.stride, low, high, same, mode)
 
     def pad(self, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
-        """The signal with its padding; behind a context there is none."""
+        """The signal with its padding, that of each row its own; behind a context there is none."""
         window = self.window(x)
-        if has_context or not (window.low or window.high):
+        sides = (window.low, window.high)
+        if has_context or not any(sides):
             return x
-        if mask is not None and self.mode != "constant":
-            raise LayerError(
-                f"mode={self.mode!r} would pad each row behind its padding",
-                got=f"Sequence {format_spec(x)}",
-                hint="mode='constant'",
-            )
-        edges = ((0, 0), (window.low, window.high), *((0, 0),) * (x.ndim - 2))
-        size = x.shape[1]
-        if self.mode == "reflect" and isinstance(size, int) and max(edges[1]) >= size:
-            raise LayerError(
-                f"'reflect' padding {edges[1]} is larger than a signal of {size} samples",
-                got=format_spec(x),
-            )
-        return jnp.pad(x, edges, MODES[self.mode])
+        if window.mode == ZEROS:
+            return jnp.pad(x, ((0, 0), sides, *((0, 0),) * (x.ndim - 2)))
+        arguments.not_empty(x, SIGNAL)
+        if mask is not None:
+            return extend_rows(x, mask, sides, window.mode)
+        return extend(x, (sides,), (window.mode,))[0]
 
 
 def framed_layer(framing: Framing, run: Callable[[jax.Array], jax.Array]) -> Layer:
@@ -107,7 +93,6 @@ def framed_layer(framing: Framing, run: Callable[[jax.Array], jax.Array]) -> Lay
     A padded step reads as zero. A row of n valid samples has as many valid frames as a signal of n
     samples.
     """
-    framing.check()
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         framing.window(x)

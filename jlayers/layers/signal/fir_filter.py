@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...base import arguments
-from ...base.arguments import CausalPadding, Positive
+from ...base.arguments import ConvPadding, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -27,7 +27,7 @@ def FIRFilter(
     taps: Any,
     *,
     strides: Positive = 1,
-    padding: CausalPadding = "CAUSAL",
+    padding: ConvPadding = "CAUSAL",
     trainable: bool = False,
 ) -> Layer:
     """``y[t] = taps[0] x[t] + taps[1] x[t - 1] + ...``, for each channel.
@@ -39,7 +39,8 @@ def FIRFilter(
     Args:
       taps: numbers (size,), such as those of ``scipy.signal.firwin``.
       strides: an output for every so many steps.
-      padding: as for ``Conv``: ``"CAUSAL"``, ``"SAME"``, ``"VALID"``, an int or one (low, high).
+      padding: as for ``Conv``: ``"CAUSAL"``, ``"SAME"``, ``"VALID"``, its other names, an int
+        or one (low, high).
       trainable: whether the taps are a parameter, which starts with these values.
 
     Shapes:
@@ -70,8 +71,7 @@ def FIRFilter(
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         own = cast_like(params, x)["taps"] if trainable else jnp.asarray(values, x.dtype)
-        window = framing.window(x)
-        edges = (0, 0) if has_context else (window.low, window.high)
+        x = framing.pad(x, mask, has_context)
         rows, steps, *others = x.shape
         channels = math.prod(others)
         kernel = jnp.broadcast_to(own[::-1, None, None], (len(values), 1, channels))
@@ -79,7 +79,7 @@ def FIRFilter(
             x.reshape(rows, steps, channels),
             kernel,
             strides=(strides,),
-            padding=(edges,),
+            padding=((0, 0),),
             dilation=(1,),
             groups=channels,
         )

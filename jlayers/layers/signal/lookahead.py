@@ -12,6 +12,7 @@ from ...base.layer import Layer
 from ...base.types import Params
 from ...core.time_windows import TimeWindow
 from ..conv.base import WindowedOp, windowed_layer
+from ..conv.padding import window_fits
 from .base import SIGNAL
 
 
@@ -38,7 +39,7 @@ def Lookahead(steps: NonNegativeInteger) -> Layer:
 
     def window(x: jax.Array | jax.ShapeDtypeStruct) -> TimeWindow:
         arguments.one_array(x, SIGNAL, least_rank=2)
-        arguments.window_fits(x, x.shape[1:2], (steps,), "VALID", "the lookahead")
+        window_fits(x, x.shape[1:2], (steps,), ("VALID",), "the lookahead")
         return TimeWindow(steps + 1, 1, 0, 0)
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from ...base import arguments
-from ...base.arguments import AboveZero, NonNegative, Positive
+from ...base.arguments import AboveZero, NonNegative, PaddingMode, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.specs import format_short
+from ...core.padding import ZEROS
 from ...core.signal.mel import NORMS, SCALES, SLOPES, mel_filters
 from ...core.signal.spectrum import stft
 from .base import Framing, framed_layer
@@ -39,7 +40,7 @@ def MelSpectrogram(
     window_length: Positive | None = None,
     periodic: bool = True,
     padding: FramePadding = "VALID",
-    mode: str = "constant",
+    padding_mode: PaddingMode = ZEROS,
     scaling: str | None = None,
     power: AboveZero = 2.0,
     lowest: NonNegative = 0.0,
@@ -58,8 +59,8 @@ def MelSpectrogram(
     Args:
       features: how many triangles.
       sample_rate: samples for a second.
-      frame_length, strides, fft_length, window, window_length, periodic, padding, mode, scaling: as
-        for ``STFT``.
+      frame_length, strides, fft_length, window, window_length, periodic, padding, padding_mode,
+        scaling: as for ``STFT``.
       power: of the magnitude before it is summed: 2 for power, 1 for magnitude.
       lowest, highest: edges of the first and the last triangle, in hertz; up to half the sample
         rate by default.
@@ -130,4 +131,4 @@ def MelSpectrogram(
             mel = jnp.maximum(mel, jnp.asarray(floor, mel.dtype))
         return LOGS[log](mel).astype(x.dtype)
 
-    return framed_layer(Framing(frame_length, spectrum.stride, padding, mode), run)
+    return framed_layer(Framing(frame_length, spectrum.stride, padding, padding_mode), run)

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...base import arguments
-from ...base.arguments import Positive
+from ...base.arguments import PaddingMode, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.specs import format_short
+from ...core.padding import ZEROS
 from ...core.signal.spectrum import Spectrum, stft, window_values
 from .base import Framing, framed_layer
 from .frame import FramePadding
@@ -43,15 +44,15 @@ def STFT(
     window_length: Positive | None = None,
     periodic: bool = True,
     padding: FramePadding = "VALID",
-    mode: str = "constant",
+    padding_mode: PaddingMode = ZEROS,
     scaling: str | None = None,
     output: str = "complex",
 ) -> Layer:
     """The short-time Fourier transform: the spectrum of each frame of a signal, times a window.
 
     ``torch.stft(x, n_fft, hop, win_length)`` is ``STFT(n_fft, strides=hop,
-    window_length=win_length, padding="CENTER", mode="reflect")``; ``tf.signal.stft`` and Keras'
-    ``STFTSpectrogram`` have zeros behind the frame, ``fft_length``.
+    window_length=win_length, padding="CENTER", padding_mode="reflect")``;
+    ``tf.signal.stft`` and Keras' ``STFTSpectrogram`` have zeros behind the frame, ``fft_length``.
 
     Args:
       frame_length: steps of a frame.
@@ -62,7 +63,7 @@ def STFT(
         where they are fewer.
       window_length: of a window given by name, in the middle of the frame.
       periodic: whether such a window is one period (as in PyTorch, librosa), or symmetric.
-      padding, mode: as for ``Frame``.
+      padding, padding_mode: as for ``Frame``.
       scaling: ``"ortho"`` divides by the root of ``fft_length`` (``normalized`` of PyTorch),
         ``"spectrum"`` by the sum of the window, ``"density"`` by the root of that of its squares.
       output: ``"complex"``, ``"magnitude"``, ``"power"`` (the square of it), or ``"real_imag"``,
@@ -73,7 +74,7 @@ def STFT(
       for ``"real_imag"``; of the dtype of ``x``, or complex of at least 64 bits.
 
     Raises:
-      LayerError: for an unknown window, mode, scaling or output, a window longer than the frame, a
+      LayerError: for an unknown window, scaling or output, a window longer than the frame, a
         frame longer than ``fft_length`` or than the padded signal, and complex input.
 
     >>> import jlayers as jl
@@ -95,7 +96,7 @@ def STFT(
         y = OUTPUTS[output](stft(x, spectrum))
         return y if output == "complex" else y.astype(x.dtype)
 
-    return framed_layer(Framing(frame_length, spectrum.stride, padding, mode), run)
+    return framed_layer(Framing(frame_length, spectrum.stride, padding, padding_mode), run)
 
 
 def spectrum_of(
