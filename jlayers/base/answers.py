@@ -93,6 +93,19 @@ _NAMES = {
         "jl.serial of jl.residual blocks around jl.SelfAttention and jl.Dense": (
             "TransformerEncoderLayer"
         ),
+        "jl.STFT(frame_length, strides=hop), with output='power' or 'magnitude'": (
+            "STFTSpectrogram Spectrogram stft"
+        ),
+        "jl.InverseSTFT(frame_length, strides=hop)": "ISTFT istft InverseSpectrogram",
+        "jl.core.mel_filters(features, bins, sample_rate)": (
+            "LinearToMelSpectrogram MelScale melscale_fbanks"
+        ),
+        "jl.BiquadFilter(sections)": "SOSFilter sosfilt Biquad biquad",
+        "jl.IIRFilter(numerator, denominator)": "lfilter LFilter",
+        "jl.Resample(up, down)": "resample_poly",
+        "jl.Frame(frame_length, strides=hop)": "Unfold extract_sequences",
+        "jl.OverlapAdd(hop)": "Fold overlap_and_add",
+        "lambda x: jnp.fft.rfft(x)": "RFFT FFT",
         "lambda x: jnp.transpose(x, (0, 2, 1)), or jl.Rearrange('b t c -> b c t')": (
             "Permute Transpose MoveAxis SwapAxes"
         ),
@@ -218,14 +231,25 @@ _SAME_ARGUMENT = {
         "embedding_size embed_dim d_model"
     ),
     "kernel_size": "kernel_shape kernel filter_shape",
-    "strides": "stride window_strides",
+    "strides": "stride window_strides hop_length frame_step sequence_stride hop",
+    "frame_length": "n_fft sequence_length win_length frame_size",
+    "fft_length": "n_fft nfft",
+    "window_length": "win_length sequence_length",
+    "sample_rate": "sampling_rate sr fs",
+    "lowest": "f_min fmin min_freq lower_edge_hertz",
+    "highest": "f_max fmax max_freq upper_edge_hertz",
+    "scaling": "normalized",
+    "sections": "sos",
+    "numerator": "b b_coeffs",
+    "denominator": "a a_coeffs",
+    "taps": "b h",
     "window_shape": "kernel_size window pool_size",
     "dilation": "dilation_rate kernel_dilation rhs_dilation",
     "input_dilation": "lhs_dilation",
     "kernel_mask": "mask",
     "groups": "feature_group_count num_groups",
     "bias": "use_bias with_bias create_offset center",
-    "scale": "use_scale create_scale elementwise_affine",
+    "scale": "use_scale create_scale elementwise_affine mel_scale",
     "kernel_init": "kernel_initializer w_init weight_init depthwise_initializer",
     "embedding_init": "w_init weight_init embeddings_initializer",
     "bias_init": "bias_initializer b_init beta_initializer",

@@ -237,6 +237,7 @@ def _pad_pair(item: Any) -> tuple[int, int]:
 # What the annotation of a factory's argument says of it. A bool is checked by ``flag``.
 Positive = Annotated[int, positive]
 Integer = Annotated[int, integer]
+NonNegativeInteger = Annotated[int, functools.partial(integer, least=0)]
 Sizes = Annotated[int | tuple[int, ...], positive_sizes]
 Extents = Annotated[int | tuple[int, ...], functools.partial(positive_sizes, least=0)]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]

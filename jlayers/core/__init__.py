@@ -21,6 +21,8 @@ from .position_norm import position_norm
 from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
 from .resampling import Interpolation, resize
+from .signal.frames import frame, overlap_add
+from .signal.mel import mel_filters
 
 __all__ = [
     "Cache",
@@ -38,14 +40,17 @@ __all__ = [
     "conv",
     "conv_transpose",
     "dense",
+    "frame",
     "global_max_pool",
     "gru",
     "lstm",
     "masked_normalize",
     "max_pool",
+    "mel_filters",
     "min_pool",
     "nearest",
     "normalize",
+    "overlap_add",
     "position_norm",
     "positions_from_mask",
     "resize",

@@ -60,11 +60,23 @@ from .shape.flatten import Flatten
 from .shape.pad import Pad
 from .shape.rearrange import Rearrange
 from .shape.reshape import Reshape
+from .signal.delay import Delay
+from .signal.downsample import Downsample
+from .signal.fir_filter import FIRFilter
+from .signal.frame import Frame
+from .signal.iir_filter import BiquadFilter, IIRFilter
+from .signal.inverse_stft import InverseSTFT
+from .signal.lookahead import Lookahead
+from .signal.mel_spectrogram import MelSpectrogram
+from .signal.overlap_add import OverlapAdd
+from .signal.resample import Resample
+from .signal.stft import STFT
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "STFT",
     "ActivityPenalty",
     "Affine",
     "AlphaDropout",
@@ -72,6 +84,7 @@ __all__ = [
     "BatchNorm",
     "BatchRenorm",
     "Bilinear",
+    "BiquadFilter",
     "Cell",
     "ChannelShuffle",
     "Conv",
@@ -81,33 +94,42 @@ __all__ = [
     "Crop",
     "CrossAttention",
     "DataNorm",
+    "Delay",
     "Dense",
+    "Downsample",
     "DropBlock",
     "Dropout",
     "Einsum",
     "Embedding",
     "EmbeddingBag",
+    "FIRFilter",
     "FiLM",
     "FilterResponseNorm",
     "Flatten",
+    "Frame",
     "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "IIRFilter",
     "InstanceNorm",
+    "InverseSTFT",
     "LSTMCell",
     "LayerNorm",
     "LinearRecurrence",
     "LinearRecurrenceCell",
     "LocalConv",
     "LocalResponseNorm",
+    "Lookahead",
     "LpPool",
     "MaxPool",
+    "MelSpectrogram",
     "MinGRU",
     "MinGRUCell",
     "MinPool",
+    "OverlapAdd",
     "PReLU",
     "Pad",
     "PixelShuffle",
@@ -115,6 +137,7 @@ __all__ = [
     "PositionEmbedding",
     "RMSNorm",
     "Rearrange",
+    "Resample",
     "Reshape",
     "Resize",
     "SelfAttention",

@@ -31,6 +31,24 @@ CASES = {
     "average pool": (jl.AvgPool(3, strides=2, padding="SAME"), IMAGE, (0, 1, 2)),
     "global pools": (jl.concat(jl.GlobalMaxPool(), jl.GlobalAvgPool()), IMAGE, (0, 1, 2)),
     "norms": (jl.serial(jl.BatchNorm(), jl.GroupNorm(2), jl.LayerNorm()), IMAGE, (0, 1, 2)),
+    "frames": (jl.Frame(3, strides=2, padding="CENTER"), STEPS, (0, 1)),
+    "spectra": (
+        jl.serial(
+            jl.STFT(4, strides=2, padding="CAUSAL"), jl.InverseSTFT(4, strides=2, padding="CENTER")
+        ),
+        STEPS,
+        (0, 1),
+    ),
+    "filters": (
+        jl.serial(
+            jl.FIRFilter([0.3, 0.2], padding="SAME"),
+            jl.IIRFilter([0.3], [1.0, -0.5]),
+            jl.Resample(3, 2),
+            jl.Delay(2),
+        ),
+        STEPS,
+        (0, 1),
+    ),
     "repeat": (jl.repeat(jl.residual(jl.SelfAttention(2, causal=True)), 2), STEPS, (0, 1)),
     "recurrent": (jl.bidirectional(jl.LSTM(3, method="recompute")), STEPS, (0, 1)),
     "a part of a size": (jl.serial(jl.Conv(3, 2), jl.GRU(2), jl.AvgPool(2)), STEPS, (1,)),

@@ -16,6 +16,7 @@ from jlayers.testing import check_sequence
 
 STEPS = jl.spec((3, 6, 4))
 FRAMES = jl.spec((3, 6, 5, 4))
+SIGNALS = jl.spec((3, 12))
 CAUSAL = {"padding": "CAUSAL"}
 NORMAL = jax.nn.initializers.normal(1.0)
 
@@ -84,6 +85,34 @@ LAYERS = {
         ),
         STEPS,
     ),
+    "frame of a signal, causal": Row(jl.Frame(4, strides=3, **CAUSAL), SIGNALS),
+    "frame, longer steps than it": Row(jl.Frame(2, strides=4, padding=1), SIGNALS, full=True),
+    "frame, centred": Row(jl.Frame(4, strides=3, padding="CENTER"), SIGNALS, full=True),
+    "frame, centred, reflected": Row(
+        jl.Frame(4, strides=3, padding="CENTER", padding_mode="reflect"), SIGNALS
+    ),
+    "overlap add, gaps": Row(jl.OverlapAdd(4, **CAUSAL), jl.spec((3, 6, 3)), full=True),
+    "stft, causal": Row(
+        jl.STFT(4, strides=3, window="hamming", output="real_imag", **CAUSAL), SIGNALS
+    ),
+    "stft, centred": Row(
+        jl.STFT(4, strides=2, window="hamming", output="power", padding="CENTER"),
+        SIGNALS,
+        full=True,
+    ),
+    "inverse stft of some length": Row(
+        jl.InverseSTFT(4, strides=2, window="hamming", padding="CENTER", length=11),
+        jl.spec((3, 6, 6)),
+        full=True,
+    ),
+    "mel spectrogram, causal": Row(
+        jl.MelSpectrogram(3, 16.0, 8, strides=2, window="hamming", **CAUSAL), SIGNALS
+    ),
+    "fir filter, strided": Row(jl.FIRFilter([0.5, -0.3, 0.2], strides=2), SIGNALS),
+    "fir filter, same": Row(jl.FIRFilter([0.5, -0.3, 0.2], padding="SAME"), SIGNALS, full=True),
+    "iir filter": Row(jl.IIRFilter([0.5, -0.3, 0.2], [1.0, -0.6, 0.1, 0.05]), SIGNALS),
+    "resample, fewer": Row(jl.Resample(2, 3, taps=[0.1, 0.5, 1.0, 0.6, 0.2]), SIGNALS),
+    "resample, by default": Row(jl.Resample(3, 2), SIGNALS, full=True),
     "repeat": Row(jl.repeat(jl.residual(jl.Conv(4, 2, **CAUSAL)), 2), STEPS),
     "remat": Row(jl.remat(jl.Conv(4, 2, **CAUSAL)), STEPS, full=True),
     "a child twice, parameters, arithmetic": Row(
@@ -164,6 +193,7 @@ PLACED_BY_THE_BATCH = {
     "max pool",
     "conv, more padding than it needs",
     "transposed conv, cropped",
+    "inverse stft of some length",
 }
 
 

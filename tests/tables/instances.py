@@ -36,6 +36,7 @@ EPISODES = (STEPS, jl.spec((2, 5), bool))
 IMAGE = jl.spec((2, 6, 5, 4))
 VOLUME = jl.spec((2, 4, 5, 3, 2))
 IDS = jl.spec((2, 5), jnp.int32)
+SIGNAL = jl.spec((2, 12))
 
 
 def _count_calls(f, x):
@@ -196,6 +197,53 @@ INSTANCES = {
         jl.Rearrange("b (h p) w c -> b (h w) (p c)", p=2), IMAGE, full=True
     ),
     "reshape": Instance(jl.Reshape((10, -1)), IMAGE),
+    "frame": Instance(jl.Frame(3, strides=2), STEPS),
+    "frame, causal": Instance(
+        jl.Frame(3, strides=2, padding="CAUSAL"), jl.spec((2, 6, 3)), full=True
+    ),
+    "frame, reflected": Instance(
+        jl.Frame(4, strides=3, padding="CENTER", padding_mode="reflect"), SIGNAL, full=True
+    ),
+    "overlap add": Instance(jl.OverlapAdd(2), jl.spec((2, 5, 3, 4))),
+    "overlap add, causal": Instance(
+        jl.OverlapAdd(2, padding="CAUSAL"), jl.spec((2, 5, 3)), full=True
+    ),
+    "stft": Instance(
+        jl.STFT(4, strides=2, window="hamming", padding="CAUSAL", output="real_imag"), SIGNAL
+    ),
+    "stft, power": Instance(
+        jl.STFT(4, strides=3, fft_length=6, window="hamming", output="power", scaling="density"),
+        SIGNAL,
+        full=True,
+    ),
+    "inverse stft": Instance(
+        jl.InverseSTFT(4, strides=2, window="hamming", padding="CENTER"), jl.spec((2, 5, 6))
+    ),
+    "inverse stft, causal": Instance(
+        jl.InverseSTFT(4, strides=2, window="hamming", padding="CAUSAL"),
+        jl.spec((2, 5, 6)),
+        full=True,
+    ),
+    "mel spectrogram": Instance(
+        jl.MelSpectrogram(3, 16.0, 8, strides=2, window="hamming", padding="SAME"), SIGNAL
+    ),
+    "mel spectrogram, causal, decibels": Instance(
+        jl.MelSpectrogram(2, 16.0, 4, strides=2, padding="CAUSAL", log="db", power=1),
+        SIGNAL,
+        full=True,
+    ),
+    "fir filter": Instance(jl.FIRFilter([0.5, -0.3, 0.2], trainable=True), STEPS),
+    "fir filter, strided": Instance(
+        jl.FIRFilter([0.5, -0.3, 0.2], strides=2, padding="SAME"), SIGNAL, full=True
+    ),
+    "iir filter": Instance(jl.IIRFilter([0.5, -0.3, 0.2], [1.0, -0.6, 0.1, 0.05]), SIGNAL),
+    "biquad filter": Instance(
+        jl.BiquadFilter([[0.5, 0.2, 0.1, 1, -0.5, 0.1], [1, 0, 0.3, 2, 0.3, 0.2]]), STEPS
+    ),
+    "resample": Instance(jl.Resample(3, 2, taps=[0.1, 0.5, 1.0, 0.6, 0.2]), STEPS),
+    "delay": Instance(jl.Delay(2), STEPS),
+    "lookahead": Instance(jl.Lookahead(2), STEPS),
+    "downsample": Instance(jl.Downsample(2), jl.spec((2, 6, 3))),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
     "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_over_time=True), STEPS),
     "spatial dropout": Instance(jl.SpatialDropout(0.4), IMAGE),

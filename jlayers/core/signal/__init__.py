@@ -1,0 +1,1 @@
+"""Signals over time: frames, spectra, filters; arrays (batch, time, ...)."""

@@ -1,0 +1,1 @@
+"""Layers of signals over time: frames, spectra, filters, delays."""
