@@ -364,6 +364,10 @@ _ARGUMENTS = {
     "flip and swap the axes of the kernel; see core.conv_transpose": "transpose_kernel",
     "jl.Sequence(values, mask): the data carries its mask": ("mask mask_zero attention_mask"),
     "jl.Dropout(rate) before or after it": "dropout dropout_rate",
+    "jl.Sequence(values, mask): the data carries its mask": (
+        "mask mask_zero padding_idx attention_mask"
+    ),
+    "jl.Dropout(rate) before or after it; dropout_rate= of attention": "dropout dropout_rate",
     "jl.bidirectional(layer)": "bidirectional",
     "jl.serial of as many layers": "num_layers",
     "start, step = jl.stream(layer) gives the carry": "stateful return_state",
@@ -373,7 +377,7 @@ _ARGUMENTS = {
     "head_dim=..., the features of one head": "qkv_features",
     "kernel_init=..., for all four maps": "out_kernel_init",
     "jl.stream(layer, capacity=...)": "decode",
-    "jl.core.attention computes the output alone; use jax.nn.softmax": "return_attention_scores",
+    "weights=True: the output is (y, weights)": "return_attention_scores need_weights",
     "train=True is passed to apply, and returns the new statistics": "track_running_stats",
     "jl.training.train_step(..., frozen='encoder/**')": "trainable",
     "shared_over_time=True, jl.SpatialDropout(rate), or jl.compose with f.key()": (

@@ -1,14 +1,29 @@
 """What attention and the norms refuse, and in which words."""
 
+import jax
 import jax.numpy as jnp
 from error_text import F32, IMAGE, SEQUENCE, each, init, read
 
 import jlayers as jl
 
+STEPS = jl.spec((2, 3, 4))
+
 
 def _start(layer):
     x = jl.spec((2, 3, 4))
     return jl.stream(layer).start(*init(layer, x), x)
+
+
+def _dropped(layer):
+    params, state = layer.init(jax.random.key(0), STEPS)
+    layer.apply(params, state, jnp.zeros(STEPS.shape), train=True)
+
+
+def _block_with_a_mask(layer):
+    params, state = layer.init(jax.random.key(0), STEPS)
+    x = jnp.zeros(STEPS.shape)
+    start, step = jl.stream(layer)
+    step(params, state, start(params, state, x), {"x": x, "mask": jnp.ones((2, 3, 3), bool)})
 
 
 # (what goes wrong, the first line, parts of later lines)
@@ -51,6 +66,43 @@ CALLS = [
         lambda: jl.CrossAttention(4, num_kv_heads=3),
         "CrossAttention: num_kv_heads 3 does not divide num_heads 4",
     ),
+    (
+        lambda: jl.SelfAttention(4, window=(1, 2), causal=True),
+        "SelfAttention: a causal window is one number of steps",
+        "hint:     window=2, the step itself included",
+    ),
+    (
+        lambda: jl.SelfAttention(4, window=(1, 2, 3)),
+        "SelfAttention: window must be an int or (before, after), got (1, 2, 3)",
+    ),
+    (
+        lambda: jl.SelfAttention(4, window=(-1, 2)),
+        "SelfAttention: window must be an int of at least 0, got -1",
+    ),
+    (
+        lambda: jl.SelfAttention(4, alibi=(1.0, 2.0)),
+        "SelfAttention: alibi has 2 slopes for 4 heads",
+    ),
+    (
+        lambda: jl.SelfAttention(4, pattern=lambda q: q),
+        "SelfAttention: pattern must be a function of (queries, keys), got *",
+    ),
+    (
+        lambda: jl.SelfAttention(4, relative=jl.T5Bias),
+        "SelfAttention: relative must be a T5Bias or ShawPositions, got *",
+        "hint:     T5Bias(...)",
+    ),
+    (
+        lambda: jl.SelfAttention(4, qk_norm=True),
+        "SelfAttention: qk_norm must be 'rms', 'layer' or None, got True",
+    ),
+    (
+        lambda: jl.CrossAttention(4, bias=("query", "keys")),
+        "CrossAttention: bias must be True, False or a tuple of 'query', 'key', 'value', 'gate', "
+        "'out', got ('query', 'keys')",
+    ),
+    (lambda: jl.T5Bias(0), "num_buckets must be an int of at least 2, got 0"),
+    (lambda: jl.ShawPositions(0), "max_distance must be a positive int, got 0"),
     (lambda: jl.GroupNorm(0), "GroupNorm: groups must be a positive int, got 0"),
     (
         lambda: jl.RMSNorm(epsilon=-1.0),
@@ -84,7 +136,7 @@ INPUTS = [
     (
         lambda: init(jl.CrossAttention(2), jl.spec((2, 3, 4))),
         "CrossAttention: takes a pair",
-        "expected: (x, memory)",
+        "expected: (x, memory), (x, keys, values), or a dict of these with 'mask' or 'bias'",
         "got:      float32[2, 3, 4]",
     ),
     (
@@ -95,6 +147,52 @@ INPUTS = [
     (
         lambda: init(jl.CrossAttention(2), (jl.spec((2, 3, 4)), jl.spec((2, 4)))),
         "CrossAttention: takes an array of rank 3, got rank 2",
+    ),
+    (
+        lambda: init(jl.CrossAttention(2), (STEPS, STEPS, jl.spec((2, 5, 4)))),
+        "CrossAttention: keys and values do not have the same steps",
+        "got:      float32[2, 3, 4] and float32[2, 5, 4]",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2), {"x": STEPS, "attn_mask": jl.spec((2, 3, 3), bool)}),
+        "SelfAttention: takes steps, or a dict of them and a mask or a bias",
+        "expected: x, or {'x': x, 'mask': mask, 'bias': bias}",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2), {"x": STEPS, "mask": jl.spec((2, 3, 3))}),
+        "SelfAttention: the mask must be bools, got float32",
+        "hint:     mask > 0; what is added to the scores is a 'bias'",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2), {"x": STEPS, "bias": jl.spec((2, 3, 3), bool)}),
+        "SelfAttention: the bias must be floating, got bool",
+        "hint:     True where a query attends to a key is a 'mask'",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2), {"x": STEPS, "mask": jl.spec((2, 3), bool)}),
+        "SelfAttention: the mask does not fit the steps",
+        "expected: (batch, [num_heads,] queries, keys), any of them 1: [2, 2, 3, 3]",
+        "got:      bool[2, 3]",
+        "hint:     mask[None] for all rows; padding is the mask of a Sequence",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2, rope=jl.Rope(fraction=0.75)), STEPS),
+        "SelfAttention: rope turns pairs of features, and its fraction of the 2 of a head is 1",
+        "hint:     another fraction=, or head_dim=...",
+    ),
+    (
+        lambda: _dropped(jl.SelfAttention(2, dropout_rate=0.5)),
+        "SelfAttention: needs a key to train and got none",
+        "hint:     apply(..., key=key)",
+    ),
+    (
+        lambda: _block_with_a_mask(jl.SelfAttention(2, causal=True, window=2)),
+        "SelfAttention: a mask or a bias is of a whole sequence, and this is a block of a stream",
+        "hint:     pattern=, a function of positions; padding is the mask of a Sequence",
+    ),
+    (
+        lambda: _start(jl.SelfAttention(2, causal=True, weights=True)),
+        "SelfAttention: cannot be streamed: its weights are those of a whole sequence",
     ),
     (
         lambda: _start(jl.serial(jl.SelfAttention(2, causal=True))),

@@ -1,6 +1,7 @@
 """Windows, caps, biases and positions of attention: a NumPy loop in float64, and derivatives."""
 
 import importlib
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax import test_util
 from oracles import attention_reference
 from tables.tiers import named
 
+import jlayers as jl
 from jlayers import core
 from jlayers.core.attention.blockwise import BlockSizes
 
@@ -35,6 +37,16 @@ CASES = {
     "window over fewer keys": ({"causal": True, "window": 3}, 17, 12, 1),
     "window of one step": ({"causal": True, "window": 1}, 12, 12, 2),
     "window wider than all": ({"causal": True, "window": 50}, 13, 13, 2),
+    "both sides": ({"window": (3, 1)}, 23, 23, 2),
+    "both sides, more keys": ({"window": (2, 4), "alibi": (0.1, 0.0, 1.0, 0.3)}, 13, 31, 4),
+    "both sides, fewer keys": ({"window": (2, 0)}, 17, 12, 1),
+    "pattern": ({"pattern": lambda q, k: q // 5 == k // 5, "causal": True}, 17, 17, 2),
+    "pattern beside some": (
+        {"pattern": lambda q, k: (q - k) % 3 == 1, "window": (9, 2)},
+        13,
+        14,
+        1,
+    ),
     "cap": ({"soft_cap": 0.7, "scale": 1.3}, 13, 8, 2),
     "cap, causal": ({"soft_cap": 0.7, "causal": True}, 23, 23, 1),
     "alibi": ({"alibi": True}, 13, 8, 2),
@@ -50,7 +62,11 @@ CASES = {
 def _loop(arrays, mask=None, bias=None, positions=None, **how):
     """What the arguments mean, for each row of the batch."""
     q, k, v = map(np.asarray, arrays)
-    causal, window, alibi = (how.pop(name, None) for name in ("causal", "window", "alibi"))
+    names = ("causal", "window", "alibi", "pattern")
+    causal, window, alibi, pattern = (how.pop(name, None) for name in names)
+    reach = window if isinstance(window, tuple) else ((window or 99) - 1, 99)
+    slopes = [attention_reference.slope(n, HEADS) for n in range(HEADS)]
+    slopes = slopes if alibi is True else alibi
     whole = (len(q), HEADS, q.shape[1], k.shape[1])
     bias = None if bias is None else np.broadcast_to(bias, whole)
     mask = None if mask is None else np.broadcast_to(mask, whole)
@@ -61,12 +77,13 @@ def _loop(arrays, mask=None, bias=None, positions=None, **how):
 
         def visible(t, s, b=b, of_q=of_q, of_k=of_k):
             later = causal and s > t + whole[3] - whole[2]
-            far = window and of_q[t] - of_k[s] >= window
-            return not later and not far and (mask is None or mask[b, 0, t, s])
+            near = -reach[1] <= of_q[t] - of_k[s] <= reach[0]
+            fits = pattern is None or pattern(of_q[t], of_k[s])
+            return not later and near and fits and (mask is None or mask[b, 0, t, s])
 
         def add(n, t, s, b=b, of_q=of_q, of_k=of_k):
-            fallen = attention_reference.slope(n, HEADS) * abs(int(of_q[t]) - int(of_k[s]))
-            return (bias[b, n, t, s] if bias is not None else 0.0) - (fallen if alibi else 0.0)
+            fallen = slopes[n] * abs(int(of_q[t]) - int(of_k[s])) if alibi else 0.0
+            return (bias[b, n, t, s] if bias is not None else 0.0) - fallen
 
         out.append(attention_reference.attention(q[b], k[b], v[b], visible, bias=add, **how))
     return np.stack(out)
@@ -103,6 +120,44 @@ def test_positions_of_rows_with_holes(method):
         mask=jnp.asarray(mask)[:, None, None],
         **how,
     )
+
+
+def test_a_pattern_of_positions_with_holes():
+    mask = np.random.default_rng(1).random((3, 19)) < 0.6
+    at = core.positions_from_mask(jnp.asarray(mask))
+    how = {"pattern": lambda q, k: abs(q - k) % 3 != 1, "window": (4, 2), "positions": (at, at)}
+    arrays = attention_reference.arrays(1, 3, 19, 19, HEADS, 2, 4)
+    for method in METHODS:
+        _agree(arrays, method, mask=jnp.asarray(mask)[:, None, None], **how)
+
+
+def test_weights_are_dropped_and_the_others_grow():
+    """Values are unit vectors, and so the output is the weights."""
+    q, k, _ = attention_reference.arrays(7, 2, 40, 40, HEADS, 2, 4)
+    v = jnp.broadcast_to(jnp.eye(40)[None, :, None], (2, 40, 2, 40))
+    key, how = jax.random.key(0), {"causal": True, "soft_cap": 2.0}
+    whole, weights = core.attention_with_weights(q, k, v, **how)
+    np.testing.assert_allclose(jnp.moveaxis(whole, 2, 1), weights, rtol=1e-12)
+    dropped, same = core.attention_with_weights(q, k, v, dropout_rate=0.25, key=key, **how)
+    np.testing.assert_array_equal(weights, same)
+    again = core.attention(q, k, v, dropout_rate=0.25, key=key, **how)
+    np.testing.assert_allclose(dropped, again, rtol=1e-12)
+    kept = np.asarray(jnp.moveaxis(dropped, 2, 1))[np.asarray(weights) > 0]
+    was = np.asarray(weights)[np.asarray(weights) > 0]
+    assert abs(np.mean(kept == 0) - 0.25) < 0.02
+    np.testing.assert_allclose(kept[kept > 0], was[kept > 0] / 0.75, rtol=1e-12)
+    no_key = core.attention(q, k, v, dropout_rate=0.25, **how)
+    np.testing.assert_allclose(no_key, whole, rtol=1e-12)
+
+
+def test_queries_of_a_cache_drop_weights_too():
+    q, k, _ = attention_reference.arrays(7, 2, 12, 12, HEADS, 2, 4)
+    v = jnp.broadcast_to(jnp.eye(12)[None, :, None], (2, 12, 2, 12))
+    cache = core.Cache(jnp.zeros((2, 2, 12, 4)), jnp.zeros((2, 2, 12, 12)), jnp.zeros(2, jnp.int32))
+    whole = core.attention(q, k, v, causal=True)
+    out, _ = core.cached_attention(q, k, v, cache, dropout_rate=0.5, key=jax.random.key(3))
+    np.testing.assert_allclose(out[out > 0], 2 * whole[out > 0], rtol=1e-12)
+    assert 0.3 < float(jnp.mean((out > 0) == (whole > 0))) < 0.9
 
 
 @pytest.mark.parametrize("shape", [(13, 8), (HEADS, 1, 8), (2, 1, 13, 1), (2, HEADS, 13, 8)])
@@ -202,10 +257,91 @@ def test_rope_rotates_pairs_of_halves():
     )
 
 
+FREQUENCIES = {
+    "linear": jl.LinearScaling(4.0),
+    "ntk": jl.NTKScaling(5.0),
+    "yarn": jl.YarnScaling(4.0, 64),
+    "yarn, not rounded": jl.YarnScaling(8.0, 512, fast=16.0, slow=2.0, truncate=False),
+    "llama 3": jl.Llama3Scaling(8.0, 256, 1.0, 4.0),
+}
+
+
+@pytest.mark.parametrize("case", FREQUENCIES)
+def test_frequencies_of_longer_sequences(case):
+    """Pair by pair, as the papers' code has them; the same numbers as in transformers 5.24."""
+    base, pairs, scaling = 1000.0, 12, FREQUENCIES[case]
+    wanted = []
+    for i in range(pairs):
+        plain = base ** (-i / pairs)
+        slow = plain / scaling.factor
+        turns = getattr(scaling, "original_steps", 0) * plain / (2 * np.pi)
+        if case == "ntk":
+            slow = (base * scaling.factor ** (pairs / (pairs - 1))) ** (-i / pairs)
+        share = 0.0
+        if case == "llama 3":
+            share = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+        elif "yarn" in case:
+            ends = [
+                pairs * np.log(scaling.original_steps / (2 * np.pi * n)) / np.log(base)
+                for n in (scaling.fast, scaling.slow)
+            ]
+            ends = [np.floor(ends[0]), np.ceil(ends[1])] if scaling.truncate else ends
+            first, last = max(ends[0], 0), min(ends[1], 2 * pairs - 1)
+            share = 1 - np.clip((i - first) / (last - first), 0, 1)
+        wanted.append(plain * share + slow * (1 - share))
+    rope = jl.Rope(base, scaling=scaling)
+    np.testing.assert_allclose(rope.frequencies(2 * pairs), wanted, rtol=1e-12)
+    x = np.random.default_rng(5).normal(size=(1, 7, 3, 2 * pairs))
+    turned = core.apply_rope(jnp.asarray(x), jnp.arange(7, dtype=jnp.int32), rope)
+    expected = attention_reference.rotated(x[0], frequencies=wanted)
+    grown = 0.1 * np.log(scaling.factor) + 1 if "yarn" in case else 1
+    np.testing.assert_allclose(turned[0], grown * expected, rtol=1e-9)
+
+
+def test_neighbours_and_a_part_of_a_head():
+    x = np.random.default_rng(5).normal(size=(1, 7, 3, 10))
+    rope = jl.Rope(100.0, interleaved=True, fraction=0.6)
+    turned = core.apply_rope(jnp.asarray(x), jnp.arange(7, dtype=jnp.int32), rope)
+    wanted = attention_reference.rotated(x[0], 100.0, interleaved=True, size=6)
+    np.testing.assert_allclose(turned[0], wanted, rtol=1e-12)
+
+
+def test_rows_of_distances_are_those_of_t5():
+    distances = np.arange(-300, 301)
+    for buckets, farthest, causal in itertools.product((32, 10, 8), (128, 50), (False, True)):
+        wanted = [attention_reference.t5_bucket(d, buckets, farthest, causal) for d in distances]
+        got = core.DistanceBuckets(buckets, farthest, causal).rows(
+            jnp.asarray(distances, jnp.int32)
+        )
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: jl.Rope(0), "base must be a number above 0, got 0"),
+        (lambda: jl.Rope(fraction=1.5), "fraction must be a number above 0 up to 1, got 1.5"),
+        (lambda: jl.Rope(interleaved=1), "interleaved must be True or False, got 1"),
+        (lambda: jl.Rope(scaling=2.0), "scaling must be a LinearScaling or the like, got 2.0"),
+        (lambda: jl.LinearScaling(0.5), "factor must be a number of at least 1, got 0.5"),
+        (lambda: jl.YarnScaling(2.0, 0), "original_steps must be a number of at least 1, got 0"),
+        (lambda: jl.Llama3Scaling(8.0, 64, 4.0, 1.0), "low must be above 0 and below high, got 4"),
+    ],
+)
+def test_what_a_rope_refuses(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
 def test_what_cannot_be_computed_is_refused():
     q, bias = jnp.ones((1, 4, 2, 8)), jnp.zeros((4, 4))
     with pytest.raises(ValueError, match="attention with a window has to be causal"):
         core.attention(q, q, q, window=2)
+    with pytest.raises(ValueError, match="causal attention has a window of one number"):
+        core.attention(q, q, q, window=(2, 0), causal=True)
+    for pattern in (lambda q, k: q - k, lambda q, k: True):
+        with pytest.raises(ValueError, match="the pattern must give bools of the shape"):
+            core.attention(q, q, q, pattern=pattern)
     with pytest.raises(ValueError, match="attention has no method 'blocks' for these arguments, b"):
         core.attention(q, q, q, bias=bias, method="blocks")
 
