@@ -36,13 +36,26 @@ from .pooling.sum_pool import SumPool
 from .position.position_embedding import PositionEmbedding
 from .position.sinusoidal_positions import SinusoidalPositions
 from .recurrent.cell import Cell
+from .recurrent.conv_gru import ConvGRU, ConvGRUCell
 from .recurrent.conv_lstm import ConvLSTM, ConvLSTMCell
+from .recurrent.gated_delta_net import GatedDeltaNet, GatedDeltaNetCell
 from .recurrent.gru import GRU, GRUCell
+from .recurrent.ind_rnn import IndRNN, IndRNNCell
+from .recurrent.linear_attention import LinearAttention, LinearAttentionCell
 from .recurrent.linear_recurrence import LinearRecurrence, LinearRecurrenceCell
 from .recurrent.lstm import LSTM, LSTMCell
+from .recurrent.mamba import Mamba, MambaCell
+from .recurrent.mgu import MGU, MGUCell
 from .recurrent.min_gru import MinGRU, MinGRUCell
+from .recurrent.min_lstm import MinLSTM, MinLSTMCell
+from .recurrent.mlstm import MLSTM, MLSTMCell
+from .recurrent.qrnn import QRNN, QRNNCell
 from .recurrent.rnn import RNN
+from .recurrent.s5 import S5, S5Cell
+from .recurrent.selective_ssm import SelectiveSSM, SelectiveSSMCell
 from .recurrent.simple_rnn import SimpleRNN, SimpleRNNCell
+from .recurrent.slstm import SLSTM, SLSTMCell
+from .recurrent.sru import SRU, SRUCell
 from .regularization.activity_penalty import ActivityPenalty
 from .regularization.alpha_dropout import AlphaDropout
 from .regularization.drop_block import DropBlock
@@ -75,8 +88,14 @@ from .signal.stft import STFT
 __all__ = [
     "GRU",
     "LSTM",
+    "MGU",
+    "MLSTM",
+    "QRNN",
     "RNN",
     "STFT",
+    "S5",
+    "SLSTM",
+    "SRU",
     "ActivityPenalty",
     "Affine",
     "AlphaDropout",
@@ -88,6 +107,8 @@ __all__ = [
     "Cell",
     "ChannelShuffle",
     "Conv",
+    "ConvGRU",
+    "ConvGRUCell",
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvTranspose",
@@ -108,26 +129,38 @@ __all__ = [
     "Flatten",
     "Frame",
     "GRUCell",
+    "GatedDeltaNet",
+    "GatedDeltaNetCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
     "IIRFilter",
+    "IndRNN",
+    "IndRNNCell",
     "InstanceNorm",
     "InverseSTFT",
     "LSTMCell",
     "LayerNorm",
+    "LinearAttention",
+    "LinearAttentionCell",
     "LinearRecurrence",
     "LinearRecurrenceCell",
     "LocalConv",
     "LocalResponseNorm",
     "Lookahead",
     "LpPool",
+    "MGUCell",
+    "MLSTMCell",
+    "Mamba",
+    "MambaCell",
     "MaxPool",
     "MelSpectrogram",
     "MinGRU",
     "MinGRUCell",
+    "MinLSTM",
+    "MinLSTMCell",
     "MinPool",
     "OverlapAdd",
     "PReLU",
@@ -135,11 +168,17 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "PositionEmbedding",
+    "QRNNCell",
     "RMSNorm",
     "Rearrange",
     "Resample",
     "Reshape",
     "Resize",
+    "S5Cell",
+    "SLSTMCell",
+    "SRUCell",
+    "SelectiveSSM",
+    "SelectiveSSMCell",
     "SelfAttention",
     "ShawPositions",
     "SimpleRNN",

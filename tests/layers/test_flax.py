@@ -319,6 +319,18 @@ def test_recurrent(name, reverse, sequences):
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    sample([{}, {"reset_gate": False}, {"activation": nn.relu, "recurrent_activation": nn.tanh}]),
+    ids=lambda options: ",".join(options) or "default",
+)
+def test_mgu(options):
+    names = {"activation": "activation_fn", "recurrent_activation": "gate_fn"}
+    theirs = {names.get(name, name): value for name, value in options.items()}
+    oracle = nn.RNN(nn.MGUCell(3, **theirs, **F64))
+    check(oracle, jl.MGU(3, **options), (2, 4, 5), convert.flax_mgu)
+
+
 @pytest.mark.parametrize("name", sample(["LSTM", "GRU", "SimpleRNN"]))
 def test_bidirectional(name):
     cell, layer, conversion = RECURRENT[name]

@@ -359,14 +359,51 @@ def test_gru_reset_before():
     check(oracle, jl.GRU(3, reset_after=False), (2, 5, 4), conversion)
 
 
-@pytest.mark.parametrize("rank", sample([1, 2], 1))
-@pytest.mark.parametrize("sequences", sample([True, False]), ids=["sequence", "last"])
-def test_conv_lstm(sequences, rank):
-    oracle = getattr(k, f"ConvLSTM{rank}D")
+CONV_LSTM = [
+    {"padding": "SAME"},
+    {"padding": "VALID", "strides": (2, 1, 2), "return_sequences": False},
+    {"padding": "SAME", "strides": (1, 2, 2), "bias": False},
+    {"padding": "VALID", "dilation": (1, 2, 1)},
+    {"padding": "SAME", "dilation": 2, "return_sequences": False},
+]
+
+
+@pytest.mark.parametrize("options", sample(CONV_LSTM, 1), ids=convert.label)
+@pytest.mark.parametrize("rank", sample([1, 2, 3], 1))
+def test_conv_lstm(rank, options):
+    options = {"return_sequences": True, **convert.cut(options, rank)}
+    oracle = getattr(k, f"ConvLSTM{rank}D")(2, (2, 3, 2)[:rank], **keras_options(options))
+    layer = jl.ConvLSTM(2, (2, 3, 2)[:rank], **options)
+    check(oracle, layer, (2, 3, *(6, 5, 4)[:rank], 2))
+
+
+ACTIVATIONS = [
+    ("relu", jax.nn.relu, "hard_sigmoid", jax.nn.hard_sigmoid),
+    ("tanh", jnp.tanh, "hard_sigmoid", jax.nn.hard_sigmoid),
+    ("elu", jax.nn.elu, "sigmoid", jax.nn.sigmoid),
+    ("softsign", jax.nn.soft_sign, "tanh", jnp.tanh),
+]
+
+
+@pytest.mark.parametrize("names", sample(ACTIVATIONS), ids=lambda row: f"{row[0]}, {row[2]}")
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "ConvLSTM"])
+def test_activations(name, names):
+    theirs, activation, gates, recurrent_activation = names
+    if name == "ConvLSTM":
+        oracle, layer, conversion = k.ConvLSTM1D, jl.ConvLSTM, convert.same
+    else:
+        oracle, layer, conversion = RECURRENT[name]
+    size = (3, 2) if name == "ConvLSTM" else (3,)
     check(
-        oracle(2, (2, 3)[:rank], padding="same", return_sequences=sequences),
-        jl.ConvLSTM(2, (2, 3)[:rank], return_sequences=sequences),
-        (2, 3, *(5, 4)[:rank], 2),
+        oracle(*size, activation=theirs, recurrent_activation=gates, return_sequences=True),
+        layer(
+            *size,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            **({"padding": "VALID"} if name == "ConvLSTM" else {}),
+        ),
+        (2, 4, 5) if name != "ConvLSTM" else (2, 4, 5, 2),
+        conversion,
     )
 
 

@@ -99,6 +99,149 @@ def min_gru_step(w, x, carry, o):
     return ((1 - sigmoid(z)) * carry[0] + sigmoid(z) * n,)
 
 
+def log_space(v):
+    """Of the papers of the minimal cells: above zero."""
+    return np.where(v >= 0, v + 0.5, sigmoid(v))
+
+
+def min_lstm_step(w, x, carry, o):
+    f, i, n = (x @ w["kernel"] + w["bias"]).reshape(3, -1)
+    n = log_space(n) if "activation" in o else n
+    f, i = sigmoid(f), sigmoid(i)
+    return (f / (f + i) * carry[0] + i / (f + i) * n,)
+
+
+def mgu_step(w, x, carry, o):
+    (xf, xn), (hf, hn) = (
+        v.reshape(2, -1) for v in (x @ w["kernel"] + w["bias"], carry[0] @ w["recurrent_kernel"])
+    )
+    f = sigmoid(xf + hf)
+    n = np.tanh(xn + f * (hn + w["recurrent_bias"]))
+    return ((1 - f) * n + f * carry[0],)
+
+
+def ind_rnn_step(w, x, carry, o):
+    return (np.maximum(x @ w["kernel"] + w["recurrent_scale"] * carry[0] + w["bias"], 0),)
+
+
+def sru_step(w, x, carry, o):
+    c = carry[1]
+    n, f, r, *s = (x @ w["kernel"]).reshape(-1, len(c))
+    (b_f, b_r), (v_f, v_r) = (
+        w.get(name, np.zeros(2 * len(c))).reshape(2, -1) for name in ("bias", "peephole")
+    )
+    f, r = sigmoid(f + v_f * c + b_f), sigmoid(r + v_r * c + b_r)
+    c = f * c + (1 - f) * n
+    return r * (np.tanh(c) if "activation" in o else c) + (1 - r) * (s[0] if s else x), c
+
+
+def qrnn_step(w, x, carry, o):
+    _, c, *before = carry
+    steps = np.concatenate([*before, x[None]])
+    gates = np.tensordot(steps, w["kernel"], 2) + w["bias"]
+    z, f, *more = gates.reshape(-1, len(c))
+    f = sigmoid(f)
+    i = sigmoid(more[1]) if len(more) > 1 else 1 - f
+    c = f * c + i * np.tanh(z)
+    return (sigmoid(more[0]) * c if more else c), c, *[steps[1:]] * len(before)
+
+
+def selective_step(w, x, carry, o):
+    size = w["log_decay"].shape[1]
+    r, b, c = np.split(x @ w["select_kernel"], [-2 * size, -size])
+    d = np.log1p(np.exp(r @ w["step_kernel"] + w["step_bias"]))
+    state = np.exp(-d[:, None] * np.exp(w["log_decay"])) * carry[1] + np.outer(d * x, b)
+    return state @ c + w["skip"] * x, state
+
+
+def silu(v):
+    return v * sigmoid(v)
+
+
+def mamba_step(w, x, carry, o):
+    _, state, before = carry
+    u, gate = (x @ w["in_kernel"] + w.get("in_bias", 0)).reshape(2, -1)
+    steps = np.concatenate([before, u[None]])
+    u = silu((steps * w["conv_kernel"][:, 0]).sum(0) + w["conv_bias"])
+    y, state = selective_step(w, u, (None, state), o)
+    return (y * silu(gate)) @ w["out_kernel"] + w.get("out_bias", 0), state, steps[1:]
+
+
+def s5_step(w, x, carry, o):
+    rate, step = -np.exp(w["log_decay"]) + 1j * w["frequency"], np.exp(w["log_step"])
+    write, read, state = (v[..., 0] + 1j * v[..., 1] for v in (w["write"], w["read"], carry[1]))
+    decay = np.exp(rate * step)
+    state = decay * state + (decay - 1) / rate * (write @ x)
+    y = 2 * (read @ state).real + w.get("skip", 0) * (x if "skip" in w else 0)
+    return y, np.stack([state.real, state.imag], -1)
+
+
+def linear_attention_step(w, x, carry, o):
+    """The sum of keys is the last column of the state."""
+    heads, size = carry[1].shape[0], carry[1].shape[2] - 1
+    q, k, v = (
+        (x @ w[f"{name}_kernel"] + w[f"{name}_bias"]).reshape(heads, size)
+        for name in ("query", "key", "value")
+    )
+    q, k = (np.where(part > 0, part + 1, np.exp(part)) for part in (q, k))
+    value = np.concatenate([v, np.ones((heads, 1))], 1)
+    state = carry[1] + k[:, :, None] * value[:, None]
+    read = np.einsum("hk,hkv->hv", q, state)
+    y = read[:, :-1] / (read[:, -1:] + 1e-6)
+    return y.ravel() @ w["out_kernel"] + w["out_bias"], state
+
+
+def mlstm_step(w, x, carry, o):
+    """As the paper has it before the stabiliser, which changes no output; m is not looked at."""
+    _, state, m = carry
+    heads, size = state.shape[:2]
+    q, k, v, out = (x @ w["kernel"] + w["bias"]).reshape(4, heads, size)
+    i, f = (x @ w["gate_kernel"] + w["gate_bias"]).reshape(2, heads)
+    value = np.concatenate([v, np.ones((heads, 1))], 1)
+    write = np.exp(i)[:, None, None] * k[:, :, None] * value[:, None] / np.sqrt(size)
+    state = sigmoid(f)[:, None, None] * state + write
+    read = np.einsum("hk,hkv->hv", q, state)
+    h = read[:, :-1] / np.maximum(abs(read[:, -1:]), 1)
+    return (sigmoid(out) * h).ravel(), state, m
+
+
+def slstm_step(w, x, carry, o):
+    """Before the stabiliser, likewise."""
+    h, c, n, m = carry
+    heads, size, _ = w["recurrent_kernel"].shape
+    recurrent = [
+        row @ u for row, u in zip(h.reshape(heads, size), w["recurrent_kernel"], strict=True)
+    ]
+    recurrent = np.reshape(recurrent, (heads, 4, size)).swapaxes(0, 1).ravel()
+    i, f, g, out = (x @ w["kernel"] + w["bias"] + recurrent).reshape(4, -1)
+    c = sigmoid(f) * c + np.exp(i) * np.tanh(g)
+    n = sigmoid(f) * n + np.exp(i)
+    return sigmoid(out) * c / n, c, n, m
+
+
+def delta_step(w, x, carry, o):
+    _, state, *before = carry
+    heads, size, values = state.shape
+    mixed = x @ w["kernel"]
+    if before:
+        steps = np.concatenate([before[0], mixed[None]])
+        mixed, before = silu((steps * w["conv_kernel"][:, 0]).sum(0)), [steps[1:]]
+    q, k, v = np.split(mixed, [heads * size, 2 * heads * size])
+    q, k = (part.reshape(heads, size) for part in (q, k))
+    q, k = (p / np.sqrt((p**2).sum(1, keepdims=True) + 1e-6) for p in (q, k))
+    beta = sigmoid(x @ w["write_kernel"])
+    rate = np.exp(w["log_decay"]) * np.log1p(np.exp(x @ w["decay_kernel"] + w["step_bias"]))
+    new = []
+    for head in range(heads):
+        # The paper's form: the old state loses what it has under the key.
+        erased = np.eye(size) - beta[head] * np.outer(k[head], k[head])
+        written = beta[head] * np.outer(k[head], v.reshape(heads, values)[head])
+        new.append(np.exp(-rate[head]) * erased @ state[head] + written)
+    y = np.einsum("hk,hkv->hv", q / np.sqrt(size), new)
+    y = y / np.sqrt((y**2).mean(1, keepdims=True) + 1e-6) * w["scale"]
+    return (y.ravel() * silu(x @ w["gate_kernel"])) @ w["out_kernel"], np.stack(new), *before
+
+
 def rg_lru_step(w, x, carry, o):
     u = x @ w["kernel"] + w["bias"] if o.get("project", True) else x
     r, i = sigmoid(u @ w["gate_kernel"] + w["gate_bias"]).reshape(2, -1)
@@ -169,6 +312,49 @@ CASES = {
     "min gru": (jl.MinGRU, min_gru_step, {"trainable_carry": True}),
     "linear recurrence": (jl.LinearRecurrence, rg_lru_step, {"trainable_carry": True}),
     "rg-lru": (jl.LinearRecurrence, rg_lru_step, {"project": False}),
+    "mgu": (jl.MGU, mgu_step, {"trainable_carry": True, "zoneout": 0.3}),
+    "min lstm": (jl.MinLSTM, min_lstm_step, {"trainable_carry": True}),
+    "min lstm, log space": (
+        jl.MinLSTM,
+        min_lstm_step,
+        {"activation": lambda v: jnp.where(v >= 0, v + 0.5, jax.nn.sigmoid(v))},
+    ),
+    "ind rnn": (jl.IndRNN, ind_rnn_step, {"trainable_carry": True, "zoneout": 0.2}),
+    "sru": (jl.SRU, sru_step, {"trainable_carry": True}),
+    "sru, linear": (
+        lambda n, **o: jl.SRU(n + 1, **o),
+        sru_step,
+        {"peephole": False, "activation": jnp.tanh, "trainable_carry": True},
+    ),
+    "qrnn, f": (jl.QRNN, qrnn_step, {"pooling": "f"}),
+    "qrnn": (jl.QRNN, qrnn_step, {"window": 3, "trainable_carry": True}),
+    "qrnn, ifo": (jl.QRNN, qrnn_step, {"window": 2, "pooling": "ifo"}),
+    "selective ssm": (lambda n, **o: jl.SelectiveSSM(n + 1, **o), selective_step, {}),
+    "mamba": (lambda n, **o: jl.Mamba(n - 1, **o), mamba_step, {"kernel_size": 3}),
+    "mamba, other sizes": (
+        lambda n, **o: jl.Mamba(n, **o),
+        mamba_step,
+        {"kernel_size": 2, "features": 5, "expand": 3, "step_rank": 2, "bias": True},
+    ),
+    "s5": (jl.S5, s5_step, {}),
+    "s5, no skip": (jl.S5, s5_step, {"features": 2, "skip": False}),
+    "linear attention": (
+        lambda n, **o: jl.LinearAttention(2, **o),
+        linear_attention_step,
+        {"head_dim": 4, "features": 5},
+    ),
+    "mlstm": (lambda n, **o: jl.MLSTM(6, 2, **o), mlstm_step, {}),
+    "slstm": (lambda n, **o: jl.SLSTM(6, 2, **o), slstm_step, {}),
+    "gated delta net": (
+        lambda n, **o: jl.GatedDeltaNet(2, **o),
+        delta_step,
+        {"head_dim": 3, "value_dim": 2, "kernel_size": 3},
+    ),
+    "gated delta net, no convolution": (
+        lambda n, **o: jl.GatedDeltaNet(3, **o),
+        delta_step,
+        {"kernel_size": None, "features": 2},
+    ),
     "conv lstm": (lambda n, **o: jl.ConvLSTM(n, (2, 3), **o), conv_lstm_step, {"zoneout": 0.2}),
 }
 MASK = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 0, 1, 1]], bool)
@@ -185,18 +371,44 @@ def made(name, **more):
     return layer, jax.tree.map(lambda p: p + 0.5 * rng.standard_normal(p.shape), params), x
 
 
+def first_carry(name, w, x, step, options):
+    """Of a row: zeros, or what is trained."""
+    shape = (*x.shape[2:-1], 4 if name == "sru, linear" else 3)
+    sizes = {"h": (*shape[:-1], options.get("projection", shape[-1]))}
+    if step in (lstm_step, conv_lstm_step, sru_step, qrnn_step):
+        sizes["c"] = shape
+    if step is qrnn_step and "window" in options:
+        sizes["context"] = (options["window"] - 1, x.shape[-1])
+    if step is mamba_step:
+        sizes = {"y": (options.get("features", x.shape[-1]),), "state": w["log_decay"].shape}
+        sizes["context"] = (options["kernel_size"] - 1, len(w["log_decay"]))
+    if step is selective_step:
+        sizes = {"y": x.shape[2:], "state": w["log_decay"].shape}
+    if step is s5_step:
+        sizes = {"y": w["read"].shape[:1], "state": (*w["log_step"].shape, 2)}
+    if step is linear_attention_step:
+        sizes = {"y": (5,), "state": (2, 4, 5)}
+    if step is mlstm_step:
+        sizes = {"h": (6,), "state": (2, 3, 4), "m": (2,)}
+    if step is slstm_step:
+        sizes = dict.fromkeys("hcnm", (6,))
+    if step is delta_step:
+        heads, values = len(w["log_decay"]), len(w["scale"])
+        keys = (w["kernel"].shape[1] // heads - values) // 2
+        sizes = {"y": w["out_kernel"].shape[1:], "state": (heads, keys, values)}
+        if "conv_kernel" in w:
+            sizes["context"] = (2, w["kernel"].shape[1])
+    return tuple(w.get(f"initial_{key}", np.zeros(size)) for key, size in sizes.items())
+
+
 def expected(name, params, x, mask, resets, reverse):
     """Outputs with zeros where there is no step, and what was the last one of each row."""
     _, step, options = CASES[name]
     w = jax.tree.map(np.asarray, params)
-    shape = (*x.shape[2:-1], 3)
-    sizes = {"h": (*shape[:-1], options.get("projection", 3))}
-    if step in (lstm_step, conv_lstm_step):
-        sizes["c"] = shape
-    first = tuple(w.get(f"initial_{key}", np.zeros(size)) for key, size in sizes.items())
+    first = first_carry(name, w, x, step, options)
     share = options.get("zoneout", 0)
-    y = np.zeros((*x.shape[:2], *sizes["h"]))
-    last = np.zeros((len(x), *sizes["h"]))
+    y = np.zeros((*x.shape[:2], *first[0].shape))
+    last = np.zeros((len(x), *first[0].shape))
     for b in range(len(x)):
         carry = first
         for t in range(x.shape[1])[:: -1 if reverse else 1]:

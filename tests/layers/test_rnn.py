@@ -21,6 +21,19 @@ SHORT_FORMS = {
     jl.MinGRU: jl.MinGRUCell,
     jl.LinearRecurrence: jl.LinearRecurrenceCell,
     jl.ConvLSTM: jl.ConvLSTMCell,
+    jl.ConvGRU: jl.ConvGRUCell,
+    jl.MGU: jl.MGUCell,
+    jl.MinLSTM: jl.MinLSTMCell,
+    jl.IndRNN: jl.IndRNNCell,
+    jl.SRU: jl.SRUCell,
+    jl.QRNN: jl.QRNNCell,
+    jl.SelectiveSSM: jl.SelectiveSSMCell,
+    jl.Mamba: jl.MambaCell,
+    jl.S5: jl.S5Cell,
+    jl.LinearAttention: jl.LinearAttentionCell,
+    jl.MLSTM: jl.MLSTMCell,
+    jl.SLSTM: jl.SLSTMCell,
+    jl.GatedDeltaNet: jl.GatedDeltaNetCell,
 }
 NORMAL = jax.nn.initializers.normal()
 # (short form, options of the cell, options of the loop)
@@ -40,11 +53,18 @@ GRID = [
     (jl.LinearRecurrence, {}, {"reverse": True}),
     (jl.LinearRecurrence, {"project": False}, {"return_sequences": False}),
     (jl.ConvLSTM, {"kernel_size": (2, 3)}, {"zoneout": 0.2}),
+    (jl.ConvGRU, {"kernel_size": 2, "padding": "VALID"}, {"reverse": True}),
+    (jl.MGU, {"reset_gate": False}, {"trainable_carry": True}),
+    (jl.MinLSTM, {"activation": jnp.tanh}, {}),
+    (jl.IndRNN, {"bias": False}, {"recurrent_dropout": 0.3}),
+    (jl.SRU, {"peephole": False}, {"reverse": True}),
+    (jl.QRNN, {"window": 3, "pooling": "ifo"}, {"trainable_carry": True}),
 ]
+IMAGES = (jl.ConvLSTM, jl.ConvGRU)
 
 
 def input_of(short_form):
-    shape = (2, 5, 4, 3, 2) if short_form is jl.ConvLSTM else STEPS.shape
+    shape = (2, 5, 4, 3, 2) if short_form in IMAGES else STEPS.shape
     return jax.random.normal(jax.random.key(1), shape)
 
 
@@ -112,7 +132,9 @@ def test_the_program_of_an_lstm_has_the_custom_rule():
 
 @pytest.mark.parametrize("short_form", SHORT_FORMS, ids=lambda f: f.__name__)
 def test_a_cell_is_a_layer_of_one_step(short_form):
-    options = {"kernel_size": 2} if short_form is jl.ConvLSTM else {}
+    options = {"kernel_size": 2} if short_form in IMAGES else {}
+    if short_form in (jl.LinearAttention, jl.GatedDeltaNet):
+        options = {"head_dim": 2}
     cell = SHORT_FORMS[short_form](3, **options)
     x = input_of(short_form)
     params, state = short_form(3, **options).init(jax.random.key(0), x)
@@ -240,7 +262,19 @@ def test_the_carry_of_a_cell_may_have_any_shape_and_dtype():
     assert after["count"].tolist() == [[4], [4]]
 
 
-@pytest.mark.parametrize("cell", [jl.MinGRUCell(3), jl.LinearRecurrenceCell(3)], ids=repr)
+LINEAR = [
+    jl.MinGRUCell(3),
+    jl.LinearRecurrenceCell(3),
+    jl.MinLSTMCell(3),
+    jl.SRUCell(3, peephole=False),
+    jl.QRNNCell(3, 2, pooling="ifo"),
+    jl.SelectiveSSMCell(2),
+    jl.MambaCell(2),
+    jl.S5Cell(3),
+]
+
+
+@pytest.mark.parametrize("cell", LINEAR, ids=repr)
 def test_linear_cells_step_by_step_and_all_at_once(cell):
     x = jax.random.normal(jax.random.key(0), STEPS.shape)
     params, _ = jl.RNN(cell).init(jax.random.key(0), x)
@@ -249,6 +283,67 @@ def test_linear_cells_step_by_step_and_all_at_once(cell):
         jl.RNN(cell, method=method).apply(params, {}, x)[0].fill() for method in (None, "store")
     )
     np.testing.assert_allclose(at_once, scanned, atol=1e-6)
+
+
+# Of more steps than a chunk has: (cell, steps), and their number is no multiple of a chunk's.
+CHUNKED = [
+    (jl.SelectiveSSMCell(2), 75),
+    (jl.LinearAttentionCell(1), 150),
+    (jl.MLSTMCell(4, 2), 150),
+    (jl.GatedDeltaNetCell(1, kernel_size=2), 150),
+]
+
+
+@pytest.mark.parametrize("case", sample(CHUNKED, 2, 3), ids=lambda case: repr(case[0]))
+def test_chunks_and_single_steps(case):
+    """Values and gradients, with rows that end early."""
+    cell, steps = case
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (3, steps, 3), jnp.float64)
+        params, _ = jl.RNN(cell).init(jax.random.key(0), x)
+        params = jax.tree.map(
+            lambda p: p + 0.3 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), params
+        )
+        mask = jnp.arange(steps)[None] < jnp.asarray([[steps], [70], [3]])
+
+        def outputs(params, x, method):
+            layer = jl.RNN(cell, method=method)
+            return layer.apply(params, {}, jl.Sequence(x, mask))[0].fill()
+
+        def loss(params, x, method):
+            y = outputs(params, x, method)
+            return jnp.vdot(y, jnp.cos(jnp.arange(y.size)).reshape(y.shape)), y
+
+        runs = [
+            jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)(params, x, method)
+            for method in (None, "store")
+        ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-9), *runs)
+
+
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_gates_of_xlstm_do_not_overflow(size):
+    """exp(i) would, in float32, of an i above 88; and vanish below -103."""
+    x = size * jax.random.normal(jax.random.key(0), (2, 6, 3))
+    for layer in (jl.MLSTM(4, gate_kernel_init=jax.nn.initializers.ones), jl.SLSTM(4)):
+        params, _ = layer.init(jax.random.key(1), x)
+
+        def loss(params, x, layer=layer):
+            return jnp.sum(layer.apply(params, {}, x)[0] ** 2)
+
+        value, slopes = jax.value_and_grad(loss, (0, 1))(params, x)
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((value, slopes)))
+
+
+def test_the_delta_rule_replaces_what_is_under_a_key():
+    """The same key in every step, where a solver by powers of the system would lose all digits."""
+    x = jnp.broadcast_to(jnp.asarray([1.0, -2.0, 0.5]), (1, 64, 3))
+    layer = jl.GatedDeltaNet(1, kernel_size=None)
+    params, _ = layer.init(jax.random.key(0), x)
+    params |= {"write_kernel": 9 * jnp.ones((3, 1)) * jnp.sign(x[0, :1].T)}
+    at_once, _ = layer.apply(params, {}, x)
+    cell = jl.RNN(jl.GatedDeltaNetCell(1, kernel_size=None), method="store")
+    np.testing.assert_allclose(at_once, cell.apply(params, {}, x)[0], atol=1e-5)
 
 
 def one_step(cell, carry):
@@ -363,6 +458,38 @@ ERRORS = [
             trainable_carry=True,
         ).init(jax.random.key(0), STEPS),
         "RNN: the cell has a parameter 'initial_h', and so has trainable_carry",
+    ),
+    (
+        lambda: jl.LSTMCell(3, activation="relu"),
+        "LSTMCell: activation must be a function of (x), got 'relu'",
+    ),
+    (
+        lambda: jl.out_spec(jl.S5(3, features=2), STEPS),
+        "S5: with skip the output has the 3 features of the input",
+        "got:      features=2",
+        "hint:     skip=False",
+    ),
+    (lambda: jl.MLSTM(5, 2), "MLSTM: 2 heads do not divide 5 features"),
+    (
+        lambda: jl.GatedDeltaNet(2, kernel_size=1),
+        "GatedDeltaNet: kernel_size must be at least 2, got 1",
+        "hint:     kernel_size=None",
+    ),
+    (
+        lambda: jl.out_spec(jl.LinearAttention(2), STEPS),
+        "LinearAttention: 2 heads do not divide 3 features",
+        "hint:     head_dim=...",
+    ),
+    (lambda: jl.QRNN(3, pooling="max"), "QRNN: pooling must be 'f', 'fo' or 'ifo', got 'max'"),
+    (
+        lambda: jl.out_spec(jl.MGU(3, recurrent_activation=jnp.sum), STEPS),
+        "MGU: recurrent_activation is not elementwise",
+        "expected: float32[2, 3]",
+        "got:      float32[]",
+    ),
+    (
+        lambda: jl.out_spec(jl.ConvGRU(3, 6, padding="VALID"), jl.spec((2, 3, 4, 2))),
+        "ConvGRU: the dilated kernel (6,) is larger than the input (4,)",
     ),
     (lambda: jl.RNN(jl.LSTM(4)), "hint:     LSTMCell(32); LSTM(32) is a layer by itself"),
     (lambda: jl.RNN(jl.LSTMCell), "hint:     call it: LSTMCell(32)"),

@@ -1,5 +1,7 @@
 """A PyTorch module and a layer with the same random weights: values and gradients agree."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -46,3 +48,20 @@ def reference(module, call, x):
 
 def channels_first(module, x):
     return module(x.movedim(-1, 1)).movedim(1, -1)
+
+
+def check_loop(loop, layer, x):
+    """``loop(params, x)``, written with PyTorch's operations, and ``layer`` agree on a shape ``x``.
+
+    Also in the gradients of all parameters, which have random values.
+    """
+    apply = jl.without_state(layer).apply
+    x = convert.draw_input(x, "float64")
+    weights = convert.draw(jl.without_state(layer).init(jax.random.key(0), jnp.asarray(x)))
+    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in weights.items()}
+    steps = torch.tensor(x, requires_grad=True)
+    y = loop(tensors, steps)
+    (y * torch.tensor(convert.projection(y.shape, "float64"))).sum().backward()
+    gradients = {name: leaf.grad.numpy() for name, leaf in tensors.items()}
+    wanted = {"y": y.detach().numpy(), "gradient": (gradients, steps.grad.numpy())}
+    convert.agree(wanted, convert.value_and_gradients(apply, weights, x))

@@ -187,6 +187,16 @@ def flax_gru(weights):
     }
 
 
+def flax_mgu(weights):
+    cell = weights["cell"]
+    recurrent_bias = {"recurrent_bias": cell["hn"]["bias"]} if "bias" in cell["hn"] else {}
+    return recurrent_bias | {
+        "kernel": _side_by_side(cell, "kernel", "if", "in"),
+        "recurrent_kernel": _side_by_side(cell, "kernel", "hf", "hn"),
+        "bias": _side_by_side(cell, "bias", "if", "in"),
+    }
+
+
 def flax_attention(weights):
     """Theirs have an axis of heads, the queries' last but one and the output's first."""
     ours = {}

@@ -131,6 +131,7 @@ LAYERS = {
 # What leads with (batch, space) has no time: a cell takes one step.
 NO_TIME = {
     "batch norm of rows and channels",
+    "convolutional gru cell",
     "convolutional lstm cell",
     "crop",
     "dense over two axes, two of features",

@@ -342,6 +342,20 @@ INSTANCES = {
     "gru, last step, reversed": Instance(
         jl.GRU(3, return_sequences=False, reverse=True, bias=False), STEPS, full=True
     ),
+    "lstm and gru with other activations": Instance(
+        jl.serial(
+            jl.LSTM(3, activation=jax.nn.softplus, recurrent_activation=jnp.tanh),
+            jl.GRU(2, activation=jnp.sin, recurrent_activation=jax.nn.soft_sign),
+        ),
+        STEPS,
+        full=True,
+    ),
+    "mgu": Instance(jl.MGU(3), STEPS),
+    "mgu, no reset gate, reversed": Instance(
+        jl.MGU(3, reset_gate=False, bias=False, reverse=True, trainable_carry=True),
+        EPISODES,
+        full=True,
+    ),
     "simple rnn": Instance(jl.SimpleRNN(3), STEPS),
     "simple rnn, last step, reversed": Instance(
         jl.SimpleRNN(3, return_sequences=False, reverse=True, activation=jax.nn.relu),
@@ -377,11 +391,72 @@ INSTANCES = {
         full=True,
     ),
     "min gru": Instance(jl.MinGRU(3, trainable_carry=True), EPISODES),
+    "min lstm": Instance(jl.MinLSTM(3, activation=jax.nn.softplus), EPISODES),
+    "ind rnn": Instance(jl.IndRNN(3, activation=jnp.tanh, recurrent_dropout=0.3), STEPS),
+    "sru": Instance(jl.SRU(3, peephole_init=jax.nn.initializers.normal()), STEPS),
+    "sru without peepholes": Instance(
+        jl.SRU(4, peephole=False, activation=jnp.tanh, trainable_carry=True, reverse=True),
+        EPISODES,
+        full=True,
+    ),
+    "qrnn": Instance(jl.QRNN(3, 3), STEPS),
+    "qrnn, input gate, resets": Instance(
+        jl.QRNN(3, 2, pooling="ifo", trainable_carry=True, return_sequences=False),
+        EPISODES,
+        full=True,
+    ),
+    "qrnn, forget gate alone, reversed": Instance(
+        jl.QRNN(3, pooling="f", bias=False, reverse=True), STEPS, full=True
+    ),
+    "selective ssm": Instance(jl.SelectiveSSM(3), STEPS),
+    "selective ssm, reversed, resets": Instance(
+        jl.SelectiveSSM(2, step_rank=3, reverse=True, return_sequences=False), EPISODES, full=True
+    ),
+    "mamba": Instance(jl.Mamba(3, kernel_size=3), STEPS),
+    "mamba, resets": Instance(
+        jl.Mamba(2, expand=3, kernel_size=1, features=3, bias=True, conv_bias=False),
+        EPISODES,
+        full=True,
+    ),
+    "s5": Instance(jl.S5(3), STEPS),
+    "s5, no skip, resets": Instance(
+        jl.S5(2, features=3, skip=False, reverse=True), EPISODES, full=True
+    ),
+    "linear attention": Instance(jl.LinearAttention(2), STEPS),
+    "linear attention, reversed, resets": Instance(
+        jl.LinearAttention(
+            2, head_dim=3, features=5, feature_map=jnp.exp, bias=False, reverse=True
+        ),
+        EPISODES,
+        full=True,
+    ),
+    "mlstm": Instance(jl.MLSTM(4, 2), STEPS),
+    "mlstm, last step, resets": Instance(
+        jl.MLSTM(3, bias=False, return_sequences=False), EPISODES, full=True
+    ),
+    "slstm": Instance(jl.SLSTM(4, 2, recurrent_dropout=0.3), STEPS),
+    "gated delta net": Instance(jl.GatedDeltaNet(2, kernel_size=2), STEPS),
+    "gated delta net, no convolution, resets": Instance(
+        jl.GatedDeltaNet(2, head_dim=3, value_dim=2, features=3, kernel_size=None, reverse=True),
+        EPISODES,
+        full=True,
+    ),
     "linear recurrence": Instance(jl.LinearRecurrence(3), STEPS),
     "linear recurrence, the unit alone": Instance(
         jl.LinearRecurrence(4, project=False, bias=False, return_sequences=False), STEPS, full=True
     ),
     "convolutional lstm": Instance(jl.ConvLSTM(2, 3), jl.spec((2, 3, 4, 2))),
+    "convolutional lstm, strided": Instance(
+        jl.ConvLSTM(2, (2, 1), strides=(2, 1), padding=((1, 0), (0, 1))),
+        jl.spec((2, 3, 4, 3, 2)),
+        full=True,
+    ),
+    "convolutional gru": Instance(jl.ConvGRU(2, 2, padding="VALID"), jl.spec((2, 3, 4, 2))),
+    "convolutional gru, reset before": Instance(
+        jl.ConvGRU(2, 2, dilation=2, reset_after=False, return_sequences=False, zoneout=0.2),
+        jl.spec((2, 3, 4, 2)),
+        full=True,
+    ),
     "rnn of a user's cell": Instance(
         jl.RNN(_mgu_cell(3), trainable_carry=True, zoneout=0.2, recurrent_dropout=0.3), EPISODES
     ),
@@ -391,13 +466,55 @@ INSTANCES = {
     "a user's cell": Instance(_mgu_cell(2), ONE_STEP),
     "lstm cell": Instance(jl.LSTMCell(2), ONE_STEP_OF_LSTM),
     "gru cell": Instance(jl.GRUCell(2), ONE_STEP),
+    "mgu cell": Instance(jl.MGUCell(2), ONE_STEP),
     "simple rnn cell": Instance(jl.SimpleRNNCell(2), ONE_STEP),
     # The carry of linear recurrences is float32 at least.
     "min gru cell": Instance(jl.MinGRUCell(2), ONE_STEP, same_dtype=False),
+    "min lstm cell": Instance(jl.MinLSTMCell(2), ONE_STEP, same_dtype=False),
+    "ind rnn cell": Instance(jl.IndRNNCell(2), ONE_STEP),
+    "sru cell": Instance(jl.SRUCell(2), ONE_STEP_OF_LSTM, same_dtype=False),
+    "qrnn cell": Instance(jl.QRNNCell(2), ONE_STEP_OF_LSTM, same_dtype=False),
+    "selective ssm cell": Instance(
+        jl.SelectiveSSMCell(2),
+        (VECTOR, {"y": VECTOR, "state": jl.spec((3, 4, 2))}),
+        same_dtype=False,
+    ),
+    "mamba cell": Instance(
+        jl.MambaCell(2, expand=1, kernel_size=2),
+        (VECTOR, {"y": VECTOR, "state": jl.spec((3, 4, 2)), "context": jl.spec((3, 1, 4))}),
+        same_dtype=False,
+    ),
+    "s5 cell": Instance(
+        jl.S5Cell(3), (VECTOR, {"y": VECTOR, "state": jl.spec((3, 3, 2))}), same_dtype=False
+    ),
+    "linear attention cell": Instance(
+        jl.LinearAttentionCell(2),
+        (VECTOR, {"y": VECTOR, "state": jl.spec((3, 2, 2, 3))}),
+        same_dtype=False,
+    ),
+    "mlstm cell": Instance(
+        jl.MLSTMCell(2),
+        (
+            VECTOR,
+            {"h": jl.spec((3, 2)), "state": jl.spec((3, 1, 2, 3)), "m": jl.spec((3, 1))},
+        ),
+        same_dtype=False,
+    ),
+    "slstm cell": Instance(
+        jl.SLSTMCell(2), (VECTOR, dict.fromkeys("hcnm", jl.spec((3, 2)))), same_dtype=False
+    ),
+    "gated delta net cell": Instance(
+        jl.GatedDeltaNetCell(2, kernel_size=None),
+        (VECTOR, {"y": VECTOR, "state": jl.spec((3, 2, 2, 2))}),
+        same_dtype=False,
+    ),
     "linear recurrence cell": Instance(jl.LinearRecurrenceCell(2), ONE_STEP, same_dtype=False),
     "convolutional lstm cell": Instance(
         jl.ConvLSTMCell(2, 3),
         (jl.spec((2, 4, 3)), {"h": jl.spec((2, 4, 2)), "c": jl.spec((2, 4, 2))}),
+    ),
+    "convolutional gru cell": Instance(
+        jl.ConvGRUCell(2, 3), (jl.spec((2, 4, 3)), {"h": jl.spec((2, 4, 2))})
     ),
     "a function": Instance(jl.lift(jnp.tanh), VECTOR),
     "a function of a sequence": Instance(jl.on_sequence(lambda x: 2 * x), STEPS),

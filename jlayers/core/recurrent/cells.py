@@ -1,13 +1,15 @@
-"""The cells of SimpleRNN, LSTM, GRU and ConvLSTM with all their options, for ``stepwise``.
+"""The cells of SimpleRNN, LSTM, GRU and MGU with all their options, for ``stepwise``.
 
 How to read this file: each function takes the parameters of one cell and returns its ``StepCell``.
 Functions that the cells share are at the end. An option whose parameter is None is off. ``clip``
-bounds the absolute value of the inputs of gates and candidates.
+bounds the absolute value of the inputs of gates and candidates. With ``convolutions`` for its
+products a cell is one over images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from ..conv.conv import conv
 from ..dense import add_bias, matrix_product
 from ..dtypes import at_least_float32
 from ..norm import normalize
+from ..windows import Padding
 from .chunking import Carry
 from .stepwise import StepCell
 
@@ -23,6 +26,17 @@ from .stepwise import StepCell
 _EPSILON = 1e-5
 # What GRU projects: that of the gates r and z, and that of the candidate.
 _Parts = tuple[jax.Array, jax.Array]
+_Function = Callable[[jax.Array], jax.Array]
+
+
+class Products(NamedTuple):
+    """``of_input(x, kernel)``, for (time, batch, ...), and ``of_state(h, kernel)``."""
+
+    of_input: Callable[[jax.Array, jax.Array], jax.Array]
+    of_state: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+_MATRIX = Products(matrix_product, matrix_product)
 
 
 def simple_rnn_cell(
@@ -31,7 +45,7 @@ def simple_rnn_cell(
     bias: jax.Array | None = None,
     scale: jax.Array | None = None,
     *,
-    activation: Callable[[jax.Array], jax.Array],
+    activation: _Function,
     clip: float | None = None,
 ) -> StepCell[jax.Array]:
     """``h' = activation(x W + h U + b)``; with a ``scale``, layer norm of ``x W + h U``."""
@@ -57,6 +71,9 @@ def lstm_cell(
     coupled: bool = False,
     clip: float | None = None,
     cell_clip: float | None = None,
+    activation: _Function = jnp.tanh,
+    recurrent_activation: _Function = jax.nn.sigmoid,
+    products: Products = _MATRIX,
 ) -> StepCell[jax.Array]:
     """The LSTM of ``jlayers.LSTM``; gates i, f, g, o, or i, g, o where they are coupled."""
     peepholes = None
@@ -65,24 +82,28 @@ def lstm_cell(
 
     def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
         _, c = carry
-        recurrent = _layer_norm(matrix_product(h_in, recurrent_kernel), recurrent_scale)
+        recurrent = _layer_norm(products.of_state(h_in, recurrent_kernel), recurrent_scale)
         gates = jnp.split(projected + recurrent, 3 if coupled else 4, axis=-1)
         i, *f, g, o = gates
         if peepholes is not None:
             i = i + _broadcast(peepholes[0], c) * c
             f = [gate + _broadcast(peepholes[1], c) * c for gate in f]
+        i = recurrent_activation(_clip(i, clip))
         # f is empty where the gates are coupled.
-        c = _new_cell(i, f[0] if f else None, g, c, clip)
+        forget = recurrent_activation(_clip(f[0], clip)) if f else 1 - i
+        c = forget * c + i * activation(_clip(g, clip))
         if cell_clip is not None:
             c = jnp.clip(c, -cell_clip, cell_clip)
         if peepholes is not None:
             o = o + _broadcast(peepholes[-1], c) * c
-        h = _sigmoid(o, clip) * jnp.tanh(_layer_norm(c, cell_scale, cell_bias))
+        seen = activation(_layer_norm(c, cell_scale, cell_bias))
+        h = recurrent_activation(_clip(o, clip)) * seen
         return (h if projection_kernel is None else matrix_product(h, projection_kernel)), c
 
-    return StepCell(
-        lambda x: _add_bias(_layer_norm(matrix_product(x, kernel), kernel_scale), bias), step
-    )
+    def project(x: jax.Array) -> jax.Array:
+        return _add_bias(_layer_norm(products.of_input(x, kernel), kernel_scale), bias)
+
+    return StepCell(project, step)
 
 
 def gru_cell(
@@ -95,10 +116,13 @@ def gru_cell(
     *,
     reset_after: bool = True,
     clip: float | None = None,
+    activation: _Function = jnp.tanh,
+    recurrent_activation: _Function = jax.nn.sigmoid,
+    products: Products = _MATRIX,
 ) -> StepCell[_Parts]:
     """The GRU of ``jlayers.GRU``; gates r, z, n."""
     # r and z share a product; the candidate has its own, since r may act on h before it.
-    split = 2 * recurrent_kernel.shape[0]
+    split = recurrent_kernel.shape[-1] // 3 * 2
 
     def parts(values: jax.Array | None) -> list[jax.Array] | tuple[None, None]:
         """The columns of the gates, and those of the candidate."""
@@ -108,65 +132,69 @@ def gru_cell(
     gate_scale, candidate_scale = parts(recurrent_scale)
 
     def project(x: jax.Array) -> _Parts:
-        products = jnp.split(matrix_product(x, kernel), [split], axis=-1)
+        both = jnp.split(products.of_input(x, kernel), [split], axis=-1)
         gates, candidate = (
             _add_bias(_layer_norm(y, scale), b)
-            for y, scale, b in zip(products, parts(kernel_scale), parts(bias), strict=True)
+            for y, scale, b in zip(both, parts(kernel_scale), parts(bias), strict=True)
         )
         return gates, candidate
 
     def step(projected: _Parts, h_in: jax.Array, carry: Carry) -> Carry:
         (h,) = carry
         gates, candidate = projected
-        gates = gates + _layer_norm(matrix_product(h_in, gate_kernel), gate_scale)
-        r, z = jnp.split(_sigmoid(gates, clip), 2, axis=-1)
-        product = matrix_product(h_in if reset_after else r * h_in, candidate_kernel)
+        gates = gates + _layer_norm(products.of_state(h_in, gate_kernel), gate_scale)
+        r, z = jnp.split(recurrent_activation(_clip(gates, clip)), 2, axis=-1)
+        product = products.of_state(h_in if reset_after else r * h_in, candidate_kernel)
         product = _add_bias(_layer_norm(product, candidate_scale), recurrent_bias)
-        n = jnp.tanh(_clip(candidate + (r * product if reset_after else product), clip))
+        n = activation(_clip(candidate + (r * product if reset_after else product), clip))
         return (n + z * (h - n),)
 
     return StepCell(project, step)
 
 
-def conv_lstm_cell(
-    kernel: jax.Array, recurrent_kernel: jax.Array, bias: jax.Array | None = None
+def mgu_cell(
+    kernel: jax.Array,
+    recurrent_kernel: jax.Array,
+    bias: jax.Array | None = None,
+    recurrent_bias: jax.Array | None = None,
+    *,
+    reset_gate: bool = True,
+    activation: _Function = jnp.tanh,
+    recurrent_activation: _Function = jax.nn.sigmoid,
 ) -> StepCell[jax.Array]:
-    """An LSTM whose products are convolutions, padding SAME (Shi et al., 2015); gates i, f, g, o.
-
-    Args:
-      kernel: (*kernel_size, in, 4 F). recurrent_kernel: (*kernel_size, F, 4 F). bias: (4 F,).
-    """
-    ones = (1,) * (kernel.ndim - 2)
-
-    def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return conv(x, kernel, strides=ones, padding="SAME", dilation=ones)
-
-    def project(x: jax.Array) -> jax.Array:
-        # Merged with the batch leading, so that a batch sharded over devices stays so.
-        x = jnp.swapaxes(x, 0, 1)
-        y = convolved(x.reshape(-1, *x.shape[2:]), kernel)
-        return _add_bias(jnp.swapaxes(y.reshape(*x.shape[:2], *y.shape[1:]), 0, 1), bias)
+    """The minimal gated unit of ``jlayers.MGU``; gates f, n."""
 
     def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
-        _, c = carry
-        i, f, g, o = jnp.split(projected + convolved(h_in, recurrent_kernel), 4, axis=-1)
-        c = _new_cell(i, f, g, c, None)
-        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+        (h,) = carry
+        recurrent = jnp.split(matrix_product(h_in, recurrent_kernel), 2, axis=-1)
+        of_input = jnp.split(projected, 2, axis=-1)
+        f = recurrent_activation(of_input[0] + recurrent[0])
+        candidate = _add_bias(recurrent[1], recurrent_bias)
+        n = activation(of_input[1] + (f * candidate if reset_gate else candidate))
+        return (n + f * (h - n),)
 
-    return StepCell(project, step)
-
-
-def _new_cell(
-    i: jax.Array, f: jax.Array | None, g: jax.Array, c: jax.Array, clip: float | None
-) -> jax.Array:
-    """``sigmoid(f) c + sigmoid(i) tanh(g)``; without ``f``, ``1 - sigmoid(i)`` in its place."""
-    i = _sigmoid(i, clip)
-    forget = 1 - i if f is None else _sigmoid(f, clip)
-    return forget * c + i * jnp.tanh(_clip(g, clip))
+    return StepCell(lambda x: _add_bias(matrix_product(x, kernel), bias), step)
 
 
-def _sigmoid(values: jax.Array, clip: float | None) -> jax.Array:
-    return jax.nn.sigmoid(_clip(values, clip))
+def convolutions(strides: Sequence[int], padding: Padding, dilation: Sequence[int]) -> Products:
+    """Convolutions with kernels (*kernel_size, in, out); that of the state keeps its size.
+
+    Args:
+      strides, padding, dilation: of the convolution of the input, as for ``core.conv``.
+    """
+    ones = (1,) * len(strides)
+
+    def of_input(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        # Merged with the batch leading, so that a batch sharded over devices stays so.
+        x = jnp.swapaxes(x, 0, 1)
+        merged = x.reshape(-1, *x.shape[2:])
+        y = conv(merged, kernel, strides=strides, padding=padding, dilation=dilation)
+        return jnp.swapaxes(y.reshape(*x.shape[:2], *y.shape[1:]), 0, 1)
+
+    def of_state(h: jax.Array, kernel: jax.Array) -> jax.Array:
+        return conv(h, kernel, strides=ones, padding="SAME", dilation=ones)
+
+    return Products(of_input, of_state)
 
 
 def _clip(values: jax.Array, clip: float | None) -> jax.Array:

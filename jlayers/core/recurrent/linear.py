@@ -5,6 +5,8 @@ As ``a`` and ``b`` depend on the input alone, a cell here is a projection to ``(
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +61,50 @@ def linear_recurrence(
     return outputs, outputs[:, last]
 
 
-def min_gru_cell(kernel: jax.Array, bias: jax.Array | None = None) -> StepCell[Coefficients]:
+def linear_recurrence_read(
+    coefficients: Coefficients,
+    read: Callable[[jax.Array], jax.Array],
+    carry: Carry,
+    options: ScanOptions,
+) -> tuple[jax.Array, Carry]:
+    """``c' = decay * c + update``, and of it the output ``y = read(c')``.
+
+    Args:
+      coefficients: (decay, update), (batch, time, H).
+      read: from (batch, time, H), for all steps at once.
+      carry: (y, c) before the first step, each (batch, H).
+      options: as for ``linear_recurrence``, with ``initial`` for y and c.
+
+    Returns:
+      (the outputs, (y, c) after the last step that was not skipped).
+    """
+    y, c = carry
+    states, last = linear_recurrence(
+        *coefficients, c, options._replace(initial=options.initial[1:])
+    )
+    outputs = read(states)
+    return outputs, (last_valid(outputs, y, options), last)
+
+
+def last_valid(outputs: jax.Array, before: jax.Array, options: ScanOptions) -> jax.Array:
+    """Of (batch, time, ...) the last step to run, or ``before`` in a row where there is none."""
+    mask = options.mask
+    if mask is None:
+        return (outputs[:, 0] if options.reverse else outputs[:, -1]).astype(before.dtype)
+    # argmax gives the first of equal ones.
+    steps = mask.shape[1]
+    place = jnp.argmax(mask, 1) if options.reverse else steps - 1 - jnp.argmax(mask[:, ::-1], 1)
+    at = place.reshape(-1, *(1,) * (outputs.ndim - 1))
+    found = jnp.take_along_axis(outputs, at, 1)[:, 0].astype(before.dtype)
+    return jnp.where(expand(jnp.any(mask, 1), before.shape), found, before)
+
+
+def min_gru_cell(
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    activation: Callable[[jax.Array], jax.Array] | None = None,
+) -> StepCell[Coefficients]:
     """``h' = (1 - z) h + z n`` with ``sigmoid^-1(z), n = split(x W + b, 2)``.
 
     In float32 at least: in bfloat16 ``1 - z`` would be 1 for all small z.
@@ -67,7 +112,29 @@ def min_gru_cell(kernel: jax.Array, bias: jax.Array | None = None) -> StepCell[C
 
     def project(x: jax.Array) -> Coefficients:
         z, n = jnp.split(_widen(affine(x, kernel, bias)), 2, axis=-1)
+        n = n if activation is None else activation(n)
         return jax.nn.sigmoid(-z), jax.nn.sigmoid(z) * n
+
+    return StepCell(project, _step)
+
+
+def min_lstm_cell(
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    activation: Callable[[jax.Array], jax.Array] | None = None,
+) -> StepCell[Coefficients]:
+    """``h' = (f h + i n) / (f + i)``, ``sigmoid^-1(f), sigmoid^-1(i), n = split(x W + b, 3)``.
+
+    In float32 at least, as ``min_gru_cell``.
+    """
+
+    def project(x: jax.Array) -> Coefficients:
+        f, i, n = jnp.split(_widen(affine(x, kernel, bias)), 3, axis=-1)
+        n = n if activation is None else activation(n)
+        # f / (f + i) is the sigmoid of log f - log i, also where both are near zero.
+        ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
+        return jax.nn.sigmoid(ratio), jax.nn.sigmoid(-ratio) * n
 
     return StepCell(project, _step)
 

@@ -116,23 +116,24 @@ class Cell(Layer):
     Raises:
       LayerError: where a step gives a carry of other names, shapes or dtypes.
 
-    The independently recurrent network (Li et al., 2018, arXiv:1803.04831):
+    A layer of leaky integrators (Jaeger et al., 2007):
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> @jl.factory
-    ... def IndRNNCell(features):
+    ... def LeakyCell(features, leak=0.1):
     ...     def parameters(x):
     ...         return {
     ...             "kernel": (jax.nn.initializers.glorot_uniform(), (x.shape[-1], features)),
-    ...             "recurrent_scale": (jax.nn.initializers.ones, (1, features)),
+    ...             "recurrent_kernel": (jax.nn.initializers.orthogonal(), (features, features)),
     ...         }
     ...     def step(params, x, h, carry):
-    ...         return {"h": jax.nn.relu(x + params["recurrent_scale"] * h)}
+    ...         new = jnp.tanh(x + h @ params["recurrent_kernel"])
+    ...         return {"h": (1 - leak) * carry["h"] + leak * new}
     ...     return jl.Cell(parameters, {"h": features}, step,
     ...                    project=lambda params, x: x @ params["kernel"])
-    >>> jl.RNN(IndRNNCell(16), reverse=True)
-    RNN(IndRNNCell(16), reverse=True)
-    >>> jl.out_spec(jl.RNN(IndRNNCell(16)), jl.spec((4, 10, 8))).shape
+    >>> jl.RNN(LeakyCell(16), reverse=True)
+    RNN(LeakyCell(16), reverse=True)
+    >>> jl.out_spec(jl.RNN(LeakyCell(16)), jl.spec((4, 10, 8))).shape
     (4, 10, 16)
     """
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
-from ...base import arguments
-from ...base.arguments import Fraction, Positive, Sizes
+from ...base.arguments import Fraction, Padding, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, Spec
-from ...core.recurrent.cells import conv_lstm_cell
+from ...core.recurrent.cells import lstm_cell
+from .activations import Activation, check_elementwise, check_functions
 from .cell import CarrySpecs, Cell, CellDefinition, Parameters
+from .images import Convolution
 from .lstm import forget_one
 from .rnn import short_form
 
@@ -22,7 +25,12 @@ def ConvLSTMCell(
     features: Positive,
     kernel_size: Sizes,
     *,
+    strides: Sizes = 1,
+    padding: Padding = "SAME",
+    dilation: Sizes = 1,
     bias: bool = True,
+    activation: Activation = jnp.tanh,
+    recurrent_activation: Activation = jax.nn.sigmoid,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = forget_one,
@@ -34,35 +42,41 @@ def ConvLSTMCell(
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(c')
 
-    (Shi et al., 2015, arXiv:1506.04214; without peepholes, as in Keras). The padding is ``"SAME"``.
+    (Shi et al., 2015, arXiv:1506.04214; without peepholes, as in Keras).
 
     Args:
       features: channels F of the output.
-      kernel_size: an int for all spatial axes, or one for each.
+      kernel_size: an int for all spatial axes, or one for each; of both convolutions.
+      strides, padding, dilation: of the convolution of x, as for ``Conv``. That of h has none of
+        the first and the last, and the padding ``"SAME"``.
       bias: whether to add one.
+      activation: elementwise, instead of both tanh.
+      recurrent_activation: elementwise, instead of the sigmoids.
       kernel_init, recurrent_init, bias_init: as in ``jax.nn.initializers``.
 
     Shapes:
-      x: (batch, *spatial, in), floating, and the carry {"h", "c"}, each (batch, *spatial, F).
+      x: (batch, *spatial, in), floating, and the carry {"h", "c"}, each (batch, *spatial', F).
       y: (h', {"h": h', "c": c'}), of the dtype of ``x``.
       params: kernel (*kernel_size, in, 4 F), recurrent_kernel (*kernel_size, F, 4 F), bias (4 F,).
 
-    >>> import jlayers as jl
-    >>> jl.out_spec(jl.RNN(jl.ConvLSTMCell(8, 3)), jl.spec((4, 10, 16, 16, 3))).shape
-    (4, 10, 16, 16, 8)
-    """
+    Raises:
+      LayerError: for a kernel larger than the padded input, an activation that is not elementwise.
 
-    def check(x: Any, leading: str) -> None:
-        axes, before = f"({leading}, *spatial, channels)", leading.count(",") + 1
-        # A tuple fixes how many axes an image has; an int fits any number.
-        rank = before + len(kernel_size) + 1 if isinstance(kernel_size, tuple) else None
-        hint = "x[..., None] for images without a channel axis; LSTM for vectors"
-        arguments.one_array(x, axes, rank=rank, least_rank=before + 2, lower=hint)
-        arguments.floating(x)
-        arguments.not_empty(x, axes)
+    >>> import jlayers as jl
+    >>> layer = jl.RNN(jl.ConvLSTMCell(8, 3, strides=2))
+    >>> jl.out_spec(layer, jl.spec((4, 10, 16, 16, 3))).shape
+    (4, 10, 8, 8, 8)
+    """
+    image = Convolution(kernel_size, strides, padding, dilation)
+    activations: dict[str, Any] = {
+        "activation": activation,
+        "recurrent_activation": recurrent_activation,
+    }
+    check_functions(**activations)
 
     def parameters(x: Spec) -> Parameters:
-        size = arguments.spread("kernel_size", kernel_size, len(x.shape) - 2)
+        check_elementwise(image.output(x, features), **activations)
+        size = image.kernel_sizes(x)
         return {
             "kernel": (kernel_init, (*size, x.shape[-1], 4 * features)),
             "recurrent_kernel": (recurrent_init, (*size, features, 4 * features)),
@@ -70,16 +84,19 @@ def ConvLSTMCell(
         }
 
     def carry(x: Spec) -> CarrySpecs:
-        # Padding SAME and no strides, so that h has the size of x and meets it in a sum.
-        return dict.fromkeys(("h", "c"), Spec((*x.shape[:-1], features), x.dtype))
+        return dict.fromkeys(("h", "c"), image.output(x, features))
 
     return Cell.of(
         CellDefinition(
             name="conv_lstm",
             parameters=parameters,
             carry=carry,
-            bind=lambda params, _: conv_lstm_cell(**params),
-            check=check,
+            bind=lambda params, _: lstm_cell(
+                **params,
+                **activations,
+                products=image.products(params["kernel"].ndim - 2),
+            ),
+            check=image.check("x[..., None] for images without a channel axis; LSTM for vectors"),
         )
     )
 
@@ -89,9 +106,14 @@ def ConvLSTM(
     features: Positive,
     kernel_size: Sizes,
     *,
+    strides: Sizes = 1,
+    padding: Padding = "SAME",
+    dilation: Sizes = 1,
     return_sequences: bool = True,
     reverse: bool = False,
     bias: bool = True,
+    activation: Activation = jnp.tanh,
+    recurrent_activation: Activation = jax.nn.sigmoid,
     zoneout: Fraction = 0.0,
     recurrent_dropout: Fraction = 0.0,
     kernel_init: Initializer = initializers.glorot_uniform(),
@@ -103,7 +125,7 @@ def ConvLSTM(
 
     Shapes:
       x: (batch, time, *spatial, in), floating, or ``(x, resets)``.
-      y: (batch, time, *spatial, F), or (batch, *spatial, F) without ``return_sequences``; of the
+      y: (batch, time, *spatial', F), or (batch, *spatial', F) without ``return_sequences``; of the
       dtype of ``x``.
 
     >>> import jlayers as jl

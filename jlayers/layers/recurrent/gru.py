@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from ...base.arguments import AboveZero, Fraction, Positive
@@ -10,6 +14,7 @@ from ...base.layer import Layer
 from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import gru_cell
 from ...core.recurrent.fused import gru
+from .activations import Activation, check_elementwise, check_functions
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
 from .rnn import short_form
 
@@ -19,6 +24,8 @@ def GRUCell(
     features: Positive,
     *,
     bias: bool = True,
+    activation: Activation = jnp.tanh,
+    recurrent_activation: Activation = jax.nn.sigmoid,
     reset_after: bool = True,
     layer_norm: bool = False,
     clip: AboveZero | None = None,
@@ -43,6 +50,8 @@ def GRUCell(
     Args:
       features: size H of the hidden state.
       bias: whether to add biases.
+      activation: elementwise, instead of tanh.
+      recurrent_activation: elementwise, instead of the sigmoids of the gates r and z.
       reset_after: False for the reset gate before the product, as in the paper:
         ``n = tanh(xn + (r * h) @ Un)``, with Un the last third of the recurrent kernel. It has
         no recurrent_bias. Keras has the same argument, ONNX calls it ``linear_before_reset``.
@@ -58,14 +67,24 @@ def GRUCell(
       params: kernel (in, 3 H), recurrent_kernel (H, 3 H), bias (3 H,), recurrent_bias (H,); by
       option kernel_scale (3 H,), recurrent_scale (3 H,).
 
+    Raises:
+      LayerError: for an activation that is not elementwise.
+
     >>> import jlayers as jl
     >>> jl.out_spec(jl.RNN(jl.GRUCell(32, reset_after=False)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
     # The fused algorithm is cuDNN's form of the cell, reset after the product.
-    plain = reset_after and not layer_norm and clip is None
+    usual = activation is jnp.tanh and recurrent_activation is jax.nn.sigmoid
+    plain = usual and reset_after and not layer_norm and clip is None
+    activations: dict[str, Any] = {
+        "activation": activation,
+        "recurrent_activation": recurrent_activation,
+    }
+    check_functions(**activations)
 
     def parameters(x: Spec) -> Parameters:
+        check_elementwise(Spec((x.shape[0], features), x.dtype), **activations)
         # Ones: at init the normalised products are as they are.
         scale = (initializers.ones, (3 * features,)) if layer_norm else None
         return {
@@ -84,7 +103,9 @@ def GRUCell(
             name="gru",
             parameters=parameters,
             carry=rows({"h": features}),
-            bind=lambda params, _: gru_cell(**params, reset_after=reset_after, clip=clip),
+            bind=lambda params, _: gru_cell(
+                **params, reset_after=reset_after, clip=clip, **activations
+            ),
             scan=fused_scan(gru) if plain else None,
         )
     )
@@ -97,6 +118,8 @@ def GRU(
     return_sequences: bool = True,
     reverse: bool = False,
     bias: bool = True,
+    activation: Activation = jnp.tanh,
+    recurrent_activation: Activation = jax.nn.sigmoid,
     reset_after: bool = True,
     trainable_carry: bool = False,
     layer_norm: bool = False,

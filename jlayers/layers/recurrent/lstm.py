@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
@@ -13,6 +15,7 @@ from ...base.layer import Layer
 from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import lstm_cell
 from ...core.recurrent.fused import lstm
+from .activations import Activation, check_elementwise, check_functions
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
 from .rnn import short_form
 
@@ -30,6 +33,8 @@ def LSTMCell(
     features: Positive,
     *,
     bias: bool = True,
+    activation: Activation = jnp.tanh,
+    recurrent_activation: Activation = jax.nn.sigmoid,
     peephole: bool = False,
     coupled: bool = False,
     projection: Positive | None = None,
@@ -53,6 +58,8 @@ def LSTMCell(
     Args:
       features: size H of the cell, and of the hidden state where there is no projection.
       bias: whether to add one.
+      activation: elementwise, instead of both tanh.
+      recurrent_activation: elementwise, instead of the sigmoids of the gates i, f and o.
       peephole: ``i + p_i * c``, ``f + p_f * c`` and ``o + p_o * c'`` instead of i, f and o,
         with ``p_i, p_f, p_o = split(peephole, 3)`` (Gers & Schmidhuber, 2000).
       coupled: ``1 - sigmoid(i)`` instead of ``sigmoid(f)`` (ONNX's ``input_forget``). The
@@ -75,6 +82,9 @@ def LSTMCell(
       projection_kernel (H, P), kernel_scale (4 H,), recurrent_scale (4 H,), cell_scale (H,),
       cell_bias (H,).
 
+    Raises:
+      LayerError: for an activation that is not elementwise.
+
     >>> import jlayers as jl
     >>> jl.out_spec(jl.RNN(jl.LSTMCell(32, peephole=True)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
@@ -85,9 +95,16 @@ def LSTMCell(
         # There is no forget gate whose bias could be 1.
         bias_init = initializers.zeros
     # The fused algorithm has a gradient written by hand for the plain cell alone.
-    plain = not (peephole or coupled or layer_norm or projection or clip or cell_clip)
+    usual = activation is jnp.tanh and recurrent_activation is jax.nn.sigmoid
+    plain = usual and not (peephole or coupled or layer_norm or projection or clip or cell_clip)
+    activations: dict[str, Any] = {
+        "activation": activation,
+        "recurrent_activation": recurrent_activation,
+    }
+    check_functions(**activations)
 
     def parameters(x: Spec) -> Parameters:
+        check_elementwise(Spec((x.shape[0], features), x.dtype), **activations)
         ones, zeros = initializers.ones, initializers.zeros
         found: Parameters = {
             "kernel": (kernel_init, (x.shape[-1], width)),
@@ -109,7 +126,7 @@ def LSTMCell(
             parameters=parameters,
             carry=rows({"h": hidden, "c": features}),
             bind=lambda params, _: lstm_cell(
-                **params, coupled=coupled, clip=clip, cell_clip=cell_clip
+                **params, coupled=coupled, clip=clip, cell_clip=cell_clip, **activations
             ),
             scan=fused_scan(lstm) if plain else None,
         )
@@ -123,6 +140,8 @@ def LSTM(
     return_sequences: bool = True,
     reverse: bool = False,
     bias: bool = True,
+    activation: Activation = jnp.tanh,
+    recurrent_activation: Activation = jax.nn.sigmoid,
     trainable_carry: bool = False,
     peephole: bool = False,
     coupled: bool = False,

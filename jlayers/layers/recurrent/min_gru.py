@@ -10,6 +10,7 @@ from ...base.layer import Layer
 from ...base.types import Initializer, Params, Spec
 from ...core.recurrent.linear import Coefficients, min_gru_cell
 from ...core.recurrent.stepwise import StepCell
+from .activations import Activation, check_functions
 from .cell import Cell, CellDefinition, Parameters, associative_scan, rows
 from .rnn import short_form
 
@@ -19,6 +20,7 @@ def MinGRUCell(
     features: Positive,
     *,
     bias: bool = True,
+    activation: Activation | None = None,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
@@ -34,6 +36,8 @@ def MinGRUCell(
     Args:
       features: size H of the hidden state.
       bias: whether to add one.
+      activation: of n; the paper's log-space form has
+        ``lambda v: jnp.where(v >= 0, v + 0.5, jax.nn.sigmoid(v))``.
       kernel_init, bias_init: as in ``jax.nn.initializers``.
 
     Shapes:
@@ -45,6 +49,8 @@ def MinGRUCell(
     >>> jl.out_spec(jl.RNN(jl.MinGRUCell(32)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
+    if activation is not None:
+        check_functions(activation=activation)
 
     def parameters(x: Spec) -> Parameters:
         return {
@@ -53,7 +59,7 @@ def MinGRUCell(
         }
 
     def bind(params: Params, names: tuple[str, ...]) -> StepCell[Coefficients]:
-        return min_gru_cell(**params)
+        return min_gru_cell(**params, activation=activation)
 
     return Cell.of(
         CellDefinition(
@@ -76,6 +82,7 @@ def MinGRU(
     return_sequences: bool = True,
     reverse: bool = False,
     bias: bool = True,
+    activation: Activation | None = None,
     trainable_carry: bool = False,
     kernel_init: Initializer = initializers.glorot_uniform(),
     bias_init: Initializer = initializers.zeros,

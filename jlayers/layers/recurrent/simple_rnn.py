@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from ...base import arguments
 from ...base.arguments import AboveZero, Fraction, Positive
-from ...base.errors import LayerError, calling_user_code
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.specs import format_spec, specs_of
 from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import simple_rnn_cell
 from ...core.recurrent.fused import simple_rnn
+from .activations import Activation, check_elementwise, check_functions
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
 from .rnn import short_form
 
@@ -26,7 +21,7 @@ def SimpleRNNCell(
     features: Positive,
     *,
     bias: bool = True,
-    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    activation: Activation = jnp.tanh,
     layer_norm: bool = False,
     clip: AboveZero | None = None,
     kernel_init: Initializer = initializers.glorot_uniform(),
@@ -58,22 +53,12 @@ def SimpleRNNCell(
     >>> jl.out_spec(layer, jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
-    # No annotation checks it: an activation is any function of one array.
-    arguments.function("activation", activation, "x")
+    check_functions(activation=activation)
     # Other steps have no gradient written by hand: they run in a plain scan.
     plain = not layer_norm and clip is None
 
-    def check_elementwise(h: Spec) -> None:
-        with calling_user_code("activation"):
-            # By shape, which is all that can be seen without values.
-            y = jax.eval_shape(activation, h)
-        if specs_of(y) != h:
-            raise LayerError(
-                "activation is not elementwise", expected=format_spec(h), got=format_spec(y)
-            )
-
     def parameters(x: Spec) -> Parameters:
-        check_elementwise(Spec((x.shape[0], features), x.dtype))
+        check_elementwise(Spec((x.shape[0], features), x.dtype), activation=activation)
         return {
             "kernel": (kernel_init, (x.shape[-1], features)),
             "recurrent_kernel": (recurrent_init, (features, features)),
@@ -99,7 +84,7 @@ def SimpleRNN(
     return_sequences: bool = True,
     reverse: bool = False,
     bias: bool = True,
-    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    activation: Activation = jnp.tanh,
     trainable_carry: bool = False,
     layer_norm: bool = False,
     clip: AboveZero | None = None,

@@ -1,0 +1,98 @@
+"""MinLSTM: an LSTM whose gates depend on the input alone."""
+
+from __future__ import annotations
+
+from jax.nn import initializers
+
+from ...base.arguments import Positive
+from ...base.factory import factory
+from ...base.layer import Layer
+from ...base.types import Initializer, Params, Spec
+from ...core.recurrent.linear import Coefficients, min_lstm_cell
+from ...core.recurrent.stepwise import StepCell
+from .activations import Activation, check_functions
+from .cell import Cell, CellDefinition, Parameters, associative_scan, rows
+from .rnn import short_form
+
+
+@factory
+def MinLSTMCell(
+    features: Positive,
+    *,
+    bias: bool = True,
+    activation: Activation | None = None,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """A step of the minimal LSTM of Feng et al., 2024 (arXiv:2410.01201), for ``RNN``.
+
+    With ``f, i, n = split(x @ kernel + bias, 3)``::
+
+        h' = (sigmoid(f) * h + sigmoid(i) * n) / (sigmoid(f) + sigmoid(i))
+
+    As the gates do not depend on h, ``RNN`` computes all steps at once, in log2(time) rounds
+    (``jax.lax.associative_scan``).
+
+    Args:
+      features: size H of the hidden state.
+      bias: whether to add one.
+      activation: of n; the paper's log-space form has
+        ``lambda v: jnp.where(v >= 0, v + 0.5, jax.nn.sigmoid(v))``.
+      kernel_init, bias_init: as in ``jax.nn.initializers``.
+
+    Shapes:
+      x: (batch, in), floating, and the carry {"h": (batch, H)}, which is float32 at least.
+      y: (h' in the dtype of ``x``, {"h": h'}).
+      params: kernel (in, 3 H), bias (3 H,).
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.RNN(jl.MinLSTMCell(32)), jl.spec((4, 10, 8))).shape
+    (4, 10, 32)
+    """
+    if activation is not None:
+        check_functions(activation=activation)
+
+    def parameters(x: Spec) -> Parameters:
+        return {
+            "kernel": (kernel_init, (x.shape[-1], 3 * features)),
+            "bias": (bias_init, (3 * features,)) if bias else None,
+        }
+
+    def bind(params: Params, names: tuple[str, ...]) -> StepCell[Coefficients]:
+        return min_lstm_cell(**params, activation=activation)
+
+    return Cell.of(
+        CellDefinition(
+            name="min_lstm",
+            parameters=parameters,
+            carry=rows({"h": features}, wide=True),
+            bind=bind,
+            scan=associative_scan(bind),
+            has_product=False,
+        )
+    )
+
+
+@factory
+def MinLSTM(
+    features: Positive,
+    *,
+    return_sequences: bool = True,
+    reverse: bool = False,
+    bias: bool = True,
+    activation: Activation | None = None,
+    trainable_carry: bool = False,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """The minimal LSTM over a sequence: ``RNN(MinLSTMCell(features))``, see both.
+
+    Shapes:
+      x: (batch, time, in), floating, or ``(x, resets)``.
+      y: (batch, time, H), or (batch, H) without ``return_sequences``; of the dtype of ``x``.
+
+    >>> import jlayers as jl
+    >>> jl.out_spec(jl.MinLSTM(32), jl.spec((4, 10, 8))).shape
+    (4, 10, 32)
+    """
+    return short_form(MinLSTMCell, locals())
