@@ -71,6 +71,8 @@ _NAMES = {
             "SpatialDropout1D SpatialDropout2D SpatialDropout3D Dropout1d Dropout2d Dropout3d"
         ),
         "jl.AlphaDropout(rate, whole_channels=True)": "FeatureAlphaDropout",
+        "jl.drop_connect(layer, rate)": "DropConnect WeightDrop WeightDropout",
+        "jax.lax.stop_gradient, a layer as any function of one array": "StopGradient",
         "jl.StochasticDepth(rate)": "DropPath",
         "jl.ActivityPenalty(l1=..., l2=...)": "ActivityRegularization",
         "jl.SimpleRNN(features)": "VanillaRNN",
@@ -222,7 +224,6 @@ _SAME_ARGUMENT = {
     "window": "sliding_window_size",
     "rope": "rotary",
     "rate": "p drop_rate drop_prob dropout_rate",
-    "shared_over_time": "same_over_time",
     "num_embeddings": "vocab_size vocabulary vocabulary_size input_dim",
     "reverse": "go_backwards",
     "layer_norm": "use_layer_norm",
@@ -331,9 +332,6 @@ _ARGUMENTS = {
     "jl.core.attention computes the output alone; use jax.nn.softmax": "return_attention_scores",
     "train=True is passed to apply, and returns the new statistics": "track_running_stats",
     "jl.training.train_step(..., frozen='encoder/**')": "trainable",
-    "shared_over_time=True, jl.SpatialDropout(rate), or jl.compose with f.key()": (
-        "broadcast_dims noise_shape"
-    ),
     "leave it out: arrays do not change": "inplace",
     "data: a source of batches (x, *targets)": "x y",
     "data=jl.training.Batches((x, y), batch_size)": "batch_size",
@@ -359,7 +357,13 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
     "LayerNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "RMSNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "GroupNorm": {"num_groups": "groups=..."},
-    "Dropout": {"p": "rate=..., the probability of dropping"},
+    "Dropout": {
+        "p": "rate=..., the probability of dropping",
+        "same_over_time": "shared_axes=1",
+        "shared_over_time": "shared_axes=1",
+        "broadcast_dims": "shared_axes=...",
+        "noise_shape": "shared_axes=..., the axes of size 1",
+    },
     "LSTM": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},
     "GRU": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},
     "train_step": {"trainable": "frozen=..., the patterns of what is not trained"},
