@@ -24,6 +24,7 @@ from .base.sequence_mode import SequenceMode
 from .base.specs import spec
 from .base.step_pair import StepPair
 from .combinators.compose import compose
+from .combinators.drop_connect import drop_connect
 from .combinators.merge import (
     add,
     average,
@@ -304,6 +305,7 @@ __all__ = [
     "compose",
     "concat",
     "core",
+    "drop_connect",
     "each_step",
     "ensemble",
     "explain",

@@ -76,6 +76,8 @@ _NAMES = {
             "SpatialDropout1D SpatialDropout2D SpatialDropout3D Dropout1d Dropout2d Dropout3d"
         ),
         "jl.AlphaDropout(rate, whole_channels=True)": "FeatureAlphaDropout",
+        "jl.drop_connect(layer, rate)": "DropConnect WeightDrop WeightDropout",
+        "jax.lax.stop_gradient, a layer as any function of one array": "StopGradient",
         "jl.StochasticDepth(rate)": "DropPath",
         "jl.ActivityPenalty(l1=..., l2=...)": "ActivityRegularization",
         "jl.SimpleRNN(features)": "VanillaRNN",
@@ -380,9 +382,6 @@ _ARGUMENTS = {
     "weights=True: the output is (y, weights)": "return_attention_scores need_weights",
     "train=True is passed to apply, and returns the new statistics": "track_running_stats",
     "jl.training.train_step(..., frozen='encoder/**')": "trainable",
-    "shared_over_time=True, jl.SpatialDropout(rate), or jl.compose with f.key()": (
-        "broadcast_dims noise_shape"
-    ),
     "leave it out: arrays do not change": "inplace",
     "leave it out: gradients of tables are dense arrays": "sparse",
     "divide the gradient's rows by how often their ids occur: jnp.bincount": "scale_grad_by_freq",
@@ -410,7 +409,13 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
     "LayerNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "RMSNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "GroupNorm": {"num_groups": "groups=..."},
-    "Dropout": {"p": "rate=..., the probability of dropping"},
+    "Dropout": {
+        "p": "rate=..., the probability of dropping",
+        "same_over_time": "shared_axes=1",
+        "shared_over_time": "shared_axes=1",
+        "broadcast_dims": "shared_axes=...",
+        "noise_shape": "shared_axes=..., the axes of size 1",
+    },
     "LSTM": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},
     "GRU": {"dropout": "jl.Dropout(rate) before it, or recurrent_dropout=..."},
     "train_step": {"trainable": "frozen=..., the patterns of what is not trained"},

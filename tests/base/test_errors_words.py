@@ -75,7 +75,7 @@ WORDS = [
     (jl.Dropout, {"p": 0.5}, "rate=..., the probability of dropping"),
     (jl.Dropout, {"drop_rate": 0.5}, "rate=0.5"),
     (jl.Dropout, {"rate": 0.5, "deterministic": True}, "train=False, the default of apply"),
-    (jl.Dropout, {"rate": 0.5, "same_over_time": True}, "shared_over_time=True"),
+    (jl.Dropout, {"rate": 0.5, "same_over_time": True}, "shared_axes=1"),
     (jl.LayerNorm, {"eps": 1e-6}, "epsilon=1e-06"),
     (jl.LayerNorm, {"normalized_shape": 8}, _LEAVE),
     (jl.LayerNorm, {"param_axis": -1}, "feature_axes=..."),

@@ -107,7 +107,7 @@ def test_layers_on_layers():
     }
     layer = jl.serial(
         below=jl.bidirectional(jl.LSTM(3)),
-        dropout=jl.Dropout(0.5, shared_over_time=True),
+        dropout=jl.Dropout(0.5, shared_axes=1),
         above=jl.bidirectional(jl.LSTM(3)),
     )
     check(module, layer, lambda w: {name: f(w) for name, f in parts.items()}, outputs)

@@ -626,7 +626,7 @@ def test_recurrent_dropout_is_the_same_at_every_step():
 
 
 def test_dropout_same_over_time():
-    layer, key = jl.Dropout(0.5, shared_over_time=True), jax.random.key(1)
+    layer, key = jl.Dropout(0.5, shared_axes=1), jax.random.key(1)
     y, _ = layer.apply({}, {}, jnp.ones((4, 7, 30)), key=key, train=True)
     np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1], y.shape))
     assert set(np.unique(y)) == {0.0, 2.0}
@@ -698,8 +698,8 @@ ERRORS = [
         "LSTM: needs a key to train and got none",
     ),
     (
-        lambda: jl.out_spec(jl.Dropout(0.5, shared_over_time=True), jl.spec((2, 3))),
-        "Dropout: takes an array of rank 3 or more, got rank 2",
+        lambda: jl.out_spec(jl.Dropout(0.5, shared_axes=2), jl.spec((2, 3))),
+        "Dropout: there is no axis [2]",
     ),
     (
         lambda: jl.stream(jl.MinGRU(2, bias=False, reverse=True)).start(

@@ -137,3 +137,68 @@ def test_a_key_is_needed_in_training_alone(layer):
         layer.apply({}, {}, x, train=True)
     y, _ = layer.apply({}, {}, x)
     np.testing.assert_array_equal(y, x)
+
+
+@pytest.mark.parametrize("axes", [1, (0, -2)], ids=str)
+def test_shared_axes_are_the_noise_shape_of_keras(axes):
+    y = trained(jl.Dropout(0.5, shared_axes=axes), jnp.ones(IMAGES))
+    shared = {axis % 4 for axis in (axes if isinstance(axes, tuple) else (axes,))}
+    first = tuple(slice(1) if axis in shared else slice(None) for axis in range(4))
+    assert (y == y[first]).all()
+    for axis in {0, 1, 2, 3} - shared:
+        assert np.ptp(y[first], axis).any()
+    noise = tuple(1 if axis in shared else size for axis, size in enumerate(IMAGES))
+    theirs = by_keras(keras.layers.Dropout(0.5, noise, seed=1), np.ones(IMAGES, "float32"))
+    assert (theirs == theirs[first]).all()
+    assert abs((y == 0).mean() - (theirs == 0).mean()) < 0.2
+
+
+def test_drop_connect_drops_weights():
+    layer = jl.drop_connect(jl.Dense(40), 0.25)
+    params, _ = layer.init(jax.random.key(0), jl.spec((50, 50)))
+    params["bias"] = jnp.arange(40.0)
+    weights = trained_with(layer, params, jnp.eye(50)) - np.arange(40.0)
+    kept = np.isclose(weights, np.asarray(params["kernel"]) / 0.75, atol=1e-5)
+    dropped = weights == 0
+    assert (kept | dropped).all()
+    assert abs(dropped.mean() - 0.25) < 0.05
+    # All rows have the same weights, and evaluation has all of them.
+    y = trained_with(layer, params, jnp.ones((3, 50)))
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:1], y.shape))
+    wanted, _ = jl.Dense(40).apply(params, {}, jnp.ones((3, 50)))
+    np.testing.assert_array_equal(layer.apply(params, {}, jnp.ones((3, 50)))[0], wanted)
+
+
+def test_drop_connect_of_the_recurrent_kernel():
+    """One draw for all steps; the first step, which has no previous one, is as it was."""
+    plain = jl.SimpleRNN(6)
+    layer = jl.drop_connect(plain, 0.5, "**/recurrent_kernel")
+    x = jax.random.normal(jax.random.key(1), (2, 4, 3))
+    params, _ = layer.init(jax.random.key(0), x)
+    y, (wanted, _) = trained_with(layer, params, x), plain.apply(params, {}, x)
+    np.testing.assert_allclose(y[:, 0], wanted[:, 0], rtol=1e-6)
+    assert not np.allclose(y[:, 1], wanted[:, 1])
+    # Which weights are left is seen in the step from a known state.
+    key = jax.random.key(0)
+    start, step = jl.stream(layer)
+    carry = start(params, {}, x)
+    parts = []
+    for i in range(4):
+        part, carry = step(params, {}, carry, x[:, i : i + 1], key=key, train=True)
+        parts.append(part)
+    np.testing.assert_allclose(np.concatenate(parts, 1), y, rtol=1e-5, atol=1e-6)
+
+
+def test_errors_of_drop_connect():
+    layer = jl.drop_connect(jl.Dense(3), 0.5)
+    params, _ = layer.init(jax.random.key(0), jl.spec((2, 4)))
+    with pytest.raises(jl.LayerError, match="needs a key to train and got none"):
+        layer.apply(params, {}, jnp.ones((2, 4)), train=True)
+    with pytest.raises(jl.LayerError, match=r"'\*\*/kernle' fits no parameter"):
+        jl.drop_connect(jl.Dense(3), 0.5, "**/kernle").init(jax.random.key(0), jl.spec((2, 4)))
+    with pytest.raises(jl.LayerError, match="rate must be at least 0 and less than 1, got 1"):
+        jl.drop_connect(jl.Dense(3), 1)
+
+
+def trained_with(layer, params, x):
+    return np.asarray(layer.apply(params, {}, x, key=jax.random.key(0), train=True)[0])

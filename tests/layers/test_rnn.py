@@ -368,7 +368,7 @@ ERRORS = [
         lambda: jl.RNN(jl.MinGRUCell(3), recurrent_dropout=0.1),
         "RNN: recurrent_dropout drops h where it meets a recurrent kernel, and this cell has none",
         "got:      MinGRUCell(3)",
-        "hint:     Dropout(rate, shared_over_time=True) after it; zoneout",
+        "hint:     Dropout(rate, shared_axes=1) after it; zoneout",
     ),
     (
         lambda: jl.out_spec(jl.LSTMCell(3), STEPS),

@@ -245,7 +245,10 @@ INSTANCES = {
     "lookahead": Instance(jl.Lookahead(2), STEPS),
     "downsample": Instance(jl.Downsample(2), jl.spec((2, 6, 3))),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
-    "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_over_time=True), STEPS),
+    "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_axes=1), STEPS),
+    "dropout, shared by rows and pixels": Instance(
+        jl.Dropout(0.4, shared_axes=(0, -2)), IMAGE, full=True
+    ),
     "spatial dropout": Instance(jl.SpatialDropout(0.4), IMAGE),
     "alpha dropout": Instance(jl.AlphaDropout(0.4), STEPS),
     "alpha dropout of channels": Instance(
@@ -580,6 +583,7 @@ INSTANCES = {
         jl.bidirectional(jl.LSTM(3, return_sequences=False), jl.add()), STEPS, full=True
     ),
     "each step": Instance(jl.each_step(jl.Conv(3, 2)), jl.spec((2, 3, 4, 5, 2))),
+    "drop_connect": Instance(jl.drop_connect(jl.serial(jl.Dense(3), jl.GRU(4)), 0.3), STEPS),
     "inference": Instance(
         jl.inference(jl.serial(jl.Dense(3), jl.BatchNorm(), jl.Dropout(0.5))), VECTOR
     ),

@@ -109,7 +109,7 @@ def RNN(
         raise LayerError(
             "recurrent_dropout drops h where it meets a recurrent kernel, and this cell has none",
             got=cell.short(),
-            hint="Dropout(rate, shared_over_time=True) after it; zoneout",
+            hint="Dropout(rate, shared_axes=1) after it; zoneout",
         )
 
     def init(key: jax.Array, x: PyTree) -> tuple[Params, State]:

@@ -1,0 +1,97 @@
+"""drop_connect: a layer whose weights are dropped at random while training."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ..base import arguments
+from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import LayerError, error_context
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.parameters import child_key
+from ..base.paths import flatten, matches, similar_pattern, unflatten
+from ..base.step_pair import StepPair, stream_of
+from ..base.tracing import Trace
+from ..base.types import Carry, Key, Params, PyTree, State
+from ..layers.regularization.base import kept_or_zero
+from .transparent import traced, wrapper
+
+
+@factory
+def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel") -> Layer:
+    """The same layer; in training each weight is zero with probability ``rate``.
+
+    The others are divided by ``1 - rate``, so that their means stay as they are (Wan et al., 2013,
+    ICML; evaluation uses the means, and not the paper's Gaussian approximation). All rows of a
+    batch have the same weights. Names, and so the paths of parameters, stay as they are.
+
+    ``drop_connect(LSTM(64), 0.5, "**/recurrent_kernel")`` is the weight-dropped LSTM of AWD-LSTM
+    (Merity et al., 2017, arXiv:1708.02182): one draw for all steps, or for a block of a stream.
+
+    Args:
+      layer: any layer.
+      rate: the probability of dropping, from 0 up to, not including, 1.
+      pattern: paths of parameters, as for ``select``; by default all kernels.
+
+    Raises:
+      LayerError: for a pattern that fits no parameter; for ``train=True`` without a key, unless the
+        rate is 0.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> layer = jl.drop_connect(jl.Dense(3), 0.5)
+    >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
+    >>> y, _ = layer.apply(params, {}, jnp.eye(4), key=jax.random.key(0), train=True)
+    >>> sorted(set(y.ravel().tolist()))
+    [0.0, 2.0]
+    """
+    inner = lift(layer)
+    rate = arguments.fraction("rate", rate)
+
+    def dropped(params: Params, key: Key, train: bool) -> Params:
+        if not train or rate == 0:
+            return params
+        if key is None:
+            raise LayerError("needs a key to train and got none", hint="apply(..., key=key)")
+        # Not the key of the layer inside, which may draw by it.
+        own = child_key(key, "drop_connect")
+        flat = flatten(params)
+        for path, leaf in flat.items():
+            if matches(path, pattern) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+                flat[path] = kept_or_zero(child_key(own, path), leaf, rate, leaf.shape)
+        return unflatten(flat)
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, State]:
+        params = dropped(params, key, train)
+        with error_context(inner):
+            return inner._apply(params, state, x, key=key, train=train)
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        with error_context(inner):
+            return stream_of(inner).start(params, state, x, capacity=capacity)
+
+    def step(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, Carry]:
+        params = dropped(params, key, train)
+        with error_context(inner):
+            return stream_of(inner).step(params, state, carry, x, key=key, train=train)
+
+    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        found, y = traced(inner, key, x)
+        paths = [*flatten(found.params)]
+        if not any(matches(path, pattern) for path in paths):
+            raise LayerError(
+                f"the pattern {pattern!r} fits no parameter",
+                got=", ".join(paths[:20]) or "no parameters",
+                hint=similar_pattern(pattern, paths),
+            )
+        return found, y
+
+    def again(new: Layer) -> Layer:
+        return drop_connect(new, rate, pattern)
+
+    return wrapper(inner, abstract, apply, again, StepPair(start, step))
