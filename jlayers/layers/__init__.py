@@ -7,6 +7,9 @@ from .attention.relative import ShawPositions, T5Bias
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
+from .conv.deformable_conv import DeformableConv
+from .conv.fold import Fold
+from .conv.unfold import Unfold
 from .linear.affine import Affine
 from .linear.bilinear import Bilinear
 from .linear.dense import Dense
@@ -79,6 +82,7 @@ __all__ = [
     "Crop",
     "CrossAttention",
     "DataNorm",
+    "DeformableConv",
     "Dense",
     "DropBlock",
     "Dropout",
@@ -88,6 +92,7 @@ __all__ = [
     "FiLM",
     "FilterResponseNorm",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
@@ -124,5 +129,6 @@ __all__ = [
     "StochasticDepth",
     "SumPool",
     "T5Bias",
+    "Unfold",
     "UnitNorm",
 ]

@@ -157,6 +157,22 @@ INSTANCES = {
     "transposed conv in groups": Instance(
         jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS, full=True
     ),
+    "deformable conv": Instance(
+        jl.DeformableConv(3, (2, 3), padding="SAME"),
+        (jl.spec((2, 4, 3, 2)), jl.spec((2, 4, 3, 12))),
+    ),
+    "deformable conv, modulated, of steps": Instance(
+        jl.DeformableConv(4, 3, groups=2, padding=((2, 0),)),
+        (STEPS, jl.spec((2, 5, 6)), jl.spec((2, 5, 6))),
+        full=True,
+    ),
+    "unfold": Instance(jl.Unfold((2, 3), strides=(1, 2), padding="SAME"), IMAGE),
+    "unfold, causal": Instance(jl.Unfold(2, dilation=2, padding=((2, 0),)), STEPS, full=True),
+    "fold": Instance(jl.Fold((2, 1), strides=(2, 1)), IMAGE),
+    "fold, overlapping": Instance(jl.Fold(4, strides=2, cropping=((0, 2),)), STEPS, full=True),
+    "fold to sizes": Instance(
+        jl.Fold(2, sizes=(12, 11), strides=2, cropping=((1, 0), (0, 0))), IMAGE, full=True
+    ),
     "max pool": Instance(jl.MaxPool(2), IMAGE),
     "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE, full=True),
     "average pool": Instance(jl.AvgPool((2, 3), strides=1, padding="SAME"), IMAGE),
