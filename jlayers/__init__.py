@@ -37,6 +37,7 @@ from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
+from .combinators.standardize import standardize_weights
 from .combinators.tied import tied
 from .combinators.time import bidirectional, each_step
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
@@ -255,6 +256,7 @@ __all__ = [
     "select",
     "serial",
     "spec",
+    "standardize_weights",
     "stateless",
     "stream",
     "summary",

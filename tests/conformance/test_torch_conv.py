@@ -229,3 +229,20 @@ def test_deformable_conv(options, modulated):
         lambda w: {"layer": {"kernel": w["weight"], "bias": w["bias"]}},
         theirs,
     )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weight_standardization(groups):
+    class Standardized(nn.Conv2d):
+        def forward(self, x):
+            var, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+            weight = (self.weight - mean) / torch.sqrt(var + 1e-3)
+            return self._conv_forward(x, weight, self.bias)
+
+    check(
+        Standardized(4, 6, (3, 2), groups=groups, **F64),
+        jl.standardize_weights(jl.Conv(6, (3, 2), groups=groups), epsilon=1e-3),
+        (2, 6, 5, 4),
+        convert.torch_conv,
+        channels_first,
+    )

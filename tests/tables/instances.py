@@ -423,6 +423,9 @@ INSTANCES = {
     "inference": Instance(
         jl.inference(jl.serial(jl.Dense(3), jl.BatchNorm(), jl.Dropout(0.5))), VECTOR
     ),
+    "standardize_weights": Instance(
+        jl.standardize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
+    ),
     "with_losses": Instance(
         jl.with_losses(jl.repeat(jl.compose(_penalised, dense=jl.Dense(4)), 2)), VECTOR, None, False
     ),
