@@ -50,6 +50,11 @@ _NAMES = {
         "jl.serial(jl.Conv(channels, kernel_size, groups=channels, bias=False), "
         "jl.Conv(features, 1))": "SeparableConv",
         "jl.Conv(features, kernel_size, kernel_mask=mask)": "MaskedConv",
+        "jl.standardize_weights(jl.Conv(features, kernel_size))": (
+            "WeightStandardization StdConv WSConv"
+        ),
+        "jl.DeformableConv(features, kernel_size), on (image, offsets)": "DeformConv",
+        "jl.Unfold(window_shape)": "extract_patches conv_general_dilated_patches",
         "jl.MaxPool(window_shape): the rank comes from the input": "MaxPooling",
         "jl.AvgPool(window_shape): the rank comes from the input": "AveragePooling",
         "jl.MaxPool(window_shape), or jl.core.max_pool on arrays": "max_pool",

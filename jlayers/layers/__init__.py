@@ -7,7 +7,10 @@ from .attention.relative import ShawPositions, T5Bias
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
+from .conv.deformable_conv import DeformableConv
+from .conv.fold import Fold
 from .conv.local_conv import LocalConv
+from .conv.unfold import Unfold
 from .linear.affine import Affine
 from .linear.bilinear import Bilinear
 from .linear.dense import Dense
@@ -92,10 +95,10 @@ __all__ = [
     "MLSTM",
     "QRNN",
     "RNN",
-    "STFT",
     "S5",
     "SLSTM",
     "SRU",
+    "STFT",
     "ActivityPenalty",
     "Affine",
     "AlphaDropout",
@@ -115,6 +118,7 @@ __all__ = [
     "Crop",
     "CrossAttention",
     "DataNorm",
+    "DeformableConv",
     "Delay",
     "Dense",
     "Downsample",
@@ -127,6 +131,7 @@ __all__ = [
     "FiLM",
     "FilterResponseNorm",
     "Flatten",
+    "Fold",
     "Frame",
     "GRUCell",
     "GatedDeltaNet",
@@ -189,6 +194,7 @@ __all__ = [
     "StochasticDepth",
     "SumPool",
     "T5Bias",
+    "Unfold",
     "UnitNorm",
     "VectorQuantizer",
 ]

@@ -110,3 +110,139 @@ def test_strides_and_padding_of_one(kernel_size):
         convert.torch_conv,
         channels_first,
     )
+
+
+PATCHES = [
+    {"kernel_size": (2, 3)},
+    {"kernel_size": (3, 2), "stride": 2, "padding": (1, 0), "dilation": (1, 2)},
+    {"kernel_size": (2, 2), "stride": (3, 2), "padding": 1},
+]
+
+
+@pytest.mark.parametrize("options", PATCHES, ids=convert.label)
+def test_unfold_and_fold(options):
+    """PyTorch has channels first and the places as one axis behind them."""
+    names = {"kernel_size": "window_shape", "stride": "strides"}
+    ours = {names.get(name, name): value for name, value in options.items()}
+    unfold = jl.Unfold(**ours)
+    sizes = (7, 6)
+    patches = jl.out_spec(unfold, jl.spec((2, *sizes, 3))).shape
+
+    def rows(module, x):
+        return module(x.movedim(-1, 1)).movedim(1, -1).reshape(patches)
+
+    check(nn.Unfold(**options), unfold, (2, *sizes, 3), around=rows)
+
+    def image(module, x):
+        return module(x.reshape(2, -1, patches[-1]).movedim(-1, 1)).movedim(1, -1)
+
+    ours["cropping"] = ours.pop("padding", 0)
+    check(nn.Fold(sizes, **options), jl.Fold(sizes=sizes, **ours), patches, around=image)
+
+
+DEFORMABLE = [
+    {},
+    {"strides": 2, "padding": 1},
+    {"padding": "SAME", "dilation": (1, 2), "groups": 2},
+    {"padding": ((2, 0), (1, 3)), "strides": (1, 2), "offset_groups": 2},
+]
+
+
+class Deformable(nn.Module):
+    """From PyTorch's own sampler, one element of the kernel after the other."""
+
+    def __init__(self, sizes, kernel_size, strides, low, dilation, groups, offset_groups):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*kernel_size, 4 // groups, 6, **F64))
+        self.bias = nn.Parameter(torch.empty(6, **F64))
+        self.geometry = sizes, kernel_size, strides, low, dilation, groups, offset_groups
+
+    def forward(self, x, offsets, modulation):
+        sizes, kernel_size, strides, low, dilation, groups, parts = self.geometry
+        x = x.movedim(-1, 1)
+        total = self.bias
+        elements = [(i, j) for i in range(kernel_size[0]) for j in range(kernel_size[1])]
+        offsets = offsets.unflatten(-1, (parts, len(elements), 2))
+        modulation = modulation.unflatten(-1, (parts, len(elements)))
+        for k, element in enumerate(elements):
+            sampled = []
+            for part in range(parts):
+                places = [
+                    torch.arange(sizes[a]).reshape((-1, 1) if a == 0 else (1, -1)) * strides[a]
+                    + (element[a] * dilation[a] - low[a])
+                    + offsets[..., part, k, a]
+                    for a in (0, 1)
+                ]
+                # From -1 to 1, the width first.
+                grid = [2 * p / (n - 1) - 1 for p, n in zip(places, x.shape[2:], strict=True)]
+                channels = x.unflatten(1, (parts, -1))[:, part]
+                values = nn.functional.grid_sample(
+                    channels, torch.stack(grid[::-1], -1), align_corners=True
+                )
+                sampled.append(values.movedim(1, -1) * modulation[..., part, k, None])
+            pixels = torch.cat(sampled, -1).unflatten(-1, (groups, -1))
+            kernel = self.weight[element].unflatten(-1, (groups, -1))
+            total = total + torch.einsum("bhwgc,cgf->bhwgf", pixels, kernel).flatten(-2)
+        return total
+
+
+@pytest.mark.parametrize("modulated", [True, False], ids=["modulated", "plain"])
+@pytest.mark.parametrize("options", DEFORMABLE, ids=convert.label)
+def test_deformable_conv(options, modulated):
+    """The image, its offsets and its modulation in one array, so that all have gradients."""
+    options = dict(options)
+    parts = options.pop("offset_groups", 1)
+    layer = jl.DeformableConv(6, (3, 2), **options)
+    both = [
+        value if isinstance(value, tuple) else (value, value)
+        for value in (options.get("strides", 1), options.get("dilation", 1))
+    ]
+    plain = jl.Conv(6, (3, 2), **options)
+    sizes = jl.out_spec(plain, jl.spec((2, 6, 5, 4))).shape[1:-1]
+    padding = options.get("padding", 0)
+    low = (
+        {"SAME": (1, 1), 1: (1, 1), 0: (0, 0)}.get(padding)
+        if not isinstance(padding, tuple)
+        else (2, 1)
+    )
+    shapes = [(2, 6, 5, 4), (2, *sizes, parts * 12), (2, *sizes, parts * 6)]
+    cuts = [0]
+    for shape in shapes:
+        cuts.append(cuts[-1] + int(torch.tensor(shape).prod()))
+
+    def split(flat):
+        return [flat[a:b].reshape(s) for a, b, s in zip(cuts, cuts[1:], shapes, strict=False)]
+
+    def theirs(module, flat):
+        image, offsets, modulation = split(flat)
+        return module(image, offsets, modulation if modulated else torch.ones_like(modulation))
+
+    def ours(flat):
+        return tuple(split(flat)[: 3 if modulated else 2])
+
+    module = Deformable(sizes, (3, 2), both[0], low, both[1], options.get("groups", 1), parts)
+    flat = 1.3 * convert.draw_input((cuts[-1],), "float64")
+    check(
+        module,
+        jl.serial(ours, layer=layer),
+        flat,
+        lambda w: {"layer": {"kernel": w["weight"], "bias": w["bias"]}},
+        theirs,
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weight_standardization(groups):
+    class Standardized(nn.Conv2d):
+        def forward(self, x):
+            var, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+            weight = (self.weight - mean) / torch.sqrt(var + 1e-3)
+            return self._conv_forward(x, weight, self.bias)
+
+    check(
+        Standardized(4, 6, (3, 2), groups=groups, **F64),
+        jl.standardize_weights(jl.Conv(6, (3, 2), groups=groups), epsilon=1e-3),
+        (2, 6, 5, 4),
+        convert.torch_conv,
+        channels_first,
+    )

@@ -168,6 +168,21 @@ INSTANCES = {
     "local conv": Instance(jl.LocalConv(3, (3, 2), strides=(2, 1), padding="SAME"), IMAGE),
     "local conv of steps": Instance(
         jl.LocalConv(3, 2, padding="CIRCULAR", bias=False), STEPS, full=True, symbolic_axes=(0,)
+    "deformable conv": Instance(
+        jl.DeformableConv(3, (2, 3), padding="SAME"),
+        (jl.spec((2, 4, 3, 2)), jl.spec((2, 4, 3, 12))),
+    ),
+    "deformable conv, modulated, of steps": Instance(
+        jl.DeformableConv(4, 3, groups=2, padding=((2, 0),)),
+        (STEPS, jl.spec((2, 5, 6)), jl.spec((2, 5, 6))),
+        full=True,
+    ),
+    "unfold": Instance(jl.Unfold((2, 3), strides=(1, 2), padding="SAME"), IMAGE),
+    "unfold, causal": Instance(jl.Unfold(2, dilation=2, padding=((2, 0),)), STEPS, full=True),
+    "fold": Instance(jl.Fold((2, 1), strides=(2, 1)), IMAGE),
+    "fold, overlapping": Instance(jl.Fold(4, strides=2, cropping=((0, 2),)), STEPS, full=True),
+    "fold to sizes": Instance(
+        jl.Fold(2, sizes=(12, 11), strides=2, cropping=((1, 0), (0, 0))), IMAGE, full=True
     ),
     "max pool": Instance(jl.MaxPool(2), IMAGE),
     "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE, full=True),
@@ -586,6 +601,9 @@ INSTANCES = {
     "drop_connect": Instance(jl.drop_connect(jl.serial(jl.Dense(3), jl.GRU(4)), 0.3), STEPS),
     "inference": Instance(
         jl.inference(jl.serial(jl.Dense(3), jl.BatchNorm(), jl.Dropout(0.5))), VECTOR
+    ),
+    "standardize_weights": Instance(
+        jl.standardize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
     ),
     "with_losses": Instance(
         jl.with_losses(jl.repeat(jl.compose(_penalised, dense=jl.Dense(4)), 2)), VECTOR, None, False

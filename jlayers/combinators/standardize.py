@@ -1,0 +1,106 @@
+"""Weight standardisation: kernels with a mean of 0 and a variance of 1 for each output."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..base.arguments import AboveZero
+from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import LayerError, error_context
+from ..base.factory import factory
+from ..base.layer import Layer
+from ..base.paths import check_each_fits, flatten, matches, unflatten
+from ..base.step_pair import StepPair, stream_of
+from ..base.tracing import Trace
+from ..base.types import Carry, Key, Params, PyTree, State
+from ..core.dtypes import at_least_float32
+from .transparent import traced, wrapper
+
+
+@factory
+def standardize_weights(
+    layer: LayerOrFunction, pattern: str = "**/*kernel", *, epsilon: AboveZero = 1e-5
+) -> Layer:
+    """The layer with kernels of mean 0 and variance 1 for each output, whatever its parameters are.
+
+    ``kernel' = (kernel - mean) / sqrt(var + epsilon)``, with the mean and the variance over all
+    axes but the last (Qiao et al., 2019, arXiv:1903.10520), in every call: the parameters are the
+    layer's own, and their gradients pass through it.
+
+    Args:
+      layer: a convolution, or any model with some in it.
+      pattern: paths of parameters, by default of all kernels.
+      epsilon: what is added to the variance.
+
+    Raises:
+      LayerError: for a pattern that fits no parameter, one of fewer than two axes, and around
+        ``repeat`` or ``ensemble``, whose first axis is that of copies.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> layer = jl.standardize_weights(jl.Conv(8, 3))
+    >>> params, state = layer.init(jax.random.key(0), jl.spec((1, 3, 3, 4)))
+    >>> y, _ = layer.apply(params, state, jnp.ones((1, 3, 3, 4)))
+    >>> bool(jnp.all(jnp.abs(y) < 1e-4))
+    True
+    """
+    inner = lift(layer)
+    if found := _of_copies(inner):
+        raise LayerError(
+            f"{found} has an axis of copies in its parameters",
+            hint="the other way round: repeat(standardize_weights(layer), n)",
+        )
+
+    def changed(params: Params) -> Params:
+        leaves = flatten(params)
+        return unflatten(
+            {
+                path: _standardized(leaf, epsilon) if matches(path, pattern) else leaf
+                for path, leaf in leaves.items()
+            }
+        )
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, State]:
+        with error_context(inner):
+            return inner._apply(changed(params), state, x, key=key, train=train)
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        with error_context(inner):
+            return stream_of(inner).start(changed(params), state, x, capacity=capacity)
+
+    def step(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, Carry]:
+        with error_context(inner):
+            return stream_of(inner).step(changed(params), state, carry, x, key=key, train=train)
+
+    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        found, y = traced(inner, key, x)
+        leaves = flatten(found.params)
+        check_each_fits((pattern,), [*leaves])
+        for path, leaf in leaves.items():
+            if matches(path, pattern) and len(leaf.shape) < 2:
+                raise LayerError(f"{path} has no axis beside that of outputs", got=str(leaf.shape))
+        return found, y
+
+    def again(new: Layer) -> Layer:
+        return standardize_weights(new, pattern, epsilon=epsilon)
+
+    return wrapper(inner, abstract, apply, again, StepPair(start, step))
+
+
+def _of_copies(layer: Layer) -> str | None:
+    if layer.copies > 1:
+        return layer.short()
+    return next(filter(None, map(_of_copies, layer.children.values())), None)
+
+
+def _standardized(kernel: jax.Array, epsilon: float) -> jax.Array:
+    wide = kernel.astype(at_least_float32(kernel.dtype))
+    axes = tuple(range(kernel.ndim - 1))
+    centred = wide - jnp.mean(wide, axes, keepdims=True)
+    var = jnp.mean(jnp.square(centred), axes, keepdims=True)
+    return (centred * lax.rsqrt(var + epsilon)).astype(kernel.dtype)
