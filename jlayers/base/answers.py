@@ -371,9 +371,6 @@ _ARGUMENTS = {
     "flip and swap the axes of the kernel; see core.conv_transpose": "transpose_kernel",
     "jl.Sequence(values, mask): the data carries its mask": ("mask mask_zero attention_mask"),
     "jl.Dropout(rate) before or after it": "dropout dropout_rate",
-    "jl.Sequence(values, mask): the data carries its mask": (
-        "mask mask_zero padding_idx attention_mask"
-    ),
     "jl.Dropout(rate) before or after it; dropout_rate= of attention": "dropout dropout_rate",
     "jl.bidirectional(layer)": "bidirectional",
     "jl.serial of as many layers": "num_layers",

@@ -168,6 +168,7 @@ INSTANCES = {
     "local conv": Instance(jl.LocalConv(3, (3, 2), strides=(2, 1), padding="SAME"), IMAGE),
     "local conv of steps": Instance(
         jl.LocalConv(3, 2, padding="CIRCULAR", bias=False), STEPS, full=True, symbolic_axes=(0,)
+    ),
     "deformable conv": Instance(
         jl.DeformableConv(3, (2, 3), padding="SAME"),
         (jl.spec((2, 4, 3, 2)), jl.spec((2, 4, 3, 12))),
