@@ -37,6 +37,70 @@ def test_padded_steps_are_left_out(pool, expected):
     np.testing.assert_allclose(y.values[..., 0], expected, rtol=1e-6)
 
 
+def test_every_pool_has_holes_and_a_last_window():
+    x = jnp.array([4.0, 1, 3, 5, 2, 6]).reshape(1, 6, 1)
+    options = {"strides": 3, "dilation": 2, "ceil_mode": True}
+    # Elements 0 and 2 of the first window; of the second 3 and 5.
+    for layer, wanted in (
+        (jl.MaxPool(2, **options), [4, 6]),
+        (jl.MinPool(2, **options), [3, 5]),
+        (jl.SumPool(2, **options), [7, 11]),
+        (jl.AvgPool(2, **options), [3.5, 5.5]),
+        (jl.LpPool(1, 2, **options), [7, 11]),
+        # The third one begins at 4: what it lacks is not there, and does not count.
+        (jl.AvgPool(3, strides=2, ceil_mode=True), [8 / 3, 10 / 3, 4]),
+        (jl.AvgPool(3, strides=2, ceil_mode=True, count_include_pad=True), [8 / 3, 10 / 3, 4]),
+        (jl.AvgPool(3, strides=2, ceil_mode=True, divisor=2), [4, 5, 4]),
+        (jl.SumPool(3, strides=2, ceil_mode=True), [8, 10, 8]),
+    ):
+        np.testing.assert_allclose(layer.apply({}, {}, x)[0].ravel(), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["axes", "direct", None])
+def test_the_gradient_of_windows_with_holes(method):
+    """It goes to the first of the largest values, for each way to find it."""
+    layer = jl.MaxPool(3, strides=2, padding=2, dilation=2, method=method)
+    x = np.random.default_rng(0).integers(0, 3, (1, 9, 2)).astype("float32")
+    ct = np.random.default_rng(1).normal(size=(1, 5, 2)).astype("float32")
+    y, vjp = jax.vjp(lambda x: layer.apply({}, {}, x)[0], jnp.asarray(x))
+    wanted, gradient = np.zeros_like(y), np.zeros_like(x)
+    for t in range(5):
+        places = [i for i in (2 * t - 2, 2 * t, 2 * t + 2) if 0 <= i < 9]
+        for c in range(2):
+            best = max(places, key=lambda i, c=c: x[0, i, c])
+            wanted[0, t, c] = x[0, best, c]
+            gradient[0, best, c] += ct[0, t, c]
+    np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_allclose(vjp(jnp.asarray(ct))[0], gradient, rtol=1e-5, atol=1e-6)
+
+
+WRONG = {
+    "ceil_mode pads after the last step": lambda: jl.MaxPool(2, padding="CAUSAL", ceil_mode=True),
+    "dilation must be a positive int": lambda: jl.MaxPool(2, dilation=0),
+    "divisor must be a number above 0": lambda: jl.AvgPool(2, divisor=0),
+    "dilation (2, 2) has 2 entries for 1 spatial axis": lambda: jl.out_spec(
+        jl.MaxPool(2, dilation=(2, 2)), jl.spec((2, 5, 4))
+    ),
+    "the window (5,) is larger than the input (4,)": lambda: jl.out_spec(
+        jl.MaxPool(3, dilation=2), jl.spec((2, 4, 4))
+    ),
+    # Its elements are before and after the only pixel.
+    "padding 'SAME' leaves windows (2,) with nothing else in them": lambda: jl.out_spec(
+        jl.MaxPool(2, padding="SAME", dilation=2), jl.spec((2, 1, 4))
+    ),
+    "counts by the length of the longest row": lambda: jl.AvgPool(
+        2, strides=3, ceil_mode=True, count_include_pad=True
+    ).apply({}, {}, jl.Sequence(jnp.ones((2, 5, 1)))),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_does_not_fit_is_an_error(text):
+    with pytest.raises(jl.LayerError) as caught:
+        WRONG[text]()
+    assert text in str(caught.value)
+
+
 @pytest.mark.parametrize("p", [0.5, 1, 2, 3])
 def test_the_gradient_of_a_window_of_zeros_is_zero(p):
     x = jnp.array([0.0, 0.0, 0.0, 2.0]).reshape(1, 4, 1)

@@ -43,6 +43,11 @@ LAYERS = {
     "transposed conv, cropped": Row(jl.ConvTranspose(3, 2, strides=3, padding=((0, 1),)), STEPS),
     "max pool": Row(jl.MaxPool(3, strides=2, padding="SAME"), STEPS),
     "max pool, causal": Row(jl.MaxPool(3, strides=1, **CAUSAL), STEPS),
+    "max pool, dilated, causal": Row(jl.MaxPool(2, strides=1, dilation=3, **CAUSAL), STEPS),
+    "max pool, to the last step": Row(jl.MaxPool(3, strides=2, padding=1, ceil_mode=True), STEPS),
+    "average pool, to the last step": Row(
+        jl.AvgPool(2, strides=3, ceil_mode=True), STEPS, full=True
+    ),
     "average pool": Row(jl.AvgPool(2), STEPS),
     "average pool, causal": Row(jl.AvgPool(3, **CAUSAL), STEPS),
     "average pool, padding counts": Row(
@@ -102,6 +107,7 @@ LAYERS = {
 # What leads with (batch, space) has no time: a cell takes one step.
 NO_TIME = {
     "batch norm of rows and channels",
+    "average pool, to the last pixel",  # counts by the length of the longest row: refused
     "convolutional lstm cell",
     "crop",
     "dense over two axes, two of features",

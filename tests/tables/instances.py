@@ -163,6 +163,14 @@ INSTANCES = {
     "average pool, padded": Instance(
         jl.AvgPool(2, padding=1, count_include_pad=True), STEPS, full=True
     ),
+    "max pool, dilated": Instance(
+        jl.MaxPool((2, 3), strides=2, padding=(0, 1), dilation=2, ceil_mode=True), IMAGE
+    ),
+    "average pool, to the last pixel": Instance(
+        jl.AvgPool(2, strides=3, padding=1, ceil_mode=True, count_include_pad=True),
+        IMAGE,
+        full=True,
+    ),
     "min pool": Instance(jl.MinPool((2, 3), strides=1, padding="SAME"), IMAGE),
     "sum pool": Instance(jl.SumPool(2, padding=1), STEPS),
     "lp pool": Instance(jl.LpPool(3, 2), IMAGE),

@@ -22,6 +22,8 @@ def MaxPool(
     *,
     strides: Sizes | None = None,
     padding: CausalPadding = "VALID",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
     method: str | None = None,
 ) -> Layer:
     """The largest value of each window; the padding never is.
@@ -31,6 +33,9 @@ def MaxPool(
       strides: likewise; the window by default, so that windows do not overlap.
       padding: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (an output depends on no later step of the
         first spatial axis), an int, or a (low, high) for each spatial axis.
+      dilation: likewise; steps between the elements of a window.
+      ceil_mode: whether a last stride that is not whole has an output too, of a window that reaches
+        beyond the padding, as in PyTorch.
       method: ``"axes"`` or ``"direct"`` (XLA's own); by default the faster where it runs.
 
     Shapes:
@@ -44,7 +49,7 @@ def MaxPool(
     >>> jl.out_spec(jl.MaxPool(2), jl.spec((8, 28, 28, 32))).shape
     (8, 14, 14, 32)
     """
-    window = PoolWindow(window_shape, strides, padding)
+    window = PoolWindow(window_shape, strides, padding, dilation, ceil_mode)
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         if mask is not None:
