@@ -223,6 +223,8 @@ _SAME_ARGUMENT = {
     "dilation": "dilation_rate kernel_dilation rhs_dilation window_dilation",
     "ceil_mode": "use_ceil",
     "divisor": "divisor_override",
+    "indices": "return_indices",
+    "sizes": "output_size target_shape",
     "groups": "feature_group_count num_groups",
     "bias": "use_bias with_bias create_offset center",
     "scale": "use_scale create_scale elementwise_affine",

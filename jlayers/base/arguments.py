@@ -53,6 +53,13 @@ def positive_sizes(name: str, value: Any, least: int = 1) -> int | tuple[int, ..
     return integer(name, value, least)
 
 
+def sizes_or_none(name: str, value: Any) -> int | tuple[int | None, ...]:
+    """``value`` as ``positive_sizes``, with None for some of a tuple."""
+    if isinstance(value, tuple | list) and value:
+        return tuple(None if item is None else positive(name, item) for item in value)
+    return positive_sizes(name, value)
+
+
 def axes(name: str, value: Any) -> int | tuple[int, ...]:
     """``value`` as an axis, or as a tuple of different axes; negative ones count from the end."""
     if isinstance(value, tuple | list):
@@ -239,6 +246,7 @@ Positive = Annotated[int, positive]
 Integer = Annotated[int, integer]
 Sizes = Annotated[int | tuple[int, ...], positive_sizes]
 Extents = Annotated[int | tuple[int, ...], functools.partial(positive_sizes, least=0)]
+SizesOrNone = Annotated[int | tuple[int | None, ...], sizes_or_none]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
 Axes = Annotated[int | tuple[int, ...], axes]
 FeatureAxes = Annotated[int | tuple[int, ...], axes_or_none]

@@ -6,6 +6,7 @@ What is exported here is for users; layers import what else they need from its m
 # `core.attention` and `core.conv` are the functions: they replace the packages of these names as
 # attributes. Import from a package in full, `from jlayers.core.attention.mask import ...`.
 from .attention.attention import attention, attention_with_weights
+from .adaptive_pooling import adaptive_avg_pool, adaptive_max_pool
 from .attention.cache import Cache, cached_attention
 from .attention.mask import alibi_slopes
 from .attention.relative import DistanceBuckets, RelativeTables
@@ -14,8 +15,10 @@ from .axes_norm import axes_norm
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
+from .global_pooling import global_max_pool
 from .norm import masked_normalize, normalize, standardize
-from .pooling import avg_pool, global_max_pool, max_pool, min_pool, sum_pool
+from .pool_indices import max_unpool
+from .pooling import avg_pool, max_pool, min_pool, sum_pool
 from .position_norm import position_norm
 from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
@@ -27,6 +30,8 @@ __all__ = [
     "Interpolation",
     "RelativeTables",
     "Rope",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
     "alibi_slopes",
     "apply_rope",
     "attention",
@@ -42,6 +47,7 @@ __all__ = [
     "lstm",
     "masked_normalize",
     "max_pool",
+    "max_unpool",
     "min_pool",
     "normalize",
     "position_norm",

@@ -3,7 +3,7 @@
 How to read this file: ``_around`` says which inputs an output is made of, and with which weights.
 ``resize`` uses them in one of two ways. Where an axis becomes an integer number of times as large,
 the weights repeat: ``_by_phases`` sums shifted images, one sum for each output between two inputs.
-Otherwise ``_by_matrix`` multiplies with the matrix of all weights.
+Otherwise ``by_matrix`` multiplies with the matrix of all weights.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ def _resize_axis(x: jax.Array, axis: int, size: int, interpolation: Interpolatio
     # Of sharded axes JAX merges none by itself.
     if repeats and size % before == 0 and not is_sharded(x):
         return _by_phases(x, axis, size // before, interpolation)
-    return _by_matrix(x, axis, weights(before, size, interpolation))
+    return by_matrix(x, axis, weights(before, size, interpolation))
 
 
-def _by_matrix(x: jax.Array, axis: int, matrix: np.ndarray) -> jax.Array:
+def by_matrix(x: jax.Array, axis: int, matrix: np.ndarray) -> jax.Array:
+    """``x`` with an axis times ``matrix`` (new size, old size)."""
     y = lax.dot_general(
         x,
         jnp.asarray(matrix, x.dtype),

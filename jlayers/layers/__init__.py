@@ -24,11 +24,14 @@ from .norm.layer_norm import LayerNorm
 from .norm.local_response_norm import LocalResponseNorm
 from .norm.rms_norm import RMSNorm
 from .norm.unit_norm import UnitNorm
+from .pooling.adaptive_avg_pool import AdaptiveAvgPool
+from .pooling.adaptive_max_pool import AdaptiveMaxPool
 from .pooling.avg_pool import AvgPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
 from .pooling.lp_pool import LpPool
 from .pooling.max_pool import MaxPool
+from .pooling.max_unpool import MaxUnpool
 from .pooling.min_pool import MinPool
 from .pooling.sum_pool import SumPool
 from .position.position_embedding import PositionEmbedding
@@ -64,6 +67,8 @@ __all__ = [
     "LSTM",
     "RNN",
     "ActivityPenalty",
+    "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
     "Affine",
     "AlphaDropout",
     "AvgPool",
@@ -102,6 +107,7 @@ __all__ = [
     "LocalResponseNorm",
     "LpPool",
     "MaxPool",
+    "MaxUnpool",
     "MinGRU",
     "MinGRUCell",
     "MinPool",

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import jlayers as jl
 
@@ -74,6 +75,9 @@ def test_the_gradient_of_windows_with_holes(method):
     np.testing.assert_allclose(vjp(jnp.asarray(ct))[0], gradient, rtol=1e-5, atol=1e-6)
 
 
+SYMBOLIC = export.symbolic_shape("n", constraints=["n >= 4"])
+
+
 WRONG = {
     "ceil_mode pads after the last step": lambda: jl.MaxPool(2, padding="CAUSAL", ceil_mode=True),
     "dilation must be a positive int": lambda: jl.MaxPool(2, dilation=0),
@@ -88,6 +92,25 @@ WRONG = {
     "padding 'SAME' leaves windows (2,) with nothing else in them": lambda: jl.out_spec(
         jl.MaxPool(2, padding="SAME", dilation=2), jl.spec((2, 1, 4))
     ),
+    "takes window_shape or sizes": jl.MaxUnpool,
+    "padding 'SAME' does not say a size": lambda: jl.MaxUnpool(2, padding="SAME"),
+    "takes a tuple (y, indices)": lambda: jl.out_spec(jl.MaxUnpool(2), jl.spec((2, 3, 4))),
+    "the indices do not fit the values": lambda: jl.out_spec(
+        jl.MaxUnpool(2), (jl.spec((2, 3, 4)), jl.spec((2, 3, 4)))
+    ),
+    "takes an array of rank 4, got rank 3": lambda: jl.out_spec(
+        jl.AdaptiveAvgPool((2, None)), jl.spec((2, 3, 4))
+    ),
+    "sizes must be a positive int, got 0": lambda: jl.AdaptiveMaxPool((0, 2)),
+    "sizes 2 of an axis without a known size": lambda: jl.out_spec(
+        jl.AdaptiveAvgPool(2), jax.ShapeDtypeStruct((2, *SYMBOLIC, 4), jnp.float32)
+    ),
+    "indices=True takes spatial axes of known sizes": lambda: jl.out_spec(
+        jl.MaxPool(2, indices=True), jax.ShapeDtypeStruct((2, *SYMBOLIC, 4), jnp.float32)
+    ),
+    "would put padding and steps of a Sequence together": lambda: jl.MaxPool(2, indices=True).apply(
+        {}, {}, jl.Sequence(jnp.ones((2, 5, 1)))
+    ),
     "counts by the length of the longest row": lambda: jl.AvgPool(
         2, strides=3, ceil_mode=True, count_include_pad=True
     ).apply({}, {}, jl.Sequence(jnp.ones((2, 5, 1)))),
@@ -99,6 +122,28 @@ def test_what_does_not_fit_is_an_error(text):
     with pytest.raises(jl.LayerError) as caught:
         WRONG[text]()
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("layer", [jl.AdaptiveAvgPool((None, 2)), jl.AdaptiveMaxPool((None, 2))])
+def test_adaptive_pools_of_each_step(layer):
+    x = jl.Sequence.from_lengths(jax.random.normal(jax.random.key(0), (2, 5, 3, 4)), [5, 2])
+    y, _ = layer.apply({}, {}, x)
+    np.testing.assert_array_equal(y.mask, x.mask)
+    np.testing.assert_array_equal(y.values[1, :2], layer.apply({}, {}, x.values[1:, :2])[0][0])
+    with pytest.raises(jl.LayerError):
+        jl.AdaptiveAvgPool((2, None)).apply({}, {}, x)
+
+
+def test_whole_numbers_and_infinities_have_places():
+    x = jnp.full((1, 5, 1), -jnp.inf).at[0, 4].set(-1.0)
+    y, indices = jl.MaxPool(2, padding=1, indices=True).apply({}, {}, x)[0]
+    # Padding is no value, not even beside minus infinity.
+    np.testing.assert_array_equal(indices.ravel(), [0, 1, 4])
+    np.testing.assert_array_equal(y.ravel(), [-np.inf, -np.inf, -1])
+    numbers = jnp.array([-128, -128, 3, 127], jnp.int8).reshape(1, 4, 1)
+    y, indices = jl.AdaptiveMaxPool(3, indices=True).apply({}, {}, numbers)[0]
+    np.testing.assert_array_equal(y.ravel(), np.array([-128, 3, 127], "int8"))
+    np.testing.assert_array_equal(indices.ravel(), [0, 2, 3])
 
 
 @pytest.mark.parametrize("p", [0.5, 1, 2, 3])

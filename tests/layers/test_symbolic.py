@@ -40,6 +40,16 @@ CASES = {
         (0, 1, 2),
     ),
     "average pool, dilated": (jl.AvgPool(2, strides=1, dilation=2), IMAGE, (0, 1, 2)),
+    "adaptive pools": (
+        jl.concat(jl.AdaptiveAvgPool((None, 1)), jl.AdaptiveMaxPool((None, 1))),
+        IMAGE,
+        (0, 1, 2),
+    ),
+    "adaptive pools of a batch": (
+        jl.concat(jl.AdaptiveAvgPool(4), jl.AdaptiveMaxPool(4)),
+        IMAGE,
+        (0,),
+    ),
     "global pools": (jl.concat(jl.GlobalMaxPool(), jl.GlobalAvgPool()), IMAGE, (0, 1, 2)),
     "norms": (jl.serial(jl.BatchNorm(), jl.GroupNorm(2), jl.LayerNorm()), IMAGE, (0, 1, 2)),
     "repeat": (jl.repeat(jl.residual(jl.SelfAttention(2, causal=True)), 2), STEPS, (0, 1)),

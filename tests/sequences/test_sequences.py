@@ -107,6 +107,10 @@ LAYERS = {
 # What leads with (batch, space) has no time: a cell takes one step.
 NO_TIME = {
     "batch norm of rows and channels",
+    "adaptive average pool",
+    "adaptive max pool",
+    "adaptive max pool, divisible",
+    "max pool with indices, and back",
     "average pool, to the last pixel",  # counts by the length of the longest row: refused
     "convolutional lstm cell",
     "crop",

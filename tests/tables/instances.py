@@ -171,6 +171,13 @@ INSTANCES = {
         IMAGE,
         full=True,
     ),
+    "max pool with indices, and back": Instance(
+        jl.serial(jl.MaxPool(3, strides=2, padding=1, indices=True), jl.MaxUnpool(sizes=(6, 5))),
+        IMAGE,
+    ),
+    "adaptive average pool": Instance(jl.AdaptiveAvgPool((4, None)), IMAGE),
+    "adaptive max pool": Instance(jl.AdaptiveMaxPool((4, 2)), IMAGE),
+    "adaptive max pool, divisible": Instance(jl.AdaptiveMaxPool((3, 1)), IMAGE, full=True),
     "min pool": Instance(jl.MinPool((2, 3), strides=1, padding="SAME"), IMAGE),
     "sum pool": Instance(jl.SumPool(2, padding=1), STEPS),
     "lp pool": Instance(jl.LpPool(3, 2), IMAGE),

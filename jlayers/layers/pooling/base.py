@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 from ...base import arguments
-from ...base.arguments import CausalPadding, Sizes
+from ...base.arguments import CausalPadding, Sizes, SizesOrNone
 from ...base.constructors import no_params, pure
 from ...base.errors import LayerError
 from ...base.layer import Layer
 from ...base.sequence import Steps, split
 from ...base.sequence_mode import SequenceMode
-from ...base.types import Params
+from ...base.specs import format_spec
+from ...base.types import Params, PyTree
 from ...core.dtypes import is_symbolic
 from ...core.padding import PADDINGS
 from ...core.time_windows import TimeWindow
@@ -24,6 +25,7 @@ from ..conv.padding import spread_padding, window_fits
 
 
 _SAME = ("SAME", "SAME_LOWER")
+from ..shape.base import per_row
 
 
 class PoolWindow:
@@ -134,6 +136,40 @@ def _has_padding_alone(windows: Windows, sizes: tuple[int, ...]) -> bool:
             if not ((places >= 0) & (places < n)).any(1).all():
                 return True
     return False
+
+
+def adaptive_pool(
+    pool: Callable[[jax.Array, tuple[int, ...]], PyTree],
+    sizes: SizesOrNone,
+    refuses_time: bool = False,
+) -> Layer:
+    """The layer of ``pool(x, sizes)``, an adaptive pool.
+
+    Args:
+      refuses_time: whether it takes no Sequence, not even if each step is pooled by itself.
+    """
+
+    def apply(params: Params, x: jax.Array) -> PyTree:
+        rank = len(sizes) + 2 if isinstance(sizes, tuple) else None
+        arguments.one_array(x, IMAGE, rank=rank, least_rank=3, lower=NO_CHANNELS)
+        arguments.real(x)
+        arguments.not_empty(x, IMAGE)
+        wanted = sizes if isinstance(sizes, tuple) else (sizes,) * (len(x.shape) - 2)
+        pairs = [*zip(wanted, x.shape[1:-1], strict=True)]
+        if any(is_symbolic(n) and size not in (1, None) for size, n in pairs):
+            raise LayerError(f"sizes {sizes} of an axis without a known size", got=format_spec(x))
+        return pool(x, tuple(n if size is None else size for size, n in pairs))
+
+    if refuses_time:
+        return per_row(lambda x: apply({}, x))
+    # Where time keeps its size, each step is pooled by itself: that is found out.
+    return pure(no_params, apply, sequence_mode=SequenceMode.UNKNOWN)
+
+
+def check_known_sizes(x: Image) -> None:
+    """Indices are computed from numbers."""
+    if is_symbolic(*x.shape[1:-1]):
+        raise LayerError("indices=True takes spatial axes of known sizes", got=format_spec(x))
 
 
 def global_pool(pool: Callable[[jax.Array, jax.Array | None], jax.Array]) -> Layer:
