@@ -15,7 +15,7 @@ from .axes_norm import axes_norm
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
-from .global_pooling import global_max_pool
+from .global_pooling import global_max_pool, global_min_pool
 from .norm import masked_normalize, normalize, standardize
 from .pool_indices import max_unpool
 from .pooling import avg_pool, max_pool, min_pool, sum_pool
@@ -43,6 +43,7 @@ __all__ = [
     "conv_transpose",
     "dense",
     "global_max_pool",
+    "global_min_pool",
     "gru",
     "lstm",
     "masked_normalize",

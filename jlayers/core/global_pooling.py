@@ -1,10 +1,12 @@
-"""The largest value over whole axes, with a gradient for the first of equal values."""
+"""Largest and smallest values over whole axes; the first of equal ones has the gradient."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from .dtypes import turned_round
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
@@ -23,6 +25,22 @@ def global_max_pool(x: jax.Array) -> jax.Array:
     for _ in range(x.ndim - 2):
         x = max_axis_1(x)
     return x
+
+
+def global_min_pool(x: jax.Array) -> jax.Array:
+    """The smallest value over all spatial axes; of equal values the first one has the gradient.
+
+    Args:
+      x: (batch, *spatial, channels), floating or integer.
+
+    Returns:
+      (batch, channels), of the dtype of ``x``.
+
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> jl.core.global_min_pool(jnp.array([[[1.0, 8.0], [3.0, 2.0]]])).tolist()
+    [[1.0, 2.0]]
+    """
+    return turned_round(global_max_pool(turned_round(x)))
 
 
 def max_axis_1(x: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from jax import lax
 
 from .custom_gradient import apply_transpose, on_cpu, with_custom_gradient
 from .dispatch import AlgorithmChoice, check_method, record_choice, traced_once
-from .dtypes import at_least_float32, is_sharded, is_symbolic, min_value
+from .dtypes import at_least_float32, is_sharded, is_symbolic, min_value, turned_round
 from .windows import Padding, Windows, explicit_padding, pad_or_crop
 
 METHODS = ("direct", "axes")
@@ -187,10 +187,8 @@ def min_pool(
     >>> jl.core.min_pool(x, window_shape=(2,), strides=(2,), padding="VALID").ravel().tolist()
     [1, 2]
     """
-    # The order turned round. For integers by the complement: the least one has no negative.
-    turn = lax.neg if jnp.issubdtype(x.dtype, jnp.floating) else lax.bitwise_not
     options: Any = {"window_shape": window_shape, "strides": strides, "padding": padding}
-    return turn(max_pool(turn(x), **options, dilation=dilation, method=method))
+    return turned_round(max_pool(turned_round(x), **options, dilation=dilation, method=method))
 
 
 @traced_once("window_shape", "strides", "padding", "dilation", "method")

@@ -139,6 +139,12 @@ class Windows(NamedTuple):
             x = self.along(axis).reduce_axis(axis, x, init, combine)
         return x
 
+    def fold(self, x: jax.Array, init: np.ndarray, combine: Combine) -> jax.Array:
+        """One axis after the other by slices: for any ``combine``, with JAX's own gradients."""
+        for axis in range(len(self.window_shape)):
+            x = functools.reduce(combine, self.along(axis).slices(x, init))
+        return x
+
     def along(self, axis: int) -> Windows:
         """These windows on one axis alone, a single element on the others."""
         before, after = axis, len(self.window_shape) - axis - 1

@@ -29,10 +29,13 @@ from .pooling.adaptive_max_pool import AdaptiveMaxPool
 from .pooling.avg_pool import AvgPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
+from .pooling.global_min_pool import GlobalMinPool
+from .pooling.global_sum_pool import GlobalSumPool
 from .pooling.lp_pool import LpPool
 from .pooling.max_pool import MaxPool
 from .pooling.max_unpool import MaxUnpool
 from .pooling.min_pool import MinPool
+from .pooling.pool import Pool
 from .pooling.sum_pool import SumPool
 from .position.position_embedding import PositionEmbedding
 from .position.sinusoidal_positions import SinusoidalPositions
@@ -98,6 +101,8 @@ __all__ = [
     "GaussianNoise",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "GlobalMinPool",
+    "GlobalSumPool",
     "GroupNorm",
     "InstanceNorm",
     "LSTMCell",
@@ -115,6 +120,7 @@ __all__ = [
     "Pad",
     "PixelShuffle",
     "PixelUnshuffle",
+    "Pool",
     "PositionEmbedding",
     "RMSNorm",
     "Rearrange",

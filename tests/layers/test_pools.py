@@ -92,6 +92,11 @@ WRONG = {
     "padding 'SAME' leaves windows (2,) with nothing else in them": lambda: jl.out_spec(
         jl.MaxPool(2, padding="SAME", dilation=2), jl.spec((2, 1, 4))
     ),
+    "combine must be a function of (a, b)": lambda: jl.Pool(jnp.tanh, 0, 2),
+    "combine(a, b) must have the shape and dtype of a and b": lambda: jl.out_spec(
+        jl.Pool(lambda a, b: a > b, 0, 2), jl.spec((2, 5, 4))
+    ),
+    "start must be a number": lambda: jl.Pool(jnp.add, None, 2),
     "takes window_shape or sizes": jl.MaxUnpool,
     "padding 'SAME' does not say a size": lambda: jl.MaxUnpool(2, padding="SAME"),
     "takes a tuple (y, indices)": lambda: jl.out_spec(jl.MaxUnpool(2), jl.spec((2, 3, 4))),
@@ -122,6 +127,38 @@ def test_what_does_not_fit_is_an_error(text):
     with pytest.raises(jl.LayerError) as caught:
         WRONG[text]()
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("combine", "start", "named"),
+    [
+        (jnp.maximum, -np.inf, jl.MaxPool),
+        (jnp.add, 0, jl.SumPool),
+        (jnp.minimum, np.inf, jl.MinPool),
+    ],
+)
+def test_a_pool_by_function_is_the_one_by_name(combine, start, named):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
+    options = {"strides": (1, 2), "padding": 1, "ceil_mode": True}
+    ours, theirs = jl.Pool(combine, start, (2, 3), **options), named((2, 3), **options)
+
+    def value_and_slope(layer):
+        y, vjp = jax.vjp(lambda x: layer.apply({}, {}, x)[0], x)
+        return y, vjp(jnp.cos(y))[0]
+
+    for a, b in zip(value_and_slope(ours), value_and_slope(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    products = jl.Pool(jnp.multiply, 1, 2).apply({}, {}, x[:, :, 0])[0]
+    np.testing.assert_allclose(products, x[:, ::2, 0] * x[:, 1::2, 0], rtol=1e-6)
+
+
+def test_global_pools_of_rows():
+    values = jnp.array([[3.0, -1, 2, 5], [3, 5, 4, -9]])[..., None]
+    x = jl.Sequence.from_lengths(values, [4, 3])
+    for layer, wanted in ((jl.GlobalMinPool(), [-1, 3]), (jl.GlobalSumPool(), [9, 12])):
+        np.testing.assert_array_equal(layer.apply({}, {}, x)[0].ravel(), wanted)
+    numbers = jnp.array([-128, 3, 127], jnp.int8).reshape(1, 3, 1)
+    assert jl.GlobalMinPool().apply({}, {}, numbers)[0].tolist() == [[-128]]
 
 
 @pytest.mark.parametrize("layer", [jl.AdaptiveAvgPool((None, 2)), jl.AdaptiveMaxPool((None, 2))])

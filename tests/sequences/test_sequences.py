@@ -48,6 +48,7 @@ LAYERS = {
     "average pool, to the last step": Row(
         jl.AvgPool(2, strides=3, ceil_mode=True), STEPS, full=True
     ),
+    "pool of products, causal": Row(jl.Pool(jnp.multiply, 1, 3, strides=1, **CAUSAL), STEPS),
     "average pool": Row(jl.AvgPool(2), STEPS),
     "average pool, causal": Row(jl.AvgPool(3, **CAUSAL), STEPS),
     "average pool, padding counts": Row(

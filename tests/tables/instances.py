@@ -181,6 +181,11 @@ INSTANCES = {
     "min pool": Instance(jl.MinPool((2, 3), strides=1, padding="SAME"), IMAGE),
     "sum pool": Instance(jl.SumPool(2, padding=1), STEPS),
     "lp pool": Instance(jl.LpPool(3, 2), IMAGE),
+    "pool of products": Instance(
+        jl.Pool(jnp.multiply, 1, (2, 3), strides=1, padding=1, dilation=(1, 2)), IMAGE
+    ),
+    "global min pool": Instance(jl.GlobalMinPool(), IMAGE),
+    "global sum pool": Instance(jl.GlobalSumPool(), IMAGE, full=True),
     "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),
     "global max pool": Instance(jl.GlobalMaxPool(), IMAGE),
     "resize": Instance(jl.Resize(factor=2, method="linear"), IMAGE),
