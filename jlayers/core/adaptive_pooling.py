@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from .dtypes import at_least_float32, is_symbolic
 from .global_pooling import max_axis_1
 from .pooling import avg_pool, max_pool
-from .resampling import by_matrix
 
 
 def adaptive_avg_pool(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
@@ -91,6 +91,17 @@ def _divides(n: int, size: int) -> bool:
 def _bounds(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     i = np.arange(size)
     return i * n // size, -(-(i + 1) * n // size)
+
+
+def by_matrix(x: jax.Array, axis: int, matrix: np.ndarray) -> jax.Array:
+    """``x`` with an axis times ``matrix`` (new size, old size)."""
+    y = lax.dot_general(
+        x,
+        jnp.asarray(matrix, x.dtype),
+        (((axis,), (1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+    )
+    return jnp.moveaxis(y, -1, axis)
 
 
 def area_weights(n: int, size: int) -> np.ndarray:

@@ -126,6 +126,7 @@ NO_TIME = {
     "rearrange, patches",
     "reshape",
     "resize",
+    "resize by a fraction",
     "resize, cubic, smaller",
     "unit norm of images",
 }

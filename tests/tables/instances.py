@@ -192,6 +192,9 @@ INSTANCES = {
     "resize, cubic, smaller": Instance(
         jl.Resize((3, 8), method="cubic", antialias=True), IMAGE, full=True
     ),
+    "resize by a fraction": Instance(
+        jl.Resize(factor=(1.3, 0.7), method="linear"), IMAGE, full=True
+    ),
     "pad": Instance(jl.Pad((1, (0, 2))), IMAGE),
     "pad, reflected": Instance(jl.Pad(2, mode="reflect"), IMAGE, full=True),
     "crop": Instance(jl.Crop(((1, 0), 2)), IMAGE),

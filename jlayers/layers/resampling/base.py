@@ -6,11 +6,14 @@ import math
 from typing import Any
 
 from ...base import arguments
+from ...base.arguments import Scalar
 from ...base.errors import LayerError
 from ...base.specs import format_spec
 
 
-def spatial(x: Any, factor: int | tuple[int, ...], name: str = "factor") -> tuple[int, ...]:
+def spatial(
+    x: Any, factor: Scalar | tuple[Scalar, ...], name: str = "factor"
+) -> tuple[Scalar, ...]:
     """One number for each spatial axis of (batch, *spatial, channels).
 
     Raises:
