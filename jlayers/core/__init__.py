@@ -16,6 +16,7 @@ from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
 from .global_pooling import global_max_pool, global_min_pool
+from .grid_sampling import affine_grid, grid_sample
 from .norm import masked_normalize, normalize, standardize
 from .pool_indices import max_unpool
 from .pooling import avg_pool, max_pool, min_pool, sum_pool
@@ -23,6 +24,7 @@ from .position_norm import position_norm
 from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
 from .resampling import Interpolation, resize
+from .roi_align import roi_align
 
 __all__ = [
     "Cache",
@@ -32,6 +34,7 @@ __all__ = [
     "Rope",
     "adaptive_avg_pool",
     "adaptive_max_pool",
+    "affine_grid",
     "alibi_slopes",
     "apply_rope",
     "attention",
@@ -44,6 +47,7 @@ __all__ = [
     "dense",
     "global_max_pool",
     "global_min_pool",
+    "grid_sample",
     "gru",
     "lstm",
     "masked_normalize",
@@ -54,6 +58,7 @@ __all__ = [
     "position_norm",
     "positions_from_mask",
     "resize",
+    "roi_align",
     "simple_rnn",
     "sinusoids",
     "standardize",

@@ -56,9 +56,11 @@ from .regularization.gaussian_noise import GaussianNoise
 from .regularization.spatial_dropout import SpatialDropout
 from .regularization.stochastic_depth import StochasticDepth
 from .resampling.channel_shuffle import ChannelShuffle
+from .resampling.grid_sample import GridSample
 from .resampling.pixel_shuffle import PixelShuffle
 from .resampling.pixel_unshuffle import PixelUnshuffle
 from .resampling.resize import Resize
+from .resampling.roi_align import RoIAlign
 from .shape.crop import Crop
 from .shape.flatten import Flatten
 from .shape.pad import Pad
@@ -103,6 +105,7 @@ __all__ = [
     "GlobalMaxPool",
     "GlobalMinPool",
     "GlobalSumPool",
+    "GridSample",
     "GroupNorm",
     "InstanceNorm",
     "LSTMCell",
@@ -126,6 +129,7 @@ __all__ = [
     "Rearrange",
     "Reshape",
     "Resize",
+    "RoIAlign",
     "SelfAttention",
     "ShawPositions",
     "SimpleRNN",

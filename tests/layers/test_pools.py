@@ -174,7 +174,7 @@ def test_adaptive_pools_of_each_step(layer):
 def test_whole_numbers_and_infinities_have_places():
     x = jnp.full((1, 5, 1), -jnp.inf).at[0, 4].set(-1.0)
     y, indices = jl.MaxPool(2, padding=1, indices=True).apply({}, {}, x)[0]
-    # Padding is no value, not even beside minus infinity.
+    # Padding never has the place, not even of minus infinity.
     np.testing.assert_array_equal(indices.ravel(), [0, 1, 4])
     np.testing.assert_array_equal(y.ravel(), [-np.inf, -np.inf, -1])
     numbers = jnp.array([-128, -128, 3, 127], jnp.int8).reshape(1, 4, 1)

@@ -195,6 +195,11 @@ INSTANCES = {
     "resize by a fraction": Instance(
         jl.Resize(factor=(1.3, 0.7), method="linear"), IMAGE, full=True
     ),
+    "grid sample": Instance(jl.GridSample(), (IMAGE, jl.spec((2, 3, 2)))),
+    "grid sample, cubic, reflected": Instance(
+        jl.GridSample(method="cubic", mode="reflect"), (IMAGE, jl.spec((2, 2, 3, 2))), full=True
+    ),
+    "roi align": Instance(jl.RoIAlign((3, 2)), (IMAGE, jl.spec((2, 3, 4)))),
     "pad": Instance(jl.Pad((1, (0, 2))), IMAGE),
     "pad, reflected": Instance(jl.Pad(2, mode="reflect"), IMAGE, full=True),
     "crop": Instance(jl.Crop(((1, 0), 2)), IMAGE),

@@ -1,14 +1,18 @@
-"""What layers share that move values between channels and space."""
+"""What layers share that resample images, or move values between channels and space."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import jax
+
 from ...base import arguments
 from ...base.arguments import Scalar
 from ...base.errors import LayerError
-from ...base.specs import format_spec
+from ...base.specs import format_short, format_spec
+
+IMAGE = "(batch, *spatial, channels)"
 
 
 def spatial(
@@ -20,7 +24,7 @@ def spatial(
       LayerError: for an input of another rank.
     """
     rank = len(factor) + 2 if isinstance(factor, tuple) else None
-    arguments.one_array(x, "(batch, *spatial, channels)", rank=rank, least_rank=3)
+    arguments.one_array(x, IMAGE, rank=rank, least_rank=3)
     return arguments.spread(name, factor, len(x.shape) - 2)
 
 
@@ -30,3 +34,32 @@ def check_divides(x: Any, by: tuple[int, ...], what: str, sizes: tuple[int, ...]
     if any(size % part for size, part in known):
         text = math.prod(by) if len(sizes) == 1 else by
         raise LayerError(f"{text} does not divide the {what}", got=format_spec(x))
+
+
+def check_words(name: str, value: str, known: tuple[str, ...]) -> None:
+    """``value`` is one of the words that are known."""
+    if value not in known:
+        raise LayerError(
+            f"unknown {name} {format_short(value)}", expected=", ".join(map(repr, known))
+        )
+
+
+def pair(x: Any, names: str, shapes: str) -> tuple[jax.Array, jax.Array]:
+    """An image and another array, both of real floating numbers.
+
+    Args:
+      names: of the two, ``"(image, grid)"``.
+      shapes: of the two, in words.
+
+    Raises:
+      LayerError: for anything else.
+    """
+    both = isinstance(x, tuple | list) and len(x) == 2
+    if not both or not all(hasattr(part, "shape") for part in x):
+        raise LayerError(f"takes a tuple {names}", expected=shapes, got=format_spec(x))
+    arguments.one_array(x[0], IMAGE, least_rank=3)
+    for part in x:
+        arguments.floating(part)
+        arguments.real(part)
+    image, other = x
+    return image, other

@@ -14,11 +14,11 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import format_short, format_spec
+from ...base.specs import format_spec
 from ...base.types import Params
 from ...core.dtypes import is_symbolic
 from ...core.resampling import COORDINATES, METHODS, Interpolation
-from .base import spatial
+from .base import IMAGE, check_words, spatial
 
 
 @factory
@@ -65,14 +65,8 @@ def Resize(
     """
     if (sizes is None) == (factor is None):
         raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
-    for name, value, known in (
-        ("method", method, METHODS),
-        ("coordinates", coordinates, COORDINATES),
-    ):
-        if value not in known:
-            raise LayerError(
-                f"unknown {name} {format_short(value)}", expected=", ".join(map(repr, known))
-            )
+    check_words("method", method, METHODS)
+    check_words("coordinates", coordinates, COORDINATES)
     interpolation = Interpolation(method, coordinates, antialias, coefficient)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
@@ -90,7 +84,7 @@ def Resize(
     def check(x: jax.Array) -> None:
         arguments.floating(x)
         arguments.real(x)
-        arguments.not_empty(x, "(batch, *spatial, channels)")
+        arguments.not_empty(x, IMAGE)
 
     def scaled(x: jax.Array, factors: tuple[float, ...]) -> tuple[int, ...]:
         pairs = [*zip(x.shape[1:-1], factors, strict=True)]
