@@ -55,18 +55,6 @@ def positive_sizes(name: str, value: Any, least: int = 1) -> int | tuple[int, ..
     return integer(name, value, least)
 
 
-def factors(name: str, value: Any) -> float | tuple[float, ...]:
-    """``value`` as a number above 0, or as a tuple of them; a whole one as an int."""
-    if isinstance(value, tuple | list) and value:
-        return tuple(_factor(name, item) for item in value)
-    return _factor(name, value)
-
-
-def _factor(name: str, value: Any) -> float:
-    found = above_zero(name, value)
-    return int(found) if found.is_integer() else found
-
-
 def sizes_or_none(name: str, value: Any) -> int | tuple[int | None, ...]:
     """``value`` as ``positive_sizes``, with None for some of a tuple."""
     if isinstance(value, tuple | list) and value:
@@ -260,7 +248,6 @@ Positive = Annotated[int, positive]
 Integer = Annotated[int, integer]
 Sizes = Annotated[int | tuple[int, ...], positive_sizes]
 Extents = Annotated[int | tuple[int, ...], functools.partial(positive_sizes, least=0)]
-Factors = Annotated[float | tuple[float, ...], factors]
 SizesOrNone = Annotated[int | tuple[int | None, ...], sizes_or_none]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
 Axes = Annotated[int | tuple[int, ...], axes]

@@ -5,8 +5,8 @@ What is exported here is for users; layers import what else they need from its m
 
 # `core.attention` and `core.conv` are the functions: they replace the packages of these names as
 # attributes. Import from a package in full, `from jlayers.core.attention.mask import ...`.
-from .attention.attention import attention, attention_with_weights
 from .adaptive_pooling import adaptive_avg_pool, adaptive_max_pool
+from .attention.attention import attention, attention_with_weights
 from .attention.cache import Cache, cached_attention
 from .attention.mask import alibi_slopes
 from .attention.relative import DistanceBuckets, RelativeTables

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from ... import core
 from ...base import arguments
-from ...base.arguments import Padding, Sizes
+from ...base.arguments import CausalPadding, Sizes
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.specs import format_spec
 from ..conv.base import IMAGE
+from ..conv.padding import spread_padding
 from ..shape.base import per_row
 
 
@@ -23,7 +24,7 @@ def MaxUnpool(
     window_shape: Sizes | None = None,
     *,
     strides: Sizes | None = None,
-    padding: Padding = "VALID",
+    padding: CausalPadding = "VALID",
     sizes: Sizes | None = None,
 ) -> Layer:
     """An image of zeros with the values of a ``MaxPool(indices=True)`` where they were.
@@ -53,7 +54,8 @@ def MaxUnpool(
     """
     if (window_shape is None) == (sizes is None):
         raise LayerError("takes window_shape or sizes", hint="MaxUnpool(2), or MaxUnpool(sizes=64)")
-    if isinstance(padding, str) and padding != "VALID":
+    names = padding if isinstance(padding, tuple) else (padding,)
+    if any(isinstance(name, str) and name != "VALID" for name in names):
         raise LayerError(f"padding {padding!r} does not say a size", hint="sizes=..., or numbers")
 
     def unpool(x: Any) -> jax.Array:
@@ -81,9 +83,8 @@ def MaxUnpool(
         assert window_shape is not None
         window = arguments.spread("window_shape", window_shape, rank)
         steps = window if strides is None else arguments.spread("strides", strides, rank)
-        pads = arguments.spread_padding(padding, rank)
-        pairs = ((0, 0),) * rank if isinstance(pads, str) else pads
-        axes = zip(pooled, window, steps, pairs, strict=True)
-        return tuple((n - 1) * s + k - sum(edges) for n, k, s, edges in axes)
+        pads = [0 if isinstance(p, str) else sum(p) for p in spread_padding(padding, rank)]
+        axes = zip(pooled, window, steps, pads, strict=True)
+        return tuple((n - 1) * s + k - edges for n, k, s, edges in axes)
 
     return per_row(unpool)

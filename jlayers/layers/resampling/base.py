@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from ...base import arguments
 from ...base.arguments import Scalar
 from ...base.errors import LayerError
-from ...base.specs import format_short, format_spec
+from ...base.specs import format_spec
 
 IMAGE = "(batch, *spatial, channels)"
+
+
+def factors(name: str, value: Any) -> float | tuple[float, ...]:
+    """``value`` as a number above 0, or as a tuple of them; a whole one as an int."""
+    if isinstance(value, tuple | list) and value:
+        return tuple(_factor(name, item) for item in value)
+    return _factor(name, value)
+
+
+def _factor(name: str, value: Any) -> float:
+    found = arguments.above_zero(name, value)
+    return int(found) if found.is_integer() else found
+
+
+Factors = Annotated[float | tuple[float, ...], factors]
 
 
 def spatial(
@@ -34,14 +49,6 @@ def check_divides(x: Any, by: tuple[int, ...], what: str, sizes: tuple[int, ...]
     if any(size % part for size, part in known):
         text = math.prod(by) if len(sizes) == 1 else by
         raise LayerError(f"{text} does not divide the {what}", got=format_spec(x))
-
-
-def check_words(name: str, value: str, known: tuple[str, ...]) -> None:
-    """``value`` is one of the words that are known."""
-    if value not in known:
-        raise LayerError(
-            f"unknown {name} {format_short(value)}", expected=", ".join(map(repr, known))
-        )
 
 
 def pair(x: Any, names: str, shapes: str) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ import jax
 
 from ... import core
 from ...base import arguments
-from ...base.arguments import Factors, Number, Sizes
+from ...base.arguments import Number, Sizes
 from ...base.constructors import no_params, pure
 from ...base.errors import LayerError
 from ...base.factory import factory
@@ -18,7 +18,7 @@ from ...base.specs import format_spec
 from ...base.types import Params
 from ...core.dtypes import is_symbolic
 from ...core.resampling import COORDINATES, METHODS, Interpolation
-from .base import IMAGE, check_words, spatial
+from .base import IMAGE, Factors, spatial
 
 
 @factory
@@ -65,8 +65,8 @@ def Resize(
     """
     if (sizes is None) == (factor is None):
         raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
-    check_words("method", method, METHODS)
-    check_words("coordinates", coordinates, COORDINATES)
+    arguments.one_of("method", method, METHODS)
+    arguments.one_of("coordinates", coordinates, COORDINATES)
     interpolation = Interpolation(method, coordinates, antialias, coefficient)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
