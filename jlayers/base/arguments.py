@@ -15,7 +15,7 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from ..core.padding import MODES, OF_ZEROS, PADDINGS, ZEROS
 from .errors import LayerError, truncate
 from .specs import format_short, format_spec
 from .types import PyTree
+
+Scalar = TypeVar("Scalar", int, float)
 
 
 def positive(name: str, value: Any) -> int:
@@ -51,6 +53,13 @@ def positive_sizes(name: str, value: Any, least: int = 1) -> int | tuple[int, ..
             raise LayerError(f"{name} must be a positive int or a tuple of them, got {value!r}")
         return tuple(integer(name, item, least) for item in value)
     return integer(name, value, least)
+
+
+def sizes_or_none(name: str, value: Any) -> int | tuple[int | None, ...]:
+    """``value`` as ``positive_sizes``, with None for some of a tuple."""
+    if isinstance(value, tuple | list) and value:
+        return tuple(None if item is None else positive(name, item) for item in value)
+    return positive_sizes(name, value)
 
 
 def axes(name: str, value: Any) -> int | tuple[int, ...]:
@@ -240,6 +249,7 @@ Integer = Annotated[int, integer]
 NonNegativeInteger = Annotated[int, functools.partial(integer, least=0)]
 Sizes = Annotated[int | tuple[int, ...], positive_sizes]
 Extents = Annotated[int | tuple[int, ...], functools.partial(positive_sizes, least=0)]
+SizesOrNone = Annotated[int | tuple[int | None, ...], sizes_or_none]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
 Axes = Annotated[int | tuple[int, ...], axes]
 FeatureAxes = Annotated[int | tuple[int, ...], axes_or_none]
@@ -358,9 +368,9 @@ def axes_of(x: Any, axes: Sequence[int]) -> tuple[int, ...]:
     return found
 
 
-def spread(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """An int for all of ``rank`` spatial axes, or the tuple if it has as many entries."""
-    if isinstance(value, int):
+def spread(name: str, value: Scalar | tuple[Scalar, ...], rank: int) -> tuple[Scalar, ...]:
+    """A number for all of ``rank`` spatial axes, or the tuple if it has as many entries."""
+    if not isinstance(value, tuple):
         return (value,) * rank
     if len(value) != rank:
         raise LayerError(

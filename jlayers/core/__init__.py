@@ -5,6 +5,7 @@ What is exported here is for users; layers import what else they need from its m
 
 # `core.attention` and `core.conv` are the functions: they replace the packages of these names as
 # attributes. Import from a package in full, `from jlayers.core.attention.mask import ...`.
+from .adaptive_pooling import adaptive_avg_pool, adaptive_max_pool
 from .attention.attention import attention, attention_with_weights
 from .attention.cache import Cache, cached_attention
 from .attention.mask import alibi_slopes
@@ -14,13 +15,17 @@ from .axes_norm import axes_norm
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
+from .global_pooling import global_max_pool, global_min_pool
+from .grid_sampling import affine_grid, grid_sample
 from .nearest import nearest
 from .norm import masked_normalize, normalize, standardize
-from .pooling import avg_pool, global_max_pool, max_pool, min_pool, sum_pool
+from .pool_indices import max_unpool
+from .pooling import avg_pool, max_pool, min_pool, sum_pool
 from .position_norm import position_norm
 from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
 from .resampling import Interpolation, resize
+from .roi_align import roi_align
 from .signal.frames import frame, overlap_add
 from .signal.mel import mel_filters
 
@@ -30,6 +35,9 @@ __all__ = [
     "Interpolation",
     "RelativeTables",
     "Rope",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "affine_grid",
     "alibi_slopes",
     "apply_rope",
     "attention",
@@ -42,10 +50,13 @@ __all__ = [
     "dense",
     "frame",
     "global_max_pool",
+    "global_min_pool",
+    "grid_sample",
     "gru",
     "lstm",
     "masked_normalize",
     "max_pool",
+    "max_unpool",
     "mel_filters",
     "min_pool",
     "nearest",
@@ -54,6 +65,7 @@ __all__ = [
     "position_norm",
     "positions_from_mask",
     "resize",
+    "roi_align",
     "simple_rnn",
     "sinusoids",
     "standardize",

@@ -22,8 +22,8 @@ from jax import lax
 
 from .custom_gradient import apply_transpose, on_cpu, with_custom_gradient
 from .dispatch import AlgorithmChoice, check_method, record_choice, traced_once
-from .dtypes import at_least_float32, is_sharded, is_symbolic, min_value
-from .windows import Padding, Windows, explicit_padding
+from .dtypes import at_least_float32, is_sharded, is_symbolic, min_value, turned_round
+from .windows import Padding, Windows, explicit_padding, pad_or_crop
 
 METHODS = ("direct", "axes")
 
@@ -45,13 +45,14 @@ class _Programs(NamedTuple):
     direct: Callable[[jax.Array], jax.Array]
 
 
-@traced_once("window_shape", "strides", "padding", "method")
+@traced_once("window_shape", "strides", "padding", "dilation", "method")
 def max_pool(
     x: jax.Array,
     *,
     window_shape: Sequence[int],
     strides: Sequence[int],
     padding: Padding,
+    dilation: Sequence[int] | None = None,
     method: str | None = None,
 ) -> jax.Array:
     """The largest value in each window; padding never wins.
@@ -62,6 +63,7 @@ def max_pool(
       x: (batch, *spatial, channels), floating or integer.
       window_shape, strides: one int for each spatial axis.
       padding: ``"VALID"``, ``"SAME"``, or a (low, high) for each spatial axis.
+      dilation: steps between the elements of a window, for each spatial axis; by default 1.
       method: ``"direct"`` (``lax.reduce_window``) or ``"axes"`` (one axis after the other); by
         default what ``choose_pool`` says for the platform that the program is compiled for.
 
@@ -79,8 +81,7 @@ def max_pool(
     """
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     lowest = min_value(x.dtype)
-    pads = explicit_padding(x, window_shape, strides, padding)
-    windows = Windows(tuple(window_shape), tuple(strides), pads)
+    windows = _windows(x, window_shape, strides, padding, dilation)
 
     def direct(x: jax.Array) -> jax.Array:
         return windows.reduce(x, lowest, lax.max)
@@ -96,66 +97,37 @@ def max_pool(
     use_axes = _choose("max_pool", x, max(window_shape), method)
     if not floating:
         return by_axis(x) if method == "axes" else direct(x)
+    if any(d > 1 for d in windows.dilation) and not is_symbolic(*x.shape[1:-1]):
+        # JAX has no gradient of XLA's own where there are holes.
+        forward = by_axis if use_axes else direct
+        return with_custom_gradient(
+            lambda x: (forward(x), ()), lambda args, _, ct: (gradient(args[0], ct),)
+        )(x)
     return _pool(x, use_axes, method, _Programs(by_axis, gradient, direct))
 
 
-def global_max_pool(x: jax.Array) -> jax.Array:
-    """The largest value over all spatial axes; of equal values the first one has the gradient.
-
-    Args:
-      x: (batch, *spatial, channels), floating or integer.
-
-    Returns:
-      (batch, channels), of the dtype of ``x``.
-
-    >>> import jax.numpy as jnp, jlayers as jl
-    >>> jl.core.global_max_pool(jnp.array([[[1.0, 8.0], [3.0, 2.0]]])).tolist()
-    [[3.0, 8.0]]
-    """
-    for _ in range(x.ndim - 2):
-        x = _max_axis_1(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.max(x, 1)
-    return x
-
-
-# The gradient of jnp.max looks for the largest value with ==. A compiled program may compute ``x``
-# twice, with different roundings: then nothing is found, and the gradient is wrong or NaN.
-@jax.custom_jvp
-def _max_axis_1(x: jax.Array) -> jax.Array:
-    return jnp.max(x, 1)
-
-
-@_max_axis_1.defjvp
-def _max_axis_1_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (tangent,) = primals, tangents
-    argmax = jnp.argmax(x, 1, keepdims=True)
-    # Zeros like x, so that the indices are sharded over devices as x is.
-    indices = lax.broadcasted_iota(argmax.dtype, x.shape, 1) + jnp.zeros_like(x, argmax.dtype)
-    first = indices == argmax
-
-    def at_argmax(values: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(first, values, jnp.zeros_like(values)), 1)
-
-    return at_argmax(x), at_argmax(tangent)
-
-
-@traced_once("window_shape", "strides", "padding", "count_include_pad", "method")
+@traced_once(
+    "window_shape", "strides", "padding", "dilation", "count_include_pad", "divisor", "method"
+)
 def avg_pool(
     x: jax.Array,
     *,
     window_shape: Sequence[int],
     strides: Sequence[int],
     padding: Padding,
-    count_include_pad: bool = False,
+    dilation: Sequence[int] | None = None,
+    count_include_pad: bool | Sequence[tuple[int, int]] = False,
+    divisor: float | None = None,
     method: str | None = None,
 ) -> jax.Array:
     """The mean of each window.
 
     Args:
       x: (batch, *spatial, channels), floating.
-      window_shape, strides, padding, method: as for ``max_pool``.
-      count_include_pad: divide by the window's size also where it overlaps the padding.
+      window_shape, strides, padding, dilation, method: as for ``max_pool``.
+      count_include_pad: divide by the window's size also where it overlaps the padding; or as much
+        of the padding as counts, a (low, high) for each spatial axis.
+      divisor: what each sum is divided by, in place of the window's size.
 
     Returns:
       (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least. A
@@ -169,16 +141,25 @@ def avg_pool(
     >>> jl.core.avg_pool(x, window_shape=(2,), strides=(2,), padding="SAME").ravel().tolist()
     [3.0, 2.0]
     """
-    pads = explicit_padding(x, window_shape, strides, padding)
-    windows = Windows(tuple(window_shape), tuple(strides), pads)
+    windows = _windows(x, window_shape, strides, padding, dilation)
     total = _total("avg_pool", x, windows, method)
-    if count_include_pad or not any(map(any, pads)):
+    counted: Any = windows.padding if count_include_pad is True else count_include_pad or ()
+    if divisor is not None:
+        return (total / divisor).astype(x.dtype)
+    if windows.padding == tuple(counted) or not any(map(any, windows.padding)):
         return (total / math.prod(window_shape)).astype(x.dtype)
     # How many pixels of each window are not padding: the same for all images and channels.
     ones = jnp.ones((1, *x.shape[1:-1], 1), total.dtype)
+    if counted:
+        edges = zip(windows.padding, counted, strict=True)
+        windows = windows._replace(
+            padding=tuple((all_[0] - some[0], all_[1] - some[1]) for all_, some in edges)
+        )
+        ones = pad_or_crop(ones, counted, 1)
     count = windows.reduce(ones, np.array(0, total.dtype), lax.add)
-    pairs = zip(pads, window_shape, strict=True)
-    if any(not is_symbolic(*sides) and max(sides) >= size for sides, size in pairs):
+    pairs = zip(windows.padding, window_shape, windows.dilation, strict=True)
+    # There may be windows of padding alone.
+    if any(d > 1 or (not is_symbolic(*sides) and max(sides) >= k) for sides, k, d in pairs):
         count = jnp.maximum(count, jnp.ones_like(count))
     return (total / jnp.broadcast_to(count, total.shape)).astype(x.dtype)
 
@@ -189,13 +170,14 @@ def min_pool(
     window_shape: Sequence[int],
     strides: Sequence[int],
     padding: Padding,
+    dilation: Sequence[int] | None = None,
     method: str | None = None,
 ) -> jax.Array:
     """The smallest value in each window; padding never wins.
 
     Args:
       x: (batch, *spatial, channels), floating or integer.
-      window_shape, strides, padding, method: as for ``max_pool``.
+      window_shape, strides, padding, dilation, method: as for ``max_pool``.
 
     Returns:
       (batch, *spatial', channels), of the dtype of ``x``.
@@ -205,26 +187,25 @@ def min_pool(
     >>> jl.core.min_pool(x, window_shape=(2,), strides=(2,), padding="VALID").ravel().tolist()
     [1, 2]
     """
-    # The order turned round. For integers by the complement: the least one has no negative.
-    turn = lax.neg if jnp.issubdtype(x.dtype, jnp.floating) else lax.bitwise_not
     options: Any = {"window_shape": window_shape, "strides": strides, "padding": padding}
-    return turn(max_pool(turn(x), **options, method=method))
+    return turned_round(max_pool(turned_round(x), **options, dilation=dilation, method=method))
 
 
-@traced_once("window_shape", "strides", "padding", "method")
+@traced_once("window_shape", "strides", "padding", "dilation", "method")
 def sum_pool(
     x: jax.Array,
     *,
     window_shape: Sequence[int],
     strides: Sequence[int],
     padding: Padding,
+    dilation: Sequence[int] | None = None,
     method: str | None = None,
 ) -> jax.Array:
     """The sum of each window.
 
     Args:
       x: (batch, *spatial, channels), floating.
-      window_shape, strides, padding, method: as for ``max_pool``.
+      window_shape, strides, padding, dilation, method: as for ``max_pool``.
 
     Returns:
       (batch, *spatial', channels), of the dtype of ``x``; sums are taken in float32 at least.
@@ -237,9 +218,20 @@ def sum_pool(
     >>> jl.core.sum_pool(x, window_shape=(2,), strides=(2,), padding="SAME").ravel().tolist()
     [6.0, 2.0]
     """
-    pads = explicit_padding(x, window_shape, strides, padding)
-    windows = Windows(tuple(window_shape), tuple(strides), pads)
+    windows = _windows(x, window_shape, strides, padding, dilation)
     return _total("sum_pool", x, windows, method).astype(x.dtype)
+
+
+def _windows(
+    x: jax.Array,
+    window_shape: Sequence[int],
+    strides: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int] | None,
+) -> Windows:
+    sides = (1,) * len(window_shape) if dilation is None else tuple(dilation)
+    windows = Windows(tuple(window_shape), tuple(strides), (), sides)
+    return windows._replace(padding=explicit_padding(x, windows.extents, strides, padding))
 
 
 def _total(operation: str, x: jax.Array, windows: Windows, method: str | None) -> jax.Array:
@@ -261,7 +253,7 @@ def _sum_pool(x: jax.Array, windows: Windows, use_axes: bool, method: str | None
     def gradient(x: jax.Array, ct: jax.Array) -> jax.Array:
         if all(stride == 1 for stride in windows.strides):
             # At stride 1 the windows that contain a pixel are a window themselves.
-            sides = zip(windows.window_shape, windows.padding, strict=True)
+            sides = zip(windows.extents, windows.padding, strict=True)
             pads = [(k - 1 - low, k - 1 - high) for k, (low, high) in sides]
             return windows._replace(padding=tuple(pads)).reduce_by_axis(ct, zero, lax.add)
         for axis in reversed(range(len(windows.window_shape))):
@@ -320,7 +312,7 @@ def _pool(x: jax.Array, use_axes: bool, method: str | None, programs: _Programs)
 def _max_gradient(x: jax.Array, ct: jax.Array, windows: Windows) -> jax.Array:
     """The gradient of the maximum, some images at a time where the intermediates are many."""
     batch, image_size = x.shape[0], math.prod(x.shape[1:])
-    overlap = any(k > s for k, s in zip(windows.window_shape, windows.strides, strict=True))
+    overlap = any(k > s for k, s in zip(windows.extents, windows.strides, strict=True))
     divisors = [n for n in range(2, batch) if batch % n == 0]
     # An estimate: six numbers for each pixel that the reduction of the last axis leaves.
     intermediates = 6 * x.size // windows.strides[-1]
@@ -356,8 +348,9 @@ def _max_gradient_of(x: jax.Array, ct: jax.Array, windows: Windows) -> jax.Array
         one_axis, image = windows.along(axis), inputs[axis]
         best, *others = one_axis.slices(image, lowest)
         argmax = jnp.zeros_like(ct, jnp.int32)
+        step = windows.dilation[axis]
         for offset, values in enumerate(others, 1):
             larger = values > best  # not >=: the first of equal values wins
-            best, argmax = jnp.where(larger, values, best), jnp.where(larger, offset, argmax)
+            best, argmax = jnp.where(larger, values, best), jnp.where(larger, offset * step, argmax)
         ct = one_axis.sum_over_windows(axis, ct, image.shape[axis + 1], argmax)
     return ct.astype(dtype)

@@ -3,7 +3,7 @@
 How to read this file: ``_around`` says which inputs an output is made of, and with which weights.
 ``resize`` uses them in one of two ways. Where an axis becomes an integer number of times as large,
 the weights repeat: ``_by_phases`` sums shifted images, one sum for each output between two inputs.
-Otherwise ``_by_matrix`` multiplies with the matrix of all weights.
+Otherwise ``by_matrix`` multiplies with the matrix of all weights.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .adaptive_pooling import adaptive_avg_pool, by_matrix
 from .dispatch import traced_once
 from .dtypes import at_least_float32, is_sharded, is_symbolic
 
-METHODS = ("nearest", "linear", "cubic")
+METHODS = ("nearest", "linear", "cubic", "area", "lanczos3", "lanczos5")
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
 
 
@@ -28,7 +29,7 @@ class Interpolation(NamedTuple):
     """How values between pixels are made.
 
     Args:
-      method: one of ``METHODS``.
+      method: one of ``METHODS``; ``"area"`` is ``adaptive_avg_pool``, whatever the rest says.
       coordinates: one of ``COORDINATES``, where an output lies among the inputs. ``"half_pixel"``:
         the images have the same edges. ``"align_corners"``: the centres of their first and last
         pixels are the same. ``"asymmetric"``: the first edges alone, output i at ``i * in / out``.
@@ -43,7 +44,12 @@ class Interpolation(NamedTuple):
     coefficient: float = -0.75
 
 
-def resize(x: jax.Array, sizes: Sequence[int], interpolation: Interpolation) -> jax.Array:
+def resize(
+    x: jax.Array,
+    sizes: Sequence[int],
+    interpolation: Interpolation,
+    scales: Sequence[float | None] | None = None,
+) -> jax.Array:
     """``x`` with spatial axes of other sizes.
 
     Args:
@@ -51,6 +57,8 @@ def resize(x: jax.Array, sizes: Sequence[int], interpolation: Interpolation) -> 
       sizes: one for each spatial axis.
       interpolation: how values between pixels are made; beyond the edges the outermost pixel is
         repeated.
+      scales: for each spatial axis, how many pixels of ``x`` lie between two outputs; by default,
+        or for None, its size over the new one. Not for ``"align_corners"`` and ``"area"``.
 
     Returns:
       (batch, *sizes, channels), of the dtype of ``x``; sums are taken in float32 at least.
@@ -60,44 +68,51 @@ def resize(x: jax.Array, sizes: Sequence[int], interpolation: Interpolation) -> 
     >>> jl.core.resize(x, (4,), jl.core.Interpolation("linear")).ravel().tolist()
     [1.0, 1.5, 2.5, 3.0]
     """
-    return _resize(x, tuple(sizes), interpolation)
+    return _resize(x, tuple(sizes), interpolation, None if scales is None else tuple(scales))
 
 
-@traced_once("sizes", "interpolation")
-def _resize(x: jax.Array, sizes: tuple[int, ...], interpolation: Interpolation) -> jax.Array:
+@traced_once("sizes", "interpolation", "scales")
+def _resize(
+    x: jax.Array,
+    sizes: tuple[int, ...],
+    interpolation: Interpolation,
+    scales: tuple[float | None, ...] | None,
+) -> jax.Array:
+    if interpolation.method == "area":
+        return adaptive_avg_pool(x, sizes)
     y = x.astype(at_least_float32(x.dtype))
     # The smaller of the results first: an axis that shrinks before one that grows.
     known = not is_symbolic(*x.shape[1:-1], *sizes)
     axes = range(1, x.ndim - 1)
     order = sorted(axes, key=lambda axis: sizes[axis - 1] / x.shape[axis]) if known else axes
     for axis in order:
-        y = _resize_axis(y, axis, sizes[axis - 1], interpolation)
+        scale = None if scales is None else scales[axis - 1]
+        y = _resize_axis(y, axis, sizes[axis - 1], interpolation, scale)
     return y.astype(x.dtype)
 
 
-def _resize_axis(x: jax.Array, axis: int, size: int, interpolation: Interpolation) -> jax.Array:
+def _resize_axis(
+    x: jax.Array, axis: int, size: int, interpolation: Interpolation, scale: float | None
+) -> jax.Array:
     before = x.shape[axis]
+    aligned = interpolation.coordinates == "align_corners"
+    own_scale = scale is not None and not aligned and scale * size != before
     # With aligned corners the identity too, and the place of a single output is that of the first.
-    if size == before:
+    if size == before and not own_scale:
         return x
-    # With antialiasing the edges of a cubic have weights of their own.
-    repeats = interpolation.coordinates != "align_corners" and not (
-        interpolation.antialias and interpolation.method == "cubic"
-    )
+    # With weights for what lies inside alone, the edges have weights of their own.
+    repeats = not aligned and not own_scale and not _leaves_out(interpolation)
     # Of sharded axes JAX merges none by itself.
     if repeats and size % before == 0 and not is_sharded(x):
         return _by_phases(x, axis, size // before, interpolation)
-    return _by_matrix(x, axis, weights(before, size, interpolation))
+    return by_matrix(x, axis, weights(before, size, interpolation, scale))
 
 
-def _by_matrix(x: jax.Array, axis: int, matrix: np.ndarray) -> jax.Array:
-    y = lax.dot_general(
-        x,
-        jnp.asarray(matrix, x.dtype),
-        (((axis,), (1,)), ((), ())),
-        precision=lax.Precision.HIGHEST,
-    )
-    return jnp.moveaxis(y, -1, axis)
+def _leaves_out(interpolation: Interpolation) -> bool:
+    """Whether pixels beyond the edges are left out, as PyTorch and JAX have it, not repeated."""
+    method = interpolation.method
+    # The weights of a nearest or linear neighbour beyond the edge are the same either way.
+    return method.startswith("lanczos") or (interpolation.antialias and method == "cubic")
 
 
 def _by_phases(x: jax.Array, axis: int, factor: int, interpolation: Interpolation) -> jax.Array:
@@ -165,13 +180,29 @@ def _cubic(a: float) -> tuple[Callable[[float], float], float]:
     return kernel, 2.0
 
 
-_KERNELS = {"linear": _linear, "cubic": _cubic}
+def _lanczos(radius: float) -> Callable[[float], tuple[Callable[[float], float], float]]:
+    """A windowed sinc (Duchon, 1979, doi:10.1175/1520-0450(1979)018)."""
+
+    def kernel(d: float) -> float:
+        return float(np.sinc(d) * np.sinc(d / radius)) if d <= radius else 0.0
+
+    return lambda _: (kernel, radius)
 
 
-def weights(before: int, size: int, interpolation: Interpolation) -> np.ndarray:
+_KERNELS = {
+    "linear": _linear,
+    "cubic": _cubic,
+    "lanczos3": _lanczos(3.0),
+    "lanczos5": _lanczos(5.0),
+}
+
+
+def weights(
+    before: int, size: int, interpolation: Interpolation, scale: float | None = None
+) -> np.ndarray:
     """The matrix (size, before) from the inputs of an axis to its outputs."""
     matrix = np.zeros((size, before))
-    scale = before / size
+    scale = before / size if scale is None else scale
     stretch = max(scale, 1.0) if interpolation.antialias else 1.0
     for i in range(size):
         place = {
@@ -181,8 +212,7 @@ def weights(before: int, size: int, interpolation: Interpolation) -> np.ndarray:
         }[interpolation.coordinates]
         first, part = _around(place, interpolation, stretch)
         inside = [(k, weight) for k, weight in enumerate(part, first) if 0 <= k < before]
-        if interpolation.antialias and inside:
-            # What lies outside is left out, as PyTorch and JAX have it, and not repeated.
+        if (interpolation.antialias or _leaves_out(interpolation)) and inside:
             total = sum(weight for _, weight in inside)
             for k, weight in inside:
                 matrix[i, k] += weight / total

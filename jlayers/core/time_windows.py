@@ -28,6 +28,8 @@ class TimeWindow(NamedTuple):
         at the end, make an output.
       mode: what is in the padding, as in ``padding.MODES``.
       input_dilation: steps of the operation for one step of its input: it puts zeros between them.
+      ceil: whether there is an output for a last stride that is cut off, as ``ceil_padding`` has it
+        for the padding ``low`` and ``high``.
 
     >>> import jax.numpy as jnp
     >>> mask = jnp.array([[True, True, True, False]])
@@ -42,12 +44,13 @@ class TimeWindow(NamedTuple):
     same: bool = False
     mode: str = ZEROS
     input_dilation: int = 1
+    ceil: bool = False
 
     @property
     def causal(self) -> bool:
         """Whether output t depends on the steps up to ``stride * t`` and none after."""
         zeros = self.mode == ZEROS or not (self.low or self.high)
-        plain = zeros and self.input_dilation == 1
+        plain = zeros and self.input_dilation == 1 and not self.ceil
         return plain and self.low == self.extent - 1 and self.high == 0
 
     @property
@@ -93,6 +96,8 @@ class TimeWindow(NamedTuple):
         mask = _dilated(mask, self.input_dilation)
         # The part of the window that is not accounted for by padding.
         span = 0 if self.same else self.extent - 1 - self.low - self.high
+        if self.ceil:
+            span = max(span - (self.stride - 1), -self.low)
         xp = _arrays_of(count)
         first = xp.arange(count) * self.stride
         if span < 0:  # more padding than the window needs: outputs beyond the steps

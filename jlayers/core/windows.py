@@ -42,6 +42,33 @@ def explicit_padding(
     return amounts_of(x.shape[1:-1], window_shape, strides, padding)
 
 
+def ceil_padding(
+    sizes: Sequence[int],
+    extents: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> tuple[tuple[int, int], ...]:
+    """``padding`` with more of it at the end, where the last stride would be cut off.
+
+    The last window may reach beyond the padded axis; it starts before the padding at the end, as in
+    PyTorch.
+
+    Args:
+      extents: of the windows, the holes of dilation included.
+
+    >>> ceil_padding((5,), (2,), (2,), [(0, 0)])
+    ((0, 1),)
+    """
+    pads = []
+    for n, k, s, (low, high) in zip(sizes, extents, strides, padding, strict=True):
+        # As much as any size needs: a stride less one, and no window without a pixel.
+        most = max(high, min(high + s - 1, k - 1))
+        # What no window reads would cost a copy.
+        unread = 0 if is_symbolic(n) else (n + low + most - k) % s
+        pads.append((low, max(high, most - unread)))
+    return tuple(pads)
+
+
 def pad_or_crop(
     x: jax.Array, edges: Sequence[tuple[int, int]], fill: np.ndarray | float = 0
 ) -> jax.Array:
@@ -77,13 +104,20 @@ class Windows(NamedTuple):
     window_shape: tuple[int, ...]
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """How many pixels a window covers, the holes of dilation included."""
+        pairs = zip(self.window_shape, self.dilation, strict=True)
+        return tuple(d * (k - 1) + 1 for k, d in pairs)
 
     def reduce(self, x: jax.Array, init: np.ndarray, combine: Combine) -> jax.Array:
         """XLA's own reduction, over all axes of the window at once."""
         # As for convolutions (geometry.py), padding that is negative, here or in the gradient.
         plain = all(
             is_symbolic(low, high) or (0 <= low < size and 0 <= high < size)
-            for size, (low, high) in zip(self.window_shape, self.padding, strict=True)
+            for size, (low, high) in zip(self.extents, self.padding, strict=True)
         )
         if not plain:
             padding = ((0, 0),) * len(self.padding)
@@ -96,12 +130,19 @@ class Windows(NamedTuple):
             (1, *self.window_shape, 1),
             (1, *self.strides, 1),
             ((0, 0), *self.padding, (0, 0)),
+            window_dilation=(1, *self.dilation, 1),
         )
 
     def reduce_by_axis(self, x: jax.Array, init: np.ndarray, combine: Combine) -> jax.Array:
         """One axis after the other: the sum of the window's sides in place of their product."""
         for axis in range(len(self.window_shape)):
             x = self.along(axis).reduce_axis(axis, x, init, combine)
+        return x
+
+    def fold(self, x: jax.Array, init: np.ndarray, combine: Combine) -> jax.Array:
+        """One axis after the other by slices: for any ``combine``, with JAX's own gradients."""
+        for axis in range(len(self.window_shape)):
+            x = functools.reduce(combine, self.along(axis).slices(x, init))
         return x
 
     def along(self, axis: int) -> Windows:
@@ -111,6 +152,7 @@ class Windows(NamedTuple):
             (1,) * before + (self.window_shape[axis],) + (1,) * after,
             (1,) * before + (self.strides[axis],) + (1,) * after,
             ((0, 0),) * before + (self.padding[axis],) + ((0, 0),) * after,
+            (1,) * before + (self.dilation[axis],) + (1,) * after,
         )
 
     def reduce_axis(self, axis: int, x: jax.Array, init: np.ndarray, combine: Combine) -> jax.Array:
@@ -126,9 +168,11 @@ class Windows(NamedTuple):
     def slices(self, x: jax.Array, pad_value: np.ndarray) -> Iterator[jax.Array]:
         """For each offset in the window, in row-major order, the values there of all windows."""
         x = pad_or_crop(x, self.padding, pad_value)
-        axes = zip(x.shape[1:-1], self.window_shape, self.strides, strict=True)
+        axes = zip(x.shape[1:-1], self.extents, self.strides, strict=True)
         counts = [(n - k) // s + 1 for n, k, s in axes]
-        for offset in itertools.product(*map(range, self.window_shape)):
+        for offset in itertools.product(
+            *map(range, (0,) * len(counts), self.extents, self.dilation)
+        ):
             ends = zip(offset, counts, self.strides, strict=True)
             stop = [first + (count - 1) * stride + 1 for first, count, stride in ends]
             limits = (x.shape[0], *stop, x.shape[-1])
@@ -147,12 +191,12 @@ class Windows(NamedTuple):
           ct: a number for each window.
           size: the number of pixels along the axis.
           selected: int32 of the shape of ``ct``, the only offset in the window that receives the
-            number (the maximum's); all of them receive it if None.
+            number (the maximum's), in pixels from its first; all of them receive it if None.
 
         Returns:
           An array like ``ct`` but for the ``size`` of the axis.
         """
-        window, stride = self.window_shape[axis], self.strides[axis]
+        window, stride, dilation = self.extents[axis], self.strides[axis], self.dilation[axis]
         (low, _), dim = self.padding[axis], axis + 1
         count = ct.shape[dim]
         before, after = ct.shape[:dim], ct.shape[dim + 1 :]
@@ -174,7 +218,7 @@ class Windows(NamedTuple):
             return jnp.where(rest[0] == offset, numbers, jnp.zeros_like(numbers))
 
         parts = [ct] if selected is None else [ct, selected]
-        if window == stride and blocks == count:
+        if window == stride and blocks == count and dilation == 1:
             # The windows lie side by side, and no pixel is in two of them: one comparison.
             shape = (*before, count, stride, *after)
             dims = [i for i in range(len(shape)) if i != dim + 1]
@@ -194,6 +238,8 @@ class Windows(NamedTuple):
             for phase in range(stride):
                 total = None
                 for offset in range(phase, window, stride):
+                    if offset % dilation:
+                        continue
                     start = lookback - offset // stride
                     shifted = [lax.slice_in_dim(a, start, start + blocks, axis=dim) for a in parts]
                     term = at_offset(shifted, offset)

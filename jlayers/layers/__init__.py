@@ -29,12 +29,18 @@ from .norm.layer_norm import LayerNorm
 from .norm.local_response_norm import LocalResponseNorm
 from .norm.rms_norm import RMSNorm
 from .norm.unit_norm import UnitNorm
+from .pooling.adaptive_avg_pool import AdaptiveAvgPool
+from .pooling.adaptive_max_pool import AdaptiveMaxPool
 from .pooling.avg_pool import AvgPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
+from .pooling.global_min_pool import GlobalMinPool
+from .pooling.global_sum_pool import GlobalSumPool
 from .pooling.lp_pool import LpPool
 from .pooling.max_pool import MaxPool
+from .pooling.max_unpool import MaxUnpool
 from .pooling.min_pool import MinPool
+from .pooling.pool import Pool
 from .pooling.sum_pool import SumPool
 from .position.position_embedding import PositionEmbedding
 from .position.sinusoidal_positions import SinusoidalPositions
@@ -68,9 +74,11 @@ from .regularization.gaussian_noise import GaussianNoise
 from .regularization.spatial_dropout import SpatialDropout
 from .regularization.stochastic_depth import StochasticDepth
 from .resampling.channel_shuffle import ChannelShuffle
+from .resampling.grid_sample import GridSample
 from .resampling.pixel_shuffle import PixelShuffle
 from .resampling.pixel_unshuffle import PixelUnshuffle
 from .resampling.resize import Resize
+from .resampling.roi_align import RoIAlign
 from .shape.crop import Crop
 from .shape.flatten import Flatten
 from .shape.pad import Pad
@@ -100,6 +108,8 @@ __all__ = [
     "SRU",
     "STFT",
     "ActivityPenalty",
+    "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
     "Affine",
     "AlphaDropout",
     "AvgPool",
@@ -140,6 +150,9 @@ __all__ = [
     "GaussianNoise",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "GlobalMinPool",
+    "GlobalSumPool",
+    "GridSample",
     "GroupNorm",
     "IIRFilter",
     "IndRNN",
@@ -161,6 +174,7 @@ __all__ = [
     "Mamba",
     "MambaCell",
     "MaxPool",
+    "MaxUnpool",
     "MelSpectrogram",
     "MinGRU",
     "MinGRUCell",
@@ -172,6 +186,7 @@ __all__ = [
     "Pad",
     "PixelShuffle",
     "PixelUnshuffle",
+    "Pool",
     "PositionEmbedding",
     "QRNNCell",
     "RMSNorm",
@@ -179,6 +194,7 @@ __all__ = [
     "Resample",
     "Reshape",
     "Resize",
+    "RoIAlign",
     "S5Cell",
     "SLSTMCell",
     "SRUCell",

@@ -71,7 +71,7 @@ WORDS = [
     (jl.Conv, {"features": 4, "kernel": 3}, "kernel_size=3"),
     (jl.MaxPool, {"pool_size": 2}, "window_shape=2"),
     (jl.MaxPool, {"window": 2}, "window_shape=2"),
-    (jl.AvgPool, {"window_shape": 2, "ceil_mode": True}, "padding='SAME', or padding=((low,"),
+    (jl.AvgPool, {"window_shape": 2, "divisor_override": 3}, "divisor"),
     (jl.Dropout, {"p": 0.5}, "rate=..., the probability of dropping"),
     (jl.Dropout, {"drop_rate": 0.5}, "rate=0.5"),
     (jl.Dropout, {"rate": 0.5, "deterministic": True}, "train=False, the default of apply"),

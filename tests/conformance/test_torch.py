@@ -29,37 +29,6 @@ def test_dense(shape, bias):
     check(module, jl.Dense(3, bias=bias), shape, convert.torch_linear)
 
 
-RESIZE = {
-    "nearest": ("nearest", {"coordinates": "asymmetric"}, {}),
-    "nearest-exact": ("nearest", {}, {}),
-    "bilinear": ("linear", {}, {}),
-    "bilinear, corners": ("linear", {"coordinates": "align_corners"}, {"align_corners": True}),
-    "bicubic": ("cubic", {}, {}),
-    "bicubic, corners": ("cubic", {"coordinates": "align_corners"}, {"align_corners": True}),
-    "bilinear, antialias": ("linear", {"antialias": True}, {"antialias": True}),
-    "bicubic, antialias": (
-        "cubic",
-        {"antialias": True, "coefficient": -0.5},
-        {"antialias": True},
-    ),
-}
-
-
-@pytest.mark.parametrize("sizes", [(10, 12), (3, 4), (7, 13), (1, 5), (15, 2)], ids=str)
-@pytest.mark.parametrize("name", RESIZE)
-def test_resize(name, sizes):
-    method, ours, theirs = RESIZE[name]
-
-    class Interpolate(nn.Module):
-        def forward(self, x):
-            mode = name.partition(",")[0]
-            return nn.functional.interpolate(x, sizes, mode=mode, **theirs)
-
-    check(
-        Interpolate(), jl.Resize(sizes, method=method, **ours), (2, 5, 6, 3), around=channels_first
-    )
-
-
 PADS = {
     "reflect": nn.ReflectionPad2d,
     "replicate": nn.ReplicationPad2d,

@@ -29,6 +29,27 @@ CASES = {
     "transposed conv, small kernel": (jl.ConvTranspose(3, 2, strides=3), IMAGE, (0, 1)),
     "max pool": (jl.MaxPool(2), IMAGE, (0, 1, 2)),
     "average pool": (jl.AvgPool(3, strides=2, padding="SAME"), IMAGE, (0, 1, 2)),
+    "max pool to the last pixel": (
+        jl.MaxPool(3, strides=2, padding=1, ceil_mode=True),
+        IMAGE,
+        (0, 1, 2),
+    ),
+    "average pool, wide strides, to the last pixel": (
+        jl.AvgPool(2, strides=4, padding=1, ceil_mode=True, count_include_pad=True),
+        IMAGE,
+        (0, 1, 2),
+    ),
+    "average pool, dilated": (jl.AvgPool(2, strides=1, dilation=2), IMAGE, (0, 1, 2)),
+    "adaptive pools": (
+        jl.concat(jl.AdaptiveAvgPool((None, 1)), jl.AdaptiveMaxPool((None, 1))),
+        IMAGE,
+        (0, 1, 2),
+    ),
+    "adaptive pools of a batch": (
+        jl.concat(jl.AdaptiveAvgPool(4), jl.AdaptiveMaxPool(4)),
+        IMAGE,
+        (0,),
+    ),
     "global pools": (jl.concat(jl.GlobalMaxPool(), jl.GlobalAvgPool()), IMAGE, (0, 1, 2)),
     "norms": (jl.serial(jl.BatchNorm(), jl.GroupNorm(2), jl.LayerNorm()), IMAGE, (0, 1, 2)),
     "frames": (jl.Frame(3, strides=2, padding="CENTER"), STEPS, (0, 1)),

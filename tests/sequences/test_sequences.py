@@ -44,6 +44,12 @@ LAYERS = {
     "transposed conv, cropped": Row(jl.ConvTranspose(3, 2, strides=3, padding=((0, 1),)), STEPS),
     "max pool": Row(jl.MaxPool(3, strides=2, padding="SAME"), STEPS),
     "max pool, causal": Row(jl.MaxPool(3, strides=1, **CAUSAL), STEPS),
+    "max pool, dilated, causal": Row(jl.MaxPool(2, strides=1, dilation=3, **CAUSAL), STEPS),
+    "max pool, to the last step": Row(jl.MaxPool(3, strides=2, padding=1, ceil_mode=True), STEPS),
+    "average pool, to the last step": Row(
+        jl.AvgPool(2, strides=3, ceil_mode=True), STEPS, full=True
+    ),
+    "pool of products, causal": Row(jl.Pool(jnp.multiply, 1, 3, strides=1, **CAUSAL), STEPS),
     "average pool": Row(jl.AvgPool(2), STEPS),
     "average pool, causal": Row(jl.AvgPool(3, **CAUSAL), STEPS),
     "average pool, padding counts": Row(
@@ -132,6 +138,11 @@ LAYERS = {
 NO_TIME = {
     "batch norm of rows and channels",
     "convolutional gru cell",
+    "adaptive average pool",
+    "adaptive max pool",
+    "adaptive max pool, divisible",
+    "max pool with indices, and back",
+    "average pool, to the last pixel",  # counts by the length of the longest row: refused
     "convolutional lstm cell",
     "crop",
     "dense over two axes, two of features",
@@ -140,6 +151,8 @@ NO_TIME = {
     "flatten",
     "local conv",
     "local conv of steps",
+    "grid sample",
+    "grid sample, cubic, reflected",
     "pad",
     "pad, reflected",
     "pixel shuffle",
@@ -147,6 +160,8 @@ NO_TIME = {
     "rearrange, patches",
     "reshape",
     "resize",
+    "roi align",
+    "resize by a fraction",
     "resize, cubic, smaller",
     "unit norm of images",
 }

@@ -191,15 +191,43 @@ INSTANCES = {
     "average pool, padded": Instance(
         jl.AvgPool(2, padding=1, count_include_pad=True), STEPS, full=True
     ),
+    "max pool, dilated": Instance(
+        jl.MaxPool((2, 3), strides=2, padding=(0, 1), dilation=2, ceil_mode=True), IMAGE
+    ),
+    "average pool, to the last pixel": Instance(
+        jl.AvgPool(2, strides=3, padding=1, ceil_mode=True, count_include_pad=True),
+        IMAGE,
+        full=True,
+    ),
+    "max pool with indices, and back": Instance(
+        jl.serial(jl.MaxPool(3, strides=2, padding=1, indices=True), jl.MaxUnpool(sizes=(6, 5))),
+        IMAGE,
+    ),
+    "adaptive average pool": Instance(jl.AdaptiveAvgPool((4, None)), IMAGE),
+    "adaptive max pool": Instance(jl.AdaptiveMaxPool((4, 2)), IMAGE),
+    "adaptive max pool, divisible": Instance(jl.AdaptiveMaxPool((3, 1)), IMAGE, full=True),
     "min pool": Instance(jl.MinPool((2, 3), strides=1, padding="SAME"), IMAGE),
     "sum pool": Instance(jl.SumPool(2, padding=1), STEPS),
     "lp pool": Instance(jl.LpPool(3, 2), IMAGE),
+    "pool of products": Instance(
+        jl.Pool(jnp.multiply, 1, (2, 3), strides=1, padding=1, dilation=(1, 2)), IMAGE
+    ),
+    "global min pool": Instance(jl.GlobalMinPool(), IMAGE),
+    "global sum pool": Instance(jl.GlobalSumPool(), IMAGE, full=True),
     "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),
     "global max pool": Instance(jl.GlobalMaxPool(), IMAGE),
     "resize": Instance(jl.Resize(factor=2, method="linear"), IMAGE),
     "resize, cubic, smaller": Instance(
         jl.Resize((3, 8), method="cubic", antialias=True), IMAGE, full=True
     ),
+    "resize by a fraction": Instance(
+        jl.Resize(factor=(1.3, 0.7), method="linear"), IMAGE, full=True
+    ),
+    "grid sample": Instance(jl.GridSample(), (IMAGE, jl.spec((2, 3, 2)))),
+    "grid sample, cubic, reflected": Instance(
+        jl.GridSample(method="cubic", mode="reflect"), (IMAGE, jl.spec((2, 2, 3, 2))), full=True
+    ),
+    "roi align": Instance(jl.RoIAlign((3, 2)), (IMAGE, jl.spec((2, 3, 4)))),
     "pad": Instance(jl.Pad((1, (0, 2))), IMAGE),
     "pad, reflected": Instance(jl.Pad(2, mode="reflect"), IMAGE, full=True),
     "crop": Instance(jl.Crop(((1, 0), 2)), IMAGE),

@@ -24,6 +24,8 @@ def LpPool(
     *,
     strides: Sizes | None = None,
     padding: CausalPadding = "VALID",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
     method: str | None = None,
 ) -> Layer:
     """``sum(|x| ** p) ** (1 / p)`` of each window; padding adds nothing.
@@ -32,7 +34,7 @@ def LpPool(
 
     Args:
       p: the exponent, above 0.
-      window_shape, strides, padding, method: as for ``MaxPool``.
+      window_shape, strides, padding, dilation, ceil_mode, method: as for ``MaxPool``.
 
     Shapes:
       x: (batch, *spatial, channels), floating. y: (batch, *spatial', channels), of the dtype of
@@ -46,7 +48,7 @@ def LpPool(
     >>> jl.LpPool(2, 2).apply({}, {}, x)[0].ravel().tolist()
     [5.0, 0.0]
     """
-    window = PoolWindow(window_shape, strides, padding, counts_padding=True)
+    window = PoolWindow(window_shape, strides, padding, dilation, ceil_mode, counts_padding=True)
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         windows = window.for_input(x, has_context)

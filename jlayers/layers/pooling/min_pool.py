@@ -22,12 +22,14 @@ def MinPool(
     *,
     strides: Sizes | None = None,
     padding: CausalPadding = "VALID",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
     method: str | None = None,
 ) -> Layer:
     """The smallest value of each window; the padding never is.
 
     Args:
-      window_shape, strides, padding, method: as for ``MaxPool``.
+      window_shape, strides, padding, dilation, ceil_mode, method: as for ``MaxPool``.
 
     Shapes:
       x: (batch, *spatial, channels), floating or signed. y: (batch, *spatial', channels), of the
@@ -42,7 +44,7 @@ def MinPool(
     >>> jl.MinPool(2).apply({}, {}, x)[0].ravel().tolist()
     [1.0, 2.0]
     """
-    window = PoolWindow(window_shape, strides, padding)
+    window = PoolWindow(window_shape, strides, padding, dilation, ceil_mode)
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         windows = window.for_input(x, has_context)

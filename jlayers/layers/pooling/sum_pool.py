@@ -21,12 +21,14 @@ def SumPool(
     *,
     strides: Sizes | None = None,
     padding: CausalPadding = "VALID",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
     method: str | None = None,
 ) -> Layer:
     """The sum of each window; padding, that of a ``Sequence`` too, adds nothing.
 
     Args:
-      window_shape, strides, padding, method: as for ``MaxPool``.
+      window_shape, strides, padding, dilation, ceil_mode, method: as for ``MaxPool``.
 
     Shapes:
       x: (batch, *spatial, channels), floating. y: (batch, *spatial', channels), of the dtype of
@@ -40,7 +42,7 @@ def SumPool(
     >>> jl.SumPool(2).apply({}, {}, x)[0].ravel().tolist()
     [4.0, 7.0]
     """
-    window = PoolWindow(window_shape, strides, padding, counts_padding=True)
+    window = PoolWindow(window_shape, strides, padding, dilation, ceil_mode, counts_padding=True)
 
     def run(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         windows = window.for_input(x, has_context)

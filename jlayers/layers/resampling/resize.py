@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 
 from ... import core
@@ -12,17 +14,18 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import format_short
+from ...base.specs import format_spec
 from ...base.types import Params
+from ...core.dtypes import is_symbolic
 from ...core.resampling import COORDINATES, METHODS, Interpolation
-from .base import spatial
+from .base import IMAGE, Factors, spatial
 
 
 @factory
 def Resize(
     sizes: Sizes | None = None,
     *,
-    factor: Sizes | None = None,
+    factor: Factors | None = None,
     method: str = "nearest",
     coordinates: str = "half_pixel",
     antialias: bool = False,
@@ -34,8 +37,11 @@ def Resize(
 
     Args:
       sizes: an int for all spatial axes, or one for each.
-      factor: likewise, in place of ``sizes``.
-      method: ``"nearest"``, ``"linear"`` (along each axis: bilinear, trilinear) or ``"cubic"``.
+      factor: likewise, in place of ``sizes``; of a fraction, the new size is rounded down, and
+        neighbouring outputs are ``1 / factor`` apart, as in PyTorch (where
+        ``recompute_scale_factor=True`` has them ``in / out`` apart, as ``sizes`` has).
+      method: ``"nearest"``, ``"linear"`` (along each axis: bilinear, trilinear), ``"cubic"``,
+        ``"area"`` (``AdaptiveAvgPool``, which has no options), ``"lanczos3"`` or ``"lanczos5"``.
       coordinates: where an output lies among the inputs. ``"half_pixel"``: both images have the
         same edges, as in Keras, JAX and PyTorch (whose ``"nearest"`` is ``"asymmetric"``, and whose
         ``"nearest-exact"`` is this). ``"align_corners"``: the centres of their outermost pixels are
@@ -59,26 +65,36 @@ def Resize(
     """
     if (sizes is None) == (factor is None):
         raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
-    for name, value, known in (
-        ("method", method, METHODS),
-        ("coordinates", coordinates, COORDINATES),
-    ):
-        if value not in known:
-            raise LayerError(
-                f"unknown {name} {format_short(value)}", expected=", ".join(map(repr, known))
-            )
+    arguments.one_of("method", method, METHODS)
+    arguments.one_of("coordinates", coordinates, COORDINATES)
     interpolation = Interpolation(method, coordinates, antialias, coefficient)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        given = sizes if factor is None else factor
-        assert given is not None
-        wanted = spatial(x, given, "factor" if sizes is None else "sizes")
+        if sizes is None:
+            assert factor is not None
+            factors = spatial(x, factor, "factor")
+            check(x)
+            # Whole factors say the same by the sizes, which may be symbolic.
+            scales = [None if isinstance(f, int) else 1 / f for f in factors]
+            return core.resize(x, scaled(x, factors), interpolation, scales)
+        wanted = spatial(x, sizes, "sizes")
+        check(x)
+        return core.resize(x, wanted, interpolation)
+
+    def check(x: jax.Array) -> None:
         arguments.floating(x)
         arguments.real(x)
-        arguments.not_empty(x, "(batch, *spatial, channels)")
-        if factor is not None:
-            wanted = tuple(size * f for size, f in zip(x.shape[1:-1], wanted, strict=True))
-        return core.resize(x, wanted, interpolation)
+        arguments.not_empty(x, IMAGE)
+
+    def scaled(x: jax.Array, factors: tuple[float, ...]) -> tuple[int, ...]:
+        pairs = [*zip(x.shape[1:-1], factors, strict=True)]
+        # A symbolic size is multiplied by whole numbers alone.
+        if any(is_symbolic(n) and not isinstance(f, int) for n, f in pairs):
+            raise LayerError(f"factor {factor} of an axis without a known size", got=format_spec(x))
+        sizes = tuple(n * f if isinstance(f, int) else math.floor(n * f) for n, f in pairs)
+        if any(not is_symbolic(n) and n == 0 for n in sizes):
+            raise LayerError(f"factor {factor} leaves no pixel", got=format_spec(x))
+        return sizes
 
     # Where time keeps its size, each step is resized by itself: that is found out.
     return pure(no_params, apply, sequence_mode=SequenceMode.UNKNOWN)

@@ -12,16 +12,16 @@ from ...base.layer import Layer
 from ...base.sequence import Sequence
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
-from ...base.types import Params
+from ...base.types import Params, PyTree
 
 
-def per_row(function: Callable[[jax.Array], jax.Array]) -> Layer:
+def per_row(function: Callable[[jax.Array], PyTree]) -> Layer:
     """The layer of a function that rearranges each row of the batch, whatever its steps.
 
     It refuses a ``Sequence``: afterwards the mask could not say which values are padding.
     """
 
-    def apply(params: Params, x: jax.Array | Sequence) -> jax.Array:
+    def apply(params: Params, x: jax.Array | Sequence) -> PyTree:
         # A mode of its own and not per step, or the wrapper would hand over the values alone.
         if isinstance(x, Sequence):
             raise LayerError(

@@ -1,0 +1,157 @@
+"""Pools against PyTorch's, in float64: values and gradients over a grid of options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import convert
+
+import jlayers as jl
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+from oracles.against_torch import channels_first, check  # noqa: E402
+
+pytestmark = pytest.mark.conformance
+
+SIZE = (7, 6, 5)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+WINDOWS = [
+    {"window": 3, "strides": 2, "padding": 1},
+    {"window": 2, "strides": 3, "padding": 1},
+    {"window": (2, 3, 2), "strides": (1, 2, 3), "padding": (1, 1, 0)},
+    {"window": (3, 2, 4), "strides": 4, "padding": (0, 1, 2)},
+    {"window": 2, "strides": None, "padding": 0},
+]
+
+
+def _cut(options, rank):
+    options = convert.cut(options, rank)
+    return options.pop("window"), options
+
+
+@pytest.mark.parametrize("dilation", [1, 2, (3, 1, 2)], ids=str)
+@pytest.mark.parametrize("ceil_mode", [False, True], ids=["floor", "ceil"])
+@pytest.mark.parametrize("options", WINDOWS, ids=convert.label)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_max_pool(rank, options, ceil_mode, dilation):
+    window, options = _cut(options | {"dilation": dilation}, rank)
+    strides = options.pop("strides")
+    layer = jl.MaxPool(window, strides=strides, ceil_mode=ceil_mode, **options)
+    try:
+        jl.out_spec(layer, jl.spec((2, *SIZE[:rank], 2)))
+    except jl.LayerError as error:
+        # PyTorch gives minus infinity there, or refuses the window too.
+        if "nothing else in them" in str(error) or "is larger than" in str(error):
+            return
+        raise
+    check(
+        getattr(nn, f"MaxPool{rank}d")(window, strides, ceil_mode=ceil_mode, **options),
+        layer,
+        (2, *SIZE[:rank], 2),
+        around=channels_first,
+    )
+
+
+@pytest.mark.parametrize("count", [False, True], ids=["mean of pixels", "padding counts"])
+@pytest.mark.parametrize("ceil_mode", [False, True], ids=["floor", "ceil"])
+@pytest.mark.parametrize("options", WINDOWS, ids=convert.label)
+# PyTorch has no divisor for one axis.
+@pytest.mark.parametrize(("rank", "divisor"), [(1, None), (2, None), (2, 7), (3, None), (3, 7)])
+def test_avg_pool(rank, options, ceil_mode, count, divisor):
+    window, options = _cut(options, rank)
+    strides = options.pop("strides")
+    options = {"ceil_mode": ceil_mode, "count_include_pad": count, **options}
+    theirs = {"divisor_override": divisor} if divisor else {}
+    check(
+        getattr(nn, f"AvgPool{rank}d")(window, strides, **options, **theirs),
+        jl.AvgPool(window, strides=strides, divisor=divisor, **options),
+        (2, *SIZE[:rank], 2),
+        around=channels_first,
+    )
+
+
+ADAPTIVE = [(3, 2, 5), (7, 4, 1), (None, 3, 2), (9, 6, 4), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("sizes", ADAPTIVE, ids=str)
+@pytest.mark.parametrize("name", ["Avg", "Max"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_adaptive_pool(rank, name, sizes):
+    theirs = tuple(size or n for size, n in zip(sizes, SIZE, strict=True))[:rank]
+    check(
+        getattr(nn, f"Adaptive{name}Pool{rank}d")(theirs),
+        getattr(jl, f"Adaptive{name}Pool")(sizes[:rank]),
+        (2, *SIZE[:rank], 3),
+        around=channels_first,
+    )
+
+
+def _with_indices(module, layer, shape, digits):
+    """Values and places of a pool agree, and equal values are as many as ``digits`` leave."""
+    x = np.random.default_rng(0).normal(size=shape).round(digits)
+    y, indices = layer.apply({}, {}, jnp.asarray(x))[0]
+    wanted, places = module(torch.tensor(x).movedim(-1, 1))
+    np.testing.assert_array_equal(y, wanted.movedim(1, -1))
+    np.testing.assert_array_equal(indices, places.movedim(1, -1))
+    assert indices.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("digits", [0, 6])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"strides": 2, "padding": 1, "ceil_mode": True}, {"strides": 1, "dilation": (2, 1, 2)}],
+    ids=convert.label,
+)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_indices(rank, options, digits):
+    options = convert.cut(options, rank)
+    theirs = dict(options)
+    strides = theirs.pop("strides", None)
+    module = getattr(nn, f"MaxPool{rank}d")(3, strides, return_indices=True, **theirs)
+    layer = jl.MaxPool(3, indices=True, **options)
+    _with_indices(module, layer, (2, *SIZE[:rank], 2), digits)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2, 5), (7, 4, 1)], ids=str)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_indices_of_adaptive_pools(rank, sizes):
+    module = getattr(nn, f"AdaptiveMaxPool{rank}d")(sizes[:rank], return_indices=True)
+    layer = jl.AdaptiveMaxPool(sizes[:rank], indices=True)
+    _with_indices(module, layer, (2, *SIZE[:rank], 2), 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [({}, None), ({}, SIZE), ({"strides": 3, "padding": 1}, SIZE), ({"strides": 2}, SIZE)],
+    ids=str,
+)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_unpool(rank, options, sizes):
+    """There and back, with the gradient through both."""
+    ours, theirs = dict(options), dict(options)
+    window, strides = 2, theirs.pop("strides", None)
+    # Without a size, one that the windows cover.
+    size = tuple(n if sizes else n - n % 2 for n in SIZE)[:rank]
+
+    class Both(nn.Module):
+        def forward(self, x):
+            pool = getattr(nn, f"MaxPool{rank}d")(window, strides, return_indices=True, **theirs)
+            back = getattr(nn, f"MaxUnpool{rank}d")(window, strides, **theirs)
+            return back(*pool(x), output_size=size if sizes else None)
+
+    unpool = jl.MaxUnpool(sizes=size) if sizes else jl.MaxUnpool(window, **ours)
+    check(
+        Both(),
+        jl.serial(jl.MaxPool(window, indices=True, **ours), unpool),
+        (2, *size, 3),
+        around=channels_first,
+    )

@@ -1,0 +1,135 @@
+"""Images in other sizes: against jax.image, fractions, and what does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import jlayers as jl
+
+X = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
+IMAGE = jl.spec((2, 6, 5, 3))
+SYMBOLIC = jax.ShapeDtypeStruct((2, *export.symbolic_shape("n"), 4), jnp.float32)
+
+
+@pytest.mark.parametrize("sizes", [(12, 4), (3, 15), (7, 5)], ids=str)
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("method", ["lanczos3", "lanczos5", "linear"])
+def test_resize_as_jax_does(method, antialias, sizes):
+    layer = jl.Resize(sizes, method=method, antialias=antialias)
+
+    def ours(x):
+        return layer.apply({}, {}, x)[0]
+
+    def theirs(x):
+        return jax.image.resize(x, (2, *sizes, 3), method, antialias=antialias)
+
+    for f in (
+        lambda resize: resize(X),
+        lambda resize: jax.grad(lambda x: (resize(x) ** 2).sum())(X),
+    ):
+        np.testing.assert_allclose(f(ours), f(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_area_is_the_adaptive_pool():
+    y, _ = jl.Resize((4, 7), method="area").apply({}, {}, X)
+    np.testing.assert_array_equal(y, jl.AdaptiveAvgPool((4, 7)).apply({}, {}, X)[0])
+
+
+def test_a_factor_keeps_its_distance():
+    """Outputs are 1 / factor apart, where ``sizes`` spreads them over the whole input."""
+    x = jnp.arange(10.0).reshape(1, 10, 1)
+    y, _ = jl.Resize(factor=0.35, method="linear").apply({}, {}, x)
+    np.testing.assert_allclose(y.ravel(), (np.arange(3) + 0.5) / 0.35 - 0.5, rtol=1e-6)
+    spread, _ = jl.Resize(3, method="linear").apply({}, {}, x)
+    np.testing.assert_allclose(spread.ravel(), (np.arange(3) + 0.5) * 10 / 3 - 0.5, rtol=1e-6)
+    # The same size, but another distance, is not the identity.
+    y, _ = jl.Resize(factor=1.05).apply({}, {}, x)
+    assert y.ravel().tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    y, _ = jl.Resize(factor=1.05, coordinates="asymmetric").apply({}, {}, x)
+    assert y.ravel().tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert jl.out_spec(jl.Resize(factor=(2.0, 1)), jl.spec((2, 3, 4, 1))).shape == (2, 6, 4, 1)
+    assert str(jl.out_spec(jl.Resize(factor=2.0), SYMBOLIC).shape[1]) == "2*n"
+
+
+def _between(image, y, x):
+    """Bilinear, in loops as in Detectron2's kernel: zero more than a pixel outside."""
+    height, width = image.shape[:2]
+    if y < -1 or y > height or x < -1 or x > width:
+        return np.zeros(image.shape[2])
+    y, x = max(y, 0), max(x, 0)
+    top, left = min(int(y), height - 1), min(int(x), width - 1)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    dy, dx = (y - top if bottom > top else 0), (x - left if right > left else 0)
+    return (
+        image[top, left] * (1 - dy) * (1 - dx)
+        + image[top, right] * (1 - dy) * dx
+        + image[bottom, left] * dy * (1 - dx)
+        + image[bottom, right] * dy * dx
+    )
+
+
+def _align(image, box, sizes, samples, scale, aligned):
+    x1, y1, x2, y2 = (v * scale - (0.5 if aligned else 0) for v in box)
+    height, width = (v if aligned else max(v, 1) for v in (y2 - y1, x2 - x1))
+    out = np.zeros((*sizes, image.shape[2]))
+    for i, j in np.ndindex(*sizes):
+        for a, b in np.ndindex(*samples):
+            y = y1 + (i + (a + 0.5) / samples[0]) * height / sizes[0]
+            x = x1 + (j + (b + 0.5) / samples[1]) * width / sizes[1]
+            out[i, j] += _between(image, y, x) / np.prod(samples)
+    return out
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("samples", [(2, 2), (1, 3)], ids=str)
+def test_roi_align(samples, aligned):
+    """Boxes inside, across the edges, outside and without a size."""
+    boxes = np.array(
+        [
+            [[1, 2, 9, 8], [-3, -2, 5, 6], [8.5, 3, 13, 30]],
+            [[40, 1, 50, 3], [3, 3, 3, 3], [2.2, 1.4, 2.6, 1.9]],
+        ]
+    )
+    layer = jl.RoIAlign((3, 2), samples=samples, scale=0.5, aligned=aligned)
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(size=(2, 6, 5, 3))
+        y, _ = layer.apply({}, {}, (jnp.asarray(x), jnp.asarray(boxes)))
+    for image, row, got in zip(x, boxes, y, strict=True):
+        for box, cells in zip(row, got, strict=True):
+            wanted = _align(image, box, (3, 2), samples, 0.5, aligned)
+            np.testing.assert_allclose(cells, wanted, rtol=1e-12, atol=1e-12)
+
+
+WRONG = {
+    "factor 0.1 leaves no pixel": lambda: jl.out_spec(jl.Resize(factor=0.1), jl.spec((2, 6, 1))),
+    "factor 1.5 of an axis without a known size": lambda: jl.out_spec(
+        jl.Resize(factor=1.5), SYMBOLIC
+    ),
+    "factor must be a number above 0, got 0": lambda: jl.Resize(factor=0),
+    "takes an array of rank 4, got rank 3": lambda: jl.out_spec(
+        jl.Resize(factor=(2, 2)), jl.spec((2, 6, 1))
+    ),
+    "unknown method 'hamming'": lambda: jl.Resize(2, method="hamming"),
+    "takes sizes or factor": jl.Resize,
+    "unknown mode 'zeros'": lambda: jl.GridSample(mode="zeros"),
+    "unknown method 'bilinear'": lambda: jl.GridSample(method="bilinear"),
+    "unknown coordinates 'asymmetric'": lambda: jl.GridSample(coordinates="asymmetric"),
+    "takes a tuple (image, grid)": lambda: jl.out_spec(jl.GridSample(), IMAGE),
+    "the grid does not fit the image": lambda: jl.out_spec(
+        jl.GridSample(), (IMAGE, jl.spec((2, 4, 3)))
+    ),
+    "takes floating numbers, got int32": lambda: jl.out_spec(
+        jl.GridSample(), (jl.spec(IMAGE.shape, jnp.int32), jl.spec((2, 4, 2)))
+    ),
+    "takes a tuple (image, boxes)": lambda: jl.out_spec(jl.RoIAlign(7), (IMAGE,)),
+    "the boxes do not fit the image": lambda: jl.out_spec(jl.RoIAlign(7), (IMAGE, jl.spec((5, 4)))),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_does_not_fit_is_an_error(text):
+    with pytest.raises(jl.LayerError) as caught:
+        WRONG[text]()
+    assert text in str(caught.value)
