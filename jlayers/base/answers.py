@@ -108,8 +108,8 @@ _NAMES = {
         "jl.BiquadFilter(sections)": "SOSFilter sosfilt Biquad biquad",
         "jl.IIRFilter(numerator, denominator)": "lfilter LFilter",
         "jl.Resample(up, down)": "resample_poly",
-        "jl.Frame(frame_length, strides=hop)": "Unfold extract_sequences",
-        "jl.OverlapAdd(hop)": "Fold overlap_and_add",
+        "jl.Frame(frame_length, strides=hop)": "extract_sequences",
+        "jl.OverlapAdd(hop)": "overlap_and_add",
         "lambda x: jnp.fft.rfft(x)": "RFFT FFT",
         "lambda x: jnp.transpose(x, (0, 2, 1)), or jl.Rearrange('b t c -> b c t')": (
             "Permute Transpose MoveAxis SwapAxes"

@@ -156,7 +156,7 @@ def _taps(
 
 
 def _bounded(pixel: jax.Array, weight: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
-    """A pixel of the image, with no weight if there is none; a place that is NaN is none either."""
+    """A pixel of the image, of weight 0 where it lies outside or its place is NaN."""
     known = (pixel >= 0) & (pixel <= n - 1)
     weight = jnp.where(known, weight, jnp.zeros_like(weight))
     return jnp.where(known, pixel, 0).astype(jnp.int32), weight
