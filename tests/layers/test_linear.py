@@ -1,5 +1,8 @@
 """Linear layers beside Dense: formulas in NumPy, initial scales, and what is refused."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +67,24 @@ def test_the_initial_scale_is_that_of_glorot(layer, shapes, fans):
     assert 0.99 * limit < abs(kernel).max() <= limit
 
 
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "library" / "linear.md"
+LINES = re.findall(
+    r"^\| .* \| `(jl\.[^`]*|jax\.nn\.[^`]*)` \|$", PAGE.read_text().split("## Ids")[0], re.M
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_the_docs_in_place_of_a_layer(line):
+    layer = jl.lift(eval(line, {"jl": jl, "jax": jax, "jnp": jnp, "n": 6, "rank": 2}))
+    x = jl.spec((2, 5, 6))
+    layer.init(jax.random.key(0), x)
+    assert jl.out_spec(layer, x).shape == (2, 5, 3 if line == "jax.nn.glu" else 6)
+
+
+def test_the_lines_of_the_docs_are_read():
+    assert len(LINES) >= 10
+
+
 STEPS = jl.spec((2, 5, 4))
 WRONG = {
     "there is no axis [3]": (jl.Dense(3, axis=3), STEPS),
@@ -92,6 +113,7 @@ def test_an_input_that_does_not_fit_is_an_error(text):
     [
         (lambda: jl.Affine(scale=False, bias=False), "has neither scale nor bias"),
         (lambda: jl.Dense(3, axis=(1, 1)), r"axis must be an int or a tuple of different ints"),
+        (lambda: jl.RReLU(0.5, 0.1), "RReLU: lower must be at most upper, got 0.5 and 0.1"),
         (lambda: jl.Einsum("ij,jk"), "equation must be of the form 'x,kernel->y', got 'ij,jk'"),
         (lambda: jl.Einsum("ij,jk->ik", k=2, bias_axes="j"), "bias_axes has 'j', which y has not"),
         (lambda: jl.Einsum("ij,jk->ik", j=2, k=2), "a size is given for 'j'"),
