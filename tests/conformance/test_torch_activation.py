@@ -16,7 +16,7 @@ nn = torch.nn
 
 from oracles.against_torch import check  # noqa: E402
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "library" / "activation.md"
 ROWS = dict(re.findall(r"^\| `(nn\..*)` \| `(.*)` \|$", PAGE.read_text(), re.M))

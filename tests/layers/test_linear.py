@@ -3,10 +3,12 @@
 import pathlib
 import re
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import convert
 
 import jlayers as jl
 
@@ -28,6 +30,22 @@ def test_affine():
     np.testing.assert_allclose(shifted, x + bias, rtol=1e-6)
 
 
+@pytest.mark.oracle("Haiku")
+@pytest.mark.parametrize("dims", [(-1,), (-2, -1), (1, 3), ()], ids=str)
+def test_bias_against_haiku(dims):
+    module = hk.without_apply_rng(hk.transform(lambda x: hk.Bias(bias_dims=dims)(x)))
+    x = convert.draw_input((2, 3, 4, 5))
+    with convert.lenient():
+        weights = convert.draw(module.init(jax.random.key(0), x))
+    layer = jl.Affine(scale=False, feature_axes=dims)
+    shape = [x.shape[axis] for axis in sorted(axis % 4 for axis in dims)]
+
+    def ours(weights, x):
+        return layer.apply({"bias": weights["bias"]["b"].reshape(shape)}, {}, x)[0]
+
+    convert.compare(module.apply, ours, weights, x)
+
+
 @pytest.mark.oracle("a loop")
 def test_affine_of_other_axes():
     rng = np.random.default_rng(0)
@@ -38,6 +56,7 @@ def test_affine_of_other_axes():
     np.testing.assert_allclose(y, x + 3, rtol=1e-6)
 
 
+@pytest.mark.oracle("a loop")
 def test_snake():
     rng = np.random.default_rng(0)
     x, a = rng.normal(size=(5, 3)).astype("float32"), np.array([0.5, 2.0, 0.0], "float32")

@@ -17,6 +17,7 @@ def weighted(y):
     return jnp.sum(y * convert.projection(y.shape, y.dtype))
 
 
+@pytest.mark.oracle("Haiku")
 @pytest.mark.parametrize("commitment", [0.25, 1.5])
 def test_against_haiku(commitment):
     module = hk.without_apply_rng(
@@ -42,6 +43,7 @@ def test_against_haiku(commitment):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
 
 
+@pytest.mark.oracle("Haiku")
 def test_moving_averages_against_haiku():
     def build(x, train):
         return hk.nets.VectorQuantizerEMA(D, K, 0.25, decay=0.9)(x, is_training=train)
