@@ -94,7 +94,9 @@ LINES = re.findall(
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_the_docs_in_place_of_a_layer(line):
-    layer = jl.lift(eval(line, {"jl": jl, "jax": jax, "jnp": jnp, "n": 6, "rank": 2}))
+    layer = jl.lift(
+        eval(line, {"jl": jl, "jax": jax, "jnp": jnp, "n": 6, "rank": 2, "mask": np.ones((6, 6))})
+    )
     x = jl.spec((2, 5, 6))
     layer.init(jax.random.key(0), x)
     assert jl.out_spec(layer, x).shape == (2, 5, 3 if line == "jax.nn.glu" else 6)
