@@ -168,6 +168,12 @@ _NAMES = {
         "jax.jit(layer.apply): params are arrays alone": "filter_jit",
         "jl.rewrite(layer, pattern, change)": "tree_at",
         f"jnp.tanh: {_FUNCTION}": "Tanh",
+        "lambda x: jnp.where(x > threshold, x, value)": "Threshold",
+        "lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0.0)": "Hardshrink",
+        "lambda x: x - jnp.clip(x, -0.5, 0.5)": "Softshrink",
+        "lambda x: x - jnp.tanh(x)": "Tanhshrink",
+        "lambda x: jax.nn.softmax(-x)": "Softmin",
+        "jl.tied(jl.Embedding(n, 128), layer) for a smaller table": "AdaptiveLogSoftmaxWithLoss",
         # training
         "jl.losses.cross_entropy": "CrossEntropyLoss SparseCategoricalCrossentropy "
         "CategoricalCrossentropy",

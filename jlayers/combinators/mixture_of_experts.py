@@ -183,7 +183,9 @@ def _mixture(router: Layer, experts: Layer, options: _Options, rebuilt: object) 
         return tokens.like(y.astype(placed.dtype), x, mixed=True)
 
     children = {"router": router, "experts": experts}
-    unstreamed = None if options.dropless else "the steps of a row share the places of an expert"
+    unstreamed = None
+    if not options.dropless:
+        unstreamed = "the steps of a row share the places of an expert; without a capacity, not"
     return composite(body, children, rebuild=rebuilt, unstreamed=unstreamed)  # type: ignore[arg-type]
 
 

@@ -1,6 +1,7 @@
 """Layers: thin pairs over ``jlayers.core``, one concept a file."""
 
 from .activation.prelu import PReLU
+from .activation.rrelu import RReLU
 from .activation.snake import Snake
 from .attention.cross_attention import CrossAttention
 from .attention.relative import ShawPositions, T5Bias
@@ -190,6 +191,7 @@ __all__ = [
     "PositionEmbedding",
     "QRNNCell",
     "RMSNorm",
+    "RReLU",
     "Rearrange",
     "Resample",
     "Reshape",

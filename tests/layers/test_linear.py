@@ -1,9 +1,14 @@
 """Linear layers beside Dense: formulas in NumPy, initial scales, and what is refused."""
 
+import pathlib
+import re
+
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import convert
 
 import jlayers as jl
 
@@ -25,6 +30,22 @@ def test_affine():
     np.testing.assert_allclose(shifted, x + bias, rtol=1e-6)
 
 
+@pytest.mark.oracle("Haiku")
+@pytest.mark.parametrize("dims", [(-1,), (-2, -1), (1, 3), ()], ids=str)
+def test_bias_against_haiku(dims):
+    module = hk.without_apply_rng(hk.transform(lambda x: hk.Bias(bias_dims=dims)(x)))
+    x = convert.draw_input((2, 3, 4, 5))
+    with convert.lenient():
+        weights = convert.draw(module.init(jax.random.key(0), x))
+    layer = jl.Affine(scale=False, feature_axes=dims)
+    shape = [x.shape[axis] for axis in sorted(axis % 4 for axis in dims)]
+
+    def ours(weights, x):
+        return layer.apply({"bias": weights["bias"]["b"].reshape(shape)}, {}, x)[0]
+
+    convert.compare(module.apply, ours, weights, x)
+
+
 @pytest.mark.oracle("a loop")
 def test_affine_of_other_axes():
     rng = np.random.default_rng(0)
@@ -35,6 +56,7 @@ def test_affine_of_other_axes():
     np.testing.assert_allclose(y, x + 3, rtol=1e-6)
 
 
+@pytest.mark.oracle("a loop")
 def test_snake():
     rng = np.random.default_rng(0)
     x, a = rng.normal(size=(5, 3)).astype("float32"), np.array([0.5, 2.0, 0.0], "float32")
@@ -62,6 +84,26 @@ def test_the_initial_scale_is_that_of_glorot(layer, shapes, fans):
     kernel = np.asarray(initialized(layer, *shapes)["kernel"])
     limit = np.sqrt(6 / fans)
     assert 0.99 * limit < abs(kernel).max() <= limit
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "library" / "linear.md"
+LINES = re.findall(
+    r"^\| .* \| `(jl\.[^`]*|jax\.nn\.[^`]*)` \|$", PAGE.read_text().split("## Ids")[0], re.M
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_the_docs_in_place_of_a_layer(line):
+    layer = jl.lift(
+        eval(line, {"jl": jl, "jax": jax, "jnp": jnp, "n": 6, "rank": 2, "mask": np.ones((6, 6))})
+    )
+    x = jl.spec((2, 5, 6))
+    layer.init(jax.random.key(0), x)
+    assert jl.out_spec(layer, x).shape == (2, 5, 3 if line == "jax.nn.glu" else 6)
+
+
+def test_the_lines_of_the_docs_are_read():
+    assert len(LINES) >= 10
 
 
 STEPS = jl.spec((2, 5, 4))
@@ -92,6 +134,7 @@ def test_an_input_that_does_not_fit_is_an_error(text):
     [
         (lambda: jl.Affine(scale=False, bias=False), "has neither scale nor bias"),
         (lambda: jl.Dense(3, axis=(1, 1)), r"axis must be an int or a tuple of different ints"),
+        (lambda: jl.RReLU(0.5, 0.1), "RReLU: lower must be at most upper, got 0.5 and 0.1"),
         (lambda: jl.Einsum("ij,jk"), "equation must be of the form 'x,kernel->y', got 'ij,jk'"),
         (lambda: jl.Einsum("ij,jk->ik", k=2, bias_axes="j"), "bias_axes has 'j', which y has not"),
         (lambda: jl.Einsum("ij,jk->ik", j=2, k=2), "a size is given for 'j'"),

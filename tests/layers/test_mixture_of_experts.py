@@ -67,6 +67,7 @@ CASES = [
 ]
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("case", sample(CASES, 0, 3, 8, 20), ids=str)
 def test_top_k(case):
     top_k, renormalize, capacity_factor, masked = case
@@ -84,6 +85,7 @@ def test_top_k(case):
         assert (dropped > 0) == (capacity_factor == 0.6)
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("capacity_factor", [None, 0.5])
 def test_expert_choice(capacity_factor):
     """Algorithm of Zhou et al. (2022): each expert takes its likeliest steps."""
@@ -106,6 +108,7 @@ def test_expert_choice(capacity_factor):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_losses(masked):
     layer = jl.MixtureOfExperts(EXPERT, E, top_k=2, balance_loss=0.5, z_loss=0.25)
@@ -239,6 +242,17 @@ def test_a_capacity_is_not_streamed():
     params, state = layer.init(jax.random.key(0), X)
     with pytest.raises(jl.LayerError, match="the steps of a row share the places of an expert"):
         jl.stream(layer).start(params, state, X)
+    # The same parameters without a capacity: what has no place to lose is what a capacity drops.
+    start, step = jl.stream(jl.MixtureOfExperts(EXPERT, E))
+    x = jnp.asarray(RNG.normal(size=X.shape), "float32")
+    carry = start(params, state, x[:, :1])
+    blocks = []
+    for t in range(X.shape[1]):
+        y, carry = step(params, state, carry, x[:, t : t + 1])
+        blocks.append(y)
+    ample = jl.MixtureOfExperts(EXPERT, E, capacity_factor=float(E))
+    wanted, _ = ample.apply(params, state, x)
+    np.testing.assert_allclose(jnp.concatenate(blocks, 1), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_an_ensemble_of_inputs():

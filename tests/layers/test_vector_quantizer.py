@@ -17,6 +17,7 @@ def weighted(y):
     return jnp.sum(y * convert.projection(y.shape, y.dtype))
 
 
+@pytest.mark.oracle("Haiku")
 @pytest.mark.parametrize("commitment", [0.25, 1.5])
 def test_against_haiku(commitment):
     module = hk.without_apply_rng(
@@ -42,6 +43,7 @@ def test_against_haiku(commitment):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
 
 
+@pytest.mark.oracle("Haiku")
 def test_moving_averages_against_haiku():
     def build(x, train):
         return hk.nets.VectorQuantizerEMA(D, K, 0.25, decay=0.9)(x, is_training=train)
@@ -87,6 +89,25 @@ def test_padding_counts_in_no_loss_and_no_average():
     # Without a vector the averages stay as they are.
     _, kept = layer.apply({}, after, jl.Sequence(values, np.zeros_like(mask)), train=True)
     jax.tree.map(np.testing.assert_array_equal, kept, after)
+
+
+def test_averages_over_a_mapped_axis_are_those_of_the_whole_batch():
+    layer = jl.VectorQuantizer(K, decay=0.9, axis_name="parts")
+    _, state = layer.init(jax.random.key(0), X[0])
+    _, whole = jl.VectorQuantizer(K, decay=0.9).apply({}, state, X[0], train=True)
+
+    def part(x):
+        return layer.apply({}, state, x, train=True)[1]
+
+    parts = jax.vmap(part, axis_name="parts")(X[0].reshape(2, 2, 5, D))
+    for i in range(2):
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6),
+            parts,
+            whole,
+        )
+    with pytest.raises(jl.LayerError, match="there is no mapped axis 'parts' here"):
+        part(X[0])
 
 
 def test_ids_give_the_rows_again():

@@ -10,7 +10,6 @@ which is relative to the largest number compared. Of the laws, a row of the tabl
 import collections
 import contextlib
 import functools
-import importlib
 import importlib.metadata
 import platform
 
@@ -160,12 +159,10 @@ class Plugin:
 
 def public():
     """The names of the layers that users build."""
-    factories = {name: getattr(jl, name) for name in jl.__all__}
-    made = importlib.import_module("jlayers.layers").__all__
     return sorted(
         name
-        for name, value in factories.items()
-        if name in made and getattr(value, "__jlayers_factory__", False)
+        for name in jl.__all__
+        if name[0].isupper() and getattr(getattr(jl, name), "__jlayers_factory__", False)
     )
 
 

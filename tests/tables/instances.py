@@ -100,6 +100,7 @@ INSTANCES = {
     ),
     "prelu": Instance(jl.PReLU(), STEPS),
     "prelu, a slope each": Instance(jl.PReLU(feature_axes=-1), IMAGE, full=True),
+    "rrelu": Instance(jl.RReLU(0.1, 0.5), STEPS),
     "snake": Instance(jl.Snake(), STEPS),
     "embedding": Instance(jl.Embedding(7, 3), IDS),
     # Ids are 0 and 1: a row that gets no gradient has none that differences would find.

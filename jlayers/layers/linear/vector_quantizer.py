@@ -6,6 +6,9 @@ How to read this file: with ``decay`` the table is in the state and follows its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
@@ -14,6 +17,7 @@ from ... import core
 from ...base import arguments
 from ...base.added_losses import add_loss
 from ...base.arguments import Fraction, NonNegative, Positive
+from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
@@ -34,6 +38,7 @@ def VectorQuantizer(
     commitment: NonNegative = 0.25,
     decay: Fraction | None = None,
     epsilon: NonNegative = 1e-5,
+    axis_name: str | Sequence[str] | None = None,
     # As in Haiku and Sonnet.
     embedding_init: Initializer = initializers.variance_scaling(
         1.0, "fan_in", "uniform", in_axis=1, out_axis=0
@@ -55,6 +60,8 @@ def VectorQuantizer(
         a parameter. Averages are divided by what they lack at the first steps, as in Haiku.
       epsilon: about how many vectors a row has at least in the averages. A row that has met no
         vector yet becomes zeros at the first step.
+      axis_name: the mapped axis, or several, over which the averages are taken too, inside
+        ``jax.shard_map`` and ``jax.vmap``. Under ``jit`` the batch is the whole batch.
       embedding_init: as in ``jax.nn.initializers``.
 
     Shapes:
@@ -64,7 +71,8 @@ def VectorQuantizer(
       (num_embeddings, features) and weight (), float32 at least.
 
     Raises:
-      LayerError: for an input that is not one array of real floats of rank 1 or more.
+      LayerError: for an input that is not one array of real floats of rank 1 or more,
+        and for an ``axis_name`` that is not mapped where the layer trains.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> layer = jl.with_losses(jl.VectorQuantizer(2))
@@ -110,7 +118,7 @@ def VectorQuantizer(
         if decay is None:
             loss = loss + mean(jnp.square(fixed(wide) - rows))
         elif train:
-            state = _averaged(state, fixed(wide), ids, valid, decay, epsilon)
+            state = _averaged(state, fixed(wide), ids, valid, decay, epsilon, axis_name)
         add_loss(loss)
         # In this order: the difference is exactly 0, and the output exactly a row.
         y = fixed(rows) + (wide - fixed(wide))
@@ -131,16 +139,34 @@ def VectorQuantizer(
 
 
 def _averaged(
-    state: State, x: jax.Array, ids: jax.Array, valid: jax.Array, decay: float, epsilon: float
+    state: State,
+    x: jax.Array,
+    ids: jax.Array,
+    valid: jax.Array,
+    decay: float,
+    epsilon: float,
+    axis_name: Any,
 ) -> State:
     """The state after a batch: the mean of the vectors of each row, in moving averages."""
     num_embeddings = state["count"].shape[0]
     hot = jax.nn.one_hot(ids, num_embeddings, dtype=x.dtype)
     hot = hot * valid[..., None].astype(hot.dtype)
     axes = tuple(range(ids.ndim))
+
+    def over_devices(value: jax.Array) -> jax.Array:
+        if axis_name is None:
+            return value
+        try:
+            return jax.lax.psum(value, axis_name)  # type: ignore[no-any-return]
+        except NameError:
+            raise LayerError(
+                f"there is no mapped axis {axis_name!r} here",
+                hint="jax.shard_map; without axis_name a sharded batch under jit is one batch",
+            ) from None
+
     batch = {
-        "count": jnp.sum(hot, axes),
-        "total": kernel_gradient(hot, x, jnp.asarray(state["total"])),
+        "count": over_devices(jnp.sum(hot, axes)),
+        "total": over_devices(kernel_gradient(hot, x, jnp.asarray(state["total"]))),
         "weight": jnp.ones((), x.dtype),
     }
     new = {
@@ -155,5 +181,5 @@ def _averaged(
     count = (count + epsilon) / (n + num_embeddings * epsilon) * n
     new["embedding"] = total / jnp.broadcast_to(count[:, None], total.shape)
     # A batch without vectors changes nothing.
-    some = jnp.any(valid)
+    some = jnp.sum(batch["count"]) > 0
     return {name: jnp.where(some, new[name], state[name]) for name in state}
