@@ -263,7 +263,7 @@ Paddings = str | int | Sequence[str | int | tuple[int, int]]
 CausalPadding = Annotated[Paddings, padding]
 ConvPadding = Annotated[Paddings, functools.partial(padding, names=tuple(PADDINGS))]
 TransposedPadding = Annotated[
-    Paddings, functools.partial(padding, names=("VALID", "SAME", "CAUSAL"))
+    Paddings, functools.partial(padding, names=("VALID", "SAME", "CAUSAL", "CIRCULAR"))
 ]
 PaddingMode = Annotated[str, padding_mode]
 KernelMask = Annotated[Any, array]

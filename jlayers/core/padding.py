@@ -1,8 +1,9 @@
 """Paddings of windows by name: how much each of them is, and what is in it.
 
 How to read this file: ``PADDINGS`` is the table. ``amounts_of`` and ``modes_of`` look an argument
-up in it, for each spatial axis; ``extend`` pads an image by its own pixels, and ``extend_rows``
-does so for rows of different lengths. Zeros are left to the operation that reads the image.
+up in it, for each spatial axis; ``extend`` puts an image's own pixels around it, and
+``extend_rows`` does so for rows of different lengths. Zeros are left to the operation that reads
+the image, and ``apart`` says what is what.
 """
 
 from __future__ import annotations
@@ -86,19 +87,23 @@ def modes_of(padding: Padding, rank: int, mode: str = ZEROS) -> tuple[str, ...]:
     return tuple(mode if one == ZEROS else one for one in own)
 
 
-def extend(
-    x: jax.Array, amounts: Amounts, modes: Sequence[str]
-) -> tuple[jax.Array, tuple[tuple[int, int], ...]]:
-    """``x`` with the padding that is not zeros, and the (low, high) of zeros that are left.
+def apart(amounts: Amounts, modes: Sequence[str]) -> tuple[Amounts, Amounts]:
+    """Of (low, high) for each axis those that ``extend`` puts there, and those that are zeros."""
+    none = ((0, 0),) * len(amounts)
+    zeros = tuple(mode == ZEROS for mode in modes)
+    around = tuple(n if zero else own for n, own, zero in zip(none, amounts, zeros, strict=True))
+    left = tuple(own if zero else n for n, own, zero in zip(none, amounts, zeros, strict=True))
+    return around, left
+
+
+def extend(x: jax.Array, amounts: Amounts, modes: Sequence[str]) -> jax.Array:
+    """``x`` with ``amounts`` of its own pixels around it.
 
     More than an axis holds is taken from it again and again, as ``numpy.pad`` does.
     """
-    left = []
     for axis, (sides, mode) in enumerate(zip(amounts, modes, strict=True), 1):
-        if mode == ZEROS or not any(sides):
-            left.append(sides)
+        if not any(sides):
             continue
-        left.append((0, 0))
         if mode == "replicate":
             x = _replicate(x, axis, sides)
         elif is_symbolic(x.shape[axis]):
@@ -108,7 +113,7 @@ def extend(
             widths = [(0, 0)] * x.ndim
             widths[axis] = sides
             x = jnp.pad(x, widths, MODES[mode])
-    return x, tuple(left)
+    return x
 
 
 def _replicate(x: jax.Array, axis: int, sides: tuple[int, int]) -> jax.Array:

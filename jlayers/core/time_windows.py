@@ -114,17 +114,27 @@ class TransposedTimeWindow(NamedTuple):
       extent: how many steps the dilated kernel covers.
       stride: outputs for one input.
       low, high: padding of the dilated input.
+      mode: ``"circular"`` where inputs are in it, or zeros.
     """
 
     extent: int
     stride: int
     low: int
     high: int
+    mode: str = ZEROS
 
     @property
     def causal(self) -> bool:
         """Whether outputs ``stride * t`` to ``stride * t + stride - 1`` need no step after t."""
-        return self.low == self.extent - 1 and self.high == self.stride - 1
+        plain = self.mode == ZEROS
+        return plain and self.low == self.extent - 1 and self.high == self.stride - 1
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How many steps of the dilated input before output t it depends on, and after."""
+        if self.mode == "circular":
+            return math.inf, math.inf
+        return self.low, self.extent - 1 - self.low
 
     @property
     def context(self) -> int:

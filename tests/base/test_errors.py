@@ -132,7 +132,7 @@ ARGUMENTS = [
     (
         lambda: jl.ConvTranspose(8, 3, padding="full"),
         "ConvTranspose: unknown padding 'full'",
-        "expected: 'VALID', 'SAME', 'CAUSAL', an int, or a name, an int or (low, high)",
+        "expected: 'VALID', 'SAME', 'CAUSAL', 'CIRCULAR', an int, or a name, an int or (low, high)",
     ),
     (lambda: jl.MaxPool(0), "MaxPool: window_shape must be a positive int, got 0"),
     (lambda: jl.AvgPool(2, strides=0), "AvgPool: strides must be a positive int, got 0"),

@@ -192,6 +192,21 @@ def test_a_name_pads_the_dilated_input(name):
     convert.agree(wanted, got)
 
 
+@pytest.mark.parametrize("strides", [1, 2, 4])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 11])
+def test_circular_transposed_is_the_gradient_of_circular(kernel_size, strides):
+    """With the same kernel, which Flax's is not for even sizes at stride 1."""
+    options = {"strides": strides, "padding": "CIRCULAR", "bias": False}
+    down = jl.Conv(4, kernel_size, **options)
+    up = jl.ConvTranspose(2, kernel_size, transpose_kernel=True, **options)
+    kernel = convert.draw_input((kernel_size, 2, 4), "float64")
+    x = convert.draw_input((2, 8, 2), "float64")
+    y, vjp = jax.vjp(lambda x: down.apply({"kernel": kernel}, {}, x)[0], x)
+    ct = convert.draw_input(y.shape, "float64")
+    got, _ = up.apply({"kernel": kernel}, {}, ct)
+    np.testing.assert_allclose(got, vjp(jnp.asarray(ct))[0], rtol=1e-10, atol=1e-10)
+
+
 def test_causal_streams_and_reverse_causal_does_not():
     x = jl.spec((2, 4, 5, 2))
     both = jl.Conv(4, (3, 2), padding=("CAUSAL", "REFLECT"))

@@ -186,6 +186,14 @@ def test_conv_transpose_with_the_kernel_of_the_convolution(padding):
     )
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3), (4, 1)], ids=str)
+@pytest.mark.parametrize("kernel_size", [(3, 4), (5, 2), (1, 7)], ids=str)
+def test_circular_conv_transpose(kernel_size, strides):
+    options = {"strides": strides, "padding": "CIRCULAR"}
+    oracle = nn.ConvTranspose(4, kernel_size, **options, **F64)
+    check(oracle, jl.ConvTranspose(4, kernel_size, **options), (2, 4, 3, 2))
+
+
 @pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])
 def test_masked_kernel(name):
     mask = (np.random.default_rng(3).random((3, 2, 2, 4)) < 0.5).astype("float64")

@@ -15,6 +15,23 @@ CASES = {
     "strided conv of any size": (jl.Conv(3, 3, strides=2, padding="SAME"), IMAGE, (0, 1, 2)),
     "strided conv, patches": (jl.Conv(3, 3, strides=2), IMAGE, (0,)),
     "conv with more padding than kernel": (jl.Conv(3, 2, padding=4), IMAGE, (0, 1, 2)),
+    "circular conv": (jl.Conv(3, 3, padding=("CIRCULAR", "REFLECT")), IMAGE, (0, 1, 2)),
+    "conv with its edges again": (
+        jl.Conv(3, 2, strides=2, padding=2, padding_mode="replicate"),
+        IMAGE,
+        (0, 1),
+    ),
+    "dilated input": (jl.Conv(3, 3, input_dilation=2, strides=3, padding=1), STEPS, (0, 1)),
+    "circular transposed conv": (jl.ConvTranspose(3, 4, padding="CIRCULAR"), STEPS, (0, 1)),
+    "patches of any size": (jl.serial(jl.Unfold(3), jl.Fold(3)), IMAGE, (0, 1, 2)),
+    "deformable": (
+        jl.serial(
+            jl.branch(jl.serial(), jl.Conv(6, 3, padding="SAME")),
+            jl.DeformableConv(3, 3, padding=((1, 1),)),
+        ),
+        STEPS,
+        (0, 1),
+    ),
     "conv of steps, strides": (jl.Conv(3, 3, strides=2, padding="SAME"), STEPS, (0, 1)),
     "depthwise conv": (jl.Conv(4, 3, groups=4), IMAGE, (0, 1, 2)),
     "grouped conv": (jl.Conv(4, 3, groups=2), IMAGE, (0, 1, 2)),

@@ -149,6 +149,7 @@ NO_TIME = {
     "drop block",
     "ensemble of inputs",
     "flatten",
+    "fold to sizes",
     "local conv",
     "local conv of steps",
     "grid sample",

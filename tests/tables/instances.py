@@ -157,6 +157,9 @@ INSTANCES = {
     "transposed conv, causal, short": Instance(
         jl.ConvTranspose(3, (2, 3), strides=(3, 2), padding=("CAUSAL", "SAME")), IMAGE, full=True
     ),
+    "transposed conv, circular": Instance(
+        jl.ConvTranspose(3, 4, strides=2, padding="CIRCULAR"), STEPS, full=True
+    ),
     "transposed conv, cropped": Instance(
         jl.ConvTranspose(
             4, 3, strides=2, cropping=1, output_padding=1, groups=2, transpose_kernel=True
@@ -187,6 +190,9 @@ INSTANCES = {
         jl.Fold(2, sizes=(12, 11), strides=2, cropping=((1, 0), (0, 0))), IMAGE, full=True
     ),
     "max pool": Instance(jl.MaxPool(2), IMAGE),
+    "max pool, causal in time": Instance(
+        jl.MaxPool((2, 3), strides=1, padding=("CAUSAL", "SAME_LOWER")), IMAGE, full=True
+    ),
     "max pool, overlapping": Instance(jl.MaxPool(3, strides=2, padding="SAME"), IMAGE, full=True),
     "average pool": Instance(jl.AvgPool((2, 3), strides=1, padding="SAME"), IMAGE),
     "average pool, padded": Instance(

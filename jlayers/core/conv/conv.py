@@ -17,7 +17,7 @@ from ..custom_gradient import bilinear_op
 from ..dense import add_bias
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import is_sharded
-from ..padding import Padding, extend, modes_of
+from ..padding import Padding, apart, extend, modes_of
 from ..windows import explicit_padding
 from .algorithms import algorithm, is_small
 from .geometry import Geometry, direct, output_sizes
@@ -77,7 +77,9 @@ def conv(
     """
     extents = [d * (k - 1) + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
     pads = explicit_padding(x, extents, strides, padding)
-    x, pads = extend(x, pads, modes_of(padding, len(pads)))
+    modes = modes_of(padding, len(pads))
+    around, pads = apart(pads, modes)
+    x = extend(x, around, modes)
     geometry = Geometry(tuple(strides), pads, tuple(dilation), groups)
     y = convolve(x, kernel, geometry, method)
     return y if bias is None else add_bias(y, bias)

@@ -288,6 +288,8 @@ def transposed_padding(size: int, stride: int, padding: str) -> tuple[int, int]:
     if padding == "SAME":
         total = size + stride - 2
         low = size - 1 if stride > size - 1 else -(-total // 2)
+    elif padding != "VALID":
+        raise ValueError(f"unknown padding {padding!r} of a transposed convolution")
     else:
         total = size + stride - 2 + max(size - stride, 0)
         low = size - 1

@@ -139,9 +139,6 @@ def _receptive_field(op: WindowedOp, x: Image) -> ReceptiveField:
     # Steps of the output, or of a dilated input, are fractions of a step of the input.
     if isinstance(window, TimeWindow):
         stride, one = window.stride, Fraction(1, window.input_dilation)
-        before, after = window.reach
     else:
         stride, one = 1, Fraction(1, window.stride)
-        before, after = window.low, window.extent - 1 - window.low
-    dilated = ReceptiveField(one)
-    return dilated.compose(ReceptiveField(stride, before, after))
+    return ReceptiveField(one).compose(ReceptiveField(stride, *window.reach))

@@ -18,7 +18,7 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.specs import format_spec
 from ...base.types import Initializer
-from ...core.padding import ZEROS, Amounts, amounts_of, modes_of
+from ...core.padding import ZEROS, Amounts, amounts_of, apart, modes_of
 from ...core.time_windows import TimeWindow
 from .base import IMAGE, Image
 from .convolution import ConvKind, ConvOptions, Placement, convolution
@@ -109,7 +109,8 @@ def Conv(
         # rule of its own for its valid outputs (docs/notes/0010-sequences.md).
         same = own[0] in ("SAME", "SAME_LOWER")
         window = TimeWindow(extents[0], strides[0], *pads[0], same, modes[0], spread[0])
-        return Placement(pads, modes, window)
+        around, zeros = apart(pads, modes)
+        return Placement(around, modes, zeros, window)
 
     def check_fit(x: jax.ShapeDtypeStruct, options: ConvOptions) -> None:
         rank = len(options.extents)

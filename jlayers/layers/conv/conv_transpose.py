@@ -14,7 +14,7 @@ from ...base.layer import Layer
 from ...base.specs import format_spec
 from ...base.types import Initializer
 from ...core.conv.transpose import transposed_amounts
-from ...core.padding import ZEROS, Amounts, amounts_of
+from ...core.padding import ZEROS, Amounts, amounts_of, modes_of
 from ...core.time_windows import TransposedTimeWindow
 from .base import IMAGE, Image
 from .convolution import ConvKind, ConvOptions, Placement, convolution
@@ -49,8 +49,9 @@ def ConvTranspose(
         as for ``Conv``.
       padding: ``"SAME"`` for an output of size input * stride; ``"VALID"`` for input * stride +
         max(kernel - stride, 0); ``"CAUSAL"`` for input * stride, of which none needs a later step;
-        an int or a (low, high) pads the dilated input. One for all axes, or one for each;
-        ``"CAUSAL"`` is for the first.
+        ``"CIRCULAR"`` for input * stride, of an input that is repeated without end; an int or a
+        (low, high) pads the dilated input. One for all axes, or one for each; ``"CAUSAL"`` is for
+        the first.
       cropping: in place of ``padding``, what PyTorch and Equinox call so: how much is cut off the
         edges of the whole output, of size (input - 1) * stride + dilation * (kernel - 1) + 1. An
         int, or one or a (low, high) for each axis.
@@ -85,7 +86,15 @@ def ConvTranspose(
         extents, strides, _ = options
         rank = len(extents)
         if not cropped:
-            return transposed_amounts(extents, strides, spread_padding(padding, rank))
+            own = spread_padding(padding, rank)
+            names = ["SAME" if name == "CIRCULAR" else name for name in own]
+            pads = transposed_amounts(extents, strides, names)
+            if not transpose_kernel:
+                return pads
+            # So that it is the gradient of the convolution of that name.
+            exact = [(e // 2, s + e - 2 - e // 2) for e, s in zip(extents, strides, strict=True)]
+            either = zip(own, exact, pads, strict=True)
+            return tuple(its if name == "CIRCULAR" else other for name, its, other in either)
         crop = amounts_of(extents, extents, strides, spread_padding(cropping or 0, rank))
         more = arguments.spread("output_padding", output_padding or 0, rank)
         axes = zip(extents, crop, more, strict=True)
@@ -93,9 +102,16 @@ def ConvTranspose(
 
     def place(x: Image, options: ConvOptions) -> Placement:
         # By name as in core.conv_transpose: it depends on the kernel, not on the input.
-        pads = amounts(options)
-        window = TransposedTimeWindow(options.extents[0], options.strides[0], *pads[0])
-        return Placement(pads, (ZEROS,) * len(pads), window)
+        pads, (_, strides, _) = amounts(options), options
+        modes = modes_of(spread_padding(padding, len(pads)), len(pads))
+        window = TransposedTimeWindow(options.extents[0], strides[0], *pads[0], modes[0])
+        # As many inputs as a circular padding holds, and zeros for what is left of a stride.
+        axes = list(zip(pads, strides, modes, strict=True))
+        around = tuple(
+            (0, 0) if m == ZEROS else (low // s, high // s) for (low, high), s, m in axes
+        )
+        zeros = tuple(own if m == ZEROS else (own[0] % s, own[1] % s) for own, s, m in axes)
+        return Placement(around, modes, zeros, window)
 
     def check_fit(x: jax.ShapeDtypeStruct, options: ConvOptions) -> None:
         arguments.not_empty(x, IMAGE)

@@ -20,7 +20,7 @@ from ...base.layer import Layer
 from ...base.parameters import initialize
 from ...base.specs import cast_like, format_short, format_spec
 from ...base.types import Initializer, Params
-from ...core.padding import ZEROS, Amounts, extend, extend_rows
+from ...core.padding import Amounts, extend, extend_rows
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
 from .base import IMAGE, NO_CHANNELS, Image, WindowedOp, windowed_layer
 
@@ -37,13 +37,15 @@ class Placement(NamedTuple):
     """How a kernel lies on one input.
 
     Attributes:
-      padding: (low, high) for each spatial axis.
-      modes: what is in it.
+      around: (low, high) for each spatial axis, how much of itself is put round the image first.
+      modes: what is in that, as in ``core.padding``.
+      padding: the padding of the operation itself, by zeros.
       window: along the first spatial axis, time.
     """
 
-    padding: Amounts
+    around: Amounts
     modes: tuple[str, ...]
+    padding: Amounts
     window: TimeWindow | TransposedTimeWindow
 
 
@@ -113,14 +115,16 @@ def convolution(
 
     def apply(params: Params, x: jax.Array, mask: jax.Array | None, has_context: bool) -> jax.Array:
         own = options(x.ndim - 2)
-        (in_time, *others), modes, window = kind.place(x, own)
+        around, modes, padding, window = kind.place(x, own)
         # Only the first axis is time; the others are padded as always.
         if has_context:
-            in_time, modes = window.padding_after_context, (ZEROS, *modes[1:])
+            around = ((0, 0), *around[1:])
+            padding = (window.padding_after_context, *padding[1:])
         # Each row by itself, or the end of the array would be taken for that of the row.
-        elif mask is not None and modes[0] != ZEROS and any(in_time):
-            x, in_time = extend_rows(x, mask, in_time, modes[0]), (0, 0)
-        x, padding = extend(x, (in_time, *others), modes)
+        elif mask is not None and any(around[0]):
+            x = extend_rows(x, mask, around[0], modes[0])
+            around = ((0, 0), *around[1:])
+        x = extend(x, around, modes)
         weights = cast_like(params, x)
         kernel = weights.pop("kernel")
         if kernel_mask is not None:

@@ -24,7 +24,7 @@ from ...base.specs import cast_like, format_spec
 from ...base.types import Initializer, Params
 from ...core.conv.geometry import Geometry, output_sizes, slice_at
 from ...core.dtypes import at_least_float32
-from ...core.padding import amounts_of, extend, modes_of
+from ...core.padding import amounts_of, apart, extend, modes_of
 from ...core.windows import pad_or_crop
 from .base import IMAGE, NO_CHANNELS, Image
 from .padding import spread_padding, window_fits
@@ -107,8 +107,8 @@ def LocalConv(
                 f"takes no mask: {_PLACED}", got=format_spec(x), hint="Conv, whose kernel is shared"
             )
         own, (size, geometry, out_shape, modes) = cast_like(params, x), placed(x)
-        x, pads = extend(x, geometry.padding, modes)
-        x = pad_or_crop(x, pads)
+        around, zeros = apart(geometry.padding, modes)
+        x = pad_or_crop(extend(x, around, modes), zeros)
         offsets = itertools.product(*map(range, size))
         # Of each pixel of the output what its kernel meets, as one row.
         rows = jnp.concatenate([slice_at(x, at, out_shape, geometry) for at in offsets], -1)

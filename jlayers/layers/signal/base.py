@@ -84,7 +84,7 @@ class Framing(NamedTuple):
         arguments.not_empty(x, SIGNAL)
         if mask is not None:
             return extend_rows(x, mask, sides, window.mode)
-        return extend(x, (sides,), (window.mode,))[0]
+        return extend(x, (sides,), (window.mode,))
 
 
 def framed_layer(framing: Framing, run: Callable[[jax.Array], jax.Array]) -> Layer:
