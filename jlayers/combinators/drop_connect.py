@@ -32,7 +32,7 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
 
     Args:
       layer: any layer.
-      rate: the probability of dropping, from 0 up to, not including, 1.
+      rate: the probability of dropping, from 0 to 1.
       pattern: paths of parameters, as for ``select``; by default all kernels.
 
     Raises:
@@ -47,7 +47,7 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
     [0.0, 2.0]
     """
     inner = lift(layer)
-    rate = arguments.fraction("rate", rate)
+    rate = arguments.number("rate", rate, most=1.0)
 
     def dropped(params: Params, key: Key, train: bool) -> Params:
         if not train or rate == 0:

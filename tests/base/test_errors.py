@@ -145,9 +145,9 @@ ARGUMENTS = [
         "GlobalMaxPool: takes 0 arguments by position, got 1",
         "hint:     it takes all spatial axes; MaxPool(window_shape) for windows",
     ),
-    (lambda: jl.Dropout(1.0), "Dropout: rate must be at least 0 and less than 1, got 1.0"),
-    (lambda: jl.Dropout("0.5"), "Dropout: rate must be at least 0 and less than 1, got '0.5'"),
-    (lambda: jl.Dropout(np.nan), "Dropout: rate must be at least 0 and less than 1, got nan"),
+    (lambda: jl.Dropout(1.5), "Dropout: rate must be a number from 0 to 1, got 1.5"),
+    (lambda: jl.Dropout("0.5"), "Dropout: rate must be a number from 0 to 1, got '0.5'"),
+    (lambda: jl.Dropout(np.nan), "Dropout: rate must be a number from 0 to 1, got nan"),
     (
         lambda: jl.BatchNorm(64),
         "BatchNorm: takes 0 arguments by position, got 1",

@@ -262,3 +262,19 @@ def test_moments_of_steps_and_parts():
 def test_errors_of_moments(call, text):
     with pytest.raises(jl.DataError, match=text):
         call()
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-30])
+def test_unit_norm_at_the_ends_of_the_range(epsilon):
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0], [3e19, 4e19]], jnp.float32)
+    y, pull = jax.vjp(lambda x: jl.UnitNorm(epsilon=epsilon).apply({}, {}, x)[0], x)
+    np.testing.assert_allclose(y[:2], [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    assert np.isnan(y[2]).all()
+    (slope,) = pull(jnp.ones_like(y))
+    assert np.isfinite(slope[:2]).all()
+
+
+def test_local_response_norm_beyond_the_range():
+    y, _ = jl.LocalResponseNorm(2).apply({}, {}, jnp.array([[1.0, 1.0, 3e19]], jnp.float32))
+    assert np.isfinite(y[0, 0])
+    assert np.isnan(y[0, 2])

@@ -196,9 +196,62 @@ def test_errors_of_drop_connect():
         layer.apply(params, {}, jnp.ones((2, 4)), train=True)
     with pytest.raises(jl.LayerError, match=r"'\*\*/kernle' fits no parameter"):
         jl.drop_connect(jl.Dense(3), 0.5, "**/kernle").init(jax.random.key(0), jl.spec((2, 4)))
-    with pytest.raises(jl.LayerError, match="rate must be at least 0 and less than 1, got 1"):
-        jl.drop_connect(jl.Dense(3), 1)
+    with pytest.raises(jl.LayerError, match="rate must be a number from 0 to 1, got 2"):
+        jl.drop_connect(jl.Dense(3), 2)
 
 
 def trained_with(layer, params, x):
     return np.asarray(layer.apply(params, {}, x, key=jax.random.key(0), train=True)[0])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jl.Dropout(1),
+        jl.SpatialDropout(1.0),
+        jl.StochasticDepth(1),
+        jl.drop_connect(jl.Affine(), 1.0, "**"),
+    ],
+    ids=repr,
+)
+def test_a_rate_of_one_drops_all(layer):
+    """As in PyTorch, Keras and Flax; gradients are zero, and not NaN."""
+    x = jnp.ones((2, 3, 3, 4))
+    params, state = layer.init(jax.random.key(0), x)
+
+    def total(params, x):
+        return jnp.sum(layer.apply(params, state, x, key=jax.random.key(1), train=True)[0])
+
+    value, slopes = jax.value_and_grad(total, (0, 1))(params, x)
+    assert value == 0
+    for slope in jax.tree.leaves(slopes):
+        assert not np.any(slope)
+    assert np.any(layer.apply(params, state, x)[0])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jl.Dropout(0.4),
+        jl.SpatialDropout(0.4),
+        jl.AlphaDropout(0.4),
+        jl.GaussianDropout(0.4),
+        jl.GaussianNoise(0.4),
+        jl.DropBlock(0.4, 2),
+        jl.StochasticDepth(0.4),
+    ],
+    ids=repr,
+)
+def test_other_dtypes(layer):
+    """Complex numbers, and half precision near to its own mean and share dropped."""
+    x = jnp.full((8, 40, 40, 4), 1 + 2j, jnp.complex64)
+    y = trained(layer, x)
+    assert y.dtype == np.complex64
+    assert np.isfinite(y).all()
+    if not isinstance(layer, jl.Layer) or layer.kind not in ("alpha_dropout", "gaussian_noise"):
+        np.testing.assert_allclose(y.imag, 2 * y.real, rtol=1e-5, atol=1e-5)
+    real = trained(layer, jnp.ones(x.shape))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        half = trained(layer, jnp.ones(x.shape, dtype)).astype("float32")
+        np.testing.assert_allclose(half.mean(), real.mean(), rtol=0.05, atol=0.02)
+        np.testing.assert_allclose((half == 0).mean(), (real == 0).mean(), atol=0.05)

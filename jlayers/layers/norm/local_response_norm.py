@@ -53,6 +53,8 @@ def LocalResponseNorm(
         squares = jnp.pad(jnp.square(wide), edges)
         total = sum(squares[..., i : i + channels] for i in range(1, size))
         total = total + squares[..., :channels]
+        # As in the other norms: 0 would pass for a value.
+        total = jnp.where(total == jnp.inf, jnp.nan, total)
         return (wide / (k + alpha / size * total) ** beta).astype(x.dtype)
 
     return pure(no_params, apply)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...base import arguments
 from ...base.arguments import AboveZero, Axes
@@ -13,13 +14,15 @@ from ...base.layer import Layer
 from ...base.sequence_mode import SequenceMode
 from ...base.types import Params
 from ...core.dtypes import at_least_float32
+from ...core.norm import inverse_root
 
 
 @factory
 def UnitNorm(axis: Axes = -1, *, epsilon: AboveZero = 1e-12) -> Layer:
     """``x / max(sqrt(sum(x ** 2)), epsilon)``: the direction of ``x``.
 
-    Zero stays zero, and its gradient is finite.
+    Zero stays zero, and its gradient is finite. Where the sum of squares is beyond the range of
+    float32 (values of 2e19 and more), the result is NaN.
 
     Args:
       axis: the axis of the vectors, or several.
@@ -45,8 +48,10 @@ def UnitNorm(axis: Axes = -1, *, epsilon: AboveZero = 1e-12) -> Layer:
         arguments.real(x)
         wide = x.astype(at_least_float32(x.dtype))
         squared = jnp.sum(jnp.square(wide), arguments.axes_of(x, axes), keepdims=True)
-        # Compared before the root, whose slope at 0 is infinite.
-        return (wide * jax.lax.rsqrt(jnp.maximum(squared, epsilon**2))).astype(x.dtype)
+        # Compared before the root, whose slope at 0 is infinite; and with a number whose root is
+        # finite, however small epsilon is.
+        least = max(epsilon**2, float(np.finfo(wide.dtype).tiny))
+        return (wide * inverse_root(jnp.maximum(squared, least))).astype(x.dtype)
 
     mode = SequenceMode.PER_STEP if axis == -1 else SequenceMode.UNKNOWN
     return pure(no_params, apply, sequence_mode=mode)

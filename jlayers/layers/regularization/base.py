@@ -64,6 +64,9 @@ def kept(key: jax.Array, x: jax.Array, rate: float, drawn: tuple[int, ...]) -> j
 
 def kept_or_zero(key: jax.Array, x: jax.Array, rate: float, drawn: tuple[int, ...]) -> jax.Array:
     """``x / (1 - rate)`` where ``kept``, and otherwise zero: the mean stays as it is."""
+    # Nothing is kept, and 0 times the slope of x / 0 would be NaN.
+    if rate == 1:
+        return jnp.zeros_like(x)
     return jnp.where(kept(key, x, rate, drawn), x / (1 - rate), jnp.zeros_like(x))
 
 

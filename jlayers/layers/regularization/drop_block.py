@@ -75,7 +75,7 @@ def DropBlock(rate: Fraction, block_shape: Sizes) -> Layer:
         keep = sharded_as(dropped <= 0, x)
         axes = tuple(range(1, x.ndim))
         left = jnp.maximum(jnp.sum(keep, axes, keepdims=True), 1)
-        scale = (math.prod(x.shape[1:]) / left).astype(x.real.dtype)
+        scale = (math.prod(x.shape[1:]) / left).astype(x.dtype)
         return jnp.where(keep, x * scale, jnp.zeros_like(x))
 
     return random_in_training(

@@ -5,20 +5,20 @@ from __future__ import annotations
 import jax
 
 from ...base import arguments
-from ...base.arguments import Axes, Fraction
+from ...base.arguments import Axes, UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
 from .base import kept_or_zero, random_in_training
 
 
 @factory
-def Dropout(rate: Fraction, *, shared_axes: Axes | None = None) -> Layer:
+def Dropout(rate: UpToOne, *, shared_axes: Axes | None = None) -> Layer:
     """In training, each value is zero with probability ``rate``, and otherwise ``x / (1 - rate)``.
 
     With ``train=False`` it is the identity (Srivastava et al., 2014, JMLR 15).
 
     Args:
-      rate: the probability of dropping, from 0 up to, not including, 1.
+      rate: the probability of dropping, from 0 to 1.
       shared_axes: the axis along which all values share a draw, or several. 1 is variational
         dropout, which drops the same values in all steps of (batch, time, ...), for use between
         recurrent layers (Gal & Ghahramani, 2016, arXiv:1512.05287). In a stream the mask is drawn

@@ -39,6 +39,6 @@ def GaussianDropout(rate: Fraction) -> Layer:
 
     def change(key: jax.Array, x: jax.Array) -> jax.Array:
         noise = jax.random.normal(key, x.shape, at_least_float32(x.real.dtype))
-        return x * (1 + deviation * noise).astype(x.real.dtype)
+        return x * (1 + deviation * noise).astype(x.dtype)
 
     return random_in_training(change, never=rate == 0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import jax
 
-from ...base.arguments import Fraction
+from ...base.arguments import UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
 from .base import kept_or_zero, random_in_training, whole_channels
 
 
 @factory
-def SpatialDropout(rate: Fraction) -> Layer:
+def SpatialDropout(rate: UpToOne) -> Layer:
     """In training, each channel of each row is zero with probability ``rate``.
 
     The others are ``x / (1 - rate)``. Neighbouring pixels are alike, so that dropping some of them
@@ -19,7 +19,7 @@ def SpatialDropout(rate: Fraction) -> Layer:
     ``Dropout1d`` to ``Dropout3d`` in PyTorch.
 
     Args:
-      rate: the probability of dropping, from 0 up to, not including, 1.
+      rate: the probability of dropping, from 0 to 1.
 
     Shapes:
       x: (batch, *spatial, channels), floating. y: of the same shape and dtype.

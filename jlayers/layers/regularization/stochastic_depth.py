@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import jax
 
-from ...base.arguments import Fraction
+from ...base.arguments import UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
 from .base import kept_or_zero, random_in_training
 
 
 @factory
-def StochasticDepth(rate: Fraction, *, whole_batch: bool = False) -> Layer:
+def StochasticDepth(rate: UpToOne, *, whole_batch: bool = False) -> Layer:
     """In training, each row is zero with probability ``rate``, and otherwise ``x / (1 - rate)``.
 
     At the end of a residual branch the block is skipped for such a row (Huang et al., 2016,
     arXiv:1603.09382); also known as DropPath.
 
     Args:
-      rate: the probability of dropping, from 0 up to, not including, 1.
+      rate: the probability of dropping, from 0 to 1.
       whole_batch: whether all rows are dropped together, as in the paper. The block then adds
         nothing for the batch.
 
