@@ -98,6 +98,13 @@ _NAMES = {
         "jl.serial of jl.residual blocks around jl.SelfAttention and jl.Dense": (
             "TransformerEncoderLayer"
         ),
+        "jl.GraphConv(features)": "GCNConv GraphConvolution GCN",
+        "jl.GraphAttention(num_heads, head_dim), dynamic=False for the first one": (
+            "GATConv GATv2Conv GAT GATv2"
+        ),
+        "jl.MessagePassing(message, update)": "GraphNetwork InteractionNetwork SAGEConv GINConv",
+        "jl.Graph(nodes, senders, receivers)": "GraphsTuple",
+        "jl.GraphPool('mean')": "global_mean_pool",
         "jl.STFT(frame_length, strides=hop), with output='power' or 'magnitude'": (
             "STFTSpectrogram Spectrogram stft"
         ),

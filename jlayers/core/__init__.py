@@ -26,6 +26,7 @@ from .positions import positions_from_mask, sinusoids
 from .recurrent.fused import gru, lstm, simple_rnn
 from .resampling import Interpolation, resize
 from .roi_align import roi_align
+from .segments import segment_reduce, segment_softmax
 from .signal.frames import frame, overlap_add
 from .signal.mel import mel_filters
 
@@ -66,6 +67,8 @@ __all__ = [
     "positions_from_mask",
     "resize",
     "roi_align",
+    "segment_reduce",
+    "segment_softmax",
     "simple_rnn",
     "sinusoids",
     "standardize",

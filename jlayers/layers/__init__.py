@@ -12,6 +12,12 @@ from .conv.deformable_conv import DeformableConv
 from .conv.fold import Fold
 from .conv.local_conv import LocalConv
 from .conv.unfold import Unfold
+from .graph.graph import Graph
+from .graph.graph_attention import GraphAttention
+from .graph.graph_conv import GraphConv
+from .graph.graph_pool import GraphPool
+from .graph.message_passing import MessagePassing
+from .graph.on_nodes import on_nodes
 from .linear.affine import Affine
 from .linear.bilinear import Bilinear
 from .linear.dense import Dense
@@ -153,6 +159,10 @@ __all__ = [
     "GlobalMaxPool",
     "GlobalMinPool",
     "GlobalSumPool",
+    "Graph",
+    "GraphAttention",
+    "GraphConv",
+    "GraphPool",
     "GridSample",
     "GroupNorm",
     "IIRFilter",
@@ -177,6 +187,7 @@ __all__ = [
     "MaxPool",
     "MaxUnpool",
     "MelSpectrogram",
+    "MessagePassing",
     "MinGRU",
     "MinGRUCell",
     "MinLSTM",
@@ -215,4 +226,5 @@ __all__ = [
     "Unfold",
     "UnitNorm",
     "VectorQuantizer",
+    "on_nodes",
 ]

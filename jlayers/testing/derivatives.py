@@ -61,7 +61,8 @@ def _program(case: Case, state: PyTree, x: PyTree, train: bool) -> Callable[...,
     def loss(at: PyTree) -> jax.Array:
         x_at = with_floats(at["x"], x)
         y, _ = case.programs[train].once(at["params"], state, x_at, case.key)
-        leaves = jax.tree.leaves(y)
+        # Integers beside them, the edges of a graph, have no derivatives.
+        leaves = floats_of(y)
         # The sine makes the loss curved, so that a linear layer has a Hessian too; the weights tell
         # the outputs apart, whose errors could cancel in a plain sum.
         weights = random_like(leaves, 1)

@@ -8,6 +8,7 @@ from tables.instances import IMAGE, INSTANCES, STEPS, VECTOR
 from tables.tiers import named, rows
 
 import jlayers as jl
+from jlayers.testing.trees import floats_of
 
 KEEPS_COUNT = {"compose with state"}  # its state counts calls, not rows
 REFUSALS = ("takes no empty axis", "is larger than")
@@ -27,7 +28,7 @@ def _check(layer, spec, x, key, state_is_kept=True):
 
     def loss(params, x):
         y, after = layer.apply(params, state, x, key=key, train=True)
-        total = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(y)), jnp.zeros(()))
+        total = sum(map(jnp.sum, floats_of(y)), jnp.zeros(()))
         return total, (y, after)
 
     gradient = jax.grad(loss, argnums=(0, 1) if differentiable else 0, has_aux=True)

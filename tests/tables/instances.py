@@ -37,6 +37,15 @@ IMAGE = jl.spec((2, 6, 5, 4))
 VOLUME = jl.spec((2, 4, 5, 3, 2))
 IDS = jl.spec((2, 5), jnp.int32)
 SIGNAL = jl.spec((2, 12))
+GRAPH = jl.Graph(
+    nodes=jl.spec((4, 4)),
+    senders=jl.spec((6,), jnp.int32),
+    receivers=jl.spec((6,), jnp.int32),
+    node_mask=jl.spec((4,), bool),
+    edge_mask=jl.spec((6,), bool),
+    graph_ids=jl.spec((4,), jnp.int32),
+    graph_mask=jl.spec((2,), bool),
+)
 
 
 def _count_calls(f, x):
@@ -295,6 +304,32 @@ INSTANCES = {
     "delay": Instance(jl.Delay(2), STEPS),
     "lookahead": Instance(jl.Lookahead(2), STEPS),
     "downsample": Instance(jl.Downsample(2), jl.spec((2, 6, 3))),
+    "graph conv": Instance(jl.GraphConv(3), GRAPH, None),
+    "graph conv, mean of weighted edges": Instance(
+        jl.GraphConv(5, normalization="mean", edge_weights=True, self_loops=False, bias=False),
+        GRAPH._replace(edges=jl.spec((6,))),
+        None,
+        full=True,
+    ),
+    "graph attention": Instance(jl.GraphAttention(2, 3, rate=0.3), GRAPH, None),
+    "graph attention, the first": Instance(
+        jl.GraphAttention(2, 3, dynamic=False, concat=False, self_loops=False),
+        GRAPH,
+        None,
+        full=True,
+    ),
+    "message passing": Instance(
+        jl.MessagePassing(
+            jl.serial(jl.concat(), jl.Dense(3), jnp.tanh), jl.serial(jl.concat(), jl.Dense(2))
+        ),
+        GRAPH._replace(edges=jl.spec((6, 2))),
+        None,
+    ),
+    "message passing, largest": Instance(
+        jl.MessagePassing(jl.serial(jl.add(), jl.Dense(3)), reduce="max"), GRAPH, None, full=True
+    ),
+    "on nodes": Instance(jl.on_nodes(jl.serial(jl.Dense(3), jl.BatchNorm())), GRAPH, None),
+    "graph pool": Instance(jl.GraphPool(), GRAPH, None),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
     "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_axes=1), STEPS),
     "dropout, shared by rows and pixels": Instance(

@@ -1,0 +1,1 @@
+"""Layers of graphs: nodes, and edges that messages go along."""
