@@ -2,7 +2,9 @@
 
 from .activation.prelu import PReLU
 from .activation.snake import Snake
+from .attention.additive_attention import AdditiveAttention
 from .attention.cross_attention import CrossAttention
+from .attention.latent_attention import LatentAttention
 from .attention.relative import ShawPositions, T5Bias
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
@@ -110,6 +112,7 @@ __all__ = [
     "ActivityPenalty",
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
+    "AdditiveAttention",
     "Affine",
     "AlphaDropout",
     "AvgPool",
@@ -160,6 +163,7 @@ __all__ = [
     "InstanceNorm",
     "InverseSTFT",
     "LSTMCell",
+    "LatentAttention",
     "LayerNorm",
     "LinearAttention",
     "LinearAttentionCell",

@@ -377,6 +377,16 @@ INSTANCES = {
         STEPS,
         full=True,
     ),
+    "additive attention": Instance(jl.AdditiveAttention(3), (STEPS, jl.spec((2, 3, 6)))),
+    "additive attention, no maps": Instance(
+        jl.AdditiveAttention(dropout_rate=0.3, weights=True),
+        (STEPS, jl.spec((2, 3, 4)), jl.spec((2, 3, 6))),
+        full=True,
+    ),
+    "latent attention": Instance(jl.LatentAttention(2, 3, rope_dim=2, causal=True), STEPS),
+    "latent attention, queries from latents": Instance(
+        jl.LatentAttention(2, 3, rope_dim=4, query_latent_dim=5, value_dim=3), STEPS, full=True
+    ),
     "cross-attention": Instance(jl.CrossAttention(2), (STEPS, jl.spec((2, 3, 6)))),
     "cross-attention, keys and values": Instance(
         jl.CrossAttention(2, weights=True), (STEPS, jl.spec((2, 3, 6)), jl.spec((2, 3, 7)))
