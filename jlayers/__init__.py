@@ -41,6 +41,7 @@ from .combinators.stack import ensemble, remat, repeat
 from .combinators.standardize import standardize_weights
 from .combinators.tied import tied
 from .combinators.time import bidirectional, each_step
+from .combinators.transformer import TransformerBlock, TransformerDecoderBlock
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
@@ -318,6 +319,8 @@ __all__ = [
     "Summary",
     "T5Bias",
     "TrainingError",
+    "TransformerBlock",
+    "TransformerDecoderBlock",
     "Unfold",
     "UnitNorm",
     "VectorQuantizer",

@@ -95,9 +95,8 @@ _NAMES = {
             "GroupQueryAttention GroupedQueryAttention"
         ),
         "jl.core.attention(q, k, v)": "dot_product_attention scaled_dot_product_attention",
-        "jl.serial of jl.residual blocks around jl.SelfAttention and jl.Dense": (
-            "TransformerEncoderLayer"
-        ),
+        "jl.TransformerBlock(attend, mlp)": "TransformerEncoderLayer TransformerEncoderBlock",
+        "jl.TransformerDecoderBlock(attend, cross, mlp)": "TransformerDecoderLayer",
         "jl.STFT(frame_length, strides=hop), with output='power' or 'magnitude'": (
             "STFTSpectrogram Spectrogram stft"
         ),
