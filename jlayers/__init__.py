@@ -41,6 +41,7 @@ from .combinators.stack import ensemble, remat, repeat
 from .combinators.standardize import standardize_weights
 from .combinators.tied import tied
 from .combinators.time import bidirectional, each_step
+from .combinators.transformer import TransformerBlock, TransformerDecoderBlock
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
@@ -63,6 +64,7 @@ from .layers import (
     ActivityPenalty,
     AdaptiveAvgPool,
     AdaptiveMaxPool,
+    AdditiveAttention,
     Affine,
     AlphaDropout,
     AvgPool,
@@ -116,6 +118,7 @@ from .layers import (
     IndRNNCell,
     InstanceNorm,
     InverseSTFT,
+    LatentAttention,
     LayerNorm,
     LinearAttention,
     LinearAttentionCell,
@@ -200,6 +203,7 @@ __all__ = [
     "ActivityPenalty",
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
+    "AdditiveAttention",
     "Affine",
     "AlphaDropout",
     "AvgPool",
@@ -259,6 +263,7 @@ __all__ = [
     "InverseSTFT",
     "JlayersError",
     "LSTMCell",
+    "LatentAttention",
     "Layer",
     "LayerError",
     "LayerNorm",
@@ -327,6 +332,8 @@ __all__ = [
     "Summary",
     "T5Bias",
     "TrainingError",
+    "TransformerBlock",
+    "TransformerDecoderBlock",
     "Unfold",
     "UnitNorm",
     "VectorQuantizer",

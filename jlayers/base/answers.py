@@ -105,6 +105,8 @@ _NAMES = {
         "jl.MessagePassing(message, update)": "GraphNetwork InteractionNetwork SAGEConv GINConv",
         "jl.Graph(nodes, senders, receivers)": "GraphsTuple",
         "jl.GraphPool('mean')": "global_mean_pool",
+        "jl.TransformerBlock(attend, mlp)": "TransformerEncoderLayer TransformerEncoderBlock",
+        "jl.TransformerDecoderBlock(attend, cross, mlp)": "TransformerDecoderLayer",
         "jl.STFT(frame_length, strides=hop), with output='power' or 'magnitude'": (
             "STFTSpectrogram Spectrogram stft"
         ),

@@ -165,16 +165,21 @@ def residual(layer: LayerOrFunction, shortcut: LayerOrFunction | None = None) ->
     def body(f: Scope, x: PyTree) -> PyTree:
         y = f["body"](x)
         shortcut = f["shortcut"](x) if "shortcut" in children else x
-        terms = {"shortcut": shortcut, "body": y}
-        _check_arrays(terms)
-        # A projection of the features is the usual remedy where only these differ.
-        hint = "a shortcut to the shape of the body's output"
-        if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
-            hint = f"residual(..., shortcut=Dense({y.shape[-1]}))"
-        _check_same_spec(terms, hint)
-        return _elementwise(jnp.add, shortcut, y)
+        return residual_sum(shortcut, y)
 
     return composite(body, children, rebuild=lambda new: residual(new["body"], new.get("shortcut")))
+
+
+def residual_sum(shortcut: Batch, y: Batch) -> Batch:
+    """``shortcut + y``, of one shape and dtype."""
+    terms = {"shortcut": shortcut, "body": y}
+    _check_arrays(terms)
+    # A projection of the features is the usual remedy where only these differ.
+    hint = "a shortcut to the shape of the body's output"
+    if y.ndim and y.dtype == shortcut.dtype and y.shape[:-1] == shortcut.shape[:-1]:
+        hint = f"residual(..., shortcut=Dense({y.shape[-1]}))"
+    _check_same_spec(terms, hint)
+    return _elementwise(jnp.add, shortcut, y)
 
 
 def _merge(

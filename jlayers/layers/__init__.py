@@ -3,7 +3,9 @@
 from .activation.prelu import PReLU
 from .activation.rrelu import RReLU
 from .activation.snake import Snake
+from .attention.additive_attention import AdditiveAttention
 from .attention.cross_attention import CrossAttention
+from .attention.latent_attention import LatentAttention
 from .attention.relative import ShawPositions, T5Bias
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
@@ -117,6 +119,7 @@ __all__ = [
     "ActivityPenalty",
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
+    "AdditiveAttention",
     "Affine",
     "AlphaDropout",
     "AvgPool",
@@ -171,6 +174,7 @@ __all__ = [
     "InstanceNorm",
     "InverseSTFT",
     "LSTMCell",
+    "LatentAttention",
     "LayerNorm",
     "LinearAttention",
     "LinearAttentionCell",

@@ -181,6 +181,28 @@ INPUTS = [
         "hint:     another fraction=, or head_dim=...",
     ),
     (
+        lambda: init(jl.AdditiveAttention(), (STEPS, jl.spec((2, 5, 3)))),
+        "AdditiveAttention: queries and keys have two sizes",
+        "got:      float32[2, 3, 4] and float32[2, 5, 3]",
+        "hint:     AdditiveAttention(hidden_dim), which maps both to one",
+    ),
+    (
+        lambda: init(jl.LatentAttention(3, 4, rope_dim=2), STEPS),
+        "LatentAttention: num_heads 3 does not divide the 4 features of the input",
+    ),
+    (
+        lambda: init(jl.LatentAttention(2, 4, rope_dim=3), STEPS),
+        "LatentAttention: rope turns pairs of features, and a head has 3",
+    ),
+    (
+        lambda: _start(jl.LatentAttention(2, 4, rope_dim=2, causal=True)),
+        "LatentAttention: attention to all steps needs to know for how many it keeps room",
+    ),
+    (
+        lambda: jl.LatentAttention(2, 4, rope_dim=2, rope=False),
+        "LatentAttention: rope is what tells positions apart here",
+    ),
+    (
         lambda: _dropped(jl.SelfAttention(2, dropout_rate=0.5)),
         "SelfAttention: needs a key to train and got none",
         "hint:     apply(..., key=key)",

@@ -419,6 +419,40 @@ INSTANCES = {
         STEPS,
         full=True,
     ),
+    "transformer block": Instance(
+        jl.TransformerBlock(
+            jl.SelfAttention(2, causal=True), jl.serial(jl.Dense(6), jax.nn.gelu, jl.Dense(4))
+        ),
+        STEPS,
+    ),
+    "transformer block, the norm after it": Instance(
+        jl.TransformerBlock(
+            jl.SelfAttention(2), jl.Dense(4), norm=jl.RMSNorm(), norm_first=False, dropout_rate=0.3
+        ),
+        STEPS,
+        full=True,
+    ),
+    "transformer block, parallel": Instance(
+        jl.TransformerBlock(jl.SelfAttention(2), jl.Dense(4), parallel=True, dropout_rate=0.3),
+        {"x": STEPS, "mask": jl.spec((2, 1, 5), bool)},
+        full=True,
+    ),
+    "transformer block of a decoder": Instance(
+        jl.TransformerDecoderBlock(
+            jl.SelfAttention(2, causal=True), jl.CrossAttention(2), jl.Dense(4), dropout_rate=0.3
+        ),
+        (STEPS, jl.spec((2, 3, 6))),
+    ),
+    "additive attention": Instance(jl.AdditiveAttention(3), (STEPS, jl.spec((2, 3, 6)))),
+    "additive attention, no maps": Instance(
+        jl.AdditiveAttention(dropout_rate=0.3, weights=True),
+        (STEPS, jl.spec((2, 3, 4)), jl.spec((2, 3, 6))),
+        full=True,
+    ),
+    "latent attention": Instance(jl.LatentAttention(2, 3, rope_dim=2, causal=True), STEPS),
+    "latent attention, queries from latents": Instance(
+        jl.LatentAttention(2, 3, rope_dim=4, query_latent_dim=5, value_dim=3), STEPS, full=True
+    ),
     "cross-attention": Instance(jl.CrossAttention(2), (STEPS, jl.spec((2, 3, 6)))),
     "cross-attention, keys and values": Instance(
         jl.CrossAttention(2, weights=True), (STEPS, jl.spec((2, 3, 6)), jl.spec((2, 3, 7)))

@@ -31,7 +31,8 @@ class Cache(NamedTuple):
     """The last S valid steps of each row; the step at position p is in slot ``p % S``.
 
     Attributes:
-      keys, values: (batch, num_kv_heads, S, size of a head), as the products with them read it.
+      keys, values: (batch, num_kv_heads, S, size of a head), as the products with them read it;
+        ``values`` may be None where they are the keys themselves.
       lengths: valid steps so far, int32 (batch,).
 
     >>> import jax.numpy as jnp, jlayers as jl
@@ -41,7 +42,7 @@ class Cache(NamedTuple):
     """
 
     keys: jax.Array
-    values: jax.Array
+    values: jax.Array | None
     lengths: jax.Array
 
     def positions(self) -> jax.Array:
@@ -94,7 +95,7 @@ def cached_attention(
 
     Args:
       q: (batch, T, num_heads, head_dim). k, v: (batch, T, num_kv_heads, head_dim) and (...,
-        value_dim), of the same steps.
+        value_dim), of the same steps; ``v`` is ``k`` for a cache without values.
       cache: of the steps before them. With a window it has that many slots; without one, S is the
         largest number of steps that fit.
       mask: bools (batch, T), True for valid steps; all of them if None.
@@ -147,9 +148,9 @@ def cached_attention(
         visible = (cached >= 0)[:, None]
     where = positions, cached
     if few and method in (None, "direct"):
-        out = _attend(q, [after.keys], [after.values], visible, where, options)
+        out = _attend(q, [after.keys], [_values(after)], visible, where, options)
     else:
-        keys, values = _by_steps(after.keys), _by_steps(after.values)
+        keys, values = _by_steps(after.keys), _by_steps(_values(after))
         out = attention(
             q, keys, values, mask=visible[:, None], positions=where, method=method, **options
         )
@@ -201,7 +202,8 @@ def _written(block: _Block, cache: Cache, fits: jax.Array) -> Cache:
         written = folded.at[rows, slot].set(new, mode="drop", unique_indices=True)
         return written.reshape(buffer.shape)
 
-    keys, values = write(cache.keys, block.k), write(cache.values, block.v)
+    keys = write(cache.keys, block.k)
+    values = None if cache.values is None else write(cache.values, block.v)
     return Cache(keys, values, block.lengths_after(cache))
 
 
@@ -238,7 +240,7 @@ def _attend_apart(block: _Block, cache: Cache, options: _Options) -> tuple[jax.A
     slots, positions = cache.keys.shape[2], block.positions
     replaced = [
         jnp.take_along_axis(a, (positions % slots)[:, None, :, None], 2)
-        for a in (cache.keys, cache.values)
+        for a in (cache.keys, _values(cache))
     ]
     after = _written(_after_reading(block, *map(_by_steps, replaced)), cache, block.valid)
     cached = after.positions()
@@ -248,7 +250,7 @@ def _attend_apart(block: _Block, cache: Cache, options: _Options) -> tuple[jax.A
     # A ring has as many slots as the window has steps.
     visible = (keys >= 0)[:, None] & _pairs(jnp.greater_equal, positions, keys)
     visible = visible & _pairs(lambda q, k: q - k < slots, positions, keys)
-    parts = [after.keys, replaced[0]], [after.values, replaced[1]]
+    parts = [after.keys, replaced[0]], [_values(after), replaced[1]]
     return _attend(block.q, *parts, visible, (positions, keys), options), after
 
 
@@ -259,7 +261,7 @@ def _attend_side_by_side(
     cached, slots = cache.positions(), cache.keys.shape[2]
     keys, values = (
         jnp.concatenate([_by_steps(ring), new], 1)
-        for ring, new in ((cache.keys, block.k), (cache.values, block.v))
+        for ring, new in ((cache.keys, block.k), (_values(cache), block.v))
     )
     out = attention(
         block.q,
@@ -290,6 +292,10 @@ def _after_reading(block: _Block, keys: jax.Array, values: jax.Array) -> _Block:
         for new, old in ((block.k, keys), (block.v, values))
     )
     return block._replace(k=k, v=v)
+
+
+def _values(cache: Cache) -> jax.Array:
+    return cache.keys if cache.values is None else cache.values
 
 
 def _by_steps(cached: jax.Array) -> jax.Array:

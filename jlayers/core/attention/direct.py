@@ -125,6 +125,41 @@ def attend_to_cached(
     return zero_empty(out, mask.full(steps, keys))
 
 
+def masked_mean(
+    scores: jax.Array,
+    v: jax.Array,
+    visible: jax.Array | None,
+    bias: jax.Array | None,
+    rate: float,
+    key: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Values weighted by the softmax of any scores, and the weights before any is dropped.
+
+    Args:
+      scores: (batch, num_heads, T, S).
+      v: (batch, S, num_heads, value_dim).
+      visible: bools, broadcastable to the scores; zeros where a query attends to no key.
+      bias: added to the scores.
+      rate, key: of the weights that are dropped; none without a key.
+
+    Returns:
+      ((batch, T, num_heads, value_dim), (batch, num_heads, T, S)), of the dtype of ``v``.
+    """
+    if v.shape[1] == 0:  # an empty softmax has no largest score
+        out = jnp.zeros_like(v, shape=(*scores.shape[:1], scores.shape[2], *v.shape[2:]))
+        return out, jnp.zeros_like(v, shape=scores.shape)
+    scores = scores.astype(at_least_float32(scores.dtype))
+    if bias is not None:
+        scores = scores + jnp.broadcast_to(bias.astype(scores.dtype), scores.shape)
+    scores = _hidden(scores, visible)
+    weights = jax.nn.softmax(scores).astype(v.dtype)
+    if visible is not None:
+        seen = sharded_as(jnp.broadcast_to(visible, weights.shape), weights)
+        weights = jnp.where(seen, weights, jnp.zeros_like(weights))
+    used = _dropped(weights, ScoreTerms(key=key, rate=rate))
+    return jnp.einsum("bnts,bsnh->btnh", used, v), weights
+
+
 def _masked_scores(
     products: jax.Array,
     q: jax.Array,
@@ -145,12 +180,20 @@ def _masked_scores(
     for term in (*biases, mask.full_bias(steps, keys, wide)):
         if term is not None:
             scores = scores + jnp.broadcast_to(four_axes(term).astype(wide), shape)
-    visible = mask.full(steps, keys)
+    return _hidden(scores, mask.full(steps, keys))
+
+
+def _hidden(scores: jax.Array, visible: jax.Array | None) -> jax.Array:
+    """The scores, very low where no key is visible."""
     if visible is None:
         return scores
     # Not minus infinity: the softmax of a row of them is NaN, and so is its gradient.
-    lowest = np.array(0.5 * float(jnp.finfo(wide).min), wide)  # type: ignore[no-untyped-call]
-    return jnp.where(sharded_as(jnp.broadcast_to(visible, shape), scores), scores, lowest)
+    lowest = np.array(
+        0.5 * float(jnp.finfo(scores.dtype).min),  # type: ignore[no-untyped-call]
+        scores.dtype,
+    )
+    seen = sharded_as(jnp.broadcast_to(visible, scores.shape), scores)
+    return jnp.where(seen, scores, lowest)
 
 
 def _weights(scores: jax.Array, shape: tuple[int, ...], sinks: jax.Array | None) -> jax.Array:

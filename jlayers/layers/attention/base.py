@@ -110,13 +110,7 @@ class Projections:
         """Parameters for queries from ``x``, keys and values of those, and ``more``."""
         # Checked before shapes are computed from them, so that errors name the input.
         for steps in (x, keys, values):
-            # Images and ids are what most often comes in another rank.
-            hint = "Reshape((time, features)) before it; Embedding for ids"
-            arguments.one_array(steps, STEPS, rank=3, lower=hint)
-            arguments.floating(steps, "x.astype(jnp.float32); Embedding for integer ids")
-            # A softmax of complex scores has no meaning.
-            arguments.real(steps)
-            arguments.has_features(steps, STEPS)
+            check_steps(steps)
         size, of_values, width = self.size(x), self.value_size(x), x.shape[-1]
         shapes = {
             "query": (width, self.num_heads * size),
@@ -169,6 +163,17 @@ class Projections:
         y = core.dense(x, params[f"{name}_kernel"], params.get(f"{name}_bias"))
         # The kernel has all heads side by side, so one product serves them all.
         return y.reshape(*x.shape[:2], count, y.shape[-1] // count)
+
+
+def check_steps(steps: Spec) -> None:
+    """Raises unless these are steps of floating features."""
+    # Images and ids are what most often comes in another rank.
+    hint = "Reshape((time, features)) before it; Embedding for ids"
+    arguments.one_array(steps, STEPS, rank=3, lower=hint)
+    arguments.floating(steps, "x.astype(jnp.float32); Embedding for integer ids")
+    # A softmax of complex scores has no meaning.
+    arguments.real(steps)
+    arguments.has_features(steps, STEPS)
 
 
 def of_attention(

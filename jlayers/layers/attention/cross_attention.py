@@ -6,15 +6,13 @@ import jax
 from jax.nn import initializers
 
 from ...base.arguments import AboveZero, Fraction, NonNegative, Positive
-from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
-from ...base.receptive_field import EVERYWHERE, ReceptiveField
-from ...base.sequence import join, made_of_steps, split
-from ...base.specs import cast_like, format_spec
+from ...base.sequence import join, split
+from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
 from .base import Biases, HeadNorm, Projections, attended, of_attention
-from .inputs import of_cross, split_pair
+from .inputs import check_memory, field_of_memory, of_cross, split_pair
 
 
 @factory
@@ -99,19 +97,7 @@ def CrossAttention(
         given = of_cross(x)
         # First, for its errors name what is wrong with one of them by itself.
         params = maps.init(key, *given[:3])
-        for steps in (given.keys, given.values):
-            # No promotion: one of the two would decide the dtype of the output unasked.
-            if given.x.shape[0] != steps.shape[0] or given.x.dtype != steps.dtype:
-                raise LayerError(
-                    "x and memory are not of one batch and one dtype",
-                    got=f"{format_spec(given.x)} and {format_spec(steps)}",
-                )
-        if given.keys.shape[1] != given.values.shape[1]:
-            raise LayerError(
-                "keys and values do not have the same steps",
-                got=f"{format_spec(given.keys)} and {format_spec(given.values)}",
-            )
-        given.check(num_heads)
+        check_memory(given, num_heads)
         return params
 
     def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
@@ -136,17 +122,11 @@ def CrossAttention(
         )
         return (join(y[0], mask), y[1]) if weights else join(y, mask), {}
 
-    def receptive_field(x: PyTree) -> ReceptiveField:
-        # Of a memory that is computed from the model's own input, every step is read.
-        given = of_cross(x)
-        found = made_of_steps(given.keys) or made_of_steps(given.values)
-        return EVERYWHERE if found else ReceptiveField()
-
     return of_attention(
         init,
         # Its carry is empty: no step of x is read by a later one.
         lambda params, x, capacity: {},
         step,
-        receptive_field,
+        field_of_memory,
         dropout_rate=dropout_rate,
     )

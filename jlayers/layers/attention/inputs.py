@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from ...base.errors import LayerError
-from ...base.sequence import split
+from ...base.receptive_field import EVERYWHERE, ReceptiveField
+from ...base.sequence import made_of_steps, split
 from ...base.specs import format_spec
-from .base import Spec
+from ...base.types import PyTree
+from .base import Spec, check_steps
 
 PAIRS = "(batch, [num_heads,] queries, keys), any of them 1"
 
@@ -74,6 +76,32 @@ def of_cross(x: Any) -> Given:
         expected="(x, memory), (x, keys, values), or a dict of these with 'mask' or 'bias'",
         got=format_spec(x),
     )
+
+
+def check_memory(given: Given, num_heads: int) -> None:
+    """Raises unless queries, keys, values, mask and bias of cross-attention fit together."""
+    for steps in given[:3]:
+        check_steps(steps)
+    for steps in (given.keys, given.values):
+        # No promotion: one of the two would decide the dtype of the output unasked.
+        if given.x.shape[0] != steps.shape[0] or given.x.dtype != steps.dtype:
+            raise LayerError(
+                "x and memory are not of one batch and one dtype",
+                got=f"{format_spec(given.x)} and {format_spec(steps)}",
+            )
+    if given.keys.shape[1] != given.values.shape[1]:
+        raise LayerError(
+            "keys and values do not have the same steps",
+            got=f"{format_spec(given.keys)} and {format_spec(given.values)}",
+        )
+    given.check(num_heads)
+
+
+def field_of_memory(x: PyTree) -> ReceptiveField:
+    """Of a memory that is computed from the model's own input, every step is read."""
+    given = of_cross(x)
+    found = made_of_steps(given.keys) or made_of_steps(given.values)
+    return EVERYWHERE if found else ReceptiveField()
 
 
 def split_pair(given: Given) -> tuple[jax.Array, jax.Array, jax.Array | None]:

@@ -193,7 +193,7 @@ def SelfAttention(
         p = cast_like(params, values)
         q, k, v = maps.qkv(p, values, values, values)
         count = None if carry is None else carry["count"]
-        positions = _positions(mask, count, values.shape[:2])
+        positions = positions_of(mask, count, values.shape[:2])
         if turns is not None:
             # Before keys are cached, so that a cached key is never rotated again.
             q, k = (core.apply_rope(a, positions, turns) for a in (q, k))
@@ -262,7 +262,7 @@ def _unstreamed(causal: bool, weights: bool) -> str | None:
     return "its weights are those of a whole sequence" if weights else None
 
 
-def _positions(
+def positions_of(
     mask: jax.Array | None, count: jax.Array | None, shape: tuple[int, int]
 ) -> jax.Array:
     """The positions of the steps after ``count`` others, (time,) or (batch, time)."""
