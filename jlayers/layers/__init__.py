@@ -26,7 +26,10 @@ from .norm.rms_norm import RMSNorm
 from .norm.unit_norm import UnitNorm
 from .pooling.adaptive_avg_pool import AdaptiveAvgPool
 from .pooling.adaptive_max_pool import AdaptiveMaxPool
+from .pooling.attention_pool import AttentionPool
 from .pooling.avg_pool import AvgPool
+from .pooling.blur_pool import BlurPool
+from .pooling.fractional_max_pool import FractionalMaxPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
 from .pooling.global_min_pool import GlobalMinPool
@@ -76,10 +79,12 @@ __all__ = [
     "AdaptiveMaxPool",
     "Affine",
     "AlphaDropout",
+    "AttentionPool",
     "AvgPool",
     "BatchNorm",
     "BatchRenorm",
     "Bilinear",
+    "BlurPool",
     "Cell",
     "ChannelShuffle",
     "Conv",
@@ -98,6 +103,7 @@ __all__ = [
     "FiLM",
     "FilterResponseNorm",
     "Flatten",
+    "FractionalMaxPool",
     "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
