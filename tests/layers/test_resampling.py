@@ -116,6 +116,8 @@ WRONG = {
     "unknown mode 'zeros'": lambda: jl.GridSample(mode="zeros"),
     "unknown method 'bilinear'": lambda: jl.GridSample(method="bilinear"),
     "unknown coordinates 'asymmetric'": lambda: jl.GridSample(coordinates="asymmetric"),
+    "method='linear'": lambda: jl.Resize(2, method="trilinear"),
+    "mode='replicate'": lambda: jl.GridSample(mode="border"),
     "takes a tuple (image, grid)": lambda: jl.out_spec(jl.GridSample(), IMAGE),
     "the grid does not fit the image": lambda: jl.out_spec(
         jl.GridSample(), (IMAGE, jl.spec((2, 4, 3)))

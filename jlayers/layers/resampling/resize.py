@@ -18,7 +18,7 @@ from ...base.specs import format_spec
 from ...base.types import Params
 from ...core.dtypes import is_symbolic
 from ...core.resampling import COORDINATES, METHODS, Interpolation
-from .base import IMAGE, Factors, spatial
+from .base import IMAGE, Factors, check_word, spatial
 
 
 @factory
@@ -65,8 +65,8 @@ def Resize(
     """
     if (sizes is None) == (factor is None):
         raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
-    arguments.one_of("method", method, METHODS)
-    arguments.one_of("coordinates", coordinates, COORDINATES)
+    check_word("method", method, METHODS)
+    check_word("coordinates", coordinates, COORDINATES)
     interpolation = Interpolation(method, coordinates, antialias, coefficient)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
