@@ -12,9 +12,11 @@ from .attention.mask import alibi_slopes
 from .attention.relative import DistanceBuckets, RelativeTables
 from .attention.rotary import Rope, apply_rope
 from .axes_norm import axes_norm
+from .blur_pooling import blur_pool
 from .conv.conv import conv
 from .conv.transpose import conv_transpose
 from .dense import dense
+from .fractional_pooling import fractional_max_pool
 from .global_pooling import global_max_pool, global_min_pool
 from .grid_sampling import affine_grid, grid_sample
 from .nearest import nearest
@@ -45,11 +47,13 @@ __all__ = [
     "attention_with_weights",
     "avg_pool",
     "axes_norm",
+    "blur_pool",
     "cached_attention",
     "conv",
     "conv_transpose",
     "dense",
     "frame",
+    "fractional_max_pool",
     "global_max_pool",
     "global_min_pool",
     "grid_sample",

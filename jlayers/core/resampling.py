@@ -53,7 +53,7 @@ def resize(
     """``x`` with spatial axes of other sizes.
 
     Args:
-      x: (batch, *spatial, channels), floating.
+      x: (batch, *spatial, channels), floating; of any dtype for ``"nearest"``.
       sizes: one for each spatial axis.
       interpolation: how values between pixels are made; beyond the edges the outermost pixel is
         repeated.
@@ -80,7 +80,9 @@ def _resize(
 ) -> jax.Array:
     if interpolation.method == "area":
         return adaptive_avg_pool(x, sizes)
-    y = x.astype(at_least_float32(x.dtype))
+    # Whole numbers are moved as they are.
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    y = x.astype(at_least_float32(x.dtype)) if floating else x
     # The smaller of the results first: an axis that shrinks before one that grows.
     known = not is_symbolic(*x.shape[1:-1], *sizes)
     axes = range(1, x.ndim - 1)
@@ -100,12 +102,21 @@ def _resize_axis(
     # With aligned corners the identity too, and the place of a single output is that of the first.
     if size == before and not own_scale:
         return x
-    # With weights for what lies inside alone, the edges have weights of their own.
-    repeats = not aligned and not own_scale and not _leaves_out(interpolation)
+    repeats = not own_scale and weights_repeat(interpolation)
     # Of sharded axes JAX merges none by itself.
     if repeats and size % before == 0 and not is_sharded(x):
         return _by_phases(x, axis, size // before, interpolation)
-    return by_matrix(x, axis, weights(before, size, interpolation, scale))
+    matrix = weights(before, size, interpolation, scale)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.take(x, matrix.argmax(1), axis)
+    return by_matrix(x, axis, matrix)
+
+
+def weights_repeat(interpolation: Interpolation) -> bool:
+    """Whether all outputs between two inputs have the same weights, where a factor is whole."""
+    # With weights for what lies inside alone, the edges have weights of their own.
+    aligned = interpolation.coordinates == "align_corners"
+    return not aligned and interpolation.method != "area" and not _leaves_out(interpolation)
 
 
 def _leaves_out(interpolation: Interpolation) -> bool:

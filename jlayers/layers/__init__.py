@@ -40,7 +40,10 @@ from .norm.rms_norm import RMSNorm
 from .norm.unit_norm import UnitNorm
 from .pooling.adaptive_avg_pool import AdaptiveAvgPool
 from .pooling.adaptive_max_pool import AdaptiveMaxPool
+from .pooling.attention_pool import AttentionPool
 from .pooling.avg_pool import AvgPool
+from .pooling.blur_pool import BlurPool
+from .pooling.fractional_max_pool import FractionalMaxPool
 from .pooling.global_avg_pool import GlobalAvgPool
 from .pooling.global_max_pool import GlobalMaxPool
 from .pooling.global_min_pool import GlobalMinPool
@@ -122,11 +125,13 @@ __all__ = [
     "AdditiveAttention",
     "Affine",
     "AlphaDropout",
+    "AttentionPool",
     "AvgPool",
     "BatchNorm",
     "BatchRenorm",
     "Bilinear",
     "BiquadFilter",
+    "BlurPool",
     "Cell",
     "ChannelShuffle",
     "Conv",
@@ -153,6 +158,7 @@ __all__ = [
     "Flatten",
     "Fold",
     "Frame",
+    "FractionalMaxPool",
     "GRUCell",
     "GatedDeltaNet",
     "GatedDeltaNetCell",

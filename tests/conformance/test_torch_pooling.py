@@ -1,5 +1,7 @@
 """Pools against PyTorch's, in float64: values and gradients over a grid of options."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ import jlayers as jl
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-from oracles.against_torch import channels_first, check  # noqa: E402
+from oracles.against_torch import F64, channels_first, check  # noqa: E402
 
 pytestmark = pytest.mark.conformance
 
@@ -155,3 +157,62 @@ def test_unpool(rank, options, sizes):
         (2, *size, 3),
         around=channels_first,
     )
+
+
+def test_pool_of_a_fraction():
+    """With PyTorch's samples, which have the last axis first for images, and last for volumes."""
+    for rank, order, ratio in ((2, [1, 0], 0.7), (3, [0, 1, 2], 0.6)):
+        shape = (2, *(9, 8, 7)[:rank], 3)
+        samples = np.random.default_rng(rank).random((2, 3, rank))
+        sizes = tuple(int(n * ratio) for n in shape[1:-1])
+
+        class Fractional(nn.Module):
+            def forward(self, x, rank=rank, sizes=sizes, samples=samples, order=order):
+                pool = getattr(nn.functional, f"fractional_max_pool{rank}d")
+                theirs = torch.tensor(samples[..., order])
+                return pool(x, 2, output_size=sizes, _random_samples=theirs)
+
+        def ours(x, rank=rank, sizes=sizes, samples=samples):
+            given = {"window_shape": (2,) * rank, "sizes": sizes}
+            return jl.core.fractional_max_pool(x, jnp.asarray(samples), **given)
+
+        check(Fractional(), jl.serial(ours), shape, around=channels_first)
+
+
+@pytest.mark.parametrize("strides", [1, 2, (2, 1)])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_blur_pool(size, strides):
+    """Zhang's module: reflected, and convolved with the outer product of the coefficients."""
+    line = torch.tensor([float(math.comb(size - 1, i)) for i in range(size)], dtype=torch.float64)
+    kernel = (line[:, None] * line[None] / line.sum() ** 2).expand(3, 1, size, size)
+
+    class Blur(nn.Module):
+        def forward(self, x):
+            low, high = int((size - 1) / 2), math.ceil((size - 1) / 2)
+            x = nn.functional.pad(x, (low, high, low, high), mode="reflect")
+            return nn.functional.conv2d(x, kernel, stride=strides, groups=3)
+
+    check(Blur(), jl.BlurPool(size, strides=strides), (2, 7, 6, 3), around=channels_first)
+
+
+@pytest.mark.parametrize("hidden", [None, 4])
+@pytest.mark.parametrize("queries", [None, 2])
+def test_attention_pool(queries, hidden):
+    class Pool(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Linear(3, hidden, **F64) if hidden else nn.Identity()
+            self.query = nn.Linear(hidden or 3, queries or 1, bias=False, **F64)
+
+        def forward(self, x):
+            flat = x.flatten(1, 2)
+            h = torch.tanh(self.kernel(flat)) if hidden else flat
+            y = torch.softmax(self.query(h), 1).transpose(1, 2) @ flat
+            return y if queries else y[:, 0]
+
+    def conversion(w):
+        own = {"query": w["query.weight"].T}
+        return own | ({"kernel": w["kernel.weight"].T, "bias": w["kernel.bias"]} if hidden else {})
+
+    layer = jl.AttentionPool(queries, hidden_features=hidden)
+    check(Pool(), layer, (2, 5, 4, 3), conversion)

@@ -97,6 +97,19 @@ WRONG = {
         jl.Pool(lambda a, b: a > b, 0, 2), jl.spec((2, 5, 4))
     ),
     "start must be a number": lambda: jl.Pool(jnp.add, None, 2),
+    "takes sizes or ratio": lambda: jl.FractionalMaxPool(2),
+    "needs a key to train and got none": lambda: jl.FractionalMaxPool(2, ratio=0.5).apply(
+        {}, {}, jnp.ones((2, 6, 1)), train=True
+    ),
+    "(5,) windows (3,) do not fit into (6,)": lambda: jl.out_spec(
+        jl.FractionalMaxPool(3, sizes=5), jl.spec((2, 6, 1))
+    ),
+    "takes spatial axes of known sizes": lambda: jl.out_spec(
+        jl.FractionalMaxPool(2, ratio=0.5), jax.ShapeDtypeStruct((2, *SYMBOLIC, 4), jnp.float32)
+    ),
+    "takes floating numbers, got int32": lambda: jl.out_spec(
+        jl.BlurPool(), jl.spec((2, 6, 1), jnp.int32)
+    ),
     "takes window_shape or sizes": jl.MaxUnpool,
     "padding 'SAME' does not say a size": lambda: jl.MaxUnpool(2, padding="SAME"),
     "takes a tuple (y, indices)": lambda: jl.out_spec(jl.MaxUnpool(2), jl.spec((2, 3, 4))),
@@ -169,6 +182,35 @@ def test_adaptive_pools_of_each_step(layer):
     np.testing.assert_array_equal(y.values[1, :2], layer.apply({}, {}, x.values[1:, :2])[0][0])
     with pytest.raises(jl.LayerError):
         jl.AdaptiveAvgPool((2, None)).apply({}, {}, x)
+
+
+def test_attention_minds_the_mask():
+    x = jax.random.normal(jax.random.key(0), (3, 5, 4))
+    rows = jl.Sequence.from_lengths(x, [5, 2, 0])
+    layer = jl.AttentionPool(hidden_features=3)
+    params, _ = layer.init(jax.random.key(1), x)
+    y, _ = layer.apply(params, {}, rows)
+    alone, _ = layer.apply(params, {}, x[1:2, :2])
+    np.testing.assert_allclose(y[1], alone[0], rtol=1e-5)
+    np.testing.assert_array_equal(y[2], np.zeros(4))
+    slope = jax.grad(lambda p: (layer.apply(p, {}, rows)[0] ** 2).sum())(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+def test_a_fraction_is_drawn_for_each_row_and_channel():
+    x = jnp.broadcast_to(jnp.arange(40.0)[None, :, None], (2, 40, 3))
+    layer = jl.FractionalMaxPool(2, ratio=0.6)
+    (first, _), (second, _) = (
+        layer.apply({}, {}, x, key=jax.random.key(seed), train=True) for seed in range(2)
+    )
+    assert first.shape == (2, 24, 3)
+    assert not np.array_equal(first, second)
+    steps = np.diff(first, axis=1)
+    assert set(np.unique(steps)) <= {1, 2}
+    assert len(np.unique(first.swapaxes(1, 2).reshape(6, -1), axis=0)) > 3
+    np.testing.assert_array_equal(first[:, -1], 39)
+    numbers = layer.apply({}, {}, x.astype(jnp.int8))[0]
+    assert numbers.dtype == jnp.int8
 
 
 def test_whole_numbers_and_infinities_have_places():

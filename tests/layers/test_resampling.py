@@ -102,10 +102,26 @@ def test_roi_align(samples, aligned):
             np.testing.assert_allclose(cells, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32, bool])
+def test_labels_are_moved_as_they_are(dtype):
+    x = jax.random.randint(jax.random.key(0), (2, 6, 5, 3), -(2**30), 2**30).astype(dtype)
+    y, _ = jl.Resize((4, 10)).apply({}, {}, x)
+    assert y.dtype == dtype
+    rows, columns = np.floor((np.arange(4) + 0.5) * 1.5).astype(int), np.arange(10) // 2
+    np.testing.assert_array_equal(y, x[:, rows][:, :, columns])
+
+
 WRONG = {
     "factor 0.1 leaves no pixel": lambda: jl.out_spec(jl.Resize(factor=0.1), jl.spec((2, 6, 1))),
     "factor 1.5 of an axis without a known size": lambda: jl.out_spec(
         jl.Resize(factor=1.5), SYMBOLIC
+    ),
+    "sizes 3 of an axis without a known size": lambda: jl.out_spec(jl.Resize(3), SYMBOLIC),
+    "factor 2 of an axis without a known size": lambda: jl.out_spec(
+        jl.Resize(factor=2, coordinates="align_corners"), SYMBOLIC
+    ),
+    "takes floating numbers, got int8": lambda: jl.out_spec(
+        jl.Resize(3, method="linear"), jl.spec((2, 6, 1), jnp.int8)
     ),
     "factor must be a number above 0, got 0": lambda: jl.Resize(factor=0),
     "takes an array of rank 4, got rank 3": lambda: jl.out_spec(
@@ -116,6 +132,8 @@ WRONG = {
     "unknown mode 'zeros'": lambda: jl.GridSample(mode="zeros"),
     "unknown method 'bilinear'": lambda: jl.GridSample(method="bilinear"),
     "unknown coordinates 'asymmetric'": lambda: jl.GridSample(coordinates="asymmetric"),
+    "method='linear'": lambda: jl.Resize(2, method="trilinear"),
+    "mode='replicate'": lambda: jl.GridSample(mode="border"),
     "takes a tuple (image, grid)": lambda: jl.out_spec(jl.GridSample(), IMAGE),
     "the grid does not fit the image": lambda: jl.out_spec(
         jl.GridSample(), (IMAGE, jl.spec((2, 4, 3)))

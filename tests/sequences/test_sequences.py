@@ -50,6 +50,8 @@ LAYERS = {
         jl.AvgPool(2, strides=3, ceil_mode=True), STEPS, full=True
     ),
     "pool of products, causal": Row(jl.Pool(jnp.multiply, 1, 3, strides=1, **CAUSAL), STEPS),
+    "blur pool": Row(jl.BlurPool(), STEPS),
+    "blur pool, causal": Row(jl.BlurPool(4, **CAUSAL), STEPS, full=True),
     "average pool": Row(jl.AvgPool(2), STEPS),
     "average pool, causal": Row(jl.AvgPool(3, **CAUSAL), STEPS),
     "average pool, padding counts": Row(
@@ -152,6 +154,7 @@ NO_TIME = {
     "fold to sizes",
     "local conv",
     "local conv of steps",
+    "fractional max pool",
     "grid sample",
     "grid sample, cubic, reflected",
     "pad",

@@ -228,6 +228,10 @@ INSTANCES = {
     "pool of products": Instance(
         jl.Pool(jnp.multiply, 1, (2, 3), strides=1, padding=1, dilation=(1, 2)), IMAGE
     ),
+    "blur pool": Instance(jl.BlurPool((3, 4), strides=(2, 1)), IMAGE),
+    "fractional max pool": Instance(jl.FractionalMaxPool(2, sizes=(4, 3)), IMAGE),
+    "attention pool": Instance(jl.AttentionPool(), STEPS),
+    "attention pool, additive": Instance(jl.AttentionPool(2, hidden_features=3), IMAGE),
     "global min pool": Instance(jl.GlobalMinPool(), IMAGE),
     "global sum pool": Instance(jl.GlobalSumPool(), IMAGE, full=True),
     "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),

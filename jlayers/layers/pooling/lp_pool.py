@@ -30,7 +30,8 @@ def LpPool(
 ) -> Layer:
     """``sum(|x| ** p) ** (1 / p)`` of each window; padding adds nothing.
 
-    One is the sum of the sizes, and for large p it comes near ``MaxPool``.
+    One is the sum of the sizes, and for larger p it comes nearer to ``MaxPool``, as long as the sum
+    of the powers is in the range of float32 (for p = 40, sizes up to 9).
 
     Args:
       p: the exponent, above 0.

@@ -43,6 +43,31 @@ def spatial(
     return arguments.spread(name, factor, len(x.shape) - 2)
 
 
+# Words of PyTorch, Keras and JAX for what has one name here.
+_ELSEWHERE = {
+    "bilinear": "linear",
+    "trilinear": "linear",
+    "triangle": "linear",
+    "bicubic": "cubic",
+    "nearest-exact": "nearest",
+    "zeros": "constant",
+    "border": "replicate",
+    "reflection": "reflect",
+}
+
+
+def check_word(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """``value`` is one of the ``choices``."""
+    here = _ELSEWHERE.get(value) if isinstance(value, str) else None
+    if here in choices:
+        raise LayerError(
+            f"unknown {name} {value!r}",
+            expected=", ".join(map(repr, choices)),
+            hint=f"{name}={here!r}",
+        )
+    arguments.one_of(name, value, choices)
+
+
 def check_divides(x: Any, by: tuple[int, ...], what: str, sizes: tuple[int, ...]) -> None:
     """Raises unless each number of ``by`` divides its size."""
     known = [(size, part) for size, part in zip(sizes, by, strict=True) if isinstance(size, int)]

@@ -16,7 +16,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
 from ...base.types import Params
 from ...core.grid_sampling import COORDINATES, METHODS, MODES
-from .base import IMAGE, pair
+from .base import IMAGE, check_word, pair
 
 
 @factory
@@ -48,9 +48,9 @@ def GridSample(
     >>> jl.GridSample(mode="replicate").apply({}, {}, (x, grid))[0].ravel().tolist()
     [2.0, 3.0]
     """
-    arguments.one_of("method", method, METHODS)
-    arguments.one_of("mode", mode, MODES)
-    arguments.one_of("coordinates", coordinates, COORDINATES)
+    check_word("method", method, METHODS)
+    check_word("mode", mode, MODES)
+    check_word("coordinates", coordinates, COORDINATES)
 
     def apply(params: Params, x: Any) -> jax.Array:
         image, grid = pair(x, "(image, grid)", f"{IMAGE} and (batch, *out, rank)")

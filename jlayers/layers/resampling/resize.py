@@ -17,8 +17,8 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
 from ...base.types import Params
 from ...core.dtypes import is_symbolic
-from ...core.resampling import COORDINATES, METHODS, Interpolation
-from .base import IMAGE, Factors, spatial
+from ...core.resampling import COORDINATES, METHODS, Interpolation, weights_repeat
+from .base import IMAGE, Factors, check_word, spatial
 
 
 @factory
@@ -51,12 +51,14 @@ def Resize(
       coefficient: of the cubic; -0.75 as in PyTorch, -0.5 in JAX and Keras.
 
     Shapes:
-      x: (batch, *spatial, channels), floating. y: (batch, *sizes, channels), of the dtype of ``x``.
+      x: (batch, *spatial, channels), floating; of any dtype for ``"nearest"``.
+      y: (batch, *sizes, channels), of the dtype of ``x``.
 
     Raises:
       LayerError: with neither or both of ``sizes`` and ``factor``, for an unknown method or
-        coordinates, and an input of another rank or with an empty axis. A ``Sequence`` is refused
-        where its first spatial axis, time, changes.
+        coordinates, and an input of another rank, with an empty axis, or with one without a known
+        size, unless it is multiplied by a whole factor whose weights repeat. A ``Sequence`` is
+        refused where its first spatial axis, time, changes.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> x = jnp.array([1.0, 3.0]).reshape(1, 2, 1)
@@ -65,8 +67,8 @@ def Resize(
     """
     if (sizes is None) == (factor is None):
         raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
-    arguments.one_of("method", method, METHODS)
-    arguments.one_of("coordinates", coordinates, COORDINATES)
+    check_word("method", method, METHODS)
+    check_word("coordinates", coordinates, COORDINATES)
     interpolation = Interpolation(method, coordinates, antialias, coefficient)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
@@ -79,17 +81,23 @@ def Resize(
             return core.resize(x, scaled(x, factors), interpolation, scales)
         wanted = spatial(x, sizes, "sizes")
         check(x)
+        ones = method == "area" and set(wanted) == {1}
+        if is_symbolic(*x.shape[1:-1]) and not ones:
+            raise LayerError(f"sizes {sizes} of an axis without a known size", got=format_spec(x))
         return core.resize(x, wanted, interpolation)
 
     def check(x: jax.Array) -> None:
-        arguments.floating(x)
-        arguments.real(x)
+        # A nearest neighbour is a value as it is.
+        if method != "nearest":
+            arguments.floating(x)
+            arguments.real(x)
         arguments.not_empty(x, IMAGE)
 
     def scaled(x: jax.Array, factors: tuple[float, ...]) -> tuple[int, ...]:
         pairs = [*zip(x.shape[1:-1], factors, strict=True)]
         # A symbolic size is multiplied by whole numbers alone.
-        if any(is_symbolic(n) and not isinstance(f, int) for n, f in pairs):
+        whole = all(f == 1 for f in factors) or weights_repeat(interpolation)
+        if any(is_symbolic(n) and not (isinstance(f, int) and whole) for n, f in pairs):
             raise LayerError(f"factor {factor} of an axis without a known size", got=format_spec(x))
         sizes = tuple(n * f if isinstance(f, int) else math.floor(n * f) for n, f in pairs)
         if any(not is_symbolic(n) and n == 0 for n in sizes):
