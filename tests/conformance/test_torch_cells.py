@@ -15,6 +15,7 @@ F = torch.nn.functional
 
 pytestmark = [
     pytest.mark.conformance,
+    pytest.mark.oracle("PyTorch"),
     pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths"),
 ]
 

@@ -285,7 +285,7 @@ def test_linear_cells_step_by_step_and_all_at_once(cell):
     np.testing.assert_allclose(at_once, scanned, atol=1e-6)
 
 
-# Of more steps than a chunk has: (cell, steps), and their number is no multiple of a chunk's.
+# Of more steps than a chunk has, and not of whole chunks: (cell, steps).
 CHUNKED = [
     (jl.SelectiveSSMCell(2), 75),
     (jl.LinearAttentionCell(1), 150),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from ...base.arguments import Fraction, Padding, Positive, Sizes
+from ...base.arguments import ConvPadding, Fraction, Positive, Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, Spec
@@ -25,7 +25,7 @@ def ConvGRUCell(
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: Padding = "SAME",
+    padding: ConvPadding = "SAME",
     dilation: Sizes = 1,
     bias: bool = True,
     activation: Activation = jnp.tanh,
@@ -109,7 +109,7 @@ def ConvGRU(
     kernel_size: Sizes,
     *,
     strides: Sizes = 1,
-    padding: Padding = "SAME",
+    padding: ConvPadding = "SAME",
     dilation: Sizes = 1,
     return_sequences: bool = True,
     reverse: bool = False,

@@ -10,6 +10,7 @@ from ...base.types import Spec
 from ...core.conv.geometry import Geometry, output_sizes
 from ...core.recurrent.cells import Products, convolutions
 from ...core.windows import explicit_padding
+from ..conv.padding import spread_padding, window_fits
 
 
 class Convolution(NamedTuple):
@@ -33,7 +34,7 @@ class Convolution(NamedTuple):
             arguments.not_empty(x, axes)
             sizes = x.shape[before:-1]
             _, extents, _, padding, _ = self._spread(len(sizes))
-            arguments.window_fits(x, sizes, extents, padding, "the dilated kernel")
+            window_fits(x, sizes, extents, padding, "the dilated kernel")
 
         return check
 
@@ -58,5 +59,5 @@ class Convolution(NamedTuple):
         strides = arguments.spread("strides", self.strides, rank)
         dilation = arguments.spread("dilation", self.dilation, rank)
         extents = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
-        padding = arguments.spread_padding(self.padding, rank)
+        padding = spread_padding(self.padding, rank)
         return size, extents, strides, padding, dilation
