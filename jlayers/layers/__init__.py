@@ -66,6 +66,7 @@ from .recurrent.linear_attention import LinearAttention, LinearAttentionCell
 from .recurrent.linear_recurrence import LinearRecurrence, LinearRecurrenceCell
 from .recurrent.lstm import LSTM, LSTMCell
 from .recurrent.mamba import Mamba, MambaCell
+from .recurrent.mamba2 import Mamba2, Mamba2Cell
 from .recurrent.mgu import MGU, MGUCell
 from .recurrent.min_gru import MinGRU, MinGRUCell
 from .recurrent.min_lstm import MinLSTM, MinLSTMCell
@@ -193,6 +194,8 @@ __all__ = [
     "MGUCell",
     "MLSTMCell",
     "Mamba",
+    "Mamba2",
+    "Mamba2Cell",
     "MambaCell",
     "MaxPool",
     "MaxUnpool",

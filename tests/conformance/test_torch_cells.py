@@ -15,6 +15,7 @@ F = torch.nn.functional
 
 pytestmark = [
     pytest.mark.conformance,
+    pytest.mark.oracle("PyTorch"),
     pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths"),
 ]
 
@@ -301,6 +302,33 @@ def test_gated_delta_net_of_transformers():
         }
 
     layer = jl.GatedDeltaNet(2, head_dim=3, value_dim=2, kernel_size=3)
+    check_in_float32(module, layer, 70, conversion)
+
+
+def test_mamba2_of_transformers():
+    """Two groups, and two chunks of ours and of theirs."""
+    modeling = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
+    sizes = {"hidden_size": 4, "state_size": 3, "conv_kernel": 3, "num_heads": 4, "head_dim": 2}
+    config = modeling.Mamba2Config(
+        num_hidden_layers=1, expand=2, n_groups=2, use_bias=True, chunk_size=40, **sizes
+    )
+    module = modeling.Mamba2Mixer(config, 0).double().eval()
+
+    def conversion(w):
+        return {
+            "in_kernel": w["in_proj.weight"].T,
+            "in_bias": w["in_proj.bias"],
+            "conv_kernel": w["conv1d.weight"].transpose(2, 1, 0),
+            "conv_bias": w["conv1d.bias"],
+            "step_bias": w["dt_bias"],
+            "log_decay": w["A_log"],
+            "skip": w["D"],
+            "scale": w["norm.weight"],
+            "out_kernel": w["out_proj.weight"].T,
+            "out_bias": w["out_proj.bias"],
+        }
+
+    layer = jl.Mamba2(3, head_dim=2, num_groups=2, kernel_size=3, bias=True)
     check_in_float32(module, layer, 70, conversion)
 
 

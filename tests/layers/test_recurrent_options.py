@@ -242,6 +242,28 @@ def delta_step(w, x, carry, o):
     return (y.ravel() * silu(x @ w["gate_kernel"])) @ w["out_kernel"], np.stack(new), *before
 
 
+def mamba2_step(w, x, carry, o):
+    _, state, before = carry
+    heads, size, values = state.shape
+    width = heads * values
+    y = x @ w["in_kernel"] + w["in_bias"]
+    gate, mixed, d = np.split(y, [width, len(y) - heads])
+    steps = np.concatenate([before, mixed[None]])
+    mixed = silu((steps * w["conv_kernel"][:, 0]).sum(0) + w["conv_bias"])
+    v, b, c = np.split(mixed, [width, width + 2 * size])
+    v, d = v.reshape(heads, values), np.log1p(np.exp(d + w["step_bias"]))
+    new, read = np.zeros_like(state), np.zeros((heads, values))
+    for head in range(heads):
+        # Two groups of heads.
+        write, of = (part.reshape(2, size)[head // (heads // 2)] for part in (b, c))
+        decay = np.exp(-d[head] * np.exp(w["log_decay"][head]))
+        new[head] = decay * state[head] + d[head] * np.outer(write, v[head])
+        read[head] = of @ new[head] + w["skip"][head] * v[head]
+    y = (read.ravel() * silu(gate)).reshape(2, -1)
+    y = (y / np.sqrt((y**2).mean(1, keepdims=True) + 1e-5)).ravel() * w["scale"]
+    return y @ w["out_kernel"] + w["out_bias"], new, steps[1:]
+
+
 def rg_lru_step(w, x, carry, o):
     u = x @ w["kernel"] + w["bias"] if o.get("project", True) else x
     r, i = sigmoid(u @ w["gate_kernel"] + w["gate_bias"]).reshape(2, -1)
@@ -355,6 +377,11 @@ CASES = {
         delta_step,
         {"kernel_size": None, "features": 2},
     ),
+    "mamba2": (
+        lambda n, **o: jl.Mamba2(2, **o),
+        mamba2_step,
+        {"head_dim": 3, "expand": 4, "num_groups": 2, "kernel_size": 3, "bias": True},
+    ),
     "conv lstm": (lambda n, **o: jl.ConvLSTM(n, (2, 3), **o), conv_lstm_step, {"zoneout": 0.2}),
 }
 MASK = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 0, 1, 1]], bool)
@@ -388,6 +415,8 @@ def first_carry(name, w, x, step, options):
         sizes = {"y": w["read"].shape[:1], "state": (*w["log_step"].shape, 2)}
     if step is linear_attention_step:
         sizes = {"y": (5,), "state": (2, 4, 5)}
+    if step is mamba2_step:
+        sizes = {"y": (3,), "state": (4, 2, 3), "context": (2, 20)}
     if step is mlstm_step:
         sizes = {"h": (6,), "state": (2, 3, 4), "m": (2,)}
     if step is slstm_step:

@@ -30,6 +30,7 @@ SHORT_FORMS = {
     jl.SelectiveSSM: jl.SelectiveSSMCell,
     jl.Mamba: jl.MambaCell,
     jl.S5: jl.S5Cell,
+    jl.Mamba2: jl.Mamba2Cell,
     jl.LinearAttention: jl.LinearAttentionCell,
     jl.MLSTM: jl.MLSTMCell,
     jl.SLSTM: jl.SLSTMCell,
@@ -133,7 +134,7 @@ def test_the_program_of_an_lstm_has_the_custom_rule():
 @pytest.mark.parametrize("short_form", SHORT_FORMS, ids=lambda f: f.__name__)
 def test_a_cell_is_a_layer_of_one_step(short_form):
     options = {"kernel_size": 2} if short_form in IMAGES else {}
-    if short_form in (jl.LinearAttention, jl.GatedDeltaNet):
+    if short_form in (jl.LinearAttention, jl.GatedDeltaNet, jl.Mamba2):
         options = {"head_dim": 2}
     cell = SHORT_FORMS[short_form](3, **options)
     x = input_of(short_form)
@@ -285,12 +286,13 @@ def test_linear_cells_step_by_step_and_all_at_once(cell):
     np.testing.assert_allclose(at_once, scanned, atol=1e-6)
 
 
-# Of more steps than a chunk has, not a multiple of its size: (cell, steps).
+# Of more steps than a chunk has, and not of whole chunks: (cell, steps).
 CHUNKED = [
     (jl.SelectiveSSMCell(2), 75),
     (jl.LinearAttentionCell(1), 150),
     (jl.MLSTMCell(4, 2), 150),
     (jl.GatedDeltaNetCell(1, kernel_size=2), 150),
+    (jl.Mamba2Cell(2, head_dim=3), 150),
 ]
 
 
@@ -480,6 +482,16 @@ ERRORS = [
         "LinearAttention: 2 heads do not divide 3 features",
         "hint:     head_dim=...",
     ),
+    (
+        lambda: jl.out_spec(jl.Mamba2(), STEPS),
+        "Mamba2: heads of 64 features do not divide 6",
+        "hint:     head_dim=...",
+    ),
+    (
+        lambda: jl.out_spec(jl.Mamba2(head_dim=3, num_groups=4), STEPS),
+        "Mamba2: 4 groups do not divide 2 heads",
+    ),
+    (lambda: jl.Mamba2(kernel_size=1), "Mamba2: kernel_size must be an int of at least 2, got 1"),
     (lambda: jl.QRNN(3, pooling="max"), "QRNN: pooling must be 'f', 'fo' or 'ifo', got 'max'"),
     (
         lambda: jl.out_spec(jl.MGU(3, recurrent_activation=jnp.sum), STEPS),

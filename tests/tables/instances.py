@@ -545,6 +545,12 @@ INSTANCES = {
         EPISODES,
         full=True,
     ),
+    "mamba2": Instance(jl.Mamba2(3, head_dim=4, kernel_size=2), STEPS),
+    "mamba2, groups, resets": Instance(
+        jl.Mamba2(2, head_dim=2, num_groups=2, features=3, bias=True, conv_bias=False),
+        EPISODES,
+        full=True,
+    ),
     "s5": Instance(jl.S5(3), STEPS),
     "s5, no skip, resets": Instance(
         jl.S5(2, features=3, skip=False, reverse=True), EPISODES, full=True
@@ -609,6 +615,14 @@ INSTANCES = {
     "mamba cell": Instance(
         jl.MambaCell(2, expand=1, kernel_size=2),
         (VECTOR, {"y": VECTOR, "state": jl.spec((3, 4, 2)), "context": jl.spec((3, 1, 4))}),
+        same_dtype=False,
+    ),
+    "mamba2 cell": Instance(
+        jl.Mamba2Cell(2, head_dim=2, expand=1, kernel_size=2),
+        (
+            VECTOR,
+            {"y": VECTOR, "state": jl.spec((3, 2, 2, 2)), "context": jl.spec((3, 1, 8))},
+        ),
         same_dtype=False,
     ),
     "s5 cell": Instance(

@@ -203,6 +203,64 @@ def gated_delta_cell(weights: DeltaWeights, heads: int, size: int, epsilon: floa
     return MatrixCell(project, steps, output, weights.conv_kernel)
 
 
+class Mamba2Weights(NamedTuple):
+    """As in ``jlayers.Mamba2``."""
+
+    in_kernel: jax.Array
+    conv_kernel: jax.Array
+    step_bias: jax.Array
+    log_decay: jax.Array
+    skip: jax.Array
+    scale: jax.Array
+    out_kernel: jax.Array
+    in_bias: jax.Array | None
+    conv_bias: jax.Array | None
+    out_bias: jax.Array | None
+
+
+def mamba2_cell(weights: Mamba2Weights, state_size: int, groups: int, epsilon: float) -> MatrixCell:
+    """Mamba-2's block; carry (y, matrix (batch, heads, N, P), context)."""
+    heads, width = weights.step_bias.shape[0], weights.scale.shape[0]
+    # The input, and then what writes and what reads.
+    parts = [width, width + groups * state_size]
+
+    def project(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        y = affine(x, weights.in_kernel, weights.in_bias)
+        gate, mixed, step = jnp.split(y, [width, y.shape[-1] - heads], axis=-1)
+        step = add_bias(step.astype(at_least_float32(x.dtype)), weights.step_bias)
+        return mixed, (jax.nn.softplus(step), gate)
+
+    def convolved(mixed: jax.Array) -> list[jax.Array]:
+        if weights.conv_bias is not None:
+            mixed = add_bias(mixed, weights.conv_bias)
+        return jnp.split(jax.nn.silu(mixed), parts, axis=-1)
+
+    def steps(projected: tuple[jax.Array, tuple[jax.Array, ...]]) -> MatrixSteps:
+        mixed, (step, _) = projected
+        value, write, read = convolved(mixed)
+        # Neighbouring heads share those of a group.
+        key, query = (
+            jnp.repeat(_heads(part, groups), heads // groups, axis=-2) for part in (write, read)
+        )
+        rates = jnp.broadcast_to(-jnp.exp(weights.log_decay), step.shape)
+        return MatrixSteps(query, key, _heads(value, heads) * step[..., None], rates * step)
+
+    def output(
+        projected: tuple[jax.Array, tuple[jax.Array, ...]],
+        read: jax.Array,
+        largest: jax.Array | None,
+    ) -> jax.Array:
+        mixed, (_, gate) = projected
+        value = _heads(convolved(mixed)[0], heads)
+        y = _merged(read + jnp.broadcast_to(weights.skip[:, None], value.shape) * value)
+        y = _heads(y * jax.nn.silu(gate.astype(y.dtype)), groups)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)
+        y = _merged(y) * jnp.broadcast_to(weights.scale.astype(y.dtype), gate.shape)
+        return affine(y.astype(gate.dtype), weights.out_kernel, weights.out_bias)
+
+    return MatrixCell(project, steps, output, weights.conv_kernel)
+
+
 def slstm_cell(
     kernel: jax.Array, recurrent_kernel: jax.Array, bias: jax.Array | None = None
 ) -> StepCell[jax.Array]:
