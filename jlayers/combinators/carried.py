@@ -97,19 +97,19 @@ def carried(layer: LayerOrFunction, *, capacity: Positive | None = None) -> Laye
         x, given = _parts(inputs)
         with error_context(inner):
             carry = stream_of(inner).start(params, state, x, capacity=slots or capacity)
-        return {"begun": jnp.zeros((), bool), "carry": carry} if given else carry
+        return {"started": jnp.zeros((), bool), "carry": carry} if given else carry
 
     # Of a stream, each block comes with the carry from which the first one begins.
     def advance(
         params: Params, state: State, carry: Carry, inputs: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
         x, given = _parts(inputs)
-        before = _continued(carry["carry"], given, carry["begun"]) if given else carry
+        before = _continued(carry["carry"], given, carry["started"]) if given else carry
         with error_context(inner):
             step = stream_of(inner).advance
             y, after, new = step(params, state, before, x, key=key, train=train)
-        begun = {"begun": jnp.ones((), bool), "carry": after}
-        return (y, after), begun if given else after, new
+        started = {"started": jnp.ones((), bool), "carry": after}
+        return (y, after), started if given else after, new
 
     return wrapper(
         inner,
@@ -149,7 +149,7 @@ def _first(
         try:
             found = start(Blocks(whole=True))
         except LayerError as error:
-            # The first one may be of a layer that takes whole sequences, which is none here.
+            # The first error may be of a layer that takes whole sequences: here it may.
             raise error from None
         if not found[1].met:
             raise refused from None
@@ -167,13 +167,13 @@ def _completed(first: Carry, given: Carry) -> Carry:
     }
 
 
-def _continued(carry: Carry, given: Carry, begun: jax.Array) -> Carry:
-    """``carry``, and before the stream has begun what is given instead."""
+def _continued(carry: Carry, given: Carry, started: jax.Array) -> Carry:
+    """``carry``, and before the stream has started what is given instead."""
 
     def entry(old: Any, new: Any) -> Any:
         if isinstance(new, dict):
-            return _continued(old, new, begun)
-        return jnp.where(begun, old, new)
+            return _continued(old, new, started)
+        return jnp.where(started, old, new)
 
     return carry | {name: entry(carry[name], value) for name, value in given.items()}
 

@@ -68,7 +68,7 @@ def bidirectional(
                     hint="an LSTM and one with reverse=True, each with its own resets",
                 )
         ahead = f["forward"](x)
-        # Arrays of a carry may have the rank of a sequence, and are none.
+        # Arrays of a carry may have the rank of a sequence, without having its steps.
         if isinstance(ahead, tuple) and any(isinstance(part, dict) for part in ahead):
             raise LayerError(
                 "gives a carry in each direction, which is not to be reversed",

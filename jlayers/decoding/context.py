@@ -17,7 +17,7 @@ def as_context(context: PyTree, rows: int) -> PyTree:
     """The context that a user gave, as JAX arrays; None where there is none.
 
     Raises:
-      LayerError: for what is no array, and for another number of rows than the prompt has.
+      LayerError: for anything but arrays, and for another number of rows than the prompt has.
     """
     if context is None:
         return None

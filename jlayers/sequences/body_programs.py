@@ -183,7 +183,7 @@ def _trace(
 
 def _calls_behind(program: Any, calls: list[tuple[Keys, Keys]]) -> tuple[frozenset[int], ...]:
     """For each result of the program, the calls whose outputs without steps it depends on."""
-    # Those that take nothing, and losses, which are no calls, depend on no step.
+    # Without those that take nothing, and without losses: neither depends on a step.
     numbers = iter([i for i, (taken, _) in enumerate(calls) if taken and taken != [LOSS]])
     behind: dict[int, frozenset[int]] = {}
     nothing: frozenset[int] = frozenset()

@@ -106,11 +106,11 @@ def test_a_decoder_goes_on_where_the_encoder_ended(steps):
     encoder = nn.LSTM(4, 3, batch_first=True, **F64)
     decoder = nn.LSTM(2, 3, batch_first=True, **F64)
     weights = load_random(encoder), load_random(decoder)
-    x, begun = convert.draw_input((4, 5, 4), "float64"), np.ones((4, steps, 2))
+    x, started = convert.draw_input((4, 5, 4), "float64"), np.ones((4, steps, 2))
     packed = rnn.pack_padded_sequence(
         torch.tensor(x), LENGTHS, batch_first=True, enforce_sorted=False
     )
-    wanted, (h, c) = decoder(torch.tensor(begun), encoder(packed)[1])
+    wanted, (h, c) = decoder(torch.tensor(started), encoder(packed)[1])
 
     def translate(f, inputs):
         target, source = inputs
@@ -123,6 +123,6 @@ def test_a_decoder_goes_on_where_the_encoder_ended(steps):
         for name, given in zip(("encoder", "decoder"), weights, strict=True)
     }
     source = jl.Sequence.from_lengths(x, np.array(LENGTHS))
-    (y, carry), _ = model.apply(params, {}, (begun, source))
+    (y, carry), _ = model.apply(params, {}, (started, source))
     for got, expected in ((y, wanted), (carry["h"], h[0]), (carry["c"], c[0])):
         np.testing.assert_allclose(got, expected.detach().numpy(), rtol=0, atol=1e-12)
