@@ -23,6 +23,7 @@ from .base.sequence import Sequence
 from .base.sequence_mode import SequenceMode
 from .base.specs import spec
 from .base.step_pair import StepPair
+from .combinators.carried import carried
 from .combinators.compose import compose
 from .combinators.drop_connect import drop_connect
 from .combinators.merge import (
@@ -36,6 +37,7 @@ from .combinators.merge import (
 )
 from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
+from .combinators.once import once
 from .combinators.serial import branch, parallel, serial
 from .combinators.stack import ensemble, remat, repeat
 from .combinators.standardize import standardize_weights
@@ -352,6 +354,7 @@ __all__ = [
     "average",
     "bidirectional",
     "branch",
+    "carried",
     "causal",
     "combine",
     "compiler_options",
@@ -373,6 +376,7 @@ __all__ = [
     "multiply",
     "on_nodes",
     "on_sequence",
+    "once",
     "out_spec",
     "parallel",
     "parameters",

@@ -420,7 +420,7 @@ _ARGUMENTS = {
     "jl.Dropout(rate) before or after it; dropout_rate= of attention": "dropout dropout_rate",
     "jl.bidirectional(layer)": "bidirectional",
     "jl.serial of as many layers": "num_layers",
-    "start, step = jl.stream(layer) gives the carry": "stateful return_state",
+    "jl.carried(layer): from (x, carry) to (y, carry)": "stateful return_state return_carry",
     "trainable_carry=True, or jl.stream(layer)": "carry_init",
     "leave it out: the algorithm is chosen by size; method= overrides it": "unroll",
     "jl.RNN(jl.Cell(parameters, carry, step)) for a cell of your own": "recurrent_activation",

@@ -30,9 +30,9 @@ from .specs import (
     specs_of,
     tree_matches,
 )
-from .step_pair import StepPair, filling
+from .step_pair import StepPair, Stepping, filling, stream_of
 from .tracing import AbstractFn, Trace, checked_result, run, run_pair, trace, trace_given
-from .types import ApplyFn, InitFn, Key, Params, PyTree, State
+from .types import ApplyFn, Carry, InitFn, Key, Params, PyTree, State
 from .validation import check_tree, check_tree_matches
 from .wrong_input import refuse_trees
 
@@ -110,7 +110,7 @@ class Layer:
     _rebuild: Rebuild | None
     _abstract: AbstractFn
     _sequence_mode: SequenceMode
-    _stream: StepPair | str | None
+    _stream: Stepping | str | None
     _traces: dict[Hashable, Trace]
 
     @public_api
@@ -125,7 +125,7 @@ class Layer:
         copies: int = 1,
         abstract: AbstractFn | None = None,
         sequence_mode: SequenceMode = SequenceMode.UNKNOWN,
-        stream: StepPair | str | None = None,
+        stream: StepPair | Stepping | str | None = None,
     ):
         if abstract is None:
             arguments.function("Layer's init", init, "key, x")
@@ -138,7 +138,9 @@ class Layer:
         kind = name or "layer"
         given = [function for function in (init, apply) if function is not None]
         # Blocks are filled with zeros in the padding, as whole Sequences are.
-        if isinstance(stream, StepPair) and sequence_mode.kind == "whole":
+        if isinstance(stream, StepPair):
+            stream = Stepping.of(stream)
+        if isinstance(stream, Stepping) and sequence_mode.kind == "whole":
             stream = filling(stream)
         init_of, apply_to = taking_sequences(init, apply, sequence_mode)
         self._set(
@@ -322,6 +324,14 @@ class Layer:
             calls.append(specs_of(x))
             return placeholders(trace_given(self, params, state, x).out), state
 
+        def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+            return stream_of(self).start(params, state, x, capacity=capacity)
+
+        def advance(
+            params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
+        ) -> tuple[PyTree, Carry, State]:
+            return apply(params, state, x, key=key, train=train)[0], carry, state
+
         # A pass over the body, which may come before the call, is not recorded.
         return Layer(
             init,
@@ -329,6 +339,7 @@ class Layer:
             name=self.kind,
             abstract=lambda layer, key, x: run(self, key, x),
             sequence_mode=SequenceMode.DELEGATE,
+            stream=Stepping(start, advance),
         )._replace(maker=self.maker)
 
 

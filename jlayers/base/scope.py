@@ -24,7 +24,7 @@ from .parameters import ParamSpec, check_name, child_key, entry_of, make, merge_
 from .positions import POSITIONS
 from .sequence_mode import SequenceMode
 from .specs import cast_like, checked_spec, format_spec, placeholders, specs_of, storage_dtype
-from .step_pair import StepPair, stream_of
+from .step_pair import Stepping, are_whole, stream_of
 from .tracing import Trace, run, trace_given
 from .types import Carry, Initializer, Key, Params, PyTree, Spec, State
 
@@ -368,16 +368,17 @@ class ApplyScope(Scope):
         params, state = self._given["params"], self._given["state"]
         if name:
             params, state = params.get(name, {}), state.get(name, {})
-        if self._old_carry is not None:
-            entry = entry_of(self._old_carry, call)
-            y, after = stream_of(child).step(params, state, entry, x, key=key, train=self.train)
-            merge_entry(self.carry, call, after)
-            return y
         # A second call continues from the state after the first.
         state = self._state_of_children.get(name, state)
-        # An array has no mask: it needs none of the wrapper that takes Sequences.
-        apply = child._apply_to_array if isinstance(x, jax.Array) else child._apply
-        y, after = apply(params, state, x, key=key, train=self.train)
+        if self._old_carry is not None:
+            entry = entry_of(self._old_carry, call)
+            advance = stream_of(child).advance
+            y, carry, after = advance(params, state, entry, x, key=key, train=self.train)
+            merge_entry(self.carry, call, carry)
+        else:
+            # An array has no mask: it needs none of the wrapper that takes Sequences.
+            apply = child._apply_to_array if isinstance(x, jax.Array) else child._apply
+            y, after = apply(params, state, x, key=key, train=self.train)
         self._state_of_children[name] = after
         return y
 
@@ -385,10 +386,7 @@ class ApplyScope(Scope):
         return entry_of(self._given["params"], name)
 
     def add_loss(self, value: jax.Array) -> None:
-        loss = check_loss(value)
-        # A block is a part of a sequence; what trains a model sees the whole.
-        if not self.streaming:
-            add_loss(loss)
+        add_loss(check_loss(value))
 
     def _entry(self, tree: Tree, name: str, init: Initializer, spec: Spec) -> jax.Array:
         if name not in self._given[tree]:
@@ -425,6 +423,7 @@ def composite(
     rebuild: Rebuild,
     each_step: bool = False,
     unstreamed: str | None = None,
+    whole: str | None = None,
     check_stream: Callable[[PyTree], None] | None = None,
 ) -> Layer:
     """A layer from a body and its named children: what ``compose`` and the combinators are.
@@ -434,6 +433,7 @@ def composite(
     Args:
       each_step: whether it works on each step of a sequence by itself, whatever its children do.
       unstreamed: why it cannot be streamed, if not for its children.
+      whole: why a block has to be the whole sequence, if not for its children.
       check_stream: raises where the body's own arithmetic needs more than a block of these specs.
     """
 
@@ -452,7 +452,7 @@ def composite(
     # A child that is called twice has two carries, ``name`` and ``name/1``.
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
         carry: Carry = {}
-        if check_stream is not None:
+        if check_stream is not None and not are_whole():
             check_stream(x)
         # Each child starts from what the body gives it, which the abstract pass has recorded.
         for name, inputs in trace_given(layer, params, state, x).inputs.items():
@@ -465,11 +465,12 @@ def composite(
                 merge_entry(carry, f"{name}/{again}" if again else name, entry)
         return carry
 
-    def step(
+    def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry]:
+    ) -> tuple[PyTree, Carry, State]:
         f = ApplyScope(children, params, state, x, key, train, carry)
-        return body(f, x), f.carry
+        y = body(f, x)
+        return y, f.carry, f.next_state() if train else state
 
     layer = Layer(
         None,
@@ -480,6 +481,6 @@ def composite(
         abstract=abstract,
         sequence_mode=SequenceMode.DELEGATE,
         # each_step folds time into the batch: each step is by itself, whatever its children do.
-        stream=unstreamed or (None if each_step else StepPair(start, step)),
+        stream=unstreamed or (None if each_step else Stepping(start, advance, whole)),
     )
     return layer

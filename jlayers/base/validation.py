@@ -21,6 +21,7 @@ _MISMATCHES = {
     "state": "state does not fit the model",
     "new state": "the new state does not fit the model",
     "carry": "the carry does not fit the model and the block",
+    "given carry": "the carry does not fit the layer and x",
 }
 
 
@@ -51,7 +52,7 @@ def check_tree_matches(
     A float may be any float: parameters cast to bfloat16 are still the model's own.
 
     Args:
-      what: ``"params"``, ``"state"``, ``"new state"`` or ``"carry"``.
+      what: ``"params"``, ``"state"``, ``"new state"``, ``"carry"`` or ``"given carry"``.
       beside: the other tree that was passed, for the hint.
 
     Raises:
@@ -73,7 +74,7 @@ def check_tree_matches(
         for wanted in ("missing", "extra", "different")
         if any(kind == wanted for kind, _, _ in rows)
     ]
-    maker = "start" if what == "carry" else "init"
+    maker = {"carry": "start", "given carry": "the layer"}.get(what, "init")
     width = max(len(path) for _, path, _ in rows)
     lines = [f"\n    {kind:<9}  {path:<{width}}  {text}" for kind, path, text in rows[:_SHOWN]]
     if len(rows) > _SHOWN:
@@ -96,7 +97,7 @@ def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: objec
     # One level too high: the tree of the training state, or of a parent.
     for name, value in tree.items():
         if tree_matches(value, expected):
-            return f"its entry {name!r} fits: {what}[{name!r}]"
+            return f"its entry {name!r} fits: {what.split()[-1]}[{name!r}]"
     return None
 
 

@@ -12,7 +12,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import child_key
 from ..base.paths import flatten, matches, similar_pattern, unflatten
-from ..base.step_pair import StepPair, stream_of
+from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from ..layers.regularization.base import kept_or_zero
@@ -73,12 +73,13 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
         with error_context(inner):
             return stream_of(inner).start(params, state, x, capacity=capacity)
 
-    def step(
+    def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry]:
+    ) -> tuple[PyTree, Carry, State]:
         params = dropped(params, key, train)
         with error_context(inner):
-            return stream_of(inner).step(params, state, carry, x, key=key, train=train)
+            step = stream_of(inner).advance
+            return step(params, state, carry, x, key=key, train=train)
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
@@ -94,4 +95,4 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
     def again(new: Layer) -> Layer:
         return drop_connect(new, rate, pattern)
 
-    return wrapper(inner, abstract, apply, again, StepPair(start, step))
+    return wrapper(inner, abstract, apply, again, Stepping(start, advance))

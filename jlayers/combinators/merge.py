@@ -22,6 +22,7 @@ from ..base.layer import Layer
 from ..base.scope import Scope, composite
 from ..base.sequence import Sequence, is_sequence, join, mapped
 from ..base.specs import format_spec, specs_of
+from ..base.step_pair import are_whole
 from ..base.types import PyTree
 from ..core.dtypes import at_least_float32
 from .serial import of_layers
@@ -67,7 +68,7 @@ def concat(*layers: LayerOrFunction, axis: int = -1, **named: LayerOrFunction) -
                 got=_format_named(named_outputs),
             )
         # Two blocks end to end are not a block of the two sequences end to end.
-        if at == 1 and f.streaming:
+        if at == 1 and f.streaming and not (are_whole() and rank == 2):
             raise LayerError("cannot be streamed: it concatenates along time")
         return concatenate(outputs, at)
 

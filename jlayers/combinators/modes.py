@@ -13,7 +13,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import join, matches, similar_pattern
 from ..base.specs import storage_dtype
-from ..base.step_pair import StepPair, stream_of
+from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from .transparent import traced, wrapper
@@ -92,16 +92,18 @@ def _in_mode(layer: Layer, *, train: bool = False) -> Layer:
         with error_context(layer):
             return stream_of(layer).start(params, state, x, capacity=capacity)
 
-    def step(
+    def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry]:
+    ) -> tuple[PyTree, Carry, State]:
         with error_context(layer):
-            return stream_of(layer).step(params, state, carry, x, key=key, train=mode)
+            step = stream_of(layer).advance
+            y, after, new = step(params, state, carry, x, key=key, train=mode)
+        return y, after, new if train else state
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         return traced(layer, key, x)
 
-    return wrapper(layer, abstract, apply, lambda new: _mode(new, mode), StepPair(start, step))
+    return wrapper(layer, abstract, apply, lambda new: _mode(new, mode), Stepping(start, advance))
 
 
 # The name that its repr shows: the function that users call selects, and then builds this.

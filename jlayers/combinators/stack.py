@@ -4,13 +4,14 @@ All are transparent: they have the name of the layer inside, and its parameters,
 ``ensemble`` stacked along a new first axis.
 
 How to read this file: each wrapper has an ``abstract``, its part of the abstract pass, in which
-the layer inside is traced once (``_stacked`` for copies), an ``apply``, and a ``StepPair``.
+the layer inside is traced once (``_stacked`` for copies), an ``apply``, and a ``Stepping``.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from ..base.receptive_field import ReceptiveField
 from ..base.sequence import sequences_in
 from ..base.sequence_mode import with_receptive_field
 from ..base.specs import format_short, format_spec, spec_key, specs_of
-from ..base.step_pair import StepPair, check_carry, stream_of
+from ..base.step_pair import Stepping, are_streamed, are_whole, check_carry, stream_of
 from ..base.tracing import Trace, run, trace
 from ..base.types import Carry, Key, Params, PyTree, Spec, State
 from ..core.dispatch import compiled_when_eager
@@ -35,6 +36,7 @@ from .transparent import traced, wrapper
 
 Policy = Callable[..., bool]
 Losses = list[jax.Array]
+Advanced = tuple[tuple[PyTree, Carry, State], Losses]
 
 
 @factory
@@ -122,27 +124,45 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
 
         return jax.vmap(one, axis_size=n)(params, state)
 
-    @compiled_when_eager("train")
-    def block(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry]:
-        def step(loop: tuple[PyTree, Carry], copy: PyTree) -> tuple[PyTree, None]:
+    @compiled_when_eager("mode")
+    def scan_blocks(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: _Mode
+    ) -> tuple[PyTree, Carry, State | None, Losses]:
+        one: Callable[..., Advanced] = functools.partial(_advanced, inner, mode)
+        if remat is not None and remat is not False:
+            policy = None if remat is True else remat
+            one = jax.checkpoint(one, policy=policy, prevent_cse=False)
+
+        def step(
+            loop: tuple[PyTree, Carry], copy: PyTree
+        ) -> tuple[PyTree, tuple[State | None, Losses]]:
             (x, carries), (params, state, key, i) = loop, copy
             before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), carries)
             with error_context(inner):
-                x, after = stream_of(inner).step(params, state, before, x, key=key, train=train)
+                (x, after, new), losses = one(params, state, before, x, key)
                 check_carry(before, after)
             put = lax.dynamic_update_index_in_dim
-            return (x, jax.tree.map(lambda a, b: put(a, b, i, 0), carries, after)), None
+            carries = jax.tree.map(lambda a, b: put(a, b, i, 0), carries, after)
+            # Unchanged, it need not be written again.
+            return (x, carries), (new if mode.train else None, losses)
 
         # The carries of all copies stay in one place: as a scan's input and output they would be
         # copied, and a cache of keys and values is most of what a short step touches.
         copies = (params, state, _keys(key, n), jnp.arange(n))
-        (y, after), _ = lax.scan(step, (x, carry), copies, length=n)
-        return y, after
+        (y, after), (new, losses) = lax.scan(step, (x, carry), copies, length=n)
+        return y, after, new, losses
+
+    def advance(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, Carry, State]:
+        mode = _Mode.here(train)
+        y, after, new, losses = scan_blocks(params, state, carry, x, key=key, mode=mode)
+        for loss in losses:
+            add_loss(jnp.sum(loss))
+        return y, after, state if new is None else new
 
     return wrapper(
-        inner, abstract, apply, lambda new: repeat(new, n, remat), StepPair(start, block), n
+        inner, abstract, apply, lambda new: repeat(new, n, remat), Stepping(start, advance), n
     )
 
 
@@ -252,20 +272,24 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
         with error_context(inner):
             return stream_of(inner).start(params, state, x, capacity=capacity)
 
-    @compiled_when_eager("train")
-    def step(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry]:
-        def run(
-            params: Params, state: State, carry: Carry, x: PyTree, key: Key
-        ) -> tuple[PyTree, Carry]:
-            with error_context(inner):
-                return stream_of(inner).step(params, state, carry, x, key=key, train=train)
-
+    @compiled_when_eager("mode")
+    def block(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: _Mode
+    ) -> Advanced:
+        one = functools.partial(_advanced, inner, mode)
         # For truncated backpropagation, which differentiates through steps.
-        return jax.checkpoint(run, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
+        return jax.checkpoint(one, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
 
-    return wrapper(inner, abstract, apply, lambda new: remat(new, policy), StepPair(start, step))
+    def advance(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, Carry, State]:
+        mode = _Mode.here(train)
+        found, losses = block(params, state, carry, x, key=key, mode=mode)
+        for loss in losses:
+            add_loss(loss)
+        return found
+
+    return wrapper(inner, abstract, apply, lambda new: remat(new, policy), Stepping(start, advance))
 
 
 def _collected(
@@ -291,6 +315,31 @@ def _check_entries(x: PyTree, n: int) -> None:
             got=format_spec(specs_of(x)),
             hint="shared=True for one input of all copies",
         )
+
+
+class _Mode(NamedTuple):
+    """What a program for blocks depends on beside its arguments."""
+
+    train: bool
+    collects: bool
+    whole: bool
+    streamed: bool
+
+    @classmethod
+    def here(cls, train: bool) -> _Mode:
+        return cls(train, is_collecting(), are_whole(), are_streamed())
+
+
+def _advanced(
+    layer: Layer, mode: _Mode, params: Params, state: State, carry: Carry, x: PyTree, key: Key
+) -> Advanced:
+    """A block of the layer, likewise."""
+
+    def run() -> tuple[PyTree, Carry, State]:
+        with error_context(layer):
+            return stream_of(layer).advance(params, state, carry, x, key=key, train=mode.train)
+
+    return collected(run) if mode.collects else (run(), [])
 
 
 def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:

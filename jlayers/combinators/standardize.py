@@ -12,7 +12,7 @@ from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import check_each_fits, flatten, matches, unflatten
-from ..base.step_pair import StepPair, stream_of
+from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from ..core.dtypes import at_least_float32
@@ -71,11 +71,12 @@ def standardize_weights(
         with error_context(inner):
             return stream_of(inner).start(changed(params), state, x, capacity=capacity)
 
-    def step(
+    def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry]:
+    ) -> tuple[PyTree, Carry, State]:
         with error_context(inner):
-            return stream_of(inner).step(changed(params), state, carry, x, key=key, train=train)
+            step = stream_of(inner).advance
+            return step(changed(params), state, carry, x, key=key, train=train)
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
@@ -89,7 +90,7 @@ def standardize_weights(
     def again(new: Layer) -> Layer:
         return standardize_weights(new, pattern, epsilon=epsilon)
 
-    return wrapper(inner, abstract, apply, again, StepPair(start, step))
+    return wrapper(inner, abstract, apply, again, Stepping(start, advance))
 
 
 def _of_copies(layer: Layer) -> str | None:

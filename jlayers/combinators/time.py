@@ -32,7 +32,8 @@ def bidirectional(
 
     The backward copy reads the steps in reverse order; its outputs are put back into the order
     of the input. The children are named ``forward`` and ``backward``; an output of rank 2 is the
-    last step's, one of rank 3 and up is a sequence (batch, time, ...).
+    last step's, one of rank 3 and up is a sequence (batch, time, ...). For the states that each
+    direction ends with: ``carried(bidirectional(layer))``.
 
     Args:
       layer: a layer on sequences, (batch, time, ...).
@@ -67,6 +68,13 @@ def bidirectional(
                     hint="an LSTM and one with reverse=True, each with its own resets",
                 )
         ahead = f["forward"](x)
+        # Arrays of a carry may have the rank of a sequence, without having its steps.
+        if isinstance(ahead, tuple) and any(isinstance(part, dict) for part in ahead):
+            raise LayerError(
+                "gives a carry in each direction, which is not to be reversed",
+                got=format_spec(specs_of(ahead)),
+                hint="carried(bidirectional(layer))",
+            )
         behind = f["backward"](_reversed(x))
         # An output of rank 2 is the last step's, which has no time to reverse.
         behind = _reversed(behind, of_rank=3)
@@ -76,7 +84,7 @@ def bidirectional(
         body,
         children,
         rebuild=lambda new: bidirectional(new["forward"], new["merge"], backward=new["backward"]),
-        unstreamed="it reads the sequence from both ends",
+        whole="it reads the sequence from both ends",
     )
 
 

@@ -10,7 +10,7 @@ from ..base.errors import error_context
 from ..base.layer import Layer
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import specs_of
-from ..base.step_pair import StepPair
+from ..base.step_pair import Stepping
 from ..base.tracing import AbstractFn, Trace, run
 from ..base.types import ApplyFn, PyTree
 
@@ -20,7 +20,7 @@ def wrapper(
     abstract: AbstractFn,
     apply: ApplyFn,
     again: Callable[[Layer], Layer],
-    stream: StepPair | str,
+    stream: Stepping | str,
     copies: int = 1,
 ) -> Layer:
     """A layer around ``layer``.

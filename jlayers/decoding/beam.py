@@ -18,8 +18,9 @@ from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_spec
-from ..base.types import Carry, Params, State
+from ..base.types import Carry, Params, PyTree, State
 from ..core.dispatch import is_staged
+from .context import as_context
 from .programs import program
 from .prompts import (
     Decoder,
@@ -85,6 +86,7 @@ def beam_search(
     steps: int,
     *,
     beams: int,
+    context: PyTree = None,
     stop: int | tuple[int, ...] | None = None,
     pad: int = 0,
     length_penalty: float = 0.0,
@@ -100,7 +102,7 @@ def beam_search(
     outside ``jax.jit`` it is compiled once for the same model, shapes and options.
 
     Args:
-      model, params, state, prompt, steps, stop, pad: as for ``decode``.
+      model, params, state, prompt, steps, context, stop, pad: as for ``decode``.
       beams: how many continuations are kept.
       length_penalty: 0 for none; above, longer continuations are preferred.
 
@@ -123,6 +125,7 @@ def beam_search(
     check_model(model)
     ids, stops = as_prompt(prompt), stop_ids(stop)
     params, state = native_trees(params, state)
+    context = as_context(context, ids.ids.shape[0])
     options: dict[str, Any] = {
         "steps": arguments.positive("steps", steps),
         "beams": arguments.positive("beams", beams),
@@ -130,11 +133,11 @@ def beam_search(
         "pad": pad_id(pad),
         "length_penalty": arguments.number("length_penalty", length_penalty),
     }
-    if is_staged((params, state, ids)):
-        return _search(model, params, state, ids, **options)
+    if is_staged((params, state, ids, context)):
+        return _search(model, params, state, ids, context, **options)
     # Before it is traced: afterwards the values are unknown.
-    check_ids(model, ids, stops)
-    found = program(model, _search, *options)(params, state, ids, **options)
+    check_ids(model, ids, stops, context)
+    found = program(model, _search, *options)(params, state, ids, context, **options)
     # Inside a jit around constants.
     if isinstance(found.scores, jax.core.Tracer):
         return found
@@ -150,6 +153,7 @@ def _search(
     params: Params,
     state: State,
     prompt: Prompt,
+    context: PyTree,
     *,
     steps: int,
     beams: int,
@@ -158,7 +162,8 @@ def _search(
     length_penalty: float,
 ) -> Beams:
     """``beam_search`` of arguments that have been checked."""
-    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stop)
+    prompt = prompt.right_aligned()
+    decoder = prefill(model, params, state, prompt, steps, stop, context=context, copies=beams)
     rows = decoder.last.shape[0]
     axes = _batch_axes(decoder, rows)
     # The first beam of each row, as an index into the rows of the carry.

@@ -20,8 +20,9 @@ from ..base.errors import LayerError, calling_user_code, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.specs import format_short
-from ..base.types import Carry, Params, State
+from ..base.types import Carry, Params, PyTree, State
 from ..core.dispatch import is_staged
+from .context import as_context
 from .programs import program
 from .prompts import (
     Prompt,
@@ -47,6 +48,7 @@ def decode(
     steps: int,
     choose: Choose = greedy,
     *,
+    context: PyTree = None,
     key: jax.Array | None = None,
     stop: int | tuple[int, ...] | None = None,
     pad: int = 0,
@@ -58,7 +60,8 @@ def decode(
     compile or to shard it yourself, and to choose ids in a way of your own.
 
     Args:
-      model: causal, from ids (batch, steps) to logits (batch, steps, num_embeddings).
+      model: causal, from ids (batch, steps) to logits (batch, steps, num_embeddings), or from
+        ``(ids, context)``; of a ``carried`` model the logits are taken.
       params, state: the model's own.
       prompt: ints (batch, steps), or a ``Sequence`` of them. The result for a row does not depend
         on the other rows or their lengths. Where the mask is traced, a row without a valid step
@@ -66,6 +69,9 @@ def decode(
       steps: the largest number of ids to generate.
       choose: ``choose(logits, key) -> id`` for the logits (num_embeddings,) of one row, float32 at
         least: ``greedy``, a ``sampler(...)``, or your own.
+      context: what the model reads beside the ids, for one from ``(ids, context)``: arrays or
+        ``Sequence``s with the rows of the prompt, such as features of images, the memory of
+        ``CrossAttention``, the source that a layer in ``once`` reads, or a carry to begin with.
       key: for a ``choose`` that draws. The key of a draw has the number of the step and then that
         of the row folded in, so that it does not depend on other rows.
       stop: the id that ends a row, or several.
@@ -92,17 +98,19 @@ def decode(
     check_model(model)
     ids, stops = as_prompt(prompt), stop_ids(stop)
     params, state = native_trees(params, state)
+    context = as_context(context, ids.ids.shape[0])
     if key is not None:
         arguments.typed_key(key)
     steps, pad = arguments.positive("steps", steps), pad_id(pad)
     run: Callable[..., Decoded]
-    if is_staged((params, state, ids, key)) or not isinstance(choose, Hashable):
+    if is_staged((params, state, ids, key, context)) or not isinstance(choose, Hashable):
         run = functools.partial(decode_prompt, model)
     else:
         # Before it is traced: afterwards the values are unknown.
-        check_ids(model, ids, stops)
+        check_ids(model, ids, stops, context)
         run = program(model, decode_prompt, "steps", "choose", "stop", "pad")
-    return reported(run(params, state, ids, key, steps=steps, choose=choose, stop=stops, pad=pad))
+    options = {"steps": steps, "choose": choose, "stop": stops, "pad": pad}
+    return reported(run(params, state, ids, key, context, **options))
 
 
 class Decoded(NamedTuple):
@@ -172,6 +180,7 @@ def decode_prompt(
     state: State,
     prompt: Prompt,
     key: jax.Array | None,
+    context: PyTree,
     *,
     steps: int,
     choose: Choose,
@@ -179,7 +188,7 @@ def decode_prompt(
     pad: int,
 ) -> Decoded:
     """``decode`` of arguments that have been checked."""
-    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stop)
+    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stop, context=context)
     rows = decoder.last.shape[0]
 
     def row_keys(step: jax.Array) -> jax.Array | None:

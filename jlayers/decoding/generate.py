@@ -10,7 +10,8 @@ from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
-from ..base.types import Params, State
+from ..base.types import Params, PyTree, State
+from .context import as_context
 from .decode import Decoded, decode_prompt, reported
 from .programs import program
 from .prompts import (
@@ -35,6 +36,7 @@ def generate(
     prompt: PromptLike,
     steps: int,
     *,
+    context: PyTree = None,
     key: jax.Array | None = None,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -51,7 +53,7 @@ def generate(
     ``top_p`` is used for the first time; lengths and values are data.
 
     Args:
-      model, params, state, prompt, steps, key, stop, pad: as for ``decode``.
+      model, params, state, prompt, steps, context, key, stop, pad: as for ``decode``.
       temperature: logits are divided by it before an id is drawn; at 0 the likeliest id is chosen,
         whatever the filters.
       top_k: draws from the ``top_k`` likeliest ids only.
@@ -88,6 +90,7 @@ def generate(
     check_settings(temperature, top_k, top_p)
     ids = as_prompt(prompt)
     params, state = native_trees(params, state)
+    context = as_context(context, ids.ids.shape[0])
     draws = temperature != 0
     if draws and key is None:
         raise LayerError(f"temperature {temperature} needs a key", hint="key=jax.random.key(0)")
@@ -97,7 +100,7 @@ def generate(
     if buckets is None or buckets:
         ids = ids.padded(length)
     # Before it is traced: afterwards the values are unknown.
-    check_ids(model, ids, stop_ids(stop))
+    check_ids(model, ids, stop_ids(stop), context)
     # Traced as data. Which of them are used is part of the program: without top_p there is no sort.
     numbers = {"temperature": float(temperature), "top_p": top_p}
     decoded = program(model, _generate, "steps", "top_k", "stop", "pad")(
@@ -106,6 +109,7 @@ def generate(
         ids,
         key if draws else None,
         {name: value for name, value in numbers.items() if draws and value is not None},
+        context,
         steps=arguments.positive("steps", steps),
         top_k=top_k if draws else None,
         stop=stop_ids(stop),
@@ -121,6 +125,7 @@ def _generate(
     prompt: Prompt,
     key: jax.Array | None,
     numbers: dict[str, jax.Array],
+    context: PyTree,
     *,
     steps: int,
     top_k: int | None,
@@ -130,5 +135,5 @@ def _generate(
     # Without a temperature among the numbers, the choice is greedy.
     choose = sampler(numbers.get("temperature", 0.0), top_k, numbers.get("top_p"))
     return decode_prompt(
-        model, params, state, prompt, key, steps=steps, choose=choose, stop=stop, pad=pad
+        model, params, state, prompt, key, context, steps=steps, choose=choose, stop=stop, pad=pad
     )

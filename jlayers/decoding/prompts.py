@@ -23,10 +23,11 @@ from ..base.arrays import native, native_tree
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.sequence import Sequence, split
-from ..base.specs import format_short, format_spec, spec
-from ..base.types import Carry, Params, State
+from ..base.specs import format_short, format_spec, spec, specs_of
+from ..base.types import Carry, Params, PyTree, State
 from ..core.dtypes import at_least_float32
-from ..sequences.streaming import stream
+from ..sequences.streaming import check_causal, stream
+from .context import beside, repeated, specs_for
 
 # Of NumPy as long as the values are known: nothing is compiled to look at a prompt.
 Array = jax.Array | np.ndarray
@@ -150,6 +151,9 @@ def prefill(
     prompt: Prompt,
     steps: int,
     stop: tuple[int, ...] = (),
+    *,
+    context: PyTree = None,
+    copies: int = 1,
 ) -> Decoder:
     """Has the model read a prompt that is ``right_aligned``, all but its last ids, as one block.
 
@@ -161,6 +165,8 @@ def prefill(
       prompt: (batch, T).
       steps: how many more steps the carry has to have room for.
       stop: ids that end a row, to be checked.
+      context: what the model reads beside the ids, (batch, ...), or None.
+      copies: how many rows in place of one ``advance`` is called with.
 
     Raises:
       LayerError: for a model that cannot be streamed, one whose output is not logits, and for ids
@@ -170,25 +176,35 @@ def prefill(
     rows, length = ids.shape
     # Every id but the very last is read: those of the prompt, and those that are generated.
     start, step = stream(model, capacity=length - 1 + steps)
-    check_ids(model, prompt, stop)
+    check_ids(model, prompt, stop, context)
+    of_copies = repeated(context, copies)
 
     def start_of(rows: int) -> Carry:
-        return start(params, state, spec((rows, length), jnp.int32))
+        ids = spec((rows, length), jnp.int32)
+        return start(params, state, beside(ids, specs_for(context, rows)))
 
     def advance(carry: Carry, ids: jax.Array) -> tuple[jax.Array, Carry]:
-        y, carry = step(params, state, carry, ids[:, None])
-        logits = y[:, 0]
+        y, carry = step(params, state, carry, beside(ids[:, None], of_copies))
+        logits = _logits_of(y)[:, 0]
         return logits.astype(at_least_float32(logits.dtype)), carry
 
     carry = start_of(rows)
+    if context is not None:
+        # With inputs of several kinds only the ids are a sequence that may be looked ahead in.
+        check_causal(model, spec((rows, length), jnp.int32), beside=specs_of(context))
     if length > 1:
         block = ids[:, :-1]
         x = block if mask is None else Sequence(block, mask[:, :-1])
-        _, carry = step(params, state, carry, x)
+        _, carry = step(params, state, carry, beside(x, context))
     return Decoder(carry, ids[:, -1], advance, start_of)
 
 
-def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
+def _logits_of(y: PyTree) -> PyTree:
+    """The logits, of a ``carried`` model the first of its pair."""
+    return y[0] if isinstance(y, tuple) and len(y) == 2 and isinstance(y[1], dict) else y
+
+
+def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...], context: PyTree = None) -> None:
     """Checks that the model returns logits, and that the known ids are inside them.
 
     Raises:
@@ -197,7 +213,7 @@ def check_ids(model: Layer, prompt: Prompt, stop: tuple[int, ...]) -> None:
     ids = prompt.ids
     rows, length = ids.shape
     # Abstractly: nothing is computed, and the result is cached with the model.
-    y = out_spec(model, spec((rows, length), jnp.int32))
+    y = _logits_of(out_spec(model, beside(spec((rows, length), jnp.int32), specs_of(context))))
     fits = hasattr(y, "shape") and len(y.shape) == 3 and y.shape[:2] == (rows, length)
     if not fits or not jnp.issubdtype(y.dtype, jnp.floating):
         raise LayerError(

@@ -28,6 +28,7 @@ from ..base.scope import Body, InitScope, Scope
 from ..base.sequence import (
     Sequence,
     is_sequence,
+    made_of_steps,
     mapped,
     sequences_in,
 )
@@ -212,7 +213,10 @@ class _Following:
         self._f, self._masks, self._plan = f, masks, plan
         self._calls = iter(plan.calls)
         self._verdicts = iter(plan.verdicts)
-        self._summarized = False
+        self._behind = iter(plan.behind)
+        # The calls that have seen all steps, by what they give without steps.
+        self._summaries: set[int] = set()
+        self._number = -1
         if "positions" in f.children:
             self.__dict__["positions"] = self["positions"]
 
@@ -227,16 +231,21 @@ class _Following:
 
     def add_loss(self, value: jax.Array) -> None:
         next(self._calls)
+        self._number += 1
         if self._plan.verdicts:
             next(self._verdicts)
+            next(self._behind)
         self._f.add_loss(value)
 
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
         # The calls come in the order of the abstract run: a body may not depend on values.
         taken, given = next(self._calls)
-        y, masks = _values(child(self._wrapped(x, taken)), keep_leaves=True)
+        self._number += 1
+        wrapped = self._wrapped(x, taken)
+        y, masks = _values(child(wrapped), keep_leaves=True)
         # What comes out without steps has seen all of them.
-        self._summarized |= any(key is not None for key in taken) and None in given
+        if None in given and any(map(made_of_steps, sequences_in(wrapped))):
+            self._summaries.add(self._number)
         for key, mask in zip(given, masks, strict=True):
             if key is not None:
                 _join(self._masks, key, mask)
@@ -248,15 +257,16 @@ class _Following:
             with_masks(tree, keys, self._masks), is_leaf=is_sequence
         )
         if self._plan.verdicts:
-            verdicts = [next(self._verdicts) for _ in leaves]
+            found = [(next(self._verdicts), next(self._behind)) for _ in leaves]
             leaves = [
-                leaf if key is None else self._seen(leaf, verdict[key])
-                for leaf, key, verdict in zip(leaves, keys, verdicts, strict=True)
+                leaf if key is None else self._seen(leaf, verdict[key], behind)
+                for leaf, key, (verdict, behind) in zip(leaves, keys, found, strict=True)
             ]
         return jax.tree.unflatten(structure, leaves)
 
-    def _seen(self, sequence: Sequence, verdict: Verdict) -> Sequence:
-        if sequence._receptive_field is not None and self._summarized:
+    def _seen(self, sequence: Sequence, verdict: Verdict, behind: frozenset[int]) -> Sequence:
+        # Also one whose own steps are not tracked: it is made of those that are.
+        if self._summaries & behind:
             return sequence._with_field(EVERYWHERE)
         return seen_through(sequence, verdict)
 
@@ -281,7 +291,13 @@ def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
         _join(masks, key, sequence)
     following = _Following(f, masks, plan)
     y = body(following, values)  # type: ignore[arg-type]
-    if None in plan.outputs:
+    # An array without steps, such as a carry, may come from a child; the body makes none of steps.
+    mixed = (
+        key is None and any(not verdict.constant for verdict in verdicts)
+        for key, verdicts, is_output in (plan.leaves() if plan.verdicts else ())
+        if is_output
+    )
+    if any(mixed) or set(plan.outputs) == {None}:
         raise LayerError(
             "the body must return steps for a Sequence",
             expected="(batch, time, ...)",

@@ -34,6 +34,8 @@ class Plan(NamedTuple):
         then of the outputs, and then of the variables that are set.
       variables: how many of these there are.
       inside: a child that is called inside a transformation, if there is one.
+      behind: for each leaf, in the order of the verdicts, the calls without whose outputs that have
+        no steps it would be another.
     """
 
     inputs: list[int]
@@ -42,6 +44,7 @@ class Plan(NamedTuple):
     verdicts: list[list[Verdict]]
     variables: int = 0
     inside: str | None = None
+    behind: tuple[frozenset[int], ...] = ()
 
     def leaves(self) -> Iterator[tuple[int | None, list[Verdict], bool]]:
         """Key and verdicts of each leaf, and whether it is of the body's output."""

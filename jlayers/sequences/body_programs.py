@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from ..base import mixing
 from ..base.added_losses import check_loss
-from ..base.dependence import OWN_SIZES, Sizes, Trace, Verdict, compare, worst
+from ..base.dependence import OPAQUE, OWN_SIZES, Sizes, Trace, Verdict, compare, worst
 from ..base.layer import Layer
 from ..base.scope import Body, InitScope, Variable
 from ..base.sequence import Sequence, is_sequence, sequences_in
@@ -169,10 +169,36 @@ def _trace(
     f = scopes[-1]
     inputs_of = [groups.index(group) for group in groups]
     found = Plan(
-        inputs_of, f._judged_calls, f._judged_outputs, [], len(f._judged_stated), f._judged_inside
+        inputs_of,
+        f._judged_calls,
+        f._judged_outputs,
+        [],
+        len(f._judged_stated),
+        f._judged_inside,
+        _calls_behind(program.jaxpr, f._judged_calls),
     )
     lengths = [sequence.mask.shape[1] for sequence in f._judged_masks]
     return _Traced(Trace(program, jax.tree.structure(results), rows, steps), found, lengths)
+
+
+def _calls_behind(program: Any, calls: list[tuple[Keys, Keys]]) -> tuple[frozenset[int], ...]:
+    """For each result of the program, the calls whose outputs without steps it depends on."""
+    # Without those that take nothing, and without losses: neither depends on a step.
+    numbers = iter([i for i, (taken, _) in enumerate(calls) if taken and taken != [LOSS]])
+    behind: dict[int, frozenset[int]] = {}
+    nothing: frozenset[int] = frozenset()
+    for equation in program.eqns:
+        found = nothing.union(*(behind.get(id(v), nothing) for v in equation.invars))
+        keys: Keys = [0] * len(equation.outvars)
+        number = -1
+        if equation.params.get("name") == OPAQUE and equation.invars:
+            number = next(numbers, number)
+            # Of a Sequence there are two arrays, which a plan for whole ones does not follow.
+            given = calls[number][1]
+            keys = given if len(given) == len(keys) else keys
+        for variable, key in zip(equation.outvars, keys, strict=True):
+            behind[id(variable)] = found | {number} if key is None else found
+    return tuple(behind.get(id(v), nothing) for v in program.outvars)
 
 
 class _Judging(InitScope):

@@ -7,11 +7,13 @@ with the steps of its children is in ``base/scope.py`` (``ApplyScope`` with a ca
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 
 from ..base import arguments
+from ..base.added_losses import muted
 from ..base.arrays import native_tree
 from ..base.constructors import LayerOrFunction, lift, of_step
 from ..base.errors import LayerError, error_context, public_api
@@ -21,7 +23,7 @@ from ..base.receptive_field import CAUSAL, ReceptiveField
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import as_array, format_spec, path_text, specs_of
-from ..base.step_pair import StepPair, check_carry, stream_of
+from ..base.step_pair import Blocks, StepPair, check_carry, stream_of, taking
 from ..base.tracing import trace
 from ..base.types import Carry, Params, PyTree, State
 from ..base.validation import check_tree, check_tree_matches
@@ -76,7 +78,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             check_tree_matches(state, found.state, "state", x)
             carry = begin(params, state, x)
             # After begin: a layer that cannot be streamed has said so there, by name.
-            _check_causal(layer, x)
+            check_causal(layer, x)
             return carry
 
     def begin(params: Params, state: State, x: PyTree) -> Carry:
@@ -111,7 +113,10 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             # The carry's specs follow from the block; nothing is computed to know them.
             expected = jax.eval_shape(lambda p, s: begin(p, s, x), params, state)
             check_tree_matches(carry, expected, "carry", x)
-            y, after = stream_of(layer).step(params, state, carry, x, key=key, train=train)
+            advance = functools.partial(stream_of(layer).advance, key=key, train=train)
+            # A block is a part of a sequence; what trains a model sees the whole.
+            with taking(Blocks(streamed=True)):
+                y, after, _ = muted(lambda: advance(params, state, carry, x))
             # With a carry of other shapes every block would be compiled by itself.
             check_carry(carry, after)
             return y, after
@@ -173,12 +178,18 @@ def _check_blocks(x: PyTree) -> None:
             )
 
 
-def _check_causal(layer: Layer, x: PyTree) -> None:
-    """Raises where a body looks ahead between its children, which no ``StepPair`` shows."""
+def check_causal(layer: Layer, x: PyTree, beside: PyTree = None) -> None:
+    """Raises where a body looks ahead between its children, which no ``StepPair`` shows.
+
+    Args:
+      beside: what the layer reads beside the block ``x``, all of it at every step: it is given
+        ``(x, beside)``. None where that is not known.
+    """
     # With several inputs their fields cannot be told apart in the output.
     if len(jax.tree.leaves(x, is_leaf=is_sequence)) > 1:
         return  # a memory beside the block, all of which may be read
-    for sequence in sequences_in(trace(layer, _tracked(x)).out):
+    tracked = _tracked(x) if beside is None else (_tracked(x), beside)
+    for sequence in sequences_in(trace(layer, tracked).out):
         if sequence._receptive_field is not None and sequence._receptive_field.lookahead > 0:
             raise LayerError(
                 "cannot be streamed: its output depends on later steps",

@@ -105,7 +105,7 @@ WORDS = [
     (lstm, {"batch_first": True}, "leave it out: sequences are (batch, time, features)"),
     (lstm, {"dropout": 0.1}, "jl.Dropout(rate) before it, or recurrent_dropout=..."),
     (lstm, {"go_backwards": True}, "reverse=True"),
-    (lstm, {"return_state": True}, "jl.stream(layer) gives the carry"),
+    (lstm, {"return_state": True}, "jl.carried(layer): from (x, carry) to (y, carry)"),
     (jl.SelfAttention, {"heads": 4}, "num_heads=4"),
     (jl.SelfAttention, {"n_heads": 4}, "num_heads=4"),
     (attention, {"kv_heads": 2}, "num_kv_heads=2"),

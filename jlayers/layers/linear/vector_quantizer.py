@@ -24,7 +24,7 @@ from ...base.parameters import initialize
 from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
 from ...base.sequence_mode import SequenceMode
-from ...base.step_pair import StepPair
+from ...base.step_pair import Stepping, are_streamed
 from ...base.types import Carry, Initializer, Key, Params, State
 from ...core.dense import kernel_gradient
 from ...core.dtypes import at_least_float32, sharded_as
@@ -124,17 +124,18 @@ def VectorQuantizer(
         y = fixed(rows) + (wide - fixed(wide))
         return join(y.astype(values.dtype), mask), state
 
-    def step(
+    def advance(
         params: Params, state: State, carry: Carry | None, x: Steps, *, key: Key, train: bool
-    ) -> tuple[Steps, Carry]:
-        return apply(params, state, x, key=key, train=False)[0], {}
+    ) -> tuple[Steps, Carry, State]:
+        y, after = apply(params, state, x, key=key, train=train and not are_streamed())
+        return y, {}, after
 
     return Layer(
         init,
         apply,
         # rows: a mask of rows alone matters too, for the loss and the averages.
         sequence_mode=SequenceMode("whole", lambda x: ReceptiveField(), rows=True),
-        stream=StepPair(lambda params, state, x, *, capacity: {}, step),
+        stream=Stepping(lambda params, state, x, *, capacity: {}, advance),
     )
 
 

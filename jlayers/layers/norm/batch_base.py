@@ -19,7 +19,7 @@ from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
-from ...base.step_pair import StepPair
+from ...base.step_pair import Stepping, are_streamed
 from ...base.types import Carry, Initializer, Key, Params, State
 from ...core.dtypes import at_least_float32
 from .running import Running
@@ -105,19 +105,20 @@ def over_the_batch(
             new = running.updated(state, *moments)
         return join(y if restore is None else restore(y), mask), new
 
-    def step(
+    def advance(
         params: Params, state: State, carry: Carry | None, x: Steps, *, key: Key, train: bool
-    ) -> tuple[Steps, Carry]:
-        # In a stream the running statistics are used: those of the batch include later steps.
-        return apply(params, state, x, key=key, train=False)[0], {}
+    ) -> tuple[Steps, Carry, State]:
+        # A block of a stream is a part of a sequence: the running statistics are used.
+        y, after = apply(params, state, x, key=key, train=train and not are_streamed())
+        return y, {}, after
 
-    pair = StepPair(lambda params, state, x, *, capacity: {}, step)
+    stepping = Stepping(lambda params, state, x, *, capacity: {}, advance)
     return Layer(
         init,
         apply,
         # rows: a mask of rows alone matters too, because statistics are taken over the batch.
         sequence_mode=SequenceMode("whole", lambda x: ReceptiveField(), rows=True),
-        stream=pair if last else "one of its feature_axes may be time",
+        stream=stepping if last else "one of its feature_axes may be time",
     )
 
 

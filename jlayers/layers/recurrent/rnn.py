@@ -27,7 +27,7 @@ from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import join, split
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_short, format_spec
-from ...base.step_pair import StepPair
+from ...base.step_pair import StepPair, Stepping
 from ...base.types import Carry, Key, Params, PyTree, Spec, State
 from ...core.dispatch import compiled_when_eager
 from ...core.recurrent.chunking import METHODS
@@ -160,7 +160,7 @@ def RNN(
         # Also in a stream: a reset takes a row back to the first carry.
         zeros = _zeros_like(values)
         firsts = {name: initial(params, name, zeros(spec)) for name, spec in specs.items()}
-        carry = firsts if carry is None else carry
+        carry = firsts if carry is None else _placed_as(firsts, carry)
         noise = draw_noise(specs, values.shape[1], key, train)
         options = ScanOptions(reverse, mask, resets, tuple(firsts.values()), *noise)
         # The cell gets its own parameters only, as keyword arguments of a core function.
@@ -216,16 +216,16 @@ def RNN(
             )
         return dropout_mask, zoneout_mask, None
 
-    unstreamed = "it reads the sequence from its end" if reverse else None
+    whole = "it reads the sequence from its end" if reverse else None
     if not return_sequences:
-        unstreamed = "it gives the last step alone"
+        whole = "it gives the last step alone"
     # No bound, though gates may forget: the field says what can matter.
     field = ReceptiveField(1, 0, math.inf) if reverse else CAUSAL
     return Layer(
         init,
         of_step(step),
         sequence_mode=SequenceMode("whole", lambda x: field),
-        stream=unstreamed or StepPair(start, step),
+        stream=Stepping.of(StepPair(start, step), whole),
     )
 
 
@@ -269,6 +269,16 @@ def _zeros_like(x: jax.Array) -> Callable[[Spec], jax.Array]:
         return expand(like[:, *(0,) * (one.ndim - 1)], spec.shape)
 
     return zeros
+
+
+def _placed_as(firsts: Carry, carry: Carry) -> Carry:
+    """The carry with the sharding of ``firsts``, which is that of the input."""
+    return {
+        name: carry[name]
+        if jax.typeof(carry[name]) == jax.typeof(first)
+        else carry[name] + jnp.zeros_like(first)
+        for name, first in firsts.items()
+    }
 
 
 def _split_resets(x: PyTree) -> tuple[PyTree, PyTree]:
