@@ -1,4 +1,4 @@
-"""The layers of the library beside the best JAX library that has them: is none slower?
+"""The layers of the library beside the best JAX library that has them.
 
 Each row is a layer, an input, and other people's functions of the same parameters and input. All
 results are compared before anything is timed, forward and gradient; ``peer`` is the fastest.
