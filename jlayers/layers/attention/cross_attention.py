@@ -54,8 +54,8 @@ def CrossAttention(
       num_heads: number of heads.
       head_dim: features of a head; those of ``x`` / ``num_heads`` if None.
       features: size of the output's last axis; that of ``x`` if None.
-      num_kv_heads, value_dim, qk_norm, epsilon, scale, soft_cap, sinks, gate, dropout_rate,
-        weights, bias, kernel_init, bias_init, method: as for ``SelfAttention``.
+      num_kv_heads, value_dim, qk_norm, epsilon, scale, soft_cap: as for ``SelfAttention``.
+      sinks, gate, dropout_rate, weights, bias, kernel_init, bias_init, method: likewise.
 
     Shapes:
       x: (batch, time, in), memory, keys, values: (batch, steps, of theirs), all floating and of one

@@ -48,8 +48,8 @@ def BatchRenorm(
         the paper. None for no end.
       max_shift: the largest size of ``d``; None for any. The defaults are those that the paper ends
         with, after some thousand steps as batch norm (``max_scale=1.0, max_shift=0.0``).
-      momentum, feature_axes, epsilon, scale, bias, axis_name, axis_index_groups, scale_init,
-        bias_init: as for ``BatchNorm``.
+      momentum, feature_axes, epsilon, scale, bias: as for ``BatchNorm``.
+      axis_name, axis_index_groups, scale_init, bias_init: likewise.
 
     Shapes:
       x: (..., features), floating, rank 2 or more. y: of the same shape and dtype; the arithmetic

@@ -59,8 +59,8 @@ def MelSpectrogram(
     Args:
       features: how many triangles.
       sample_rate: samples for a second.
-      frame_length, strides, fft_length, window, window_length, periodic, padding, padding_mode,
-        scaling: as for ``STFT``.
+      frame_length, strides, fft_length, window, window_length, periodic: as for ``STFT``.
+      padding, padding_mode, scaling: likewise.
       power: of the magnitude before it is summed: 2 for power, 1 for magnitude.
       lowest, highest: edges of the first and the last triangle, in hertz; up to half the sample
         rate by default.
