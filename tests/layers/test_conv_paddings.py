@@ -86,6 +86,37 @@ def test_equinox(mode, padding, strides):
     compare(theirs, layer, KERNEL, SIZE)
 
 
+TRANSPOSED = [
+    ({}, {"cropping": 0}),
+    (
+        {"padding": 1, "output_padding": 1, "stride": 2},
+        {"cropping": 1, "output_padding": 1, "strides": 2},
+    ),
+    (
+        {"padding": ((1, 0), (2, 1)), "stride": (2, 3), "dilation": 2},
+        {"cropping": ((1, 0), (2, 1)), "strides": (2, 3), "dilation": 2},
+    ),
+    (
+        {"padding": "SAME", "padding_mode": "CIRCULAR", "stride": (2, 1)},
+        {"padding": "CIRCULAR", "strides": (2, 1)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "own"), TRANSPOSED, ids=str)
+def test_equinox_transposed(options, own):
+    """Its kernel is that of ``lax``, neither flipped nor swapped."""
+
+    def theirs(weights, x):
+        oracle = eqx.nn.ConvTranspose2d(2, 4, KERNEL, **options, key=jax.random.key(0))
+        kernel = jnp.moveaxis(weights["kernel"], (-1, -2), (0, 1))
+        bias = weights["bias"].reshape(-1, 1, 1)
+        oracle = eqx.tree_at(lambda o: (o.weight, o.bias), oracle, (kernel, bias))
+        return jnp.moveaxis(jax.vmap(oracle)(jnp.moveaxis(x, -1, 1)), 1, -1)
+
+    compare(theirs, jl.ConvTranspose(4, KERNEL, **own), KERNEL, (4, 3))
+
+
 HAIKU = {
     "CAUSAL": hk.pad.causal,
     "REVERSE_CAUSAL": hk.pad.reverse_causal,
