@@ -82,6 +82,7 @@ def _align(image, box, sizes, samples, scale, aligned):
     return out
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("samples", [(2, 2), (1, 3)], ids=str)
 def test_roi_align(samples, aligned):
