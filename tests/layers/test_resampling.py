@@ -13,6 +13,7 @@ IMAGE = jl.spec((2, 6, 5, 3))
 SYMBOLIC = jax.ShapeDtypeStruct((2, *export.symbolic_shape("n"), 4), jnp.float32)
 
 
+@pytest.mark.oracle("JAX")
 @pytest.mark.parametrize("sizes", [(12, 4), (3, 15), (7, 5)], ids=str)
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("method", ["lanczos3", "lanczos5", "linear"])
