@@ -15,7 +15,7 @@ nn = torch.nn
 
 from oracles.against_torch import F64, channels_first, check  # noqa: E402
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
 
 SIZE = (7, 6, 5)
 
@@ -216,3 +216,46 @@ def test_attention_pool(queries, hidden):
 
     layer = jl.AttentionPool(queries, hidden_features=hidden)
     check(Pool(), layer, (2, 5, 4, 3), conversion)
+
+
+class Function(nn.Module):
+    """A module of a function of channels that come last."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_other_global_pools(rank):
+    axes, shape = tuple(range(1, rank + 1)), (2, *SIZE[:rank], 3)
+    check(Function(lambda x: x.sum(axes)), jl.GlobalSumPool(), shape)
+    check(Function(lambda x: x.amin(axes)), jl.GlobalMinPool(), shape)
+
+
+def test_pool_of_products():
+    def theirs(x):
+        x = nn.functional.pad(x, (0, 0, 1, 1), value=1.0)
+        return x.unfold(1, 2, 2).unfold(2, 3, 1).flatten(4).prod(-1)
+
+    layer = jl.Pool(jnp.multiply, 1, (2, 3), strides=(2, 1), padding=(0, 1))
+    check(Function(theirs), layer, (2, 6, 5, 3))
+
+
+def test_a_fraction_with_a_key():
+    """The layer's own draw, which PyTorch is given."""
+    key, x = jax.random.key(0), np.random.default_rng(0).normal(size=(2, 9, 8, 3))
+    samples = np.asarray(jax.random.uniform(key, (2, 3, 2), jnp.float64))
+    for train, given in ((True, samples), (False, np.full_like(samples, 0.5))):
+        layer = jl.FractionalMaxPool((2, 3), sizes=(5, 4))
+        y, _ = layer.apply({}, {}, jnp.asarray(x), key=key, train=train)
+        wanted = nn.functional.fractional_max_pool2d(
+            torch.tensor(x).movedim(-1, 1),
+            (2, 3),
+            output_size=(5, 4),
+            _random_samples=torch.tensor(given[..., ::-1].copy()),
+        )
+        np.testing.assert_allclose(y, wanted.movedim(1, -1), rtol=1e-12)

@@ -1,5 +1,7 @@
 """Images in other sizes: against jax.image, fractions, and what does not fit."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ IMAGE = jl.spec((2, 6, 5, 3))
 SYMBOLIC = jax.ShapeDtypeStruct((2, *export.symbolic_shape("n"), 4), jnp.float32)
 
 
+@pytest.mark.oracle("JAX")
 @pytest.mark.parametrize("sizes", [(12, 4), (3, 15), (7, 5)], ids=str)
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("method", ["lanczos3", "lanczos5", "linear"])
@@ -82,6 +85,7 @@ def _align(image, box, sizes, samples, scale, aligned):
     return out
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("samples", [(2, 2), (1, 3)], ids=str)
 def test_roi_align(samples, aligned):
@@ -100,6 +104,17 @@ def test_roi_align(samples, aligned):
         for box, cells in zip(row, got, strict=True):
             wanted = _align(image, box, (3, 2), samples, 0.5, aligned)
             np.testing.assert_allclose(cells, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.oracle("ONNX Runtime")
+@pytest.mark.parametrize("aligned", [True, False])
+def test_roi_align_as_onnx_runtime_does(aligned):
+    """What version 1.32.0 made of random images and boxes, stored as (batch, boxes, 3, 2, 3)."""
+    stored = np.load(Path(__file__).parent.parent / "data" / "onnx_roi_align.npz")
+    layer = jl.RoIAlign((3, 2), scale=0.5, aligned=aligned)
+    y, _ = layer.apply({}, {}, (jnp.asarray(stored["x"]), jnp.asarray(stored["boxes"])))
+    wanted = stored["aligned" if aligned else "unaligned"]
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32, bool])

@@ -11,7 +11,7 @@ from ...base.constructors import no_params
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Params
-from ...core.padding import ZEROS, Amounts, amounts_of, extend, extend_rows, modes_of
+from ...core.padding import Amounts, amounts_of, apart, extend, extend_rows, modes_of
 from ...core.time_windows import TimeWindow
 from ..conv.base import IMAGE, NO_CHANNELS, Image, WindowedOp, windowed_layer
 from ..conv.padding import spread_padding, window_fits
@@ -66,13 +66,15 @@ def BlurPool(
         arguments.floating(x)
         arguments.real(x)
         arguments.not_empty(x, IMAGE)
-        size, steps, (in_time, *others), modes = place(x)
+        size, steps, pads, modes = place(x)
+        around, zeros = apart(pads, modes)
         if has_context:
-            in_time, modes = (0, 0), (ZEROS, *modes[1:])
+            around, zeros = ((0, 0), *around[1:]), ((0, 0), *zeros[1:])
         # Each row by itself, or the end of the array would be taken for that of the row.
-        elif mask is not None and modes[0] != ZEROS and any(in_time):
-            x, in_time = extend_rows(x, mask, in_time, modes[0]), (0, 0)
-        x, zeros = extend(x, (in_time, *others), modes)
+        elif mask is not None and any(around[0]):
+            x = extend_rows(x, mask, around[0], modes[0])
+            around = ((0, 0), *around[1:])
+        x = extend(x, around, modes)
         return core.blur_pool(x, window_shape=size, strides=steps, padding=zeros)
 
     return windowed_layer(no_params, WindowedOp(time_window, run))
