@@ -35,7 +35,9 @@ def mask_of_lengths(values: jax.Array, lengths: jax.Array) -> jax.Array:
     steps = values.shape[1]
     # Traced lengths have no values to check.
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
+        # In NumPy: inside jit an operation of JAX on values that are known gives a tracer.
+        known = np.asarray(lengths)
+        low, high = int(known.min()), int(known.max())
         if low < 0 or high > steps:
             raise LayerError(
                 "a length is outside the sequence",

@@ -545,3 +545,12 @@ def test_reach_there_and_back():
 def test_means_of_narrow_floats():
     many = jl.Sequence(jnp.ones((70, 1000), jnp.float16))
     assert float(many.mean()) == 1.0
+
+
+def test_known_lengths_inside_jit():
+    """Arrays that a function closes over: they are checked, and make the mask."""
+    x, lengths, wrong = jnp.ones((2, 3, 1)), jnp.asarray([1, 3]), jnp.asarray([1, 4])
+    mask = jax.jit(lambda x: jl.Sequence.from_lengths(x, lengths).mask)(x)
+    assert mask.tolist() == [[True, False, False], [True, True, True]]
+    with pytest.raises(jl.LayerError, match="a length is outside the sequence"):
+        jax.jit(lambda x: jl.Sequence.from_lengths(x, wrong).mask)(x)
