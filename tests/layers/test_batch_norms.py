@@ -257,6 +257,8 @@ def test_groups_of_devices_have_statistics_of_their_own():
             ),
             "there is no mapped axis 'd' here",
         ),
+        (lambda x: jl.BatchNorm(axis_name=1), "axis_name must be a str or a tuple of them, got 1"),
+        (lambda x: jl.BatchRenorm(max_scale=0.5), "max_scale is below the lower end of r"),
         (lambda x: jl.BatchNorm(feature_axes=(0, 1, 2)).init(KEY, x), "leave none for the statist"),
         (
             lambda x: jl.BatchNorm(feature_axes=1).init(KEY, x[:, :0]),
@@ -273,7 +275,7 @@ def test_groups_of_devices_have_statistics_of_their_own():
             "may be time",
         ),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_errors(call, text):
     with pytest.raises(jl.LayerError, match=text):

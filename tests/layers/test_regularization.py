@@ -255,3 +255,17 @@ def test_other_dtypes(layer):
         half = trained(layer, jnp.ones(x.shape, dtype)).astype("float32")
         np.testing.assert_allclose(half.mean(), real.mean(), rtol=0.05, atol=0.02)
         np.testing.assert_allclose((half == 0).mean(), (real == 0).mean(), atol=0.05)
+
+
+def test_drop_block_of_images_without_a_size():
+    layer = jl.DropBlock(0.3, 2)
+    sizes = jax.export.symbolic_shape("batch, height, width, 4")
+
+    def drop(key, x):
+        return layer.apply({}, {}, x, key=jax.random.wrap_key_data(key), train=True)[0]
+
+    key = jax.random.key_data(jax.random.key(0))
+    spec = jax.ShapeDtypeStruct(sizes, jnp.float32)
+    exported = jax.export.export(jax.jit(drop))(jax.ShapeDtypeStruct(key.shape, key.dtype), spec)
+    x = jnp.ones((2, 9, 7, 4))
+    np.testing.assert_allclose(exported.call(key, x), drop(key, x), rtol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +23,6 @@ from ...base.step_pair import Stepping, are_streamed
 from ...base.types import Carry, Initializer, Key, Params, State
 from ...core.dtypes import at_least_float32
 from .running import Running
-
-AxisName = str | Sequence[str] | None
 
 
 class Rows(NamedTuple):
@@ -123,7 +121,7 @@ def over_the_batch(
 
 
 def batch_moments(
-    rows: Rows, epsilon: float, axis_name: AxisName, groups: Any
+    rows: Rows, epsilon: float, axis_name: str | tuple[str, ...] | None, groups: Any
 ) -> tuple[jax.Array, Moments]:
     """The rows normalised by their own statistics, over all devices of a named axis."""
     values, mask, scale, bias = rows

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import jax
 from jax.nn import initializers
 
-from ...base.arguments import Axes, NonNegative, UpToOne
+from ...base.arguments import Axes, AxisNames, NonNegative, UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, State
-from .batch_base import AxisName, Moments, Rows, batch_moments, over_the_batch
+from .batch_base import Moments, Rows, batch_moments, over_the_batch
 from .running import Running
 
 
@@ -27,7 +27,7 @@ def BatchNorm(
     epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,
-    axis_name: AxisName = None,
+    axis_name: AxisNames | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     scale_init: Initializer = initializers.ones,
     bias_init: Initializer = initializers.zeros,

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import initializers
 
-from ...base.arguments import AboveZero, Axes, NonNegative, UpToOne
+from ...base.arguments import AboveZero, Axes, AxisNames, NonNegative, UpToOne
+from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, State
 from ...core.dtypes import at_least_float32
-from .batch_base import AxisName, Moments, Rows, batch_moments, over_the_batch
+from .batch_base import Moments, Rows, batch_moments, over_the_batch
 from .running import Running
 
 
@@ -29,7 +30,7 @@ def BatchRenorm(
     epsilon: NonNegative = 1e-5,
     scale: bool = True,
     bias: bool = True,
-    axis_name: AxisName = None,
+    axis_name: AxisNames | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     scale_init: Initializer = initializers.ones,
     bias_init: Initializer = initializers.zeros,
@@ -58,12 +59,18 @@ def BatchRenorm(
       state: mean and var, of the same sizes, float32 at least.
 
     Raises:
-      LayerError: as ``BatchNorm``.
+      LayerError: as ``BatchNorm``, and for a ``max_scale`` below the lower end.
 
     >>> import jlayers as jl
     >>> jl.serial(jl.Conv(32, 3, bias=False), jl.BatchRenorm(max_scale=2.0))
     serial(Conv(32, 3, bias=False), BatchRenorm(max_scale=2.0))
     """
+    if max_scale is not None and max_scale < (1 / max_scale if min_scale is None else min_scale):
+        raise LayerError(
+            "max_scale is below the lower end of r",
+            got=f"min_scale {min_scale}, max_scale {max_scale}",
+            hint="max_scale of at least 1, or a smaller min_scale",
+        )
     lowest = 1 / max_scale if min_scale is None and max_scale is not None else min_scale
 
     def in_training(rows: Rows, state: State) -> tuple[jax.Array, Moments]:

@@ -63,7 +63,9 @@ def DropBlock(rate: Fraction, block_shape: Sizes) -> Layer:
         starts = tuple(size - part + 1 for size, part in zip(sizes, block, strict=True))
         # So that the share of dropped pixels is about the rate, were there no overlaps.
         share = rate / math.prod(block) * math.prod(sizes) / math.prod(starts)
-        first = jax.random.bernoulli(key, min(share, 1.0), (x.shape[0], *starts, x.shape[-1]))
+        # Of symbolic sizes it is known where they are.
+        share = min(share, 1.0) if isinstance(share, float) else jnp.minimum(share, 1)
+        first = jax.random.bernoulli(key, share, (x.shape[0], *starts, x.shape[-1]))
         # A pixel is dropped if a block begins at it, or before it by less than a block.
         padding = tuple((part - 1, part - 1) for part in block)
         dropped = core.max_pool(
