@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..custom_gradient import with_custom_gradient
 from ..dense import affine
 from ..dtypes import at_least_float32, is_symbolic
 from .chunking import Carry
@@ -57,8 +58,40 @@ def linear_recurrence(
     first, last = (-1, 0) if options.reverse else (0, -1)
     # The state before all steps is a part of the first update, so that the scan starts from zero.
     update = update.at[:, first].add(decay[:, first] * h)
-    _, outputs = lax.associative_scan(_compose, (decay, update), reverse=options.reverse, axis=1)
+    outputs = _scanned(decay, update, options.reverse)
     return outputs, outputs[:, last]
+
+
+def _scanned(decay: jax.Array, update: jax.Array, reverse: bool) -> jax.Array:
+    """h after each step, from zero. Its gradient is one such scan, the other way round.
+
+    Differentiated as it is, an associative scan keeps the products of all its levels.
+    """
+
+    def scan(decay: jax.Array, update: jax.Array, reverse: bool) -> jax.Array:
+        _, h = lax.associative_scan(_compose, (decay, update), reverse=reverse, axis=1)
+        return h
+
+    def forward(decay: jax.Array, update: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = scan(decay, update, reverse)
+        return h, h
+
+    def backward(
+        arguments: tuple[jax.Array, ...], h: jax.Array, ct: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        decay, _ = arguments
+        # What a step passes on is multiplied by the decay of the step after it.
+        dh = scan(_moved(decay, not reverse), ct, not reverse)
+        return dh * _moved(h, reverse), dh
+
+    return with_custom_gradient(forward, backward)(decay, update)
+
+
+def _moved(values: jax.Array, back: bool) -> jax.Array:
+    """The values of the step before, 0 for the first step; with ``back`` of the step after."""
+    edge = jnp.zeros_like(values[:, :1])
+    parts = [values[:, 1:], edge] if back else [edge, values[:, :-1]]
+    return jnp.concatenate(parts, 1)
 
 
 def linear_recurrence_read(
