@@ -8,6 +8,7 @@ Otherwise ``by_matrix`` multiplies with the matrix of all weights.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from .adaptive_pooling import adaptive_avg_pool, by_matrix
+from .custom_gradient import with_custom_gradient
 from .dispatch import traced_once
 from .dtypes import at_least_float32, is_sharded, is_symbolic
 
@@ -127,9 +129,32 @@ def _leaves_out(interpolation: Interpolation) -> bool:
 
 
 def _by_phases(x: jax.Array, axis: int, factor: int, interpolation: Interpolation) -> jax.Array:
-    """``factor`` outputs for each input, made of the same neighbours with the same weights."""
+    """``factor`` outputs for each input, made of the same neighbours with the same weights.
+
+    The gradient is the product with the transposed matrix: differentiated as they are, slices are
+    added up one by one.
+    """
+    plain = functools.partial(_sum_of_phases, axis=axis, factor=factor, interpolation=interpolation)
+    one = all(len(part) == 1 for _, part in _phases(factor, interpolation))
+    if one or is_symbolic(x.shape[axis]) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return plain(x)
+
+    def backward(arguments: tuple[jax.Array, ...], _: None, ct: jax.Array) -> tuple[jax.Array]:
+        size = x.shape[axis]
+        return (by_matrix(ct, axis, weights(size, size * factor, interpolation).T),)
+
+    return with_custom_gradient(lambda x: (plain(x), None), backward)(x)
+
+
+def _phases(factor: int, interpolation: Interpolation) -> list[tuple[int, np.ndarray]]:
+    return [_of_phase(r, factor, interpolation) for r in range(factor)]
+
+
+def _sum_of_phases(
+    x: jax.Array, *, axis: int, factor: int, interpolation: Interpolation
+) -> jax.Array:
     size = x.shape[axis]
-    phases = [_of_phase(r, factor, interpolation) for r in range(factor)]
+    phases = _phases(factor, interpolation)
     first = min(start for start, _ in phases)
     last = max(start + len(part) - 1 for start, part in phases)
     edges = [(0, 0)] * x.ndim

@@ -69,6 +69,7 @@ def _scanned(decay: jax.Array, update: jax.Array, reverse: bool) -> jax.Array:
     """
 
     def scan(decay: jax.Array, update: jax.Array, reverse: bool) -> jax.Array:
+        h: jax.Array
         _, h = lax.associative_scan(_compose, (decay, update), reverse=reverse, axis=1)
         return h
 
