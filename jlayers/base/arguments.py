@@ -80,15 +80,6 @@ def axes_or_none(name: str, value: Any) -> tuple[int, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def axis_names(name: str, value: Any) -> Any:
-    """``value`` as the name of a mapped axis, or a tuple of names."""
-    names = value if isinstance(value, tuple | list) else (value,)
-    # For psum a number is an axis of the array.
-    if not names or not all(isinstance(one, str) for one in names):
-        raise LayerError(f"{name} must be a str or a tuple of them, got {format_short(value)}")
-    return tuple(names) if isinstance(value, tuple | list) else value
-
-
 def fraction(name: str, value: Any) -> float:
     """``value`` as a float from 0 up to, not including, 1."""
     # Not 1: what is kept is divided by 1 - rate.
@@ -262,7 +253,6 @@ SizesOrNone = Annotated[int | tuple[int | None, ...], sizes_or_none]
 EdgeSizes = Annotated[int | Sequence[int | tuple[int, int]], edge_sizes]
 Axes = Annotated[int | tuple[int, ...], axes]
 FeatureAxes = Annotated[int | tuple[int, ...], axes_or_none]
-AxisNames = Annotated[str | tuple[str, ...], axis_names]
 Fraction = Annotated[float, fraction]
 Number = Annotated[float, any_number]
 NonNegative = Annotated[float, number]

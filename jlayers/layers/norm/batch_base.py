@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,23 @@ from ...base.parameters import initialize
 from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import format_spec
+from ...base.specs import format_short, format_spec
 from ...base.step_pair import Stepping, are_streamed
 from ...base.types import Carry, Initializer, Key, Params, State
 from ...core.dtypes import at_least_float32
 from .running import Running
+
+
+def axis_names(name: str, value: Any) -> Any:
+    """``value`` as the name of a mapped axis, or a tuple of names."""
+    names = value if isinstance(value, tuple | list) else (value,)
+    # For psum a number is an axis of the array.
+    if not names or not all(isinstance(one, str) for one in names):
+        raise LayerError(f"{name} must be a str or a tuple of them, got {format_short(value)}")
+    return tuple(names) if isinstance(value, tuple | list) else value
+
+
+AxisNames = Annotated[str | tuple[str, ...], axis_names]
 
 
 class Rows(NamedTuple):

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import jax
 from jax.nn import initializers
 
-from ...base.arguments import Axes, AxisNames, NonNegative, UpToOne
+from ...base.arguments import Axes, NonNegative, UpToOne
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, State
-from .batch_base import Moments, Rows, batch_moments, over_the_batch
+from .batch_base import AxisNames, Moments, Rows, batch_moments, over_the_batch
 from .running import Running
 
 

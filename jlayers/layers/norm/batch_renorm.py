@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import initializers
 
-from ...base.arguments import AboveZero, Axes, AxisNames, NonNegative, UpToOne
+from ...base.arguments import AboveZero, Axes, NonNegative, UpToOne
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, State
 from ...core.dtypes import at_least_float32
-from .batch_base import Moments, Rows, batch_moments, over_the_batch
+from .batch_base import AxisNames, Moments, Rows, batch_moments, over_the_batch
 from .running import Running
 
 
