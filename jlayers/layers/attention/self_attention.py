@@ -225,7 +225,7 @@ def SelfAttention(
                 **options,
             )
             return (join(y[0], mask), y[1]) if weights else join(y, mask), {}
-        if isinstance(x, dict):
+        if given.mask is not None or given.bias is not None:
             raise LayerError(
                 "a mask or a bias is of a whole sequence, and this is a block of a stream",
                 hint="pattern=, a function of positions; padding is the mask of a Sequence",
