@@ -43,6 +43,7 @@ PATTERNS = {
 }
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_rearrange(pattern):
     sizes, expected = PATTERNS[pattern]
@@ -87,6 +88,7 @@ KERAS = {
 }
 
 
+@pytest.mark.oracle("Keras")
 @pytest.mark.parametrize("name", KERAS)
 def test_against_keras(name):
     theirs, ours, x = KERAS[name]
