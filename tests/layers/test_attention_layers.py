@@ -105,6 +105,7 @@ def _with_holes():
     return jnp.asarray(mask)
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("case", CASES)
 def test_each_row_is_that_of_its_valid_steps_alone(case):
     layer, params = _layer(case)
