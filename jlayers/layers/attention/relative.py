@@ -42,7 +42,7 @@ class T5Bias(_Described):
     Attributes:
       num_buckets: how many numbers a head has.
       max_distance: the last distance that is told from larger ones.
-      shared: whether the table is no parameter but an input beside the steps, ``{"x": x,
+      shared: whether the table is an input beside the steps and not a parameter, ``{"x": x,
         "relative_bias": table}``: that of a model whose layers share one, as those of T5 do.
       embedding_init: as in ``jax.nn.initializers``.
 
