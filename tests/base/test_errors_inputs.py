@@ -217,6 +217,8 @@ INPUTS = [
         lambda: init(jl.add(Dense(3), Dense(1))),
         "add: merges arrays of one shape and dtype",
         "got:      dense float32[8, 3], dense_1 float32[8, 1]",
+        "hint:     if it is meant, a function broadcasts: "
+        "serial(branch(a, b), lambda x: x[0] * x[1])",
     ),
     (
         lambda: init(jl.multiply(), (F32, jl.spec((5,)))),
