@@ -388,6 +388,11 @@ def spatial_axes(rank: int) -> str:
 def edges_of(x: Any, value: EdgeSizes) -> tuple[tuple[int, int], ...]:
     """(low, high) for each spatial axis of (batch, *spatial, channels)."""
     rank = len(value) + 2 if isinstance(value, tuple) else None
+    if rank == 4 and len(getattr(x, "shape", ())) == 3:
+        # Keras and PyTorch take a pair as the two edges of the only axis.
+        pair = (value[0][0], value[1][0])  # type: ignore[index]
+        hint = f"({pair},) for before and after of the only axis"
+        raise LayerError(f"{pair} is for two spatial axes", got=format_spec(x), hint=hint)
     one_array(x, "(batch, *spatial, channels)", rank=rank, least_rank=3)
     if isinstance(value, int):
         return ((value, value),) * (len(x.shape) - 2)
