@@ -94,7 +94,7 @@ _NAMES = {
         "jl.serial of as many layers, jl.LSTM(features) each": "DeepRNN StackedRNNCells",
         "a pair (x, resets) as the input of the layer": "ResetCore",
         "jl.bidirectional(layer)": "Bidirectional",
-        "jl.each_step(layer)": "TimeDistributed",
+        "jl.each_step(layer)": "TimeDistributed BatchApply",
         "jl.SelfAttention(num_heads), or jl.CrossAttention(num_heads)": (
             "MultiHeadAttention MultiheadAttention MultiHeadDotProductAttention Attention"
         ),
@@ -156,6 +156,37 @@ _NAMES = {
         "jl.concat of jl.serial(jl.AdaptiveAvgPool(n), jl.Flatten())": "SpatialPyramidPooling",
         "jl.Sequence(values, mask): the data carries its mask": "Masking",
         "jl.Sequence.from_rows(rows) pads rows of different lengths": "pad_sequence pad_sequences",
+        # what a line of JAX does in Keras and Flax
+        "lambda x: x[0] - x[1]": "Subtract",
+        "lambda x: jnp.einsum('bti,bsi->bts', *x)": "Dot",
+        "lambda x: x * scale + offset": "Rescaling",
+        "lambda x: jnp.digitize(x, boundaries)": "Discretization",
+        "lambda x: x[:, top : top + height, left : left + width]": "CenterCrop",
+        "jl.data.Batches(arrays, size).map(function, key=key), with a key for each row": (
+            "RandomFlip RandomCrop RandomRotation RandomZoom RandomTranslation RandomShear "
+            "RandomBrightness RandomContrast RandomErasing RandomHue RandomSaturation"
+        ),
+        "jl.data.mixup, for jl.data.Batches(arrays, size).map": "MixUp Mixup",
+        "jl.data.cutmix, for jl.data.Batches(arrays, size).map": "CutMix Cutmix",
+        "a dict of Python before the model: arrays hold no strings": (
+            "TextVectorization StringLookup Hashing"
+        ),
+        "lambda ids: jnp.searchsorted(vocabulary, ids), of a sorted vocabulary": "IntegerLookup",
+        "lambda x: jnp.where(x > threshold, x, 0.0)": "ThresholdedReLU",
+        "jl.stateless(init, apply), of the other library's functions": (
+            "JaxLayer FlaxLayer FlaxModule LinenModule ToLinen ToNNX"
+        ),
+        "a function that takes a layer and gives one: jl.serial(layer, function)": "Wrapper",
+        "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
+        "kernel_init=jax.nn.initializers.zeros)))": "LoRA LoRALinear LoRAParam",
+        "jl.Cell(parameters, carry, step)": "RNNCellBase RNNCell RNNCore AbstractRNNCell",
+        "jl.SimpleRNNCell(features)": "SimpleCell",
+        "causal=True of attention; as a mask jnp.tril(jnp.ones((1, time, time), bool))": (
+            "make_causal_mask"
+        ),
+        "queries[:, :, None] & keys[:, None, :], the 'mask' of attention": "make_attention_mask",
+        "a & b": "combine_masks",
+        "jax.jit(layer.init, out_shardings=...)": "with_partitioning with_logical_partitioning",
         # combinators
         "jl.serial(*layers)": "Sequential sequential",
         "jl.serial, jl.parallel or jl.branch; jl.compose for any other wiring": "ModuleList",
@@ -178,7 +209,7 @@ _NAMES = {
         # writing layers
         "jl.compose(body, **children); a layer is a pair of functions, not a class": "Module",
         "jl.serial(*layers), or jl.compose(body, **children)": "Model",
-        "jl.spec(shape): init takes the spec of the input": "Input",
+        "jl.spec(shape): init takes the spec of the input": "Input InputLayer",
         "jl.spec(shape)": "InputSpec",
         "jl.spec(shape), or jax.ShapeDtypeStruct": "ShapeDtypeStruct",
         "f.param(name, init, shape) in the body of jl.compose": "Parameter param get_parameter",
