@@ -251,6 +251,11 @@ INPUTS = [
         "          serial/dense  float32[8, 4] -> float32[8, 3]",
     ),
     (
+        lambda: jl.bidirectional(jl.LSTM(3), merge="sum"),
+        "bidirectional: merge must be a layer, got 'sum'",
+        "hint:     concat(), or add() for 'sum'",
+    ),
+    (
         lambda: init(jl.bidirectional(jl.LSTM(3)), jl.spec((5,))),
         "bidirectional: takes sequences",
         "expected: (batch, time, ...)",
