@@ -94,7 +94,7 @@ _NAMES = {
         "jl.serial of as many layers, jl.LSTM(features) each": "DeepRNN StackedRNNCells",
         "a pair (x, resets) as the input of the layer": "ResetCore",
         "jl.bidirectional(layer)": "Bidirectional",
-        "jl.each_step(layer)": "TimeDistributed",
+        "jl.each_step(layer)": "TimeDistributed BatchApply",
         "jl.SelfAttention(num_heads), or jl.CrossAttention(num_heads)": (
             "MultiHeadAttention MultiheadAttention MultiHeadDotProductAttention Attention"
         ),
@@ -156,6 +156,37 @@ _NAMES = {
         "jl.concat of jl.serial(jl.AdaptiveAvgPool(n), jl.Flatten())": "SpatialPyramidPooling",
         "jl.Sequence(values, mask): the data carries its mask": "Masking",
         "jl.Sequence.from_rows(rows) pads rows of different lengths": "pad_sequence pad_sequences",
+        # what a line of JAX does in Keras and Flax
+        "lambda x: x[0] - x[1]": "Subtract",
+        "lambda x: jnp.einsum('bti,bsi->bts', *x)": "Dot",
+        "lambda x: x * scale + offset": "Rescaling",
+        "lambda x: jnp.digitize(x, boundaries)": "Discretization",
+        "lambda x: x[:, top : top + height, left : left + width]": "CenterCrop",
+        "jl.data.Batches(arrays, size).map(function, key=key), with a key for each row": (
+            "RandomFlip RandomCrop RandomRotation RandomZoom RandomTranslation RandomShear "
+            "RandomBrightness RandomContrast RandomErasing RandomHue RandomSaturation"
+        ),
+        "jl.data.mixup, for jl.data.Batches(arrays, size).map": "MixUp Mixup",
+        "jl.data.cutmix, for jl.data.Batches(arrays, size).map": "CutMix Cutmix",
+        "a dict of Python before the model: arrays hold no strings": (
+            "TextVectorization StringLookup Hashing"
+        ),
+        "lambda ids: jnp.searchsorted(vocabulary, ids), of a sorted vocabulary": "IntegerLookup",
+        "lambda x: jnp.where(x > threshold, x, 0.0)": "ThresholdedReLU",
+        "jl.stateless(init, apply), of the other library's functions": (
+            "JaxLayer FlaxLayer FlaxModule LinenModule ToLinen ToNNX"
+        ),
+        "a function that takes a layer and gives one: jl.serial(layer, function)": "Wrapper",
+        "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
+        "kernel_init=jax.nn.initializers.zeros)))": "LoRA LoRALinear LoRAParam",
+        "jl.Cell(parameters, carry, step)": "RNNCellBase RNNCell RNNCore AbstractRNNCell",
+        "jl.SimpleRNNCell(features)": "SimpleCell",
+        "causal=True of attention; as a mask jnp.tril(jnp.ones((1, time, time), bool))": (
+            "make_causal_mask"
+        ),
+        "queries[:, :, None] & keys[:, None, :], the 'mask' of attention": "make_attention_mask",
+        "a & b": "combine_masks",
+        "jax.jit(layer.init, out_shardings=...)": "with_partitioning with_logical_partitioning",
         # combinators
         "jl.serial(*layers)": "Sequential sequential",
         "jl.serial, jl.parallel or jl.branch; jl.compose for any other wiring": "ModuleList",
@@ -178,7 +209,7 @@ _NAMES = {
         # writing layers
         "jl.compose(body, **children); a layer is a pair of functions, not a class": "Module",
         "jl.serial(*layers), or jl.compose(body, **children)": "Model",
-        "jl.spec(shape): init takes the spec of the input": "Input",
+        "jl.spec(shape): init takes the spec of the input": "Input InputLayer",
         "jl.spec(shape)": "InputSpec",
         "jl.spec(shape), or jax.ShapeDtypeStruct": "ShapeDtypeStruct",
         "f.param(name, init, shape) in the body of jl.compose": "Parameter param get_parameter",
@@ -263,7 +294,7 @@ _SAME_ARGUMENT = {
     "features": (
         "units filters out_features out_channels output_channels output_size output_dim out_size "
         "hidden_size hidden_dim hidden_features num_units num_hiddens width dim embedding_dim "
-        "embedding_size embed_dim d_model"
+        "embedding_size embed_dim d_model num_mel_bins output_shape"
     ),
     "kernel_size": "kernel_shape kernel filter_shape",
     "strides": "stride window_strides hop_length frame_step sequence_stride hop",
@@ -285,7 +316,7 @@ _SAME_ARGUMENT = {
     "ceil_mode": "use_ceil",
     "divisor": "divisor_override",
     "indices": "return_indices",
-    "sizes": "output_size target_shape size",
+    "sizes": "output_size target_shape size output_shape",
     "factor": "scale_factor upscale_factor downscale_factor",
     "ratio": "output_ratio",
     "samples": "sampling_ratio",
@@ -306,12 +337,13 @@ _SAME_ARGUMENT = {
     "step_rank": "dt_rank time_step_rank",
     "epsilon": "eps",
     "momentum": "decay_rate decay",
-    "num_heads": "heads n_heads n_head nhead num_attention_heads",
+    "num_heads": "heads n_heads n_head nhead num_attention_heads num_query_heads",
     "num_kv_heads": "kv_heads n_kv_heads num_key_value_heads num_query_groups",
     "head_dim": "head_size key_dim key_size dim_head",
     "causal": "is_causal use_causal_mask",
     "window": "sliding_window_size",
     "rope": "rotary",
+    "gate": "use_gate",
     "rate": "p drop_rate drop_prob dropout_rate",
     "padding_id": "padding_idx",
     "p": "norm_type norm_order",
@@ -319,6 +351,8 @@ _SAME_ARGUMENT = {
     "soft_cap": "logit_soft_cap logits_soft_cap softcap",
     "num_embeddings": "vocab_size vocabulary vocabulary_size input_dim",
     "reverse": "go_backwards",
+    "backward": "backward_layer",
+    "slope_init": "alpha_initializer negative_slope_init",
     "layer_norm": "use_layer_norm",
     "shape": "target_shape dims",
     "start": "start_dim preserve_dims init init_value",
@@ -378,7 +412,9 @@ _ARGUMENTS = {
         "num_features num_channels normalized_shape embed_dim kdim vdim"
     ),
     "names are given by the parent: jl.serial(encoder=layer)": "name",
-    "keys are passed to init and apply: layer.init(key, x)": "key rng rngs seed",
+    "keys are passed to init and apply: layer.init(key, x)": (
+        "key rng rngs seed rng_collection keep_rngs"
+    ),
     "train=True is passed to apply: layer.apply(params, state, x, train=True)": (
         "train training is_training"
     ),
@@ -387,23 +423,31 @@ _ARGUMENTS = {
     "train=False, the default of apply, uses the running statistics": "use_running_average",
     "apply always returns (y, state)": "mutable",
     "leave it out: outputs have the dtype of the input, parameters are stored in float32": (
-        "dtype param_dtype"
+        "dtype param_dtype promote_dtype preferred_element_type"
     ),
     "jax.device_put(params, device), or jax.jit(layer.init, out_shardings=...)": "device",
     "jax.default_matmul_precision(...) around the call": "precision",
     "params['kernel']: kernel_init=... draws it": "kernel",
     "params: kernel_init=... draws them": "weights weight",
     "add it to the loss; jl.select(params, '**/*kernel') picks the parameters": (
-        "kernel_regularizer bias_regularizer recurrent_regularizer activity_regularizer"
+        "kernel_regularizer bias_regularizer recurrent_regularizer activity_regularizer "
+        "gamma_regularizer beta_regularizer embeddings_regularizer depthwise_regularizer "
+        "pointwise_regularizer alpha_regularizer"
     ),
-    "project the parameters after the step of optax": "kernel_constraint",
+    "project the parameters after the step of optax": (
+        "kernel_constraint bias_constraint recurrent_constraint gamma_constraint beta_constraint "
+        "embeddings_constraint depthwise_constraint pointwise_constraint alpha_constraint"
+    ),
+    "state['mean'] and state['var'] are yours to set": (
+        "moving_mean_initializer moving_variance_initializer mean_init var_init"
+    ),
     "it acts on the last axis; jnp.moveaxis before and after it for another one": (
         "axis dim reduction_axes feature_axes"
     ),
     "scale=False, bias=False for affine=False": "affine",
     "projection=...": "proj_size",
     "the bias of the forget gate starts at 1; bias_init=... changes it": "unit_forget_bias",
-    "leave it out: under jit the batch is the whole batch": "axis_name",
+    "leave it out: under jit the batch is the whole batch": "axis_name synchronized",
     "leave it out: channels are last": "data_format channel_axis",
     "leave it out: sequences are (batch, time, features)": "batch_first time_major",
     "jl.Pad(padding, mode='reflect') before it": "padding_mode",
@@ -419,7 +463,28 @@ _ARGUMENTS = {
     "jl.serial of as many layers": "num_layers",
     "jl.carried(layer): from (x, carry) to (y, carry)": "stateful return_state return_carry",
     "trainable_carry=True, or jl.stream(layer)": "carry_init",
-    "leave it out: the algorithm is chosen by size; method= overrides it": "unroll",
+    "leave it out: the algorithm is chosen by size; method= overrides it": (
+        "unroll implementation use_cudnn flash_attention attention_fn"
+    ),
+    "leave it out: it is a matter of the compiler": "dot_general conv_general_dilated",
+    "leave it out: the fast form is taken where it is exact enough": "use_fast_variance",
+    "leave it out: every weight is drawn by itself": "broadcast_dropout",
+    "leave it out: outputs are in the order of the input": "keep_order",
+    "y.fill() of the Sequence that comes out": "zero_output_for_mask",
+    "jl.Sequence.from_lengths(x, lengths) as the input": "seq_lengths lengths input_lengths",
+    "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False)))": (
+        "lora_rank lora_alpha"
+    ),
+    "jl.Einsum(equation), with a letter that x, kernel and y have": "batch_dims n_batch_dims",
+    "groups=channels, features=channels * depth_multiplier": (
+        "depth_multiplier channel_multiplier"
+    ),
+    "jl.tied(layer, model)": "tie_weights",
+    "jl.each_step(layer) for attention inside each step": "attention_axes",
+    "jl.Crop(cropping) before it": "crop_to_aspect_ratio",
+    "jl.Pad(padding) before it": "pad_to_aspect_ratio",
+    "jl.RMSNorm()": "rms_scaling",
+    "lambda y: y[..., None] after it": "expand_dims",
     "jl.RNN(jl.Cell(parameters, carry, step)) for a cell of your own": "recurrent_activation",
     "head_dim=..., the features of one head": "qkv_features",
     "kernel_init=..., for all four maps": "out_kernel_init",
@@ -454,6 +519,22 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
     "LayerNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "RMSNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
     "GroupNorm": {"num_groups": "groups=..."},
+    "DataNorm": {
+        "axis": "feature_axes=..., the axes that keep statistics of their own",
+        "mean": "state = {'mean': mean, 'var': variance}, in place of init's",
+        "variance": "state = {'mean': mean, 'var': variance}, in place of init's",
+    },
+    "InstanceNorm": {"feature_axes": "jl.LayerNorm(axis=..., the other axes, feature_axes=...)"},
+    "UnitNorm": {"order": "lambda x: x / jnp.linalg.norm(x, order, -1, keepdims=True)"},
+    "PReLU": {"shared_axes": "feature_axes=..., the axes that are not shared"},
+    "AdditiveAttention": {"use_scale": "params['scale'] of ones for use_scale=False"},
+    "STFT": {"mode": "output='magnitude', 'power' or 'complex'"},
+    "SelfAttention": {"normalize_qk": "qk_norm='layer'"},
+    "CrossAttention": {"normalize_qk": "qk_norm='layer'"},
+    "bidirectional": {
+        "merge_mode": "merge=jl.add(), multiply(), average(), or serial() for a pair"
+    },
+    "AlphaDropout": {"noise_shape": "whole_channels=True for one draw for all places"},
     "Dropout": {
         "p": "rate=..., the probability of dropping",
         "same_over_time": "shared_axes=1",

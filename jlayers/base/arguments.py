@@ -147,9 +147,9 @@ def function(name: str, value: Any, arguments: str, by_name: str = "") -> None:
             fits, got = False, truncate(f"a function of {inspect.Signature(parameters)}")
     if not fits:
         wanted = f"{arguments}, *, {by_name}" if by_name else arguments
-        raise LayerError(
-            f"{name} must be a function of ({wanted}), got {format_short(value)}", got=got
-        )
+        hint = f"jax.nn.{value}" if isinstance(value, str) and hasattr(jax.nn, value) else None
+        problem = f"{name} must be a function of ({wanted}), got {format_short(value)}"
+        raise LayerError(problem, got=got, hint=hint)
 
 
 def above_zero(name: str, value: Any) -> float:
@@ -388,6 +388,10 @@ def spatial_axes(rank: int) -> str:
 def edges_of(x: Any, value: EdgeSizes) -> tuple[tuple[int, int], ...]:
     """(low, high) for each spatial axis of (batch, *spatial, channels)."""
     rank = len(value) + 2 if isinstance(value, tuple) else None
+    if rank == 4 and len(getattr(x, "shape", ())) == 3:
+        pair = (value[0][0], value[1][0])  # type: ignore[index]
+        hint = f"({pair},) for before and after of the only axis"
+        raise LayerError(f"{pair} is for two spatial axes", got=format_spec(x), hint=hint)
     one_array(x, "(batch, *spatial, channels)", rank=rank, least_rank=3)
     if isinstance(value, int):
         return ((value, value),) * (len(x.shape) - 2)

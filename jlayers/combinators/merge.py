@@ -256,11 +256,21 @@ def _check_same_spec(terms: Mapping[str, Batch], hint: str | None = None) -> Non
     """No silent broadcast: elementwise merges take one shape and one dtype."""
     # (8, 1) + (8, 4) is more often a mistake than meant (docs/notes/0004-defaults.md).
     if len({(term.shape, term.dtype) for term in terms.values()}) > 1:
+        hint = hint or _how_to_broadcast([term.shape for term in terms.values()])
         raise LayerError(
             "merges arrays of one shape and dtype",
             got=_format_named(terms),
             hint=hint,
         )
+
+
+def _how_to_broadcast(shapes: Many[tuple[int, ...]]) -> str | None:
+    """A hint where sizes of 1 are all that differs: a gate for each channel of an image."""
+    ranks = {len(shape) for shape in shapes}
+    fits = all(len({*sizes} - {1}) < 2 for sizes in zip(*shapes, strict=False))
+    if len({*shapes}) == 1 or len(ranks) > 1 or not fits:
+        return None
+    return "if it is meant, a function broadcasts: serial(branch(a, b), lambda x: x[0] * x[1])"
 
 
 def _format_named(terms: Mapping[str, Batch]) -> str:

@@ -20,6 +20,9 @@ from ..base.specs import format_spec, specs_of
 from ..base.types import PyTree
 from .merge import concat
 
+# By the words of Keras.
+_MERGES = "concat(), or add() for 'sum', multiply() for 'mul', average() for 'ave'"
+
 
 @factory
 def bidirectional(
@@ -46,6 +49,8 @@ def bidirectional(
     >>> jl.out_spec(both, jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
+    if isinstance(merge, str):
+        raise LayerError(f"merge must be a layer, got {merge!r}", hint=_MERGES)
     layer = lift_child("forward", layer)
     children = {
         "forward": layer,

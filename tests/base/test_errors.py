@@ -171,6 +171,7 @@ ARGUMENTS = [
     (
         lambda: jl.SimpleRNN(3, activation="tanh"),
         "SimpleRNN: activation must be a function of (x), got 'tanh'",
+        "hint:     jax.nn.tanh",
     ),
     (
         lambda: init(jl.SimpleRNN(3, activation=jnp.sum), SEQUENCE),
@@ -307,7 +308,7 @@ CHILDREN = [
     ),
     (
         lambda: jl.bidirectional(jl.LSTM(3), "concat"),
-        "bidirectional at 'merge': expected a layer, got 'concat'",
+        "bidirectional: merge must be a layer, got 'concat'",
     ),
     (
         lambda: jl.repeat(3, Dense(3)),

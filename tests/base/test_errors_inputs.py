@@ -217,6 +217,8 @@ INPUTS = [
         lambda: init(jl.add(Dense(3), Dense(1))),
         "add: merges arrays of one shape and dtype",
         "got:      dense float32[8, 3], dense_1 float32[8, 1]",
+        "hint:     if it is meant, a function broadcasts: "
+        "serial(branch(a, b), lambda x: x[0] * x[1])",
     ),
     (
         lambda: init(jl.multiply(), (F32, jl.spec((5,)))),
@@ -247,6 +249,11 @@ INPUTS = [
         "GRU at 'serial/gru': takes an array of rank 3, got rank 2",
         "before:   dense         float32[8, 5] -> float32[8, 4]",
         "          serial/dense  float32[8, 4] -> float32[8, 3]",
+    ),
+    (
+        lambda: jl.bidirectional(jl.LSTM(3), merge="sum"),
+        "bidirectional: merge must be a layer, got 'sum'",
+        "hint:     concat(), or add() for 'sum'",
     ),
     (
         lambda: init(jl.bidirectional(jl.LSTM(3)), jl.spec((5,))),

@@ -138,6 +138,7 @@ def test_an_input_that_does_not_fit_is_an_error(text):
         (lambda: jl.Einsum("ij,jk"), "equation must be of the form 'x,kernel->y', got 'ij,jk'"),
         (lambda: jl.Einsum("ij,jk->ik", k=2, bias_axes="j"), "bias_axes has 'j', which y has not"),
         (lambda: jl.Einsum("ij,jk->ik", j=2, k=2), "a size is given for 'j'"),
+        (lambda: jl.Einsum("ij,jk->ik", output_shape=3), "hint:     sizes of the kernel are given"),
         (lambda: jl.Einsum("ij,jk->ik", k=0), "k must be a positive int, got 0"),
     ],
 )

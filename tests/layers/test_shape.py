@@ -39,6 +39,7 @@ WRONG = {
     ),
     "cropping (3, 3) is larger than an axis of size 4": lambda: of(jl.Crop(3)),
     "takes an array of rank 3, got rank 4": lambda: of(jl.Crop(((1, 1),))),
+    "((1, 2),) for before and after of the only axis": lambda: of(jl.Pad((1, 2)), X[:, 0]),
     "3 does not divide the channels of the input": lambda: of(jl.ChannelShuffle(3)),
     "9 does not divide the channels of the input": lambda: of(jl.PixelShuffle(3)),
     "(3, 3) does not divide the spatial axes of the input": lambda: of(jl.PixelUnshuffle(3)),

@@ -56,7 +56,8 @@ def ConvTranspose(
         edges of the whole output, of size (input - 1) * stride + dilation * (kernel - 1) + 1. An
         int, or one or a (low, high) for each axis.
       output_padding: with ``cropping`` (by default 0), how much the output is longer at its end; an
-        int or one for each axis.
+        int or one for each axis. With ``padding="SAME"`` the output has (input - 1) * stride +
+        extent % 2 + output_padding pixels, as in Keras.
       transpose_kernel: whether the kernel is that of the ``Conv`` of which this is the gradient, as
         Keras and PyTorch store it: (*kernel_size, features / groups, in).
       method: the algorithm, for ``core.conv_transpose``; by default the fastest known where it
@@ -75,7 +76,8 @@ def ConvTranspose(
     (8, 14, 14, 16)
     """
     cropped = cropping is not None or output_padding is not None
-    if cropped and padding != "VALID":
+    lengthened = cropping is None and output_padding is not None and padding == "SAME"
+    if cropped and padding != "VALID" and not lengthened:
         raise LayerError(
             "takes padding= alone, or cropping= and output_padding=",
             got=f"padding={padding!r}",
@@ -95,8 +97,13 @@ def ConvTranspose(
             exact = [(e // 2, s + e - 2 - e // 2) for e, s in zip(extents, strides, strict=True)]
             either = zip(own, exact, pads, strict=True)
             return tuple(its if name == "CIRCULAR" else other for name, its, other in either)
-        crop = amounts_of(extents, extents, strides, spread_padding(cropping or 0, rank))
         more = arguments.spread("output_padding", output_padding or 0, rank)
+        if lengthened:
+            # Keras on JAX and TensorFlow: the larger half is at the beginning.
+            totals = [e + e % 2 - 2 + end for e, end in zip(extents, more, strict=True)]
+            lows = [min(-(-t // 2), e - 1) for t, e in zip(totals, extents, strict=True)]
+            return tuple((low, t - low) for low, t in zip(lows, totals, strict=True))
+        crop = amounts_of(extents, extents, strides, spread_padding(cropping or 0, rank))
         axes = zip(extents, crop, more, strict=True)
         return tuple((k - 1 - low, k - 1 - high + end) for k, (low, high), end in axes)
 

@@ -62,6 +62,12 @@ def Einsum(
     if bad := [letter for letter in bias_axes if letter not in axes.y]:
         raise LayerError(f"bias_axes has {bad[0]!r}, which y has not", got=equation)
     for letter, size in sizes.items():
+        if len(letter) > 1:
+            raise LayerError(
+                f"unknown argument {letter!r}",
+                hint="sizes of the kernel are given by letter, and bias_axes says which the bias "
+                "has: Einsum('abc,cd->abd', bias_axes='d', d=32)",
+            )
         arguments.positive(letter, size)
         if letter not in axes.kernel or letter in axes.x:
             raise LayerError(
