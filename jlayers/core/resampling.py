@@ -44,9 +44,9 @@ class Interpolation(NamedTuple):
       antialias: whether the weights are spread over as many inputs as an output covers, where the
         image becomes smaller.
       coefficient: of the cubic; -0.75 in PyTorch, -0.5 in JAX, and in PyTorch with antialiasing.
-      renormalize: whether pixels beyond the edges are left out, and the weights of the others made
-        to sum to one; else the outermost pixel is repeated. By default with ``antialias`` and of
-        Lanczos kernels.
+      exclude_outside: whether the weights of pixels beyond the edges are left out, and the others
+        divided by their sum; otherwise the outermost pixels are repeated. By default with
+        antialiasing and with Lanczos kernels alone.
       rounding: one of ``ROUNDINGS``, of the place of a ``"nearest"`` neighbour; by default
         ``"floor"`` with ``"asymmetric"``, and ``"half_up"`` else.
     """
@@ -55,7 +55,7 @@ class Interpolation(NamedTuple):
     coordinates: str = "half_pixel"
     antialias: bool = False
     coefficient: float = -0.75
-    renormalize: bool | None = None
+    exclude_outside: bool | None = None
     rounding: str | None = None
 
 
@@ -136,12 +136,12 @@ def weights_repeat(interpolation: Interpolation) -> bool:
 def _leaves_out(interpolation: Interpolation) -> bool:
     """Whether it matters, where an image grows, that pixels beyond the edges are left out."""
     # The weights of a nearest or linear neighbour beyond the edge are the same either way.
-    return _renormalizes(interpolation) and interpolation.method not in ("nearest", "linear")
+    return _excludes_outside(interpolation) and interpolation.method not in ("nearest", "linear")
 
 
-def _renormalizes(interpolation: Interpolation) -> bool:
-    if interpolation.renormalize is not None:
-        return interpolation.renormalize
+def _excludes_outside(interpolation: Interpolation) -> bool:
+    if interpolation.exclude_outside is not None:
+        return interpolation.exclude_outside
     return interpolation.antialias or interpolation.method.startswith("lanczos")
 
 
@@ -264,7 +264,7 @@ def weights(
         }[interpolation.coordinates]
         first, part = _around(place, interpolation, stretch)
         inside = [(k, weight) for k, weight in enumerate(part, first) if 0 <= k < before]
-        if _renormalizes(interpolation) and inside:
+        if _excludes_outside(interpolation) and inside:
             total = sum(weight for _, weight in inside)
             for k, weight in inside:
                 matrix[i, k] += weight / total

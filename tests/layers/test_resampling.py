@@ -20,7 +20,8 @@ SYMBOLIC = jax.ShapeDtypeStruct((2, *export.symbolic_shape("n"), 4), jnp.float32
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("method", ["lanczos3", "lanczos5", "linear", "cubic"])
 def test_resize_as_jax_does(method, antialias, sizes):
-    layer = jl.Resize(sizes, method=method, antialias=antialias, coefficient=-0.5, renormalize=True)
+    cubic = {"coefficient": -0.5, "exclude_outside": True} if method == "cubic" else {}
+    layer = jl.Resize(sizes, method=method, antialias=antialias, **cubic)
 
     def ours(x):
         return layer.apply({}, {}, x)[0]
@@ -69,7 +70,7 @@ def test_nearest_by_rounding(rounding, coordinates, sizes):
 @pytest.mark.parametrize("factor", [2, 0.5])
 def test_edges_that_are_repeated(factor):
     """As of an image that is padded with its outermost pixels, and cut off again."""
-    options = {"method": "cubic", "antialias": True, "renormalize": False}
+    options = {"method": "cubic", "antialias": True, "exclude_outside": False}
     x = jax.random.normal(jax.random.key(0), (1, 12, 1))
     y, _ = jl.Resize(factor=factor, **options).apply({}, {}, x)
     padded = jnp.pad(x, ((0, 0), (8, 8), (0, 0)), "edge")

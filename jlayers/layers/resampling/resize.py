@@ -30,7 +30,7 @@ def Resize(
     coordinates: str = "half_pixel",
     antialias: bool = False,
     coefficient: Number = -0.75,
-    renormalize: bool | None = None,
+    exclude_outside: bool | None = None,
     rounding: str | None = None,
 ) -> Layer:
     """The image with spatial axes of other sizes, or ``factor`` times as large.
@@ -49,9 +49,9 @@ def Resize(
       antialias: whether an output is the mean of all that it covers, where the image becomes
         smaller.
       coefficient: of the cubic; -0.75 as in PyTorch, -0.5 in JAX and Keras.
-      renormalize: whether pixels beyond the edges are left out, and the weights of the others made
-        to sum to one, as in JAX and Keras (ONNX's ``exclude_outside``); else the outermost pixel
-        is repeated. By default it is done with ``antialias``, as in PyTorch, and by ``"lanczos"``.
+      exclude_outside: whether pixels beyond the edges are left out, as by JAX and Keras, or the
+        outermost ones repeated, as by PyTorch. By default they are left out with ``antialias``, as
+        by PyTorch, and by Lanczos kernels; ONNX repeats there as well.
       rounding: of the place of a ``"nearest"`` neighbour: ``"floor"`` (by default with
         ``"asymmetric"``), ``"ceil"``, ``"half_up"`` (by default else) or ``"half_down"``.
 
@@ -77,7 +77,7 @@ def Resize(
     if rounding is not None:
         check_word("rounding", rounding, tuple(ROUNDINGS))
     interpolation = Interpolation(
-        method, coordinates, antialias, coefficient, renormalize, rounding
+        method, coordinates, antialias, coefficient, exclude_outside, rounding
     )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
