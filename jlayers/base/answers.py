@@ -104,9 +104,6 @@ _NAMES = {
             "GroupQueryAttention GroupedQueryAttention"
         ),
         "jl.core.attention(q, k, v)": "dot_product_attention scaled_dot_product_attention",
-        "jl.serial of jl.residual blocks around jl.SelfAttention and jl.Dense": (
-            "TransformerEncoderLayer"
-        ),
         "jl.GraphConv(features)": "GCNConv GraphConvolution GCN",
         "jl.GraphAttention(num_heads, head_dim), dynamic=False for the first one": (
             "GATConv GATv2Conv GAT GATv2"
@@ -115,7 +112,14 @@ _NAMES = {
         "jl.Graph(nodes, senders, receivers)": "GraphsTuple",
         "jl.GraphPool('mean')": "global_mean_pool",
         "jl.TransformerBlock(attend, mlp)": "TransformerEncoderLayer TransformerEncoderBlock",
-        "jl.TransformerDecoderBlock(attend, cross, mlp)": "TransformerDecoderLayer",
+        "jl.TransformerDecoderBlock(attend, cross, mlp)": (
+            "TransformerDecoderLayer TransformerDecoder"
+        ),
+        "jl.repeat(jl.TransformerBlock(attend, mlp), n)": "TransformerEncoder",
+        "lambda x: x * scale + offset": "Rescaling",
+        "lambda x: jnp.digitize(x, bins)": "Discretization",
+        "jl.SimpleRNNCell(features)": "RNNCell",
+        "a sharded batch under jax.jit": "DataParallel DistributedDataParallel",
         "jl.STFT(frame_length, strides=hop), with output='power' or 'magnitude'": (
             "STFTSpectrogram Spectrogram stft"
         ),
@@ -327,7 +331,7 @@ _SAME_ARGUMENT = {
     "combine": "operation computation reduce_fn",
     "groups": "feature_group_count num_groups",
     "bias": "use_bias with_bias create_offset center",
-    "scale": "use_scale create_scale elementwise_affine mel_scale spatial_scale",
+    "scale": "use_scale create_scale mel_scale spatial_scale",
     "kernel_init": "kernel_initializer w_init weight_init depthwise_initializer",
     "embedding_init": "w_init weight_init embeddings_initializer",
     "bias_init": "bias_initializer b_init beta_initializer",
@@ -518,8 +522,32 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
         "track_running_stats": "jl.inference(jl.BatchNorm(), train=True) for the batch's, always",
         "zero_debias": "debiased=True",
     },
-    "LayerNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
-    "RMSNorm": {"reduction_axes": "axis=...", "param_axis": "feature_axes=..."},
+    "LayerNorm": {
+        "reduction_axes": "axis=...",
+        "param_axis": "feature_axes=...",
+        "elementwise_affine": "scale=False, bias=False for elementwise_affine=False",
+    },
+    "RMSNorm": {
+        "reduction_axes": "axis=...",
+        "param_axis": "feature_axes=...",
+        "elementwise_affine": "scale=False for elementwise_affine=False",
+    },
+    "SimpleRNN": {"nonlinearity": "activation=jax.nn.relu"},
+    "SelfAttention": {"attn_dropout": "dropout_rate=..."},
+    "MelSpectrogram": {"n_mels": "features=..."},
+    "bidirectional": {"merge_mode": "merge=jl.add(), or jl.concat(), the default"},
+    "MixtureOfExperts": {"num_experts_per_tok": "top_k=..."},
+    "PReLU": {"num_parameters": "feature_axes=-1 for a slope for each feature"},
+    "TransformerBlock": {
+        "d_model": "sizes come from the input",
+        "nhead": "attend=jl.SelfAttention(nhead)",
+    },
+    "cross_entropy": {
+        "weight": "class_weights=...",
+        "ignore_index": "ignore_label=...",
+        "from_logits": "leave it out: it takes logits",
+    },
+    "ctc": {"input_lengths": "lengths=...", "target_lengths": "label_lengths=..."},
     "GroupNorm": {"num_groups": "groups=..."},
     "DataNorm": {
         "axis": "feature_axes=..., the axes that keep statistics of their own",

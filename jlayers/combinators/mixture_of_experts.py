@@ -24,7 +24,7 @@ from ..base.receptive_field import EVERYWHERE
 from ..base.scope import Scope, composite
 from ..base.sequence import Sequence, Steps
 from ..base.specs import format_short, format_spec, specs_of
-from ..base.step_pair import StepPair
+from ..base.step_pair import StepPair, Stepping
 from ..base.tracing import trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from ..core import routing as routes
@@ -148,7 +148,7 @@ def MixtureOfExperts(
 def _mixture(router: Layer, experts: Layer, options: _Options, rebuilt: object) -> Layer:
     if options.dropless:
         # They take the rows of a block as those of a sequence.
-        experts = experts._replace(_stream=_of_rows(experts))
+        experts = experts._replace(_stream=Stepping.of(_of_rows(experts)))
 
     def body(f: Scope, x: Steps) -> PyTree:
         tokens = _Tokens.of(x)

@@ -708,7 +708,7 @@ ERRORS = [
     (
         lambda: jl.out_spec(jl.LSTM(3), (STEPS, STEPS)),
         "LSTM: takes (x, resets), and these are not resets of its steps",
-        "hint:     concat() to merge two inputs into one",
+        "hint:     jl.carried(layer) takes (x, carry), such as {'h': h, 'c': c}; concat() to merge",
     ),
     (
         lambda: jl.out_spec(jl.LinearRecurrence(4, project=False), STEPS),

@@ -123,7 +123,8 @@ def RNN(
                 "takes (x, resets), and these are not resets of its steps",
                 expected=format_spec(steps),
                 got=format_spec(resets),
-                hint="concat() to merge two inputs into one",
+                hint="jl.carried(layer) takes (x, carry), such as {'h': h, 'c': c}; "
+                "concat() to merge two inputs into one",
             )
         parameters = definition.parameters(_one_step(x))
         if trainable_carry:
