@@ -225,6 +225,13 @@ ERRORS = {
     "batches that differ at '0/values' cannot be stacked": lambda: next(
         data.stack_batches(data.LengthBuckets(ragged(), 2, boundaries=[3, 6]).read(), 5)
     ),
+    "mixup: x and labels must have the same rows\n"
+    "  got:      float32[4, 2] and float32[1, 3]": lambda: data.mixup(
+        jax.random.key(0), np.ones((4, 2), np.float32), np.ones((1, 3), np.float32)
+    ),
+    "cutmix: x and labels must have the same rows": lambda: data.cutmix(
+        jax.random.key(0), np.ones((4, 2, 1), np.float32), np.ones((1, 3), np.float32)
+    ),
     "mixup: labels must be probabilities (batch, classes)\n  got:      int32[20]\n"
     "  hint:     jax.nn.one_hot(labels, classes)": lambda: data.mixup(
         jax.random.key(0), ROWS, np.arange(20, dtype=np.int32)
