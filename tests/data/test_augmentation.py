@@ -1,5 +1,7 @@
 """``Batches.map``, batches of like lengths, and mixtures of examples."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +176,24 @@ def test_a_model_trains_on_buckets():
         progress=False,
     )
     assert fitted.records[-1].metrics["loss"] < fitted.records[0].metrics["loss"]
+
+
+def test_another_key_of_map_is_another_source():
+    """A run that goes on with it would not have the batches of the run before."""
+    rows = data.Batches(np.arange(6.0), 2)
+    marks = [rows.map(_noise, key=key).fingerprint for key in (1, 1, 2)]
+    assert marks[0] == marks[1] != marks[2]
+    assert json.loads(json.dumps(marks[0])) == marks[0]
+
+
+def _noise(batch, keys):
+    return batch + jax.vmap(jax.random.uniform)(keys)
+
+
+def test_rows_without_steps_have_a_bucket():
+    nothing = jl.Sequence(np.zeros((3, 0)), np.zeros((3, 0), bool))
+    (batch,) = data.LengthBuckets((nothing, np.arange(3)), 3, boundaries=[2])
+    assert batch[0].values.shape == (3, 0)
 
 
 def test_mixup_averages_x_and_labels_alike():
