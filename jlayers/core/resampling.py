@@ -38,12 +38,16 @@ class Interpolation(NamedTuple):
       antialias: whether the weights are spread over as many inputs as an output covers, where the
         image becomes smaller.
       coefficient: of the cubic; -0.75 in PyTorch, -0.5 in JAX, and in PyTorch with antialiasing.
+      exclude_outside: whether the weights of pixels beyond the edges are left out, and the others
+        divided by their sum; otherwise the outermost pixels are repeated. With antialiasing and
+        with Lanczos kernels it is always so.
     """
 
     method: str
     coordinates: str = "half_pixel"
     antialias: bool = False
     coefficient: float = -0.75
+    exclude_outside: bool = False
 
 
 def resize(
@@ -125,7 +129,8 @@ def _leaves_out(interpolation: Interpolation) -> bool:
     """Whether pixels beyond the edges are left out, as PyTorch and JAX have it, not repeated."""
     method = interpolation.method
     # The weights of a nearest or linear neighbour beyond the edge are the same either way.
-    return method.startswith("lanczos") or (interpolation.antialias and method == "cubic")
+    excluded = interpolation.exclude_outside or interpolation.antialias
+    return method.startswith("lanczos") or (method == "cubic" and excluded)
 
 
 def _by_phases(x: jax.Array, axis: int, factor: int, interpolation: Interpolation) -> jax.Array:

@@ -203,6 +203,24 @@ INPUTS = [
         "LatentAttention: rope is what tells positions apart here",
     ),
     (
+        lambda: init(jl.SelfAttention(2, relative=jl.T5Bias(8, shared=True)), STEPS),
+        "SelfAttention: takes a table of its own size",
+        "expected: {'x': x, 'relative_bias': table}, [8, 2]",
+    ),
+    (
+        lambda: init(
+            jl.SelfAttention(2, relative=jl.T5Bias(8)),
+            {"x": STEPS, "relative_bias": jl.spec((8, 2))},
+        ),
+        "SelfAttention: has a table of its own",
+        "hint:     T5Bias(shared=True)",
+    ),
+    (
+        lambda: init(jl.SelfAttention(2), {"x": STEPS, "relative_bias": jl.spec((8, 2))}),
+        "SelfAttention: takes no table of distances",
+        "hint:     relative=T5Bias(..., shared=True)",
+    ),
+    (
         lambda: _dropped(jl.SelfAttention(2, dropout_rate=0.5)),
         "SelfAttention: needs a key to train and got none",
         "hint:     apply(..., key=key)",

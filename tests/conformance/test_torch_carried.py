@@ -14,7 +14,7 @@ from oracles.against_torch import F64, load_random  # noqa: E402
 nn = torch.nn
 rnn = nn.utils.rnn
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
 # PyTorch takes no row of length zero.
 LENGTHS = [3, 5, 1, 4]
 

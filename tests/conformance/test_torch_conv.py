@@ -12,7 +12,7 @@ nn = torch.nn
 
 from oracles.against_torch import F64, channels_first, check  # noqa: E402
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
 
 SIZE, SMALL, KERNEL = (7, 6, 5), (4, 3, 2), (3, 2, 2)
 

@@ -13,7 +13,7 @@ nn = torch.nn
 
 from oracles.against_torch import F64, channels_first, check, load_random, reference  # noqa: E402
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from oracles.against_torch import F64, check  # noqa: E402
 
 nn = torch.nn
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
 BATCH, STEPS, KEYS, HEADS, WIDTH, HIDDEN = 2, 5, 4, 2, 6, 7
 ACTIVATIONS = {
     "relu": jax.nn.relu,

@@ -32,6 +32,7 @@ def _gradients(function, weights, inputs):
     return jax.jit(jax.grad(projected, (0, 1), has_aux=True))(weights, inputs)
 
 
+@pytest.mark.oracle("Keras")
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "padding"])
 def test_keras_s_layer(masked):
     """Theirs has no maps: (query, value, key), and a weight for each feature."""
@@ -61,6 +62,7 @@ def test_keras_s_layer(masked):
     )
 
 
+@pytest.mark.oracle("a loop")
 def test_a_hidden_layer_and_what_hides_keys():
     with jax.enable_x64(True):
         x, memory = _drawn("float64", (BATCH, STEPS, WIDTH), (BATCH, KEYS, 3))

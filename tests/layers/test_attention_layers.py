@@ -105,6 +105,7 @@ def _with_holes():
     return jnp.asarray(mask)
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("case", CASES)
 def test_each_row_is_that_of_its_valid_steps_alone(case):
     layer, params = _layer(case)
@@ -118,6 +119,26 @@ def test_each_row_is_that_of_its_valid_steps_alone(case):
     # No mask at all: the first row had none.
     alone, _ = jax.jit(layer.apply)(params, {}, values[:1])
     np.testing.assert_allclose(alone[0], y.values[0], rtol=1e-12)
+
+
+def test_layers_that_share_a_table_of_distances():
+    """With padding and in a stream, the same as a layer with the table of its own."""
+    own = jl.SelfAttention(4, causal=True, relative=jl.T5Bias(6, 5))
+    shared = jl.SelfAttention(4, causal=True, relative=jl.T5Bias(6, 5, shared=True))
+    x = jl.Sequence(_values(9, 8), _with_holes())
+    params = _random(own, x.values)
+    rest = {name: value for name, value in params.items() if name != "relative_bias"}
+    table = params["relative_bias"]
+    wanted, _ = own.apply(params, {}, x)
+    y, _ = shared.apply(rest, {}, {"x": x, "relative_bias": table})
+    np.testing.assert_allclose(y.fill(), wanted.fill(), rtol=1e-12)
+    start, step = jl.stream(shared, capacity=9)
+    given = {"x": x[:, :4], "relative_bias": table}
+    carry = start(rest, {}, given)
+    first, carry = step(rest, {}, carry, given)
+    second, _ = step(rest, {}, carry, given | {"x": x[:, 4:]})
+    streamed = jnp.concatenate([first.fill(), second.fill()], 1)
+    np.testing.assert_allclose(streamed, wanted.fill(), rtol=1e-9, atol=1e-12)
 
 
 def _blocks_of(x, cuts):

@@ -44,6 +44,7 @@ def loops(x, offsets, modulation, kernel, strides, low, dilation):
     [((6,), (3,), (2,), 1), ((5, 4), (2, 3), (1, 2), 2), ((3, 4, 3), (2, 1, 2), (1, 2, 1), 1)],
     ids=str,
 )
+@pytest.mark.oracle("a loop")
 def test_loops(sizes, kernel_size, strides, parts):
     rank, elements = len(sizes), int(np.prod(kernel_size))
     padding, dilation = ((1, 2),) * rank, (2,) + (1,) * (rank - 1)

@@ -451,3 +451,26 @@ def test_bidirectional(name, merge, sequences):
 
 def test_each_step():
     check(k.TimeDistributed(k.Conv1D(4, 3)), jl.each_step(jl.Conv(4, 3)), (2, 3, 7, 2))
+
+
+UPSAMPLING = {
+    "nearest": {},
+    "bilinear": {"method": "linear"},
+    "bicubic": {"method": "cubic", "coefficient": -0.5, "exclude_outside": True},
+    "lanczos3": {"method": "lanczos3"},
+}
+
+
+@pytest.mark.parametrize("name", UPSAMPLING)
+def test_resize(name):
+    layer, theirs = jl.Resize(factor=(2, 3), **UPSAMPLING[name]), {"interpolation": name}
+    check(k.UpSampling2D((2, 3), **theirs), layer, (2, 5, 4, 3))
+    check(k.Resizing(4, 7, **theirs), jl.Resize((4, 7), **UPSAMPLING[name]), (2, 5, 6, 3))
+
+
+# Not of 7 outputs: Keras 3.15.1 rounds the ends of windows in float32, and the last one is NaN.
+@pytest.mark.parametrize("sizes", [(3, 4), (2, 5)], ids=str)
+@pytest.mark.parametrize(("name", "own"), [("Average", "Avg"), ("Max", "Max")])
+def test_adaptive_pool(name, own, sizes):
+    theirs = getattr(k, f"Adaptive{name}Pooling2D")(sizes)
+    check(theirs, getattr(jl, f"Adaptive{own}Pool")(sizes), (2, 7, 6, 3))

@@ -74,6 +74,7 @@ def _padded():
     return jnp.asarray(mask)
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_each_row_is_the_paper_s(case, causal):

@@ -111,7 +111,6 @@ WRONG = {
         jl.BlurPool(), jl.spec((2, 6, 1), jnp.int32)
     ),
     "takes window_shape or sizes": jl.MaxUnpool,
-    "padding 'SAME' does not say a size": lambda: jl.MaxUnpool(2, padding="SAME"),
     "takes a tuple (y, indices)": lambda: jl.out_spec(jl.MaxUnpool(2), jl.spec((2, 3, 4))),
     "the indices do not fit the values": lambda: jl.out_spec(
         jl.MaxUnpool(2), (jl.spec((2, 3, 4)), jl.spec((2, 3, 4)))
@@ -211,6 +210,13 @@ def test_a_fraction_is_drawn_for_each_row_and_channel():
     np.testing.assert_array_equal(first[:, -1], 39)
     numbers = layer.apply({}, {}, x.astype(jnp.int8))[0]
     assert numbers.dtype == jnp.int8
+
+
+def test_an_unpool_cuts_off_the_padding():
+    x = jnp.array([3.0, 1.0, 2.0, 5.0]).reshape(1, 4, 1)
+    pool = jl.MaxPool(2, padding=1, indices=True)
+    back = jl.serial(pool, jl.MaxUnpool(2, cropping=1))
+    assert back.apply({}, {}, x)[0].ravel().tolist() == [3, 0, 2, 5]
 
 
 def test_whole_numbers_and_infinities_have_places():

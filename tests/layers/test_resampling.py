@@ -18,9 +18,10 @@ SYMBOLIC = jax.ShapeDtypeStruct((2, *export.symbolic_shape("n"), 4), jnp.float32
 @pytest.mark.oracle("JAX")
 @pytest.mark.parametrize("sizes", [(12, 4), (3, 15), (7, 5)], ids=str)
 @pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("method", ["lanczos3", "lanczos5", "linear"])
+@pytest.mark.parametrize("method", ["lanczos3", "lanczos5", "linear", "cubic"])
 def test_resize_as_jax_does(method, antialias, sizes):
-    layer = jl.Resize(sizes, method=method, antialias=antialias)
+    cubic = {"coefficient": -0.5, "exclude_outside": True} if method == "cubic" else {}
+    layer = jl.Resize(sizes, method=method, antialias=antialias, **cubic)
 
     def ours(x):
         return layer.apply({}, {}, x)[0]

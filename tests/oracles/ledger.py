@@ -152,7 +152,9 @@ class Plugin:
 
     def row(self, layer, against):
         errors = sorted(self.errors[layer, against].items())
-        largest = ", ".join(f"{error:.0e} ({dtype})" for dtype, error in errors)
+        largest = ", ".join(
+            f"{error:.0e} ({dtype})".replace("0e+00", "0") for dtype, error in errors
+        )
         kept = [self.kept[kind][layer] for kind in ("laws", "sequences")]
         cells = [f"`{layer}`", against or "", self.cases[layer, against], largest, *kept]
         return "| " + " | ".join(str(cell or "") for cell in cells) + " |"

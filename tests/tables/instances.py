@@ -734,6 +734,7 @@ INSTANCES = {
     ),
     "each step": Instance(jl.each_step(jl.Conv(3, 2)), jl.spec((2, 3, 4, 5, 2))),
     "drop_connect": Instance(jl.drop_connect(jl.serial(jl.Dense(3), jl.GRU(4)), 0.3), STEPS),
+    "once": Instance(jl.once(jl.serial(jl.Dense(3), jl.LayerNorm())), VECTOR),
     "inference": Instance(
         jl.inference(jl.serial(jl.Dense(3), jl.BatchNorm(), jl.Dropout(0.5))), VECTOR
     ),

@@ -33,8 +33,8 @@ def RReLU(lower: Number = 1 / 8, upper: Number = 1 / 3) -> Layer:
         two are equal.
 
     >>> import jax.numpy as jnp, jlayers as jl
-    >>> jl.RReLU(0.1, 0.3).apply({}, {}, jnp.array([-2.0, 3.0]))[0].round(4).tolist()
-    [-0.4, 3.0]
+    >>> jl.RReLU(0.25, 0.75).apply({}, {}, jnp.array([-2.0, 3.0]))[0].tolist()
+    [-1.0, 3.0]
     """
     if lower > upper:
         raise LayerError(f"lower must be at most upper, got {lower:g} and {upper:g}")

@@ -25,6 +25,7 @@ class Given(NamedTuple):
     values: Any
     mask: Any = None
     bias: Any = None
+    relative_bias: Any = None
 
     def check(self, num_heads: int) -> None:
         """Raises unless mask and bias fit to the steps."""
@@ -53,13 +54,14 @@ def of_self(x: Any) -> Given:
     """The input of self-attention: steps, or a dict of ``x`` and a mask or a bias or both."""
     if not isinstance(x, dict):
         return Given(x, x, x)
-    if "x" not in x or not set(x) <= {"x", "mask", "bias"}:
+    if "x" not in x or not set(x) <= {"x", "mask", "bias", "relative_bias"}:
         raise LayerError(
             "takes steps, or a dict of them and a mask or a bias",
             expected="x, or {'x': x, 'mask': mask, 'bias': bias}",
             got=format_spec(x),
         )
-    return Given(x["x"], x["x"], x["x"], x.get("mask"), x.get("bias"))
+    further = (x.get(name) for name in ("mask", "bias", "relative_bias"))
+    return Given(x["x"], x["x"], x["x"], *further)
 
 
 def of_cross(x: Any) -> Given:

@@ -8,8 +8,9 @@ from typing import Any
 from jax.nn import initializers
 
 from ...base import arguments
-from ...base.errors import public_api
+from ...base.errors import LayerError, public_api
 from ...base.repr_text import value_text
+from ...base.specs import format_spec
 from ...base.types import Initializer, Params
 from ...core.attention.relative import DistanceBuckets, RelativeTables
 
@@ -41,10 +42,13 @@ class T5Bias(_Described):
     Attributes:
       num_buckets: how many numbers a head has.
       max_distance: the last distance that is told from larger ones.
+      shared: whether the table is an input beside the steps and not a parameter, ``{"x": x,
+        "relative_bias": table}``: that of a model whose layers share one, as those of T5 do.
       embedding_init: as in ``jax.nn.initializers``.
 
     Raises:
-      LayerError: for numbers that are not positive ints.
+      LayerError: for numbers that are not positive ints, and where the layer is applied for a table
+        that is missing, not asked for, or of another shape.
 
     >>> import jlayers as jl
     >>> layer = jl.SelfAttention(4, causal=True, relative=jl.T5Bias(num_buckets=8))
@@ -55,22 +59,37 @@ class T5Bias(_Described):
 
     num_buckets: int = 32
     max_distance: int = 128
+    shared: bool = False
     embedding_init: Initializer = _NORMAL
 
     @public_api
     def __post_init__(self) -> None:
         arguments.integer("num_buckets", self.num_buckets, 2)
         arguments.integer("max_distance", self.max_distance, 1)
+        arguments.flag("shared", self.shared)
         arguments.initializer("embedding_init", self.embedding_init)
 
     def parameters(self, num_heads: int, size: int, value_size: int) -> dict[str, Any]:
         """What ``initialize`` takes."""
+        if self.shared:
+            return {}
         return {"relative_bias": (self.embedding_init, (self.num_buckets, num_heads))}
 
     def tables(self, params: Params, causal: bool) -> RelativeTables:
         """What ``core.attention`` takes."""
         buckets = DistanceBuckets(self.num_buckets, self.max_distance, causal)
         return RelativeTables(buckets, bias=params["relative_bias"])
+
+    def check(self, table: Any, num_heads: int) -> None:
+        """Raises unless the table of an input is there where it has to be, and fits."""
+        wanted = (self.num_buckets, num_heads) if self.shared else None
+        if getattr(table, "shape", None) != wanted:
+            raise LayerError(
+                "takes a table of its own size" if self.shared else "has a table of its own",
+                expected=f"{{'x': x, 'relative_bias': table}}, {list(wanted)}" if wanted else "x",
+                got=None if table is None else format_spec(table),
+                hint=None if self.shared else "T5Bias(shared=True)",
+            )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

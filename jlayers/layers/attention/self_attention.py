@@ -25,6 +25,7 @@ from ...base.types import Carry, Initializer, Key, Params, PyTree
 from .base import Biases, HeadNorm, Pattern, Projections, attended, of_attention
 from .inputs import of_self
 from .options import AlibiOption, RelativeOption, RopeOption, WindowSize, check_rope, rope_of
+from .relative import T5Bias
 
 
 @factory
@@ -166,6 +167,12 @@ def SelfAttention(
         # Only known here: head_dim may follow from the input.
         check_rope(turns, maps.size(given.x))
         given.check(num_heads)
+        if isinstance(relative, T5Bias):
+            relative.check(given.relative_bias, num_heads)
+        elif given.relative_bias is not None:
+            raise LayerError(
+                "takes no table of distances", hint="relative=T5Bias(..., shared=True)"
+            )
         return params
 
     def start(params: Params, x: PyTree, capacity: int | None) -> Carry:
@@ -197,6 +204,8 @@ def SelfAttention(
         if turns is not None:
             # Before keys are cached, so that a cached key is never rotated again.
             q, k = (core.apply_rope(a, positions, turns) for a in (q, k))
+        if given.relative_bias is not None:
+            p = p | {"relative_bias": given.relative_bias}
         # The projections are in the dtype of the input; core computes the softmax in float32.
         options: dict[str, Any] = {
             "pattern": pattern,

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from ... import core
 from ...base import arguments
-from ...base.arguments import CausalPadding, Sizes
+from ...base.arguments import EdgeSizes, Sizes
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.specs import format_spec
+from ...core.padding import amounts_of
 from ..conv.base import IMAGE
 from ..conv.padding import spread_padding
 from ..shape.base import per_row
@@ -24,16 +25,19 @@ def MaxUnpool(
     window_shape: Sizes | None = None,
     *,
     strides: Sizes | None = None,
-    padding: CausalPadding = "VALID",
+    cropping: EdgeSizes = 0,
     sizes: Sizes | None = None,
 ) -> Layer:
     """An image of zeros with the values of a ``MaxPool(indices=True)`` where they were.
 
-    Its size is the smallest from which that pool makes the size of ``y``, or ``sizes``: several
-    sizes have the same pool.
+    Its size is the one that the windows cover, or ``sizes``. Where the pool's strides left pixels
+    over, or where it had ``ceil_mode``, that is another one: then ``sizes`` are needed, for an
+    index counts the pixels of the rows of the image.
 
     Args:
-      window_shape, strides, padding: those of the pool; the padding in numbers.
+      window_shape, strides: those of the pool.
+      cropping: its padding, which is cut off here, as for ``Fold``; an int, or one or a (low, high)
+        for each spatial axis.
       sizes: of the image, an int for all spatial axes or one for each, in place of these.
 
     Shapes:
@@ -43,8 +47,8 @@ def MaxUnpool(
       value; it is there once.
 
     Raises:
-      LayerError: with neither or both of ``window_shape`` and ``sizes``, for padding by name, for
-        anything but such a pair, and for a ``Sequence``.
+      LayerError: with neither or both of ``window_shape`` and ``sizes``, for anything but such a
+        pair, and for a ``Sequence``.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> x = jnp.array([1.0, 5.0, 4.0, 2.0]).reshape(1, 4, 1)
@@ -54,9 +58,6 @@ def MaxUnpool(
     """
     if (window_shape is None) == (sizes is None):
         raise LayerError("takes window_shape or sizes", hint="MaxUnpool(2), or MaxUnpool(sizes=64)")
-    names = padding if isinstance(padding, tuple) else (padding,)
-    if any(isinstance(name, str) and name != "VALID" for name in names):
-        raise LayerError(f"padding {padding!r} does not say a size", hint="sizes=..., or numbers")
 
     def unpool(x: Any) -> jax.Array:
         if not isinstance(x, tuple | list) or len(x) != 2:
@@ -83,8 +84,8 @@ def MaxUnpool(
         assert window_shape is not None
         window = arguments.spread("window_shape", window_shape, rank)
         steps = window if strides is None else arguments.spread("strides", strides, rank)
-        pads = [0 if isinstance(p, str) else sum(p) for p in spread_padding(padding, rank)]
-        axes = zip(pooled, window, steps, pads, strict=True)
-        return tuple((n - 1) * s + k - edges for n, k, s, edges in axes)
+        edges = amounts_of(window, window, steps, spread_padding(cropping, rank))
+        axes = zip(pooled, window, steps, edges, strict=True)
+        return tuple((n - 1) * s + k - low - high for n, k, s, (low, high) in axes)
 
     return per_row(unpool)

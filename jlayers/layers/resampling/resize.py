@@ -30,6 +30,7 @@ def Resize(
     coordinates: str = "half_pixel",
     antialias: bool = False,
     coefficient: Number = -0.75,
+    exclude_outside: bool = False,
 ) -> Layer:
     """The image with spatial axes of other sizes, or ``factor`` times as large.
 
@@ -48,7 +49,11 @@ def Resize(
         the same. ``"asymmetric"``: output i lies at ``i * in / out``.
       antialias: whether an output is the mean of all that it covers, where the image becomes
         smaller.
-      coefficient: of the cubic; -0.75 as in PyTorch, -0.5 in JAX and Keras.
+      coefficient: of the cubic; -0.75 as in PyTorch, -0.5 in JAX and Keras, and in PyTorch with
+        antialiasing.
+      exclude_outside: whether the cubic leaves pixels beyond the edges out, as JAX and Keras do,
+        and does not repeat the outermost ones, as PyTorch does. With ``antialias`` and Lanczos it
+        is always so.
 
     Shapes:
       x: (batch, *spatial, channels), floating; of any dtype for ``"nearest"``.
@@ -69,7 +74,7 @@ def Resize(
         raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
     check_word("method", method, METHODS)
     check_word("coordinates", coordinates, COORDINATES)
-    interpolation = Interpolation(method, coordinates, antialias, coefficient)
+    interpolation = Interpolation(method, coordinates, antialias, coefficient, exclude_outside)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         if sizes is None:
