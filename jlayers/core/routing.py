@@ -37,7 +37,8 @@ def capacity_of(tokens: Any, per_token: float, num_experts: int) -> Any:
       per_token: how many places there are for each token, over all experts.
     """
     # In whole numbers: a product in float32 may lie on the other side of an integer.
-    share = Fraction(per_token).limit_denominator(1000) / num_experts
+    rounded = Fraction(per_token).limit_denominator(1000)
+    share = max(rounded, Fraction(1, 1000)) / num_experts  # however small, one place
     places = (tokens * share.numerator + share.denominator - 1) // share.denominator
     # By the share: a symbolic size cannot be compared.
     return tokens if share >= 1 else places

@@ -126,7 +126,7 @@ class Batches:
     def _functions_fingerprint(self) -> dict[str, Any]:
         if not self._functions:
             return {}
-        names = [getattr(function, "__qualname__", "function") for function, _ in self._functions]
+        names = [_function_name(*entry) for entry in self._functions]
         return {"functions": names}
 
     def with_all_rows(self) -> Batches:
@@ -299,6 +299,15 @@ class _Reader(Iterator[tuple[PyTree, Position]]):
     def stacks(self, steps: int) -> Iterator[tuple[PyTree, Position, int]]:
         while places := list(itertools.islice(self._places, steps)):
             yield self._batches._stack(places), places[-1][2], len(places)
+
+
+def _function_name(function: Callable[..., PyTree], key: jax.Array | None) -> str:
+    """With its key: another one makes other batches of the same rows."""
+    name = str(getattr(function, "__qualname__", "function"))
+    if key is None:
+        return name
+    words = np.asarray(jax.random.key_data(key)).reshape(-1)
+    return f"{name} {':'.join(f'{word:x}' for word in words)}"
 
 
 def _typed(key: Any) -> Any:

@@ -139,5 +139,5 @@ def _lengths(arrays: PyTree) -> tuple[np.ndarray, int]:
             got=format_short(arrays),
             hint="Sequence.from_rows(rows), or Sequence.from_lengths(values, lengths)",
         )
-    ends = [(mask * np.arange(1, mask.shape[1] + 1)).max(1) for mask in masks]
-    return np.maximum(np.max(ends, axis=0), 1), max(mask.shape[1] for mask in masks)
+    ends = [(mask * np.arange(1, mask.shape[1] + 1)).max(1, initial=0) for mask in masks]
+    return np.maximum(np.max(ends, axis=0), 1), max(1, *(mask.shape[1] for mask in masks))

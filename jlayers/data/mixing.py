@@ -31,7 +31,7 @@ def mixup(
       x and labels, of the same shapes.
 
     Raises:
-      DataError: for labels that are indices, and x that is not floating.
+      DataError: for labels that are indices, x that is not floating, and another number of rows.
 
     >>> import jax, jax.numpy as jnp
     >>> from jlayers import data
@@ -42,6 +42,7 @@ def mixup(
     """
     x, labels = _floating(x, "mixup"), _probabilities(labels, "mixup")
     arguments.above_zero("alpha", alpha)
+    _same_rows(x, labels, "mixup")
     partner, share = _draw(key, len(x), alpha)
     return _mixed(x, partner, share), _mixed(labels, partner, share)
 
@@ -66,7 +67,7 @@ def cutmix(
       x and labels, of the same shapes.
 
     Raises:
-      DataError: for labels that are indices, and x that is not an image.
+      DataError: for labels that are indices, x that is not an image, and another number of rows.
 
     >>> import jax, jax.numpy as jnp
     >>> from jlayers import data
@@ -81,6 +82,7 @@ def cutmix(
         raise DataError(
             "cutmix: x must be (batch, *spatial, channels)", got=format_spec(specs_of(x))
         )
+    _same_rows(x, labels, "cutmix")
     sizes = x.shape[1:-1]
     partner, share = _draw(key, len(x), alpha)
     # The sides of the box have the root of its share of the area (of the volume, the cube root).
@@ -132,3 +134,11 @@ def _probabilities(labels: ArrayLike, what: str) -> jax.Array:
             hint="jax.nn.one_hot(labels, classes)",
         )
     return array
+
+
+def _same_rows(x: jax.Array, labels: jax.Array, what: str) -> None:
+    if x.shape[:1] != labels.shape[:1]:
+        raise DataError(
+            f"{what}: x and labels must have the same rows",
+            got=f"{format_spec(specs_of(x))} and {format_spec(specs_of(labels))}",
+        )

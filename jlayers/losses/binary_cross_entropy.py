@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from ..base import arguments
-from ..base.errors import public_api
+from ..base.errors import TrainingError, public_api
 from ..base.sequence import Sequence
+from ..base.specs import format_spec, specs_of
 from .inputs import examples
 from .weighted_mean import Reduction, reduce
 
@@ -54,6 +55,12 @@ def binary_cross_entropy(
     p = target.astype(y.dtype)
     p = p * (1 - label_smoothing) + label_smoothing / 2
     w = jnp.asarray(positive_weight, y.dtype)
+    if w.shape not in ((), y.shape[-1:]):
+        raise TrainingError(
+            f"{what}: positive_weight must be a number, or one for each value of the last axis",
+            expected=f"[] or {list(y.shape[-1:])}",
+            got=format_spec(specs_of(w)),
+        )
     w = w.reshape((1,) * (y.ndim - w.ndim) + w.shape)
     loss = -(p * w * jax.nn.log_sigmoid(y) + (1 - p) * jax.nn.log_sigmoid(-y))
     return reduce(what, loss, own, reduction)

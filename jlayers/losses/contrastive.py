@@ -56,12 +56,11 @@ def info_nce(
             expected="(batch, features) twice",
             got=f"{format_spec(specs_of(q))} and {format_spec(specs_of(k))}",
         )
-    dtype = at_least_float32(jnp.result_type(q.dtype, k.dtype))
-    q, k = q.astype(dtype), k.astype(dtype)
-    if normalize:
-        q, k = (x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (q, k))
-    scores = q @ k.T / jnp.asarray(temperature, dtype)
-    own = jnp.arange(len(q), dtype=jnp.int32)
+    for x in (q, k):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TrainingError(
+                "info_nce: queries and keys must be floating", got=format_spec(specs_of(x))
+            )
     kept = jnp.ones(len(q), bool) if mask is None else jnp.asarray(mask)
     if kept.dtype != bool or kept.shape != (len(q),):
         raise TrainingError(
@@ -70,6 +69,16 @@ def info_nce(
             got=format_spec(specs_of(kept)),
         )
 
+    dtype = at_least_float32(jnp.result_type(q.dtype, k.dtype))
+    q, k = q.astype(dtype), k.astype(dtype)
+    if mask is not None:
+        # Whatever is in a row of padding, NaN included, it has neither value nor gradient.
+        own_keys = jnp.concatenate([kept, jnp.ones(len(k) - len(q), bool)])
+        q, k = jnp.where(kept[:, None], q, 0), jnp.where(own_keys[:, None], k, 0)
+    if normalize:
+        q, k = _of_length_one(q), _of_length_one(k)
+    scores = q @ k.T / jnp.asarray(temperature, dtype)
+    own = jnp.arange(len(q), dtype=jnp.int32)
     lowest = float(np.finfo(dtype).min)
 
     def one_way(scores: jax.Array) -> jax.Array:
@@ -78,3 +87,10 @@ def info_nce(
         return cross_entropy(among, own, mask=mask, reduction=reduction)
 
     return (one_way(scores) + one_way(scores.T)) / 2 if symmetric else one_way(scores)
+
+
+def _of_length_one(x: jax.Array) -> jax.Array:
+    """Rows of zeros stay as they are: their norm has no slope."""
+    squared = jnp.sum(x * x, axis=1, keepdims=True)
+    there = squared > 0
+    return x * jnp.where(there, jax.lax.rsqrt(jnp.where(there, squared, 1)), 1)

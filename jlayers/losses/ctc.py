@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ..base import arguments
 from ..base.errors import TrainingError, public_api
 from ..base.sequence import Sequence
 from ..base.specs import format_spec, specs_of
@@ -26,7 +27,8 @@ def ctc(
 ) -> jax.Array:
     """``-log`` of the probability of the labels over all their alignments (Graves et al., 2006).
 
-    ``optax.ctc_loss`` with lengths. A row of padding alone, without steps or labels, is 0.
+    ``optax.ctc_loss`` with lengths. A row of padding alone, without steps or labels, is 0. A label
+    outside the classes gives NaN, and labels that do not fit into the steps about 1e5.
 
     Args:
       logits: (batch, time, classes), or a ``Sequence`` with padding behind.
@@ -42,7 +44,8 @@ def ctc(
       A scalar, or (batch,); at least float32.
 
     Raises:
-      TrainingError: for shapes that do not fit.
+      TrainingError: for shapes and dtypes that do not fit, no step at all, and a blank that is not
+        one of the classes.
 
     >>> import jax.numpy as jnp
     >>> from jlayers import losses
@@ -58,15 +61,32 @@ def ctc(
             expected="(batch, time, classes) and integers (batch, labels)",
             got=f"{format_spec(specs_of(y))} and {format_spec(specs_of(target))}",
         )
+    _check_values(y, target, blank)
     y = y.astype(at_least_float32(y.dtype))
     y = jnp.where(padding[..., None], 0, y)
-    target = jnp.where(label_padding, 0, target).astype(jnp.int32)
+    target = jnp.where(label_padding, 0, target.astype(jnp.int32))
+    unknown = jnp.any((target < 0) | (target >= y.shape[2]), 1)
     loss = optax.ctc_loss(
         y, padding.astype(y.dtype), target, label_padding.astype(y.dtype), blank_id=blank
     )
+    # A label that is no class has no probability, and would have that of the end of a row.
+    loss = jnp.where(unknown, jnp.nan, loss)
     if per_label:
         loss = loss / jnp.maximum((~label_padding).sum(1).astype(y.dtype), 1)
     return reduce("ctc", loss, None, reduction)
+
+
+def _check_values(y: jax.Array, target: jax.Array, blank: int) -> None:
+    if not jnp.issubdtype(y.dtype, jnp.floating) or not y.shape[1]:
+        raise TrainingError(
+            "ctc: the logits must be floating, with a step at least", got=format_spec(specs_of(y))
+        )
+    if not jnp.issubdtype(target.dtype, jnp.integer):
+        raise TrainingError("ctc: the labels must be integers", got=format_spec(specs_of(target)))
+    if not 0 <= arguments.integer("blank", blank) < y.shape[2]:
+        raise TrainingError(
+            f"ctc: blank {blank} is none of the classes", expected=f"0 to {y.shape[2] - 1}"
+        )
 
 
 def _with_padding(

@@ -56,7 +56,12 @@ def focal(
     y, target, own = classified(what, logits, labels, mask, weights, axis)
     minus_log_p = cross_entropy(y, target, axis=axis, reduction="none")
     # 1 - p without the digits that p loses near 1.
-    loss = (-jnp.expm1(-minus_log_p)) ** gamma * minus_log_p
+    rest = -jnp.expm1(-minus_log_p)
+    # A power below 1 of zero has no slope: where p is 1 the loss and its gradient are 0.
+    factor = (
+        jnp.where(rest > 0, jnp.where(rest > 0, rest, 1) ** gamma, 0) if gamma < 1 else rest**gamma
+    )
+    loss = minus_log_p if gamma == 0 else factor * minus_log_p
     if class_weights is not None:
         loss = loss * weights_of_classes(what, class_weights, y, axis).at[target].get(mode="fill")
     return reduce(what, loss, own, reduction)

@@ -36,6 +36,7 @@ def examples(
     *,
     axis: int | None = None,
     by_index: bool = False,
+    ignore_label: int | None = None,
 ) -> Examples:
     """The inputs, checked, with predictions of at least float32 and 0 where they do not count.
 
@@ -43,6 +44,7 @@ def examples(
       axis: the axis of the predictions that holds the classes; None where each number is an
         example of its own.
       by_index: whether integer labels are indices along ``axis``; all others have its shape.
+      ignore_label: indices of this value do not count.
 
     Raises:
       TrainingError: for shapes that do not fit, and a mask that is not bool.
@@ -68,6 +70,8 @@ def examples(
             hint=_label_hint(target, y, by_index),
         )
     found: jax.Array | None = None
+    if indices and ignore_label is not None:
+        masks.append(_wide(target) != ignore_label)
     for value in masks if mask is None else [*masks, jnp.asarray(mask)]:
         if value.dtype != bool:
             raise TrainingError(
@@ -83,6 +87,8 @@ def examples(
     found = jnp.broadcast_to(found, shape).astype(y.dtype)
     # Whatever is at a masked place, NaN included, it has neither value nor gradient.
     kept = found != 0 if axis is None else jnp.expand_dims(found != 0, axis)
+    if not indices:
+        target = jnp.where(kept, target, jnp.zeros_like(target))
     return Examples(jnp.where(kept, y, 0), target, found)
 
 
@@ -100,19 +106,22 @@ def classified(
     A label below 0 that counts becomes the number of classes: it is of no class, and would count
     from the end.
     """
-    target = jnp.asarray(labels.values if isinstance(labels, Sequence) else labels)
-    if ignore_label is not None and jnp.issubdtype(target.dtype, jnp.integer):
-        kept = target != ignore_label
-        given = kept if mask is None else jnp.asarray(mask)
-        # A mask may have fewer axes than the labels.
-        mask = kept & given.reshape(given.shape + (1,) * (kept.ndim - given.ndim))
-    found = examples(what, logits, labels, mask, weights, axis=axis, by_index=True)
+    found = examples(
+        what, logits, labels, mask, weights, axis=axis, by_index=True, ignore_label=ignore_label
+    )
+    target = found.labels
     if not jnp.issubdtype(target.dtype, jnp.integer):
         return found
+    target = _wide(target)
     if found.weights is not None:
         target = jnp.where(found.weights == 0, 0, target)
     classes = found.predictions.shape[axis]
     return found._replace(labels=jnp.where(target < 0, classes, target))
+
+
+def _wide(labels: jax.Array) -> jax.Array:
+    """Integers of a type that holds the number of classes, and what is ignored."""
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def weights_of_classes(

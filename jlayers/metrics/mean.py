@@ -100,6 +100,9 @@ def r2_score(
 ) -> Metric:
     """``1 - sum((label - y) ** 2) / sum((label - mean(label)) ** 2)``, of all values as one.
 
+    The denominator is a difference of sums, which loses its digits in float32 where the labels lie
+    far from zero beside their spread: a number taken from both sides changes nothing else.
+
     Args:
       predictions, labels: of one shape, or a ``Sequence``, whose padding does not count.
       mask: bool, of the first axes; True for what counts.

@@ -1,5 +1,7 @@
 """``Batches.map``, batches of like lengths, and mixtures of examples."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,6 +178,24 @@ def test_a_model_trains_on_buckets():
     assert fitted.records[-1].metrics["loss"] < fitted.records[0].metrics["loss"]
 
 
+def test_another_key_of_map_is_another_source():
+    """A run that goes on with it would not have the batches of the run before."""
+    rows = data.Batches(np.arange(6.0), 2)
+    marks = [rows.map(_noise, key=key).fingerprint for key in (1, 1, 2)]
+    assert marks[0] == marks[1] != marks[2]
+    assert json.loads(json.dumps(marks[0])) == marks[0]
+
+
+def _noise(batch, keys):
+    return batch + jax.vmap(jax.random.uniform)(keys)
+
+
+def test_rows_without_steps_have_a_bucket():
+    nothing = jl.Sequence(np.zeros((3, 0)), np.zeros((3, 0), bool))
+    (batch,) = data.LengthBuckets((nothing, np.arange(3)), 3, boundaries=[2])
+    assert batch[0].values.shape == (3, 0)
+
+
 def test_mixup_averages_x_and_labels_alike():
     x = np.random.default_rng(0).standard_normal((16, 4, 4, 2)).astype("float32")
     labels = np.eye(16, dtype="float32")
@@ -224,6 +244,13 @@ ERRORS = {
     ),
     "batches that differ at '0/values' cannot be stacked": lambda: next(
         data.stack_batches(data.LengthBuckets(ragged(), 2, boundaries=[3, 6]).read(), 5)
+    ),
+    "mixup: x and labels must have the same rows\n"
+    "  got:      float32[4, 2] and float32[1, 3]": lambda: data.mixup(
+        jax.random.key(0), np.ones((4, 2), np.float32), np.ones((1, 3), np.float32)
+    ),
+    "cutmix: x and labels must have the same rows": lambda: data.cutmix(
+        jax.random.key(0), np.ones((4, 2, 1), np.float32), np.ones((1, 3), np.float32)
     ),
     "mixup: labels must be probabilities (batch, classes)\n  got:      int32[20]\n"
     "  hint:     jax.nn.one_hot(labels, classes)": lambda: data.mixup(

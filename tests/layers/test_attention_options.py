@@ -395,3 +395,32 @@ def test_the_kernel_of_nvidia_takes_no_cap_and_no_positions():
     for how in ({"soft_cap": 1.0}, {"alibi": True}, {"positions": (at, at)}):
         with pytest.raises(ValueError, match="attention has no method 'cudnn' for these argum"):
             core.attention(q, q, q, **how, method="cudnn")
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_a_bias_of_minus_infinity_hides_as_a_mask_does(weights):
+    """Where nothing else is seen too: the softmax is not over what the layer itself hides."""
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4))
+    shown = ~np.eye(4, dtype=bool)[None]
+    bias = jnp.where(shown, 0.0, -jnp.inf)
+    for layer, name in (
+        (jl.SelfAttention(2, causal=True, weights=weights), "x"),
+        (jl.AdditiveAttention(3, weights=weights), "memory"),
+    ):
+        params, _ = layer.init(jax.random.key(1), x if name == "x" else (x, x))
+
+        def output(x, layer=layer, params=params, name=name, **given):
+            steps = jl.Sequence(x, jnp.array([[True, True, True, False]]))
+            inputs = {"x": steps, name: steps} | given
+            y, *_ = jax.tree.leaves(layer.apply(params, {}, inputs)[0])
+            return y
+
+        got, expected = output(x, bias=bias), output(x, mask=shown)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+        gradient = jax.grad(lambda x, f=output: jnp.sum(jnp.sin(f(x, bias=bias))))(x)
+        assert np.all(np.isfinite(gradient))
+    causal = jl.SelfAttention(2, causal=True)
+    later = x.at[:, 1:].set(7.0)
+    params, _ = causal.init(jax.random.key(1), x)
+    first, other = (causal.apply(params, {}, {"x": a, "bias": bias})[0][:, 0] for a in (x, later))
+    np.testing.assert_array_equal(first, other)

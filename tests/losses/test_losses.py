@@ -109,6 +109,53 @@ def test_info_nce_leaves_padding_out():
     assert more > losses.info_nce(queries[:2], keys[:2])
 
 
+def test_rows_of_padding_are_nothing_to_info_nce():
+    """Zeros, whose norm has no slope, and NaN."""
+    mask = np.array([True, True, False])
+    for padding in (0.0, np.nan):
+        rows = np.where(mask[:, None], LOGITS[:, 0], padding).astype("float32")
+        value, gradient = jax.value_and_grad(
+            lambda x: losses.info_nce(x, x + 1, mask=mask, symmetric=True)
+        )(jnp.asarray(rows))
+        alone = losses.info_nce(rows[:2], rows[:2] + 1, symmetric=True)
+        np.testing.assert_allclose(value, alone, rtol=1e-5)
+        assert np.all(np.isfinite(gradient))
+    assert np.all(np.isfinite(jax.grad(lambda x: losses.info_nce(x, x))(jnp.zeros((2, 3)))))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_a_focal_loss_of_certainty_has_a_gradient(gamma):
+    logits = jnp.array([[1e4, -1e4], [1e4, -1e4]])
+    value, gradient = jax.value_and_grad(
+        lambda x: losses.focal(x, np.array([0, 1]), gamma=gamma, reduction="sum")
+    )(logits)
+    assert value == 2e4
+    np.testing.assert_array_equal(gradient, [[0, 0], [1, -1]])
+
+
+def test_labels_of_narrow_types():
+    """300 classes are more than they hold, and so is what is ignored."""
+    logits = np.random.default_rng(4).standard_normal((2, 300)).astype("float32")
+    own = losses.cross_entropy(logits, np.array([156, 255]))
+    labels = np.array([156, 255], np.uint8)
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels, ignore_label=-100), own)
+    assert np.isnan(losses.cross_entropy(logits, np.array([1, -1], np.int8)))
+
+
+def test_what_is_masked_may_have_any_label():
+    region = np.array([[[1.0], [0.0]]], "float32")
+    labels = np.where(region > 0, region, np.nan)
+    mask = np.array([[True, False]])
+    value, gradient = jax.value_and_grad(lambda p: losses.dice(p, labels, mask=mask))(region)
+    assert value == 0
+    assert np.all(np.isfinite(gradient))
+
+
+def test_a_label_of_ctc_outside_the_classes_is_nan():
+    each = losses.ctc(LOGITS, np.array([[1, 2], [1, 5], [-1, 2]]), reduction="none")
+    np.testing.assert_array_equal(np.isnan(each), [False, True, True])
+
+
 def test_a_masked_loss_in_accumulated_steps():
     """The parts' sums are divided by the weight of the whole batch."""
     model = jl.Dense(5)
@@ -162,6 +209,26 @@ ERRORS = {
     "ctc: logits and labels do not fit\n"
     "  expected: (batch, time, classes) and integers (batch, labels)": lambda: losses.ctc(
         LOGITS[0], LABELS
+    ),
+    "ctc: blank -1 is none of the classes\n  expected: 0 to 4": lambda: losses.ctc(
+        LOGITS, LABELS, blank=-1
+    ),
+    "ctc: the labels must be integers\n  got:      float32[3, 4]": lambda: losses.ctc(
+        LOGITS, LABELS.astype("float32")
+    ),
+    "ctc: the logits must be floating, with a step at least": lambda: losses.ctc(
+        LOGITS[:, :0], LABELS
+    ),
+    "info_nce: queries and keys must be floating\n  got:      int32[3, 4]": lambda: losses.info_nce(
+        LABELS, LABELS
+    ),
+    "positive_weight must be a number, or one for each value of the last axis\n"
+    "  expected: [] or [5]\n"
+    "  got:      float32[4]": lambda: losses.binary_cross_entropy(
+        LOGITS, LOGITS > 0, positive_weight=np.ones(4, np.float32)
+    ),
+    "the mask must have the first axes of the examples [3, 4]\n  got:      bool[4]": lambda: (
+        losses.cross_entropy(LOGITS, LABELS, mask=np.ones(4, bool), ignore_label=0)
     ),
     "ctc: the lengths of the labels must be integers, one for each row": lambda: losses.ctc(
         LOGITS, LABELS, label_lengths=np.ones(2, np.int32)

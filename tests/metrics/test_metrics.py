@@ -104,6 +104,14 @@ def test_masks_leave_out(name):
     np.testing.assert_allclose(out.value(), wanted, rtol=1e-5)
 
 
+def test_labels_of_narrow_types():
+    """More classes than they hold."""
+    logits = np.zeros((2, 300), np.float32)
+    logits[1, 290] = 1
+    right = metrics.accuracy(logits, np.array([0, 34], np.int8))
+    assert float(right.value()) == 0.5
+
+
 def test_a_metric_passes_jit_and_scan():
     def body(total, batch):
         return total + metrics.accuracy(*batch), None

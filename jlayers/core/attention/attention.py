@@ -23,7 +23,7 @@ from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from ..dtypes import at_least_float32, is_sharded, is_symbolic, sharded_as
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
-from .direct import ScoreTerms, four_axes, with_weights, zero_empty
+from .direct import ScoreTerms, four_axes, shown_by_bias, with_weights, zero_empty
 from .direct import direct as all_at_once
 from .mask import AttentionMask, Pattern
 from .relative import RelativeTables
@@ -77,7 +77,8 @@ def attention(
       pattern: a function of positions of queries and keys, int32 arrays of one shape, to bools:
         True where a query attends to a key. It is computed where it is needed, and not stored.
       mask: bools, broadcastable to (batch, num_heads, T, S); True where a query attends to a key.
-      bias: added to the scores, broadcastable to (batch, num_heads, T, S).
+      bias: added to the scores, broadcastable to (batch, num_heads, T, S); a query does not attend
+        to a key at minus infinity.
       alibi: whether the scores of head i fall by ``2 ** (-8 i / num_heads)`` with each position
         between query and key (Press et al., 2022, arXiv:2108.12409); or by how much, for each head.
       relative: tables of rows by distance, added to scores, keys and values.
@@ -110,6 +111,8 @@ def attention(
     [1.0, 2.0]
     """
     keys = k.shape[1]
+    if method != "cudnn":
+        mask = shown_by_bias(mask, bias)
     attention_mask = _mask_of(q, k, causal, window, pattern, mask, alibi, positions)
     options = score_options(q, scale, soft_cap)
     terms = ScoreTerms(bias, sinks, relative, key if dropout_rate else None, dropout_rate)
@@ -168,6 +171,7 @@ def attention_with_weights(
     >>> jl.core.attention_with_weights(q, q, q, causal=True)[1].tolist()
     [[[[1.0, 0.0], [0.5, 0.5]]]]
     """
+    mask = shown_by_bias(mask, bias)
     visible = _mask_of(q, k, causal, window, pattern, mask, alibi, positions)
     shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if k.shape[1] == 0 or q.size == 0:

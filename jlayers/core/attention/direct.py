@@ -149,6 +149,7 @@ def masked_mean(
         out = jnp.zeros_like(v, shape=(*scores.shape[:1], scores.shape[2], *v.shape[2:]))
         return out, jnp.zeros_like(v, shape=scores.shape)
     scores = scores.astype(at_least_float32(scores.dtype))
+    visible = shown_by_bias(visible, bias)
     if bias is not None:
         scores = scores + jnp.broadcast_to(bias.astype(scores.dtype), scores.shape)
     scores = _hidden(scores, visible)
@@ -158,6 +159,22 @@ def masked_mean(
         weights = jnp.where(seen, weights, jnp.zeros_like(weights))
     used = _dropped(weights, ScoreTerms(key=key, rate=rate))
     return jnp.einsum("bnts,bsnh->btnh", used, v), weights
+
+
+def shown_by_bias(visible: jax.Array | None, bias: jax.Array | None) -> jax.Array | None:
+    """The mask without the keys at which the bias is minus infinity.
+
+    Where those are all that a query sees, the softmax would be over the keys that are hidden, whose
+    scores are low and finite.
+    """
+    if bias is None:
+        return visible
+    shown = four_axes(bias) > -jnp.inf
+    if visible is None:
+        return shown
+    visible = four_axes(visible)
+    shape = jnp.broadcast_shapes(visible.shape, shown.shape)
+    return jnp.broadcast_to(visible, shape) & jnp.broadcast_to(shown, shape)
 
 
 def _masked_scores(
