@@ -116,9 +116,7 @@ _NAMES = {
             "TransformerDecoderLayer TransformerDecoder"
         ),
         "jl.repeat(jl.TransformerBlock(attend, mlp), n)": "TransformerEncoder",
-        "lambda x: x * scale + offset": "Rescaling",
-        "lambda x: jnp.digitize(x, bins)": "Discretization",
-        "jl.SimpleRNNCell(features)": "RNNCell",
+        "jl.SimpleRNNCell(features)": "RNNCell SimpleCell",
         "a sharded batch under jax.jit": "DataParallel DistributedDataParallel",
         "jl.STFT(frame_length, strides=hop), with output='power' or 'magnitude'": (
             "STFTSpectrogram Spectrogram stft"
@@ -185,8 +183,7 @@ _NAMES = {
         "a function that takes a layer and gives one: jl.serial(layer, function)": "Wrapper",
         "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
         "kernel_init=jax.nn.initializers.zeros)))": "LoRA LoRALinear LoRAParam",
-        "jl.Cell(parameters, carry, step)": "RNNCellBase RNNCell RNNCore AbstractRNNCell",
-        "jl.SimpleRNNCell(features)": "SimpleCell",
+        "jl.Cell(parameters, carry, step)": "RNNCellBase RNNCore AbstractRNNCell",
         "causal=True of attention; as a mask jnp.tril(jnp.ones((1, time, time), bool))": (
             "make_causal_mask"
         ),
@@ -533,11 +530,8 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
         "elementwise_affine": "scale=False for elementwise_affine=False",
     },
     "SimpleRNN": {"nonlinearity": "activation=jax.nn.relu"},
-    "SelfAttention": {"attn_dropout": "dropout_rate=..."},
     "MelSpectrogram": {"n_mels": "features=..."},
-    "bidirectional": {"merge_mode": "merge=jl.add(), or jl.concat(), the default"},
     "MixtureOfExperts": {"num_experts_per_tok": "top_k=..."},
-    "PReLU": {"num_parameters": "feature_axes=-1 for a slope for each feature"},
     "TransformerBlock": {
         "d_model": "sizes come from the input",
         "nhead": "attend=jl.SelfAttention(nhead)",
@@ -556,10 +550,13 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
     },
     "InstanceNorm": {"feature_axes": "jl.LayerNorm(axis=..., the other axes, feature_axes=...)"},
     "UnitNorm": {"order": "lambda x: x / jnp.linalg.norm(x, order, -1, keepdims=True)"},
-    "PReLU": {"shared_axes": "feature_axes=..., the axes that are not shared"},
+    "PReLU": {
+        "num_parameters": "feature_axes=-1 for a slope for each feature",
+        "shared_axes": "feature_axes=..., the axes that are not shared",
+    },
     "AdditiveAttention": {"use_scale": "params['scale'] of ones for use_scale=False"},
     "STFT": {"mode": "output='magnitude', 'power' or 'complex'"},
-    "SelfAttention": {"normalize_qk": "qk_norm='layer'"},
+    "SelfAttention": {"attn_dropout": "dropout_rate=...", "normalize_qk": "qk_norm='layer'"},
     "CrossAttention": {"normalize_qk": "qk_norm='layer'"},
     "bidirectional": {
         "merge_mode": "merge=jl.add(), multiply(), average(), or serial() for a pair"

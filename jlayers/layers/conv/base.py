@@ -3,19 +3,20 @@
 How to read this file: a convolution or pool is a ``WindowedOp``, a function of arrays together with
 a ``window`` that says how it moves along time, its first spatial axis. ``windowed_layer`` makes a
 layer of it that takes Sequences and can be streamed. The pools call it, and ``convolution`` does
-for ``Conv`` and ``ConvTranspose``.
+for ``Conv`` and ``ConvTranspose``. ``spread_padding`` and ``window_fits`` are for all that has windows.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ...base.arguments import Paddings, spatial_axes
 from ...base.constructors import of_steps
 from ...base.errors import LayerError
 from ...base.layer import Layer
@@ -23,6 +24,7 @@ from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
 from ...base.specs import format_spec
 from ...base.types import Carry, Params
+from ...core.padding import for_each_axis
 from ...core.step_ring import StepRing
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
 
@@ -142,3 +144,42 @@ def _receptive_field(op: WindowedOp, x: Image) -> ReceptiveField:
     else:
         stride, one = 1, Fraction(1, window.stride)
     return ReceptiveField(one).compose(ReceptiveField(stride, *window.reach))
+
+
+def spread_padding(value: Paddings, rank: int) -> tuple[str | tuple[int, int], ...]:
+    """A name or a (low, high) for each of ``rank`` spatial axes."""
+    if isinstance(value, str):
+        return for_each_axis(value, rank)
+    if isinstance(value, int):
+        return ((value, value),) * rank
+    if len(value) != rank:
+        raise LayerError(
+            f"padding {value} has {len(value)} entries for {spatial_axes(rank)}",
+            expected=f"a name, an int, or {rank} of: a name, a pair (low, high)",
+        )
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def window_fits(
+    x: Any,
+    sizes: Sequence[int],
+    window: Sequence[int],
+    padding: Sequence[str | tuple[int, int]],
+    what: str,
+) -> None:
+    """The window (a dilated kernel, say) is at most as large as the padded ``sizes`` of ``x``."""
+    pads = [(0, 0) if isinstance(item, str) else item for item in padding]
+    room = [size + low + high for size, (low, high) in zip(sizes, pads, strict=True)]
+    # SAME and most other names pad by as much as the window needs, and a symbolic size is as large
+    # as need be.
+    if any(
+        have < want
+        for item, have, want in zip(padding, room, window, strict=True)
+        if isinstance(have, int) and (item == "VALID" or not isinstance(item, str))
+    ):
+        raise LayerError(
+            f"{what} {tuple(window)} is larger than the {'padded ' if room != [*sizes] else ''}"
+            f"input {tuple(room)}",
+            got=format_spec(x),
+            hint=f"padding='SAME', or a smaller {what.split()[-1]}",
+        )

@@ -20,9 +20,8 @@ from ...base.specs import format_spec
 from ...base.types import Initializer
 from ...core.padding import ZEROS, Amounts, amounts_of, apart, modes_of
 from ...core.time_windows import TimeWindow
-from .base import IMAGE, Image
+from .base import IMAGE, Image, spread_padding, window_fits
 from .convolution import ConvKind, ConvOptions, Placement, convolution
-from .padding import spread_padding, window_fits
 
 
 @factory

@@ -16,9 +16,8 @@ from ...base.types import Initializer
 from ...core.conv.transpose import transposed_amounts
 from ...core.padding import ZEROS, Amounts, amounts_of, modes_of
 from ...core.time_windows import TransposedTimeWindow
-from .base import IMAGE, Image
+from .base import IMAGE, Image, spread_padding, window_fits
 from .convolution import ConvKind, ConvOptions, Placement, convolution
-from .padding import spread_padding, window_fits
 
 
 @factory

@@ -24,8 +24,7 @@ from ...core.deformable import deformable_conv
 from ...core.dense import add_bias
 from ...core.padding import amounts_of
 from ...core.time_windows import TimeWindow
-from .base import IMAGE, NO_CHANNELS
-from .padding import spread_padding, window_fits
+from .base import IMAGE, NO_CHANNELS, spread_padding, window_fits
 from .unfold import place
 
 

@@ -17,9 +17,8 @@ from ...base.types import Params
 from ...core.padding import Amounts, amounts_of
 from ...core.patches import fold
 from ...core.time_windows import TransposedTimeWindow
-from .base import IMAGE, Image, WindowedOp, windowed_layer
+from .base import IMAGE, Image, WindowedOp, spread_padding, windowed_layer
 from .convolution import ConvOptions
-from .padding import spread_padding
 from .unfold import place
 
 

@@ -26,8 +26,7 @@ from ...core.conv.geometry import Geometry, output_sizes, slice_at
 from ...core.dtypes import at_least_float32
 from ...core.padding import amounts_of, apart, extend, modes_of
 from ...core.windows import pad_or_crop
-from .base import IMAGE, NO_CHANNELS, Image
-from .padding import spread_padding, window_fits
+from .base import IMAGE, NO_CHANNELS, Image, spread_padding, window_fits
 
 _PLACED = "each place has weights of its own"
 

@@ -13,9 +13,8 @@ from ...base.types import Params
 from ...core.padding import Amounts, amounts_of
 from ...core.patches import unfold
 from ...core.time_windows import TimeWindow
-from .base import IMAGE, NO_CHANNELS, Image, WindowedOp, windowed_layer
+from .base import IMAGE, NO_CHANNELS, Image, WindowedOp, spread_padding, window_fits, windowed_layer
 from .convolution import ConvOptions
-from .padding import spread_padding, window_fits
 
 
 @factory

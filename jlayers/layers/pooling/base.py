@@ -20,8 +20,7 @@ from ...core.dtypes import is_symbolic
 from ...core.padding import PADDINGS
 from ...core.time_windows import TimeWindow
 from ...core.windows import Windows, ceil_padding, explicit_padding
-from ..conv.base import IMAGE, NO_CHANNELS, Image
-from ..conv.padding import spread_padding, window_fits
+from ..conv.base import IMAGE, NO_CHANNELS, Image, spread_padding, window_fits
 from ..shape.base import per_row
 
 _SAME = ("SAME", "SAME_LOWER")

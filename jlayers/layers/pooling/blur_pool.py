@@ -13,8 +13,15 @@ from ...base.layer import Layer
 from ...base.types import Params
 from ...core.padding import Amounts, amounts_of, apart, extend, extend_rows, modes_of
 from ...core.time_windows import TimeWindow
-from ..conv.base import IMAGE, NO_CHANNELS, Image, WindowedOp, windowed_layer
-from ..conv.padding import spread_padding, window_fits
+from ..conv.base import (
+    IMAGE,
+    NO_CHANNELS,
+    Image,
+    WindowedOp,
+    spread_padding,
+    window_fits,
+    windowed_layer,
+)
 
 
 @factory

@@ -15,8 +15,7 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.specs import format_spec
 from ...core.padding import amounts_of
-from ..conv.base import IMAGE
-from ..conv.padding import spread_padding
+from ..conv.base import IMAGE, spread_padding
 from ..shape.base import per_row
 
 

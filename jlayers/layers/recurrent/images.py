@@ -10,7 +10,7 @@ from ...base.types import Spec
 from ...core.conv.geometry import Geometry, output_sizes
 from ...core.recurrent.cells import Products, convolutions
 from ...core.windows import explicit_padding
-from ..conv.padding import spread_padding, window_fits
+from ..conv.base import spread_padding, window_fits
 
 
 class Convolution(NamedTuple):

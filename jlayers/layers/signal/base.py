@@ -25,8 +25,7 @@ from ...base.types import Carry, Params
 from ...core.padding import PADDINGS, ZEROS, amounts_of, extend, extend_rows, modes_of
 from ...core.signal.frames import overlap_add
 from ...core.time_windows import TimeWindow, TransposedTimeWindow
-from ..conv.base import WindowedOp, windowed_layer
-from ..conv.padding import spread_padding, window_fits
+from ..conv.base import WindowedOp, spread_padding, window_fits, windowed_layer
 
 SIGNAL = "(batch, time, ...)"
 FRAMES = "(batch, frames, frame_length, ...)"

@@ -11,8 +11,7 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Params
 from ...core.time_windows import TimeWindow
-from ..conv.base import WindowedOp, windowed_layer
-from ..conv.padding import window_fits
+from ..conv.base import WindowedOp, window_fits, windowed_layer
 from .base import SIGNAL
 
 
