@@ -3,7 +3,7 @@
 #
 # One would guess: the gradient of what it computes; with scale_factor=1.2 four pixels stay four, but are read at i / 1.2.
 # Versions: torch 2.13.0 (CPU), numpy 2.4.6, Python 3.11.
-# Seen: nearest gives the pixels 0, 0, 1, 2 of 0, 1, 2, 3, and the gradient of their sum 1, 1, 1, 1, where 2, 1, 1, 0 is right; linear likewise. With scale_factor=1.3, five pixels, it is right.
+# Seen: nearest gives the pixels 0, 0, 1, 2 of 0, 1, 2, 3, and the gradient of their sum 1, 1, 1, 1, where 2, 1, 1, 0 is right. With scale_factor=1.3, five pixels, it is right.
 # Exits 0 while the behaviour is as described.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -30,9 +30,8 @@ def gradients(factor, mode):
 
 
 for factor, agrees in ((1.2, False), (1.3, True)):
-    for mode in ("nearest", "linear"):
-        y, gradient, right = gradients(factor, mode)
-        print(factor, mode, y.tolist(), "gradient", gradient.tolist(), "right", right.tolist())
-        assert torch.allclose(gradient, right, atol=1e-6) == agrees
-        assert agrees or torch.equal(gradient, torch.ones(4, dtype=torch.float64))
+    y, gradient, right = gradients(factor, "nearest")
+    print(factor, y.tolist(), "gradient", gradient.tolist(), "right", right.tolist())
+    assert torch.allclose(gradient, right, atol=1e-6) == agrees
+    assert agrees or torch.equal(gradient, torch.ones(4, dtype=torch.float64))
 PY

@@ -39,11 +39,13 @@ from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.once import once
 from .combinators.serial import branch, parallel, serial
+from .combinators.spectral_norm import spectral_norm
 from .combinators.stack import ensemble, remat, repeat
 from .combinators.standardize import standardize_weights
 from .combinators.tied import tied
 from .combinators.time import bidirectional, each_step
 from .combinators.transformer import TransformerBlock, TransformerDecoderBlock
+from .combinators.weight_norm import weight_norm
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
@@ -389,6 +391,7 @@ __all__ = [
     "select",
     "serial",
     "spec",
+    "spectral_norm",
     "standardize_weights",
     "stateless",
     "stream",
@@ -397,6 +400,7 @@ __all__ = [
     "unflatten",
     "variables",
     "walk",
+    "weight_norm",
     "with_losses",
     "without_state",
 ]

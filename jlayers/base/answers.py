@@ -79,6 +79,8 @@ _NAMES = {
             "SpatialDropout1D SpatialDropout2D SpatialDropout3D Dropout1d Dropout2d Dropout3d"
         ),
         "jl.AlphaDropout(rate, whole_channels=True)": "FeatureAlphaDropout",
+        "jl.spectral_norm(layer)": "SpectralNorm SpectralNormalization SNParamsTree",
+        "jl.weight_norm(layer)": "WeightNorm WeightNormalization",
         "jl.drop_connect(layer, rate)": "DropConnect WeightDrop WeightDropout",
         "jax.lax.stop_gradient, a layer as any function of one array": "StopGradient",
         "jl.StochasticDepth(rate)": "DropPath",

@@ -8,15 +8,13 @@ from jax import lax
 
 from ..base.arguments import AboveZero
 from ..base.constructors import LayerOrFunction, lift
-from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import check_each_fits, flatten, matches, unflatten
-from ..base.step_pair import Stepping, stream_of
+from ..base.paths import flatten, matches, unflatten
 from ..base.tracing import Trace
-from ..base.types import Carry, Key, Params, PyTree, State
+from ..base.types import Params, PyTree, State
 from ..core.dtypes import at_least_float32
-from .transparent import traced, wrapper
+from .transparent import check_no_copies, traced, weights_of, with_changed_weights
 
 
 @factory
@@ -46,57 +44,25 @@ def standardize_weights(
     True
     """
     inner = lift(layer)
-    if found := _of_copies(inner):
-        raise LayerError(
-            f"{found} has an axis of copies in its parameters",
-            hint="the other way round: repeat(standardize_weights(layer), n)",
-        )
+    check_no_copies(inner, "standardize_weights")
 
-    def changed(params: Params) -> Params:
+    def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
         leaves = flatten(params)
-        return unflatten(
-            {
-                path: _standardized(leaf, epsilon) if matches(path, pattern) else leaf
-                for path, leaf in leaves.items()
-            }
-        )
-
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, State]:
-        with error_context(inner):
-            return inner._apply(changed(params), state, x, key=key, train=train)
-
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(inner):
-            return stream_of(inner).start(changed(params), state, x, capacity=capacity)
-
-    def advance(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry, State]:
-        with error_context(inner):
-            step = stream_of(inner).advance
-            return step(changed(params), state, carry, x, key=key, train=train)
+        changed = {
+            path: _standardized(leaf, epsilon) if matches(path, pattern) else leaf
+            for path, leaf in leaves.items()
+        }
+        return unflatten(changed), state, {}
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
-        leaves = flatten(found.params)
-        check_each_fits((pattern,), [*leaves])
-        for path, leaf in leaves.items():
-            if matches(path, pattern) and len(leaf.shape) < 2:
-                raise LayerError(f"{path} has no axis beside that of outputs", got=str(leaf.shape))
+        weights_of(found, pattern)
         return found, y
 
     def again(new: Layer) -> Layer:
         return standardize_weights(new, pattern, epsilon=epsilon)
 
-    return wrapper(inner, abstract, apply, again, Stepping(start, advance))
-
-
-def _of_copies(layer: Layer) -> str | None:
-    if layer.copies > 1:
-        return layer.short()
-    return next(filter(None, map(_of_copies, layer.children.values())), None)
+    return with_changed_weights(inner, change, abstract, again)
 
 
 def _standardized(kernel: jax.Array, epsilon: float) -> jax.Array:

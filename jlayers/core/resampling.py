@@ -25,6 +25,12 @@ from .dtypes import at_least_float32, is_sharded, is_symbolic
 
 METHODS = ("nearest", "linear", "cubic", "area", "lanczos3", "lanczos5")
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+ROUNDINGS: dict[str, Callable[[float], int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "half_up": lambda place: math.floor(place + 0.5),
+    "half_down": lambda place: math.ceil(place - 0.5),
+}
 
 
 class Interpolation(NamedTuple):
@@ -39,15 +45,18 @@ class Interpolation(NamedTuple):
         image becomes smaller.
       coefficient: of the cubic; -0.75 in PyTorch, -0.5 in JAX, and in PyTorch with antialiasing.
       exclude_outside: whether the weights of pixels beyond the edges are left out, and the others
-        divided by their sum; otherwise the outermost pixels are repeated. With antialiasing and
-        with Lanczos kernels it is always so.
+        divided by their sum; otherwise the outermost pixels are repeated. By default with
+        antialiasing and with Lanczos kernels alone.
+      rounding: one of ``ROUNDINGS``, of the place of a ``"nearest"`` neighbour; by default
+        ``"floor"`` with ``"asymmetric"``, and ``"half_up"`` else.
     """
 
     method: str
     coordinates: str = "half_pixel"
     antialias: bool = False
     coefficient: float = -0.75
-    exclude_outside: bool = False
+    exclude_outside: bool | None = None
+    rounding: str | None = None
 
 
 def resize(
@@ -61,8 +70,7 @@ def resize(
     Args:
       x: (batch, *spatial, channels), floating; of any dtype for ``"nearest"``.
       sizes: one for each spatial axis.
-      interpolation: how values between pixels are made; beyond the edges the outermost pixel is
-        repeated.
+      interpolation: how values between pixels are made.
       scales: for each spatial axis, how many pixels of ``x`` lie between two outputs; by default,
         or for None, its size over the new one. Not for ``"align_corners"`` and ``"area"``.
 
@@ -126,11 +134,15 @@ def weights_repeat(interpolation: Interpolation) -> bool:
 
 
 def _leaves_out(interpolation: Interpolation) -> bool:
-    """Whether pixels beyond the edges are left out, as PyTorch and JAX have it, not repeated."""
-    method = interpolation.method
+    """Whether it matters, where an image grows, that pixels beyond the edges are left out."""
     # The weights of a nearest or linear neighbour beyond the edge are the same either way.
-    excluded = interpolation.exclude_outside or interpolation.antialias
-    return method.startswith("lanczos") or (method == "cubic" and excluded)
+    return _excludes_outside(interpolation) and interpolation.method not in ("nearest", "linear")
+
+
+def _excludes_outside(interpolation: Interpolation) -> bool:
+    if interpolation.exclude_outside is not None:
+        return interpolation.exclude_outside
+    return interpolation.antialias or interpolation.method.startswith("lanczos")
 
 
 def _by_phases(x: jax.Array, axis: int, factor: int, interpolation: Interpolation) -> jax.Array:
@@ -195,10 +207,9 @@ def _around(place: float, interpolation: Interpolation, stretch: float) -> tuple
     """The inputs around a place, the first one and their weights, which sum to one."""
     method = interpolation.method
     if method == "nearest":
-        if interpolation.coordinates == "asymmetric":
-            return math.floor(place), np.ones(1)
         # Of two that are as near, the later one: as floor((i + 0.5) * in / out) has it.
-        return math.floor(place + 0.5), np.ones(1)
+        usual = "floor" if interpolation.coordinates == "asymmetric" else "half_up"
+        return ROUNDINGS[interpolation.rounding or usual](place), np.ones(1)
     kernel, reach = _KERNELS[method](interpolation.coefficient)
     first = math.floor(place - reach * stretch) + 1
     stop = math.ceil(place + reach * stretch)
@@ -253,7 +264,7 @@ def weights(
         }[interpolation.coordinates]
         first, part = _around(place, interpolation, stretch)
         inside = [(k, weight) for k, weight in enumerate(part, first) if 0 <= k < before]
-        if (interpolation.antialias or _leaves_out(interpolation)) and inside:
+        if _excludes_outside(interpolation) and inside:
             total = sum(weight for _, weight in inside)
             for k, weight in inside:
                 matrix[i, k] += weight / total

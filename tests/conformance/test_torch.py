@@ -101,13 +101,14 @@ def test_instance_norm():
     )
 
 
+@pytest.mark.parametrize("p", [2, 1, 3.5])
 @pytest.mark.parametrize("axis", [-1, (1, 2)], ids=str)
-def test_unit_norm(axis):
+def test_unit_norm(axis, p):
     class Normalize(nn.Module):
         def forward(self, x):
-            return nn.functional.normalize(x, dim=axis)
+            return nn.functional.normalize(x, p=p, dim=axis)
 
-    check(Normalize(), jl.UnitNorm(axis), (2, 3, 4))
+    check(Normalize(), jl.UnitNorm(axis, p=p), (2, 3, 4))
 
 
 def test_bilinear():

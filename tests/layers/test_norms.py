@@ -274,6 +274,15 @@ def test_unit_norm_at_the_ends_of_the_range(epsilon):
     assert np.isfinite(slope[:2]).all()
 
 
+@pytest.mark.parametrize("p", [0.5, 1, 3])
+def test_unit_norm_of_another_exponent(p):
+    x = jnp.array([[0.0, 0.0], [3.0, -4.0], [0.0, 2.0]])
+    y, pull = jax.vjp(lambda x: jl.UnitNorm(p=p).apply({}, {}, x)[0], x)
+    np.testing.assert_allclose((np.abs(y) ** p).sum(-1) ** (1 / p), [0, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(y[1, 0] / y[1, 1], -0.75, rtol=1e-6)
+    assert np.isfinite(pull(jnp.ones_like(y))[0]).all()
+
+
 def test_local_response_norm_beyond_the_range():
     y, _ = jl.LocalResponseNorm(2).apply({}, {}, jnp.array([[1.0, 1.0, 3e19]], jnp.float32))
     assert np.isfinite(y[0, 0])

@@ -41,6 +41,44 @@ def test_area_is_the_adaptive_pool():
     np.testing.assert_array_equal(y, jl.AdaptiveAvgPool((4, 7)).apply({}, {}, X)[0])
 
 
+def _nearest(places, rounding):
+    """ONNX's words, by its specification: which pixel each place is given."""
+    return {
+        "floor": np.floor(places),
+        "ceil": np.ceil(places),
+        "half_up": np.floor(places + 0.5),
+        "half_down": np.ceil(places - 0.5),
+    }[rounding]
+
+
+@pytest.mark.parametrize("sizes", [4, 8, 3, 7])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("rounding", ["floor", "ceil", "half_up", "half_down"])
+def test_nearest_by_rounding(rounding, coordinates, sizes):
+    x = jnp.arange(4.0).reshape(1, 4, 1)
+    i = np.arange(sizes)
+    places = {
+        "half_pixel": (i + 0.5) * 4 / sizes - 0.5,
+        "asymmetric": i * 4 / sizes,
+        "align_corners": i * 3 / (sizes - 1),
+    }[coordinates]
+    layer = jl.Resize(sizes, coordinates=coordinates, rounding=rounding)
+    wanted = np.clip(_nearest(places, rounding), 0, 3)
+    np.testing.assert_array_equal(layer.apply({}, {}, x)[0].ravel(), wanted)
+
+
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_edges_that_are_repeated(factor):
+    """As of an image that is padded with its outermost pixels, and cut off again."""
+    options = {"method": "cubic", "antialias": True, "exclude_outside": False}
+    x = jax.random.normal(jax.random.key(0), (1, 12, 1))
+    y, _ = jl.Resize(factor=factor, **options).apply({}, {}, x)
+    padded = jnp.pad(x, ((0, 0), (8, 8), (0, 0)), "edge")
+    wide, _ = jl.Resize(factor=factor, **options).apply({}, {}, padded)
+    cut = int(8 * factor)
+    np.testing.assert_allclose(y, wide[:, cut:-cut], rtol=1e-5, atol=1e-6)
+
+
 def test_a_factor_keeps_its_distance():
     """Outputs are 1 / factor apart, where ``sizes`` spreads them over the whole input."""
     x = jnp.arange(10.0).reshape(1, 10, 1)
@@ -145,6 +183,8 @@ WRONG = {
     ),
     "unknown method 'hamming'": lambda: jl.Resize(2, method="hamming"),
     "takes sizes or factor": jl.Resize,
+    "unknown rounding 'up'": lambda: jl.Resize(2, rounding="up"),
+    "rounding='half_down'": lambda: jl.Resize(2, rounding="round_prefer_floor"),
     "unknown mode 'zeros'": lambda: jl.GridSample(mode="zeros"),
     "unknown method 'bilinear'": lambda: jl.GridSample(method="bilinear"),
     "unknown coordinates 'asymmetric'": lambda: jl.GridSample(coordinates="asymmetric"),

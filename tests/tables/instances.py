@@ -741,6 +741,14 @@ INSTANCES = {
     "standardize_weights": Instance(
         jl.standardize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
     ),
+    "weight_norm": Instance(
+        jl.weight_norm(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
+    ),
+    "spectral_norm": Instance(
+        jl.spectral_norm(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))),
+        STEPS,
+        differences=False,  # u and v, which depend on the kernel, are constants in its gradient
+    ),
     "with_losses": Instance(
         jl.with_losses(jl.repeat(jl.compose(_penalised, dense=jl.Dense(4)), 2)), VECTOR, None, False
     ),

@@ -83,7 +83,10 @@ def _scanned(decay: jax.Array, update: jax.Array, reverse: bool) -> jax.Array:
         decay, _ = arguments
         # What a step passes on is multiplied by the decay of the step after it.
         dh = scan(_moved(decay, not reverse), ct, not reverse)
-        return dh * _moved(h, reverse), dh
+        slope = dh * _moved(h, reverse)
+        # A decay that is the same for all rows has one.
+        same = tuple(i for i, size in enumerate(decay.shape) if size != h.shape[i])
+        return slope.sum(same, keepdims=True) if same else slope, dh
 
     return with_custom_gradient(forward, backward)(decay, update)
 

@@ -18,14 +18,15 @@ from ...core.norm import inverse_root
 
 
 @factory
-def UnitNorm(axis: Axes = -1, *, epsilon: AboveZero = 1e-12) -> Layer:
-    """``x / max(sqrt(sum(x ** 2)), epsilon)``: the direction of ``x``.
+def UnitNorm(axis: Axes = -1, *, p: AboveZero = 2.0, epsilon: AboveZero = 1e-12) -> Layer:
+    """``x / max(sum(abs(x) ** p) ** (1 / p), epsilon)``: the direction of ``x``.
 
     Zero stays zero, and its gradient is finite. Where the sum of squares is beyond the range of
     float32 (values of 2e19 and more), the result is NaN.
 
     Args:
       axis: the axis of the vectors, or several.
+      p: the exponent of the length: 2 is that of Euclid, 1 makes absolute values that sum to 1.
       epsilon: the least length that is divided by.
 
     Shapes:
@@ -47,6 +48,8 @@ def UnitNorm(axis: Axes = -1, *, epsilon: AboveZero = 1e-12) -> Layer:
         arguments.floating(x)
         arguments.real(x)
         wide = x.astype(at_least_float32(x.dtype))
+        if p != 2:
+            return (wide / _length(wide, p, epsilon, arguments.axes_of(x, axes))).astype(x.dtype)
         squared = jnp.sum(jnp.square(wide), arguments.axes_of(x, axes), keepdims=True)
         # Compared before the root, whose slope at 0 is infinite; and with a number whose root is
         # finite, however small epsilon is.
@@ -55,3 +58,11 @@ def UnitNorm(axis: Axes = -1, *, epsilon: AboveZero = 1e-12) -> Layer:
 
     mode = SequenceMode.PER_STEP if axis == -1 else SequenceMode.UNKNOWN
     return pure(no_params, apply, sequence_mode=mode)
+
+
+def _length(x: jax.Array, p: float, epsilon: float, axes: tuple[int, ...]) -> jax.Array:
+    zero = x == 0
+    # The slope of a power at zero may be infinite, of the sum's root too.
+    powers = jnp.where(zero, 0, jnp.where(zero, 1, jnp.abs(x)) ** p)
+    least = max(epsilon**p, float(np.finfo(x.dtype).tiny))
+    return jnp.maximum(jnp.sum(powers, axes, keepdims=True), least) ** (1 / p)

@@ -50,6 +50,8 @@ _ELSEWHERE = {
     "triangle": "linear",
     "bicubic": "cubic",
     "nearest-exact": "nearest",
+    "round_prefer_ceil": "half_up",
+    "round_prefer_floor": "half_down",
     "zeros": "constant",
     "border": "replicate",
     "reflection": "reflect",

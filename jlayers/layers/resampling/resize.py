@@ -17,7 +17,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_spec
 from ...base.types import Params
 from ...core.dtypes import is_symbolic
-from ...core.resampling import COORDINATES, METHODS, Interpolation, weights_repeat
+from ...core.resampling import COORDINATES, METHODS, ROUNDINGS, Interpolation, weights_repeat
 from .base import IMAGE, Factors, check_word, spatial
 
 
@@ -30,11 +30,10 @@ def Resize(
     coordinates: str = "half_pixel",
     antialias: bool = False,
     coefficient: Number = -0.75,
-    exclude_outside: bool = False,
+    exclude_outside: bool | None = None,
+    rounding: str | None = None,
 ) -> Layer:
     """The image with spatial axes of other sizes, or ``factor`` times as large.
-
-    Beyond the edges the outermost pixels are repeated.
 
     Args:
       sizes: an int for all spatial axes, or one for each.
@@ -49,21 +48,22 @@ def Resize(
         the same. ``"asymmetric"``: output i lies at ``i * in / out``.
       antialias: whether an output is the mean of all that it covers, where the image becomes
         smaller.
-      coefficient: of the cubic; -0.75 as in PyTorch, -0.5 in JAX and Keras, and in PyTorch with
-        antialiasing.
-      exclude_outside: whether the cubic leaves pixels beyond the edges out, as JAX and Keras do,
-        and does not repeat the outermost ones, as PyTorch does. With ``antialias`` and Lanczos it
-        is always so.
+      coefficient: of the cubic; -0.75 as in PyTorch, -0.5 in JAX and Keras.
+      exclude_outside: whether pixels beyond the edges are left out, as by JAX and Keras, or the
+        outermost ones repeated, as by PyTorch. By default they are left out with ``antialias``, as
+        by PyTorch, and by Lanczos kernels; ONNX repeats there as well.
+      rounding: of the place of a ``"nearest"`` neighbour: ``"floor"`` (by default with
+        ``"asymmetric"``), ``"ceil"``, ``"half_up"`` (by default else) or ``"half_down"``.
 
     Shapes:
       x: (batch, *spatial, channels), floating; of any dtype for ``"nearest"``.
       y: (batch, *sizes, channels), of the dtype of ``x``.
 
     Raises:
-      LayerError: with neither or both of ``sizes`` and ``factor``, for an unknown method or
-        coordinates, and an input of another rank, with an empty axis, or with one without a known
-        size, unless it is multiplied by a whole factor whose weights repeat. A ``Sequence`` is
-        refused where its first spatial axis, time, changes.
+      LayerError: with neither or both of ``sizes`` and ``factor``, for an unknown method,
+        coordinates or rounding, and an input of another rank, with an empty axis, or with one
+        without a known size, unless it is multiplied by a whole factor whose weights repeat. A
+        ``Sequence`` is refused where its first spatial axis, time, changes.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> x = jnp.array([1.0, 3.0]).reshape(1, 2, 1)
@@ -74,7 +74,11 @@ def Resize(
         raise LayerError("takes sizes or factor", hint="Resize((64, 64)), or Resize(factor=2)")
     check_word("method", method, METHODS)
     check_word("coordinates", coordinates, COORDINATES)
-    interpolation = Interpolation(method, coordinates, antialias, coefficient, exclude_outside)
+    if rounding is not None:
+        check_word("rounding", rounding, tuple(ROUNDINGS))
+    interpolation = Interpolation(
+        method, coordinates, antialias, coefficient, exclude_outside, rounding
+    )
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         if sizes is None:

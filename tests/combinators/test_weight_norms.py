@@ -1,0 +1,83 @@
+"""weight_norm and spectral_norm: what they start as, whole models, and refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import convert
+
+import jlayers as jl
+
+X = convert.draw_input((2, 5, 4, 3))
+
+
+@pytest.mark.parametrize("layer", [jl.Conv(4, (3, 2)), jl.Einsum("bhwc,cdk->bhwdk", d=2, k=3)])
+@pytest.mark.parametrize("axes", [-1, (), (-2, -1)])
+def test_weight_norm_starts_as_the_layer(layer, axes):
+    wrapped = jl.weight_norm(layer, feature_axes=axes)
+    params, state = wrapped.init(jax.random.key(0), X)
+    own, _ = layer.init(jax.random.key(0), X)
+    wanted, _ = layer.apply(own, {}, X)
+    np.testing.assert_allclose(wrapped.apply(params, state, X)[0], wanted, rtol=1e-5, atol=1e-6)
+    # The length of a kernel means nothing, and that of its norm everything.
+    longer = params | {"kernel": 3 * params["kernel"], "kernel_norm": 2 * params["kernel_norm"]}
+    longer["bias"] = params["bias"] * 2 if "bias" in params else None
+    longer = {name: leaf for name, leaf in longer.items() if leaf is not None}
+    np.testing.assert_allclose(wrapped.apply(longer, state, X)[0], 2 * wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_spectral_norm_of_a_model():
+    model = jl.serial(jl.Conv(4, 3), jl.BatchNorm(), jax.nn.relu, jl.Flatten(), head=jl.Dense(2))
+    wrapped = jl.spectral_norm(model, "head/kernel", steps=3)
+    params, state = wrapped.init(jax.random.key(0), X)
+    own, _ = model.init(jax.random.key(0), X)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
+    assert sorted(state["head"]) == ["kernel_u", "kernel_v"]
+    for _ in range(5):
+        _, state = wrapped.apply(params, state, X, train=True)
+    largest = jnp.linalg.svd(params["head"]["kernel"], compute_uv=False)[0]
+    head = params["head"] | {"kernel": params["head"]["kernel"] / largest}
+    y, after = wrapped.apply(params, state, X)
+    wanted, _ = model.apply(params | {"head": head}, {"batch_norm": state["batch_norm"]}, X)
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), state, after))
+
+
+def test_a_kernel_of_zeros_stays_zero():
+    zeros = jax.nn.initializers.zeros
+    for wrap in (jl.weight_norm, jl.spectral_norm):
+        layer = wrap(jl.Dense(3, kernel_init=zeros))
+        params, state = layer.init(jax.random.key(0), X)
+        assert not jnp.any(layer.apply(params, state, X, train=True)[0]), wrap
+
+
+def test_copies_outside_start_as_their_own_kernels():
+    layer = jl.repeat(jl.weight_norm(jl.Dense(3)), 2)
+    params, _ = layer.init(jax.random.key(0), X)
+    lengths = jnp.linalg.norm(params["kernel"], axis=1)
+    np.testing.assert_allclose(params["kernel_norm"], lengths, rtol=1e-6)
+
+
+def test_a_layer_with_an_init_of_its_own():
+    layer = jl.stateless(
+        lambda key, x: {"kernel": jax.random.normal(key, (x.shape[-1], 2))},
+        lambda params, x: x @ params["kernel"],
+    )
+    params, _ = jl.serial(a=jl.weight_norm(layer)).init(jax.random.key(0), X)
+    lengths = jnp.linalg.norm(params["a"]["kernel"], axis=0)
+    np.testing.assert_allclose(params["a"]["kernel_norm"], lengths, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [jl.weight_norm, jl.spectral_norm])
+@pytest.mark.parametrize(
+    ("layer", "pattern", "text"),
+    [
+        (jl.repeat(jl.Dense(3), 2), "**/*kernel", "has an axis of copies"),
+        (jl.LayerNorm(), "**/*kernel", "'**/*kernel'"),
+        (jl.Dense(3), "bias", "bias has no axis beside that of"),
+    ],
+)
+def test_refusals(wrap, layer, pattern, text):
+    with pytest.raises(jl.LayerError) as caught:
+        wrap(layer, pattern).init(jax.random.key(0), X)
+    assert text in str(caught.value), caught.value
