@@ -475,9 +475,8 @@ _ARGUMENTS = {
     "leave it out: outputs are in the order of the input": "keep_order",
     "y.fill() of the Sequence that comes out": "zero_output_for_mask",
     "jl.Sequence.from_lengths(x, lengths) as the input": "seq_lengths lengths input_lengths",
-    "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False)))": (
-        "lora_rank lora_alpha"
-    ),
+    "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
+    "kernel_init=jax.nn.initializers.zeros)))": "lora_rank lora_alpha",
     "jl.Einsum(equation), with a letter that x, kernel and y have": "batch_dims n_batch_dims",
     "groups=channels, features=channels * depth_multiplier": (
         "depth_multiplier channel_multiplier"

@@ -69,7 +69,7 @@ def ctc(
     loss = optax.ctc_loss(
         y, padding.astype(y.dtype), target, label_padding.astype(y.dtype), blank_id=blank
     )
-    # A label that is no class has no probability, and would have that of the end of a row.
+    # A label outside the classes has no probability; it would have that of the end of a row.
     loss = jnp.where(unknown, jnp.nan, loss)
     if per_label:
         loss = loss / jnp.maximum((~label_padding).sum(1).astype(y.dtype), 1)
@@ -85,7 +85,7 @@ def _check_values(y: jax.Array, target: jax.Array, blank: int) -> None:
         raise TrainingError("ctc: the labels must be integers", got=format_spec(specs_of(target)))
     if not 0 <= arguments.integer("blank", blank) < y.shape[2]:
         raise TrainingError(
-            f"ctc: blank {blank} is none of the classes", expected=f"0 to {y.shape[2] - 1}"
+            f"ctc: blank {blank} is not one of the classes", expected=f"0 to {y.shape[2] - 1}"
         )
 
 

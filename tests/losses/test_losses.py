@@ -210,7 +210,7 @@ ERRORS = {
     "  expected: (batch, time, classes) and integers (batch, labels)": lambda: losses.ctc(
         LOGITS[0], LABELS
     ),
-    "ctc: blank -1 is none of the classes\n  expected: 0 to 4": lambda: losses.ctc(
+    "ctc: blank -1 is not one of the classes\n  expected: 0 to 4": lambda: losses.ctc(
         LOGITS, LABELS, blank=-1
     ),
     "ctc: the labels must be integers\n  got:      float32[3, 4]": lambda: losses.ctc(

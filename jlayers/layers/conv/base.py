@@ -3,7 +3,7 @@
 How to read this file: a convolution or pool is a ``WindowedOp``, a function of arrays together with
 a ``window`` that says how it moves along time, its first spatial axis. ``windowed_layer`` makes a
 layer of it that takes Sequences and can be streamed. The pools call it, and ``convolution`` does
-for ``Conv`` and ``ConvTranspose``. ``spread_padding`` and ``window_fits`` are for all that has windows.
+for ``Conv`` and ``ConvTranspose``. ``spread_padding`` and ``window_fits`` are for all windows.
 """
 
 from __future__ import annotations
