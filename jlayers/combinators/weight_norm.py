@@ -36,8 +36,8 @@ def weight_norm(
       feature_axes: the axes of a kernel that have a length for each entry, by default that of the
         outputs; ``()`` for one length of the whole kernel.
 
-    Parameters:
-      those of ``layer``; and beside each kernel ``kernel_norm``, of the sizes of ``feature_axes``.
+    The parameters are those of ``layer``, and beside each kernel ``kernel_norm``, of the sizes of
+    ``feature_axes``.
 
     Raises:
       LayerError: for a pattern that fits no parameter, one of fewer than two axes, and around

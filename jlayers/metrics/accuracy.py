@@ -86,7 +86,7 @@ def binary_accuracy(
     """
     threshold = arguments.any_number("threshold", threshold)
     y, target, own = examples("binary_accuracy", predictions, labels, mask, weights)
-    return of_values(((y > threshold) == (target > 0)).astype(y.dtype), own)
+    return of_values(((y > threshold) == (target.astype(y.dtype) > 0)).astype(y.dtype), own)
 
 
 def integer_labels(what: str, target: jax.Array) -> None:

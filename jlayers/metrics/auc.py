@@ -54,7 +54,7 @@ def auc(
     arguments.one_of("curve", curve, ("roc", "precision_recall"))
     bins = arguments.positive("bins", bins)
     y, target, own = examples("auc", predictions, labels, mask, weights)
-    y, target = y.reshape(-1), target.reshape(-1) > 0
+    y, target = y.reshape(-1), target.reshape(-1).astype(y.dtype) > 0
     weight = jnp.ones_like(y) if own is None else own.reshape(-1)
     # A NaN among the predictions makes the metric NaN.
     weight = jnp.where(jnp.isnan(y), jnp.nan, weight)

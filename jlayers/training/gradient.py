@@ -86,7 +86,9 @@ def accumulated(
         return (jax.tree.map(jnp.add, total, gradient), state), metrics
 
     # The carry of the scan needs zeros of the gradient's dtypes, which the loss scale may change.
-    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), items[1])
+    first = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), specs_of(items[1])
+    )
     shapes, _, _ = jax.eval_shape(functools.partial(one, divided), state, key, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     # A scan, not a Python loop: one part is compiled, and its activations are freed for the next.

@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
+import pytest
 
 import jlayers as jl
 from oracles import convert
+
+# Its examples are looked for in an environment without PyTorch too.
+torch = pytest.importorskip("torch")
 
 F64 = {"dtype": torch.float64}
 

@@ -233,7 +233,7 @@ INSTANCES = {
     "attention pool": Instance(jl.AttentionPool(), STEPS),
     "attention pool, additive": Instance(jl.AttentionPool(2, hidden_features=3), IMAGE),
     "global min pool": Instance(jl.GlobalMinPool(), IMAGE),
-    "global sum pool": Instance(jl.GlobalSumPool(), IMAGE, full=True),
+    "global sum pool": Instance(jl.GlobalSumPool(), IMAGE),
     "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),
     "global max pool": Instance(jl.GlobalMaxPool(), IMAGE),
     "resize": Instance(jl.Resize(factor=2, method="linear"), IMAGE),

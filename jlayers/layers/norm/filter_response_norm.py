@@ -56,8 +56,9 @@ def FilterResponseNorm(
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> layer = jl.FilterResponseNorm(threshold=False, scale=False, bias=False)
-    >>> layer.apply({}, {}, jnp.array([[[1.0], [7.0]]]))[0].ravel().round(2).tolist()
-    [0.20000000298023224, 1.399999976158142]
+    >>> y, _ = layer.apply({}, {}, jnp.array([[[1.0], [7.0]]]))
+    >>> [round(float(value), 2) for value in y.ravel()]
+    [0.2, 1.4]
     """
 
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
