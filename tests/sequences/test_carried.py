@@ -81,6 +81,9 @@ STACKS = {
 def _streams(instance):
     if any(leaf.shape[:2] != (2, 5) for leaf in jax.tree.leaves(instance.x)):
         return False
+    # What is carried has states beside its steps, which are not joined over time.
+    if instance.layer.maker == "carried":
+        return False
     params, state = jax.eval_shape(instance.layer.init, jax.random.key(0), instance.x)
     try:
         jax.eval_shape(

@@ -138,6 +138,7 @@ LAYERS = {
 
 # What leads with (batch, space) has no time: a cell takes one step.
 NO_TIME = {
+    "carried, with state and copies",  # its output holds states too, which are not joined over time
     "batch norm of rows and channels",
     "convolutional gru cell",
     "adaptive average pool",

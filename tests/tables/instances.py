@@ -726,6 +726,12 @@ INSTANCES = {
     "carried, both directions": Instance(
         jl.carried(jl.bidirectional(jl.GRU(3), jl.add())), STEPS, full=True
     ),
+    "carried, with state and copies": Instance(
+        jl.carried(jl.repeat(jl.serial(jl.GRU(4), jl.BatchNorm(), jl.Dropout(0.2)), 2)),
+        STEPS,
+        None,
+        full=True,
+    ),
     "each step": Instance(jl.each_step(jl.Conv(3, 2)), jl.spec((2, 3, 4, 5, 2))),
     "drop_connect": Instance(jl.drop_connect(jl.serial(jl.Dense(3), jl.GRU(4)), 0.3), STEPS),
     "once": Instance(jl.once(jl.serial(jl.Dense(3), jl.LayerNorm())), VECTOR),
