@@ -41,6 +41,8 @@ def values(spec):
     rng = np.random.default_rng(0)
 
     def one(leaf):
+        if isinstance(leaf, np.ndarray):  # not any integers: these
+            return jnp.asarray(leaf)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
         return jnp.ones(leaf.shape, leaf.dtype)

@@ -30,7 +30,9 @@ def selective(
 ) -> tuple[jax.Array, jax.Array]:
     """(outputs, the last state) of (batch, time, D), without resets."""
     at = select(x, weights)
-    outputs, state = selective_scan(at, _rates(weights), state, options)
+    outputs, state = selective_scan(
+        at, _rates(weights), state, reverse=options.reverse, mask=options.mask
+    )
     return _skipped(outputs, at.value, weights), state
 
 

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..dispatch import compiled_when_eager
 from ..dtypes import is_symbolic
-from .stepwise import ScanOptions, expand
+from .stepwise import expand
 
 # Steps that meet in one product: its scores are (steps, steps) for each head.
 _CHUNK = 64
@@ -79,22 +80,24 @@ def matrix_step(at: MatrixSteps, state: MatrixState) -> tuple[_Outputs, MatrixSt
     return (y, largest), MatrixState(matrix, largest)
 
 
+@compiled_when_eager("reverse")
 def matrix_scan(
-    at: MatrixSteps, state: MatrixState, options: ScanOptions
+    at: MatrixSteps, state: MatrixState, *, reverse: bool = False, mask: jax.Array | None = None
 ) -> tuple[_Outputs, MatrixState]:
     """``matrix_step`` for each step of (batch, time, heads, ...).
 
     Args:
       at: the steps; ``log_write`` and ``beta`` exclude each other.
       state: before the first step.
-      options: which steps there are; without dropout, zoneout and resets.
+      reverse: from the last step to the first.
+      mask: bools (batch, time): a step where it is False is skipped.
 
     Returns:
       ((y (batch, time, heads, V), m (batch, time, heads) or None), the last state).
     """
-    if options.mask is not None:
-        at = _skipping(at, options.mask)
-    if options.reverse:
+    if mask is not None:
+        at = _skipping(at, mask)
+    if reverse:
         at = jax.tree.map(lambda part: jnp.flip(part, 1), at)
     steps = at.key.shape[1]
     if is_symbolic(steps):
@@ -107,7 +110,7 @@ def matrix_scan(
         take = jax.checkpoint(lambda state, at: _chunk(at, state)[::-1], prevent_cse=False)
         state, outputs = _in_turns(take, state, whole, _CHUNK)
         outputs = jax.tree.map(lambda part: part[:, :steps], outputs)
-    if options.reverse:
+    if reverse:
         outputs = jax.tree.map(lambda part: jnp.flip(part, 1), outputs)
     return outputs, state
 

@@ -69,7 +69,9 @@ class MatrixCell(NamedTuple):
             projected, rest = (windows.restore(mixed), others), [windows.context]
         largest = rest[0] if rest and self.conv_kernel is None else None
         at = self.steps(projected)
-        (read, largest), state = matrix_scan(at, MatrixState(matrix, largest), options)
+        (read, largest), state = matrix_scan(
+            at, MatrixState(matrix, largest), reverse=options.reverse, mask=options.mask
+        )
         outputs = self.output(projected, read, largest)
         if state.largest is not None:
             rest = [state.largest]

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..dense import add_bias, matrix_product
+from ..dispatch import compiled_when_eager
 from ..dtypes import at_least_float32, is_symbolic
-from .stepwise import ScanOptions, expand
+from .stepwise import expand
 
 # Steps whose states are in memory at once. Each is N times as large as the output of a step.
 _CHUNK = 32
@@ -69,8 +70,14 @@ def selective_step(at: Selected, rates: jax.Array, state: jax.Array) -> tuple[ja
     return _read(state, at.read), state
 
 
+@compiled_when_eager("reverse")
 def selective_scan(
-    at: Selected, rates: jax.Array, state: jax.Array, options: ScanOptions
+    at: Selected,
+    rates: jax.Array,
+    state: jax.Array,
+    *,
+    reverse: bool = False,
+    mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """``selective_step`` for each of the steps.
 
@@ -78,17 +85,18 @@ def selective_scan(
       at: of (batch, time, ...).
       rates: (D, N), below zero.
       state: (batch, D, N), before the first step.
-      options: which steps there are; without dropout, zoneout and resets.
+      reverse: from the last step to the first.
+      mask: bools (batch, time): a step where it is False is skipped.
 
     Returns:
       (outputs (batch, time, D) without the skip, the state after the last step).
     """
-    if options.mask is not None:
+    if mask is not None:
         # A step of no size is the identity: its decay is 1, its update 0.
-        valid = expand(options.mask, at.size.shape)
+        valid = expand(mask, at.size.shape)
         at = at._replace(size=jnp.where(valid, at.size, jnp.zeros_like(at.size)))
     steps = at.size.shape[1]
-    at = Selected(*(_in_order(jnp.swapaxes(part, 0, 1), options.reverse) for part in at))
+    at = Selected(*(_in_order(jnp.swapaxes(part, 0, 1), reverse) for part in at))
     if is_symbolic(steps):
         state, outputs = _one_by_one(rates, state, at)
     elif steps <= _CHUNK:
@@ -103,7 +111,7 @@ def selective_scan(
         take = jax.checkpoint(functools.partial(_chunk, rates), prevent_cse=False)
         state, outputs = lax.scan(take, state, chunks)
         outputs = outputs.reshape(count * _CHUNK, *outputs.shape[2:])[:steps]
-    return jnp.swapaxes(_in_order(outputs, options.reverse), 0, 1), state
+    return jnp.swapaxes(_in_order(outputs, reverse), 0, 1), state
 
 
 def _chunk(rates: jax.Array, state: jax.Array, at: Selected) -> tuple[jax.Array, jax.Array]:
