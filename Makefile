@@ -31,7 +31,7 @@ test-all: $(VENV)/.test  ## all tests: what a change must pass before it lands
 	JLAYERS_OPTIMISED=1 $(PYTEST) -m "$(ALL) and optimised" $(ARGS)
 
 soak: $(VENV)/.test  ## kills, damaged files, memory: long runs, by hand and before a release
-	$(BIN)/python -m pytest -q -m soak tests/soak $(ARGS)
+	$(BIN)/python -m pytest -q -m soak tests $(ARGS)
 
 lint: $(VENV)/.lint  ## format, lint, types, import direction
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tables.instances import INSTANCES
-from tables.tiers import named
+from tables.tiers import named, soak
 
 import jlayers as jl
 from bench import report, results
@@ -63,7 +63,11 @@ def run(items, folder, minutes=1.0, stamp="2026-01-02T00:00:00Z", budget=1e-9):
     return found, list(left)
 
 
-@pytest.mark.parametrize("name", named(PLAN, *FAST))
+# The laws of a row are those of test_laws.py, with other values.
+LAWS = [name for name in PLAN if name.startswith("law: ") and name not in FAST]
+
+
+@pytest.mark.parametrize("name", [*named([n for n in PLAN if n not in LAWS], *FAST), *soak(*LAWS)])
 def test_an_entry_of_the_plan_is_right(name, tmp_path, monkeypatch, no_floors):
     # The other frameworks are compared in test_bench.
     monkeypatch.setattr(variants, "frameworks", lambda: ["jlayers", "lax"])

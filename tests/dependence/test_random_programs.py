@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from tables.tiers import full, soak
 
 from jlayers.base.dependence import judge
 
@@ -205,10 +206,7 @@ def _as_users_run_it():
         yield
 
 
-FULL = [pytest.param(seed, marks=pytest.mark.full) for seed in range(10, 400)]
-
-
-@pytest.mark.parametrize("seed", [*range(10), *FULL])
+@pytest.mark.parametrize("seed", [*range(10), *full(*range(10, 100)), *soak(*range(100, 400))])
 def test_nothing_moves_unseen(seed):
     f = program(seed)
     found, verdict = observe(f, jit=False), judge(f, X)

@@ -1,8 +1,9 @@
 """The tiers: which rows of a table are for ``make test``, and which for ``make test-all`` alone.
 
 ``make test`` runs every public layer, every mechanism, every error and every page once, in minutes.
-What is more (further options, shapes and seeds of the same) is marked ``full``. No row is left out
-of ``make test-all``; ``test_tiers.py`` asserts both.
+What is more (further options and shapes of the same) is marked ``full``. No row of the table of
+instances is left out of ``make test-all``; ``test_tiers.py`` asserts both. Many seeds of one
+property are for ``make soak``.
 """
 
 import pytest
@@ -11,6 +12,11 @@ import pytest
 def full(*values):
     """Parameters for ``make test-all`` alone."""
     return [pytest.param(value, marks=pytest.mark.full) for value in values]
+
+
+def soak(*values):
+    """Parameters for ``make soak`` alone: the same again, with other seeds and sizes."""
+    return [pytest.param(value, marks=pytest.mark.soak) for value in values]
 
 
 def sample(values, *fast):
