@@ -51,7 +51,7 @@ bench-gpu:  ## correctness and speed on one NVIDIA GPU, by PYTHON as it is; ARGS
 	$(PYTHON) -m bench.gpu $(ROW) $(ARGS)
 
 conformance: $(VENV)/.conformance  ## the same weights in PyTorch
-	JLAYERS_OPTIMISED=1 $(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py
+	$(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py $(ARGS)
 
 conformance-page: export JAX_PLATFORMS = cpu
 conformance-page: $(VENV)/.conformance  ## write docs/conformance.md: each layer, against what, how near

@@ -136,7 +136,9 @@ def trace(layer: Traceable, x: PyTree) -> Trace:
 
 
 def _key_spec() -> Spec:
-    return Spec((), jax.random.key(0).dtype)
+    # Traced, not made: inside a program that is being written a key would become a part of it.
+    key: Spec = jax.eval_shape(lambda: jax.random.key(0))
+    return key
 
 
 def run(layer: Traceable, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:

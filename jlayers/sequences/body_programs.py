@@ -272,9 +272,7 @@ class _Judging(InitScope):
         self._judged_given.append(values)
         whole = bool(sequences_in(x))
         inputs = specs_of(x if whole else with_masks(x, taken, dict(enumerate(self._judged_masks))))
-        # What the child's own pass computes on the way must not get into the body's program.
-        with jax.ensure_compile_time_eval():
-            found = trace(child, inputs)
+        found = trace(child, inputs)
         self._found.setdefault(name, found)
         self._inputs.setdefault(name, []).append(specs_of(x))
         returned = [

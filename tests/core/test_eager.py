@@ -191,3 +191,13 @@ def test_what_is_staged():
         jax.jit(run)(x)
         jax.eval_shape(run, x)
     assert all(seen)
+
+
+def test_shapes_alone_compile_nothing():
+    """Where a body's program is examined, its children's passes are not run with values."""
+    both = jl.bidirectional(jl.LSTM(2))
+    model = jl.compose(lambda f, x: f.head(f.both(x) + f.both(x)), both=both, head=jl.Dense(3))
+    x = jl.Sequence(jl.spec((2, 3, 4)), jl.spec((2, 3), bool))
+    before = len(LOWERED)
+    assert jl.out_spec(model, x).values.shape == (2, 3, 3)
+    assert len(LOWERED) == before

@@ -35,7 +35,8 @@ Written by the tests: `make conformance-page` runs every layer beside other peop
 implementations, with the same random weights and random input, and writes this page. A case is a
 test with options of its own that passed, most of them of values and gradients; the error is the
 largest difference of any number compared, relative to the largest number of the same array.
-"A loop" is NumPy or plain JAX, written in the tests from the paper.
+"A loop" is NumPy or plain JAX, written in the tests from the paper. `LSTM` and `RNN(LSTMCell)` are
+one program, which other tests assert: cells share the cases of their short forms.
 
 {versions}
 
@@ -56,7 +57,8 @@ class Note:
         self.layers, self.errors = set(), {}
 
     def applied(self, layer):
-        self.layers |= {inner.maker for _, inner in jl.walk(layer)}
+        makers = {inner.maker for _, inner in jl.walk(layer)}
+        self.layers |= makers | {f"{maker}Cell" for maker in makers} & set(jl.__all__)
 
     def compared(self, got, wanted):
         try:
