@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal -q
 
 # The tiers, by marker; tests/tables/tiers.py says which row of a table is where.
 FAST := not full and not soak and not conformance and not tpu
-ALL  := not soak and not conformance and not tpu
+ALL  := not soak and not conformance and not tpu and not newest
 
 test: $(VENV)/.test  ## every layer, mechanism, error and page once, in minutes
 	$(PYTEST) -m "$(FAST)" $(ARGS)
