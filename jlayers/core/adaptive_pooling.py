@@ -12,13 +12,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from .bands import Band, along_axes
+from .dispatch import traced_once
 from .dtypes import at_least_float32, is_symbolic
 from .global_pooling import max_axis_1
 from .pooling import avg_pool, max_pool
 
 
+@traced_once("sizes")
 def adaptive_avg_pool(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
     """The means of windows that divide each spatial axis evenly.
 
@@ -36,11 +38,13 @@ def adaptive_avg_pool(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
     """
     whole = [_divides(n, size) for n, size in zip(x.shape[1:-1], sizes, strict=True)]
     y = x.astype(at_least_float32(x.dtype))
+    bands: dict[int, Band] = {}
     for axis, (n, size, divides) in enumerate(zip(x.shape[1:-1], sizes, whole, strict=True), 1):
         if is_symbolic(n) and divides and size == 1:
             y = jnp.mean(y, axis, keepdims=True)
         elif not divides:
-            y = by_matrix(y, axis, area_weights(n, size))
+            bands[axis] = area_weights(n, size)
+    y = along_axes(y, bands)
     window = [
         n // size if d and not is_symbolic(n) else 1
         for n, size, d in zip(x.shape[1:-1], sizes, whole, strict=True)
@@ -93,22 +97,14 @@ def _bounds(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return i * n // size, -(-(i + 1) * n // size)
 
 
-def by_matrix(x: jax.Array, axis: int, matrix: np.ndarray) -> jax.Array:
-    """``x`` with an axis times ``matrix`` (new size, old size)."""
-    y = lax.dot_general(
-        x,
-        jnp.asarray(matrix, x.dtype),
-        (((axis,), (1,)), ((), ())),
-        precision=lax.Precision.HIGHEST,
-    )
-    return jnp.moveaxis(y, -1, axis)
-
-
-def area_weights(n: int, size: int) -> np.ndarray:
+def area_weights(n: int, size: int) -> Band:
     """The matrix (size, n) of the means."""
-    start, stop = (bound[:, None] for bound in _bounds(n, size))
-    pixels = np.arange(n)
-    return np.asarray(((start <= pixels) & (pixels < stop)) / (stop - start))
+    starts, stops = _bounds(n, size)
+    rows = [
+        dict.fromkeys(range(start, stop), 1 / (stop - start))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+    ]
+    return Band.of(rows, n)
 
 
 def adaptive_places(n: int, size: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -160,6 +161,52 @@ def apply_transpose(
     """The transpose of a linear ``f``, applied to ``ct``; of ``x`` only shape and dtype count."""
     (result,) = jax.linear_transpose(f, x)(ct)
     return result  # type: ignore[no-any-return]
+
+
+def linear_op(
+    value: Callable[[jax.Array], jax.Array], transpose: Callable[[jax.Array], jax.Array]
+) -> Callable[[jax.Array], jax.Array]:
+    """A linear function of arrays with axes, and its transpose: each program the other's gradient.
+
+    JAX has no public rule of transposition but that of the solution of a linear system. With
+    ``A`` for the function, the system ``x = b, y - A x = c`` has the solution ``(b, c + A b)``, and
+    its transpose ``(b + A^T c, c)``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> twice = linear_op(lambda x: x + x, lambda ct: 2 * ct)
+    >>> twice(jnp.array([3.0])).tolist(), jax.grad(lambda x: twice(x)[0])(jnp.array([3.0])).tolist()
+    ([6.0], [2.0])
+    """
+
+    def system(x_and_y: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x, y = x_and_y
+        return x, y - value(x)
+
+    def solve(_: object, b_and_c: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        b, c = b_and_c
+        return b, c + value(b)
+
+    def solve_transposed(
+        _: object, b_and_c: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        b, c = b_and_c
+        return b + transpose(c), c
+
+    def call(x: jax.Array) -> jax.Array:
+        out = jax.eval_shape(value, x)
+        # JAX transposes systems of which all right-hand sides are linear in the argument, and all
+        # of whose solution is used: no number of it, with zeros around, and none beside the result.
+        none = _no_numbers(x).reshape((0,) * len(out.shape))
+        zeros = lax.pad(none, np.zeros((), out.dtype), [(0, size, 0) for size in out.shape])
+        same, y = lax.custom_linear_solve(system, (x, zeros), solve, solve_transposed)
+        beside = _no_numbers(same).reshape(*out.shape[:-1], 0)
+        return lax.concatenate([y, beside], len(out.shape) - 1)
+
+    return call
+
+
+def _no_numbers(x: jax.Array) -> jax.Array:
+    return lax.slice(x, (0,) * x.ndim, (0,) * x.ndim)
 
 
 class BilinearRule(NamedTuple):

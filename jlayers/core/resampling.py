@@ -1,9 +1,10 @@
 """Images in other sizes: each output a weighted sum of the inputs near its place, axis by axis.
 
 How to read this file: ``_around`` says which inputs an output is made of, and with which weights.
-``resize`` uses them in one of two ways. Where an axis becomes an integer number of times as large,
-the weights repeat: ``_by_phases`` sums shifted images, one sum for each output between two inputs.
-Otherwise ``by_matrix`` multiplies with the matrix of all weights.
+They are the rows of a matrix, ``weights``, with which ``bands.py`` multiplies on CPU. On other
+platforms, and where a size is not known, ``_resize_axis`` does so in one of two ways. Where an axis
+becomes an integer number of times as large, the weights repeat: ``_by_phases`` sums shifted images,
+one sum for each output between two inputs. Otherwise ``by_matrix`` has all of the matrix.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .adaptive_pooling import adaptive_avg_pool, by_matrix
+from .adaptive_pooling import adaptive_avg_pool
+from .bands import Band, along_axes, by_matrix
 from .custom_gradient import with_custom_gradient
 from .dispatch import traced_once
 from .dtypes import at_least_float32, is_sharded, is_symbolic
@@ -94,36 +96,65 @@ def _resize(
 ) -> jax.Array:
     if interpolation.method == "area":
         return adaptive_avg_pool(x, sizes)
-    # Whole numbers are moved as they are.
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    y = x.astype(at_least_float32(x.dtype)) if floating else x
     # The smaller of the results first: an axis that shrinks before one that grows.
     known = not is_symbolic(*x.shape[1:-1], *sizes)
     axes = range(1, x.ndim - 1)
     order = sorted(axes, key=lambda axis: sizes[axis - 1] / x.shape[axis]) if known else axes
-    for axis in order:
-        scale = None if scales is None else scales[axis - 1]
-        y = _resize_axis(y, axis, sizes[axis - 1], interpolation, scale)
-    return y.astype(x.dtype)
+    changes = [
+        _Change(axis, sizes[axis - 1], None if scales is None else scales[axis - 1])
+        for axis in order
+    ]
+    changes = [change for change in changes if not _stays(x, change, interpolation)]
 
-
-def _resize_axis(
-    x: jax.Array, axis: int, size: int, interpolation: Interpolation, scale: float | None
-) -> jax.Array:
-    before = x.shape[axis]
-    aligned = interpolation.coordinates == "align_corners"
-    own_scale = scale is not None and not aligned and scale * size != before
-    # With aligned corners the identity too, and the place of a single output is that of the first.
-    if size == before and not own_scale:
+    def one_by_one(x: jax.Array) -> jax.Array:
+        for change in changes:
+            x = _resize_axis(x, change, interpolation)
         return x
-    repeats = not own_scale and weights_repeat(interpolation)
+
+    # Whole numbers are moved as they are.
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return one_by_one(x)
+    y = x.astype(at_least_float32(x.dtype))
+    if known:
+        bands = {
+            axis: weights(x.shape[axis], size, interpolation, scale)
+            for axis, size, scale in changes
+        }
+        return along_axes(y, bands, one_by_one).astype(x.dtype)
+    return one_by_one(y).astype(x.dtype)
+
+
+class _Change(NamedTuple):
+    """A new size of an axis, and how many pixels lie between two of its outputs."""
+
+    axis: int
+    size: int
+    scale: float | None
+
+
+def _own_scale(x: jax.Array, change: _Change, interpolation: Interpolation) -> bool:
+    """Whether the outputs are other than spread out over the axis."""
+    axis, size, scale = change
+    aligned = interpolation.coordinates == "align_corners"
+    return scale is not None and not aligned and scale * size != x.shape[axis]
+
+
+def _stays(x: jax.Array, change: _Change, interpolation: Interpolation) -> bool:
+    # With aligned corners the identity too, and the place of a single output is that of the first.
+    return change.size == x.shape[change.axis] and not _own_scale(x, change, interpolation)
+
+
+def _resize_axis(x: jax.Array, change: _Change, interpolation: Interpolation) -> jax.Array:
+    axis, size, scale = change
+    before = x.shape[axis]
+    repeats = not _own_scale(x, change, interpolation) and weights_repeat(interpolation)
     # Of sharded axes JAX merges none by itself.
     if repeats and size % before == 0 and not is_sharded(x):
         return _by_phases(x, axis, size // before, interpolation)
-    matrix = weights(before, size, interpolation, scale)
+    band = weights(before, size, interpolation, scale)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        return jnp.take(x, matrix.argmax(1), axis)
-    return by_matrix(x, axis, matrix)
+        return jnp.take(x, band.starts + band.entries.argmax(1), axis)
+    return by_matrix(x, axis, band.dense())
 
 
 def weights_repeat(interpolation: Interpolation) -> bool:
@@ -158,7 +189,7 @@ def _by_phases(x: jax.Array, axis: int, factor: int, interpolation: Interpolatio
 
     def backward(arguments: tuple[jax.Array, ...], _: None, ct: jax.Array) -> tuple[jax.Array]:
         size = x.shape[axis]
-        return (by_matrix(ct, axis, weights(size, size * factor, interpolation).T),)
+        return (by_matrix(ct, axis, weights(size, size * factor, interpolation).dense().T),)
 
     return with_custom_gradient(lambda x: (plain(x), None), backward)(x)
 
@@ -251,9 +282,9 @@ _KERNELS = {
 
 def weights(
     before: int, size: int, interpolation: Interpolation, scale: float | None = None
-) -> np.ndarray:
+) -> Band:
     """The matrix (size, before) from the inputs of an axis to its outputs."""
-    matrix = np.zeros((size, before))
+    rows: list[dict[int, float]] = []
     scale = before / size if scale is None else scale
     stretch = max(scale, 1.0) if interpolation.antialias else 1.0
     for i in range(size):
@@ -263,12 +294,14 @@ def weights(
             "asymmetric": i * scale,
         }[interpolation.coordinates]
         first, part = _around(place, interpolation, stretch)
-        inside = [(k, weight) for k, weight in enumerate(part, first) if 0 <= k < before]
+        inside = {k: weight for k, weight in enumerate(part, first) if 0 <= k < before}
         if _excludes_outside(interpolation) and inside:
-            total = sum(weight for _, weight in inside)
-            for k, weight in inside:
-                matrix[i, k] += weight / total
+            total = sum(inside.values())
+            rows.append({k: weight / total for k, weight in inside.items()})
             continue
+        row: dict[int, float] = {}
         for k, weight in enumerate(part, first):
-            matrix[i, min(max(k, 0), before - 1)] += weight
-    return matrix
+            nearest = min(max(k, 0), before - 1)
+            row[nearest] = row.get(nearest, 0.0) + weight
+        rows.append(row)
+    return Band.of(rows, before)
