@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .custom_gradient import apply_transpose, on_cpu, with_custom_gradient
+from .custom_gradient import apply_transpose, linear_op, on_cpu, with_custom_gradient
 from .dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from .dtypes import at_least_float32, is_sharded, is_symbolic, min_value, turned_round
 from .windows import Padding, Windows, explicit_padding, pad_or_crop
@@ -43,6 +43,7 @@ class _Programs(NamedTuple):
     by_axis: Callable[[jax.Array], jax.Array]
     gradient: Callable[[jax.Array, jax.Array], jax.Array]
     direct: Callable[[jax.Array], jax.Array]
+    linear: bool = False
 
 
 @traced_once("window_shape", "strides", "padding", "dilation", "method")
@@ -260,7 +261,7 @@ def _sum_pool(x: jax.Array, windows: Windows, use_axes: bool, method: str | None
             ct = windows.along(axis).sum_over_windows(axis, ct, x.shape[axis + 1])
         return ct
 
-    return _pool(x, use_axes, method, _Programs(by_axis, gradient, direct))
+    return _pool(x, use_axes, method, _Programs(by_axis, gradient, direct, linear=True))
 
 
 def choose_pool(offsets: int, platform: str) -> AlgorithmChoice:
@@ -293,7 +294,7 @@ def _choose(operation: str, x: jax.Array, offsets: int, method: str | None) -> b
 
 def _pool(x: jax.Array, use_axes: bool, method: str | None, programs: _Programs) -> jax.Array:
     """By axis on CPU or where the method is given; XLA's own otherwise."""
-    by_axis, gradient, direct = programs
+    by_axis, gradient, direct, linear = programs
     if not use_axes:
         return direct(x)
     if method is not None:
@@ -304,7 +305,10 @@ def _pool(x: jax.Array, use_axes: bool, method: str | None, programs: _Programs)
     def tangent(
         args: tuple[jax.Array, ...], out: jax.Array, tangents: dict[int, jax.Array]
     ) -> jax.Array:
-        return apply_transpose(functools.partial(gradient, args[0]), out, tangents[0])
+        backward = functools.partial(gradient, args[0])
+        if linear and not is_sharded(args[0]):
+            return linear_op(by_axis, backward)(tangents[0])
+        return apply_transpose(backward, out, tangents[0])
 
     return on_cpu(by_axis, tangent, direct)(x)
 

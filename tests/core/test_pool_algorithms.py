@@ -51,7 +51,7 @@ def _random_case(seed):
     strides = tuple(draw.choice([1, 2, 3]) for _ in window)
     padding = [(draw.randrange(k), draw.randrange(k)) for k in window]
     spatial = [k + draw.randrange(5) for k in window]
-    values = np.random.default_rng(seed).normal(size=(2, *spatial, 3))
+    values = np.random.default_rng(seed).normal(size=(2, *spatial, 3 if seed % 3 else 16))
     how = {"window_shape": window, "strides": strides, "padding": padding}
     return jnp.asarray(values.round(0 if seed % 2 else 6)), how
 
