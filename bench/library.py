@@ -106,6 +106,18 @@ def _resize() -> dict[str, Case]:
         "resize-nearest-2x": case((64, 64), "nearest", (8, 32, 32, 64), "nearest"),
         "resize-linear-2x": case((112, 112), "linear", (4, 56, 56, 32), "bilinear"),
         "resize-linear-down": case((100, 75), "linear", (8, 224, 224, 3), "bilinear"),
+        "resize-antialiased": Case(
+            lambda: jl.Resize((100, 75), method="linear", antialias=True),
+            (8, 224, 224, 3),
+            lambda: {
+                "jax.image": lambda p, x: jax.image.resize(x, (8, 100, 75, 3), "linear"),
+            },
+        ),
+        "upsample-1d": Case(
+            lambda: jl.Resize(factor=2),
+            (16, 1024, 64),
+            lambda: {"keras": keras(lambda layers: layers.UpSampling1D(2))},
+        ),
         "resize-cubic": case((150, 150), "cubic", (4, 64, 64, 16), "bicubic"),
     }
 
@@ -164,12 +176,23 @@ def _pools() -> dict[str, Case]:
                 "linen": lambda p, x: flax_same_avg(x),
             },
         ),
+        "pool-avg-counts-padding": Case(
+            lambda: jl.AvgPool(3, strides=1, padding="SAME", count_include_pad=True),
+            (8, 56, 56, 64),
+            lambda: {"linen": lambda p, x: flax_padded_avg(x)},
+        ),
         # Equinox has other windows where the sizes do not divide.
         "pool-adaptive-7x7": Case(
             lambda: jl.AdaptiveAvgPool(7), (8, 30, 30, 64), adaptive, compared=False
         ),
         "pool-adaptive-divisible": Case(lambda: jl.AdaptiveAvgPool(7), (8, 56, 56, 64), adaptive),
     }
+
+
+def flax_padded_avg(x: Any) -> Any:
+    from flax import linen as nn
+
+    return nn.avg_pool(x, (3, 3), (1, 1), "SAME")
 
 
 def flax_same_avg(x: Any) -> Any:
