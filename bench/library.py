@@ -70,7 +70,8 @@ def keras(
         if not layer.built:
             layer.build(x.shape)
         values = [] if convert is None else convert(params)
-        return layer.stateless_call(values, [], x)[0]
+        seeds = [v.value for v in layer.non_trainable_variables]
+        return layer.stateless_call(values, seeds, x)[0]
 
     return call
 
@@ -387,6 +388,267 @@ def _recurrent() -> dict[str, Case]:
     }
 
 
+def _steps(step: Callable[[Any, Any], Any], carry: Any, *inputs: Any) -> Any:
+    """The outputs (batch, time, ...) of a scan over such inputs."""
+    _, y = jax.lax.scan(step, carry, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), inputs))
+    return jnp.swapaxes(y, 0, 1)
+
+
+def _scans() -> dict[str, Case]:
+    """Layers of which no library has one: the scan over steps that one writes by hand."""
+
+    def by_hand(layer: Callable[[], jl.Layer], x: tuple[int, ...], call: Function) -> Case:
+        return Case(layer, x, lambda: {"by hand": call})
+
+    def ind_rnn(p: Tree, x: Any) -> Any:
+        def step(h: Any, at: Any) -> Any:
+            h = jax.nn.relu(at[0] + p["recurrent_scale"] * h)
+            return h, h
+
+        u = x @ p["kernel"] + p["bias"]
+        return _steps(step, jnp.zeros_like(u[:, 0]), u)
+
+    def sru(p: Tree, x: Any) -> Any:
+        n, f, r = jnp.split(x @ p["kernel"], 3, -1)
+        f, r = (v + b for v, b in zip((f, r), jnp.split(p["bias"], 2), strict=True))
+
+        def step(c: Any, at: Any) -> Any:
+            n, f, r, x = at
+            f, r = jax.nn.sigmoid(f), jax.nn.sigmoid(r)
+            c = f * c + (1 - f) * n
+            return c, r * c + (1 - r) * x
+
+        return _steps(step, jnp.zeros_like(n[:, 0]), n, f, r, x)
+
+    def qrnn(p: Tree, x: Any) -> Any:
+        padded = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))
+        steps = (padded[:, :-1] @ p["kernel"][0], padded[:, 1:] @ p["kernel"][1], p["bias"])
+        z, f, o = jnp.split(sum(steps), 3, -1)
+
+        def step(c: Any, at: Any) -> Any:
+            z, f, o = at
+            f = jax.nn.sigmoid(f)
+            c = f * c + (1 - f) * jnp.tanh(z)
+            return c, jax.nn.sigmoid(o) * c
+
+        return _steps(step, jnp.zeros_like(z[:, 0]), z, f, o)
+
+    def rg_lru(p: Tree, x: Any) -> Any:
+        u = x @ p["kernel"] + p["bias"]
+        r, i = jnp.split(jax.nn.sigmoid(u @ p["gate_kernel"] + p["gate_bias"]), 2, -1)
+        log_a = 8 * r * jax.nn.log_sigmoid(p["decay"])
+
+        def step(h: Any, at: Any) -> Any:
+            log_a, b = at
+            h = jnp.exp(log_a) * h + jnp.sqrt(-jnp.expm1(2 * log_a)) * b
+            return h, h
+
+        return _steps(step, jnp.zeros_like(u[:, 0]), log_a, i * u)
+
+    def selective(p: Tree, x: Any) -> Any:
+        rank, state = p["step_kernel"].shape[0], p["log_decay"].shape[1]
+        r, b, c = jnp.split(x @ p["select_kernel"], [rank, rank + state], -1)
+        d = jax.nn.softplus(r @ p["step_kernel"] + p["step_bias"])
+        rates = -jnp.exp(p["log_decay"])
+
+        def step(s: Any, at: Any) -> Any:
+            d, b, c, x = at
+            s = jnp.exp(d[..., None] * rates) * s + (d * x)[..., None] * b[:, None]
+            return s, jnp.einsum("bdn,bn->bd", s, c)
+
+        y = _steps(step, jnp.zeros((x.shape[0], *rates.shape)), d, b, c, x)
+        return y + p["skip"] * x
+
+    def heads(values: Any, count: int) -> Any:
+        return values.reshape(*values.shape[:-1], count, -1)
+
+    def linear_attention(p: Tree, x: Any) -> Any:
+        q, k, v = (
+            heads(x @ p[f"{name}_kernel"] + p[f"{name}_bias"], 4)
+            for name in ("query", "key", "value")
+        )
+        q, k = jax.nn.elu(q) + 1, jax.nn.elu(k) + 1
+
+        def step(state: Any, at: Any) -> Any:
+            (s, z), (q, k, v) = state, at
+            s, z = s + k[..., None] * v[..., None, :], z + k
+            y = jnp.einsum("bhk,bhkv->bhv", q, s)
+            return (s, z), y / (jnp.einsum("bhk,bhk->bh", q, z)[..., None] + 1e-6)
+
+        size = q.shape[-1]
+        zeros = jnp.zeros((x.shape[0], 4, size, size)), jnp.zeros((x.shape[0], 4, size))
+        y = _steps(step, zeros, q, k, v)
+        return y.reshape(x.shape) @ p["out_kernel"] + p["out_bias"]
+
+    def mlstm(p: Tree, x: Any) -> Any:
+        q, k, v, o = jnp.split(x @ p["kernel"] + p["bias"], 4, -1)
+        q, k, v = (heads(part, 4) for part in (q, k, v))
+        k = k / np.sqrt(k.shape[-1])
+        i, f = jnp.split(x @ p["gate_kernel"] + p["gate_bias"], 2, -1)
+
+        def step(state: Any, at: Any) -> Any:
+            (c, n, m), (q, k, v, i, f) = state, at
+            log_f = jax.nn.log_sigmoid(f)
+            new = jnp.maximum(log_f + m, i)
+            keep, write = jnp.exp(log_f + m - new), jnp.exp(i - new)
+            c = keep[..., None, None] * c + write[..., None, None] * k[..., None] * v[..., None, :]
+            n = keep[..., None] * n + write[..., None] * k
+            least = jnp.maximum(jnp.abs(jnp.sum(q * n, -1)), jnp.exp(-new))
+            return (c, n, new), jnp.einsum("bhk,bhkv->bhv", q, c) / least[..., None]
+
+        rows, size = (x.shape[0], 4), q.shape[-1]
+        zeros = jnp.zeros((*rows, size, size)), jnp.zeros((*rows, size)), jnp.zeros(rows)
+        return jax.nn.sigmoid(o) * _steps(step, zeros, q, k, v, i, f).reshape(o.shape)
+
+    def gated_delta(p: Tree, x: Any) -> Any:
+        q, k, v = (heads(part, 4) for part in jnp.split(x @ p["kernel"], 3, -1))
+        q, k = (a * jax.lax.rsqrt(jnp.sum(a * a, -1, keepdims=True) + 1e-6) for a in (q, k))
+        b = jax.nn.sigmoid(x @ p["write_kernel"])
+        a = jax.nn.softplus(x @ p["decay_kernel"] + p["step_bias"])
+        a = jnp.exp(-jnp.exp(p["log_decay"]) * a)
+
+        def step(s: Any, at: Any) -> Any:
+            q, k, v, a, b = at
+            s = a[..., None, None] * s
+            u = b[..., None] * (v - jnp.einsum("bhk,bhkv->bhv", k, s))
+            s = s + k[..., None] * u[..., None, :]
+            return s, jnp.einsum("bhk,bhkv->bhv", q, s)
+
+        size = q.shape[-1]
+        y = _steps(step, jnp.zeros((x.shape[0], 4, size, size)), q / np.sqrt(size), k, v, a, b)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + 1e-6) * p["scale"]
+        return (y.reshape(x.shape) * jax.nn.silu(x @ p["gate_kernel"])) @ p["out_kernel"]
+
+    return {
+        "ind-rnn": by_hand(lambda: jl.IndRNN(128), (16, 128, 64), ind_rnn),
+        "sru": by_hand(lambda: jl.SRU(128, peephole=False), (16, 128, 128), sru),
+        "qrnn": by_hand(lambda: jl.QRNN(128, 2), (16, 128, 64), qrnn),
+        "linear-recurrence": by_hand(lambda: jl.LinearRecurrence(128), (16, 128, 64), rg_lru),
+        "selective-ssm": by_hand(lambda: jl.SelectiveSSM(16), (4, 128, 64), selective),
+        "linear-attention": by_hand(lambda: jl.LinearAttention(4), (4, 128, 64), linear_attention),
+        "mlstm": by_hand(lambda: jl.MLSTM(64, 4), (4, 128, 64), mlstm),
+        "gated-delta": by_hand(
+            lambda: jl.GatedDeltaNet(4, kernel_size=None), (4, 128, 64), gated_delta
+        ),
+    }
+
+
+def _image_recurrences() -> dict[str, Case]:
+    shape = (4, 8, 16, 16, 8)
+
+    def conv_lstm() -> dict[str, Function]:
+        found = keras(
+            lambda layers: layers.ConvLSTM2D(
+                8, 3, padding="same", recurrent_activation="sigmoid", return_sequences=True
+            ),
+            lambda p: [p["kernel"], p["recurrent_kernel"], p["bias"]],
+        )
+        from flax import linen as nn
+
+        module = nn.RNN(nn.ConvLSTMCell(8, (3, 3)))
+
+        def by_linen(p: Tree, x: Any) -> Any:
+            # Its gates are i, g, f, o, and one is added to f.
+            def order(values: Any) -> Any:
+                i, f, g, o = jnp.split(values, 4, -1)
+                return jnp.concatenate([i, g, f, o], -1)
+
+            i, f, g, o = jnp.split(p["bias"], 4)
+            bias = jnp.concatenate([i, g, f - 1, o])
+            cell = {
+                "ih": {"kernel": order(p["kernel"]), "bias": bias},
+                "hh": {"kernel": order(p["recurrent_kernel"]), "bias": jnp.zeros_like(bias)},
+            }
+            return module.apply({"params": {"cell": cell}}, x)
+
+        return {"keras": found, "linen": by_linen}
+
+    def conv_gru(p: Tree, x: Any) -> Any:
+        def conv(values: Any, kernel: Any) -> Any:
+            return jax.lax.conv_general_dilated(
+                values, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        gates, candidate = jnp.split(p["recurrent_kernel"], [16], -1)
+
+        def step(h: Any, at: Any) -> Any:
+            xr, xz, xn = jnp.split(conv(at[0], p["kernel"]) + p["bias"], 3, -1)
+            hr, hz = jnp.split(conv(h, gates), 2, -1)
+            r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
+            n = jnp.tanh(xn + r * (conv(h, candidate) + p["recurrent_bias"]))
+            h = (1 - z) * n + z * h
+            return h, h
+
+        return _steps(step, jnp.zeros_like(x[:, 0]), x)
+
+    return {
+        "conv-lstm": Case(lambda: jl.ConvLSTM(8, 3), shape, conv_lstm),
+        "conv-gru": Case(lambda: jl.ConvGRU(8, 3), shape, lambda: {"by hand": conv_gru}),
+    }
+
+
+def _attention() -> dict[str, Case]:
+    def pair() -> Any:
+        return tuple(jax.random.normal(jax.random.key(i), (4, 128, 64)) for i in (0, 1))
+
+    def keras_layer(make: Callable[[Any], Any], convert: Callable[[Tree], list[Any]]) -> Function:
+        """A layer of Keras of (query, value) by a list, or by two arguments."""
+        import keras as k
+
+        layer = make(k.layers)
+
+        def call(p: Tree, x: Any) -> Any:
+            q, v = x if isinstance(x, tuple) else (x, x)
+            given = ([q, v],) if isinstance(layer, k.layers.AdditiveAttention) else (q, v)
+            if not layer.built:
+                layer.build(*([[q.shape, v.shape]] if len(given) == 1 else [q.shape, v.shape]))
+            seeds = [v.value for v in layer.non_trainable_variables]
+            return layer.stateless_call(convert(p), seeds, *given)[0]
+
+        return call
+
+    def additive() -> dict[str, Function]:
+        return {"keras": keras_layer(lambda la: la.AdditiveAttention(), lambda p: [p["scale"]])}
+
+    def projections(p: Tree) -> list[Any]:
+        found = []
+        for name, count in (("query", 4), ("key", 2), ("value", 2)):
+            kernel = p[f"{name}_kernel"]
+            bias = p.get(f"{name}_bias", jnp.zeros(kernel.shape[1]))
+            found += [kernel.reshape(kernel.shape[0], count, -1), bias.reshape(count, -1)]
+        return [*found, p["out_kernel"].reshape(4, -1, 64), p["out_bias"]]
+
+    def grouped() -> dict[str, Function]:
+        return {"keras": keras_layer(lambda la: la.GroupQueryAttention(16, 4, 2), projections)}
+
+    def cross() -> dict[str, Function]:
+        from flax import linen as nn
+
+        module = nn.MultiHeadDotProductAttention(4)
+
+        def call(p: Tree, x: Any) -> Any:
+            def split(name: str) -> dict[str, Any]:
+                kernel = p[f"{name}_kernel"]
+                bias = p.get(f"{name}_bias", jnp.zeros(kernel.shape[1]))
+                return {"kernel": kernel.reshape(-1, 4, 16), "bias": bias.reshape(4, 16)}
+
+            found: Tree = {name: split(name) for name in ("query", "key", "value")}
+            found["out"] = {"kernel": p["out_kernel"].reshape(4, 16, 64), "bias": p["out_bias"]}
+            return module.apply({"params": found}, x[0], x[1])
+
+        return {"linen": call}
+
+    # The gradient of a bias of keys is zero, up to rounding: there is nothing to compare.
+    biases = ("query", "value", "out")
+    return {
+        "additive-attention": Case(jl.AdditiveAttention, pair, additive),
+        "grouped-query-attention": Case(
+            lambda: jl.SelfAttention(4, num_kv_heads=2, bias=biases), (4, 128, 64), grouped
+        ),
+        "cross-attention": Case(lambda: jl.CrossAttention(4, bias=biases), pair, cross),
+    }
+
+
 def _signal() -> dict[str, Case]:
     def stft() -> dict[str, Function]:
         window = np.hanning(513)[:-1].astype("float32")
@@ -402,7 +664,19 @@ def _signal() -> dict[str, Case]:
     return {"stft": Case(lambda: jl.serial(jl.STFT(512, strides=128), jnp.abs), (8, 16000), stft)}
 
 
-TABLES = (_resize, _pools, _convolutions, _norms, _linear, _random, _recurrent, _signal)
+TABLES = (
+    _resize,
+    _pools,
+    _convolutions,
+    _norms,
+    _linear,
+    _random,
+    _recurrent,
+    _scans,
+    _image_recurrences,
+    _attention,
+    _signal,
+)
 
 
 def answer(name: str, case: Case, gradient: bool, budget: float, rounds: int) -> Answer:

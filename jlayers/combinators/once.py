@@ -90,7 +90,12 @@ def once(layer: LayerOrFunction) -> Layer:
             leaves = [carry["output"][str(i)] for i in range(len(carry["output"]))]
             return leaves, state if train else None, [jnp.zeros_like(loss) for loss in losses]
 
-        leaves, new, losses = lax.cond(carry["done"], remember, compute)
+        done = carry["done"]
+        # Outside jit a conditional would be compiled at each call, as its branches are new ones.
+        if isinstance(done, jax.core.Tracer):
+            leaves, new, losses = lax.cond(done, remember, compute)
+        else:
+            leaves, new, losses = remember() if done else compute()
         for loss in losses:
             add_loss(loss)
         after = {

@@ -106,6 +106,15 @@ FAST = [
     "repeat, rematerialised",
 ]
 OTHERS = {
+    "a recursive filter over chunks": (jl.IIRFilter([0.5], [1.0, -0.5]), jl.spec((1, 130, 1))),
+    "once, on a second input": (
+        jl.compose(
+            lambda f, x: f.steps(x[0]) + f.context(x[1]),
+            steps=jl.GRU(2),
+            context=jl.once(jl.serial(jl.LSTM(2), lambda h: h.mean(1, keepdims=True))),
+        ),
+        (jl.spec((2, 3, 4)), jl.spec((2, 5, 4))),
+    ),
     "ensemble of lstm": (jl.ensemble(jl.LSTM(2), 2), jl.spec((2, 3, 4))),
     "remat of lstm": (jl.remat(jl.LSTM(2)), jl.spec((2, 3, 4))),
     "a step of images": (jl.each_step(jl.MaxPool(2)), jl.spec((2, 3, 4, 4, 1))),
@@ -118,10 +127,15 @@ OTHERS = {
         jl.Sequence(jl.spec((2, 3, 4)), jl.spec((2, 3), bool)),
     ),
 }
+FAST_OTHERS = [
+    "lstm of a sequence",
+    "a recursive filter over chunks",
+    "once, on a second input",
+]
 QUIET = {"concat of inputs", "parallel, named"}  # cannot be streamed with these inputs
 
 
-@pytest.mark.parametrize("name", named([*INSTANCES, *OTHERS], *FAST, "lstm of a sequence"))
+@pytest.mark.parametrize("name", named([*INSTANCES, *OTHERS], *FAST, *FAST_OTHERS))
 def test_the_same_call_compiles_nothing_the_third_time(name):
     layer, spec = OTHERS[name] if name in OTHERS else INSTANCES[name][:2]
     # Operations by themselves are found again; what is compiled for a call is the body of a loop.

@@ -199,6 +199,10 @@ def _written(block: _Block, cache: Cache, fits: jax.Array) -> Cache:
         folded = buffer.reshape(batch * heads, slots, size)
         new = jnp.swapaxes(new, 1, 2).reshape(batch * heads, steps, size)
         new = jnp.broadcast_to(new, (*slot.shape, size))
+        if heads == 1:
+            # XLA for CPU may take the axis that a reshape adds for another layout, and copies.
+            at = rows, jnp.zeros_like(rows), slot
+            return buffer.at[at].set(new, mode="drop", unique_indices=True)
         written = folded.at[rows, slot].set(new, mode="drop", unique_indices=True)
         return written.reshape(buffer.shape)
 

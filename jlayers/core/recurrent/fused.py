@@ -1,4 +1,4 @@
-"""SimpleRNN, LSTM and GRU as single functions, with the custom gradient of ``recurrence``.
+"""SimpleRNN, LSTM, GRU and MGU as single functions, with the custom gradient of ``recurrence``.
 
 How to read this file: each function gives ``recurrence`` its ``Cell``, the elementwise part of a
 step forwards and backwards. Sigmoids are (tanh(v / 2) + 1) / 2, so that all gates of an LSTM share
@@ -7,7 +7,7 @@ one call of tanh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,18 @@ from jax import lax
 
 from ..dense import add_bias
 from ..dispatch import traced_once
-from ..norm import scalar
 from .chunking import Arrays, Carry, Cell
+from .gates import (
+    flat,
+    one_less,
+    one_less_square,
+    repeat,
+    select_part,
+    sigmoid,
+    sigmoid_of,
+    split,
+    stack,
+)
 from .scan import Weights, recurrence
 
 
@@ -143,9 +153,9 @@ def _lstm_step(gates: jax.Array, carry: Carry) -> Carry:
     half = np.repeat([0.5, 0.5, 1.0, 0.5], gates.shape[-1] // 4).astype(gates.dtype)
     scaled = lax.mul(gates, lax.broadcast_in_dim(half, gates.shape, (gates.ndim - 1,)))
     # Without the barrier XLA recomputes the tanh in each fusion that uses it.
-    i, f, g, o = _split(lax.optimization_barrier(lax.tanh(scaled)), 4)
-    c = lax.add(lax.mul(_sigmoid_of(f), c), lax.mul(_sigmoid_of(i), g))
-    return lax.mul(_sigmoid_of(o), lax.tanh(c)), c
+    i, f, g, o = split(lax.optimization_barrier(lax.tanh(scaled)), 4)
+    c = lax.add(lax.mul(sigmoid_of(f), c), lax.mul(sigmoid_of(i), g))
+    return lax.mul(sigmoid_of(o), lax.tanh(c)), c
 
 
 def _lstm_coefficients(gates: jax.Array, before: Carry, after: Carry) -> Arrays:
@@ -240,7 +250,7 @@ def gru(
 
 
 def _gru_prepare(projected: jax.Array) -> Arrays:
-    return tuple(_split(projected, 3))
+    return tuple(split(projected, 3))
 
 
 # XLA for CPU makes a function of a value that is read at several indices. It does not vectorise a
@@ -249,14 +259,14 @@ def _gru_prepare(projected: jax.Array) -> Arrays:
 def _gru_activate(
     prepared: Arrays, recurrent: jax.Array, recurrent_bias: jax.Array | None
 ) -> tuple[Arrays, Arrays]:
-    hr, hz, hn = _split(recurrent, 3)
+    hr, hz, hn = split(recurrent, 3)
     return prepared, (hr, hz, hn if recurrent_bias is None else add_bias(hn, recurrent_bias))
 
 
 def _gru_gates(activated: tuple[Arrays, Arrays]) -> tuple[jax.Array, ...]:
     """r, z, the candidate, and what of it r acts on."""
     (xr, xz, xn), (hr, hz, hn) = activated
-    r, z = (_sigmoid(lax.add(*terms)) for terms in ((xr, hr), (xz, hz)))
+    r, z = (sigmoid(lax.add(*terms)) for terms in ((xr, hr), (xz, hz)))
     return r, z, lax.tanh(lax.add(xn, lax.mul(r, hn))), hn
 
 
@@ -269,28 +279,32 @@ def _gru_step(activated: tuple[Arrays, Arrays], carry: Carry) -> Carry:
 def _gru_coefficients(activated: tuple[Arrays, Arrays], before: Carry, after: Carry) -> Arrays:
     (h,) = before
     r, z, n, hn = _gru_gates(activated)
-    not_r, not_z = _one_less(r), _one_less(z)
-    candidate = lax.mul(not_z, _one_less_square(n))
+    not_r, not_z = one_less(r), one_less(z)
+    candidate = lax.mul(not_z, one_less_square(n))
     through_r = lax.mul(candidate, r)
     own = [
         lax.mul(lax.mul(through_r, not_r), hn),
         lax.mul(lax.mul(lax.sub(h, n), z), not_z),
         through_r,
     ]
-    return _stack(own), candidate, z
+    return stack(own), candidate, z
 
 
-def _gru_backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
-    recurrent, _, z = coefficients
+def _kept_backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
+    """Of a cell whose coefficients are of ``h U``, of the candidate, and how much of h is kept."""
+    recurrent, _, kept = coefficients
     (dh,) = dcarry
-    return (dh,), _flat(lax.mul(recurrent, _repeat(dh, 3))), (lax.mul(dh, z),)
+    parts = recurrent.shape[-2]
+    return (dh,), flat(lax.mul(recurrent, repeat(dh, parts))), (lax.mul(dh, kept),)
 
 
-def _gru_gradients(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, jax.Array]:
+def _kept_gradients(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, jax.Array]:
     recurrent, candidate, _ = coefficients
-    dh = _repeat(signal[0], 3)
-    projected = _select_part(2, _repeat(candidate, 3), recurrent)
-    return _flat(lax.mul(projected, dh)), _flat(lax.mul(recurrent, dh))
+    parts = recurrent.shape[-2]
+    dh = repeat(signal[0], parts)
+    # Only the candidate has another slope in ``x W`` than in ``h U``.
+    projected = select_part(parts - 1, repeat(candidate, parts), recurrent)
+    return flat(lax.mul(projected, dh)), flat(lax.mul(recurrent, dh))
 
 
 _GRU = Cell(
@@ -299,51 +313,80 @@ _GRU = Cell(
     activate=_gru_activate,
     step=_gru_step,
     coefficients=_gru_coefficients,
-    backward=_gru_backward,
-    gradients=_gru_gradients,
+    backward=_kept_backward,
+    gradients=_kept_gradients,
 )
 
 
-def _sigmoid(values: jax.Array) -> jax.Array:
-    return _sigmoid_of(lax.tanh(lax.mul(values, scalar(0.5, values))))
+@traced_once("reset_gate", "reverse", "method")
+def mgu(
+    x: jax.Array,
+    carry: tuple[jax.Array],
+    kernel: jax.Array,
+    recurrent_kernel: jax.Array,
+    bias: jax.Array | None = None,
+    recurrent_bias: jax.Array | None = None,
+    *,
+    reset_gate: bool = True,
+    reverse: bool = False,
+    method: str | None = None,
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array]]:
+    """The minimal gated unit of ``jlayers.MGU``.
+
+    Args:
+      kernel: (in, 2 H). recurrent_kernel: (H, 2 H). bias: (2 H,), or None. Gate order f, n.
+      recurrent_bias: (H,), of the candidate, or None.
+      reset_gate: whether f acts on the candidate's part of ``h U``.
+      x, carry, reverse, method, mask: as in ``gru``, as are results and errors.
+    """
+    outputs, (h,) = recurrence(
+        _MGU[reset_gate],
+        x,
+        carry,
+        Weights(kernel, recurrent_kernel, bias, recurrent_bias),
+        reverse=reverse,
+        method=method,
+        name="mgu",
+        mask=mask,
+    )
+    return outputs, (h,)
 
 
-def _sigmoid_of(squashed: jax.Array) -> jax.Array:
-    """sigmoid(v) of tanh(v / 2)."""
-    return lax.mul(lax.add(squashed, scalar(1, squashed)), scalar(0.5, squashed))
+def _mgu_prepare(projected: jax.Array) -> Arrays:
+    return tuple(split(projected, 2))
 
 
-def _one_less(values: jax.Array) -> jax.Array:
-    return lax.sub(scalar(1, values), values)
+def _mgu_activate(
+    prepared: Arrays, recurrent: jax.Array, recurrent_bias: jax.Array | None
+) -> tuple[Arrays, Arrays]:
+    hf, hn = split(recurrent, 2)
+    return prepared, (hf, hn if recurrent_bias is None else add_bias(hn, recurrent_bias))
 
 
-def _one_less_square(values: jax.Array) -> jax.Array:
-    return _one_less(lax.square(values))
+def _mgu_cell(reset_gate: bool) -> Cell:
+    def gates(activated: tuple[Arrays, Arrays]) -> Arrays:
+        (xf, xn), (hf, hn) = activated
+        f = sigmoid(lax.add(xf, hf))
+        return f, lax.tanh(lax.add(xn, lax.mul(f, hn) if reset_gate else hn)), hn
+
+    def step(activated: tuple[Arrays, Arrays], carry: Carry) -> Carry:
+        f, n, _ = gates(activated)
+        return (lax.add(n, lax.mul(f, lax.sub(carry[0], n))),)
+
+    def coefficients(activated: tuple[Arrays, Arrays], before: Carry, after: Carry) -> Arrays:
+        f, n, hn = gates(activated)
+        candidate = lax.mul(one_less(f), one_less_square(n))
+        through_f, through_hn = lax.sub(before[0], n), candidate
+        if reset_gate:
+            through_f = lax.add(through_f, lax.mul(candidate, hn))
+            through_hn = lax.mul(candidate, f)
+        own = [lax.mul(lax.mul(through_f, f), one_less(f)), through_hn]
+        return stack(own), candidate, f
+
+    return Cell(
+        False, _mgu_prepare, _mgu_activate, step, coefficients, _kept_backward, _kept_gradients
+    )
 
 
-def _split(values: jax.Array, count: int) -> Sequence[jax.Array]:
-    return lax.split(values, (values.shape[-1] // count,) * count, axis=values.ndim - 1)
-
-
-def _stack(parts: Sequence[jax.Array]) -> jax.Array:
-    """(..., parts, H) of arrays (..., H)."""
-    axis = parts[0].ndim - 1
-    return lax.concatenate([lax.expand_dims(part, (axis,)) for part in parts], axis)
-
-
-def _repeat(values: jax.Array, times: int) -> jax.Array:
-    """(..., times, H) of (..., H)."""
-    shape = (*values.shape[:-1], times, values.shape[-1])
-    return lax.broadcast_in_dim(values, shape, (*range(values.ndim - 1), values.ndim))
-
-
-def _select_part(index: int, chosen: jax.Array, others: jax.Array) -> jax.Array:
-    """``chosen`` for the part of that index, of arrays (..., parts, H)."""
-    # jnp.where, since it gives the condition the sharding of the values.
-    parts = np.arange(others.shape[-2])[:, None]
-    return jnp.where(parts == index, chosen, others)
-
-
-def _flat(values: jax.Array) -> jax.Array:
-    """(..., parts H) of (..., parts, H)."""
-    return lax.reshape(values, (*values.shape[:-2], values.shape[-2] * values.shape[-1]))
+_MGU = {reset_gate: _mgu_cell(reset_gate) for reset_gate in (True, False)}

@@ -1,4 +1,4 @@
-"""Linear recurrences, ``h' = a h + b`` elementwise: all steps at once, by an associative scan.
+"""Linear recurrences, ``h' = a h + b`` elementwise, and the cells that are one.
 
 As ``a`` and ``b`` depend on the input alone, a cell here is a projection to ``(a, b)``.
 """
@@ -10,12 +10,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from ..custom_gradient import with_custom_gradient
 from ..dense import affine
-from ..dtypes import at_least_float32, is_symbolic
+from ..dtypes import at_least_float32
 from .chunking import Carry
+from .linear_scan import linear_scan
 from .stepwise import ScanOptions, StepCell, expand
 
 # The power of the gate in an RG-LRU: "c" in the paper.
@@ -47,55 +46,8 @@ def linear_recurrence(
         valid = expand(options.mask, decay.shape)
         update = jnp.where(valid, update, jnp.zeros_like(update))
         decay = jnp.where(valid, decay, jnp.ones_like(decay))
-    if is_symbolic(decay.shape[1]):  # which associative_scan cannot halve
-        after, outputs = lax.scan(
-            lambda h, at: (at[0] * h + at[1],) * 2,
-            h,
-            (jnp.swapaxes(decay, 0, 1), jnp.swapaxes(update, 0, 1)),
-            reverse=options.reverse,
-        )
-        return jnp.swapaxes(outputs, 0, 1), after
-    first, last = (-1, 0) if options.reverse else (0, -1)
-    # The state before all steps is a part of the first update, so that the scan starts from zero.
-    update = update.at[:, first].add(decay[:, first] * h)
-    outputs = _scanned(decay, update, options.reverse)
-    return outputs, outputs[:, last]
-
-
-def _scanned(decay: jax.Array, update: jax.Array, reverse: bool) -> jax.Array:
-    """h after each step, from zero. Its gradient is one such scan, the other way round.
-
-    Differentiated as it is, an associative scan keeps the products of all its levels.
-    """
-
-    def scan(decay: jax.Array, update: jax.Array, reverse: bool) -> jax.Array:
-        h: jax.Array
-        _, h = lax.associative_scan(_compose, (decay, update), reverse=reverse, axis=1)
-        return h
-
-    def forward(decay: jax.Array, update: jax.Array) -> tuple[jax.Array, jax.Array]:
-        h = scan(decay, update, reverse)
-        return h, h
-
-    def backward(
-        arguments: tuple[jax.Array, ...], h: jax.Array, ct: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        decay, _ = arguments
-        # What a step passes on is multiplied by the decay of the step after it.
-        dh = scan(_moved(decay, not reverse), ct, not reverse)
-        slope = dh * _moved(h, reverse)
-        # A decay that is the same for all rows has one.
-        same = tuple(i for i, size in enumerate(decay.shape) if size != h.shape[i])
-        return slope.sum(same, keepdims=True) if same else slope, dh
-
-    return with_custom_gradient(forward, backward)(decay, update)
-
-
-def _moved(values: jax.Array, back: bool) -> jax.Array:
-    """The values of the step before, 0 for the first step; with ``back`` of the step after."""
-    edge = jnp.zeros_like(values[:, :1])
-    parts = [values[:, 1:], edge] if back else [edge, values[:, :-1]]
-    return jnp.concatenate(parts, 1)
+    outputs = linear_scan(decay, update, h, reverse=options.reverse)
+    return outputs, outputs[:, 0 if options.reverse else -1]
 
 
 def linear_recurrence_read(
@@ -203,11 +155,6 @@ def rg_lru_cell(
 def _step(coefficients: Coefficients, _: jax.Array, carry: Carry) -> Carry:
     decay, update = coefficients
     return (decay * carry[0] + update,)
-
-
-def _compose(first: Coefficients, second: Coefficients) -> Coefficients:
-    """The coefficients of two consecutive steps taken as one."""
-    return first[0] * second[0], second[0] * first[1] + second[1]
 
 
 def _widen(values: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from one chunk to the next.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from .stepwise import expand
 
 # Steps that meet in one product: its scores are (steps, steps) for each head.
 _CHUNK = 64
+# On CPU, where more is done with the scores than two products: exponents, or a triangular system.
+_SMALL_CHUNK = 16
 
 
 class MatrixSteps(NamedTuple):
@@ -102,17 +105,28 @@ def matrix_scan(
     steps = at.key.shape[1]
     if is_symbolic(steps):
         state, outputs = _in_turns(lambda state, at: matrix_step(at, state)[::-1], state, at, 1)
-    elif steps <= _CHUNK:
-        outputs, state = _chunk(at, state)
     else:
-        whole = _skipping_end(at, -steps % _CHUNK)
-        # In a scan XLA cannot merge the two computations, so that it need not be prevented.
-        take = jax.checkpoint(lambda state, at: _chunk(at, state)[::-1], prevent_cse=False)
-        state, outputs = _in_turns(take, state, whole, _CHUNK)
-        outputs = jax.tree.map(lambda part: part[:, :steps], outputs)
+        small = _SMALL_CHUNK if at.log_write is not None or at.beta is not None else _CHUNK
+        cpu, default = (functools.partial(_in_chunks, size=size) for size in (small, _CHUNK))
+        if steps <= small or small == _CHUNK:
+            outputs, state = default(at, state)
+        else:
+            outputs, state = lax.platform_dependent(at, state, cpu=cpu, default=default)
     if reverse:
         outputs = jax.tree.map(lambda part: jnp.flip(part, 1), outputs)
     return outputs, state
+
+
+def _in_chunks(at: MatrixSteps, state: MatrixState, *, size: int) -> tuple[_Outputs, MatrixState]:
+    """``matrix_scan`` in the order of the steps, ``size`` of them at a time."""
+    steps = at.key.shape[1]
+    if steps <= size:
+        return _chunk(at, state)
+    whole = _skipping_end(at, -steps % size)
+    # In a scan XLA cannot merge the two computations, so that it need not be prevented.
+    take = jax.checkpoint(lambda state, at: _chunk(at, state)[::-1], prevent_cse=False)
+    state, outputs = _in_turns(take, state, whole, size)
+    return jax.tree.map(lambda part: part[:, :steps], outputs), state
 
 
 def _chunk(at: MatrixSteps, state: MatrixState) -> tuple[_Outputs, MatrixState]:

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from ..conv.conv import conv
-from ..dispatch import traced_once
+from ..dispatch import compiled_when_eager
 from ..dtypes import at_least_float32, is_symbolic
 
 # Samples of a chunk: the loop is as much shorter, and the products as much larger.
@@ -71,7 +71,7 @@ def _matrices(recursive: Recursive, count: int) -> tuple[np.ndarray, ...]:
     return outputs, from_state, to_state, powers[count]
 
 
-@traced_once("recursive")
+@compiled_when_eager("recursive")
 def iir(x: jax.Array, state: jax.Array, *, recursive: Recursive) -> tuple[jax.Array, jax.Array]:
     """A recursive filter along time.
 

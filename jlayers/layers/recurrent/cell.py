@@ -270,7 +270,7 @@ def fused_scan(run: Callable[..., tuple[jax.Array, Carry]], **arguments: object)
     return scan
 
 
-def associative_scan(bind: Callable[[Params, tuple[str, ...]], StepCell[Coefficients]]) -> Scan:
+def linear_scan_of(bind: Callable[[Params, tuple[str, ...]], StepCell[Coefficients]]) -> Scan:
     """``scan`` of a linear recurrence, for which there are no gates to store or recompute."""
 
     def scan(

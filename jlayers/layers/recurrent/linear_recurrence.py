@@ -18,7 +18,7 @@ from ...base.types import Initializer, Params, Spec
 from ...core.dense import dense
 from ...core.recurrent.linear import Coefficients, rg_lru_cell
 from ...core.recurrent.stepwise import StepCell
-from .cell import Cell, CellDefinition, Parameters, associative_scan, check_features, rows
+from .cell import Cell, CellDefinition, Parameters, check_features, linear_scan_of, rows
 from .rnn import short_form
 
 
@@ -51,8 +51,8 @@ def LinearRecurrenceCell(
         h' = a * h + sqrt(1 - a ** 2) * (i * u)
 
     As ``a`` is between 0 and 1 the state cannot grow without bound, and at init, where
-    ``sigmoid(decay) ** 8`` lies between 0.9 and 0.999, it decays slowly. ``RNN`` computes all steps
-    at once, in log2(time) rounds (``jax.lax.associative_scan``).
+    ``sigmoid(decay) ** 8`` lies between 0.9 and 0.999, it decays slowly. The gates do not
+    depend on h, as in ``MinGRU``.
 
     Args:
       features: size H of the hidden state.
@@ -106,7 +106,7 @@ def LinearRecurrenceCell(
             parameters=parameters,
             carry=rows({"h": features}, wide=True),
             bind=bind,
-            scan=associative_scan(bind),
+            scan=linear_scan_of(bind),
             check=check,
             # In bfloat16 a slow decay would round to none.
             float32=("decay",),

@@ -14,8 +14,9 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, Spec
 from ...core.recurrent.cells import mgu_cell
+from ...core.recurrent.fused import mgu
 from .activations import Activation, check_elementwise, check_functions
-from .cell import Cell, CellDefinition, Parameters, rows
+from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
 from .rnn import short_form
 
 
@@ -69,6 +70,7 @@ def MGUCell(
     >>> jl.out_spec(jl.RNN(jl.MGUCell(32)), jl.spec((4, 10, 8))).shape
     (4, 10, 32)
     """
+    usual = activation is jnp.tanh and recurrent_activation is jax.nn.sigmoid
     activations: dict[str, Any] = {
         "activation": activation,
         "recurrent_activation": recurrent_activation,
@@ -91,6 +93,7 @@ def MGUCell(
             parameters=parameters,
             carry=rows({"h": features}),
             bind=lambda params, _: mgu_cell(**params, reset_gate=reset_gate, **activations),
+            scan=fused_scan(mgu, reset_gate=reset_gate) if usual else None,
         )
     )
 

@@ -11,7 +11,7 @@ from ...base.types import Initializer, Params, Spec
 from ...core.recurrent.linear import Coefficients, min_lstm_cell
 from ...core.recurrent.stepwise import StepCell
 from .activations import Activation, check_functions
-from .cell import Cell, CellDefinition, Parameters, associative_scan, rows
+from .cell import Cell, CellDefinition, Parameters, linear_scan_of, rows
 from .rnn import short_form
 
 
@@ -30,8 +30,8 @@ def MinLSTMCell(
 
         h' = (sigmoid(f) * h + sigmoid(i) * n) / (sigmoid(f) + sigmoid(i))
 
-    As the gates do not depend on h, ``RNN`` computes all steps at once, in log2(time) rounds
-    (``jax.lax.associative_scan``).
+    As the gates do not depend on h, ``RNN`` computes them for all steps at once, and then h: on CPU
+    step by step, elsewhere in log2(time) rounds (``jax.lax.associative_scan``).
 
     Args:
       features: size H of the hidden state.
@@ -67,7 +67,7 @@ def MinLSTMCell(
             parameters=parameters,
             carry=rows({"h": features}, wide=True),
             bind=bind,
-            scan=associative_scan(bind),
+            scan=linear_scan_of(bind),
             has_product=False,
         )
     )

@@ -38,8 +38,8 @@ def QRNNCell(
         c' = sigmoid(f) * c + (1 - sigmoid(f)) * tanh(z)
         h' = sigmoid(o) * c'
 
-    As the gates do not depend on h, ``RNN`` computes all steps at once, in log2(time) rounds,
-    unless there are resets.
+    As the gates do not depend on h, ``RNN`` computes them for all steps at once, as
+    for ``MinGRU``, unless there are resets.
 
     Args:
       features: size H of the state.

@@ -56,8 +56,8 @@ def RNN(
     Padded steps are skipped; the carry is passed on unchanged. As the layer is causal, ``stream``
     takes it block by block.
 
-    LSTM, GRU and SimpleRNN run on a fused algorithm with a custom gradient, and MinGRU and
-    LinearRecurrence as an associative scan. With zoneout, recurrent dropout, resets, or options of
+    LSTM, GRU, MGU and SimpleRNN run on a fused algorithm with a custom gradient, and MinGRU and
+    LinearRecurrence as a linear recurrence. With zoneout, recurrent dropout, resets, or options of
     the cell such as ``peephole``, ``layer_norm`` and ``clip``, they run as a plain scan over the
     steps, which is slower.
 

@@ -41,7 +41,7 @@ def S5Cell(
         y  = 2 * Re(C @ s') + skip * x
 
     Each of the P states is one of a conjugate pair. At init they are those of HiPPO-N with 2 P
-    states. ``RNN`` computes all steps at once, in log2(time) rounds.
+    states. ``RNN`` computes all steps at once, as ``MinGRU`` does.
 
     Args:
       state_size: how many complex states P there are.

@@ -43,7 +43,7 @@ def SRUCell(
     Args:
       features: size H of the state.
       peephole: whether the gates depend on c. Without (the first version of the paper) ``RNN``
-        computes all steps at once, in log2(time) rounds.
+        runs it as ``MinGRU``.
       bias: whether to add one.
       activation: of c' where it is read; none in the paper's second version, tanh in its first.
       kernel_init, bias_init, peephole_init: as in ``jax.nn.initializers``.
