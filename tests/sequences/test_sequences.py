@@ -60,6 +60,11 @@ LAYERS = {
     "average pool of frames": Row(
         jl.AvgPool(2, strides=1, padding=((1, 0), (0, 1))), FRAMES, full=True
     ),
+    "average pool, inside its stride": Row(jl.AvgPool(5, strides=3, padding=2), STEPS),
+    "conv, inside its stride": Row(jl.Conv(3, 2, strides=3), STEPS, full=True),
+    "pool and back": Row(
+        jl.residual(jl.serial(jl.MaxPool(2), jl.ConvTranspose(4, 2, strides=2, **CAUSAL))), STEPS
+    ),
     "global average pool": Row(jl.GlobalAvgPool(), FRAMES),
     "global max pool": Row(jl.GlobalMaxPool(), STEPS),
     "batch norm": Row(jl.BatchNorm(), STEPS),
@@ -324,6 +329,19 @@ def test_reach_of_combinations():
     assert jl.receptive_field(
         jl.serial(strided, conv, strided), jl.spec((1, 16, 4))
     ) == jl.ReceptiveField(4, 7, 0)
+
+
+def test_windows_inside_their_stride_stream():
+    semicausal = jl.Conv(4, 5, strides=3, padding=((2, 2),))
+    x = jl.spec((2, 6, 4))
+    assert jl.receptive_field(semicausal, x) == jl.ReceptiveField(3, 2, 2)
+    params, state = semicausal.init(jax.random.key(0), x)
+    carry = jl.stream(semicausal).start(params, state, x)
+    assert jax.tree.map(jnp.shape, carry) == {"context": (2, 2, 4)}
+    pool = jl.Frame(2)
+    assert jl.stream(pool).start({}, {}, x) == {}
+    whole = jax.eval_shape(lambda x: jl.stream(pool).step({}, {}, {}, x)[0], x)
+    assert whole.shape == (2, 3, 2, 4)
 
 
 def _total(params, state, carry, x, *, key, train):
