@@ -482,9 +482,7 @@ _ARGUMENTS = {
         "depth_multiplier channel_multiplier"
     ),
     "jl.tied(layer, model)": "tie_weights",
-    "jl.each_step(layer) for axis 2 of (batch, a, b, features), between two jl.Rearrange for others": (
-        "attention_axes"
-    ),
+    "jl.each_step(layer) for axis 2 of four, between two jl.Rearrange for others": "attention_axes",
     "jl.CrossAttention of (x, Sequence.prepend(x, a learned step))": "add_bias_kv",
     "sinks=True, whose parameter starts at 0": "add_zero_attn",
     "jl.Crop(cropping) before it": "crop_to_aspect_ratio",

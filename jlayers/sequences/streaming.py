@@ -73,7 +73,7 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
     def start(params: Params, state: State, x: PyTree) -> Carry:
         with error_context(layer):
             _check_blocks(x)
-            # What is too short for a window is a block, and no input.
+            # What is too short for a window is a block here, and not an input.
             with taking(Blocks(streamed=True)):
                 found = trace(layer, x)
             params, state = native_tree(params, "params"), native_tree(state, "state")
