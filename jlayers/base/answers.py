@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .answers_training import FURTHER, LOSSES, METRICS
+
 _SIZES = "sizes come from the input"
 _FUNCTION = "any function of one array is a layer"
 
@@ -233,17 +235,6 @@ _NAMES = {
         "lambda x: jax.nn.softmax(-x)": "Softmin",
         "jl.tied(jl.Embedding(n, 128), layer) for a smaller table": "AdaptiveLogSoftmaxWithLoss",
         # training
-        "jl.losses.cross_entropy": "CrossEntropyLoss SparseCategoricalCrossentropy "
-        "CategoricalCrossentropy",
-        "jl.losses.binary_cross_entropy": "BCEWithLogitsLoss BinaryCrossentropy",
-        "jl.losses.ctc": "CTCLoss",
-        "jl.losses.gaussian_nll": "GaussianNLLLoss",
-        "jl.losses.poisson_nll": "PoissonNLLLoss",
-        "optax.squared_error": "MSELoss",
-        "optax": "optimizers optim",
-        "optax.adam(1e-3)": "Adam adam",
-        "optax.sgd(0.1)": "sgd",
-        "optax; jl.training.train_step(model, loss, tx)": "Optimizer",
         "jl.training.Batches(arrays, size), or any loader: fit takes it": "DataLoader",
         "jl.training.save_checkpoint": "save",
         "jl.training.read_checkpoint": "load",
@@ -256,6 +247,8 @@ _NAMES = {
         "jl.StepPair": "Stream Streamed",
         "jl.Scope": "Namespace",
     },
+    "jlayers.losses": LOSSES,
+    "jlayers.metrics": METRICS,
     "jlayers.checkpoint": {
         "checkpoint.CorruptCheckpointError": "DamagedCheckpointError",
         "checkpoint.CheckpointManager": "Checkpoints",
@@ -290,6 +283,8 @@ _NAMES = {
     },
 }
 NAMES = {module: _by_word(rows) for module, rows in _NAMES.items()}
+for _rows in FURTHER:  # an answer may be in several of them
+    NAMES["jlayers"] |= _by_word(_rows)
 
 # The same argument under other words. It is suggested where the function has such an argument; of
 # several for one word, the first in this order.

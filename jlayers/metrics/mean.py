@@ -33,7 +33,7 @@ def _explained(sums: dict[str, jax.Array]) -> jax.Array:
 def _about_first(first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The sums of both, with those about the shift of the second moved to that of the first."""
     shift = jnp.where(first["weight"] > 0, first["shift"], second["shift"])
-    sums = jax.tree.map(jnp.add, first, second)
+    sums = {name: first[name] + second[name] for name in first}
     near, square = jnp.zeros_like(shift), jnp.zeros_like(shift)
     for part in (first, second):
         # Nothing has no shift, and moves nothing.
