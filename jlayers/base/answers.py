@@ -600,6 +600,7 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
 POSITIONAL: dict[str, str] = {
     "Batches": "the arrays of a batch are a tuple: Batches((x, labels), 32)",
     "fit": "the others are given by name: steps=1000",
+    "LengthBuckets": "the boundaries have a name: LengthBuckets(arrays, 32, boundaries=[8, 16])",
     "train_step": "a batch is a tuple: step(state, (x, labels)); options have names: clip=1.0",
     "Dense": f"{_SIZES}: Dense(16)",
     "Conv": f"{_SIZES}: Conv(16, 3); options are given by name: strides=2",
@@ -623,4 +624,11 @@ POSITIONAL: dict[str, str] = {
     "residual": "one layer: residual(jl.serial(*layers))",
     "each_step": "one layer: each_step(jl.serial(*layers))",
     "Reshape": "one tuple: Reshape((28, 28, 1))",
+}
+
+# What is left out, and what to write: {function: answer}.
+MISSING: dict[str, str] = {
+    "fit": "step = training.train_step(model, loss, tx), state = step.start(key, x), and as data "
+    "training.Batches((x, y), 32)",
+    "LengthBuckets": "boundaries=[8, 16], to which lengths batches are cut",
 }

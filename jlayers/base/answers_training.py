@@ -41,7 +41,8 @@ LOSSES = {
     "optax.losses.cosine_similarity, of each example": "CosineSimilarity cosine_similarity",
     "optax.losses.cosine_distance": "CosineEmbeddingLoss cosine_embedding_loss",
     "optax.losses.triplet_margin_loss": (
-        "TripletMarginLoss triplet_margin_loss TripletMarginWithDistanceLoss triplet_margin_with_distance_loss Circle"
+        "TripletMarginLoss triplet_margin_loss "
+        "TripletMarginWithDistanceLoss triplet_margin_with_distance_loss Circle"
     ),
     "optax.losses.hinge_loss": "Hinge HingeEmbeddingLoss hinge_embedding_loss",
     "optax.losses.hinge_loss(y, target) ** 2": "SquaredHinge",

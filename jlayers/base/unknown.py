@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .answers import ARGUMENTS, ARGUMENTS_OF, NAMES, POSITIONAL, SAME_ARGUMENT
+from .answers import ARGUMENTS, ARGUMENTS_OF, MISSING, NAMES, POSITIONAL, SAME_ARGUMENT
 from .repr_text import value_text
 
 # Conv2D, MaxPool1d, Conv2DTranspose: ours take any rank.
@@ -155,7 +155,7 @@ def misfit(
     try:
         inspect.Signature(list(parameters.values())).bind(*args, **kwargs)
     except TypeError as error:
-        return Misfit(str(error), expected, None, None)
+        return Misfit(str(error), expected, None, MISSING.get(name))
     return None
 
 

@@ -66,7 +66,8 @@ class SequenceCase:
         found = sequences_in(y)
         self.gives_steps = len(found) == len(jax.tree.leaves(y, is_leaf=is_sequence))
         self.stride = 1
-        self.streams = self.gives_steps and self._streams()
+        self.unstreamed = self._refusal() if self.gives_steps else "its output has no steps"
+        self.streams = self.unstreamed is None
         if self.streams:
             self.stride = self._block(max(steps // max(found[0].shape[1], 1), 1))
         # One program for each mode, for sequences of these shapes, whatever is asked of them.
@@ -80,7 +81,8 @@ class SequenceCase:
         # Where training runs the same program, checking it twice costs compilations alone.
         return (False,) if same_program(*jaxprs) else (False, True)
 
-    def _streams(self) -> bool:
+    def _refusal(self) -> str | None:
+        """Why it cannot be streamed."""
         start = stream(self.layer, capacity=self.lead[1]).start
         try:
             jax.eval_shape(start, self.params, self.state, self.x)
@@ -88,8 +90,8 @@ class SequenceCase:
             # Any other error is one of the layer, which a check has to show.
             if "cannot be streamed" not in error.problem:
                 raise
-            return False
-        return True
+            return str(error).splitlines()[0]
+        return None
 
     def _block(self, stride: int) -> int:
         """The shortest blocks that the layer takes, of a multiple of its stride."""

@@ -189,6 +189,7 @@ ANSWERS = [
     *answers.ARGUMENTS.values(),
     *(text for words in answers.ARGUMENTS_OF.values() for text in words.values()),
     *answers.POSITIONAL.values(),
+    *answers.MISSING.values(),
 ]
 
 
@@ -239,4 +240,4 @@ def test_answers_are_for_names_that_do_not_exist():
 def test_the_same_argument_exists():
     known = set(parameters())
     assert {new for words in answers.SAME_ARGUMENT.values() for new in words} - known == set()
-    assert set(answers.ARGUMENTS_OF) | set(answers.POSITIONAL) <= set(callables())
+    assert {*answers.ARGUMENTS_OF, *answers.POSITIONAL, *answers.MISSING} <= set(callables())
