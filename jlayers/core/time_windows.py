@@ -200,7 +200,9 @@ def _all_valid(mask: jax.Array, steps: np.ndarray | jax.Array) -> jax.Array:
     """Whether all ``steps`` (outputs, k) of each output are valid."""
     # Stride 1 and one step each, the usual case, is a slice: no gather.
     constant = isinstance(steps, np.ndarray)
-    if constant and steps.shape[1] == 1 and steps.size and (np.diff(steps[:, 0]) == 1).all():
+    if constant and not steps.size:
+        return mask[:, :0]
+    if constant and steps.shape[1] == 1 and (np.diff(steps[:, 0]) == 1).all():
         start = int(steps[0, 0])
         return mask[:, start : start + len(steps)]
     return jnp.all(jnp.take(mask, steps, axis=1), -1)
