@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .answers_training import FURTHER, LOSSES, METRICS
+
 _SIZES = "sizes come from the input"
 _FUNCTION = "any function of one array is a layer"
 
@@ -233,17 +235,6 @@ _NAMES = {
         "lambda x: jax.nn.softmax(-x)": "Softmin",
         "jl.tied(jl.Embedding(n, 128), layer) for a smaller table": "AdaptiveLogSoftmaxWithLoss",
         # training
-        "jl.losses.cross_entropy": "CrossEntropyLoss SparseCategoricalCrossentropy "
-        "CategoricalCrossentropy",
-        "jl.losses.binary_cross_entropy": "BCEWithLogitsLoss BinaryCrossentropy",
-        "jl.losses.ctc": "CTCLoss",
-        "jl.losses.gaussian_nll": "GaussianNLLLoss",
-        "jl.losses.poisson_nll": "PoissonNLLLoss",
-        "optax.squared_error": "MSELoss",
-        "optax": "optimizers optim",
-        "optax.adam(1e-3)": "Adam adam",
-        "optax.sgd(0.1)": "sgd",
-        "optax; jl.training.train_step(model, loss, tx)": "Optimizer",
         "jl.training.Batches(arrays, size), or any loader: fit takes it": "DataLoader",
         "jl.training.save_checkpoint": "save",
         "jl.training.read_checkpoint": "load",
@@ -256,6 +247,8 @@ _NAMES = {
         "jl.StepPair": "Stream Streamed",
         "jl.Scope": "Namespace",
     },
+    "jlayers.losses": LOSSES,
+    "jlayers.metrics": METRICS,
     "jlayers.checkpoint": {
         "checkpoint.CorruptCheckpointError": "DamagedCheckpointError",
         "checkpoint.CheckpointManager": "Checkpoints",
@@ -290,6 +283,8 @@ _NAMES = {
     },
 }
 NAMES = {module: _by_word(rows) for module, rows in _NAMES.items()}
+for _rows in FURTHER:  # an answer may be in several of them
+    NAMES["jlayers"] |= _by_word(_rows)
 
 # The same argument under other words. It is suggested where the function has such an argument; of
 # several for one word, the first in this order.
@@ -482,7 +477,9 @@ _ARGUMENTS = {
         "depth_multiplier channel_multiplier"
     ),
     "jl.tied(layer, model)": "tie_weights",
-    "jl.each_step(layer) for attention inside each step": "attention_axes",
+    "jl.each_step(layer) for axis 2 of four, between two jl.Rearrange for others": "attention_axes",
+    "jl.CrossAttention of (x, Sequence.prepend(x, a learned step))": "add_bias_kv",
+    "sinks=True, whose parameter starts at 0": "add_zero_attn",
     "jl.Crop(cropping) before it": "crop_to_aspect_ratio",
     "jl.Pad(padding) before it": "pad_to_aspect_ratio",
     "jl.RMSNorm()": "rms_scaling",
@@ -603,6 +600,7 @@ ARGUMENTS_OF: dict[str, dict[str, str]] = {
 POSITIONAL: dict[str, str] = {
     "Batches": "the arrays of a batch are a tuple: Batches((x, labels), 32)",
     "fit": "the others are given by name: steps=1000",
+    "LengthBuckets": "the boundaries have a name: LengthBuckets(arrays, 32, boundaries=[8, 16])",
     "train_step": "a batch is a tuple: step(state, (x, labels)); options have names: clip=1.0",
     "Dense": f"{_SIZES}: Dense(16)",
     "Conv": f"{_SIZES}: Conv(16, 3); options are given by name: strides=2",
@@ -626,4 +624,11 @@ POSITIONAL: dict[str, str] = {
     "residual": "one layer: residual(jl.serial(*layers))",
     "each_step": "one layer: each_step(jl.serial(*layers))",
     "Reshape": "one tuple: Reshape((28, 28, 1))",
+}
+
+# What is left out, and what to write: {function: answer}.
+MISSING: dict[str, str] = {
+    "fit": "step = training.train_step(model, loss, tx), state = step.start(key, x), and as data "
+    "training.Batches((x, y), 32)",
+    "LengthBuckets": "boundaries=[8, 16], to which lengths batches are cut",
 }

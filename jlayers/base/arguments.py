@@ -317,6 +317,8 @@ def one_array(
         hint = None
         if isinstance(x, tuple | list | dict) and x:
             hint = "parallel for one layer per input, concat() to merge them first"
+            if hasattr(x, "senders"):  # a graph, whose class is defined above this module
+                hint = "on_nodes(layer) for the nodes of a graph; GraphPool() for a row of each"
         raise LayerError("takes one array", expected=shape, got=format_spec(x), hint=hint)
     rank_fits = len(x.shape) == rank if rank is not None else len(x.shape) >= least_rank
     if not rank_fits:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .answers import ARGUMENTS, ARGUMENTS_OF, NAMES, POSITIONAL, SAME_ARGUMENT
+from .answers import ARGUMENTS, ARGUMENTS_OF, MISSING, NAMES, POSITIONAL, SAME_ARGUMENT
 from .repr_text import value_text
 
 # Conv2D, MaxPool1d, Conv2DTranspose: ours take any rank.
@@ -57,18 +57,44 @@ def _other_name(module: str, name: str, names: list[str], subpackages: Sequence[
             return answers[base]
         if base in names:
             return f"{short}.{base}: the rank comes from the input"
-    for subpackage in subpackages:
-        if name in getattr(importlib.import_module(f"{module}.{subpackage}"), "__all__", ()):
-            return f"{short}.{subpackage}.{name}"
+    inside = [
+        (
+            f"{short}.{subpackage}",
+            getattr(importlib.import_module(f"{module}.{subpackage}"), "__all__", ()),
+        )
+        for subpackage in subpackages
+    ]
+    for package, own in inside:
+        if name in own:
+            return f"{package}.{name}"
     # Classes of other libraries and functions of JAX: LeakyReLU is leaky_relu.
-    for known in dir(jax.nn):
-        if known.replace("_", "").lower() == name.replace("_", "").lower() and known[0] != "_":
-            return f"jax.nn.{known}: any function of one array is a layer"
+    if known := _spelt(name, dir(jax.nn)):
+        return f"jax.nn.{known}: any function of one array is a layer"
+    for package, own in inside:
+        if known := _spelt(name, own):
+            return f"{package}.{known}"
     for functions, prefix in ((jnp, "jnp"), (jax.lax, "jax.lax"), (jax, "jax")):
         if hasattr(functions, name):
             return f"{prefix}.{name}"
     close = _closest(name, names)
-    return None if close is None else f"did you mean {short}.{close}?"
+    if close is not None:
+        return f"did you mean {short}.{close}?"
+    known = _spelt(name, dir(_optax())) if module == "jlayers" else None
+    return f"optax.{known}" if known else None
+
+
+def _spelt(name: str, names: Iterable[str]) -> str | None:
+    """The public name that differs in case and underscores alone: leaky_relu for LeakyReLU."""
+    plain = name.replace("_", "").lower()
+    found = (known for known in names if known.replace("_", "").lower() == plain)
+    return next((known for known in found if known[0] != "_"), None)
+
+
+def _optax() -> object:
+    try:
+        return importlib.import_module("optax")
+    except ImportError:
+        return None
 
 
 def _closest(word: str, names: Iterable[str]) -> str | None:
@@ -129,7 +155,7 @@ def misfit(
     try:
         inspect.Signature(list(parameters.values())).bind(*args, **kwargs)
     except TypeError as error:
-        return Misfit(str(error), expected, None, None)
+        return Misfit(str(error), expected, None, MISSING.get(name))
     return None
 
 

@@ -91,6 +91,8 @@ def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: objec
     # Out of habit from libraries where a layer without state has none to pass.
     if what == "state" and not tree:
         return "pass the state that init returned: params, state = layer.init(key, x)"
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for _, leaf in leaves_by_path(tree)):
+        return "these are specs: jax.eval_shape(function, params, state, ...) takes them"
     # The other tree fits here: the two were swapped.
     if beside is not None and tree_matches(beside, expected):
         return "params and state are swapped: layer.apply(params, state, x)"

@@ -72,7 +72,8 @@ def MixtureOfExperts(
 
     The gates are the router's probabilities, ``softmax(router(x))``, and 0 for experts that are not
     chosen (Shazeer et al., 2017, arXiv:1701.06538). Without a capacity each step is by itself:
-    every expert computes every step, and what was not chosen is left out. With one, an expert takes
+    every expert computes every step, and what was not chosen is left out: that is ``num_experts``
+    experts' work for ``top_k`` of use, and memory for as many outputs. With one, an expert takes
     as many steps of each row as it has places, which bounds the work; a step that finds no place
     gives zeros, which a ``residual`` around the layer makes the identity (Fedus et al., 2021,
     arXiv:2101.03961). Padded steps take no place and count in no loss.

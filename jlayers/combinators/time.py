@@ -42,7 +42,9 @@ def bidirectional(
       layer: a layer on sequences, (batch, time, ...).
       merge: a layer on the pair (forward, backward); ``concat()`` along the features by default.
         ``serial()`` keeps the pair.
-      backward: the layer that reads backwards, where it is not a copy of ``layer``.
+      backward: the layer that reads backwards, where it is not a copy of ``layer``. Each direction
+        has parameters of its own, also where both are one object; the body of a ``compose`` that
+        calls one child twice shares them.
 
     >>> import jlayers as jl
     >>> both = jl.bidirectional(jl.LSTM(16))
@@ -51,6 +53,12 @@ def bidirectional(
     """
     if isinstance(merge, str):
         raise LayerError(f"merge must be a layer, got {merge!r}", hint=_MERGES)
+    if merge is not None and merge is layer:
+        raise LayerError(
+            "merge must be a layer of two outputs, got the layer itself",
+            hint="backward=... for the other direction, whose parameters are its own; a compose "
+            "body that calls one child twice shares them",
+        )
     layer = lift_child("forward", layer)
     children = {
         "forward": layer,

@@ -88,10 +88,12 @@ def _sample(x: jax.Array, places: list[jax.Array], groups: int) -> jax.Array:
         for size, place, low, more in zip(sizes, places, lows, corner, strict=True):
             at = low + more
             part = 1 - jnp.abs(place - at)
-            # Beyond the edges there are zeros; clipped, so that the index is one.
-            part = jnp.where((at >= 0) & (at <= size - 1), part, jnp.zeros_like(part))
+            # Beyond the edges there are zeros; clipped, so that the index is one. NaN stays, or an
+            # error in the offsets would not be seen.
+            lost = jnp.isnan(place)
+            part = jnp.where((at >= 0) & (at <= size - 1) | lost, part, jnp.zeros_like(part))
             weight = part if weight is None else weight * part
-            index.append(jnp.clip(at, 0, size - 1).astype(jnp.int32))
+            index.append(jnp.where(lost, 0, jnp.clip(at, 0, size - 1)).astype(jnp.int32))
         assert weight is not None
         pixels = jax.vmap(_take)(image, index)
         term = pixels * weight[..., None]

@@ -44,7 +44,8 @@ def grid_sample(
         the centres of its outermost pixels.
 
     Returns:
-      (batch, *out, channels), of the dtype of ``x``; places and sums are in float32 at least.
+      (batch, *out, channels), of the dtype of ``x``; places and sums are in float32 at least. NaN
+      at a place that is NaN.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> x, grid = jnp.array([1.0, 3.0]).reshape(1, 2, 1), jnp.array([0.0, 2.0]).reshape(1, 2, 1)
@@ -149,16 +150,20 @@ def _taps(
             pixels = [first + i for i in range(-1, 3)]
             weights = [_cubic(rest + 1), _cubic(rest), _cubic(1 - rest), _cubic(2 - rest)]
             pixels = [_inside(pixel, n, mode, aligned) for pixel in pixels]
+    # NaN where the place is, else 0; squared, so that its gradient is NaN as well.
+    lost = jnp.where(jnp.isnan(place), place, jnp.zeros_like(place))
     return [
-        _bounded(lax.stop_gradient(pixel), weight, n)
+        _bounded(lax.stop_gradient(pixel), weight, lost * lost, n)
         for pixel, weight in zip(pixels, weights, strict=True)
     ]
 
 
-def _bounded(pixel: jax.Array, weight: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
-    """A pixel of the image, of weight 0 where it lies outside or its place is NaN."""
+def _bounded(
+    pixel: jax.Array, weight: jax.Array, lost: jax.Array, n: int
+) -> tuple[jax.Array, jax.Array]:
+    """A pixel of the image, of weight 0 where it lies outside, and NaN where its place is."""
     known = (pixel >= 0) & (pixel <= n - 1)
-    weight = jnp.where(known, weight, jnp.zeros_like(weight))
+    weight = jnp.where(known, weight, lost)
     return jnp.where(known, pixel, 0).astype(jnp.int32), weight
 
 

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .dtypes import is_sharded
+
 
 class Slots(NamedTuple):
     """What the places of experts hold.
@@ -76,7 +78,7 @@ def slots_of_tokens(
       capacity: places that an expert has for each group.
       limit: how many of them are used, (groups,) or a number.
     """
-    groups, tokens, top_k = chosen.shape
+    _, tokens, top_k = chosen.shape
 
     def of_group(gates: jax.Array, chosen: jax.Array, valid: jax.Array, limit: jax.Array) -> Slots:
         order = chosen.T.reshape(-1)
@@ -95,7 +97,7 @@ def slots_of_tokens(
             *(e.at[order, place].set(v, mode="drop") for e, v in zip(empty, values, strict=True))
         )
 
-    return jax.vmap(of_group)(gates, chosen, valid, _limits(limit, groups))
+    return jax.vmap(of_group)(gates, chosen, valid, _limits(limit, valid))
 
 
 def slots_of_experts(
@@ -107,10 +109,10 @@ def slots_of_experts(
       probabilities: (groups, tokens, experts).
       capacity, limit: as for ``slots_of_tokens``.
     """
-    groups, tokens, _ = probabilities.shape
+    tokens = probabilities.shape[1]
     shown = jnp.where(valid[..., None], probabilities, -jnp.ones_like(probabilities))
     gate, token = lax.top_k(jnp.moveaxis(shown, -1, 1), capacity)
-    limits = _limits(limit, groups)[:, None, None]
+    limits = _limits(limit, valid)[:, None, None]
     kept = (lax.broadcasted_iota(jnp.int32, gate.shape, 2) < limits) & (gate >= 0)
     return Slots(
         jnp.where(kept, token, jnp.full_like(token, tokens)),
@@ -118,9 +120,10 @@ def slots_of_experts(
     )
 
 
-def _limits(limit: jax.Array | int, groups: int) -> jax.Array:
-    """One for each group, int32 under x64 too."""
-    return jnp.broadcast_to(jnp.asarray(limit).astype(jnp.int32), (groups,))
+def _limits(limit: jax.Array | int, valid: jax.Array) -> jax.Array:
+    """One for each group, int32 under x64 too, on the devices of the groups."""
+    limits = jnp.broadcast_to(jnp.asarray(limit).astype(jnp.int32), valid.shape[:1])
+    return limits + jnp.zeros_like(valid[:, 0], jnp.int32) if is_sharded(valid) else limits
 
 
 def into_slots(x: jax.Array, slots: Slots) -> jax.Array:

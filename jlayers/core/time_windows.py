@@ -48,10 +48,18 @@ class TimeWindow(NamedTuple):
 
     @property
     def causal(self) -> bool:
-        """Whether output t depends on the steps up to ``stride * t`` and none after."""
+        """Whether no window reaches beyond the ``stride`` steps that come with its output.
+
+        Output t then depends on the steps before ``stride * (t + 1)`` alone, and a block of
+        ``stride * k`` steps has k outputs.
+        """
         zeros = self.mode == ZEROS or not (self.low or self.high)
         plain = zeros and self.input_dilation == 1 and not self.ceil
-        return plain and self.low == self.extent - 1 and self.high == 0
+        if not plain or (self.low == self.extent - 1 and self.high == 0):
+            return plain
+        # Where SAME puts its windows depends on the length, which a stream does not know.
+        ends_inside = 0 <= self.extent - 1 - self.low < self.stride
+        return not self.same and ends_inside and self.low + self.high < self.extent
 
     @property
     def reach(self) -> tuple[float, float]:
@@ -79,7 +87,7 @@ class TimeWindow(NamedTuple):
     @property
     def context(self) -> int:
         """How many steps before a block its outputs depend on, if causal."""
-        return self.extent - 1
+        return self.low
 
     def outputs(self, mask: jax.Array, count: int) -> jax.Array:
         """Which of ``count`` outputs are valid: those whose window ends in a valid step.
@@ -192,7 +200,9 @@ def _all_valid(mask: jax.Array, steps: np.ndarray | jax.Array) -> jax.Array:
     """Whether all ``steps`` (outputs, k) of each output are valid."""
     # Stride 1 and one step each, the usual case, is a slice: no gather.
     constant = isinstance(steps, np.ndarray)
-    if constant and steps.shape[1] == 1 and steps.size and (np.diff(steps[:, 0]) == 1).all():
+    if constant and not steps.size:
+        return mask[:, :0]
+    if constant and steps.shape[1] == 1 and (np.diff(steps[:, 0]) == 1).all():
         start = int(steps[0, 0])
         return mask[:, start : start + len(steps)]
     return jnp.all(jnp.take(mask, steps, axis=1), -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import copy
 import itertools
+from collections.abc import Iterable
 from collections.abc import Sequence as Numbers
 from typing import Any
 
@@ -59,6 +60,12 @@ class LengthBuckets(Batches):
         key: jax.Array | int | None = None,
         last: str = "drop",
     ):
+        if not isinstance(boundaries, Iterable):
+            raise DataError(
+                f"boundaries must be several lengths, got {boundaries!r}",
+                hint=f"boundaries=[{boundaries}]",
+            )
+        _check_rows(arrays)
         super().__init__(arrays, size, key=key, last="keep" if last == "drop" else last)
         self._last = last
         lengths, longest = _lengths(arrays)
@@ -127,6 +134,17 @@ class LengthBuckets(Batches):
 
     def _stack(self, places: list[_Place]) -> PyTree:
         return stack([self._at(epoch, index) for epoch, index, _ in places])
+
+
+def _check_rows(arrays: PyTree) -> None:
+    """Raises for rows of several lengths in a list, which is a tree of arrays here."""
+    for part in [arrays, *(arrays if isinstance(arrays, tuple) else ())]:
+        if isinstance(part, list) and len({np.shape(row)[:1] for row in part}) > 1:
+            raise DataError(
+                "rows of several lengths must be a Sequence, got a list",
+                got=format_short(part),
+                hint="jl.Sequence.from_rows(rows)",
+            )
 
 
 def _lengths(arrays: PyTree) -> tuple[np.ndarray, int]:

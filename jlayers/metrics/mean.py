@@ -24,7 +24,24 @@ def _exp(sums: dict[str, jax.Array]) -> jax.Array:
 
 
 def _explained(sums: dict[str, jax.Array]) -> jax.Array:
-    return 1 - sums["residual"] / (sums["square"] - sums["total"] ** 2 / sums["weight"])
+    near = sums["near_square"] - sums["near"] ** 2 / sums["weight"]
+    # What was added up leaf by leaf, as psum does, is about no number any more.
+    far = sums["square"] - sums["total"] ** 2 / sums["weight"]
+    return 1 - sums["residual"] / jnp.where(sums["parts"] > 1, far, near)
+
+
+def _about_first(first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The sums of both, with those about the shift of the second moved to that of the first."""
+    shift = jnp.where(first["weight"] > 0, first["shift"], second["shift"])
+    sums = {name: first[name] + second[name] for name in first}
+    near, square = jnp.zeros_like(shift), jnp.zeros_like(shift)
+    for part in (first, second):
+        # Nothing has no shift, and moves nothing.
+        by = jnp.where(part["weight"] > 0, part["shift"] - shift, 0)
+        near = near + part["near"] + part["weight"] * by
+        square = square + part["near_square"] + (2 * part["near"] + part["weight"] * by) * by
+    parts = jnp.maximum(first["parts"], second["parts"])
+    return sums | {"shift": shift, "near": near, "near_square": square, "parts": parts}
 
 
 def of_values(values: jax.Array, weights: jax.Array | None, finish: Any = _divide) -> Metric:
@@ -100,8 +117,9 @@ def r2_score(
 ) -> Metric:
     """``1 - sum((label - y) ** 2) / sum((label - mean(label)) ** 2)``, of all values as one.
 
-    The denominator is a difference of sums, which loses its digits in float32 where the labels lie
-    far from zero beside their spread: a number taken from both sides changes nothing else.
+    Sums are of labels about a mean of some of them, so that they keep their digits where labels lie
+    far from zero. ``+`` knows how these go together; ``jax.lax.psum`` does not, and leaves the sums
+    about zero, which lose theirs in float32.
 
     Args:
       predictions, labels: of one shape, or a ``Sequence``, whose padding does not count.
@@ -119,10 +137,18 @@ def r2_score(
     y, target, own = examples("r2_score", predictions, labels, mask, weights)
     own = jnp.ones_like(y) if own is None else own
     target = jnp.where(own == 0, 0, target.astype(y.dtype))
+    total, weight = (own * target).sum(), own.sum()
+    shift = jax.lax.stop_gradient(total / jnp.where(weight == 0, 1, weight))
+    near = jnp.where(own == 0, 0, target - shift)
     sums = {
         "residual": own * (target - y) ** 2,
         "square": own * target**2,
-        "total": own * target,
-        "weight": own,
+        "near": own * near,
+        "near_square": own * near**2,
     }
-    return Metric({name: value.sum() for name, value in sums.items()}, _explained)
+    return Metric(
+        {name: value.sum() for name, value in sums.items()}
+        | {"total": total, "weight": weight, "shift": shift, "parts": jnp.ones_like(weight)},
+        _explained,
+        _about_first,
+    )

@@ -26,6 +26,7 @@ class Metric:
     Args:
       sums: a pytree of arrays.
       finish: ``finish(sums)``, the metric.
+      merge: ``merge(first, second)``, the sums of both, where it is not enough to add them up.
 
     >>> import jax.numpy as jnp
     >>> from jlayers import metrics
@@ -37,6 +38,9 @@ class Metric:
 
     sums: Any
     finish: Callable[[Any], Any] = dataclasses.field(metadata={"static": True})
+    merge: Callable[[Any, Any], Any] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
 
     @public_api
     def value(self) -> Any:
@@ -52,7 +56,7 @@ class Metric:
         >>> round(float(error.value()), 4)
         1.7321
         """
-        return Metric(self.sums, _Then(self.finish, function))
+        return Metric(self.sums, _Then(self.finish, function), self.merge)
 
     @public_api
     def __add__(self, other: Metric) -> Metric:
@@ -66,6 +70,8 @@ class Metric:
                 got=format_short(other.finish),
                 hint="both from the same function with the same options",
             )
+        if self.merge is not None:
+            return Metric(self.merge(self.sums, other.sums), self.finish, self.merge)
         return Metric(jax.tree.map(jnp.add, self.sums, other.sums), self.finish)
 
     def __radd__(self, other: object) -> Metric:

@@ -8,6 +8,7 @@ with the steps of its children is in ``base/scope.py`` (``ApplyScope`` with a ca
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -72,7 +73,9 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
     def start(params: Params, state: State, x: PyTree) -> Carry:
         with error_context(layer):
             _check_blocks(x)
-            found = trace(layer, x)
+            # What is too short for a window is a block here, and not an input.
+            with taking(Blocks(streamed=True)):
+                found = trace(layer, x)
             params, state = native_tree(params, "params"), native_tree(state, "state")
             check_tree_matches(params, found.params, "params", x, beside=state)
             check_tree_matches(state, found.state, "state", x)
@@ -102,7 +105,8 @@ def stream(layer: LayerOrFunction, *, capacity: int | None = None) -> StepPair:
             _check_blocks(x)
             x = jax.tree.map(as_array, x)
             params, state = native_tree(params, "params"), native_tree(state, "state")
-            trace(layer, x)
+            with taking(Blocks(streamed=True)):
+                trace(layer, x)
             # A block is a part of a sequence: its statistics are not those of training.
             if train and state:
                 raise LayerError(
@@ -143,6 +147,7 @@ def causal(
         the whole sequence.
       init: ``init(key, x) -> params``, where there are any.
       receptive_field: the input steps that an output step depends on; by default all earlier ones.
+        With steps beyond those of its stride the layer is refused in a stream.
       name: what a parent names it after.
 
     >>> import jax.numpy as jnp, jlayers as jl
@@ -160,13 +165,15 @@ def causal(
     arguments.function("step", step, "params, state, carry, x", by_name="key, train")
     if init is not None:
         arguments.function("init", init, "key, x")
+    stride, _, lookahead = receptive_field
+    ahead = lookahead > 0 and lookahead > stride - 1
     return Layer(
         lambda key, x: ({} if init is None else init(key, x), {}),
         of_step(step),
         name=name,
         # Declared and not derived: the pass sees shapes, and not which steps a step reads.
         sequence_mode=SequenceMode("whole", lambda x: receptive_field),
-        stream=StepPair(start, step),
+        stream="its receptive field has later steps" if ahead else StepPair(start, step),
     )
 
 
@@ -190,10 +197,13 @@ def check_causal(layer: Layer, x: PyTree, beside: PyTree = None) -> None:
         return  # a memory beside the block, all of which may be read
     tracked = _tracked(x) if beside is None else (_tracked(x), beside)
     for sequence in sequences_in(trace(layer, tracked).out):
-        if sequence._receptive_field is not None and sequence._receptive_field.lookahead > 0:
+        # A finite one is that of windows and functions, each of which was asked for its own step:
+        # windows may end in the block that their output comes with.
+        field = sequence._receptive_field
+        if field is not None and math.isinf(field.lookahead):
             raise LayerError(
                 "cannot be streamed: its output depends on later steps",
-                got=str(sequence._receptive_field),
+                got=str(field),
             )
 
 

@@ -66,9 +66,10 @@ class SequenceCase:
         found = sequences_in(y)
         self.gives_steps = len(found) == len(jax.tree.leaves(y, is_leaf=is_sequence))
         self.stride = 1
-        self.streams = self.gives_steps and self._streams()
+        self.unstreamed = self._refusal() if self.gives_steps else "its output has no steps"
+        self.streams = self.unstreamed is None
         if self.streams:
-            self.stride = max(steps // max(found[0].shape[1], 1), 1)
+            self.stride = self._block(max(steps // max(found[0].shape[1], 1), 1))
         # One program for each mode, for sequences of these shapes, whatever is asked of them.
         self.run = {train: self.program(self._apply(train)) for train in self.modes}
 
@@ -80,7 +81,8 @@ class SequenceCase:
         # Where training runs the same program, checking it twice costs compilations alone.
         return (False,) if same_program(*jaxprs) else (False, True)
 
-    def _streams(self) -> bool:
+    def _refusal(self) -> str | None:
+        """Why it cannot be streamed."""
         start = stream(self.layer, capacity=self.lead[1]).start
         try:
             jax.eval_shape(start, self.params, self.state, self.x)
@@ -88,8 +90,28 @@ class SequenceCase:
             # Any other error is one of the layer, which a check has to show.
             if "cannot be streamed" not in error.problem:
                 raise
-            return False
-        return True
+            return str(error).splitlines()[0]
+        return None
+
+    def _block(self, stride: int) -> int:
+        """The shortest blocks that the layer takes, of a multiple of its stride."""
+        start, step = stream(self.layer, capacity=self.lead[1])
+        carry = jax.eval_shape(start, self.params, self.state, self.x)
+
+        def takes(size: int) -> bool:
+            part = jax.tree.map(lambda leaf: leaf[:, :size], self.x)
+            try:
+                jax.eval_shape(step, self.params, self.state, carry, part)
+            except LayerError as error:
+                # Of another size it is another error, which a check has to show.
+                if size == self.lead[1] or "multiple of" not in f"{error.problem} {error.hint}":
+                    raise
+                return False
+            return True
+
+        # Longer than the stride where a layer inside undoes the stride of another.
+        sizes = range(stride, self.lead[1] + 1, stride)
+        return next((size for size in sizes if takes(size)), stride)
 
     def in_front(self, tree: PyTree) -> PyTree:
         """(batch, time, ...) with the padding behind each row moved in front of it."""

@@ -38,8 +38,9 @@ def check_sequence(
     *,
     tolerance: float = 1e-9,
     batch_axis: int | None = 0,
+    streams: bool | None = None,
     seed: int = 0,
-) -> None:
+) -> str | None:
     """Checks that a layer minds masks and, if it is causal, that its steps make the whole.
 
     1. NaN and other garbage in the padding changes no valid output, no state and no gradient, in
@@ -61,7 +62,12 @@ def check_sequence(
         do, with two rows or more, and time a multiple of the layer's stride.
       tolerance: relative and absolute.
       batch_axis: of every leaf of the output; None if rows are not independent.
+      streams: whether the layer has to stream, or must not. By default the third and the fourth
+        property are asked of a layer that does.
       seed: of the masks, the blocks and the values.
+
+    Returns:
+      None, or why steps and blocks were left out: the layer cannot be streamed.
 
     Raises:
       AssertionError: saying what does not hold, and where.
@@ -79,8 +85,11 @@ def check_sequence(
             _rows(case, batch_axis)
         if case.gives_steps:
             _reported(case)
+        if streams is not None and streams != case.streams:
+            case.fail(case.unstreamed or "it streams, and streams=False says that it does not")
         if case.streams:
             _blocks(case)
+        return case.unstreamed
 
 
 def _padding(case: SequenceCase) -> None:

@@ -123,8 +123,14 @@ def make_evaluator(
     @jax.jit
     def further(sums: _Sums, state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
         own = part(state, number, batch)
-        pairs = jax.tree.map(_added, *sums, own)
-        return tuple(jax.tree.map(lambda _, pair, i=i: pair[i], own, pairs) for i in range(2))
+        # A metric that says how its sums go together has no rest.
+        merged = {name: sums[0][name] + metric for name, metric in own.items() if metric.merge}
+        plain = {name: metric for name, metric in own.items() if name not in merged}
+        pairs = jax.tree.map(
+            _added, *({name: part[name] for name in plain} for part in sums), plain
+        )
+        total, rest = (jax.tree.map(lambda _, pair, i=i: pair[i], plain, pairs) for i in range(2))
+        return total | merged, rest | {name: sums[1][name] for name in merged}
 
     @jax.jit
     def finished(sums: _Sums) -> Metrics:

@@ -130,6 +130,7 @@ CALLS = [
         lambda: run(jax.eval_shape(MODEL.init, KEY, F32)[0]),
         "serial: params do not fit the model: 4 different",
         "expected float32[5, 4], got the spec float32[5, 4]",
+        "hint:     these are specs: jax.eval_shape(function, params, state, ...) takes them",
     ),
     (
         lambda: jl.repeat(Dense(5), 2).apply(Dense(5).init(KEY, F32)[0], {}, X),

@@ -155,6 +155,26 @@ STREAMS = [
         "hint:     padding='CAUSAL'",
     ),
     (
+        lambda: started(jl.MaxPool(3, strides=2)),
+        "MaxPool: cannot be streamed: its windows reach later steps",
+        "hint:     padding='CAUSAL', or 'VALID' for windows no wider than their stride",
+    ),
+    (
+        lambda: jl.stream(jl.MaxPool(2)).step({}, {}, {}, X[:, :1]),
+        "MaxPool: the window (2,) is larger than the input (1,)",
+        "hint:     blocks of a multiple of the model's stride: jl.receptive_field(model, x).stride",
+    ),
+    (
+        lambda: started(
+            jl.causal(
+                lambda params, state, x, *, capacity: {},
+                lambda params, state, carry, x, *, key, train: (x, {}),
+                receptive_field=jl.ReceptiveField(2, 0, 2),
+            )
+        ),
+        "causal: cannot be streamed: its receptive field has later steps",
+    ),
+    (
         lambda: started(jl.LSTM(3, reverse=True)),
         "LSTM: cannot be streamed: it reads the sequence from its end",
     ),

@@ -10,6 +10,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jlayers as jl
@@ -106,6 +107,12 @@ NAMES = {
     "dense": "did you mean jl.Dense?",
     "Dropuot": "did you mean jl.Dropout?",
     "Self_Attention": "did you mean jl.SelfAttention?",
+    "NLLLoss": "jl.losses.cross_entropy of logits: no log_softmax before it",
+    "SGD": "optax.sgd(0.1)",
+    "AdamW": "optax.adamw",
+    "warmup_cosine_decay_schedule": "optax.warmup_cosine_decay_schedule",
+    "R2Score": "jl.metrics.r2_score",
+    "EarlyStopping": "jl.training.EarlyStopping",
     # old names of this library
     "reach": "jl.receptive_field(model, x)",
     "Namespace": "jl.Scope",
@@ -149,6 +156,32 @@ def test_a_name_like_no_other_has_no_hint():
     assert not hasattr(jl, "__wrapped__")
 
 
+# What a library offers that users write models with; the rest is its machinery.
+@pytest.mark.parametrize(
+    ("module", "machinery"),
+    [
+        ("torch.nn", {"LinearCrossEntropyOptions"}),
+        ("torch.optim", set()),
+        ("keras.losses", {"Loss"}),
+        ("keras.metrics", {"Metric"}),
+        ("keras.optimizers", {"OptimizerMap"}),
+        ("keras.callbacks", set()),
+    ],
+)
+def test_names_of_other_libraries_are_answered(module, machinery, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    library = pytest.importorskip(module)
+    classes = {name for name, value in vars(library).items() if inspect.isclass(value)}
+
+    def answer(name):
+        try:
+            return getattr(jl, name)
+        except AttributeError as error:
+            return "hint" in str(error)
+
+    assert {n for n in classes - machinery if n[0] != "_" and not answer(n)} == set()
+
+
 # The tables of answers, held against what exists.
 
 ANSWERS = [
@@ -156,6 +189,7 @@ ANSWERS = [
     *answers.ARGUMENTS.values(),
     *(text for words in answers.ARGUMENTS_OF.values() for text in words.values()),
     *answers.POSITIONAL.values(),
+    *answers.MISSING.values(),
 ]
 
 
@@ -187,10 +221,10 @@ def parameters():
 
 def test_answers_name_what_exists():
     roots = {"jl": jl, "jax": jax, "jnp": jnp, "training": jl.training, "core": jl.core}
-    roots |= {"data": jl.data, "checkpoint": jl.checkpoint}
+    roots |= {"data": jl.data, "checkpoint": jl.checkpoint, "optax": optax}
     for text in ANSWERS:
         for root, path in re.findall(
-            r"\b(jl|jax|jnp|training|core|data|checkpoint)((?:\.\w+)+)", text
+            r"\b(jl|jax|jnp|training|core|data|checkpoint|optax)((?:\.\w+)+)", text
         ):
             value = roots[root]
             for name in path[1:].split("."):
@@ -206,4 +240,4 @@ def test_answers_are_for_names_that_do_not_exist():
 def test_the_same_argument_exists():
     known = set(parameters())
     assert {new for words in answers.SAME_ARGUMENT.values() for new in words} - known == set()
-    assert set(answers.ARGUMENTS_OF) | set(answers.POSITIONAL) <= set(callables())
+    assert {*answers.ARGUMENTS_OF, *answers.POSITIONAL, *answers.MISSING} <= set(callables())

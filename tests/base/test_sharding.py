@@ -91,8 +91,6 @@ OTHER_SIZES = {
 PLACED = {name: row for name, row in (INSTANCES | OTHER_SIZES).items() if row.batch_axis == 0}
 # Explicit sharding: JAX asks for ``out_sharding`` where axes of the user's own are merged.
 REFUSED = {
-    "mixture of experts that choose",
-    "mixture of experts with a capacity",
     "pixel shuffle",
     "rearrange, patches",
     "reshape",

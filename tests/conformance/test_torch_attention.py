@@ -227,3 +227,41 @@ def test_values_of_another_size():
         gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*map(jnp.asarray, arrays))
         for ours, theirs in zip(gradients, tensors, strict=True):
             np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_a_learned_key():
+    """Theirs is joined after the maps of keys and values, ours before them."""
+    module = nn.MultiheadAttention(
+        WIDTH, HEADS, batch_first=True, add_bias_kv=True, dtype=torch.float64
+    )
+    x, extra_key, extra_value = _drawn((BATCH, STEPS, WIDTH), (1, WIDTH), (1, WIDTH))
+
+    def body(f, parts):
+        x, key, value = parts
+        keys, values = (jl.Sequence.prepend(x, step) for step in (key, value))
+        return f.attend((x, keys, values))
+
+    layer = jl.compose(body, attend=jl.CrossAttention(HEADS))
+    weights = {
+        name: jnp.asarray(value.detach().numpy())
+        for name, value in module.named_parameters()
+        if not name.startswith("bias_")
+    }
+    params = {"attend": _converted(weights)}
+    for name, theirs, step in (
+        ("key", module.bias_k, extra_key),
+        ("value", module.bias_v, extra_value),
+    ):
+        mapped = step @ params["attend"][f"{name}_kernel"] + params["attend"][f"{name}_bias"]
+        theirs.data = torch.tensor(np.asarray(mapped))[None]
+    given = torch.tensor(x, requires_grad=True)
+    y = module(given, given, given, need_weights=False)[0]
+    (y * torch.tensor(convert.projection(y.shape, "float64"))).sum().backward()
+
+    def loss(x):
+        out, _ = layer.apply(params, {}, (x, jnp.asarray(extra_key), jnp.asarray(extra_value)))
+        return jnp.sum(out * convert.projection(out.shape, "float64")), out
+
+    gradient, out = jax.jit(jax.grad(loss, has_aux=True))(jnp.asarray(x))
+    np.testing.assert_allclose(out, y.detach().numpy(), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(gradient, given.grad.numpy(), rtol=1e-9, atol=1e-11)

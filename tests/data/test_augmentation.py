@@ -235,6 +235,16 @@ def test_shares_have_the_moments_of_the_beta_distribution():
 ERRORS = {
     "map needs a function": lambda: data.Batches(ROWS, 2).map(3),
     "key must be an int of at least 0, got -1": lambda: data.Batches(ROWS, 2).map(jittered, key=-1),
+    "rows of several lengths must be a Sequence, got a list": lambda: data.LengthBuckets(
+        ([np.ones(3), np.ones(5)], np.ones(2)), 1, boundaries=[4]
+    ),
+    "boundaries must be several lengths, got 4": lambda: data.LengthBuckets(
+        ragged(), 2, boundaries=4
+    ),
+    "hint:     the boundaries have a name: LengthBuckets(": lambda: data.LengthBuckets(
+        ragged(), [3, 6], 2
+    ),
+    "hint:     boundaries=[8, 16], to which": lambda: data.LengthBuckets(ragged(), 2),
     "there is no Sequence whose rows have lengths": lambda: data.LengthBuckets(
         (ROWS,), 2, boundaries=[2]
     ),

@@ -144,6 +144,35 @@ def test_keras_with_other_keys_and_values(case, masked):
     _compare(of_theirs, of_ours, weights, _arrays("float32", *shapes), 2e-5)
 
 
+_EXCHANGED = jl.Rearrange("b h w c -> b w h c")
+# By Keras's ``attention_axes``: recipes of docs/library/attention.md for (batch, 3, 5, WIDTH).
+OTHER_AXES = {
+    (2,): jl.each_step(jl.SelfAttention(4, head_dim=4)),
+    (1,): jl.serial(_EXCHANGED, jl.each_step(jl.SelfAttention(4, head_dim=4)), _EXCHANGED),
+    (1, 2): jl.serial(
+        jl.Rearrange("b h w c -> b (h w) c"),
+        jl.SelfAttention(4, head_dim=4),
+        jl.Rearrange("b (h w) c -> b h w c", h=3),
+    ),
+}
+
+
+@pytest.mark.oracle("Keras")
+@pytest.mark.parametrize("axes", OTHER_AXES)
+def test_keras_along_other_axes(axes):
+    shape = (BATCH, 3, 5, WIDTH)
+    oracle = k.MultiHeadAttention(num_heads=4, key_dim=4, attention_axes=axes)
+    weights, call = _keras(oracle, lambda layer: layer.build(shape, shape))
+    layer, (x,) = OTHER_AXES[axes], _arrays("float32", shape)
+    whole = len(jax.eval_shape(layer.init, jax.random.key(0), x)[0]) == 1
+
+    def of_ours(w, x):
+        own = _of_keras(w)
+        return layer.apply({"self_attention": own} if whole else own, {}, x)[0]
+
+    _compare(lambda w, x: call(w, x, x), of_ours, weights, x, 2e-5)
+
+
 @pytest.mark.oracle("Keras")
 @pytest.mark.parametrize("causal", [False, True], ids=["both", "causal"])
 def test_keras_sliding_window_and_padding(causal):

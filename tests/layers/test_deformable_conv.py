@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import convert
@@ -124,3 +125,28 @@ def test_refusals_of_patches(layer, x, text):
     with pytest.raises(jl.LayerError) as caught:
         jl.out_spec(layer, x)
     assert text in str(caught.value)
+
+
+def test_an_offset_that_is_nan():
+    """NaN at its output, in the value and in the gradients, and at no other."""
+    layer = jl.DeformableConv(3, 2)
+    image = jax.random.normal(jax.random.key(0), (1, 4, 5, 2))
+    offsets = jax.random.normal(jax.random.key(1), (1, 3, 4, 8))
+    params, _ = layer.init(jax.random.key(2), (image, offsets))
+
+    @jax.jit
+    def read(offsets):
+        def total(params, offsets):
+            y, _ = layer.apply(params, {}, (image, offsets))
+            return y.sum(), y
+
+        return jax.grad(total, (0, 1), has_aux=True)(params, offsets)
+
+    _, clean = read(offsets)
+    (of_params, of_offsets), y = read(offsets.at[0, 1, 2, 3].set(jnp.nan))
+    lost = np.zeros((3, 4), bool)
+    lost[1, 2] = True
+    np.testing.assert_array_equal(np.isnan(y[0]).all(-1), lost)
+    np.testing.assert_allclose(y[0][~lost], clean[0][~lost], rtol=1e-5)
+    assert np.isnan(of_params["kernel"]).any()
+    np.testing.assert_array_equal(np.isnan(of_offsets[0]).any(-1), lost)

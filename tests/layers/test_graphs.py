@@ -364,6 +364,13 @@ WRONG = {
     "node_mask must have 2 entries, got 3": lambda: jl.out_spec(
         jl.GraphPool(), PAIR._replace(node_mask=np.ones(3, bool))
     ),
+    "senders must be nodes, and edge 0 has the node -1": lambda: jl.MessagePassing(jl.add()).apply(
+        {}, {}, PAIR._replace(senders=np.array([-1]))
+    ),
+    "receivers must be nodes, and edge 0 has the node 2": lambda: jl.GraphConv(3).apply(
+        *jl.GraphConv(3).init(jax.random.key(0), PAIR), PAIR._replace(receivers=np.array([2]))
+    ),
+    "on_nodes(layer) for the nodes of a graph": lambda: jl.out_spec(jl.Dense(3), PAIR),
     "edges must hold a weight for each edge, (edges,)": lambda: jl.out_spec(
         jl.GraphConv(3, edge_weights=True), PAIR
     ),
@@ -392,3 +399,26 @@ def test_what_does_not_fit_is_an_error(text):
     with pytest.raises(jl.LayerError) as caught:
         WRONG[text]()
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "layer", [jl.GraphConv(3), jl.GraphAttention(1, 3), jl.MessagePassing(lambda ends: ends[0])]
+)
+def test_ends_outside_the_nodes_under_jit(layer):
+    """A sender gives NaN where its message arrives, a receiver nothing; padding may have any."""
+    nodes = np.arange(12, dtype=np.float32).reshape(4, 3)
+    graph = jl.Graph(nodes, np.array([0, 1, 2]), np.array([1, 2, 3]), edge_mask=np.ones(3, bool))
+    params, state = layer.init(jax.random.key(0), graph)
+    apply = jax.jit(lambda graph: layer.apply(params, state, graph)[0].nodes)
+    lost = np.array([True, True, False])
+    without = apply(graph._replace(edge_mask=lost))
+    for end in (-1, 4, 9):
+        outside = np.array([0, 1, end])
+        y = apply(graph._replace(senders=outside))
+        np.testing.assert_array_equal(np.isnan(y).all(1), [False, False, False, True])
+        moved = graph._replace(receivers=np.array([1, 2, end]))
+        np.testing.assert_allclose(apply(moved)[:3], without[:3], rtol=1e-6)
+        padded = graph._replace(senders=outside, receivers=np.array([1, 2, end]), edge_mask=lost)
+        np.testing.assert_allclose(apply(padded), without, rtol=1e-6)
+        eager, _ = layer.apply(params, state, padded)
+        np.testing.assert_allclose(eager.nodes, without, rtol=1e-5)

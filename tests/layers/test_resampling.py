@@ -207,3 +207,27 @@ def test_what_does_not_fit_is_an_error(text):
     with pytest.raises(jl.LayerError) as caught:
         WRONG[text]()
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("mode", ["constant", "replicate", "reflect"])
+def test_a_place_that_is_nan(method, mode):
+    """NaN there, in the value and in the gradient, and nowhere else."""
+    x = jax.random.normal(jax.random.key(0), (1, 4, 5, 2))
+    grid = jnp.linspace(-0.8, 0.8, 12).reshape(1, 6, 2)
+    layer = jl.GridSample(method=method, mode=mode)
+    read = jax.jit(jax.value_and_grad(lambda x, g: _read(layer, x, g), (0, 1), has_aux=True))
+    (_, clean), _ = read(x, grid)
+    (_, y), (of_x, of_grid) = read(x, grid.at[0, 2, 1].set(jnp.nan))
+    lost = np.arange(6) == 2
+    np.testing.assert_array_equal(np.isnan(y[0]).all(-1), lost)
+    np.testing.assert_allclose(y[0, ~lost], clean[0, ~lost], rtol=1e-6)
+    np.testing.assert_array_equal(np.isnan(of_grid[0]).any(-1), lost)
+    assert np.isnan(of_x).any()
+    far = layer.apply({}, {}, (x, grid.at[0, 2, 1].set(9.0)))[0]
+    assert np.isfinite(far).all()
+
+
+def _read(layer, x, grid):
+    y, _ = layer.apply({}, {}, (x, grid))
+    return y.sum(), y

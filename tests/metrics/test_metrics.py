@@ -104,6 +104,39 @@ def test_masks_leave_out(name):
     np.testing.assert_allclose(out.value(), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("far", [1e6, -3e4])
+def test_r2_of_labels_far_from_zero(far):
+    """In float32, in batches of other means, one of them empty, and by an evaluation."""
+    numbers = np.random.default_rng(0)
+    labels = (far + numbers.normal(size=60) * 4 + np.repeat([0, 3, -5], 20)).astype(np.float32)
+    y = (labels + numbers.normal(size=60)).astype(np.float32)
+    wanted = sk.r2_score(labels.astype(np.float64), y.astype(np.float64))
+    parts = [metrics.r2_score(y[i : i + 20], labels[i : i + 20]) for i in (0, 20, 40)]
+    nothing = metrics.r2_score(y[:5], labels[:5], mask=np.zeros(5, bool))
+    for given in ([*parts], [nothing, *parts], [parts[2], nothing, parts[0], parts[1]]):
+        np.testing.assert_allclose(sum(given).value(), wanted, rtol=1e-5)
+    rest = sum(parts[1:])
+    np.testing.assert_allclose((parts[0] + rest).value(), wanted, rtol=1e-5)
+    evaluate = training.make_evaluator(
+        jl.serial(),
+        lambda y, labels: {"r2": metrics.r2_score(y, labels), "mean": labels.mean()},
+        training.Batches((y[:, None], labels[:, None]), 9),
+    )
+    state = training.train_state(jl.serial(), optax.sgd(0.1), jax.random.key(0), y[:, None])
+    found = evaluate(state)
+    np.testing.assert_allclose(found["r2"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(found["mean"], labels.astype(np.float64).mean(), rtol=1e-7)
+
+
+def test_r2_added_up_leaf_by_leaf():
+    """As psum does: about zero, as long as that has the digits."""
+    parts = [metrics.r2_score(SCORES[part], TRUE[part], weights=WEIGHTS[part]) for part in PARTS]
+    added = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    wanted = sk.r2_score(TRUE, SCORES, sample_weight=WEIGHTS)
+    np.testing.assert_allclose(added.value(), wanted, rtol=1e-4)
+    np.testing.assert_allclose((added + parts[0]).sums["parts"], len(PARTS))
+
+
 def test_labels_of_narrow_types():
     """More classes than they hold."""
     logits = np.zeros((2, 300), np.float32)

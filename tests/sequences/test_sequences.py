@@ -60,6 +60,11 @@ LAYERS = {
     "average pool of frames": Row(
         jl.AvgPool(2, strides=1, padding=((1, 0), (0, 1))), FRAMES, full=True
     ),
+    "average pool, inside its stride": Row(jl.AvgPool(5, strides=3, padding=2), STEPS),
+    "conv, inside its stride": Row(jl.Conv(3, 2, strides=3), STEPS, full=True),
+    "pool and back": Row(
+        jl.residual(jl.serial(jl.MaxPool(2), jl.ConvTranspose(4, 2, strides=2, **CAUSAL))), STEPS
+    ),
     "global average pool": Row(jl.GlobalAvgPool(), FRAMES),
     "global max pool": Row(jl.GlobalMaxPool(), STEPS),
     "batch norm": Row(jl.BatchNorm(), STEPS),
@@ -326,6 +331,55 @@ def test_reach_of_combinations():
     ) == jl.ReceptiveField(4, 7, 0)
 
 
+def test_windows_inside_their_stride_stream():
+    semicausal = jl.Conv(4, 5, strides=3, padding=((2, 2),))
+    x = jl.spec((2, 6, 4))
+    assert jl.receptive_field(semicausal, x) == jl.ReceptiveField(3, 2, 2)
+    params, state = semicausal.init(jax.random.key(0), x)
+    carry = jl.stream(semicausal).start(params, state, x)
+    assert jax.tree.map(jnp.shape, carry) == {"context": (2, 2, 4)}
+    pool = jl.Frame(2)
+    assert jl.stream(pool).start({}, {}, x) == {}
+    whole = jax.eval_shape(lambda x: jl.stream(pool).step({}, {}, {}, x)[0], x)
+    assert whole.shape == (2, 3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jl.repeat(jl.residual(jl.Conv(4, 3, **CAUSAL)), 2),
+        jl.residual(jl.serial(jl.SelfAttention(2, causal=True, window=3))),
+    ],
+)
+def test_blocks_of_no_steps(layer):
+    """Also under ``carried``, which follows what a body looks ahead to."""
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    none = x[:, :0]
+    carried = jl.carried(layer)
+    params, state = carried.init(jax.random.key(1), x)
+    (_, carry), _ = carried.apply(params, state, x)
+    (nothing, after), _ = carried.apply(params, state, (none, carry))
+    assert nothing.shape == (2, 0, 4)
+    jax.tree.map(np.testing.assert_array_equal, after, carry)
+
+
+def test_one_layer_in_both_directions():
+    """Two layers, also where both are one object; a body that calls a child twice has one."""
+    cell, x = jl.GRU(3), jax.random.normal(jax.random.key(0), (2, 4, 3))
+
+    def body(f, x):
+        return jnp.concatenate([f.cell(x), jnp.flip(f.cell(jnp.flip(x, 1)), 1)], -1)
+
+    shared, both = jl.compose(body, cell=cell), jl.bidirectional(cell, backward=cell)
+    params, _ = shared.init(jax.random.key(1), x)
+    own, _ = both.init(jax.random.key(1), x)
+    assert not np.array_equal(own["forward"]["kernel"], own["backward"]["kernel"])
+    y, _ = both.apply(dict.fromkeys(own, params["cell"]), {}, x)
+    np.testing.assert_allclose(shared.apply(params, {}, x)[0], y, rtol=1e-6)
+    with pytest.raises(jl.LayerError, match="merge must be a layer of two outputs"):
+        jl.bidirectional(cell, cell)
+
+
 def _total(params, state, carry, x, *, key, train):
     """A running sum, whose carry is the sum after the first step of the block: not the last."""
     before = jnp.zeros_like(x.values if isinstance(x, jl.Sequence) else x)[:, 0]
@@ -389,6 +443,18 @@ def test_check_sequence_finds_what_is_wrong(name):
     layer, text = WRONG[name]
     with pytest.raises(AssertionError, match=text):
         check_sequence(layer, jl.spec((2, 4, 3)))
+
+
+def test_check_sequence_says_what_it_left_out():
+    x = jl.spec((2, 4, 3))
+    assert check_sequence(jl.GRU(2), x, streams=True) is None
+    backwards = jl.GRU(2, reverse=True)
+    why = "GRU: cannot be streamed: it reads the sequence from its end"
+    assert check_sequence(backwards, x, streams=False) == why
+    with pytest.raises(AssertionError, match=why):
+        check_sequence(backwards, x, streams=True)
+    with pytest.raises(AssertionError, match="it streams, and streams=False says"):
+        check_sequence(jl.Dense(2), x, streams=False)
 
 
 def test_values_from_rows_and_back():

@@ -551,6 +551,17 @@ ERRORS = [
         "steps= or epochs=",
     ),
     (lambda: fit(checkpoints="folder"), "fit: checkpoints must be a training.CheckpointManager"),
+    (
+        lambda: training.fit(jl.Dense(3), X, LABELS, epochs=2),
+        "fit: step must be a step of training, got a layer",
+        "fit(step, state, data, steps=...)",
+        "step = training.train_step(model, loss, tx)",
+    ),
+    (
+        lambda: training.fit(jl.Dense(3), (X, LABELS)),
+        "fit: missing a required argument: 'data'",
+        "step = training.train_step(model, loss, tx)",
+    ),
     (lambda: fit(data=(X, LABELS)), "fit: the data is arrays, not batches of them"),
     (
         lambda: fit(lambda state, batch: (state, {"loss": batch}), 1.0, [X[0]], steps=2),

@@ -23,6 +23,7 @@ from ...base.layer import Layer
 from ...base.receptive_field import ReceptiveField
 from ...base.sequence import Steps, join, split
 from ...base.specs import format_spec
+from ...base.step_pair import are_streamed
 from ...base.types import Carry, Params
 from ...core.padding import for_each_axis
 from ...core.step_ring import StepRing
@@ -31,6 +32,8 @@ from ...core.time_windows import TimeWindow, TransposedTimeWindow
 Image = jax.Array | jax.ShapeDtypeStruct
 
 IMAGE = "(batch, *spatial, channels)"
+_OF_STRIDES = ", or 'VALID' for windows no wider than their stride"
+_BLOCKS = "blocks of a multiple of the model's stride: jl.receptive_field(model, x).stride"
 # Steps of a window from which on its context is in a ring.
 _MIN_RING = 64
 NO_CHANNELS = "x[..., None] for images without a channel axis, x[None] for a single image"
@@ -58,9 +61,9 @@ def windowed_layer(
 ) -> Layer:
     """The layer of an operation with windows over time.
 
-    The carry of its stream is the context, the last ``extent - 1`` steps, or for a long window a
-    ring of the last ``extent``. A padded step is part of it as a valid one is: convolutions and
-    pools count time in steps, not in valid steps.
+    The carry of its stream is the context, as many of the last steps as windows reach back (none
+    for windows side by side), or for a long window a ring of the last ``extent``. A padded step is
+    part of it as a valid one is: convolutions and pools count time in steps, not in valid steps.
     """
 
     def start(params: Params, x: jax.ShapeDtypeStruct, capacity: int | None) -> Carry:
@@ -86,8 +89,7 @@ def windowed_layer(
                 raise LayerError(
                     f"a block of {values.shape[1]} steps is not a multiple "
                     f"of the stride {window.block}",
-                    hint="blocks of a multiple of the model's stride: "
-                    "jl.receptive_field(model, x).stride",
+                    hint=_BLOCKS,
                 )
         if carry and "ring" in carry:
             before = StepRing(carry["ring"], carry["oldest"])
@@ -131,7 +133,7 @@ def _causal_window(op: WindowedOp, x: Image) -> TimeWindow | TransposedTimeWindo
         raise LayerError(
             "cannot be streamed: its windows reach later steps",
             got=format_spec(x),
-            hint="padding='CAUSAL'",
+            hint="padding='CAUSAL'" + _OF_STRIDES * (window.block > 1),
         )
     return window
 
@@ -172,14 +174,16 @@ def window_fits(
     room = [size + low + high for size, (low, high) in zip(sizes, pads, strict=True)]
     # SAME and most other names pad by as much as the window needs, and a symbolic size is as large
     # as need be.
-    if any(
-        have < want
+    small = [
+        isinstance(have, int) and have < want and (item == "VALID" or not isinstance(item, str))
         for item, have, want in zip(padding, room, window, strict=True)
-        if isinstance(have, int) and (item == "VALID" or not isinstance(item, str))
-    ):
+    ]
+    if any(small):
         raise LayerError(
             f"{what} {tuple(window)} is larger than the {'padded ' if room != [*sizes] else ''}"
             f"input {tuple(room)}",
             got=format_spec(x),
-            hint=f"padding='SAME', or a smaller {what.split()[-1]}",
+            hint=_BLOCKS
+            if small[0] and are_streamed()
+            else f"padding='SAME', or a smaller {what.split()[-1]}",
         )

@@ -62,7 +62,7 @@ def DeformableConv(
       (batch, *spatial', g * elements * rank) in pixels, for g groups of the image's channels, the
       elements of the kernel in row-major order, and the spatial axes, the last one fastest; m:
       (batch, *spatial', g * elements). Both as in torchvision and ONNX, with their channels last.
-      y: (batch, *spatial', features), of the dtype of ``image``.
+      y: (batch, *spatial', features), of the dtype of ``image``; NaN where an offset is.
       params: kernel (*kernel_size, in / groups, features), bias (features,).
 
     Raises:

@@ -22,7 +22,9 @@ class Graph(NamedTuple):
 
     Attributes:
       nodes: values of each node, (nodes, ...).
-      senders, receivers: ints (edges,), from where to where an edge goes.
+      senders, receivers: ints (edges,), from where to where an edge goes. An end outside the nodes
+        is an error where values are known; under ``jit`` such a sender gives NaN, and an edge to
+        such a receiver is left out.
       edges: values of each edge, (edges, ...); a weight of each for ``GraphConv``, (edges,).
       node_mask, edge_mask: bools (nodes,) and (edges,), False for padding. An edge of a padded
         node counts as padding too.
@@ -126,7 +128,12 @@ class Graph(NamedTuple):
 
 
 def filled_nodes(graph: Graph) -> jax.Array:
-    """The nodes' values with zeros in the padding."""
+    """The nodes' values with zeros in the padding.
+
+    Raises:
+      LayerError: for an edge that counts and has an end outside the nodes, where ends are known.
+    """
+    _check_ends(graph)
     return filled(graph.nodes, graph.node_mask)
 
 
@@ -138,11 +145,50 @@ def filled(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.where(jnp.broadcast_to(shaped, values.shape), values, jnp.zeros_like(values))
 
 
+def at_ends(values: Any, ends: Any, valid: jax.Array | None) -> jax.Array:
+    """The values (edges, ...) of nodes at the ends of edges; NaN for an end that is not a node."""
+    if valid is not None:
+        ends = jnp.where(valid, ends, jnp.zeros_like(ends))  # padding may have any ends
+    # Otherwise JAX would count a negative end from the last node, and clip one that is too large.
+    found: jax.Array = (
+        jnp.asarray(values)
+        .at[ends]
+        .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    )
+    return found
+
+
+def _check_ends(graph: Graph) -> None:
+    count = graph.nodes.shape[0]
+    for name in ("senders", "receivers"):
+        known = [getattr(graph, name), graph.edge_mask]
+        if any(
+            isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
+            for value in known
+        ):
+            continue
+        ends = np.asarray(known[0])
+        outside = (ends < 0) | (ends >= count)
+        if graph.edge_mask is not None:
+            outside &= np.asarray(graph.edge_mask)
+        if outside.any():
+            edge = int(outside.argmax())
+            raise LayerError(
+                f"{name} must be nodes, and edge {edge} has the node {ends[edge]}",
+                expected=f"ints from 0 to {count - 1}",
+                got=format_spec(graph),
+                hint="indices start at 0; Graph.batch(graphs) counts on from graph to graph",
+            )
+
+
 def valid_edges(graph: Graph) -> jax.Array | None:
     """Which edges count: not padding, and without a padded node; None for all."""
     valid: jax.Array | None = graph.edge_mask
     if graph.node_mask is not None:
-        ends = graph.node_mask[graph.senders] & graph.node_mask[graph.receivers]
+        # Not padding, where an end is outside the nodes: its edge would be left out in silence.
+        own: Any = jnp.asarray(graph.node_mask)
+        how = {"mode": "fill", "fill_value": True, "wrap_negative_indices": False}
+        ends = own.at[graph.senders].get(**how) & own.at[graph.receivers].get(**how)
         valid = ends if valid is None else valid & ends
     return valid
 

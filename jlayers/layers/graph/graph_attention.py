@@ -17,7 +17,7 @@ from ...base.sequence_mode import SequenceMode
 from ...base.specs import cast_like
 from ...base.types import Initializer, Key, Params, PyTree, State
 from ...core.segments import segment_reduce, segment_softmax
-from .graph import check_graph, filled_nodes, valid_edges, with_loops
+from .graph import at_ends, check_graph, filled_nodes, valid_edges, with_loops
 
 
 @factory
@@ -97,27 +97,31 @@ def GraphAttention(
         def project(name: str) -> jax.Array:
             return jnp.einsum("nf,fhd->nhd", nodes, own[name])
 
+        def sent(values: jax.Array) -> jax.Array:
+            return at_ends(values, senders, valid)
+
+        def received(values: jax.Array) -> jax.Array:
+            return at_ends(values, receivers, valid)
+
         def leaky(scores: jax.Array) -> jax.Array:
             return jax.nn.leaky_relu(scores, negative_slope)
 
         if dynamic:
             values = project("sender_kernel")
-            mixed = leaky(values[senders] + project("receiver_kernel")[receivers])
+            mixed = leaky(sent(values) + received(project("receiver_kernel")))
             scores = jnp.einsum("ehd,hd->eh", mixed, own["attention"])
         else:
             values = project("kernel")
             given = jnp.einsum("nhd,hd->nh", values, own["sender"])
             taken = jnp.einsum("nhd,hd->nh", values, own["receiver"])
-            scores = leaky(given[senders] + taken[receivers])
+            scores = leaky(sent(given) + received(taken))
         weights = segment_softmax(scores, receivers, valid, count=count)
         if train and rate:
             if key is None:
                 raise LayerError("needs a key in training", hint="apply(..., key=key, train=True)")
             kept = jax.random.bernoulli(key, 1 - rate, weights.shape)
             weights = jnp.where(kept, weights / (1 - rate), jnp.zeros_like(weights))
-        messages = values[senders] * jnp.broadcast_to(
-            weights[..., None], (*weights.shape, head_dim)
-        )
+        messages = sent(values) * jnp.broadcast_to(weights[..., None], (*weights.shape, head_dim))
         y = segment_reduce(messages, receivers, valid, count=count)
         y = y.reshape(count, features) if concat else jnp.mean(y, 1)
         if bias:

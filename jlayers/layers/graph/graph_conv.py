@@ -20,7 +20,7 @@ from ...base.types import Initializer, Params
 from ...core.dense import dense
 from ...core.dtypes import at_least_float32, is_symbolic
 from ...core.segments import segment_reduce
-from .graph import Graph, check_graph, filled, filled_nodes, valid_edges, with_loops
+from .graph import Graph, at_ends, check_graph, filled, filled_nodes, valid_edges, with_loops
 
 NORMALIZATIONS = ("symmetric", "mean", None)
 
@@ -97,7 +97,7 @@ def GraphConv(
         weights = _normalized(weights, graph, valid, count)
 
         def gathered(values: jax.Array) -> jax.Array:
-            messages = values[graph.senders].astype(wide) * weights[:, None]
+            messages = at_ends(values, graph.senders, valid).astype(wide) * weights[:, None]
             total = segment_reduce(messages, graph.receivers, valid, count=count)
             return total.astype(nodes.dtype)
 
@@ -121,8 +121,9 @@ def GraphConv(
         some = degree > 0
         degree = jnp.where(some, degree, jnp.ones_like(degree))
         if normalization == "mean":
-            return weights / degree[graph.receivers]
+            return weights / at_ends(degree, graph.receivers, valid)
         root = jnp.where(some, jax.lax.rsqrt(degree), jnp.zeros_like(degree))
-        return weights * root[graph.senders] * root[graph.receivers]
+        weights = weights * at_ends(root, graph.senders, valid)
+        return weights * at_ends(root, graph.receivers, valid)
 
     return pure(init, apply, sequence_mode=SequenceMode.WHOLE, stream="it is a layer of graphs")

@@ -12,7 +12,7 @@ from ...base.layer import Layer
 from ...base.scope import Scope, composite
 from ...base.specs import format_short, specs_of
 from ...core.segments import REDUCTIONS, segment_reduce
-from .graph import Graph, check_graph, filled, filled_nodes, valid_edges
+from .graph import Graph, at_ends, check_graph, filled, filled_nodes, valid_edges
 
 
 @factory
@@ -58,7 +58,7 @@ def MessagePassing(
         check_graph(x)
         nodes = filled_nodes(x)
         valid = valid_edges(x)
-        ends = (nodes[x.senders], nodes[x.receivers])
+        ends = (at_ends(nodes, x.senders, valid), at_ends(nodes, x.receivers, valid))
         # Zeros where they do not count, or they would be in the gradient of the message's kernel.
         own = () if x.edges is None else (filled(x.edges, valid),)
         messages = f["message"]((*ends, *own))

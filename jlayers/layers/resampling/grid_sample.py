@@ -38,7 +38,8 @@ def GridSample(
     Shapes:
       x: a tuple (image, grid): (batch, *spatial, channels) and (batch, *out, rank), both floating.
       A place has the last spatial axis first: (x, y) for images, as in PyTorch.
-      y: (batch, *out, channels), of the dtype of the image.
+      y: (batch, *out, channels), of the dtype of the image; NaN at a place that is NaN (PyTorch
+      takes that for -1).
 
     Raises:
       LayerError: for an unknown word, and for anything but such a pair.

@@ -15,6 +15,7 @@ import jax
 
 from ...base import arguments
 from ...base.errors import TrainingError, public_api, warn
+from ...base.layer import Layer
 from ...base.specs import format_short
 from ...checkpoint import CheckpointManager
 from ...core.compiler import compiler_options as default_compiler_options
@@ -127,10 +128,11 @@ def fit(
     >>> print(fitted.state.params["kernel"].round(2), fitted.state.params["bias"].round(2))
     [[3.]] [1.]
     """
+    step = _checked_step(step)
     source = as_source(data)
     log_every = arguments.positive("log_every", log_every)
     plan = Plan(
-        step=_checked_step(step),
+        step=step,
         source=source,
         steps=_positive("steps", steps),
         epochs=_positive("epochs", epochs),
@@ -224,6 +226,15 @@ def _checked_options(options: Mapping[str, bool | str] | None) -> Mapping[str, b
 
 
 def _checked_step(step: Step) -> Step:
+    # fit(model, x, y), as it is written elsewhere.
+    if isinstance(step, Layer):
+        raise TrainingError(
+            "step must be a step of training, got a layer",
+            expected="fit(step, state, data, steps=...)",
+            got=format_short(step),
+            hint="step = training.train_step(model, loss, tx); state = step.start(key, x); "
+            "data = training.Batches((x, y), 32, key=0)",
+        )
     if not callable(step):
         raise TrainingError(
             "step must be a function", expected="step(state, batch)", got=format_short(step)
