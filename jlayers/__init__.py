@@ -38,6 +38,7 @@ from .combinators.merge import (
 from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.once import once
+from .combinators.orthogonalize import orthogonalize_weights
 from .combinators.serial import branch, parallel, serial
 from .combinators.spectral_norm import spectral_norm
 from .combinators.stack import ensemble, remat, repeat
@@ -379,6 +380,7 @@ __all__ = [
     "on_nodes",
     "on_sequence",
     "once",
+    "orthogonalize_weights",
     "out_spec",
     "parallel",
     "parameters",

@@ -81,6 +81,7 @@ _NAMES = {
         "jl.AlphaDropout(rate, whole_channels=True)": "FeatureAlphaDropout",
         "jl.spectral_norm(layer)": "SpectralNorm SpectralNormalization SNParamsTree",
         "jl.weight_norm(layer)": "WeightNorm WeightNormalization",
+        "jl.orthogonalize_weights(layer)": "orthogonal Orthogonal",
         "jl.drop_connect(layer, rate)": "DropConnect WeightDrop WeightDropout",
         "jax.lax.stop_gradient, a layer as any function of one array": "StopGradient",
         "jl.StochasticDepth(rate)": "DropPath",
@@ -235,6 +236,9 @@ _NAMES = {
         # training
         "jl.losses.cross_entropy": "CrossEntropyLoss SparseCategoricalCrossentropy "
         "CategoricalCrossentropy",
+        "jl.losses.linear_cross_entropy(x, kernel, labels)": (
+            "LinearCrossEntropyLoss linear_cross_entropy"
+        ),
         "jl.losses.binary_cross_entropy": "BCEWithLogitsLoss BinaryCrossentropy",
         "jl.losses.ctc": "CTCLoss",
         "jl.losses.gaussian_nll": "GaussianNLLLoss",

@@ -741,6 +741,17 @@ INSTANCES = {
     "standardize_weights": Instance(
         jl.standardize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
     ),
+    "orthogonalize_weights": Instance(
+        jl.orthogonalize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
+    ),
+    "orthogonalize_weights by other methods": Instance(
+        jl.serial(
+            jl.orthogonalize_weights(jl.Dense(3), method="matrix_exp"),
+            jl.orthogonalize_weights(jl.Dense(5), method="cayley"),
+        ),
+        STEPS,
+        full=True,
+    ),
     "weight_norm": Instance(
         jl.weight_norm(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
     ),
