@@ -104,6 +104,9 @@ _NAMES = {
         "jl.SelfAttention(num_heads, num_kv_heads=...)": (
             "GroupQueryAttention GroupedQueryAttention"
         ),
+        "jl.SelfAttention(num_heads, relative=jl.TransformerXLPositions(max_distance))": (
+            "TransformerXL RelPartialLearnableMultiHeadAttn RelativeMultiHeadAttention"
+        ),
         "jl.core.attention(q, k, v)": "dot_product_attention scaled_dot_product_attention",
         "jl.GraphConv(features)": "GCNConv GraphConvolution GCN",
         "jl.GraphAttention(num_heads, head_dim), dynamic=False for the first one": (

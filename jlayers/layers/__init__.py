@@ -6,7 +6,7 @@ from .activation.snake import Snake
 from .attention.additive_attention import AdditiveAttention
 from .attention.cross_attention import CrossAttention
 from .attention.latent_attention import LatentAttention
-from .attention.relative import ShawPositions, T5Bias
+from .attention.relative import ShawPositions, T5Bias, TransformerXLPositions
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
@@ -236,6 +236,7 @@ __all__ = [
     "StochasticDepth",
     "SumPool",
     "T5Bias",
+    "TransformerXLPositions",
     "Unfold",
     "UnitNorm",
     "VectorQuantizer",

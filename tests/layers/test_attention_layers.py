@@ -53,6 +53,8 @@ CASES = {
     "shaw": {"causal": True, "relative": jl.ShawPositions(2), "value_dim": 3},
     "shaw, window": {"causal": True, "relative": jl.ShawPositions(2), "window": 4},
     "shaw, keys alone": {"relative": jl.ShawPositions(3, values=False), "num_kv_heads": 2},
+    "xl": {"causal": True, "relative": jl.TransformerXLPositions(5), "num_kv_heads": 2},
+    "xl, all see all": {"relative": jl.TransformerXLPositions(20, position_dim=6), "soft_cap": 2.0},
     "sinks": {"causal": True, "sinks": True, "num_kv_heads": 2},
     "sinks, window": {"causal": True, "sinks": True, "window": 3, "bias": ("query", "out")},
     "normalised, gated": {"causal": True, "qk_norm": "rms", "gate": True, "value_dim": 3},
@@ -71,6 +73,8 @@ THEIRS = {
     "shaw": {"shaw": 2},
     "shaw, window": {"shaw": 2},
     "shaw, keys alone": {"shaw": 3},
+    "xl": {"xl": 5},
+    "xl, all see all": {"xl": 20},
     "normalised, gated": {"head_norm": "rms"},
     "normalised, rotated": {"head_norm": "layer", "rotate": _turn()},
 }

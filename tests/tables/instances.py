@@ -322,6 +322,9 @@ INSTANCES = {
         None,
         full=True,
     ),
+    "graph attention, features of edges": Instance(
+        jl.GraphAttention(2, 3, edge_features=True), GRAPH._replace(edges=jl.spec((6, 2))), None
+    ),
     "message passing": Instance(
         jl.MessagePassing(
             jl.serial(jl.concat(), jl.Dense(3), jnp.tanh), jl.serial(jl.concat(), jl.Dense(2))
@@ -417,6 +420,9 @@ INSTANCES = {
     ),
     "self-attention, distances of keys and values": Instance(
         jl.SelfAttention(2, causal=True, relative=jl.ShawPositions(2)), STEPS, full=True
+    ),
+    "self-attention, waves of distances": Instance(
+        jl.SelfAttention(2, causal=True, relative=jl.TransformerXLPositions(3)), STEPS
     ),
     "self-attention, a pattern": Instance(
         jl.SelfAttention(2, pattern=lambda q, k: q // 2 == k // 2, rope=jl.Rope(interleaved=True)),

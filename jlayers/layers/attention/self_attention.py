@@ -88,7 +88,7 @@ def SelfAttention(
         ``Rope`` says otherwise.
       alibi: whether the scores of head i fall by ``2 ** (-8 i / num_heads)`` with each step of
         distance (Press et al., 2022, arXiv:2108.12409), or by how much, for each head.
-      relative: ``T5Bias`` or ``ShawPositions``, tables of parameters by distance.
+      relative: ``T5Bias``, ``ShawPositions`` or ``TransformerXLPositions``, parameters by distance.
       qk_norm: ``"rms"`` or ``"layer"``, how queries and keys are normalised over the features of
         a head, before they are rotated (Dehghani et al., 2023, arXiv:2302.05442).
       epsilon: of ``qk_norm``, added to the mean square.
@@ -114,7 +114,7 @@ def SelfAttention(
       value_kernel (in, num_kv_heads * value_dim), out_kernel (num_heads * value_dim, features), and
       a bias for each: query_bias, key_bias, value_bias, out_bias; with ``gate`` gate_kernel and
       gate_bias, with ``qk_norm`` query_scale and key_scale (head_dim,), with ``sinks`` sinks
-      (num_heads,).
+      (num_heads,), with ``relative`` what it says.
       carry: keys and values (batch, num_kv_heads, slots, head_dim or value_dim), of the dtype of
       ``x``, the step at position p in slot ``p % slots``; count, int32 (batch,), the valid steps
       so far.
@@ -204,6 +204,8 @@ def SelfAttention(
         if turns is not None:
             # Before keys are cached, so that a cached key is never rotated again.
             q, k = (core.apply_rope(a, positions, turns) for a in (q, k))
+        if relative is not None:
+            q = relative.queries(p, q)
         if given.relative_bias is not None:
             p = p | {"relative_bias": given.relative_bias}
         # The projections are in the dtype of the input; core computes the softmax in float32.
