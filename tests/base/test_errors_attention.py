@@ -203,6 +203,11 @@ INPUTS = [
         "LatentAttention: attention to all steps needs to know for how many it keeps room",
     ),
     (
+        lambda: init(jl.SelfAttention(2), {"x": STEPS, "memory": jl.spec((2, 9, 4))}),
+        "SelfAttention: x and the memory beside it must have the same steps and one dtype",
+        "hint:     CrossAttention, for a memory that is there as a whole",
+    ),
+    (
         lambda: jl.LatentAttention(2, 4, rope_dim=2, rope=False),
         "LatentAttention: rope is what tells positions apart here",
     ),

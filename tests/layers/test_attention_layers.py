@@ -145,6 +145,33 @@ def test_layers_that_share_a_table_of_distances():
     np.testing.assert_allclose(streamed, wanted.fill(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.oracle("CrossAttention with a mask, which PyTorch checks")
+def test_keys_of_another_sequence_beside_the_steps():
+    """With padding in either, whole and in blocks: a causal window of a cross-attention."""
+    layer = jl.SelfAttention(4, causal=True, window=3, head_dim=2)
+    x, memory = _values(9, 8), jnp.cos(_values(9, 5))
+    masks = _with_holes(), _with_holes()[:, ::-1]
+    given = {"x": jl.Sequence(x, masks[0]), "memory": jl.Sequence(memory, masks[1])}
+    params = _random(layer, given)
+    y, _ = layer.apply(params, {}, given)
+    here = masks[0] & masks[1]
+    np.testing.assert_array_equal(y.mask, here)
+    place = jnp.cumsum(here, 1)
+    back = place[:, :, None] - place[:, None]
+    seen = (back >= 0) & (back < 3) & here[:, None]
+    wanted, _ = jl.CrossAttention(4, head_dim=2).apply(
+        params, {}, {"x": x, "memory": memory, "mask": seen}
+    )
+    np.testing.assert_allclose(y.values[here], wanted[here], rtol=1e-9, atol=1e-12)
+    start, step = jl.stream(layer)
+    carry, outputs = start(params, {}, {name: part[:, :1] for name, part in given.items()}), []
+    for cut in (slice(0, 5), slice(5, 6), slice(6, 9)):
+        block = {name: part[:, cut] for name, part in given.items()}
+        out, carry = step(params, {}, carry, block)
+        outputs.append(out.fill())
+    np.testing.assert_allclose(jnp.concatenate(outputs, 1), y.fill(), rtol=1e-9, atol=1e-12)
+
+
 def _blocks_of(x, cuts):
     first = 0
     for size in cuts:

@@ -421,6 +421,10 @@ INSTANCES = {
     "self-attention, distances of keys and values": Instance(
         jl.SelfAttention(2, causal=True, relative=jl.ShawPositions(2)), STEPS, full=True
     ),
+    "self-attention, keys of another sequence": Instance(
+        jl.SelfAttention(2, causal=True, window=3, rope=True),
+        {"x": STEPS, "memory": jl.spec((2, 5, 6))},
+    ),
     "self-attention, waves of distances": Instance(
         jl.SelfAttention(2, causal=True, relative=jl.TransformerXLPositions(3)), STEPS
     ),

@@ -23,7 +23,7 @@ from ...base.sequence import join, split
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
 from .base import Biases, HeadNorm, Pattern, Projections, attended, of_attention
-from .inputs import of_self
+from .inputs import Given, check_beside, of_self
 from .options import AlibiOption, RelativeOption, RopeOption, WindowSize, check_rope, rope_of
 from .relative import T5Bias
 
@@ -63,7 +63,9 @@ def SelfAttention(
     The input is ``x``, or ``{"x": x, "mask": mask, "bias": bias}`` with a mask, True where a query
     attends to a key, or a bias, which is added to the scores, or both. The padding of a
     ``Sequence`` is masked out. A query that attends to no key has an output of zero before the last
-    projection. The position of a step is the number of valid steps before it in its row, in a
+    projection. With ``{"x": x, "memory": memory}`` keys and values are of another sequence, of as
+    many steps, which in a stream comes block by block beside ``x``; a step is valid where it is in
+    both. The position of a step is the number of valid steps before it in its row, in a
     stream as in a whole sequence.
 
     In a stream, the carry holds the keys and values of the last ``window`` steps, or without a
@@ -164,6 +166,7 @@ def SelfAttention(
             sizes = maps.size(given.x), maps.value_size(given.x)
             more = relative.parameters(num_heads, *sizes)
         params = maps.init(key, *given[:3], **more)
+        check_beside(given)
         # Only known here: head_dim may follow from the input.
         check_rope(turns, maps.size(given.x))
         given.check(num_heads)
@@ -196,11 +199,11 @@ def SelfAttention(
 
     def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
         given = of_self(x)
-        values, mask = split(given.x)
+        values, keys, mask = _split_beside(given)
         p = cast_like(params, values)
-        q, k, v = maps.qkv(p, values, values, values)
+        q, k, v = maps.qkv(p, values, keys, keys)
         count = None if carry is None else carry["count"]
-        positions = positions_of(mask, count, values.shape[:2])
+        positions = positions_of(mask, count, (values.shape[0], values.shape[1]))
         if turns is not None:
             # Before keys are cached, so that a cached key is never rotated again.
             q, k = (core.apply_rope(a, positions, turns) for a in (q, k))
@@ -257,6 +260,17 @@ def SelfAttention(
         dropout_rate=dropout_rate,
         unstreamed=_unstreamed(causal, weights),
     )
+
+
+def _split_beside(given: Given) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Arrays of the queries' and the keys' steps, and the mask of both."""
+    values, mask = split(given.x)
+    if given.keys is given.x:
+        return values, values, mask
+    keys, other = split(given.keys)
+    if mask is None or other is None:
+        return values, keys, other if mask is None else mask
+    return values, keys, mask & other
 
 
 def _receptive_field(causal: bool, window: int | tuple[int, int] | None) -> ReceptiveField | None:
