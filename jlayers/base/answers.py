@@ -110,6 +110,9 @@ _NAMES = {
         "jl.SelfAttention(num_heads, causal=True), on {'x': x, 'memory': memory}": (
             "StreamingDotProductAttention StreamingLocalDotProductAttention"
         ),
+        "jl.GMMAttention(num_heads, num_components, hidden_dim)": (
+            "GmmAttention GMMAttentionLayer MonotonicAttention"
+        ),
         "jl.core.attention(q, k, v)": "dot_product_attention scaled_dot_product_attention",
         "jl.GraphConv(features)": "GCNConv GraphConvolution GCN",
         "jl.GraphAttention(num_heads, head_dim), dynamic=False for the first one": (

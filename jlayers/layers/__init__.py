@@ -5,6 +5,7 @@ from .activation.rrelu import RReLU
 from .activation.snake import Snake
 from .attention.additive_attention import AdditiveAttention
 from .attention.cross_attention import CrossAttention
+from .attention.gmm_attention import GMMAttention
 from .attention.latent_attention import LatentAttention
 from .attention.relative import ShawPositions, T5Bias, TransformerXLPositions
 from .attention.self_attention import SelfAttention
@@ -160,6 +161,7 @@ __all__ = [
     "Fold",
     "FractionalMaxPool",
     "Frame",
+    "GMMAttention",
     "GRUCell",
     "GatedDeltaNet",
     "GatedDeltaNetCell",

@@ -463,6 +463,7 @@ INSTANCES = {
         (STEPS, jl.spec((2, 3, 4)), jl.spec((2, 3, 6))),
         full=True,
     ),
+    "attention to places": Instance(jl.GMMAttention(2, 3, 4), (STEPS, jl.spec((2, 3, 6)))),
     "latent attention": Instance(jl.LatentAttention(2, 3, rope_dim=2, causal=True), STEPS),
     "latent attention, queries from latents": Instance(
         jl.LatentAttention(2, 3, rope_dim=4, query_latent_dim=5, value_dim=3), STEPS, full=True
