@@ -113,7 +113,7 @@ def _reflections(kernel: jax.Array) -> jax.Array:
     def of_columns(matrix: jax.Array) -> jax.Array:
         found, lengths = jnp.linalg.qr(matrix, mode="raw")
         found = found.T  # LAPACK's columns are rows here
-        # A column of length 0 is no reflection there, and one of an axis here.
+        # LAPACK leaves a column of zeros as it is, where a reflection here turns an axis round.
         signs = jnp.where(jnp.diagonal(found) < 0, -1, 1) * jnp.where(lengths == 0, -1, 1)
         rows, columns = matrix.shape
         return jnp.tril(found, -1) + jnp.eye(rows, columns, dtype=matrix.dtype) * signs[None]
