@@ -48,7 +48,9 @@ _NAMES = {
         "jl.LocalConv(features, kernel_size)": "ConvLocal LocallyConnected",
         "jl.Conv(channels, kernel_size, groups=channels)": "DepthwiseConv",
         "jl.serial(jl.Conv(channels, kernel_size, groups=channels, bias=False), "
-        "jl.Conv(features, 1))": "SeparableConv",
+        "jl.Conv(features, 1))": "SeparableConv SeparableConvolution SeparableDepthwiseConv",
+        "jl.Conv(features, kernel_size)": "Convolution GeneralConv",
+        "jl.ConvTranspose(features, kernel_size)": "ConvolutionTranspose GeneralConvTranspose",
         "jl.Conv(features, kernel_size, kernel_mask=mask)": "MaskedConv",
         "jl.standardize_weights(jl.Conv(features, kernel_size))": (
             "WeightStandardization StdConv WSConv"
@@ -177,13 +179,16 @@ _NAMES = {
         "lambda x: jnp.digitize(x, boundaries)": "Discretization",
         "lambda x: x[:, top : top + height, left : left + width]": "CenterCrop",
         "jl.data.Batches(arrays, size).map(function, key=key), with a key for each row": (
+            "AugMix AutoContrast RandAugment RandomGrayscale RandomGaussianBlur RandomInvert "
+            "RandomPerspective RandomPosterization RandomSharpness RandomColorJitter "
+            "RandomColorDegeneration RandomElasticTransform Solarization Equalization Pipeline "
             "RandomFlip RandomCrop RandomRotation RandomZoom RandomTranslation RandomShear "
             "RandomBrightness RandomContrast RandomErasing RandomHue RandomSaturation"
         ),
         "jl.data.mixup, for jl.data.Batches(arrays, size).map": "MixUp Mixup",
         "jl.data.cutmix, for jl.data.Batches(arrays, size).map": "CutMix Cutmix",
         "a dict of Python before the model: arrays hold no strings": (
-            "TextVectorization StringLookup Hashing"
+            "TextVectorization StringLookup Hashing HashedCrossing"
         ),
         "lambda ids: jnp.searchsorted(vocabulary, ids), of a sorted vocabulary": "IntegerLookup",
         "lambda x: jnp.where(x > threshold, x, 0.0)": "ThresholdedReLU",
@@ -202,10 +207,12 @@ _NAMES = {
         "jax.jit(layer.init, out_shardings=...)": "with_partitioning with_logical_partitioning",
         # combinators
         "jl.serial(*layers)": "Sequential sequential",
-        "jl.serial, jl.parallel or jl.branch; jl.compose for any other wiring": "ModuleList",
+        "jl.serial, jl.parallel or jl.branch; jl.compose for any other wiring": (
+            "ModuleList ModuleDict"
+        ),
         f"the function itself: {_FUNCTION}": "Lambda",
         f"the function itself, jax.nn.relu: {_FUNCTION}": "Activation",
-        "jl.serial()": "Identity identity",
+        "jl.serial()": "Identity identity IdentityCore",
         "jl.add(*layers)": "Add",
         "jl.concat(*layers)": "Concatenate concatenate",
         "jl.multiply(*layers)": "Multiply",
@@ -236,6 +243,31 @@ _NAMES = {
         "jax.jit(layer.apply): params are arrays alone": "filter_jit",
         "jl.rewrite(layer, pattern, change)": "tree_at",
         f"jnp.tanh: {_FUNCTION}": "Tanh",
+        f"jnp.exp: {_FUNCTION}": "Exp",
+        "jl.losses.linear_cross_entropy(x, kernel, labels)": (
+            "LinearCrossEntropyLoss linear_cross_entropy"
+        ),
+        "lambda x: jax.nn.softmax(x, -1)": "Softmax2d",
+        "jl.LocalResponseNorm()": "CrossMapLRN",
+        "jl.RNN(cell)": "RNNBase",
+        "jl.training.train_step(..., ema=0.99), and training.ema_params(state)": (
+            "EMA EMAParamsTree AveragedModel"
+        ),
+        "f.variable(name, init) in the body of jl.compose, set in training": (
+            "ExponentialMovingAverage"
+        ),
+        "the second value of layer.init: the state is a dict beside the parameters": (
+            "State StateIndex StatefulLayer"
+        ),
+        "a function around jax.pure_callback": "TFSMLayer TorchModuleWrapper",
+        "jl.serial of blocks, jl.residual(jl.serial(jl.Conv(...), jl.BatchNorm(), ...))": (
+            "ResNet ResNet18 ResNet34 ResNet50 ResNet101 ResNet152 ResNet200 MobileNetV1"
+        ),
+        "jax.lax.optimization_barrier, a layer as any function": "OptimizationBarrier",
+        "a function that calls jax.debug.print and returns its input": "Logging",
+        "lambda x: jax.lax.with_sharding_constraint(x, sharding)": "ApplySharding",
+        "jl.remat(layer)": "CheckpointGradient",
+        "jl.Einsum('btd,tdk->btk', k=features, bias_axes='tk')": "SequenceDense",
         "lambda x: jnp.where(x > threshold, x, value)": "Threshold",
         "lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0.0)": "Hardshrink",
         "lambda x: x - jnp.clip(x, -0.5, 0.5)": "Softshrink",
@@ -245,9 +277,6 @@ _NAMES = {
         # training
         "jl.losses.cross_entropy": "CrossEntropyLoss SparseCategoricalCrossentropy "
         "CategoricalCrossentropy",
-        "jl.losses.linear_cross_entropy(x, kernel, labels)": (
-            "LinearCrossEntropyLoss linear_cross_entropy"
-        ),
         "jl.losses.binary_cross_entropy": "BCEWithLogitsLoss BinaryCrossentropy",
         "jl.losses.ctc": "CTCLoss",
         "jl.losses.gaussian_nll": "GaussianNLLLoss",
