@@ -38,6 +38,7 @@ from .combinators.merge import (
 from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.once import once
+from .combinators.orthogonalize import orthogonalize_weights
 from .combinators.serial import branch, parallel, serial
 from .combinators.spectral_norm import spectral_norm
 from .combinators.stack import ensemble, remat, repeat
@@ -113,6 +114,7 @@ from .layers import (
     GlobalMaxPool,
     GlobalMinPool,
     GlobalSumPool,
+    GMMAttention,
     Graph,
     GraphAttention,
     GraphConv,
@@ -181,6 +183,7 @@ from .layers import (
     StochasticDepth,
     SumPool,
     T5Bias,
+    TransformerXLPositions,
     Unfold,
     UnitNorm,
     VectorQuantizer,
@@ -253,6 +256,7 @@ __all__ = [
     "Fold",
     "FractionalMaxPool",
     "Frame",
+    "GMMAttention",
     "GRUCell",
     "GatedDeltaNet",
     "GatedDeltaNetCell",
@@ -348,6 +352,7 @@ __all__ = [
     "TrainingError",
     "TransformerBlock",
     "TransformerDecoderBlock",
+    "TransformerXLPositions",
     "Unfold",
     "UnitNorm",
     "VectorQuantizer",
@@ -379,6 +384,7 @@ __all__ = [
     "on_nodes",
     "on_sequence",
     "once",
+    "orthogonalize_weights",
     "out_spec",
     "parallel",
     "parameters",

@@ -50,7 +50,9 @@ _NAMES = {
         "jl.LocalConv(features, kernel_size)": "ConvLocal LocallyConnected",
         "jl.Conv(channels, kernel_size, groups=channels)": "DepthwiseConv",
         "jl.serial(jl.Conv(channels, kernel_size, groups=channels, bias=False), "
-        "jl.Conv(features, 1))": "SeparableConv",
+        "jl.Conv(features, 1))": "SeparableConv SeparableConvolution SeparableDepthwiseConv",
+        "jl.Conv(features, kernel_size)": "Convolution GeneralConv",
+        "jl.ConvTranspose(features, kernel_size)": "ConvolutionTranspose GeneralConvTranspose",
         "jl.Conv(features, kernel_size, kernel_mask=mask)": "MaskedConv",
         "jl.standardize_weights(jl.Conv(features, kernel_size))": (
             "WeightStandardization StdConv WSConv"
@@ -83,6 +85,7 @@ _NAMES = {
         "jl.AlphaDropout(rate, whole_channels=True)": "FeatureAlphaDropout",
         "jl.spectral_norm(layer)": "SpectralNorm SpectralNormalization SNParamsTree",
         "jl.weight_norm(layer)": "WeightNorm WeightNormalization",
+        "jl.orthogonalize_weights(layer)": "orthogonal Orthogonal",
         "jl.drop_connect(layer, rate)": "DropConnect WeightDrop WeightDropout",
         "jax.lax.stop_gradient, a layer as any function of one array": "StopGradient",
         "jl.StochasticDepth(rate)": "DropPath",
@@ -104,6 +107,15 @@ _NAMES = {
         ),
         "jl.SelfAttention(num_heads, num_kv_heads=...)": (
             "GroupQueryAttention GroupedQueryAttention"
+        ),
+        "jl.SelfAttention(num_heads, relative=jl.TransformerXLPositions(max_distance))": (
+            "TransformerXL RelPartialLearnableMultiHeadAttn RelativeMultiHeadAttention"
+        ),
+        "jl.SelfAttention(num_heads, causal=True), on {'x': x, 'memory': memory}": (
+            "StreamingDotProductAttention StreamingLocalDotProductAttention"
+        ),
+        "jl.GMMAttention(num_heads, num_components, hidden_dim)": (
+            "GmmAttention GMMAttentionLayer MonotonicAttention"
         ),
         "jl.core.attention(q, k, v)": "dot_product_attention scaled_dot_product_attention",
         "jl.GraphConv(features)": "GCNConv GraphConvolution GCN",
@@ -169,13 +181,16 @@ _NAMES = {
         "lambda x: jnp.digitize(x, boundaries)": "Discretization",
         "lambda x: x[:, top : top + height, left : left + width]": "CenterCrop",
         "jl.data.Batches(arrays, size).map(function, key=key), with a key for each row": (
+            "AugMix AutoContrast RandAugment RandomGrayscale RandomGaussianBlur RandomInvert "
+            "RandomPerspective RandomPosterization RandomSharpness RandomColorJitter "
+            "RandomColorDegeneration RandomElasticTransform Solarization Equalization Pipeline "
             "RandomFlip RandomCrop RandomRotation RandomZoom RandomTranslation RandomShear "
             "RandomBrightness RandomContrast RandomErasing RandomHue RandomSaturation"
         ),
         "jl.data.mixup, for jl.data.Batches(arrays, size).map": "MixUp Mixup",
         "jl.data.cutmix, for jl.data.Batches(arrays, size).map": "CutMix Cutmix",
         "a dict of Python before the model: arrays hold no strings": (
-            "TextVectorization StringLookup Hashing"
+            "TextVectorization StringLookup Hashing HashedCrossing"
         ),
         "lambda ids: jnp.searchsorted(vocabulary, ids), of a sorted vocabulary": "IntegerLookup",
         "lambda x: jnp.where(x > threshold, x, 0.0)": "ThresholdedReLU",
@@ -194,10 +209,12 @@ _NAMES = {
         "jax.jit(layer.init, out_shardings=...)": "with_partitioning with_logical_partitioning",
         # combinators
         "jl.serial(*layers)": "Sequential sequential",
-        "jl.serial, jl.parallel or jl.branch; jl.compose for any other wiring": "ModuleList",
+        "jl.serial, jl.parallel or jl.branch; jl.compose for any other wiring": (
+            "ModuleList ModuleDict"
+        ),
         f"the function itself: {_FUNCTION}": "Lambda",
         f"the function itself, jax.nn.relu: {_FUNCTION}": "Activation",
-        "jl.serial()": "Identity identity",
+        "jl.serial()": "Identity identity IdentityCore",
         "jl.add(*layers)": "Add",
         "jl.concat(*layers)": "Concatenate concatenate",
         "jl.multiply(*layers)": "Multiply",
@@ -228,6 +245,31 @@ _NAMES = {
         "jax.jit(layer.apply): params are arrays alone": "filter_jit",
         "jl.rewrite(layer, pattern, change)": "tree_at",
         f"jnp.tanh: {_FUNCTION}": "Tanh",
+        f"jnp.exp: {_FUNCTION}": "Exp",
+        "jl.losses.linear_cross_entropy(x, kernel, labels)": (
+            "LinearCrossEntropyLoss linear_cross_entropy"
+        ),
+        "lambda x: jax.nn.softmax(x, -1)": "Softmax2d",
+        "jl.LocalResponseNorm()": "CrossMapLRN",
+        "jl.RNN(cell)": "RNNBase",
+        "jl.training.train_step(..., ema=0.99), and training.ema_params(state)": (
+            "EMA EMAParamsTree AveragedModel"
+        ),
+        "f.variable(name, init) in the body of jl.compose, set in training": (
+            "ExponentialMovingAverage"
+        ),
+        "the second value of layer.init: the state is a dict beside the parameters": (
+            "State StateIndex StatefulLayer"
+        ),
+        "a function around jax.pure_callback": "TFSMLayer TorchModuleWrapper",
+        "jl.serial of blocks, jl.residual(jl.serial(jl.Conv(...), jl.BatchNorm(), ...))": (
+            "ResNet ResNet18 ResNet34 ResNet50 ResNet101 ResNet152 ResNet200 MobileNetV1"
+        ),
+        "jax.lax.optimization_barrier, a layer as any function": "OptimizationBarrier",
+        "a function that calls jax.debug.print and returns its input": "Logging",
+        "lambda x: jax.lax.with_sharding_constraint(x, sharding)": "ApplySharding",
+        "jl.remat(layer)": "CheckpointGradient",
+        "jl.Einsum('btd,tdk->btk', k=features, bias_axes='tk')": "SequenceDense",
         "lambda x: jnp.where(x > threshold, x, value)": "Threshold",
         "lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0.0)": "Hardshrink",
         "lambda x: x - jnp.clip(x, -0.5, 0.5)": "Softshrink",

@@ -143,8 +143,10 @@ def summary(layer: LayerOrFunction, x: PyTree) -> Summary:
 
 def _rows(layer: Layer, x: PyTree, path: str, copies: int, calls: int = 1) -> Iterator[Row]:
     found = trace(layer, x)
-    # A leaf's own parameters are all it has; a compose body may have some beside its children's.
-    own = found.own_parameters
+    # A leaf's own parameters are all it has; a compose body may have some beside its children's. A
+    # wrapper that draws those of its layer otherwise has none.
+    inside = {join(name, p) for name, one in found.inside.items() for p in one.parameters}
+    own = {p: spec for p, spec in found.own_parameters.items() if p not in inside}
     if not layer.children or (found.inside and own):
         numbers, size = _count(own.values())
         # What a layer does between its children is counted once, for the model as a whole.

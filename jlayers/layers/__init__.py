@@ -5,8 +5,9 @@ from .activation.rrelu import RReLU
 from .activation.snake import Snake
 from .attention.additive_attention import AdditiveAttention
 from .attention.cross_attention import CrossAttention
+from .attention.gmm_attention import GMMAttention
 from .attention.latent_attention import LatentAttention
-from .attention.relative import ShawPositions, T5Bias
+from .attention.relative import ShawPositions, T5Bias, TransformerXLPositions
 from .attention.self_attention import SelfAttention
 from .conv.conv import Conv
 from .conv.conv_transpose import ConvTranspose
@@ -160,6 +161,7 @@ __all__ = [
     "Fold",
     "FractionalMaxPool",
     "Frame",
+    "GMMAttention",
     "GRUCell",
     "GatedDeltaNet",
     "GatedDeltaNetCell",
@@ -236,6 +238,7 @@ __all__ = [
     "StochasticDepth",
     "SumPool",
     "T5Bias",
+    "TransformerXLPositions",
     "Unfold",
     "UnitNorm",
     "VectorQuantizer",

@@ -13,6 +13,7 @@ from .ctc import ctc
 from .dice import dice
 from .focal import focal
 from .likelihood import gaussian_nll, poisson_nll
+from .linear_cross_entropy import linear_cross_entropy
 from .weighted_mean import weighted_mean
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "focal",
     "gaussian_nll",
     "info_nce",
+    "linear_cross_entropy",
     "poisson_nll",
     "weighted_mean",
 ]

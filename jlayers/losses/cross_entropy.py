@@ -57,13 +57,33 @@ def cross_entropy(
     what = "cross_entropy"
     arguments.number("label_smoothing", label_smoothing, most=1)
     given = classified(what, logits, labels, mask, weights, axis, ignore_label)
-    log_p, target = jax.nn.log_softmax(given.predictions, axis), given.labels
-    classes = log_p.shape[axis]
+    log_p = jax.nn.log_softmax(given.predictions, axis)
     per_class = None
     if class_weights is not None:
-        per_class = weights_of_classes(what, class_weights, log_p, axis)
+        per_class = weights_of_classes(what, class_weights, log_p.shape[axis], log_p.dtype)
+    loss, own = of_probabilities(log_p, given.labels, per_class, label_smoothing, axis)
+    total = None
+    if own is not None:
+        total = (own if given.weights is None else own * given.weights).sum()
+    return reduce(what, loss, given.weights, reduction, total)
+
+
+def of_probabilities(
+    log_p: jax.Array,
+    target: jax.Array,
+    per_class: jax.Array | None,
+    label_smoothing: float,
+    axis: int,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The loss of each example, and what its label weighs in the mean where classes have weights.
+
+    Args:
+      log_p: logarithms of the classes' probabilities, along ``axis``.
+      target: indices of classes, or probabilities.
+      per_class: the weights of classes.
+    """
     along = [1] * log_p.ndim
-    along[axis] = classes
+    along[axis] = log_p.shape[axis]
     weighted = log_p if per_class is None else log_p * per_class.reshape(along)
     if jnp.issubdtype(target.dtype, jnp.integer):
         index = jnp.expand_dims(target, axis)
@@ -74,7 +94,4 @@ def cross_entropy(
     if label_smoothing:
         uniform = -weighted.mean(axis)
         loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-    total = None
-    if own is not None:
-        total = (own if given.weights is None else own * given.weights).sum()
-    return reduce(what, loss, given.weights, reduction, total)
+    return loss, own

@@ -63,5 +63,7 @@ def focal(
     )
     loss = minus_log_p if gamma == 0 else factor * minus_log_p
     if class_weights is not None:
-        loss = loss * weights_of_classes(what, class_weights, y, axis).at[target].get(mode="fill")
+        loss = loss * weights_of_classes(what, class_weights, y.shape[axis], y.dtype).at[
+            target
+        ].get(mode="fill")
     return reduce(what, loss, own, reduction)

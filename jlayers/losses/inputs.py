@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..base.errors import TrainingError
 from ..base.sequence import Sequence
@@ -37,6 +38,7 @@ def examples(
     axis: int | None = None,
     by_index: bool = False,
     ignore_label: int | None = None,
+    classes: int | None = None,
 ) -> Examples:
     """The inputs, checked, with predictions of at least float32 and 0 where they do not count.
 
@@ -45,6 +47,7 @@ def examples(
         example of its own.
       by_index: whether integer labels are indices along ``axis``; all others have its shape.
       ignore_label: indices of this value do not count.
+      classes: how many there are, where ``axis`` holds something else.
 
     Raises:
       TrainingError: for shapes that do not fit, and a mask that is not bool.
@@ -61,11 +64,12 @@ def examples(
     y = y.astype(at_least_float32(y.dtype))
     shape = y.shape if axis is None else _without(what, y.shape, axis)
     indices = by_index and jnp.issubdtype(target.dtype, jnp.integer)
-    wanted = shape if indices else y.shape
+    full = y.shape if classes is None else (*shape, classes)
+    wanted = shape if indices else full
     if target.shape != wanted:
         raise TrainingError(
             f"{what}: labels do not fit the predictions {format_spec(specs_of(y))}",
-            expected=" or ".join(_fitting(wanted, y.shape, by_index)),
+            expected=" or ".join(_fitting(wanted, full, by_index)),
             got=format_spec(specs_of(target)),
             hint=_label_hint(target, y, by_index),
         )
@@ -100,6 +104,7 @@ def classified(
     weights: ArrayLike | None,
     axis: int,
     ignore_label: int | None = None,
+    classes: int | None = None,
 ) -> Examples:
     """``examples`` whose labels may be indices: what does not count has the label 0.
 
@@ -107,7 +112,15 @@ def classified(
     from the end.
     """
     found = examples(
-        what, logits, labels, mask, weights, axis=axis, by_index=True, ignore_label=ignore_label
+        what,
+        logits,
+        labels,
+        mask,
+        weights,
+        axis=axis,
+        by_index=True,
+        ignore_label=ignore_label,
+        classes=classes,
     )
     target = found.labels
     if not jnp.issubdtype(target.dtype, jnp.integer):
@@ -115,7 +128,8 @@ def classified(
     target = _wide(target)
     if found.weights is not None:
         target = jnp.where(found.weights == 0, 0, target)
-    classes = found.predictions.shape[axis]
+    if classes is None:
+        classes = found.predictions.shape[axis]
     return found._replace(labels=jnp.where(target < 0, classes, target))
 
 
@@ -125,21 +139,21 @@ def _wide(labels: jax.Array) -> jax.Array:
 
 
 def weights_of_classes(
-    what: str, class_weights: ArrayLike, predictions: jax.Array, axis: int
+    what: str, class_weights: ArrayLike, classes: int, dtype: np.dtype
 ) -> jax.Array:
     """The weights (classes,), in the predictions' dtype.
 
     Raises:
       TrainingError: for another number of them.
     """
-    weights, classes = jnp.asarray(class_weights), predictions.shape[axis]
+    weights = jnp.asarray(class_weights)
     if weights.shape != (classes,):
         raise TrainingError(
             f"{what}: class_weights must have a number for each class",
             expected=f"[{classes}]",
             got=format_spec(specs_of(weights)),
         )
-    return weights.astype(predictions.dtype)
+    return weights.astype(dtype)
 
 
 def _without(what: str, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ CALLS = [
     ),
     (
         lambda: jl.SelfAttention(4, relative=jl.T5Bias),
-        "SelfAttention: relative must be a T5Bias or ShawPositions, got *",
+        "SelfAttention: relative must be a T5Bias, ShawPositions or TransformerXLPositions, got *",
         "hint:     T5Bias(...)",
     ),
     (
@@ -103,6 +103,10 @@ CALLS = [
     ),
     (lambda: jl.T5Bias(0), "num_buckets must be an int of at least 2, got 0"),
     (lambda: jl.ShawPositions(0), "max_distance must be a positive int, got 0"),
+    (
+        lambda: jl.TransformerXLPositions(2, position_dim=0),
+        "position_dim must be a positive int, got 0",
+    ),
     (lambda: jl.GroupNorm(0), "GroupNorm: groups must be a positive int, got 0"),
     (
         lambda: jl.RMSNorm(epsilon=-1.0),
@@ -199,8 +203,20 @@ INPUTS = [
         "LatentAttention: attention to all steps needs to know for how many it keeps room",
     ),
     (
+        lambda: init(jl.SelfAttention(2), {"x": STEPS, "memory": jl.spec((2, 9, 4))}),
+        "SelfAttention: x and the memory beside it must have the same steps and one dtype",
+        "hint:     CrossAttention, for a memory that is there as a whole",
+    ),
+    (
         lambda: jl.LatentAttention(2, 4, rope_dim=2, rope=False),
         "LatentAttention: rope is what tells positions apart here",
+    ),
+    (
+        lambda: init(
+            jl.SelfAttention(2, relative=jl.TransformerXLPositions(8, position_dim=3)), STEPS
+        ),
+        "SelfAttention: waves are pairs of features, and there are 3",
+        "hint:     TransformerXLPositions(..., position_dim=...), an even number",
     ),
     (
         lambda: init(jl.SelfAttention(2, relative=jl.T5Bias(8, shared=True)), STEPS),

@@ -68,7 +68,7 @@ def test_a_layer_with_an_init_of_its_own():
     np.testing.assert_allclose(params["a"]["kernel_norm"], lengths, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wrap", [jl.weight_norm, jl.spectral_norm])
+@pytest.mark.parametrize("wrap", [jl.weight_norm, jl.spectral_norm, jl.orthogonalize_weights])
 @pytest.mark.parametrize(
     ("layer", "pattern", "text"),
     [
@@ -81,3 +81,26 @@ def test_refusals(wrap, layer, pattern, text):
     with pytest.raises(jl.LayerError) as caught:
         wrap(layer, pattern).init(jax.random.key(0), X)
     assert text in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize("kernel", [(3, 2), (1, 1), (3, 3)], ids=str)
+def test_orthogonalize_weights_starts_as_the_orthogonal_factor(kernel):
+    orthogonal = jax.nn.initializers.orthogonal()
+    layer = jl.Conv(4, kernel, kernel_init=orthogonal)
+    wrapped = jl.orthogonalize_weights(layer)
+    params, _ = wrapped.init(jax.random.key(0), X)
+    own, _ = layer.init(jax.random.key(0), X)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
+    y, wanted = (one.apply(p, {}, X)[0] for one, p in ((wrapped, params), (layer, own)))
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+    # A matrix that only begins as a reflection of an axis, and one that is moved.
+    layer = jl.orthogonalize_weights(jl.Dense(3, bias=False, kernel_init=jax.nn.initializers.ones))
+    params, _ = layer.init(jax.random.key(0), X)
+    for shift in (0.0, 1.0):
+        moved = jax.tree.map(lambda a, shift=shift: a + shift, params)
+        made, _ = layer.apply(moved, {}, jnp.eye(3))
+        np.testing.assert_allclose(made.T @ made, jnp.eye(3), atol=1e-5)
+    with pytest.raises(jl.LayerError, match="unknown method 'qr'"):
+        jl.orthogonalize_weights(jl.Dense(3), method="qr")
+    total = jl.summary(layer, X)
+    assert [row.parameters for row in total.rows] == [total.parameters]

@@ -74,6 +74,43 @@ def test_cross_entropy(options, reduction):
     )
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"class_weights": WEIGHTS, "label_smoothing": 0.2, "ignore_label": 2},
+        {"bias": WEIGHTS, "probabilities": True, "label_smoothing": 0.1},
+    ],
+    ids=lambda options: ",".join(options) or "default",
+)
+def test_linear_cross_entropy(options, reduction):
+    """In parts of three rows of seven, the gradient of the kernel too."""
+    options = dict(options)
+    labels = np.array([0, 1, 2, 3, 4, 2, 1])
+    if options.pop("probabilities", False):
+        labels = probabilities(ROWS, CLASSES)
+    x, kernel = drawn(ROWS, 4), drawn(CLASSES, 4)[::-1].copy()
+    own = {"label_smoothing": options.get("label_smoothing", 0.0), "reduction": reduction}
+    if "class_weights" in options:
+        own["weight"] = torch.tensor(WEIGHTS)
+    if "ignore_label" in options:
+        own["ignore_index"] = 2
+    if "bias" in options:
+        own["linear_bias"] = torch.tensor(WEIGHTS)
+
+    def theirs(x, kernel):
+        return functional.linear_cross_entropy(x, kernel, torch.tensor(labels), **own)
+
+    def ours(x, kernel):
+        return losses.linear_cross_entropy(
+            x, kernel.T, labels, rows=3, reduction=reduction, **options
+        )
+
+    check(lambda x: ours(x, kernel), lambda x: theirs(x, torch.tensor(kernel)), x)
+    check(lambda kernel: ours(x, kernel), lambda kernel: theirs(torch.tensor(x), kernel), kernel)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropy_of_probabilities(smoothing):
     labels = probabilities(ROWS, CLASSES)

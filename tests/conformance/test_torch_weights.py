@@ -103,3 +103,24 @@ def test_the_first_vectors_are_good():
     largest = np.linalg.svd(np.asarray(params["kernel"]), compute_uv=False)[0]
     estimate = state["kernel_v"] @ params["kernel"] @ state["kernel_u"]
     np.testing.assert_allclose(estimate, largest, rtol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (4, 6), (5, 5)], ids=str)
+@pytest.mark.parametrize("method", ["householder", "matrix_exp", "cayley"])
+def test_orthogonal(method, size):
+    inputs, outputs = size
+    torch.manual_seed(0)
+    module = parametrizations.orthogonal(
+        torch.nn.Linear(inputs, outputs, **F64), orthogonal_map=method, use_trivialization=False
+    )
+    layer = jl.orthogonalize_weights(jl.Dense(outputs), method=method)
+    weights = {path: leaf.detach().numpy().copy() for path, leaf in module.named_parameters()}
+    x = convert.draw_input((7, inputs), "float64")
+
+    def apply(weights, x):
+        params = {"kernel": jnp.asarray(weights[ORIGINAL]).T, "bias": weights["bias"]}
+        return layer.apply(params, {}, x)[0]
+
+    convert.agree(
+        reference(module, lambda x: module(x), x), convert.value_and_gradients(apply, weights, x)
+    )

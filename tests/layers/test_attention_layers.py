@@ -53,6 +53,8 @@ CASES = {
     "shaw": {"causal": True, "relative": jl.ShawPositions(2), "value_dim": 3},
     "shaw, window": {"causal": True, "relative": jl.ShawPositions(2), "window": 4},
     "shaw, keys alone": {"relative": jl.ShawPositions(3, values=False), "num_kv_heads": 2},
+    "xl": {"causal": True, "relative": jl.TransformerXLPositions(5), "num_kv_heads": 2},
+    "xl, all see all": {"relative": jl.TransformerXLPositions(20, position_dim=6), "soft_cap": 2.0},
     "sinks": {"causal": True, "sinks": True, "num_kv_heads": 2},
     "sinks, window": {"causal": True, "sinks": True, "window": 3, "bias": ("query", "out")},
     "normalised, gated": {"causal": True, "qk_norm": "rms", "gate": True, "value_dim": 3},
@@ -71,6 +73,8 @@ THEIRS = {
     "shaw": {"shaw": 2},
     "shaw, window": {"shaw": 2},
     "shaw, keys alone": {"shaw": 3},
+    "xl": {"xl": 5},
+    "xl, all see all": {"xl": 20},
     "normalised, gated": {"head_norm": "rms"},
     "normalised, rotated": {"head_norm": "layer", "rotate": _turn()},
 }
@@ -139,6 +143,33 @@ def test_layers_that_share_a_table_of_distances():
     second, _ = step(rest, {}, carry, given | {"x": x[:, 4:]})
     streamed = jnp.concatenate([first.fill(), second.fill()], 1)
     np.testing.assert_allclose(streamed, wanted.fill(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.oracle("CrossAttention with a mask, which PyTorch checks")
+def test_keys_of_another_sequence_beside_the_steps():
+    """With padding in either, whole and in blocks: a causal window of a cross-attention."""
+    layer = jl.SelfAttention(4, causal=True, window=3, head_dim=2)
+    x, memory = _values(9, 8), jnp.cos(_values(9, 5))
+    masks = _with_holes(), _with_holes()[:, ::-1]
+    given = {"x": jl.Sequence(x, masks[0]), "memory": jl.Sequence(memory, masks[1])}
+    params = _random(layer, given)
+    y, _ = layer.apply(params, {}, given)
+    here = masks[0] & masks[1]
+    np.testing.assert_array_equal(y.mask, here)
+    place = jnp.cumsum(here, 1)
+    back = place[:, :, None] - place[:, None]
+    seen = (back >= 0) & (back < 3) & here[:, None]
+    wanted, _ = jl.CrossAttention(4, head_dim=2).apply(
+        params, {}, {"x": x, "memory": memory, "mask": seen}
+    )
+    np.testing.assert_allclose(y.values[here], wanted[here], rtol=1e-9, atol=1e-12)
+    start, step = jl.stream(layer)
+    carry, outputs = start(params, {}, {name: part[:, :1] for name, part in given.items()}), []
+    for cut in (slice(0, 5), slice(5, 6), slice(6, 9)):
+        block = {name: part[:, cut] for name, part in given.items()}
+        out, carry = step(params, {}, carry, block)
+        outputs.append(out.fill())
+    np.testing.assert_allclose(jnp.concatenate(outputs, 1), y.fill(), rtol=1e-9, atol=1e-12)
 
 
 def _blocks_of(x, cuts):

@@ -95,15 +95,29 @@ def leaky(x):
 
 
 @pytest.mark.oracle("a loop")
+@pytest.mark.parametrize("features", [True, False])
 @pytest.mark.parametrize("loops", [True, False])
 @pytest.mark.parametrize("concat", [True, False])
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_graph_attention(dynamic, concat, loops):
+def test_graph_attention(dynamic, concat, loops, features):
     """Equations 1 to 6 of the first paper, and 7 of the second, node by node."""
-    graph = draw(1)
-    layer = jl.GraphAttention(2, 3, dynamic=dynamic, concat=concat, self_loops=loops)
+    graph = draw(1, edges=RANDOM.normal(size=(EDGES, 2)))
+    layer = jl.GraphAttention(
+        2, 3, dynamic=dynamic, concat=concat, self_loops=loops, edge_features=features
+    )
     params, _ = init(layer, graph)
     linked = dense(graph, None, loops) > 0
+
+    def edge(i, j, h):
+        """What the edge from j to i adds, of PyTorch Geometric's ``fill_value="mean"``."""
+        if not features:
+            return 0.0
+        own = graph.receivers == i
+        here = own & (graph.senders == j)
+        at = here if here.any() else own
+        value = graph.edges[at].mean(0) if at.any() else np.zeros(2)
+        return value @ params["edge_kernel"][:, h]
+
     heads = []
     for h in range(2):
         rows = []
@@ -113,11 +127,13 @@ def test_graph_attention(dynamic, concat, loops):
                 if dynamic:
                     own = graph.nodes[j] @ params["sender_kernel"][:, h]
                     to = graph.nodes[i] @ params["receiver_kernel"][:, h]
-                    scores.append(params["attention"][h] @ leaky(own + to))
+                    scores.append(params["attention"][h] @ leaky(own + to + edge(i, j, h)))
                 else:
                     own = graph.nodes[j] @ params["kernel"][:, h]
                     to = graph.nodes[i] @ params["kernel"][:, h]
                     given = params["sender"][h] @ own + params["receiver"][h] @ to
+                    if features:
+                        given += params["edge"][h] @ edge(i, j, h)
                     scores.append(leaky(given))
                 values.append(own)
             if not scores:
@@ -165,6 +181,10 @@ MODELS = {
     "weighted": jl.GraphConv(5, edge_weights=True, normalization="mean"),
     "attention": jl.GraphAttention(2, 3),
     "the first attention": jl.GraphAttention(2, 3, dynamic=False, self_loops=False),
+    "attention by features of edges": jl.GraphAttention(2, 3, edge_features=True),
+    "the first attention by features of edges": jl.GraphAttention(
+        2, 3, dynamic=False, edge_features=True
+    ),
     "messages": jl.MessagePassing(jl.serial(jl.add(), jl.Dense(3)), jl.serial(jl.concat())),
     "largest messages": jl.MessagePassing(jl.serial(jl.add(), jl.Dense(3)), reduce="max"),
     "on nodes": jl.on_nodes(jl.serial(jl.Dense(3), jl.LayerNorm(), jnp.tanh)),
@@ -175,7 +195,7 @@ MODELS = {
 def graph_for(name):
     if name == "weighted":
         return draw(3, edges=np.random.default_rng(1).random(EDGES) + 0.5)
-    if "messages" in name:
+    if "messages" in name or "features" in name:
         return draw(3, edges=np.random.default_rng(1).normal(size=(EDGES, WIDTH)))
     return draw(3)
 
@@ -373,6 +393,9 @@ WRONG = {
     "on_nodes(layer) for the nodes of a graph": lambda: jl.out_spec(jl.Dense(3), PAIR),
     "edges must hold a weight for each edge, (edges,)": lambda: jl.out_spec(
         jl.GraphConv(3, edge_weights=True), PAIR
+    ),
+    "edges must hold the features of each edge": lambda: jl.out_spec(
+        jl.GraphAttention(1, 2, edge_features=True), PAIR._replace(edges=np.ones(1, np.float32))
     ),
     "unknown normalization 'both'": lambda: jl.GraphConv(3, normalization="both"),
     "unknown reduce 'median'": lambda: jl.GraphPool("median"),

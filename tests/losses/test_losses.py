@@ -98,6 +98,43 @@ def test_dice_of_the_same_region_is_zero():
     np.testing.assert_allclose(masked, 0, atol=1e-6)
 
 
+def test_linear_cross_entropy_is_that_of_the_logits():
+    """Of a Sequence with NaN in its padding, in parts; derivatives of both orders."""
+    kernel = jnp.asarray(LOGITS[0].T[:, :3])
+    steps = jl.Sequence(jnp.where(MASK[..., None], LOGITS, jnp.nan), jnp.asarray(MASK))
+    labels = LABELS % 3
+
+    def parts(kernel, x=steps):
+        return losses.linear_cross_entropy(x, kernel, labels, rows=5)
+
+    def whole(kernel):
+        return losses.cross_entropy(jnp.asarray(LOGITS) @ kernel, labels, mask=MASK)
+
+    def derivatives(function):
+        along = jnp.cos(kernel)
+        both = jax.value_and_grad(lambda k: jax.jvp(function, (k,), (along,))[1])
+        return jax.jit(lambda k: (function(k), both(k)))(kernel)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        derivatives(parts),
+        derivatives(whole),
+    )
+    half = losses.linear_cross_entropy(steps.map(lambda x: x.astype(jnp.bfloat16)), kernel, labels)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, whole(kernel), rtol=0.02)
+
+
+def test_linear_cross_entropy_holds_the_logits_of_a_part():
+    x, kernel = jl.spec((512, 8)), jl.spec((8, 1000))
+
+    def loss(x, kernel):
+        return losses.linear_cross_entropy(x, kernel, jnp.zeros(512, jnp.int32), rows=32)
+
+    step = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile()
+    assert step.memory_analysis().temp_size_in_bytes < 4 * 512 * 1000 / 3
+
+
 def test_info_nce_leaves_padding_out():
     queries, keys = LOGITS[:, 0], LOGITS[:, 1]
     mask = np.array([True, True, False])
@@ -200,6 +237,21 @@ ERRORS = {
         LOGITS, LABELS, reduction="average"
     ),
     "  hint:     predictions[..., 0]": lambda: losses.binary_cross_entropy(LOGITS[..., :1], LABELS),
+    "linear_cross_entropy: the kernel does not fit x float32[3, 4, 5]\n"
+    "  expected: floating [5, classes]\n"
+    "  got:      float32[7, 5]\n"
+    "  hint:     kernel.T": lambda: losses.linear_cross_entropy(
+        LOGITS, np.ones((7, 5), "f"), LABELS
+    ),
+    "linear_cross_entropy: the bias must have a number for each class": lambda: (
+        losses.linear_cross_entropy(LOGITS, np.ones((5, 7), "f"), LABELS, bias=np.ones(5, "f"))
+    ),
+    "  expected: integers [3, 4] or probabilities [3, 4, 7]": lambda: losses.linear_cross_entropy(
+        LOGITS, np.ones((5, 7), "f"), LABELS[0]
+    ),
+    "rows must be a positive int, got 0": lambda: losses.linear_cross_entropy(
+        LOGITS, np.ones((5, 7), "f"), LABELS, rows=0
+    ),
     "info_nce: queries and keys must be pairs of rows\n"
     "  expected: (batch, features) twice\n"
     "  got:      float32[4, 5] and float32[3, 5]": lambda: losses.info_nce(LOGITS[0], LOGITS[:, 0]),

@@ -17,11 +17,13 @@ def attention(q, k, v, visible, *, bias=None, soft_cap=None, scale=None, **more)
     """One row of the batch: q (T, N, H), k and v (S, K, H); ``visible(t, s)`` says who sees whom.
 
     ``bias(head, t, s)`` is added to the score. ``more``: ``sinks`` (N,), the score of a key without
-    a value; ``keys`` and ``values``, functions of (t, s) to what is added to them.
+    a value; ``keys`` and ``values``, functions of (t, s) to what is added to them; ``further``, a
+    function of (head, t, s) to what is added to the product.
     """
     steps, heads, size = q.shape
     out = np.zeros((steps, heads, v.shape[-1]))
     sinks, to_keys, to_values = (more.get(name) for name in ("sinks", "keys", "values"))
+    further = more.get("further")
     for n in range(heads):
         own = n * k.shape[1] // heads
         for t in range(steps):
@@ -29,7 +31,9 @@ def attention(q, k, v, visible, *, bias=None, soft_cap=None, scale=None, **more)
             if not seen:
                 continue
             keys = [k[s, own] + (to_keys(t, s) if to_keys else 0) for s in seen]
-            scores = np.array([q[t, n] @ key for key in keys]) * (scale or size**-0.5)
+            scores = np.array([q[t, n] @ key for key in keys])
+            scores = scores + np.array([further(n, t, s) if further else 0.0 for s in seen])
+            scores = scores * (scale or size**-0.5)
             if soft_cap:
                 scores = soft_cap * np.tanh(scores / soft_cap)
             if bias:
@@ -81,7 +85,7 @@ def self_attention(params, x, *, heads, rotate=None, head_norm=None, **options):
     """The layer on one row (T, D) without padding.
 
     ``rotate(x)`` turns queries and keys. ``options``: num_kv_heads, causal, window, pattern, alibi,
-    soft_cap, scale, t5 (buckets, farthest), shaw.
+    soft_cap, scale, t5 (buckets, farthest), shaw, xl (farthest).
     """
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
 
@@ -120,6 +124,20 @@ def self_attention(params, x, *, heads, rotate=None, head_norm=None, **options):
         if "relative_values" in p:
             rows = p["relative_values"]
             more["values"] = lambda t, s: rows[np.clip(s - t, -reach, reach) + reach]
+    if farthest := options.get("xl"):
+        kernel, u, v_bias = (p[n] for n in ("relative_kernel", "content_bias", "position_bias"))
+
+        def further(n, t, s):
+            """Terms b, c and d of the paper's section 3.3."""
+            angles = np.clip(t - s, -farthest, farthest) / 10000 ** (
+                np.arange(0, len(kernel), 2) / len(kernel)
+            )
+            waves = np.concatenate([np.sin(angles), np.cos(angles)])
+            of_head = kernel.reshape(len(kernel), heads, -1)[:, n]
+            own = n * k.shape[1] // heads
+            return (q[t, n] + v_bias[n]) @ (waves @ of_head) + u[n] @ k[s, own]
+
+        more["further"] = further
     how = {name: options.get(name) for name in ("soft_cap", "scale")}
     out = attention(q, k, v, visible, bias=bias, **how, **more)
     if "gate_kernel" in p:

@@ -322,6 +322,9 @@ INSTANCES = {
         None,
         full=True,
     ),
+    "graph attention, features of edges": Instance(
+        jl.GraphAttention(2, 3, edge_features=True), GRAPH._replace(edges=jl.spec((6, 2))), None
+    ),
     "message passing": Instance(
         jl.MessagePassing(
             jl.serial(jl.concat(), jl.Dense(3), jnp.tanh), jl.serial(jl.concat(), jl.Dense(2))
@@ -418,6 +421,13 @@ INSTANCES = {
     "self-attention, distances of keys and values": Instance(
         jl.SelfAttention(2, causal=True, relative=jl.ShawPositions(2)), STEPS, full=True
     ),
+    "self-attention, keys of another sequence": Instance(
+        jl.SelfAttention(2, causal=True, window=3, rope=True),
+        {"x": STEPS, "memory": jl.spec((2, 5, 6))},
+    ),
+    "self-attention, waves of distances": Instance(
+        jl.SelfAttention(2, causal=True, relative=jl.TransformerXLPositions(3)), STEPS
+    ),
     "self-attention, a pattern": Instance(
         jl.SelfAttention(2, pattern=lambda q, k: q // 2 == k // 2, rope=jl.Rope(interleaved=True)),
         STEPS,
@@ -453,6 +463,7 @@ INSTANCES = {
         (STEPS, jl.spec((2, 3, 4)), jl.spec((2, 3, 6))),
         full=True,
     ),
+    "attention to places": Instance(jl.GMMAttention(2, 3, 4), (STEPS, jl.spec((2, 3, 6)))),
     "latent attention": Instance(jl.LatentAttention(2, 3, rope_dim=2, causal=True), STEPS),
     "latent attention, queries from latents": Instance(
         jl.LatentAttention(2, 3, rope_dim=4, query_latent_dim=5, value_dim=3), STEPS, full=True
@@ -740,6 +751,17 @@ INSTANCES = {
     ),
     "standardize_weights": Instance(
         jl.standardize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
+    ),
+    "orthogonalize_weights": Instance(
+        jl.orthogonalize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
+    ),
+    "orthogonalize_weights by other methods": Instance(
+        jl.serial(
+            jl.orthogonalize_weights(jl.Dense(3), method="matrix_exp"),
+            jl.orthogonalize_weights(jl.Dense(5), method="cayley"),
+        ),
+        STEPS,
+        full=True,
     ),
     "weight_norm": Instance(
         jl.weight_norm(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS

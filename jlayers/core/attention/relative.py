@@ -1,4 +1,4 @@
-"""What depends on the distance of a query and a key through tables of rows: T5, Shaw."""
+"""What depends on the distance of a query and a key through tables of rows: T5, Shaw, XL."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _first_distances(side: int, max_distance: int) -> np.ndarray:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("bias", "keys", "values"),
+    data_fields=("bias", "keys", "values", "shift"),
     meta_fields=("buckets",),
 )
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +82,17 @@ class RelativeTables:
     Attributes:
       buckets: which row belongs to a distance.
       bias: (num_buckets, num_heads), added to the scores (Raffel et al., 2020, arXiv:1910.10683).
-      keys: (num_buckets, head_dim), added to the keys (Shaw et al., 2018, arXiv:1803.02155).
+      keys: (num_buckets, head_dim), added to the keys (Shaw et al., 2018, arXiv:1803.02155), or
+        (num_buckets, num_heads, head_dim) for keys of each head of queries.
       values: (num_buckets, value_dim), added to the values.
+      shift: (num_heads, head_dim), added to the queries where they meet these ``keys``.
     """
 
     buckets: DistanceBuckets
     bias: jax.Array | None = None
     keys: jax.Array | None = None
     values: jax.Array | None = None
+    shift: jax.Array | None = None
 
     def rows(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
         """Of positions (batch, T) and (batch, S): int32 (batch, T, S)."""
@@ -107,8 +110,11 @@ class RelativeTables:
         """Of queries (batch, T, num_heads, head_dim) and ``keys``: (batch, num_heads, T, S)."""
         if self.keys is None:
             return None
+        if self.shift is not None:
+            q = q + jnp.broadcast_to(self.shift.astype(q.dtype), q.shape)
         # With each row once, and not with as many copies as there are pairs.
-        of_rows = jnp.einsum("btnh,rh->bntr", q, self.keys.astype(q.dtype))
+        letters = "rh" if self.keys.ndim == 2 else "rnh"
+        of_rows = jnp.einsum(f"btnh,{letters}->bntr", q, self.keys.astype(q.dtype))
         index = jnp.broadcast_to(rows[:, None], (*of_rows.shape[:3], rows.shape[-1]))
         return jnp.take_along_axis(of_rows, index, 3, mode="clip")
 

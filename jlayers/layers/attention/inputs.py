@@ -51,17 +51,18 @@ class Given(NamedTuple):
 
 
 def of_self(x: Any) -> Given:
-    """The input of self-attention: steps, or a dict of ``x`` and a mask or a bias or both."""
+    """The input of self-attention: steps, or a dict of ``x`` and what goes with it."""
     if not isinstance(x, dict):
         return Given(x, x, x)
-    if "x" not in x or not set(x) <= {"x", "mask", "bias", "relative_bias"}:
+    if "x" not in x or not set(x) <= {"x", "memory", "mask", "bias", "relative_bias"}:
         raise LayerError(
             "takes steps, or a dict of them and a mask or a bias",
-            expected="x, or {'x': x, 'mask': mask, 'bias': bias}",
+            expected="x, or {'x': x, 'mask': mask, 'bias': bias}, and 'memory' for other keys",
             got=format_spec(x),
         )
     further = (x.get(name) for name in ("mask", "bias", "relative_bias"))
-    return Given(x["x"], x["x"], x["x"], *further)
+    keys = x.get("memory", x["x"])
+    return Given(x["x"], keys, keys, *further)
 
 
 def of_cross(x: Any) -> Given:
@@ -97,6 +98,17 @@ def check_memory(given: Given, num_heads: int) -> None:
             got=f"{format_spec(given.keys)} and {format_spec(given.values)}",
         )
     given.check(num_heads)
+
+
+def check_beside(given: Given) -> None:
+    """Raises unless keys of another sequence have the steps of ``x``."""
+    x, keys = given.x, given.keys
+    if (x.shape[:2], x.dtype) != (keys.shape[:2], keys.dtype):
+        raise LayerError(
+            "x and the memory beside it must have the same steps and one dtype",
+            got=f"{format_spec(x)} and {format_spec(keys)}",
+            hint="CrossAttention, for a memory that is there as a whole",
+        )
 
 
 def field_of_memory(x: PyTree) -> ReceptiveField:

@@ -8,7 +8,7 @@ from ...base import arguments
 from ...base.errors import LayerError
 from ...base.specs import format_short
 from ...core import Rope
-from .relative import Relative, ShawPositions, T5Bias
+from .relative import Relative, ShawPositions, T5Bias, TransformerXLPositions
 
 
 def _window(name: str, value: Any) -> int | tuple[int, int]:
@@ -34,10 +34,13 @@ def _alibi(name: str, value: Any) -> bool | tuple[float, ...]:
 
 
 def _relative(name: str, value: Any) -> Relative:
-    if not isinstance(value, T5Bias | ShawPositions):
+    if not isinstance(value, T5Bias | ShawPositions | TransformerXLPositions):
         hint = f"{value.__name__}(...)" if isinstance(value, type) else None
         got = format_short(value)
-        raise LayerError(f"{name} must be a T5Bias or ShawPositions, got {got}", hint=hint)
+        raise LayerError(
+            f"{name} must be a T5Bias, ShawPositions or TransformerXLPositions, got {got}",
+            hint=hint,
+        )
     return value
 
 

@@ -1,10 +1,16 @@
-"""Positions that are distances: rows of a table that attention adds to scores, keys and values."""
+"""Positions that are distances: rows of a table that attention adds to scores, keys and values.
+
+How to read this file: a class for each kind, with the ``parameters`` that the layer gets, the
+``tables`` that ``core.attention`` takes, and what becomes of the ``queries``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from ...base import arguments
@@ -13,12 +19,17 @@ from ...base.repr_text import value_text
 from ...base.specs import format_spec
 from ...base.types import Initializer, Params
 from ...core.attention.relative import DistanceBuckets, RelativeTables
+from ...core.positions import sinusoids
 
 _NORMAL, _GLOROT = initializers.normal(0.02), initializers.glorot_uniform()
 
 
 class _Described:
     """A value whose repr is the call that made it."""
+
+    def queries(self, params: Params, q: jax.Array) -> jax.Array:
+        """The queries that meet the keys: by default as they are."""
+        return q
 
     def __repr__(self) -> str:
         given = {
@@ -141,4 +152,74 @@ class ShawPositions(_Described):
         return RelativeTables(buckets, keys=keys, values=values)
 
 
-Relative = T5Bias | ShawPositions
+@dataclasses.dataclass(frozen=True, repr=False)
+class TransformerXLPositions(_Described):
+    """Scores of the distance, from waves of many lengths and learned vectors (Dai et al., 2019).
+
+    The score of query i and key j is ``(q_i + content_bias) . k_j + (q_i + position_bias) . r``,
+    with ``r = sinusoids(i - j) @ relative_kernel`` (arXiv:1901.02860). Distances beyond
+    ``max_distance`` to either side are taken for it. The parameters are relative_kernel
+    (position_dim, num_heads * head_dim), content_bias and position_bias (num_heads, head_dim).
+
+    Attributes:
+      max_distance: the last distance that is told from larger ones; with the paper's memory, all
+        steps that a query may see.
+      position_dim: features of the waves, even; num_heads * head_dim if None, as in the paper.
+      kernel_init, bias_init: as in ``jax.nn.initializers``.
+
+    Raises:
+      LayerError: for numbers that are not positive ints, and waves of an odd number of features.
+
+    >>> import jlayers as jl
+    >>> layer = jl.SelfAttention(4, causal=True, relative=jl.TransformerXLPositions(512))
+    >>> params, _ = layer.init(__import__("jax").random.key(0), jl.spec((1, 5, 32)))
+    >>> params["relative_kernel"].shape, params["content_bias"].shape
+    ((32, 32), (4, 8))
+    """
+
+    max_distance: int
+    position_dim: int | None = None
+    kernel_init: Initializer = _GLOROT
+    bias_init: Initializer = initializers.zeros
+
+    @public_api
+    def __post_init__(self) -> None:
+        arguments.integer("max_distance", self.max_distance, 1)
+        if self.position_dim is not None:
+            arguments.integer("position_dim", self.position_dim, 1)
+        arguments.initializer("kernel_init", self.kernel_init)
+        arguments.initializer("bias_init", self.bias_init)
+
+    def parameters(self, num_heads: int, size: int, value_size: int) -> dict[str, Any]:
+        """What ``initialize`` takes."""
+        waves = self.position_dim or num_heads * size
+        if waves % 2:
+            raise LayerError(
+                f"waves are pairs of features, and there are {waves}",
+                hint="TransformerXLPositions(..., position_dim=...), an even number",
+            )
+        bias = (self.bias_init, (num_heads, size))
+        return {
+            "relative_kernel": (self.kernel_init, (waves, num_heads * size)),
+            "content_bias": bias,
+            "position_bias": bias,
+        }
+
+    def queries(self, params: Params, q: jax.Array) -> jax.Array:
+        """With what meets the content of keys."""
+        return q + jnp.broadcast_to(params["content_bias"], q.shape)
+
+    def tables(self, params: Params, causal: bool) -> RelativeTables:
+        """What ``core.attention`` takes."""
+        content, position = params["content_bias"], params["position_bias"]
+        kernel = params["relative_kernel"]
+        # Row n + d of the table is of key - query = d, and the waves are of query - key.
+        back = jnp.arange(self.max_distance, -self.max_distance - 1, -1, dtype=jnp.int32)
+        waves = sinusoids(back, kernel.shape[0]).astype(kernel.dtype)
+        keys = jnp.matmul(waves, kernel).reshape(-1, *content.shape)
+        buckets = DistanceBuckets(2 * self.max_distance + 1)
+        # The queries hold ``content_bias`` already.
+        return RelativeTables(buckets, keys=keys, shift=position - content)
+
+
+Relative = T5Bias | ShawPositions | TransformerXLPositions

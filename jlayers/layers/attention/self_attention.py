@@ -23,7 +23,7 @@ from ...base.sequence import join, split
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
 from .base import Biases, HeadNorm, Pattern, Projections, attended, of_attention
-from .inputs import of_self
+from .inputs import Given, check_beside, of_self
 from .options import AlibiOption, RelativeOption, RopeOption, WindowSize, check_rope, rope_of
 from .relative import T5Bias
 
@@ -63,7 +63,9 @@ def SelfAttention(
     The input is ``x``, or ``{"x": x, "mask": mask, "bias": bias}`` with a mask, True where a query
     attends to a key, or a bias, which is added to the scores, or both. The padding of a
     ``Sequence`` is masked out. A query that attends to no key has an output of zero before the last
-    projection. The position of a step is the number of valid steps before it in its row, in a
+    projection. With ``{"x": x, "memory": memory}`` keys and values are of another sequence, of as
+    many steps, which in a stream comes block by block beside ``x``; a step is valid where it is in
+    both. The position of a step is the number of valid steps before it in its row, in a
     stream as in a whole sequence.
 
     In a stream, the carry holds the keys and values of the last ``window`` steps, or without a
@@ -88,7 +90,7 @@ def SelfAttention(
         ``Rope`` says otherwise.
       alibi: whether the scores of head i fall by ``2 ** (-8 i / num_heads)`` with each step of
         distance (Press et al., 2022, arXiv:2108.12409), or by how much, for each head.
-      relative: ``T5Bias`` or ``ShawPositions``, tables of parameters by distance.
+      relative: ``T5Bias``, ``ShawPositions`` or ``TransformerXLPositions``, parameters by distance.
       qk_norm: ``"rms"`` or ``"layer"``, how queries and keys are normalised over the features of
         a head, before they are rotated (Dehghani et al., 2023, arXiv:2302.05442).
       epsilon: of ``qk_norm``, added to the mean square.
@@ -114,7 +116,7 @@ def SelfAttention(
       value_kernel (in, num_kv_heads * value_dim), out_kernel (num_heads * value_dim, features), and
       a bias for each: query_bias, key_bias, value_bias, out_bias; with ``gate`` gate_kernel and
       gate_bias, with ``qk_norm`` query_scale and key_scale (head_dim,), with ``sinks`` sinks
-      (num_heads,).
+      (num_heads,), with ``relative`` what it says.
       carry: keys and values (batch, num_kv_heads, slots, head_dim or value_dim), of the dtype of
       ``x``, the step at position p in slot ``p % slots``; count, int32 (batch,), the valid steps
       so far.
@@ -164,6 +166,7 @@ def SelfAttention(
             sizes = maps.size(given.x), maps.value_size(given.x)
             more = relative.parameters(num_heads, *sizes)
         params = maps.init(key, *given[:3], **more)
+        check_beside(given)
         # Only known here: head_dim may follow from the input.
         check_rope(turns, maps.size(given.x))
         given.check(num_heads)
@@ -196,14 +199,16 @@ def SelfAttention(
 
     def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
         given = of_self(x)
-        values, mask = split(given.x)
+        values, keys, mask = _split_beside(given)
         p = cast_like(params, values)
-        q, k, v = maps.qkv(p, values, values, values)
+        q, k, v = maps.qkv(p, values, keys, keys)
         count = None if carry is None else carry["count"]
-        positions = positions_of(mask, count, values.shape[:2])
+        positions = positions_of(mask, count, (values.shape[0], values.shape[1]))
         if turns is not None:
             # Before keys are cached, so that a cached key is never rotated again.
             q, k = (core.apply_rope(a, positions, turns) for a in (q, k))
+        if relative is not None:
+            q = relative.queries(p, q)
         if given.relative_bias is not None:
             p = p | {"relative_bias": given.relative_bias}
         # The projections are in the dtype of the input; core computes the softmax in float32.
@@ -255,6 +260,17 @@ def SelfAttention(
         dropout_rate=dropout_rate,
         unstreamed=_unstreamed(causal, weights),
     )
+
+
+def _split_beside(given: Given) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Arrays of the queries' and the keys' steps, and the mask of both."""
+    values, mask = split(given.x)
+    if given.keys is given.x:
+        return values, values, mask
+    keys, other = split(given.keys)
+    if mask is None or other is None:
+        return values, keys, other if mask is None else mask
+    return values, keys, mask & other
 
 
 def _receptive_field(causal: bool, window: int | tuple[int, int] | None) -> ReceptiveField | None:

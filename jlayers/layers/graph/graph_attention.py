@@ -14,10 +14,10 @@ from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.parameters import initialize
 from ...base.sequence_mode import SequenceMode
-from ...base.specs import cast_like
+from ...base.specs import cast_like, format_spec
 from ...base.types import Initializer, Key, Params, PyTree, State
 from ...core.segments import segment_reduce, segment_softmax
-from .graph import at_ends, check_graph, filled_nodes, valid_edges, with_loops
+from .graph import Graph, at_ends, check_graph, filled, filled_nodes, valid_edges, with_loops
 
 
 @factory
@@ -28,6 +28,7 @@ def GraphAttention(
     dynamic: bool = True,
     concat: bool = True,
     self_loops: bool = True,
+    edge_features: bool = False,
     negative_slope: NonNegative = 0.2,
     rate: Fraction = 0.0,
     bias: bool = True,
@@ -51,7 +52,10 @@ def GraphAttention(
       dynamic: whether the nonlinearity comes before the product with ``attention``, so that the
         order of the senders may be another one for each receiver.
       concat: whether heads are put side by side; otherwise they are averaged.
-      self_loops: whether each node without an edge to itself gets one.
+      self_loops: whether each node without an edge to itself gets one; its features are the mean
+        of those of the edges that reach the node.
+      edge_features: whether ``edges @ edge_kernel`` is added before the nonlinearity; without
+        ``dynamic``, its product with ``edge``.
       negative_slope: of the leaky ReLU.
       rate: the probability of dropping an edge's weight in training.
       bias: whether there is one.
@@ -62,10 +66,12 @@ def GraphAttention(
       head_dim), or (nodes, head_dim) without ``concat``, of the dtype of those of ``x``.
       params: sender_kernel and receiver_kernel (in, num_heads, head_dim), attention (num_heads,
       head_dim); without ``dynamic`` kernel (in, num_heads, head_dim), sender and receiver
-      (num_heads, head_dim); bias (features of y,).
+      (num_heads, head_dim); with ``edge_features`` edge_kernel (of edges, num_heads, head_dim), and
+      without ``dynamic`` edge (num_heads, head_dim); bias (features of y,).
 
     Raises:
-      LayerError: for anything but a ``Graph``, and in training without a key, with a ``rate``.
+      LayerError: for anything but a ``Graph``, edges without features (edges, of edges) where there
+        must be some, and in training without a key, with a ``rate``.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> x = jl.Graph(jnp.ones((3, 4)), jnp.array([0, 1]), jnp.array([1, 2]))
@@ -83,6 +89,11 @@ def GraphAttention(
             if dynamic
             else {"kernel": kernel, "sender": vector, "receiver": vector}
         )
+        if edge_features:
+            _check_edges(x)
+            names["edge_kernel"] = (kernel_init, (x.edges.shape[1], num_heads, head_dim))
+            if not dynamic:
+                names["edge"] = vector
         own_bias = (bias_init, (features,)) if bias else None
         return initialize(key, x.nodes, **names, bias=own_bias), {}
 
@@ -94,8 +105,8 @@ def GraphAttention(
         graph = with_loops(x)[0] if self_loops else x
         senders, receivers, valid = graph.senders, graph.receivers, valid_edges(graph)
 
-        def project(name: str) -> jax.Array:
-            return jnp.einsum("nf,fhd->nhd", nodes, own[name])
+        def project(name: str, values: jax.Array = nodes) -> jax.Array:
+            return jnp.einsum("nf,fhd->nhd", values, own[name])
 
         def sent(values: jax.Array) -> jax.Array:
             return at_ends(values, senders, valid)
@@ -108,13 +119,20 @@ def GraphAttention(
 
         if dynamic:
             values = project("sender_kernel")
-            mixed = leaky(sent(values) + received(project("receiver_kernel")))
-            scores = jnp.einsum("ehd,hd->eh", mixed, own["attention"])
+            mixed = sent(values) + received(project("receiver_kernel"))
+            if edge_features:
+                mixed = mixed + project("edge_kernel", _features(x, self_loops))
+            scores = jnp.einsum("ehd,hd->eh", leaky(mixed), own["attention"])
         else:
             values = project("kernel")
             given = jnp.einsum("nhd,hd->nh", values, own["sender"])
             taken = jnp.einsum("nhd,hd->nh", values, own["receiver"])
-            scores = leaky(sent(given) + received(taken))
+            scores = sent(given) + received(taken)
+            if edge_features:
+                # As one product: of an edge nothing else is needed.
+                kernel = jnp.einsum("fhd,hd->fh", own["edge_kernel"], own["edge"])
+                scores = scores + _features(x, self_loops) @ kernel
+            scores = leaky(scores)
         weights = segment_softmax(scores, receivers, valid, count=count)
         if train and rate:
             if key is None:
@@ -129,3 +147,23 @@ def GraphAttention(
         return x._replace(nodes=y), state
 
     return Layer(init, apply, sequence_mode=SequenceMode.WHOLE, stream="it is a layer of graphs")
+
+
+def _features(x: Graph, self_loops: bool) -> jax.Array:
+    """Values of edges, in the dtype of the nodes, and with ``self_loops`` one for each node."""
+    valid = valid_edges(x)
+    edges = filled(x.edges, valid).astype(x.nodes.dtype)
+    if not self_loops:
+        return edges
+    mean = segment_reduce(edges, x.receivers, valid, count=x.nodes.shape[0], reduce="mean")
+    return jnp.concatenate([edges, mean])
+
+
+def _check_edges(x: Graph) -> None:
+    floating = x.edges is not None and jnp.issubdtype(x.edges.dtype, jnp.floating)
+    if not floating or len(x.edges.shape) != 2:
+        raise LayerError(
+            "edges must hold the features of each edge",
+            expected="floating (edges, features)",
+            got=format_spec(x.edges),
+        )
