@@ -13,7 +13,7 @@ _WINDOWS = "the rank comes from the input"
 LOSSES = {
     "jl.losses.cross_entropy": (
         "CrossEntropyLoss SparseCategoricalCrossentropy CategoricalCrossentropy "
-        "LinearCrossEntropyLoss linear_cross_entropy CategoricalGeneralizedCrossEntropy"
+        "CategoricalGeneralizedCrossEntropy"
     ),
     "jl.losses.cross_entropy of logits: no log_softmax before it": "NLLLoss NLLLoss2d nll_loss",
     "jl.losses.binary_cross_entropy": (
