@@ -9,7 +9,8 @@ what is stored under k.
 
 How to read this file: ``matrix_step`` takes one step, ``matrix_scan`` all of them, a chunk at a
 time: inside a chunk the steps meet as in attention, as products of matrices, and the state passes
-from one chunk to the next.
+from one chunk to the next. On CPU small states go one step after the other, ``_in_steps``, where
+there is no gradient.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from .stepwise import expand
 _CHUNK = 64
 # On CPU, where more is done with the scores than two products: exponents, or a triangular system.
 _SMALL_CHUNK = 16
+# On CPU a step at a time is faster for keys of up to this size, whatever the size of values; and by
+# the delta rule, without its triangular system, for a head's state of up to so many numbers.
+_SMALL_KEY = 16
+_SMALL_DELTA_STATE = 4096
 
 
 class MatrixSteps(NamedTuple):
@@ -60,27 +65,64 @@ class MatrixState(NamedTuple):
 
 
 _Outputs = tuple[jax.Array, jax.Array | None]
+_Carry = tuple[jax.Array, jax.Array]
+
+
+class _Update(NamedTuple):
+    """``MatrixSteps`` with factors in place of exponents, and keys times those of ``log_write``."""
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    decay: jax.Array | None
+    beta: jax.Array | None
 
 
 def matrix_step(at: MatrixSteps, state: MatrixState) -> tuple[_Outputs, MatrixState]:
     """One step of (batch, heads, ...): ((y (batch, heads, V), m), the state after it)."""
-    matrix, largest, key = state.matrix, state.largest, at.key
-    log_decay = at.log_decay
+    largest = state.largest
     if at.log_write is not None:
         assert largest is not None
-        kept = largest if log_decay is None else largest + log_decay
+        kept = _kept(largest, at.log_decay)
         largest = jnp.maximum(kept, at.log_write)
+        update = _factors(at, kept, largest)
+    else:
+        update = _factors(at)
+    y, matrix = _step(update, state.matrix)
+    return (y, largest), MatrixState(matrix, largest)
+
+
+def _kept(largest: jax.Array, log_decay: jax.Array | None) -> jax.Array:
+    """The exponent in which the state was kept, after the decay of a step."""
+    return largest if log_decay is None else largest + log_decay
+
+
+def _factors(
+    at: MatrixSteps, kept: jax.Array | None = None, largest: jax.Array | None = None
+) -> _Update:
+    """Of any leading axes; with ``log_write`` by the largest exponents before and after a step."""
+    key, log_decay = at.key, at.log_decay
+    if at.log_write is not None:
+        assert kept is not None
+        assert largest is not None
         key = key * jnp.exp(at.log_write - largest)[..., None]
         # The state was kept divided by the exponential of the old one.
         log_decay = kept - largest
-    if log_decay is not None:
-        matrix = matrix * jnp.exp(log_decay)[..., None, None]
+    decay = None if log_decay is None else jnp.exp(log_decay)
+    return _Update(at.query, key, at.value, decay, at.beta)
+
+
+def _step(at: _Update, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     value = at.value
     if at.beta is not None:
-        value = at.beta[..., None] * (value - jnp.einsum("bhk,bhkv->bhv", at.key, matrix))
-    matrix = matrix + key[..., None] * value[..., None, :]
-    y = jnp.einsum("bhk,bhkv->bhv", at.query, matrix)
-    return (y, largest), MatrixState(matrix, largest)
+        stored = jnp.einsum("bhk,bhkv->bhv", at.key, matrix)
+        # Decayed here and once more below: a decayed state that two read is written for them.
+        stored = stored if at.decay is None else stored * at.decay[..., None]
+        value = at.beta[..., None] * (value - stored)
+    if at.decay is not None:
+        matrix = matrix * at.decay[..., None, None]
+    matrix = matrix + at.key[..., None] * value[..., None, :]
+    return jnp.einsum("bhk,bhkv->bhv", at.query, matrix), matrix
 
 
 @compiled_when_eager("reverse")
@@ -102,19 +144,83 @@ def matrix_scan(
         at = _skipping(at, mask)
     if reverse:
         at = jax.tree.map(lambda part: jnp.flip(part, 1), at)
-    steps = at.key.shape[1]
-    if is_symbolic(steps):
+    if is_symbolic(at.key.shape[1]):
         state, outputs = _in_turns(lambda state, at: matrix_step(at, state)[::-1], state, at, 1)
     else:
-        small = _SMALL_CHUNK if at.log_write is not None or at.beta is not None else _CHUNK
-        cpu, default = (functools.partial(_in_chunks, size=size) for size in (small, _CHUNK))
-        if steps <= small or small == _CHUNK:
-            outputs, state = default(at, state)
-        else:
-            outputs, state = lax.platform_dependent(at, state, cpu=cpu, default=default)
+        outputs, state = (_by_steps if _is_small(at) else _by_chunks)(at, state)
     if reverse:
         outputs = jax.tree.map(lambda part: jnp.flip(part, 1), outputs)
     return outputs, state
+
+
+def _is_small(at: MatrixSteps) -> bool:
+    """Whether on CPU a step costs less than its part of a chunk (docs/notes/0017)."""
+    size = at.key.shape[-1]
+    if at.beta is None:
+        return size <= _SMALL_KEY
+    return size * at.value.shape[-1] <= _SMALL_DELTA_STATE
+
+
+def _by_chunks(at: MatrixSteps, state: MatrixState) -> tuple[_Outputs, MatrixState]:
+    steps = at.key.shape[1]
+    plain = at.log_decay is None and at.log_write is None and at.beta is None
+    small = _CHUNK if plain else _SMALL_CHUNK
+    cpu, default = (functools.partial(_in_chunks, size=size) for size in (small, _CHUNK))
+    if steps <= small or small == _CHUNK:
+        return default(at, state)
+    return lax.platform_dependent(at, state, cpu=cpu, default=default)  # type: ignore[no-any-return]
+
+
+@jax.custom_jvp
+def _by_steps(at: MatrixSteps, state: MatrixState) -> tuple[_Outputs, MatrixState]:
+    """A step at a time on CPU; its gradient is that of chunks, which store no state of a step."""
+    default = functools.partial(_in_chunks, size=_CHUNK)
+    return lax.platform_dependent(at, state, cpu=_in_steps, default=default)  # type: ignore[no-any-return]
+
+
+@_by_steps.defjvp
+def _by_steps_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    return jax.jvp(_by_chunks, primals, tangents)
+
+
+def _in_steps(at: MatrixSteps, state: MatrixState) -> tuple[_Outputs, MatrixState]:
+    """``matrix_scan`` in the order of the steps, which are read and written where they lie."""
+    matrix, largest, each = state.matrix, state.largest, None
+    if at.log_write is None:
+        update = _factors(at)
+    else:
+        # All exponents first: in the loop each of them is a kernel of a few numbers.
+        assert largest is not None
+        before, each = _exponents(at.log_decay, at.log_write, largest)
+        update, largest = _factors(at, before, each), each[:, -1]
+    # A loop passes on what varies over the devices as the steps do.
+    first = update.key[:, 0, ..., None] * update.value[:, 0, ..., None, :]
+    carry = matrix + jnp.zeros_like(first), jnp.zeros_like(update.value)
+
+    def step(carry: _Carry, at: jax.Array) -> tuple[_Carry, None]:
+        matrix, outputs = carry
+        now = jax.tree.map(lambda part: lax.dynamic_index_in_dim(part, at, 1, False), update)
+        y, matrix = _step(now, matrix)
+        return (matrix, lax.dynamic_update_slice_in_dim(outputs, y[:, None], at, axis=1)), None
+
+    (matrix, outputs), _ = lax.scan(step, carry, lax.iota(np.int32, at.key.shape[1]))
+    return (outputs, each), MatrixState(matrix, largest)
+
+
+def _exponents(
+    log_decay: jax.Array | None, log_write: jax.Array, largest: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of each step the exponent that the state was kept in, decayed, and the largest one."""
+
+    def step(largest: jax.Array, at: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        kept = _kept(largest, at[0])
+        largest = jnp.maximum(kept, at[1])
+        return largest, (kept, largest)
+
+    logs = jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1), (log_decay, log_write))
+    _, each = lax.scan(step, largest + jnp.zeros_like(logs[1][0]), logs)
+    kept, largest = (jnp.swapaxes(part, 0, 1) for part in each)
+    return kept, largest
 
 
 def _in_chunks(at: MatrixSteps, state: MatrixState, *, size: int) -> tuple[_Outputs, MatrixState]:
@@ -189,6 +295,18 @@ def _solve(system: jax.Array, right: jax.Array) -> jax.Array:
     solver goes row by row, and has no gradient for arrays that are sharded explicitly. A product of
     powers, ``(1 - N)(1 + N^2)(1 + N^4) ...``, would lose all digits where keys are much alike.
     """
+    inverse = _inverse(lax.stop_gradient(system))
+    # Its gradient is one more solution: without this, that of each round.
+    result: jax.Array = lax.custom_linear_solve(
+        lambda x: x + system @ x,
+        right,
+        lambda _, b: inverse @ b,
+        lambda _, b: inverse.swapaxes(-1, -2) @ b,
+    )
+    return result
+
+
+def _inverse(system: jax.Array) -> jax.Array:
     size = system.shape[-1]
     rows, columns = np.indices((size, size))
     inverse = jnp.broadcast_to(jnp.eye(size, dtype=system.dtype)[None, None], system.shape)
@@ -201,7 +319,7 @@ def _solve(system: jax.Array, right: jax.Array) -> jax.Array:
         part = system * jnp.asarray(corner[None, None], system.dtype)
         inverse = inverse - inverse @ part @ inverse
         block *= 2
-    return inverse @ right
+    return inverse
 
 
 def _skipping(at: MatrixSteps, mask: jax.Array) -> MatrixSteps:
