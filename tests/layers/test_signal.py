@@ -144,6 +144,17 @@ def test_resample_by_another_filter():
     same(of(layer, X[..., 0]), signal.resample_poly(X[..., 0], 3, 2, axis=1, window="hamming"))
 
 
+@pytest.mark.parametrize("length", [20, 100])
+def test_frames_against_numpy(length):
+    """Short ones and long ones, which are two algorithms."""
+
+    def theirs(x):
+        starts = range(0, x.shape[1] - length + 1, 30)
+        return np.stack([x[:, start : start + length] for start in starts], 1)
+
+    linear(jl.Frame(length, strides=30), theirs, X[..., 0])
+
+
 SPECTRA = [
     {},
     {"window": "hamming", "output": "magnitude", "fft_length": 64},
