@@ -196,17 +196,21 @@ def linear_op(
         out = jax.eval_shape(value, x)
         # JAX transposes systems of which all right-hand sides are linear in the argument, and all
         # of whose solution is used: no number of it, with zeros around, and none beside the result.
-        none = _no_numbers(x).reshape((0,) * len(out.shape))
-        zeros = lax.pad(none, np.zeros((), out.dtype), [(0, size, 0) for size in out.shape])
+        zeros = _none_of(x, out.shape)
         same, y = lax.custom_linear_solve(system, (x, zeros), solve, solve_transposed)
-        beside = _no_numbers(same).reshape(*out.shape[:-1], 0)
-        return lax.concatenate([y, beside], len(out.shape) - 1)
+        return lax.concatenate([y, _none_of(same, (*out.shape[:-1], 0))], len(out.shape) - 1)
 
     return call
 
 
-def _no_numbers(x: jax.Array) -> jax.Array:
-    return lax.slice(x, (0,) * x.ndim, (0,) * x.ndim)
+def _none_of(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Zeros of a shape around no number of ``x``: axes that both have stay what they are."""
+    if len(shape) == x.ndim:
+        empty = lax.slice_in_dim(x, 0, 0, axis=x.ndim - 1)
+    else:
+        empty = lax.slice(x, (0,) * x.ndim, (0,) * x.ndim).reshape((0,) * len(shape))
+    room = [(0, size - old, 0) for size, old in zip(shape, empty.shape, strict=True)]
+    return lax.pad(empty, np.zeros((), x.dtype), room)
 
 
 class BilinearRule(NamedTuple):
