@@ -1,0 +1,13 @@
+"""How other libraries keep the parameters of a layer, a file a library."""
+
+from . import flax, keras, pytorch
+from .base import Layout, Place
+
+# In the order in which they are tried where a file could be of several.
+LAYOUTS: dict[str, tuple[Layout, ...]] = {
+    "torch": pytorch.LAYOUTS,
+    "keras": keras.LAYOUTS,
+    "flax": flax.LAYOUTS,
+}
+
+__all__ = ["LAYOUTS", "Layout", "Place"]

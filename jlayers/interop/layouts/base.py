@@ -1,0 +1,76 @@
+"""What a layout is: how a library keeps the parameters of one kind of layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+Weights = Mapping[str, np.ndarray]
+
+
+class Place(NamedTuple):
+    """The arrays of one layer of a model, or of one copy of it.
+
+    Attributes:
+      path: of the layer, as in ``jl.walk``; of a copy with its number (``blocks/3/mlp``).
+      maker: the name of what made the layer, such as ``"Conv"``.
+      options: the arguments that it was made with.
+      shapes: of its arrays by their names, those of the state included.
+      flattened: the sizes (height, width, channels, ...) of the image that its input was before it
+        became a vector, or None.
+    """
+
+    path: str
+    maker: str
+    options: Mapping[str, object]
+    shapes: Mapping[str, tuple[int, ...]]
+    flattened: tuple[int, ...] | None = None
+
+
+class Layout(NamedTuple):
+    """How a library names and shapes the arrays of a layer.
+
+    Attributes:
+      says: of what layer, and what is done to its arrays, for the printed plan.
+      makers: of the layers here that it is for; none for any.
+      needs: names that have to be there, below a common prefix.
+      may: names that are taken where they are there.
+      convert: our arrays by their names; it raises ``ValueError`` where they cannot be these.
+    """
+
+    says: str
+    makers: tuple[str, ...]
+    needs: tuple[str, ...]
+    may: tuple[str, ...]
+    convert: Callable[[Weights, Place], dict[str, np.ndarray]]
+
+
+def renamed(names: Mapping[str, str]) -> Callable[[Weights, Place], dict[str, np.ndarray]]:
+    """The arrays as they are, under other names: ``{theirs: ours}``."""
+
+    def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+        return {names[name]: array for name, array in weights.items() if name in names}
+
+    return convert
+
+
+def rows_of_channels_first(kernel: np.ndarray, place: Place) -> np.ndarray:
+    """A kernel (in, out) whose inputs were an image with channels first, for one with them last."""
+    if place.flattened is None:
+        return kernel
+    *sizes, channels = place.flattened
+    if kernel.shape[0] != channels * int(np.prod(sizes)):
+        return kernel
+    image = kernel.reshape(channels, *sizes, -1)
+    return np.moveaxis(image, 0, -2).reshape(kernel.shape)
+
+
+def gru_biases(bias: np.ndarray, recurrent: np.ndarray, place: Place) -> dict[str, np.ndarray]:
+    """Of two biases (3 H,) of the gates r, z, n: all but the candidate's are added up."""
+    size = bias.shape[0] // 3
+    if "recurrent_bias" not in place.shapes:
+        raise ValueError("a GRU with reset_after=False has one bias")
+    gates = np.concatenate([recurrent[: 2 * size], np.zeros_like(bias[:size])])
+    return {"bias": bias + gates, "recurrent_bias": recurrent[2 * size :]}

@@ -1,0 +1,167 @@
+"""The layouts of torch.nn, and of the attention layers of Hugging Face's transformers.
+
+Kernels are (out, in, ...) with channels first. Gates are in the order i, f, g, o, or r, z, n, with
+a bias on either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .base import Layout, Place, Weights, gru_biases, renamed, rows_of_channels_first
+
+_NORMS = ("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm")
+_RUNNING = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+
+
+def _linear(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    kernel = rows_of_channels_first(weights["weight"].T, place)
+    return _with_bias({"kernel": kernel}, weights)
+
+
+def _conv1d(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    return _with_bias({"kernel": weights["weight"]}, weights)
+
+
+def _conv(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    return _with_bias({"kernel": _channels_last(weights["weight"])}, weights)
+
+
+def _conv_transpose(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    kernel = weights["weight"]
+    groups = place.options.get("groups", 1)
+    if not isinstance(groups, int) or kernel.shape[0] % groups:
+        raise ValueError("its groups do not divide the channels")
+    kernel = np.concatenate(np.split(kernel, groups), axis=1)
+    kernel = np.swapaxes(np.flip(kernel, tuple(range(2, kernel.ndim))), 0, 1)
+    if place.options.get("transpose_kernel"):
+        raise ValueError("a layer with transpose_kernel=True has another kernel")
+    return _with_bias({"kernel": _channels_last(kernel)}, weights)
+
+
+def _rnn(suffix: str, *, gru: bool = False) -> Layout:
+    kernel, recurrent = f"weight_ih_{suffix}", f"weight_hh_{suffix}"
+    biases = f"bias_ih_{suffix}", f"bias_hh_{suffix}"
+
+    def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+        params = {"kernel": weights[kernel].T, "recurrent_kernel": weights[recurrent].T}
+        if place.options.get("projection"):
+            params["projection_kernel"] = weights[f"weight_hr_{suffix}"].T
+        if biases[0] in weights:
+            one, two = (weights[name] for name in biases)
+            params |= gru_biases(one, two, place) if gru else {"bias": one + two}
+        return params
+
+    makers = ("GRU",) if gru else ("LSTM", "SimpleRNN")
+    says = f"torch {'GRU' if gru else 'LSTM or RNN'}, {suffix}: both biases in one"
+    may = (*biases, f"weight_hr_{suffix}")
+    return Layout(says, makers, (kernel, recurrent), may, convert)
+
+
+def _recurrent() -> Iterator[Layout]:
+    for layer in range(16):
+        for side in ("", "_reverse"):
+            yield _rnn(f"l{layer}{side}")
+            yield _rnn(f"l{layer}{side}", gru=True)
+
+
+def _fused_attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    """Of nn.MultiheadAttention: the three kernels above each other."""
+    params = _split("kernel", np.split(weights["in_proj_weight"], 3), transposed=True)
+    params["out_kernel"] = weights["out_proj/weight"].T
+    if "in_proj_bias" in weights:
+        params |= _split("bias", np.split(weights["in_proj_bias"], 3))
+        params["out_bias"] = weights["out_proj/bias"]
+    return params
+
+
+def _gpt2_attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    """Of GPT-2: the three kernels (in, out) side by side."""
+    params = _split("kernel", np.split(weights["c_attn/weight"], 3, axis=1))
+    params |= _split("bias", np.split(weights["c_attn/bias"], 3))
+    return params | {"out_kernel": weights["c_proj/weight"], "out_bias": weights["c_proj/bias"]}
+
+
+def _projections(says: str, query: str, key: str, value: str, out: str) -> Layout:
+    """Four linear layers; biases where there are any."""
+    names = {"query": query, "key": key, "value": value, "out": out}
+
+    def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+        params = {f"{ours}_kernel": weights[f"{name}/weight"].T for ours, name in names.items()}
+        for ours, name in names.items():
+            if f"{name}/bias" in weights:
+                params[f"{ours}_bias"] = weights[f"{name}/bias"]
+        return params
+
+    needs = tuple(f"{name}/weight" for name in names.values())
+    may = tuple(f"{name}/bias" for name in names.values())
+    return Layout(says, _ATTENTION, needs, may, convert)
+
+
+def _split(
+    kind: str, parts: list[np.ndarray], *, transposed: bool = False
+) -> dict[str, np.ndarray]:
+    names = ("query", "key", "value")
+    pairs = zip(names, parts, strict=True)
+    return {f"{name}_{kind}": part.T if transposed else part for name, part in pairs}
+
+
+def _with_bias(params: dict[str, np.ndarray], weights: Weights) -> dict[str, np.ndarray]:
+    return params | ({"bias": weights["bias"]} if "bias" in weights else {})
+
+
+def _channels_last(kernel: np.ndarray) -> np.ndarray:
+    return np.moveaxis(kernel, (0, 1), (-1, -2))
+
+
+_ATTENTION = ("SelfAttention", "CrossAttention")
+LAYOUTS = (
+    Layout("torch Linear: transposed", ("Dense",), ("weight",), ("bias",), _linear),
+    Layout("transformers Conv1D: as it is", ("Dense",), ("weight",), ("bias",), _conv1d),
+    Layout("torch Conv: channels last", ("Conv",), ("weight",), ("bias",), _conv),
+    Layout(
+        "torch ConvTranspose: channels last, flipped",
+        ("ConvTranspose",),
+        ("weight",),
+        ("bias",),
+        _conv_transpose,
+    ),
+    Layout("torch Embedding", ("Embedding",), ("weight",), (), renamed({"weight": "embedding"})),
+    Layout(
+        "torch norm",
+        _NORMS,
+        ("weight",),
+        ("bias",),
+        renamed({"weight": "scale", "bias": "bias"}),
+    ),
+    Layout(
+        "torch BatchNorm",
+        ("BatchNorm",),
+        ("running_mean", "running_var"),
+        ("weight", "bias", "num_batches_tracked"),
+        renamed(_RUNNING),
+    ),
+    Layout("torch PReLU", ("PReLU",), ("weight",), (), renamed({"weight": "slope"})),
+    *_recurrent(),
+    Layout(
+        "torch MultiheadAttention: split in three",
+        _ATTENTION,
+        ("in_proj_weight", "out_proj/weight"),
+        ("in_proj_bias", "out_proj/bias"),
+        _fused_attention,
+    ),
+    Layout(
+        "transformers GPT-2 attention: split in three",
+        _ATTENTION,
+        ("c_attn/weight", "c_attn/bias", "c_proj/weight", "c_proj/bias"),
+        (),
+        _gpt2_attention,
+    ),
+    _projections("transformers q_proj ... o_proj", "q_proj", "k_proj", "v_proj", "o_proj"),
+    _projections("transformers q_proj ... out_proj", "q_proj", "k_proj", "v_proj", "out_proj"),
+    _projections(
+        "transformers BERT attention", "self/query", "self/key", "self/value", "output/dense"
+    ),
+)

@@ -1,0 +1,94 @@
+"""interop.match: networks of PyTorch, their state_dict matched and loaded, give the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jlayers as jl
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
+
+
+class Rows(nn.Module):
+    """A recurrent layer over (batch, time, features), its outputs alone."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attend(x, x, x)[0]
+
+
+SAME = {"padding": 1}
+CASES = {
+    "images": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 6, 3, **SAME),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 3, groups=2, **SAME),
+            nn.GroupNorm(2, 6),
+            nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2),
+            nn.Flatten(),
+            nn.Linear(4 * 8 * 6, 5),
+        ),
+        jl.serial(
+            jl.Conv(6, 3, **SAME),
+            jl.BatchNorm(),
+            jax.nn.relu,
+            jl.Conv(6, 3, groups=2, **SAME),
+            jl.GroupNorm(2),
+            jl.ConvTranspose(4, 2, strides=2, groups=2),
+            jl.Flatten(),
+            jl.Dense(5),
+        ),
+        (2, 4, 3, 4),
+    ),
+    "two layers of lstm, both directions": (
+        lambda: nn.Sequential(
+            Rows(nn.LSTM(4, 3, 2, bidirectional=True, batch_first=True)), nn.Linear(6, 6)
+        ),
+        jl.serial(jl.bidirectional(jl.LSTM(3)), jl.bidirectional(jl.LSTM(3)), jl.Dense(6)),
+        (2, 5, 4),
+    ),
+    "gru, attention": (
+        lambda: nn.Sequential(
+            Rows(nn.GRU(4, 6, batch_first=True)), nn.LayerNorm(6), Attention(), nn.PReLU()
+        ),
+        jl.serial(jl.GRU(6), jl.LayerNorm(), jl.SelfAttention(2, bias=True), jl.PReLU()),
+        (2, 5, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_state_dict(name):
+    make, ours, shape = CASES[name]
+    torch.manual_seed(0)
+    theirs = make()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    given = torch.tensor(np.moveaxis(x, -1, 1) if len(shape) == 4 else x)
+    theirs.train()
+    theirs(3 * given + 1)  # statistics of their own
+    theirs.eval()
+    arrays = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    plan = jl.interop.match(ours, jnp.asarray(x), arrays)
+    assert plan.library == "torch"
+    y, _ = jax.jit(ours.apply)(*plan.load(), x)
+    want = theirs(given).detach().numpy()
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)

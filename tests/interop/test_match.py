@@ -1,0 +1,193 @@
+"""What goes where: by name, by shape, by order, by rules; and what the plan says."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+from oracles.convert import lenient
+
+import jlayers as jl
+
+RANDOM = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return RANDOM.standard_normal(shape).astype("float32")
+
+
+def linear(name, before, after):
+    return {f"{name}.weight": draw(after, before), f"{name}.bias": draw(after)}
+
+
+MODEL = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(8), jax.nn.relu, jl.Dense(2))
+X = jl.spec((4, 3))
+ARRAYS = linear("0", 3, 8) | linear("2", 8, 8) | linear("4", 8, 2)
+
+
+def test_the_plan_is_printed_and_loaded():
+    plan = jl.interop.match(MODEL, X, ARRAYS)
+    assert str(plan).splitlines() == [
+        "3 of 3 layers, torch",
+        "  dense   <- 0.weight, 0.bias  (torch Linear: transposed; by the only one that fits)",
+        "  dense_1 <- 2.weight, 2.bias  (torch Linear: transposed; by the only one that fits)",
+        "  dense_2 <- 4.weight, 4.bias  (torch Linear: transposed; by the only one that fits)",
+    ]
+    params, state = plan.load()
+    assert state == {}
+    np.testing.assert_array_equal(params["dense_1"]["kernel"], ARRAYS["2.weight"].T)
+    MODEL.apply(params, state, jnp.zeros((4, 3)))
+
+
+def test_equal_shapes_go_by_order_unless_names_say_otherwise():
+    model = jl.serial(a=jl.Dense(4), b=jl.Dense(4))
+    arrays = linear("b", 4, 4) | linear("a", 4, 4)
+    plan = jl.interop.match(model, jl.spec((2, 4)), arrays)
+    assert [(pair.path, pair.names[0], pair.how) for pair in plan.matched] == [
+        ("a", "a.weight", "name"),
+        ("b", "b.weight", "name"),
+    ]
+    renamed = {f"net.{name.replace('a', 'x', 1)}": array for name, array in arrays.items()}
+    plan = jl.interop.match(model, jl.spec((2, 4)), linear("y", 4, 4) | linear("x", 4, 4))
+    assert [(pair.path, pair.names[0], pair.how) for pair in plan.matched] == [
+        ("a", "y.weight", "order"),
+        ("b", "x.weight", "order"),
+    ]
+    rules = ["net.b -> b", "net.x -> a"]
+    ruled = jl.interop.match(
+        model, jl.spec((2, 4)), linear("net.b", 4, 4) | linear("net.x", 4, 4), rules=rules
+    )
+    assert [pair.names[0] for pair in ruled.matched] == ["net.x.weight", "net.b.weight"]
+    assert renamed
+
+
+def test_what_is_missing_extra_and_ambiguous():
+    arrays = linear("0", 3, 8) | linear("4", 8, 2) | linear("old.head", 8, 5)
+    plan = jl.interop.match(MODEL, X, arrays)
+    assert not plan.complete
+    assert plan.missing == {"dense_1": {"kernel": (8, 8), "bias": (8,)}}
+    assert plan.extra == ["old.head.weight", "old.head.bias"]
+    with pytest.raises(jl.InteropError, match="1 layers have no arrays and 2 arrays no layer") as e:
+        plan.load()
+    assert "dense_1 <- ?  (no arrays for kernel [8, 8], bias [8])" in str(e.value)
+    assert "old.head.weight[5, 8] goes nowhere" in str(e.value)
+    assert sorted(plan.load(strict=False)[0]) == ["dense", "dense_2"]
+    plan = jl.interop.match(MODEL, X, arrays, rules=["old ->"])
+    assert plan.extra == []
+    three = linear("a", 4, 4) | linear("b", 4, 4) | linear("c", 4, 4)
+    plan = jl.interop.match(jl.serial(jl.Dense(4), jl.Dense(4)), jl.spec((2, 4)), three)
+    assert plan.ambiguous["dense"] == ["a", "b", "c"]
+    assert "as well a or b or c" in str(plan)
+
+
+def test_copies_are_stacked_and_images_turned():
+    block = jl.residual(jl.serial(jl.LayerNorm(), jl.Dense(8), jax.nn.relu, jl.Dense(6)))
+    model = jl.serial(jl.repeat(block, 3), jl.Dense(2))
+    arrays = {}
+    for i in range(3):
+        arrays |= {f"h.{i}.n.weight": draw(6), f"h.{i}.n.bias": draw(6)}
+        arrays |= linear(f"h.{i}.a", 6, 8) | linear(f"h.{i}.b", 8, 6)
+    params, _ = jl.interop.match(model, jl.spec((4, 6)), arrays | linear("head", 6, 2)).load()
+    got = params["residual"]["body"]["dense_1"]["kernel"]
+    assert got.shape == (3, 8, 6)
+    np.testing.assert_array_equal(got[2], arrays["h.2.b.weight"].T)
+    # Rows of a kernel behind Flatten: (channels, height, width) there, channels last here.
+    image = jl.serial(jl.MaxPool(2), jl.Flatten(), jl.Dropout(0.1), jl.Dense(3))
+    weights = linear("fc", 2 * 3 * 5, 3)
+    params, _ = jl.interop.match(image, jl.spec((1, 4, 6, 5)), weights).load()
+    x = draw(1, 2, 3, 5)
+    want = np.moveaxis(x, -1, 1).reshape(1, -1) @ weights["fc.weight"].T
+    np.testing.assert_allclose(x.reshape(1, -1) @ params["dense"]["kernel"], want, rtol=1e-5)
+
+
+def test_a_square_kernel_is_turned_as_the_others_are():
+    x = jl.spec((2, 3))
+    model = jl.serial(jl.Dense(4), jl.Dense(4), jl.Dense(5))
+    as_it_is = {
+        f"{i}.{name}": array.T
+        for i, sizes in enumerate([(3, 4), (4, 4), (4, 5)])
+        for name, array in linear("", *sizes).items()
+        for name in [name[1:]]
+    }
+    params, _ = jl.interop.match(model, x, as_it_is).load()
+    np.testing.assert_array_equal(params["dense_1"]["kernel"], as_it_is["1.weight"])
+    mixed = as_it_is | {"0.weight": as_it_is["0.weight"].T}
+    plan = jl.interop.match(model, x, mixed)
+    assert plan.ambiguous == {"dense_1": ["1", "1"]}
+
+
+def test_errors():
+    match = jl.interop.match
+    with pytest.raises(jl.InteropError, match="the rule 'stem -> conv' matches nothing"):
+        match(MODEL, X, ARRAYS, rules=["stem -> conv"])
+    with pytest.raises(jl.InteropError, match="a rule must have an arrow"):
+        match(MODEL, X, ARRAYS, rules=["stem conv"])
+    with pytest.raises(jl.InteropError, match="no layouts of 'caffe'"):
+        match(MODEL, X, ARRAYS, library="caffe")
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)))
+        x = x.reshape(*x.shape[:2], -1)
+        x = nn.RNN(nn.LSTMCell(5))(x) + nn.RNN(nn.GRUCell(5))(x)
+        return nn.Dense(2)(nn.LayerNorm()(nn.MultiHeadDotProductAttention(1)(x)))
+
+
+@pytest.mark.oracle("Flax")
+def test_flax():
+    x = draw(2, 4, 6, 3)
+    rows = jl.compose(lambda f, x: f.lstm(x) + f.gru(x), lstm=jl.LSTM(5), gru=jl.GRU(5))
+    ours = jl.serial(
+        jl.Conv(4, 3, padding="SAME"),
+        jl.BatchNorm(),
+        jax.nn.relu,
+        lambda x: x.reshape(*x.shape[:2], -1),
+        rows,
+        jl.SelfAttention(1, bias=True),
+        jl.LayerNorm(epsilon=1e-6),
+        jl.Dense(2),
+    )
+    with lenient():
+        variables = Net().init(jax.random.key(0), x)
+        leaves = jax.tree_util.tree_leaves_with_path(variables)
+        arrays = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): draw(*leaf.shape)
+            for path, leaf in leaves
+        }
+        arrays = {n: abs(a) + 0.5 if "var" in n else a for n, a in arrays.items()}
+        theirs = jax.tree.unflatten(jax.tree.structure(variables), arrays.values())
+        want = Net().apply(theirs, x)
+    plan = jl.interop.match(ours, x, arrays, library="flax")
+    params, state = plan.load()
+    y, _ = jax.jit(ours.apply)(params, state, x)
+    np.testing.assert_allclose(y, want, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.oracle("Keras")
+def test_keras():
+    layers = keras.layers
+    theirs = keras.Sequential(
+        [
+            layers.Embedding(7, 4),
+            layers.Bidirectional(layers.GRU(3, return_sequences=True)),
+            layers.LayerNormalization(epsilon=1e-5),
+            layers.LSTM(5, return_sequences=True),
+            layers.Dense(2),
+        ]
+    )
+    ids = RANDOM.integers(0, 7, (2, 5))
+    with lenient():
+        theirs(ids)
+        theirs.set_weights([draw(*w.shape) for w in theirs.get_weights()])
+        want = theirs(ids)
+    arrays = {w.path: np.asarray(w) for w in theirs.weights}
+    ours = jl.serial(
+        jl.Embedding(7, 4), jl.bidirectional(jl.GRU(3)), jl.LayerNorm(), jl.LSTM(5), jl.Dense(2)
+    )
+    plan = jl.interop.match(ours, jnp.asarray(ids), arrays)
+    assert plan.library == "keras"
+    y, _ = ours.apply(*plan.load(), jnp.asarray(ids))
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
