@@ -1,11 +1,12 @@
 """One file a format; importing it here puts it into the table."""
 
-from . import numpy, torch
+from . import numpy, pickle, torch
 from .base import FORMATS, Format
 
 __all__ = [
     "FORMATS",
     "Format",
     "numpy",
+    "pickle",
     "torch",
 ]
