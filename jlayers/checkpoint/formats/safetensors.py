@@ -139,6 +139,11 @@ class OpenFile(Mapping[str, np.ndarray]):
                 f"{name!r} in {self._name} has a shape that NumPy does not support: {error}"
             ) from None
 
+    def place(self, name: str) -> tuple[int, np.dtype, tuple[int, ...]] | None:
+        """Where an array begins, its dtype and shape; None if its bytes are not as in memory."""
+        start, _, code, shape = self._places[name]
+        return None if code in _PACKED else (start, _DTYPES[code], shape)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

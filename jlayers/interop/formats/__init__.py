@@ -1,6 +1,6 @@
 """One file a format; importing it here puts it into the table."""
 
-from . import numpy, pickle, torch
+from . import numpy, pickle, safetensors, torch
 from .base import FORMATS, Format
 
 __all__ = [
@@ -8,5 +8,6 @@ __all__ = [
     "Format",
     "numpy",
     "pickle",
+    "safetensors",
     "torch",
 ]
