@@ -1,6 +1,7 @@
 """One file a format; importing it here puts it into the table."""
 
 from . import numpy, pickle, safetensors, torch
+from . import numpy, tflite
 from .base import FORMATS, Format
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "pickle",
     "safetensors",
     "torch",
+    "tflite",
 ]

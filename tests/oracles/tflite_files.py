@@ -1,0 +1,141 @@
+"""Models of TensorFlow Lite, written by flatbuffers after tensorflow/lite/schema/schema.fbs."""
+
+import flatbuffers
+import ml_dtypes
+import numpy as np
+
+# TensorType.
+KINDS = {
+    "float32": 0,
+    "float16": 1,
+    "int32": 2,
+    "uint8": 3,
+    "int64": 4,
+    "bool": 6,
+    "int16": 7,
+    "complex64": 8,
+    "int8": 9,
+    "float64": 10,
+    "complex128": 11,
+    "uint64": 12,
+    "uint32": 15,
+    "uint16": 16,
+    "int4": 17,
+    "bfloat16": 18,
+    "int2": 19,
+    "uint4": 20,
+    "float8_e4m3fn": 21,
+    "float8_e5m2": 22,
+}
+BITS = {"int4": 4, "int2": 2, "uint4": 4}
+
+
+def stored(array):
+    """The bytes of a buffer, elements of some bits packed from the lowest up."""
+    bits = BITS.get(array.dtype.name)
+    if bits is None:
+        return array.tobytes()
+    content = bytearray(-(-array.size * bits // 8))
+    for i, value in enumerate(array.reshape(-1).astype(int)):
+        content[i * bits // 8] |= (int(value) & ((1 << bits) - 1)) << (i * bits % 8)
+    return bytes(content)
+
+
+class Writer:
+    """Builds a model; tables are written from the inside out."""
+
+    def __init__(self):
+        self.builder = flatbuffers.Builder(1024)
+
+    def table(self, size, fields):
+        """Fields by number: how the builder adds it, its value and default."""
+        self.builder.StartObject(size)
+        for number, (kind, value) in fields.items():
+            if kind == "Offset":
+                self.builder.PrependUOffsetTRelativeSlot(number, value, 0)
+            else:
+                # No value is left out because it is the default.
+                getattr(self.builder, f"Prepend{kind}")(value)
+                self.builder.Slot(number)
+        return self.builder.EndObject()
+
+    def vector(self, offsets):
+        self.builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self.builder.PrependUOffsetTRelative(offset)
+        return self.builder.EndVector()
+
+    def numbers(self, values, dtype):
+        return self.builder.CreateNumpyVector(np.asarray(values, dtype))
+
+    def quantization(self, scale=(), zero=(), axis=0, details=0):
+        fields = {
+            2: ("Offset", self.numbers(scale, np.float32)),
+            3: ("Offset", self.numbers(zero, np.int64)),
+            4: ("Uint8", details),
+            6: ("Int32", axis),
+        }
+        return self.table(7, fields)
+
+    def tensor(self, name, shape, kind, buffer, quantization=None, sparse=False):
+        fields = {
+            0: ("Offset", self.numbers(shape, np.int32)),
+            1: ("Int8", kind),
+            2: ("Uint32", buffer),
+            3: ("Offset", self.builder.CreateString(name)),
+        }
+        if quantization is not None:
+            fields[4] = ("Offset", self.quantization(**quantization))
+        if sparse:
+            fields[6] = ("Offset", self.table(3, {}))
+        return self.table(10, fields)
+
+    def buffer(self, content):
+        fields = {0: ("Offset", self.numbers(list(content), np.uint8))} if content else {}
+        return self.table(3, fields)
+
+    def distant_buffer(self, offset, size):
+        return self.table(3, {1: ("Uint64", offset), 2: ("Uint64", size)})
+
+    def subgraph(self, tensors, name="main"):
+        fields = {
+            0: ("Offset", self.vector(tensors)),
+            4: ("Offset", self.builder.CreateString(name)),
+        }
+        return self.table(6, fields)
+
+    def finish(self, subgraphs, buffers):
+        fields = {
+            0: ("Uint32", 3),
+            2: ("Offset", self.vector(subgraphs)),
+            4: ("Offset", self.vector(buffers)),
+        }
+        self.builder.Finish(self.table(8, fields), file_identifier=b"TFL3")
+        return bytes(self.builder.Output())
+
+
+def model(*entries):
+    """Of one graph: entries are name, array, and what else the tensor has.
+
+    An array may also be a tuple of shape, number of the type, and bytes.
+    """
+    writer = Writer()
+    # The first buffer is empty: tensors without data have it.
+    buffers = [writer.buffer(b"")]
+    tensors = [writer.tensor("input", (1, 4), 0, 0)]
+    for name, array, *others in entries:
+        if isinstance(array, tuple):
+            shape, kind, content = array
+        else:
+            array = np.asarray(array)
+            shape, kind, content = array.shape, KINDS[array.dtype.name], stored(array)
+        tensors.append(writer.tensor(name, shape, kind, len(buffers), **dict(*others)))
+        buffers.append(writer.buffer(content))
+    return writer.finish([writer.subgraph(tensors)], buffers)
+
+
+def values(name):
+    """Fifteen numbers of a dtype, negative ones among them where it has any."""
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    numbers = np.arange(15) % 4 - (0 if dtype.kind in "ub" or name == "uint4" else 2)
+    return numbers.astype(dtype).reshape(3, 5)
