@@ -2,6 +2,7 @@
 
 from . import numpy, pickle, safetensors, torch
 from . import numpy, tflite
+from . import numpy, onnx, tflite
 from .base import FORMATS, Format
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "pickle",
     "safetensors",
     "torch",
+    "onnx",
     "tflite",
 ]
