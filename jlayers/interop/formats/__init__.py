@@ -3,11 +3,13 @@
 from . import numpy, pickle, safetensors, torch
 from . import numpy, tflite
 from . import numpy, onnx, tflite
+from . import gguf, numpy, onnx, tflite
 from .base import FORMATS, Format
 
 __all__ = [
     "FORMATS",
     "Format",
+    "gguf",
     "numpy",
     "pickle",
     "safetensors",
