@@ -4,6 +4,7 @@ from . import numpy, pickle, safetensors, torch
 from . import numpy, tflite
 from . import numpy, onnx, tflite
 from . import gguf, numpy, onnx, tflite
+from . import gguf, numpy, onnx, pickle, safetensors, tflite, torch
 from .base import FORMATS, Format
 
 __all__ = [
@@ -11,9 +12,9 @@ __all__ = [
     "Format",
     "gguf",
     "numpy",
+    "onnx",
     "pickle",
     "safetensors",
-    "torch",
-    "onnx",
     "tflite",
+    "torch",
 ]
