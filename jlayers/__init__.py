@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from . import core, inspection
 from .base.adapters import Pair, out_spec, without_state
 from .base.constructors import lift, on_sequence, stateless
-from .base.errors import CheckpointError, DataError, JlayersError, LayerError, TrainingError
+from .base.errors import (
+    CheckpointError,
+    DataError,
+    InteropError,
+    JlayersError,
+    LayerError,
+    TrainingError,
+)
 from .base.factory import factory
 from .base.layer import Layer
 from .base.parameters import ParamSpec
@@ -276,6 +283,7 @@ __all__ = [
     "IndRNN",
     "IndRNNCell",
     "InstanceNorm",
+    "InteropError",
     "InverseSTFT",
     "JlayersError",
     "LSTMCell",
@@ -415,6 +423,7 @@ _LAZY = (
     "checkpoint",
     "data",
     "decoding",
+    "interop",
     "losses",
     "metrics",
     "records",

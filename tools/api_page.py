@@ -12,6 +12,7 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs"
 PACKAGES = {
     "jlayers": "Layers, combinators, the contract",
     "jlayers.core": "Operations",
+    "jlayers.interop": "Weights of other libraries",
     "jlayers.losses": "Losses",
     "jlayers.metrics": "Metrics",
     "jlayers.training": "Training",

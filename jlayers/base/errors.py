@@ -156,6 +156,12 @@ class DataError(JlayersError):
     __module__ = "jlayers"
 
 
+class InteropError(JlayersError):
+    """A file of another library cannot be read, or its arrays are not those of the model."""
+
+    __module__ = "jlayers"
+
+
 class TrainingError(JlayersError):
     """A training step, loop or log is set up wrongly, or gives what it must not."""
 

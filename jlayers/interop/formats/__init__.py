@@ -1,0 +1,10 @@
+"""One file a format; importing it here puts it into the table."""
+
+from . import numpy
+from .base import FORMATS, Format
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "numpy",
+]
