@@ -1,10 +1,11 @@
 """One file a format; importing it here puts it into the table."""
 
-from . import numpy
+from . import keras, numpy
 from .base import FORMATS, Format
 
 __all__ = [
     "FORMATS",
     "Format",
+    "keras",
     "numpy",
 ]
