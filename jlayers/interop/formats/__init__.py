@@ -1,11 +1,12 @@
 """One file a format; importing it here puts it into the table."""
 
-from . import keras, numpy
+from . import flax, keras, numpy
 from .base import FORMATS, Format
 
 __all__ = [
     "FORMATS",
     "Format",
+    "flax",
     "keras",
     "numpy",
 ]
