@@ -1,6 +1,6 @@
 """One file a format; importing it here puts it into the table."""
 
-from . import flax, keras, numpy
+from . import flax, keras, numpy, orbax
 from .base import FORMATS, Format
 
 __all__ = [
@@ -9,4 +9,5 @@ __all__ = [
     "flax",
     "keras",
     "numpy",
+    "orbax",
 ]
