@@ -118,6 +118,7 @@ def _check_heaps(content: np.ndarray, place: str) -> int:
     """
     data = content.tobytes() if content.size < 1 << 16 else content.data
     longest = 0
+    heaps: dict[int, int] = {}
     for found in re.finditer(rb"GCOL\x01", data):
         start = found.start()
         size = _number(content, start + 8, 8)
@@ -125,6 +126,7 @@ def _check_heaps(content: np.ndarray, place: str) -> int:
         if size < 4096 or end > content.size:
             # Chance bytes in an array, or damage that HDF5 notices.
             continue
+        heaps[start] = end
         at = start + 16
         while at + 16 <= end:
             index, length = _number(content, at, 2), _number(content, at + 8, 8)
@@ -143,6 +145,19 @@ def _check_heaps(content: np.ndarray, place: str) -> int:
                     got=f"a text of {length} bytes in a heap of {size} at byte {start}",
                 )
             longest = max(longest, length)
+    # HDF5 allocates what a reference to a text promises before it looks the text up.
+    for heap in heaps:
+        for found in re.finditer(re.escape(heap.to_bytes(8, "little")), data):
+            length, index = (_number(content, max(found.start() + at, 0), 4) for at in (-4, 8))
+            if any(start <= found.start() < end for start, end in heaps.items()):
+                continue
+            # The layout of a virtual dataset refers to a heap too, behind the bytes 4 and 3.
+            virtual = length >> 16 == 0x0304
+            if 0 < index < 1 << 16 and length > content.size and not virtual:
+                raise InteropError(
+                    f"{place} is damaged",
+                    got=f"a text of {length} bytes at byte {found.start() - 4}",
+                )
     return longest
 
 
@@ -193,6 +208,9 @@ class _Reader:
         if dtype.kind == "O":
             if self.h5py.check_string_dtype(dtype) is None:
                 return None
+            # A length, an address and an index, in this file's sizes.
+            if attribute.get_storage_size() != 16 * count:
+                raise self.refuse(group.name, f"attribute {key!r} is not of {count} texts")
             # Each may be the same text of the heap.
             size = 16 + self.longest
         if count * size > max(_TEXT_FLOOR, 3 * self.content.size):
