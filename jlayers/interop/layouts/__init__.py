@@ -4,7 +4,7 @@ from . import flax, keras, pytorch
 from .base import Layout, Place
 
 # In the order in which they are tried where a file could be of several.
-LAYOUTS: dict[str, tuple[Layout, ...]] = {
+LAYOUTS = {
     "torch": pytorch.LAYOUTS,
     "keras": keras.LAYOUTS,
     "flax": flax.LAYOUTS,

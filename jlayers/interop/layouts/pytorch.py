@@ -41,6 +41,11 @@ def _conv_transpose(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return _with_bias({"kernel": _channels_last(kernel)}, weights)
 
 
+def _prelu(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    """(1,) for one slope, which is () here."""
+    return {"slope": weights["weight"].reshape(place.shapes["slope"])}
+
+
 def _rnn(suffix: str, *, gru: bool = False) -> Layout:
     kernel, recurrent = f"weight_ih_{suffix}", f"weight_hh_{suffix}"
     biases = f"bias_ih_{suffix}", f"bias_hh_{suffix}"
@@ -143,7 +148,7 @@ LAYOUTS = (
         ("weight", "bias", "num_batches_tracked"),
         renamed(_RUNNING),
     ),
-    Layout("torch PReLU", ("PReLU",), ("weight",), (), renamed({"weight": "slope"})),
+    Layout("torch PReLU", ("PReLU",), ("weight",), (), _prelu),
     *_recurrent(),
     Layout(
         "torch MultiheadAttention: split in three",
