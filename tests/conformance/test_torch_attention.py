@@ -252,7 +252,7 @@ def test_a_learned_key():
         ("key", module.bias_k, extra_key),
         ("value", module.bias_v, extra_value),
     ):
-        mapped = step @ params["attend"][f"{name}_kernel"] + params["attend"][f"{name}_bias"]
+        mapped = step @ params["attend"][f"{name}_kernel"] + params["attend"][f"{name}_bias"][None]
         theirs.data = torch.tensor(np.asarray(mapped))[None]
     given = torch.tensor(x, requires_grad=True)
     y = module(given, given, given, need_weights=False)[0]

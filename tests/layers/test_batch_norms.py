@@ -35,6 +35,7 @@ def trained(layer, params, state, xs):
     return y, state
 
 
+@pytest.mark.oracle("Haiku")
 def test_the_debiased_statistics_are_those_of_haiku(float64):
     oracle = hk.transform_with_state(
         lambda x, train: hk.BatchNorm(True, True, decay_rate=0.9, eps=1e-2)(x, train)
@@ -80,6 +81,7 @@ def test_no_momentum_keeps_the_last_batch():
     np.testing.assert_allclose(state["mean"], xs[-1].mean(0), rtol=1e-5)
 
 
+@pytest.mark.oracle("Flax")
 @pytest.mark.parametrize("axes", sample([1, (1, 3), (-2, -1), 0], 0, 1), ids=str)
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_feature_axes(float64, axes, train):
@@ -110,6 +112,7 @@ CLIPS = [
 ]
 
 
+@pytest.mark.oracle("Keras")
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("clip", sample(CLIPS, 1), ids=convert.label)
 @pytest.mark.parametrize(

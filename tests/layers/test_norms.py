@@ -49,6 +49,7 @@ AXES = [
 ]
 
 
+@pytest.mark.oracle("Flax")
 @pytest.mark.parametrize("axes", sample(AXES, 0, 1, 2), ids=str)
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 def test_norm_over_axes(kind, axes):
@@ -98,6 +99,7 @@ def test_a_norm_over_time_is_refused_for_a_mask():
         layer.init(jax.random.key(0), x)
 
 
+@pytest.mark.oracle("Flax")
 @pytest.mark.parametrize("size", sample([1, 2, 5], 1))
 def test_groups_by_size(size):
     oracle = nn.GroupNorm(None, group_size=size, epsilon=1e-2, **F64)
@@ -121,6 +123,7 @@ def test_errors_of_groups(make, text):
         make()
 
 
+@pytest.mark.oracle("Haiku")
 @pytest.mark.parametrize("whole", [True, False], ids=["rows", "steps"])
 def test_a_conditional_norm_is_that_of_haiku(whole):
     """Haiku's BatchNorm takes scale and offset at the call."""
@@ -157,6 +160,7 @@ def test_a_condition_must_fit():
         jl.FiLM().init(jax.random.key(0), jl.spec((2, 5, 4)))
 
 
+@pytest.mark.oracle("a loop")
 @pytest.mark.parametrize(
     "options",
     sample([{}, {"learned_epsilon": True}, {"threshold": False}], 0, 1),
@@ -191,6 +195,7 @@ def test_filter_response_norm_leaves_padding_out():
     np.testing.assert_allclose(y.values[1:, :2], short, rtol=1e-12)
 
 
+@pytest.mark.oracle("Keras")
 @pytest.mark.parametrize("axis", sample([-1, (1, 3), None], 0, 2), ids=str)
 def test_data_norm_is_that_of_keras(axis):
     x = 3 + 2 * np.random.default_rng(0).standard_normal((10, 3, 4, 5)).astype("float32")

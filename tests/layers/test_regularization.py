@@ -25,6 +25,7 @@ def by_keras(layer, x):
     return np.asarray(layer(x, training=True))
 
 
+@pytest.mark.oracle("Keras")
 def test_spatial_dropout_drops_whole_channels():
     y = trained(jl.SpatialDropout(0.25), jnp.ones(IMAGES))
     assert (y == y[:, :1, :1]).all()
@@ -139,6 +140,7 @@ def test_a_key_is_needed_in_training_alone(layer):
     np.testing.assert_array_equal(y, x)
 
 
+@pytest.mark.oracle("Keras")
 @pytest.mark.parametrize("axes", [1, (0, -2)], ids=str)
 def test_shared_axes_are_the_noise_shape_of_keras(axes):
     y = trained(jl.Dropout(0.5, shared_axes=axes), jnp.ones(IMAGES))

@@ -61,6 +61,8 @@ class Note:
         self.layers |= makers | {f"{maker}Cell" for maker in makers} & set(jl.__all__)
 
     def compared(self, got, wanted):
+        if isinstance(wanted, list) and hasattr(got, "shape"):
+            wanted = np.asarray(wanted)
         try:
             pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True))
         except ValueError:
