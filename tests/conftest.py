@@ -14,6 +14,7 @@ Tests run strict: no silent dtype promotion, no silent broadcast. What they cost
 ``tiers.py`` says which tests run when.
 """
 
+import gc
 import hashlib
 import os
 import pathlib
@@ -99,6 +100,17 @@ def compilation(request):
     if cold and cached:
         jax.config.update("jax_enable_compilation_cache", True)
         compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def only_own_garbage(request):
+    """Benchmarks collect garbage before they time: gigabytes of it, where many tests ran before."""
+    bench = request.path.parent.name == "bench"
+    if bench:
+        gc.freeze()
+    yield
+    if bench:
+        gc.unfreeze()
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def match(
     Raises:
       InteropError: for a rule that matches nothing, or an unknown library.
 
-    >>> import numpy as np, jlayers as jl
+    >>> import jax, numpy as np, jlayers as jl
     >>> model = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(2))
     >>> arrays = {"0.weight": np.ones((8, 3)), "0.bias": np.ones(8)}
     >>> arrays |= {"2.weight": np.ones((2, 8)), "2.bias": np.ones(2)}
