@@ -17,7 +17,7 @@ import numpy as np
 
 from ...base.errors import InteropError
 from .base import Arrays, Format, register
-from .hdf5 import map_file
+from .mapped import map_bytes
 
 _MAX_DEPTH = 100
 # A byte of the file can be an object of 64 bytes: these are more than any model has.
@@ -193,7 +193,7 @@ def _is_bytes(value: Any) -> bool:
 
 
 def _read(path: Path) -> Arrays:
-    decoder = _Decoder(map_file(path), str(path))
+    decoder = _Decoder(map_bytes(path), str(path))
     value = decoder.value()
     if decoder.at != decoder.end:
         decoder.fail(f"{decoder.end - decoder.at} bytes left over")

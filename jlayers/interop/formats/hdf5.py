@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import mmap
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -36,15 +34,6 @@ def damage(place: str) -> Iterator[None]:
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
         raise InteropError(f"{place} is damaged", got=got[:500]) from None
-
-
-def map_file(path: Path) -> np.ndarray:
-    """The bytes of a file, mapped."""
-    with path.open("rb") as file:
-        try:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        except ValueError:
-            raise InteropError(f"{path} is empty") from None
 
 
 class _Bytes(io.RawIOBase):

@@ -17,8 +17,9 @@ import numpy as np
 
 from ...base.errors import InteropError
 from .base import Arrays, Format, register
-from .hdf5 import SIGNATURE, Group, damage, map_file, natural, read_hdf5
+from .hdf5 import SIGNATURE, Group, damage, natural, read_hdf5
 from .keras_names import Node
+from .mapped import map_bytes
 
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 # What Keras 2.13 calls the list of layers.
@@ -32,9 +33,9 @@ def _read_archive(path: Path) -> Arrays:
         weights, config = path / _WEIGHTS, path / _CONFIG
         if not weights.is_file():
             raise InteropError(f"{path} has no {_WEIGHTS}", hint="only weights in HDF5 are read")
-        root = read_hdf5(map_file(weights), str(weights))
+        root = read_hdf5(map_bytes(weights), str(weights))
         return _named(root, _parse(config.read_bytes(), str(config)))
-    content = map_file(path)
+    content = map_bytes(path)
     with damage(str(path)), zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
         for name in (_CONFIG, _WEIGHTS):
@@ -144,7 +145,7 @@ def _join(*parts: str) -> str:
 
 
 def _read_h5(path: Path) -> Arrays:
-    root = read_hdf5(map_file(path), str(path))
+    root = read_hdf5(map_bytes(path), str(path))
     weights = root.entries.get("model_weights", root)
     if not isinstance(weights, Group):
         raise InteropError(f"{path}, entry 'model_weights' must be a group")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
+import numpy as np
+
 from ...base.errors import InteropError
 
 
@@ -20,3 +22,8 @@ def map_file(path: Path) -> memoryview:
         if not path.stat().st_size:
             raise InteropError(f"{path} is empty")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def map_bytes(path: Path) -> np.ndarray:
+    """The same as an array of uint8."""
+    return np.frombuffer(map_file(path), np.uint8)

@@ -86,7 +86,7 @@ def AdditiveAttention(
     def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
         given = of_cross(x)
         q, mask = split(given.x)
-        k, v, memory_mask = split_pair(given)
+        k, v, memory_mask = split_pair(given.keys, given.values)
         p = cast_like(params, q)
         if hidden_dim is not None:
             q = core.dense(q, p["query_kernel"], p.get("bias"))

@@ -103,7 +103,7 @@ def CrossAttention(
     def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
         given = of_cross(x)
         values, mask = split(given.x)
-        keys, of_keys, memory_mask = split_pair(given)
+        keys, of_keys, memory_mask = split_pair(given.keys, given.values)
         p = cast_like(params, values)
         y = attended(
             maps,

@@ -93,7 +93,7 @@ def GMMAttention(
     def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
         given = of_cross(x)
         q, mask = split(given.x)
-        _, values, memory_mask = split_pair(given)
+        _, values, memory_mask = split_pair(given.keys, given.values)
         p = cast_like(params, q)
         hidden = jax.nn.relu(core.dense(q, p["hidden_kernel"], p["hidden_bias"]))
         hidden = hidden.reshape(*q.shape[:2], num_heads, hidden_dim)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ...base.errors import LayerError
 from ...base.receptive_field import EVERYWHERE, ReceptiveField
-from ...base.sequence import made_of_steps, split
+from ...base.sequence import Steps, made_of_steps, split
 from ...base.specs import format_spec
 from ...base.types import PyTree
 from .base import Spec, check_steps
@@ -118,15 +118,15 @@ def field_of_memory(x: PyTree) -> ReceptiveField:
     return EVERYWHERE if found else ReceptiveField()
 
 
-def split_pair(given: Given) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Keys and values as arrays, and the mask of the steps at which both are valid."""
-    keys, key_mask = split(given.keys)
-    if given.values is given.keys:
-        return keys, keys, key_mask
-    values, value_mask = split(given.values)
-    if key_mask is None or value_mask is None:
-        return keys, values, value_mask if key_mask is None else key_mask
-    return keys, values, key_mask & value_mask
+def split_pair(first: Steps, second: Steps) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Both as arrays, and the mask of the steps at which both are valid."""
+    a, mask = split(first)
+    if second is first:
+        return a, a, mask
+    b, other = split(second)
+    if mask is None or other is None:
+        return a, b, other if mask is None else mask
+    return a, b, mask & other
 
 
 def four_axes(pairs: jax.Array) -> jax.Array:

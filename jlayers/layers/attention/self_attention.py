@@ -19,11 +19,11 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.receptive_field import CAUSAL, ReceptiveField
-from ...base.sequence import join, split
+from ...base.sequence import join
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
 from .base import Biases, HeadNorm, Pattern, Projections, attended, of_attention
-from .inputs import Given, check_beside, of_self
+from .inputs import check_beside, of_self, split_pair
 from .options import AlibiOption, RelativeOption, RopeOption, WindowSize, check_rope, rope_of
 from .relative import T5Bias
 
@@ -199,7 +199,7 @@ def SelfAttention(
 
     def step(params: Params, carry: Carry | None, x: PyTree, key: Key) -> tuple[PyTree, Carry]:
         given = of_self(x)
-        values, keys, mask = _split_beside(given)
+        values, keys, mask = split_pair(given.x, given.keys)
         p = cast_like(params, values)
         q, k, v = maps.qkv(p, values, keys, keys)
         count = None if carry is None else carry["count"]
@@ -260,17 +260,6 @@ def SelfAttention(
         dropout_rate=dropout_rate,
         unstreamed=_unstreamed(causal, weights),
     )
-
-
-def _split_beside(given: Given) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Arrays of the queries' and the keys' steps, and the mask of both."""
-    values, mask = split(given.x)
-    if given.keys is given.x:
-        return values, values, mask
-    keys, other = split(given.keys)
-    if mask is None or other is None:
-        return values, keys, other if mask is None else mask
-    return values, keys, mask & other
 
 
 def _receptive_field(causal: bool, window: int | tuple[int, int] | None) -> ReceptiveField | None:
