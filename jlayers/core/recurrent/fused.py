@@ -256,11 +256,11 @@ def _gru_prepare(projected: jax.Array) -> Arrays:
 # XLA for CPU makes a function of a value that is read at several indices. It does not vectorise a
 # loop that calls it, or asks at each call whether the arrays are far enough apart. So the three
 # projections are three arrays, and the bias comes after the split (docs/notes/0009).
-def _gru_activate(
+def _kept_activate(
     prepared: Arrays, recurrent: jax.Array, recurrent_bias: jax.Array | None
 ) -> tuple[Arrays, Arrays]:
-    hr, hz, hn = split(recurrent, 3)
-    return prepared, (hr, hz, hn if recurrent_bias is None else add_bias(hn, recurrent_bias))
+    *gates, hn = split(recurrent, len(prepared))
+    return prepared, (*gates, hn if recurrent_bias is None else add_bias(hn, recurrent_bias))
 
 
 def _gru_gates(activated: tuple[Arrays, Arrays]) -> tuple[jax.Array, ...]:
@@ -310,7 +310,7 @@ def _kept_gradients(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, ja
 _GRU = Cell(
     summed=False,
     prepare=_gru_prepare,
-    activate=_gru_activate,
+    activate=_kept_activate,
     step=_gru_step,
     coefficients=_gru_coefficients,
     backward=_kept_backward,
@@ -357,13 +357,6 @@ def _mgu_prepare(projected: jax.Array) -> Arrays:
     return tuple(split(projected, 2))
 
 
-def _mgu_activate(
-    prepared: Arrays, recurrent: jax.Array, recurrent_bias: jax.Array | None
-) -> tuple[Arrays, Arrays]:
-    hf, hn = split(recurrent, 2)
-    return prepared, (hf, hn if recurrent_bias is None else add_bias(hn, recurrent_bias))
-
-
 def _mgu_cell(reset_gate: bool) -> Cell:
     def gates(activated: tuple[Arrays, Arrays]) -> Arrays:
         (xf, xn), (hf, hn) = activated
@@ -385,7 +378,7 @@ def _mgu_cell(reset_gate: bool) -> Cell:
         return stack(own), candidate, f
 
     return Cell(
-        False, _mgu_prepare, _mgu_activate, step, coefficients, _kept_backward, _kept_gradients
+        False, _mgu_prepare, _kept_activate, step, coefficients, _kept_backward, _kept_gradients
     )
 
 
