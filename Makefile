@@ -99,7 +99,7 @@ $(VENV)/.bench: $(BIN)/python $(DEPS)
 
 # The exact version: a plain "torch" may bring gigabytes for a GPU that is not there.
 $(VENV)/.conformance: $(VENV)/.test
-	$(BIN)/python -m pip install -q torch==2.13.0 && touch $@
+	$(BIN)/python -m pip install -q torch==2.13.0 transformers==5.24.0 && touch $@
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-tpu site runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,8 @@ def _read_item(path: Path) -> dict[str, np.ndarray]:
             hint="pip install 'jlayers[interop]'",
         ) from None
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    with damage(str(path)):
+    with damage(str(path)), closing(orbax.PyTreeCheckpointer()) as checkpointer:
         names = _names(path)
-        checkpointer = orbax.PyTreeCheckpointer()
         metadata = checkpointer.metadata(path.absolute())
         tree = getattr(metadata, "item_metadata", metadata)
         tree = getattr(tree, "tree", tree)
