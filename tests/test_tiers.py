@@ -17,7 +17,7 @@ TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 MARKERS = ("full", "soak", "conformance", "tpu", "optimised", "cold", "newest")
-PUBLIC = ("training", "decoding", "interop", "losses", "metrics", "testing")
+PUBLIC = ("training", "decoding", "export", "interop", "models", "losses", "metrics", "testing")
 
 
 class Tiers:

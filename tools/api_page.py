@@ -13,6 +13,8 @@ PACKAGES = {
     "jlayers": "Layers, combinators, the contract",
     "jlayers.core": "Operations",
     "jlayers.interop": "Weights of other libraries",
+    "jlayers.export": "Models that leave",
+    "jlayers.models": "Well-known networks",
     "jlayers.losses": "Losses",
     "jlayers.metrics": "Metrics",
     "jlayers.training": "Training",

@@ -20,9 +20,11 @@ SUBPACKAGES = [
     "checkpoint",
     "data",
     "decoding",
+    "export",
     "interop",
     "losses",
     "metrics",
+    "models",
     "records",
     "testing",
     "training",
@@ -69,7 +71,7 @@ def test_subpackages_load_at_their_first_use():
         f"print(*[n for n in {SUBPACKAGES} if 'jlayers.' + n in before], 'and')\n"
         "print(*[n for n in ('optax', 'safetensors', 'matplotlib') if n in before], 'and')\n"
         "jl.training.fit, jl.decoding.generate, jl.testing.check_layer\n"
-        "jl.data, jl.checkpoint, jl.interop, jl.records\n"
+        "jl.data, jl.checkpoint, jl.export, jl.interop, jl.models, jl.records\n"
         f"print(*[n for n in {SUBPACKAGES} if 'jlayers.' + n in sys.modules])\n"
     )
     assert fresh(code) == ["and", "and", *SUBPACKAGES]
