@@ -21,25 +21,12 @@ from ..base.types import Params, PyTree, State
 from .formats.base import Arrays
 from .layouts import LAYOUTS
 from .layouts.base import Layout
+from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
 
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
 _COLLECTIONS = re.compile("^(params|batch_stats|model|state_dict|module|variables)/")
-
-
-class _Fit(NamedTuple):
-    """Arrays below a prefix that fit a place.
-
-    Attributes:
-      prefix: of the names, with ``/`` between their parts.
-      layout: that turns them into ours.
-      names: those that it takes, as they are in the file, by their names below the prefix.
-    """
-
-    prefix: str
-    layout: Layout
-    names: Mapping[str, str]
 
 
 class Pairing(NamedTuple):
@@ -72,7 +59,7 @@ class Plan:
         self,
         arrays: Arrays,
         library: str,
-        pairs: list[tuple[Target, _Fit, str]],
+        pairs: list[tuple[Target, Fit, str]],
         missing: list[Target],
         extra: list[str],
         ambiguous: dict[str, list[str]],
@@ -194,7 +181,8 @@ def match(
     for fits in found.values():
         _turned(fits)
     best = max(found, key=lambda each: sum(map(bool, found[each])))
-    pairs, ambiguous = _paired(targets, found[best])
+    chosen, ambiguous = paired([target.place for target in targets], found[best])
+    pairs = [(targets[i], fit, how) for i, fit, how in chosen]
     taken = {name for _, fit, _ in pairs for name in fit.names.values()}
     done = {id(target) for target, _, _ in pairs}
     extra = [
@@ -235,7 +223,7 @@ def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[
 
 def _fits(
     targets: list[Target], names: Mapping[str, str], arrays: Arrays, layouts: Iterable[Layout]
-) -> list[list[_Fit]]:
+) -> list[list[Fit]]:
     """For each place, what of the file fits it, in the order of the file."""
     ends: dict[str, list[str]] = {}
     for path in names:
@@ -249,11 +237,22 @@ def _fits(
     shapes = {path: tuple(arrays[name].shape) for path, name in names.items()}
     order = {path: i for i, path in enumerate(names)}
 
-    def first(fit: _Fit) -> int:
+    def first(fit: Fit) -> int:
         return min(order[_join(fit.prefix, name)] for name in fit.names)
+
+    # Copies of a block ask the same again and again.
+    known: dict[object, bool] = {}
+
+    def has_shapes(layout: Layout, theirs: dict[str, tuple[int, ...]], target: Target) -> bool:
+        key = (layout.says, layout.needs, *theirs.items(), kind)
+        if key not in known:
+            known[key] = _has_shapes(layout, theirs, target)
+        return known[key]
 
     found = []
     for target in targets:
+        place = target.place
+        kind = repr((place.maker, place.options, place.shapes, place.flattened))
         same = Layout("the same names", (), tuple(target.place.shapes), (), _as_it_is)
         here = []
         for layout in (*by_maker.get(target.place.maker, ()), same):
@@ -263,15 +262,17 @@ def _fits(
                     for name in (*layout.needs, *layout.may)
                     if _join(prefix, name) in names
                 }
-                if given.keys() >= set(layout.needs) and _has_shapes(
-                    layout, {name: shapes[path] for name, path in given.items()}, target
-                ):
-                    here.append(_Fit(prefix, layout, {n: names[p] for n, p in given.items()}))
+                if not given.keys() >= set(layout.needs):
+                    continue
+                fit = Fit(prefix, layout, {n: names[p] for n, p in given.items()})
+                theirs = {name: shapes[path] for name, path in given.items()}
+                if has_shapes(layout, theirs, target) and not other_direction(target.place, fit):
+                    here.append(fit)
         found.append(sorted(here, key=first))
     return found
 
 
-def _turned(fits: list[list[_Fit]]) -> None:
+def _turned(fits: list[list[Fit]]) -> None:
     """Of two layouts that fit the same arrays, keeps the one that others of the file have.
 
     A square kernel fits as it is and transposed. Where the kernels that are not square have one
@@ -307,71 +308,6 @@ def _has_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]], target: T
     except (ValueError, KeyError, IndexError, TypeError):
         return False
     return {name: array.shape for name, array in made.items()} == target.place.shapes
-
-
-def _paired(
-    targets: list[Target], fits: list[list[_Fit]]
-) -> tuple[list[tuple[Target, _Fit, str]], dict[str, list[str]]]:
-    """Pairs, and the places that several prefixes fit."""
-    chosen: dict[int, tuple[_Fit, str]] = {}
-    used: set[str] = set()
-
-    def choose(i: int, fit: _Fit, how: str) -> None:
-        chosen[i] = fit, how
-        used.update(fit.names.values())
-
-    def open_fits(i: int) -> list[_Fit]:
-        return [fit for fit in fits[i] if used.isdisjoint(fit.names.values())]
-
-    for i, target in enumerate(targets):
-        named = [fit for fit in open_fits(i) if fit.prefix == target.place.path]
-        if named:
-            choose(i, named[0], "name")
-    changed = True
-    while changed:
-        changed = False
-        for i in range(len(targets)):
-            if i in chosen:
-                continue
-            left = open_fits(i)
-            wanted_elsewhere = {
-                name
-                for j in range(len(targets))
-                if j != i and j not in chosen
-                for fit in open_fits(j)
-                for name in fit.names.values()
-            }
-            if len(left) == 1 and wanted_elsewhere.isdisjoint(left[0].names.values()):
-                choose(i, left[0], "the only one that fits")
-                changed = True
-        changed = changed or _by_order(targets, chosen, open_fits, choose)
-    ambiguous = {
-        targets[i].place.path: [fit.prefix for fit in left]
-        for i in range(len(targets))
-        if i not in chosen and (left := open_fits(i))
-    }
-    return [(targets[i], *chosen[i]) for i in sorted(chosen)], ambiguous
-
-
-def _by_order(targets: list[Target], chosen: Any, open_fits: Any, choose: Any) -> bool:
-    """Pairs places with as many prefixes, all of which fit all of them; whether there were any."""
-    for i in range(len(targets)):
-        if i in chosen or not (left := open_fits(i)):
-            continue
-        names = [tuple(fit.names.values()) for fit in left]
-        alike = [
-            j
-            for j in range(len(targets))
-            if j not in chosen and [tuple(f.names.values()) for f in open_fits(j)] == names
-        ]
-        if len(alike) == len(left) and len({name for group in names for name in group}) == sum(
-            map(len, names)
-        ):
-            options = {j: open_fits(j) for j in alike}
-            for number, j in enumerate(alike):
-                choose(j, options[j][number], "order")
-            return True
-    return False
 
 
 def _stacked(copies: Mapping[tuple[int, ...], np.ndarray]) -> Any:

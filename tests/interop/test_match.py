@@ -117,6 +117,27 @@ def test_a_square_kernel_is_turned_as_the_others_are():
     assert plan.ambiguous == {"dense_1": ["1", "1"]}
 
 
+def gru(name, before, size):
+    shapes = {"kernel": (before, 3 * size), "recurrent_kernel": (size, 3 * size)}
+    arrays = {f"{name}/{key}": draw(*shape) for key, shape in shapes.items()}
+    return arrays | {f"{name}/bias": draw(2, 3 * size)}
+
+
+def test_the_halves_of_a_bidirectional_layer_are_told_by_their_names():
+    model = jl.serial(jl.bidirectional(jl.GRU(3)), jl.bidirectional(jl.GRU(3)))
+    # As sleepecg's files have them: the backward half first.
+    arrays = gru("b/backward_gru/cell", 6, 3) | gru("b/forward_gru/cell", 6, 3)
+    arrays |= gru("b_1/backward_layer/cell", 6, 3) | gru("b_1/forward_layer/cell", 6, 3)
+    plan = jl.interop.match(model, jl.spec((1, 4, 6)), arrays)
+    found = {pair.path: pair.names[0] for pair in plan.matched}
+    assert found == {
+        "bidirectional/forward": "b/forward_gru/cell/kernel",
+        "bidirectional/backward": "b/backward_gru/cell/kernel",
+        "bidirectional_1/forward": "b_1/forward_layer/cell/kernel",
+        "bidirectional_1/backward": "b_1/backward_layer/cell/kernel",
+    }
+
+
 def test_errors():
     match = jl.interop.match
     with pytest.raises(jl.InteropError, match="the rule 'stem -> conv' matches nothing"):
