@@ -106,8 +106,10 @@ $(VENV)/.bench: $(BIN)/python $(DEPS)
 $(VENV)/.conformance: $(VENV)/.test
 	$(BIN)/python -m pip install -q torch==2.13.0 transformers==5.24.0 && touch $@
 
-# Only their files are wanted: without what they depend on, and where nothing else is.
+# Only their files are wanted: without what they depend on, and where nothing else is. LiteRT runs
+# one of them, where there is a wheel for it.
 $(VENV)/.pretrained: $(VENV)/.conformance
+	-$(BIN)/python -m pip install -q ai-edge-litert
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/pretrained \
 	    sleepecg==0.6.0 basic-pitch==0.4.0 magika==1.0.3 silero-vad==6.2.3 Resemblyzer==0.1.4 \
 	    rxnmapper==0.4.3

@@ -19,11 +19,15 @@ from ..base.errors import InteropError, public_api
 from ..base.layer import Layer
 from ..base.types import Params, PyTree, State
 from .formats.base import Arrays
+from .formats.graph import GraphArrays
+from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
 from .layouts.base import Layout
 from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
 
+# Libraries whose arrays are told by their names.
+_BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
 _COLLECTIONS = re.compile("^(params|batch_stats|model|state_dict|module|variables)/")
@@ -67,12 +71,17 @@ class Plan:
         self._arrays, self._pairs = arrays, pairs
         self.library = library
         self.matched = [
-            Pairing(target.place.path, tuple(fit.names.values()), fit.layout.says, how)
+            Pairing(target.place.path, self._in_file(*fit.names.values()), fit.layout.says, how)
             for target, fit, how in pairs
         ]
         self.missing = {target.place.path: dict(target.place.shapes) for target in missing}
-        self.extra = extra
+        self._extra, self.extra = extra, [one for name in extra for one in self._in_file(name)]
         self.ambiguous = ambiguous
+
+    def _in_file(self, *names: str) -> tuple[str, ...]:
+        """What the file calls arrays that are known here by what takes them."""
+        origin = getattr(self._arrays, "origin", {})
+        return tuple(dict.fromkeys(one for name in names for one in origin.get(name, (name,))))
 
     def __str__(self) -> str:
         lines = [
@@ -86,7 +95,10 @@ class Plan:
             near = self.ambiguous.get(path)
             why = f"as well {' or '.join(near)}" if near else f"no arrays for {_shapes(shapes)}"
             lines.append(f"  {path:<{width}} <- ?  ({why})")
-        lines += [f"  {name}{list(self._arrays[name].shape)} goes nowhere" for name in self.extra]
+        lines += [
+            f"  {', '.join(self._in_file(name))}{list(self._arrays[name].shape)} goes nowhere"
+            for name in self._extra
+        ]
         return "\n".join(lines)
 
     @property
@@ -149,7 +161,8 @@ def match(
         ``state_dict`` with NumPy arrays.
       rules: corrections, a line each: ``"theirs -> ours"`` renames a prefix of theirs (``*`` is any
         part between two separators, on both sides), ``"theirs ->"`` leaves out what it matches.
-      library: ``"torch"``, ``"keras"`` or ``"flax"``; None for the one that fits most layers.
+      library: ``"torch"``, ``"keras"``, ``"flax"``, ``"onnx"`` or ``"tflite"``; None for that
+        of a file that holds a graph, and otherwise for the one that fits most layers.
 
     Returns:
       A ``Plan``; ``plan.load()`` gives ``(params, state)``.
@@ -172,11 +185,20 @@ def match(
     """
     if library is not None and library not in LAYOUTS:
         raise InteropError(f"no layouts of {library!r}", expected=", ".join(LAYOUTS))
+    if isinstance(arrays, GraphArrays) and library in (None, arrays.library):
+        library, arrays = arrays.library, GraphWeights(arrays)
+    elif library in ("onnx", "tflite"):
+        raise InteropError(
+            f"which operator takes an array is what tells the layers of {library} apart",
+            expected=f"the mapping that interop.read gives for a file of {library}",
+            got=type(arrays).__name__,
+            hint='rules=["theirs ->"] leaves arrays out of it',
+        )
     targets = targets_of(model, x)
     names, left_out = _renamed(arrays, rules)
     found = {
         each: _fits(targets, names, arrays, LAYOUTS[each])
-        for each in ([library] if library else LAYOUTS)
+        for each in ([library] if library else _BY_NAMES)
     }
     for fits in found.values():
         _turned(fits)
@@ -205,6 +227,13 @@ def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[
         parts = [re.escape(part) for part in theirs.replace(".", "/").split("*")]
         pattern = re.compile("^" + "([^/]+)".join(parts) + "(?=/|$)")
         matched = [name for name, path in split.items() if pattern.search(path)]
+        if not matched and not ours:
+            origin = getattr(arrays, "origin", {})
+            matched = [
+                name
+                for name in split
+                if any(pattern.search(one.replace(".", "/")) for one in origin.get(name, ()))
+            ]
         if not matched:
             raise InteropError(f"the rule {rule!r} matches nothing", got=", ".join(list(split)[:8]))
         if not ours:
