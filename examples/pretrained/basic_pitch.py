@@ -76,7 +76,7 @@ def network():
 
 
 def recording():
-    """Three chords in a room that hums, cut as basic-pitch cuts audio: (2, 43844, 1).
+    """Three chords over pink noise, cut as basic-pitch cuts audio: (2, 43844, 1).
 
     Each window is scaled by its quietest place. Where that is not silence, which begins the first
     and ends the last window here, the rounding of a deep null scales a whole window: then the
@@ -85,8 +85,8 @@ def recording():
     random = np.random.default_rng(0)
     time = np.arange(70000) / RATE
     spectrum = np.fft.rfft(random.standard_normal(time.size))
-    hum = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(time.size, 1 / RATE), 20) ** 0.5)
-    audio = 0.03 * hum / hum.std()
+    noise = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(time.size, 1 / RATE), 20) ** 0.5)
+    audio = 0.03 * noise / noise.std()
     for start, pitches in ((0.1, (48, 60, 64, 67)), (1.1, (45, 57, 60, 64)), (2.3, (41, 65, 69))):
         since = np.maximum(time - start, 0)
         for pitch in pitches:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..base.errors import InteropError, public_api
@@ -23,6 +22,7 @@ from .formats.graph import GraphArrays
 from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
 from .layouts.base import Layout
+from .loading import Stack, release
 from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
 
@@ -74,6 +74,11 @@ class Plan:
             Pairing(target.place.path, self._in_file(*fit.names.values()), fit.layout.says, how)
             for target, fit, how in pairs
         ]
+        self._counts: dict[tuple[int, str], tuple[int, ...]] = {}
+        for target in [*(target for target, _, _ in pairs), *missing]:
+            for collection, path, copy in target.arrays.values():
+                most = self._counts.get((collection, path), copy)
+                self._counts[collection, path] = tuple(map(max, most, (n + 1 for n in copy)))
         self.missing = {target.place.path: dict(target.place.shapes) for target in missing}
         self._extra, self.extra = extra, [one for name in extra for one in self._in_file(name)]
         self.ambiguous = ambiguous
@@ -123,19 +128,22 @@ class Plan:
                 got="\n" + str(self),
                 hint='match(..., rules=["theirs -> ours"]), "theirs ->" for what is left out',
             )
-        stacked: dict[tuple[int, str], dict[tuple[int, ...], np.ndarray]] = {}
+        stacks = {key: Stack(counts) for key, counts in self._counts.items()}
         for target, fit, _ in self._pairs:
             given = {name: np.asarray(self._arrays[full]) for name, full in fit.names.items()}
             for name, array in fit.layout.convert(given, target.place).items():
                 collection, path, copy = target.arrays[name]
-                stacked.setdefault((collection, path), {})[copy] = array
+                stacks[collection, path].put(copy, array)
+            release(given)
         trees: tuple[Params, State] = ({}, {})
-        for (collection, path), copies in stacked.items():
-            *above, name = path.split("/")
-            node = trees[collection]
-            for step in above:
-                node = node.setdefault(step, {})
-            node[name] = _stacked(copies)
+        for (collection, path), stack in stacks.items():
+            # Where one copy has no arrays, none of that parameter is loaded.
+            if stack.complete:
+                *above, name = path.split("/")
+                node = trees[collection]
+                for step in above:
+                    node = node.setdefault(step, {})
+                node[name] = stack.value()
         return trees
 
 
@@ -337,16 +345,6 @@ def _has_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]], target: T
     except (ValueError, KeyError, IndexError, TypeError):
         return False
     return {name: array.shape for name, array in made.items()} == target.place.shapes
-
-
-def _stacked(copies: Mapping[tuple[int, ...], np.ndarray]) -> Any:
-    """One array, or those of all copies stacked."""
-    if () in copies:
-        return jnp.asarray(copies[()])
-    sizes = tuple(max(place) + 1 for place in zip(*copies, strict=True))
-    return jnp.asarray(
-        np.stack([copies[c] for c in sorted(copies)]).reshape(*sizes, *copies[min(copies)].shape)
-    )
 
 
 def _join(prefix: str, name: str) -> str:

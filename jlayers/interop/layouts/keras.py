@@ -55,7 +55,11 @@ LAYOUTS = (
         "Keras ConvTranspose: flipped", ("ConvTranspose",), ("kernel",), ("bias",), _conv_transpose
     ),
     Layout(
-        "Keras Embedding", ("Embedding",), ("embeddings",), (), renamed({"embeddings": "embedding"})
+        "Keras Embedding",
+        ("Embedding", "PositionEmbedding"),
+        ("embeddings",),
+        (),
+        renamed({"embeddings": "embedding"}),
     ),
     Layout(
         "Keras BatchNormalization",

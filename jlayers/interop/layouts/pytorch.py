@@ -133,7 +133,13 @@ LAYOUTS = (
         ("bias",),
         _conv_transpose,
     ),
-    Layout("torch Embedding", ("Embedding",), ("weight",), (), renamed({"weight": "embedding"})),
+    Layout(
+        "torch Embedding",
+        ("Embedding", "PositionEmbedding"),
+        ("weight",),
+        (),
+        renamed({"weight": "embedding"}),
+    ),
     Layout(
         "torch norm",
         _NORMS,
