@@ -30,7 +30,9 @@ from .places import Target, targets_of
 _BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
-_COLLECTIONS = re.compile("^(params|batch_stats|model|state_dict|module|variables)/")
+_COLLECTIONS = re.compile("^(params|state|batch_stats|model|state_dict|module|variables)/")
+# As Keras 1 names weights: dense_1/dense_1_W.
+_OF_LAYER = re.compile(r"(^|/)([^/]+)/\2_(?=[^/]+$)")
 
 
 class Pairing(NamedTuple):
@@ -169,8 +171,8 @@ def match(
         ``state_dict`` with NumPy arrays.
       rules: corrections, a line each: ``"theirs -> ours"`` renames a prefix of theirs (``*`` is any
         part between two separators, on both sides), ``"theirs ->"`` leaves out what it matches.
-      library: ``"torch"``, ``"keras"``, ``"flax"``, ``"onnx"`` or ``"tflite"``; None for that
-        of a file that holds a graph, and otherwise for the one that fits most layers.
+      library: ``"torch"``, ``"keras"``, ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None
+        for that of a file that holds a graph, and otherwise for the one that fits most layers.
 
     Returns:
       A ``Plan``; ``plan.load()`` gives ``(params, state)``.
@@ -226,7 +228,10 @@ def match(
 
 def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[str]]:
     """The names with ``/`` between their parts, as the rules make them, and those left out."""
-    split = {name: _COLLECTIONS.sub("", name.replace(".", "/")) for name in arrays}
+    split = {
+        name: _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
+        for name in arrays
+    }
     left_out: set[str] = set()
     for rule in rules:
         theirs, arrow, ours = (part.strip() for part in rule.partition("->"))
