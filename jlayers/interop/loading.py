@@ -41,7 +41,8 @@ class Stack:
             wider = _empty(self._values.shape, both)
             np.copyto(wider, self._values)
             self._values = wider
-        np.copyto(self._values[(*copy, ...)], array)
+        where: Any = (*copy, ...)  # a view, of a single number too
+        np.copyto(self._values[where], array)
         self._left -= 1
 
     @property
@@ -51,7 +52,8 @@ class Stack:
 
     def value(self) -> jax.Array:
         # asarray would copy what device_put takes over on the host.
-        return jax.device_put(self._values)
+        made: jax.Array = jax.device_put(self._values)
+        return made
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

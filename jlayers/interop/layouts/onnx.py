@@ -78,11 +78,11 @@ def _of(graph: Graph, node: Node) -> Iterator[Found]:
 def _recurrent(graph: Graph, node: Node, kernel: Constant, recurrent: Constant) -> Iterator[Found]:
     bias = graph.constant(node, 3)
     usual = _USUAL[node.operator].split() * kernel.array.shape[0]
-    functions = node.attributes.get("activations") or usual
+    functions: Any = node.attributes.get("activations") or usual
     # Peepholes, clipped cells and other activations are not these layers.
     if "clip" in node.attributes or graph.constant(node, 7):
         return
-    if [str(name).lower() for name in functions] != usual:  # type: ignore[attr-defined]
+    if [str(name).lower() for name in functions] != usual:
         return
     size = kernel.array.shape[0]
     for number, part in enumerate(("forward", "backward") if size == 2 else ("",)):
