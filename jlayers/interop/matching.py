@@ -18,10 +18,12 @@ import numpy as np
 from ..base.errors import InteropError, public_api
 from ..base.layer import Layer
 from ..base.types import Params, PyTree, State
+from .exporting import export_plan
 from .formats.base import Arrays
 from .layouts import LAYOUTS
-from .layouts.base import Layout
+from .layouts.base import Layout, has_shapes
 from .places import Target, targets_of
+from .rules import renamed
 
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
@@ -77,7 +79,7 @@ class Plan:
         extra: list[str],
         ambiguous: dict[str, list[str]],
     ):
-        self._arrays, self._pairs = arrays, pairs
+        self._arrays, self._pairs, self._missing = arrays, pairs, missing
         self.library = library
         self.matched = [
             Pairing(target.place.path, tuple(fit.names.values()), fit.layout.says, how)
@@ -138,6 +140,40 @@ class Plan:
                 node = node.setdefault(step, {})
             node[name] = _stacked(copies)
         return trees
+
+    @public_api
+    def export(
+        self, params: Params, state: State | None = None, *, strict: bool = True
+    ) -> dict[str, np.ndarray]:
+        """The way back: arrays under the names and in the layouts of the file.
+
+        Args:
+          params, state: of the model that the plan is for, such as ``load`` gave before training.
+          strict: whether a plan that is not complete is an error; otherwise what it does not match
+            has the path here for a name, and what goes nowhere is left out.
+
+        Returns:
+          NumPy arrays by name, of the dtypes that ours have. Counters of the library are those of
+          the file, arrays that shared memory there do so again, and what a rule left out is left
+          out.
+
+        Raises:
+          InteropError: where the plan is not complete, or these are not parameters of its model.
+        """
+        if strict and not self.complete:
+            raise InteropError(
+                "a plan that is not complete cannot be exported",
+                got="\n" + str(self),
+                hint="strict=False: layers without arrays keep the names that they have here",
+            )
+        return export_plan(
+            self.library,
+            self._arrays,
+            [(target, fit.layout, fit.names) for target, fit, _ in self._pairs],
+            self._missing,
+            params,
+            state,
+        )
 
 
 @public_api
@@ -209,28 +245,8 @@ def match(
 def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[str]]:
     """The names with ``/`` between their parts, as the rules make them, and those left out."""
     split = {name: _COLLECTIONS.sub("", name.replace(".", "/")) for name in arrays}
-    left_out: set[str] = set()
-    for rule in rules:
-        theirs, arrow, ours = (part.strip() for part in rule.partition("->"))
-        if not arrow:
-            raise InteropError(f"a rule must have an arrow, as 'theirs -> ours': {rule!r}")
-        parts = [re.escape(part) for part in theirs.replace(".", "/").split("*")]
-        pattern = re.compile("^" + "([^/]+)".join(parts) + "(?=/|$)")
-        matched = [name for name, path in split.items() if pattern.search(path)]
-        if not matched:
-            raise InteropError(f"the rule {rule!r} matches nothing", got=", ".join(list(split)[:8]))
-        if not ours:
-            left_out.update(matched)
-            continue
-        pieces = ours.replace(".", "/").split("*")
-
-        def replaced(found: re.Match[str], pieces: list[str] = pieces) -> str:
-            values = iter(found.groups())
-            return pieces[0] + "".join(next(values, "") + piece for piece in pieces[1:])
-
-        for name in matched:
-            split[name] = pattern.sub(replaced, split[name])
-    return {path: name for name, path in split.items() if name not in left_out}, left_out
+    split, left_out = renamed(split, rules)
+    return {path: name for name, path in split.items()}, left_out
 
 
 def _fits(
@@ -263,8 +279,8 @@ def _fits(
                     for name in (*layout.needs, *layout.may)
                     if _join(prefix, name) in names
                 }
-                if given.keys() >= set(layout.needs) and _has_shapes(
-                    layout, {name: shapes[path] for name, path in given.items()}, target
+                if given.keys() >= set(layout.needs) and has_shapes(
+                    layout, {name: shapes[path] for name, path in given.items()}, target.place
                 ):
                     here.append(_Fit(prefix, layout, {n: names[p] for n, p in given.items()}))
         found.append(sorted(here, key=first))
@@ -296,17 +312,6 @@ def _turned(fits: list[list[_Fit]]) -> None:
 
 def _as_it_is(weights: Mapping[str, np.ndarray], place: Any) -> dict[str, np.ndarray]:
     return dict(weights)
-
-
-def _has_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]], target: Target) -> bool:
-    """Whether the layout gives the place's arrays for arrays of these shapes."""
-    # A number each, seen as often as there are elements: nothing of the size of the file.
-    stand_ins = {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
-    try:
-        made = layout.convert(stand_ins, target.place)
-    except (ValueError, KeyError, IndexError, TypeError):
-        return False
-    return {name: array.shape for name, array in made.items()} == target.place.shapes
 
 
 def _paired(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from ...base.errors import InteropError
-from .base import Arrays, Format, register
+from .base import NUMPY_DTYPES, Arrays, Format, Writer, register
 from .hdf5 import damage
 from .mapped import map_file
 from .zipped import Archive
@@ -56,9 +57,32 @@ def _array(where: str, data: memoryview) -> np.ndarray:
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
+def _write_npy(path: Path, arrays: Arrays) -> None:
+    if len(arrays) != 1:
+        raise InteropError("a .npy file has one array", got=str(len(arrays)), hint="a .npz file")
+    (array,) = arrays.values()
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _write_npz(path: Path, arrays: Arrays) -> None:
+    # np.savez takes names as keywords, of which it has some of its own.
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
 def _is_npz(path: Path, start: bytes) -> bool:
     return start.startswith(b"PK\x03\x04") and path.suffix == ".npz"
 
 
-register(Format("npy", lambda path, start: start.startswith(b"\x93NUMPY"), _read_npy))
-register(Format("npz", _is_npz, _read_npz))
+register(
+    Format(
+        "npy",
+        lambda path, start: start.startswith(b"\x93NUMPY"),
+        _read_npy,
+        writer=Writer(_write_npy, (".npy",), NUMPY_DTYPES),
+    )
+)
+register(Format("npz", _is_npz, _read_npz, writer=Writer(_write_npz, (".npz",), NUMPY_DTYPES)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Layout, Place, Weights, gru_biases, renamed
+from .base import Layout, Place, Shapes, Weights, gru_biases, renamed, with_bias
 
 _NORM = {"gamma": "scale", "beta": "bias"}
 
@@ -22,6 +22,20 @@ def _conv_transpose(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     if not place.options.get("transpose_kernel"):
         kernel = np.swapaxes(np.flip(kernel, tuple(range(kernel.ndim - 2))), -1, -2)
     return {"kernel": kernel} | _bias(weights)
+
+
+def _conv_transpose_shapes(place: Place) -> Shapes:
+    *size, before, after = place.shapes["kernel"]
+    if place.options.get("transpose_kernel"):
+        before, after = after, before
+    return with_bias({"kernel": (*size, after, before)}, place)
+
+
+def _gru_shapes(place: Place) -> Shapes:
+    shapes = {name: place.shapes[name] for name in _RECURRENT}
+    if "recurrent_bias" in place.shapes:
+        return shapes | {"bias": (2, *place.shapes["bias"])}
+    return with_bias(shapes, place)
 
 
 def _gru(weights: Weights, place: Place) -> dict[str, np.ndarray]:
@@ -52,7 +66,12 @@ LAYOUTS = (
     ),
     Layout("Keras DepthwiseConv", ("Conv",), ("kernel",), ("bias",), _depthwise),
     Layout(
-        "Keras ConvTranspose: flipped", ("ConvTranspose",), ("kernel",), ("bias",), _conv_transpose
+        "Keras ConvTranspose: flipped",
+        ("ConvTranspose",),
+        ("kernel",),
+        ("bias",),
+        _conv_transpose,
+        _conv_transpose_shapes,
     ),
     Layout(
         "Keras Embedding", ("Embedding",), ("embeddings",), (), renamed({"embeddings": "embedding"})
@@ -73,6 +92,6 @@ LAYOUTS = (
         ("bias",),
         renamed({name: name for name in (*_RECURRENT, "bias")}),
     ),
-    Layout("Keras GRU: r before z", ("GRU",), _RECURRENT, ("bias",), _gru),
+    Layout("Keras GRU: r before z", ("GRU",), _RECURRENT, ("bias",), _gru, _gru_shapes),
     Layout("Keras PReLU", ("PReLU",), ("alpha",), (), renamed({"alpha": "slope"})),
 )
