@@ -1,4 +1,4 @@
-"""Directories that appear complete under their name, or not at all, whatever dies while writing.
+"""Directories and files that appear complete under their name, or not at all.
 
 How to read this file: ``atomic_directory`` fills a hidden directory ``.NAME.writing-1a2b3c4d`` and
 renames it. The writer holds a lock on it, which the system drops when the process dies, so that
@@ -56,6 +56,26 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         os.close(lock)
     for previous in replaced:
         _delete(previous)
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A path to write a file to, renamed to ``target`` at the end; an existing one is replaced.
+
+    Nothing is left behind if anything fails, and an existing file is what it was.
+
+    Raises:
+      OSError: if the system cannot create, sync or rename it.
+    """
+    temporary = _temporary(target, "writing")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(target.parent)
 
 
 def _create_locked(target: Path) -> tuple[Path, int]:

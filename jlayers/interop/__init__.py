@@ -1,7 +1,23 @@
 """Weights from and to other libraries: files, what goes where, and proof that it is the same."""
 
+from .exporting import export_state_dict
 from .formats import FORMATS, Format
 from .matching import Pairing, Plan, match
 from .reading import read
+from .report import Report, Row
+from .verification import verify
+from .writing import write
 
-__all__ = ["FORMATS", "Format", "Pairing", "Plan", "match", "read"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Pairing",
+    "Plan",
+    "Report",
+    "Row",
+    "export_state_dict",
+    "match",
+    "read",
+    "verify",
+    "write",
+]

@@ -17,14 +17,16 @@ import numpy as np
 from ..base.errors import InteropError, public_api
 from ..base.layer import Layer
 from ..base.types import Params, PyTree, State
+from .exporting import export_plan
 from .formats.base import Arrays
 from .formats.graph import GraphArrays
 from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
-from .layouts.base import Layout
+from .layouts.base import Layout, Place, has_shapes
 from .loading import Stack, release
 from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
+from .rules import renamed
 
 # Libraries whose arrays are told by their names.
 _BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
@@ -70,7 +72,7 @@ class Plan:
         extra: list[str],
         ambiguous: dict[str, list[str]],
     ):
-        self._arrays, self._pairs = arrays, pairs
+        self._arrays, self._pairs, self._missing = arrays, pairs, missing
         self.library = library
         self.matched = [
             Pairing(target.place.path, self._in_file(*fit.names.values()), fit.layout.says, how)
@@ -147,6 +149,40 @@ class Plan:
                     node = node.setdefault(step, {})
                 node[name] = stack.value()
         return trees
+
+    @public_api
+    def export(
+        self, params: Params, state: State | None = None, *, strict: bool = True
+    ) -> dict[str, np.ndarray]:
+        """The way back: arrays under the names and in the layouts of the file.
+
+        Args:
+          params, state: of the model that the plan is for, such as ``load`` gave before training.
+          strict: whether a plan that is not complete is an error; otherwise what it does not match
+            has the path here for a name, and what goes nowhere is left out.
+
+        Returns:
+          NumPy arrays by name, of the dtypes that ours have. Counters of the library are those of
+          the file, arrays that shared memory there do so again, and what a rule left out is left
+          out.
+
+        Raises:
+          InteropError: where the plan is not complete, or these are not parameters of its model.
+        """
+        if strict and not self.complete:
+            raise InteropError(
+                "a plan that is not complete cannot be exported",
+                got="\n" + str(self),
+                hint="strict=False: layers without arrays keep the names that they have here",
+            )
+        return export_plan(
+            self.library,
+            self._arrays,
+            [(target, fit.layout, fit.names) for target, fit, _ in self._pairs],
+            self._missing,
+            params,
+            state,
+        )
 
 
 @public_api
@@ -232,35 +268,8 @@ def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[
         name: _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
         for name in arrays
     }
-    left_out: set[str] = set()
-    for rule in rules:
-        theirs, arrow, ours = (part.strip() for part in rule.partition("->"))
-        if not arrow:
-            raise InteropError(f"a rule must have an arrow, as 'theirs -> ours': {rule!r}")
-        parts = [re.escape(part) for part in theirs.replace(".", "/").split("*")]
-        pattern = re.compile("^" + "([^/]+)".join(parts) + "(?=/|$)")
-        matched = [name for name, path in split.items() if pattern.search(path)]
-        if not matched and not ours:
-            origin = getattr(arrays, "origin", {})
-            matched = [
-                name
-                for name in split
-                if any(pattern.search(one.replace(".", "/")) for one in origin.get(name, ()))
-            ]
-        if not matched:
-            raise InteropError(f"the rule {rule!r} matches nothing", got=", ".join(list(split)[:8]))
-        if not ours:
-            left_out.update(matched)
-            continue
-        pieces = ours.replace(".", "/").split("*")
-
-        def replaced(found: re.Match[str], pieces: list[str] = pieces) -> str:
-            values = iter(found.groups())
-            return pieces[0] + "".join(next(values, "") + piece for piece in pieces[1:])
-
-        for name in matched:
-            split[name] = pattern.sub(replaced, split[name])
-    return {path: name for name, path in split.items() if name not in left_out}, left_out
+    split, left_out = renamed(split, rules, getattr(arrays, "origin", {}))
+    return {path: name for name, path in split.items()}, left_out
 
 
 def _fits(
@@ -285,10 +294,10 @@ def _fits(
     # Copies of a block ask the same again and again.
     known: dict[object, bool] = {}
 
-    def has_shapes(layout: Layout, theirs: dict[str, tuple[int, ...]], target: Target) -> bool:
+    def asked(layout: Layout, theirs: dict[str, tuple[int, ...]], place: Place) -> bool:
         key = (layout.says, layout.needs, *theirs.items(), kind)
         if key not in known:
-            known[key] = _has_shapes(layout, theirs, target)
+            known[key] = has_shapes(layout, theirs, place)
         return known[key]
 
     found = []
@@ -308,7 +317,7 @@ def _fits(
                     continue
                 fit = Fit(prefix, layout, {n: names[p] for n, p in given.items()})
                 theirs = {name: shapes[path] for name, path in given.items()}
-                if has_shapes(layout, theirs, target) and not other_direction(target.place, fit):
+                if asked(layout, theirs, target.place) and not other_direction(target.place, fit):
                     here.append(fit)
         found.append(sorted(here, key=first))
     return found
@@ -339,17 +348,6 @@ def _turned(fits: list[list[Fit]]) -> None:
 
 def _as_it_is(weights: Mapping[str, np.ndarray], place: Any) -> dict[str, np.ndarray]:
     return dict(weights)
-
-
-def _has_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]], target: Target) -> bool:
-    """Whether the layout gives the place's arrays for arrays of these shapes."""
-    # A number each, seen as often as there are elements: nothing of the size of the file.
-    stand_ins = {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
-    try:
-        made = layout.convert(stand_ins, target.place)
-    except (ValueError, KeyError, IndexError, TypeError):
-        return False
-    return {name: array.shape for name, array in made.items()} == target.place.shapes
 
 
 def _join(prefix: str, name: str) -> str:

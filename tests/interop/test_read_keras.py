@@ -365,7 +365,7 @@ def test_names_that_are_not_there(tmp_path):
 
 def test_without_h5py(saved, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(jl.InteropError, match="read by h5py, which is not installed") as error:
+    with pytest.raises(jl.InteropError, match="needs h5py, which is not installed") as error:
         interop.read(saved / "model.h5")
     assert "pip install 'jlayers[interop]'" in str(error.value)
 

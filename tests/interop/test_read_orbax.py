@@ -102,7 +102,7 @@ def test_a_folder_of_steps(tmp_path):
 def test_without_orbax(tmp_path, monkeypatch):
     path = with_zarr(tmp_path)
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-    with pytest.raises(jl.InteropError, match="read by orbax-checkpoint, which is not") as error:
+    with pytest.raises(jl.InteropError, match="needs orbax-checkpoint, which is not") as error:
         interop.read(path)
     assert "pip install 'jlayers[interop]'" in str(error.value)
 

@@ -97,7 +97,9 @@ EXPERT = jl.serial(jl.Dense(6), jnp.tanh, jl.Dense(3))
 INSTANCES = {
     "dense": Instance(jl.Dense(3), VECTOR),
     "dense of steps, no bias": Instance(jl.Dense(3, bias=False), STEPS, full=True),
-    "dense over two axes, two of features": Instance(jl.Dense((2, 3), axis=(1, -1)), IMAGE),
+    "dense over two axes, two of features": Instance(
+        jl.Dense((2, 3), axis=(1, -1)), IMAGE, full=True
+    ),
     "affine": Instance(jl.Affine(), STEPS),
     "affine, scale alone": Instance(jl.Affine(bias=False), VECTOR, full=True),
     "affine, bias alone": Instance(jl.Affine(scale=False), VECTOR, full=True),
@@ -121,16 +123,21 @@ INSTANCES = {
         jl.EmbeddingBag(7, 3, mode="sum"),
         {"ids": jl.spec((2, 5, 4), jnp.int32), "weights": STEPS},
         same_dtype=False,
+        full=True,
     ),
     "embedding bag of flat ids": Instance(
         jl.EmbeddingBag(7, 3, mode="max"),
         {"ids": jl.spec((6,), jnp.int32), "offsets": np.array([0, 2, 2], "int32")},
         None,
+        full=True,
     ),
     # What it passes straight through are gradients that differences do not have.
     "vector quantizer": Instance(jl.VectorQuantizer(6), STEPS, differences=False),
     "vector quantizer, moving averages": Instance(
-        jl.VectorQuantizer(6, decay=0.9), STEPS, differences=False
+        jl.VectorQuantizer(6, decay=0.9),
+        STEPS,
+        differences=False,
+        full=True,
     ),
     "tied": Instance(jl.tied(jl.Embedding(7, 3), jl.LSTM(3), bias=True, soft_cap=2.0), IDS),
     "position embedding": Instance(jl.PositionEmbedding(32), STEPS),
@@ -146,13 +153,15 @@ INSTANCES = {
     "conv, reverse causal": Instance(jl.Conv(3, 3, padding="REVERSE_CAUSAL"), STEPS, full=True),
     "conv, full": Instance(jl.Conv(3, 3, padding="FULL", strides=2), STEPS, full=True),
     "conv, same lower": Instance(jl.Conv(3, 2, padding="SAME_LOWER"), STEPS, full=True),
-    "conv, reflected": Instance(jl.Conv(3, (3, 4), padding="REFLECT"), IMAGE),
+    "conv, reflected": Instance(jl.Conv(3, (3, 4), padding="REFLECT"), IMAGE, full=True),
     "conv, replicated": Instance(
         jl.Conv(3, 3, padding=((1, 2),), padding_mode="replicate"), STEPS, full=True
     ),
     "conv, circular": Instance(jl.Conv(3, 3, padding="CIRCULAR", dilation=2), STEPS, full=True),
     "conv, dilated input": Instance(
-        jl.Conv(3, 3, input_dilation=2, strides=(3, 1), padding="SAME"), IMAGE
+        jl.Conv(3, 3, input_dilation=2, strides=(3, 1), padding="SAME"),
+        IMAGE,
+        full=True,
     ),
     "conv of steps, dilated input": Instance(
         jl.Conv(3, 3, input_dilation=3, padding=1), STEPS, full=True
@@ -162,7 +171,9 @@ INSTANCES = {
     ),
     "conv 3-D": Instance(jl.Conv(3, 2, bias=False), VOLUME, full=True),
     "transposed conv": Instance(jl.ConvTranspose(3, (2, 3), strides=2, padding="SAME"), IMAGE),
-    "transposed conv, causal": Instance(jl.ConvTranspose(3, 5, strides=2, padding="CAUSAL"), STEPS),
+    "transposed conv, causal": Instance(
+        jl.ConvTranspose(3, 5, strides=2, padding="CAUSAL"), STEPS, full=True
+    ),
     "transposed conv, causal, short": Instance(
         jl.ConvTranspose(3, (2, 3), strides=(3, 2), padding=("CAUSAL", "SAME")), IMAGE, full=True
     ),
@@ -174,6 +185,7 @@ INSTANCES = {
             4, 3, strides=2, cropping=1, output_padding=1, groups=2, transpose_kernel=True
         ),
         IMAGE,
+        full=True,
     ),
     "transposed conv in groups": Instance(
         jl.ConvTranspose(4, 3, groups=2, dilation=2), STEPS, full=True
@@ -208,7 +220,9 @@ INSTANCES = {
         jl.AvgPool(2, padding=1, count_include_pad=True), STEPS, full=True
     ),
     "max pool, dilated": Instance(
-        jl.MaxPool((2, 3), strides=2, padding=(0, 1), dilation=2, ceil_mode=True), IMAGE
+        jl.MaxPool((2, 3), strides=2, padding=(0, 1), dilation=2, ceil_mode=True),
+        IMAGE,
+        full=True,
     ),
     "average pool, to the last pixel": Instance(
         jl.AvgPool(2, strides=3, padding=1, ceil_mode=True, count_include_pad=True),
@@ -231,7 +245,7 @@ INSTANCES = {
     "blur pool": Instance(jl.BlurPool((3, 4), strides=(2, 1)), IMAGE),
     "fractional max pool": Instance(jl.FractionalMaxPool(2, sizes=(4, 3)), IMAGE),
     "attention pool": Instance(jl.AttentionPool(), STEPS),
-    "attention pool, additive": Instance(jl.AttentionPool(2, hidden_features=3), IMAGE),
+    "attention pool, additive": Instance(jl.AttentionPool(2, hidden_features=3), IMAGE, full=True),
     "global min pool": Instance(jl.GlobalMinPool(), IMAGE),
     "global sum pool": Instance(jl.GlobalSumPool(), IMAGE),
     "global average pool": Instance(jl.GlobalAvgPool(), IMAGE),
@@ -323,7 +337,10 @@ INSTANCES = {
         full=True,
     ),
     "graph attention, features of edges": Instance(
-        jl.GraphAttention(2, 3, edge_features=True), GRAPH._replace(edges=jl.spec((6, 2))), None
+        jl.GraphAttention(2, 3, edge_features=True),
+        GRAPH._replace(edges=jl.spec((6, 2))),
+        None,
+        full=True,
     ),
     "message passing": Instance(
         jl.MessagePassing(
@@ -338,7 +355,7 @@ INSTANCES = {
     "on nodes": Instance(jl.on_nodes(jl.serial(jl.Dense(3), jl.BatchNorm())), GRAPH, None),
     "graph pool": Instance(jl.GraphPool(), GRAPH, None),
     "dropout": Instance(jl.Dropout(0.4), STEPS),
-    "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_axes=1), STEPS),
+    "dropout, the same at all steps": Instance(jl.Dropout(0.4, shared_axes=1), STEPS, full=True),
     "dropout, shared by rows and pixels": Instance(
         jl.Dropout(0.4, shared_axes=(0, -2)), IMAGE, full=True
     ),
@@ -356,15 +373,20 @@ INSTANCES = {
     ),
     "activity penalty": Instance(jl.ActivityPenalty(l1=0.1, l2=0.2), STEPS),
     "batch norm": Instance(jl.BatchNorm(momentum=0.9), IMAGE),
-    "batch norm, debiased": Instance(jl.BatchNorm(debiased=True, unbiased=True), STEPS),
+    "batch norm, debiased": Instance(jl.BatchNorm(debiased=True, unbiased=True), STEPS, full=True),
     "batch norm, mean of batches": Instance(jl.BatchNorm(momentum=None), VECTOR, full=True),
-    "batch norm of rows and channels": Instance(jl.BatchNorm(feature_axes=(1, 3)), IMAGE),
+    "batch norm of rows and channels": Instance(
+        jl.BatchNorm(feature_axes=(1, 3)), IMAGE, full=True
+    ),
     # With room for r and d, whose gradients it leaves out, differences would not fit (law 6).
     "batch renorm": Instance(jl.BatchRenorm(max_scale=1.0, max_shift=0.0), STEPS),
     "batch norm, plain": Instance(jl.BatchNorm(scale=False, bias=False), VECTOR, full=True),
     "layer norm": Instance(jl.LayerNorm(), STEPS),
     "layer norm over axes": Instance(
-        jl.LayerNorm(axis=(-2, -1), feature_axes=-1), IMAGE, symbolic_axes=(0,)
+        jl.LayerNorm(axis=(-2, -1), feature_axes=-1),
+        IMAGE,
+        symbolic_axes=(0,),
+        full=True,
     ),
     "layer norm of images": Instance(jl.LayerNorm(axis=(-2, -1)), IMAGE, full=True),
     "layer norm, plain": Instance(jl.LayerNorm(scale=False, bias=False), VECTOR, full=True),
@@ -373,7 +395,9 @@ INSTANCES = {
     "group norm by size": Instance(jl.GroupNorm(group_size=2), STEPS, full=True),
     "instance norm": Instance(jl.InstanceNorm(), IMAGE),
     "instance norm, running": Instance(
-        jl.InstanceNorm(running_statistics=True, unbiased=True), STEPS
+        jl.InstanceNorm(running_statistics=True, unbiased=True),
+        STEPS,
+        full=True,
     ),
     "filter response norm": Instance(jl.FilterResponseNorm(), IMAGE),
     "filter response norm, learned epsilon": Instance(
@@ -387,7 +411,7 @@ INSTANCES = {
     "unit norm of images": Instance(jl.UnitNorm((1, 2)), IMAGE, full=True),
     "local response norm": Instance(jl.LocalResponseNorm(3, alpha=0.5), IMAGE),
     "rms norm": Instance(jl.RMSNorm(), STEPS),
-    "rms norm over axes": Instance(jl.RMSNorm(axis=2, feature_axes=(2, 3)), IMAGE),
+    "rms norm over axes": Instance(jl.RMSNorm(axis=2, feature_axes=(2, 3)), IMAGE, full=True),
     "rms norm, one scale": Instance(jl.RMSNorm(feature_axes=()), STEPS, full=True),
     "rms norm, plain": Instance(jl.RMSNorm(scale=False), VECTOR, full=True),
     "self-attention": Instance(jl.SelfAttention(2), STEPS),
@@ -400,7 +424,9 @@ INSTANCES = {
         symbolic_axes=(0,),  # blocks are counted
     ),
     "self-attention, rotary, in a window": Instance(
-        jl.SelfAttention(2, causal=True, window=3, rope=100.0, soft_cap=2.0), STEPS
+        jl.SelfAttention(2, causal=True, window=3, rope=100.0, soft_cap=2.0),
+        STEPS,
+        full=True,
     ),
     "self-attention, alibi": Instance(
         jl.SelfAttention(2, causal=True, alibi=True), STEPS, full=True
@@ -408,15 +434,19 @@ INSTANCES = {
     "self-attention, a mask and a bias": Instance(
         jl.SelfAttention(2, weights=True),
         {"x": STEPS, "mask": jl.spec((2, 1, 5), bool), "bias": jl.spec((2, 2, 5, 5))},
+        full=True,
     ),
     "self-attention, weights dropped, a gate": Instance(
         jl.SelfAttention(
             2, causal=True, sinks=True, gate=True, qk_norm="rms", dropout_rate=0.3, value_dim=3
         ),
         STEPS,
+        full=True,
     ),
     "self-attention, distances in a table": Instance(
-        jl.SelfAttention(2, window=(2, 1), relative=jl.T5Bias(8, 6)), STEPS
+        jl.SelfAttention(2, window=(2, 1), relative=jl.T5Bias(8, 6)),
+        STEPS,
+        full=True,
     ),
     "self-attention, distances of keys and values": Instance(
         jl.SelfAttention(2, causal=True, relative=jl.ShawPositions(2)), STEPS, full=True
@@ -426,7 +456,9 @@ INSTANCES = {
         {"x": STEPS, "memory": jl.spec((2, 5, 6))},
     ),
     "self-attention, waves of distances": Instance(
-        jl.SelfAttention(2, causal=True, relative=jl.TransformerXLPositions(3)), STEPS
+        jl.SelfAttention(2, causal=True, relative=jl.TransformerXLPositions(3)),
+        STEPS,
+        full=True,
     ),
     "self-attention, a pattern": Instance(
         jl.SelfAttention(2, pattern=lambda q, k: q // 2 == k // 2, rope=jl.Rope(interleaved=True)),
@@ -470,7 +502,9 @@ INSTANCES = {
     ),
     "cross-attention": Instance(jl.CrossAttention(2), (STEPS, jl.spec((2, 3, 6)))),
     "cross-attention, keys and values": Instance(
-        jl.CrossAttention(2, weights=True), (STEPS, jl.spec((2, 3, 6)), jl.spec((2, 3, 7)))
+        jl.CrossAttention(2, weights=True),
+        (STEPS, jl.spec((2, 3, 6)), jl.spec((2, 3, 7))),
+        full=True,
     ),
     "lstm": Instance(jl.LSTM(3), STEPS),
     "lstm, last step, reversed": Instance(
@@ -716,16 +750,24 @@ INSTANCES = {
     ),
     "ensemble": Instance(jl.ensemble(jl.serial(jl.Dense(3), jl.BatchNorm()), 2), VECTOR, 1),
     "ensemble of inputs": Instance(
-        jl.ensemble(jl.Dense(3), 2, shared=False), jl.spec((2, 3, 4)), None, symbolic_axes=(1,)
+        jl.ensemble(jl.Dense(3), 2, shared=False),
+        jl.spec((2, 3, 4)),
+        None,
+        symbolic_axes=(1,),
+        full=True,
     ),
     "mixture of experts": Instance(
         jl.MixtureOfExperts(EXPERT, 3, jitter=0.1, balance_loss=0.1, z_loss=0.1), STEPS
     ),
     "mixture of experts with a capacity": Instance(
-        jl.MixtureOfExperts(EXPERT, 3, capacity_factor=0.75), STEPS
+        jl.MixtureOfExperts(EXPERT, 3, capacity_factor=0.75),
+        STEPS,
+        full=True,
     ),
     "mixture of experts that choose": Instance(
-        jl.MixtureOfExperts(EXPERT, 3, routing="expert_choice"), STEPS
+        jl.MixtureOfExperts(EXPERT, 3, routing="expert_choice"),
+        STEPS,
+        full=True,
     ),
     "bidirectional": Instance(jl.bidirectional(jl.GRU(3)), STEPS),
     "bidirectional, last step": Instance(

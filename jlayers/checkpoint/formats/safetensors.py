@@ -58,14 +58,19 @@ class Safetensors:
     name = "safetensors"
     suffix = ".safetensors"
 
-    def write(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    def write(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        path: Path,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
         # Version 0.8 writes the memory of an array as it lies, whatever its strides are.
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         # The package renames a temporary file that only its owner may read.
         path.touch(exist_ok=False)
         mode = path.stat().st_mode
         try:
-            safetensors.numpy.save_file(contiguous, path)
+            safetensors.numpy.save_file(contiguous, path, metadata)
             path.chmod(mode)
         except safetensors.SafetensorError as error:
             # A full disk, for instance: the number is only in the text.

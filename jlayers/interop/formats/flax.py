@@ -10,18 +10,20 @@ import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import ml_dtypes
 import numpy as np
 
 from ...base.errors import InteropError
-from .base import Arrays, Format, register
+from .base import Arrays, Format, Writer, nested, register
 from .mapped import map_bytes
 
 _MAX_DEPTH = 100
 # A byte of the file can be an object of 64 bytes: these are more than any model has.
 _MAX_OBJECTS = 1_000_000
+# Beyond these bytes Flax stores an array in pieces.
+_MOST_BYTES = 2**30
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 _DTYPES = {
@@ -232,6 +234,55 @@ def _joined(decoder: _Decoder, value: dict[str, Any]) -> np.ndarray:
     return decoder.shaped(whole.view(np.uint8), whole.dtype, sizes)
 
 
+def _write(path: Path, arrays: Arrays) -> None:
+    with path.open("wb") as file:
+        _pack(file, nested(arrays))
+
+
+def _pack(file: BinaryIO, value: Any) -> None:
+    """Writes what ``flax.serialization.msgpack_serialize`` writes of dicts and arrays."""
+    if isinstance(value, dict):
+        file.write(_head("map", len(value)))
+        for key, each in value.items():
+            text = key.encode()
+            file.write(_head("str", len(text)) + text)
+            _pack(file, each)
+    elif isinstance(value, bool):
+        file.write(b"\xc3" if value else b"\xc2")
+    elif isinstance(value, int):
+        file.write(_integer(value))
+    elif value.nbytes > _MOST_BYTES:
+        flat, size = value.reshape(-1), _MOST_BYTES // value.itemsize
+        pieces = [flat[i : i + size] for i in range(0, flat.size, size)]
+        shape = {str(i): n for i, n in enumerate(value.shape)}
+        chunks = {str(i): piece for i, piece in enumerate(pieces)}
+        _pack(file, {_CHUNKED: True, "shape": shape, "chunks": chunks})
+    else:
+        name = value.dtype.name.encode()
+        head = b"\x93" + _head("list", value.ndim) + b"".join(map(_integer, value.shape))
+        head += _head("str", len(name)) + name + _head("bin", value.nbytes)
+        file.write(_head("ext", len(head) + value.nbytes) + bytes([_ARRAY]) + head)
+        file.write(value.reshape(-1).view(np.uint8).data)
+
+
+def _head(kind: str, length: int) -> bytes:
+    """The first bytes of something of that length, the shortest that there are."""
+    short = {"map": (0x80, 16), "list": (0x90, 16), "str": (0xA0, 32)}.get(kind)
+    if short is not None and length < short[1]:
+        return bytes([short[0] | length])
+    for first, (form, name) in _SIZED.items():
+        if name == kind and length < 1 << 8 * struct.calcsize(form):
+            return bytes([first]) + struct.pack(form, length)
+    raise InteropError(f"msgpack has no {kind} of {length} elements")
+
+
+def _integer(value: int) -> bytes:
+    if value < 0x80:
+        return bytes([value])
+    first = next(f for f in (0xCC, 0xCD, 0xCE, 0xCF) if value < 1 << (8 << (f - 0xCC)))
+    return bytes([first]) + struct.pack(_NUMBERS[first], value)
+
+
 def _is_msgpack(path: Path, start: bytes) -> bool:
     """A map whose first key is a name; msgpack has no signature."""
     if path.suffix == ".msgpack":
@@ -244,4 +295,11 @@ def _is_msgpack(path: Path, start: bytes) -> bool:
     return length > 0 and len(key) == length and key.isascii() and key.decode().isprintable()
 
 
-register(Format("flax", _is_msgpack, _read))
+register(
+    Format(
+        "flax",
+        _is_msgpack,
+        _read,
+        writer=Writer(_write, (".msgpack", ".flax"), tuple(_DTYPES.values())),
+    )
+)

@@ -81,19 +81,24 @@ def natural(name: str) -> list[tuple[int, str]]:
     ]
 
 
+def import_h5py(place: str) -> Any:
+    """The package, or an error that says what needs it."""
+    try:
+        import h5py
+    except ImportError:
+        raise InteropError(
+            f"{place} needs h5py, which is not installed", hint="pip install 'jlayers[interop]'"
+        ) from None
+    return h5py
+
+
 def read_hdf5(content: np.ndarray, place: str) -> Group:
     """The whole tree of an HDF5 file; arrays that are stored as they are stay mapped.
 
     Links to elsewhere, datasets in other files, objects and filters that are not h5py's own are
     refused, as is a dataset that promises more than the file can hold.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise InteropError(
-            f"{place} is read by h5py, which is not installed",
-            hint="pip install 'jlayers[interop]'",
-        ) from None
+    h5py = import_h5py(place)
     longest = _check_heaps(content, place)
     with damage(place), h5py.File(_Bytes(content), "r") as file:
         return _Reader(h5py, content, place, longest).group(file, "", 0)

@@ -13,11 +13,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ...base.errors import InteropError
-from .base import Arrays, Format, register
-from .hdf5 import SIGNATURE, Group, damage, natural, read_hdf5
+from .base import NUMPY_DTYPES, Arrays, Format, Writer, register
+from .hdf5 import SIGNATURE, Group, damage, import_h5py, natural, read_hdf5
 from .keras_names import Node
 from .mapped import map_bytes
 
@@ -205,6 +206,22 @@ def _flat(group: Group, path: str) -> Any:
             yield _join(path, key), entry
 
 
+def _write_h5(path: Path, arrays: Arrays) -> None:
+    h5py = import_h5py(f"{path.suffix} files")
+    for name in arrays:
+        if name.split("/")[-2:-1] != ["vars"]:
+            raise InteropError(
+                f"{name!r} is not a name in a .weights.h5 file",
+                expected="numbers of variables, such as 'layers/dense/vars/0'",
+                hint='export_state_dict(..., library="keras_weights")',
+            )
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, data=array)
+            if array.dtype == ml_dtypes.bfloat16:
+                dataset.attrs["dtype"] = "bfloat16"
+
+
 def _is_archive(path: Path, start: bytes) -> bool:
     if path.is_dir():
         return (path / _CONFIG).is_file() and (path / "metadata.json").is_file()
@@ -215,4 +232,13 @@ def _is_archive(path: Path, start: bytes) -> bool:
 
 
 register(Format("keras", _is_archive, _read_archive, extra="interop"))
-register(Format("hdf5", lambda path, start: start.startswith(SIGNATURE), _read_h5, extra="interop"))
+_WRITTEN = [dtype for dtype in NUMPY_DTYPES if dtype.kind != "c"] + [np.dtype(ml_dtypes.bfloat16)]
+register(
+    Format(
+        "hdf5",
+        lambda path, start: start.startswith(SIGNATURE),
+        _read_h5,
+        extra="interop",
+        writer=Writer(_write_h5, (".weights.h5",), _WRITTEN),
+    )
+)

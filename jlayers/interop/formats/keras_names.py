@@ -128,6 +128,10 @@ class Node:
             nodes[group if not count else f"{group}_{count}"] = node
         return nodes
 
+    def all_variables(self) -> list[str]:
+        """Names of the variables of a class that is known, in the order of their numbers."""
+        return _VARIABLES[self.kind](self.config)
+
     def variables(self, keys: list[str]) -> list[str]:
         """Names of variables that are numbered ``keys``; those numbers of an unknown class."""
         names = _VARIABLES.get(self.kind, _always())(self.config)

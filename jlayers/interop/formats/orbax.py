@@ -8,10 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ...base.errors import InteropError
-from .base import Arrays, Format, register
+from .base import NUMPY_DTYPES, Arrays, Format, Writer, nested, register
 from .hdf5 import damage
 
 _METADATA = "_METADATA"
@@ -37,14 +38,9 @@ def _read(path: Path) -> Arrays:
 
 
 def _read_item(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import jax
-        import orbax.checkpoint as orbax
-    except ImportError:
-        raise InteropError(
-            f"{path} is read by orbax-checkpoint, which is not installed",
-            hint="pip install 'jlayers[interop]'",
-        ) from None
+    import jax
+
+    orbax = _import_orbax(str(path))
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     with damage(str(path)), closing(orbax.PyTreeCheckpointer()) as checkpointer:
         names = _names(path)
@@ -83,6 +79,24 @@ def _read_item(path: Path) -> dict[str, np.ndarray]:
     return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
 
 
+def _import_orbax(place: str) -> Any:
+    try:
+        import orbax.checkpoint as orbax
+    except ImportError:
+        raise InteropError(
+            f"{place} needs orbax-checkpoint, which is not installed",
+            hint="pip install 'jlayers[interop]'",
+        ) from None
+    return orbax
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    orbax = _import_orbax("a folder of orbax")
+    with closing(orbax.PyTreeCheckpointer()) as checkpointer:
+        # orbax makes the folder itself, in place of the empty one.
+        checkpointer.save(path.absolute(), nested(arrays), force=True)
+
+
 def _names(path: Path) -> list[str]:
     """The names in the order in which they were saved: JAX's trees sort them."""
     file = path / _METADATA
@@ -104,4 +118,13 @@ def _is_checkpoint(path: Path, start: bytes) -> bool:
     return path.is_dir() and any((path / mark).is_file() for mark in marks)
 
 
-register(Format("orbax", _is_checkpoint, _read, extra="interop"))
+_WRITTEN = (*NUMPY_DTYPES, np.dtype(ml_dtypes.bfloat16))
+register(
+    Format(
+        "orbax",
+        _is_checkpoint,
+        _read,
+        extra="interop",
+        writer=Writer(_write, (), _WRITTEN, folder=True),
+    )
+)

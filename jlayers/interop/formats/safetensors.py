@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from ...base.errors import CheckpointError, InteropError
 from ...checkpoint.formats.base import CorruptFileError
-from ...checkpoint.formats.safetensors import OpenFile
-from .base import FORMATS, Arrays, Format, register
+from ...checkpoint.formats.safetensors import OpenFile, Safetensors
+from .base import FORMATS, NUMPY_DTYPES, Arrays, Format, Writer, register
 from .mapped import map_file
 
 _INDEX = ".index.json"
@@ -98,6 +99,13 @@ def _places(path: Path) -> dict[str, str]:
     return places
 
 
+def _write(path: Path, arrays: Arrays) -> None:
+    if "__metadata__" in arrays:
+        raise InteropError("'__metadata__' cannot be the name of an array in a safetensors file")
+    # transformers refuses files that do not say whose layouts they have.
+    Safetensors().write(arrays, path, {"format": "pt"})
+
+
 def _in_folder(path: Path) -> Path | None:
     if not path.is_dir():
         return None
@@ -118,5 +126,11 @@ def _read_indexed(path: Path) -> Arrays:
     return _read_index(file) if file.name.endswith(_INDEX) else _read(file)
 
 
-register(Format("safetensors", _recognise, _read))
+_EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+_WRITTEN = [dtype for dtype in NUMPY_DTYPES if dtype != np.complex128] + [
+    np.dtype(getattr(ml_dtypes, name)) for name in _EXTENDED
+]
+register(
+    Format("safetensors", _recognise, _read, writer=Writer(_write, (".safetensors",), _WRITTEN))
+)
 register(Format("safetensors-index", _recognise_index, _read_indexed))

@@ -15,10 +15,11 @@ import numpy as np
 
 from ...base.errors import InteropError
 from ..pickles import Finder, Storage, load, named_arrays
-from ..pickles.allowed import StorageType
+from ..pickles.allowed import DTYPES, StorageType
 from ..pickles.records import Record, Tensor, check_sizes, shown
-from .base import Arrays, Format, register
+from .base import Arrays, Format, Writer, register
 from .mapped import map_file
+from .torch_writing import write_zip
 from .zipped import Archive
 
 # The pickled number that a file of torch < 1.6 begins with.
@@ -183,4 +184,11 @@ def _persistent(
     return resolve
 
 
-register(Format("torch", _recognise, _read))
+register(
+    Format(
+        "torch",
+        _recognise,
+        _read,
+        writer=Writer(write_zip, (".pt", ".pth", ".bin", ".ckpt"), tuple(DTYPES.values())),
+    )
+)

@@ -90,6 +90,17 @@ class Archive:
             )
         return stored
 
+    def checked(self, name: str) -> memoryview:
+        """The bytes of an entry, after a look at their checksum."""
+        data, expected = self.read(name), self._entries[name].CRC
+        if (got := zlib.crc32(data)) != expected:
+            raise InteropError(
+                f"{self._path}: {name!r} is damaged",
+                expected=f"checksum {expected:08x}",
+                got=f"{got:08x}",
+            )
+        return data
+
     @staticmethod
     def _inflate(stored: memoryview, size: int, where: str) -> memoryview:
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)

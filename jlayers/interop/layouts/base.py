@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 Weights = Mapping[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
 
 
 class Place(NamedTuple):
@@ -38,6 +40,8 @@ class Layout(NamedTuple):
       needs: names that have to be there, below a common prefix.
       may: names that are taken where they are there.
       convert: our arrays by their names; it raises ``ValueError`` where they cannot be these.
+      shapes: of their arrays for a layer here; it raises ``ValueError`` where the layout is not for
+        it. With them ``convert`` can be inverted; without them a layout is not written.
     """
 
     says: str
@@ -45,15 +49,42 @@ class Layout(NamedTuple):
     needs: tuple[str, ...]
     may: tuple[str, ...]
     convert: Callable[[Weights, Place], dict[str, np.ndarray]]
+    shapes: Callable[[Place], Shapes] | None = None
 
 
-def renamed(names: Mapping[str, str]) -> Callable[[Weights, Place], dict[str, np.ndarray]]:
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """A ``convert`` that leaves the arrays as they are, under other names: ``{theirs: ours}``."""
+
+    names: Mapping[str, str]
+
+    def __call__(self, weights: Weights, place: Place) -> dict[str, np.ndarray]:
+        return {self.names[name]: array for name, array in weights.items() if name in self.names}
+
+    def shapes(self, place: Place) -> Shapes:
+        """Of their arrays, which are those of ours."""
+        return {a: place.shapes[b] for a, b in self.names.items() if b in place.shapes}
+
+
+def renamed(names: Mapping[str, str]) -> Renamed:
     """The arrays as they are, under other names: ``{theirs: ours}``."""
+    return Renamed(names)
 
-    def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
-        return {names[name]: array for name, array in weights.items() if name in names}
 
-    return convert
+def has_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]], place: Place) -> bool:
+    """Whether the layout gives the place's arrays for arrays of these shapes."""
+    # A number each, seen as often as there are elements: nothing of the size of the file.
+    stand_ins = {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
+    try:
+        made = layout.convert(stand_ins, place)
+    except (ValueError, KeyError, IndexError, TypeError):
+        return False
+    return {name: array.shape for name, array in made.items()} == place.shapes
+
+
+def with_bias(shapes: Shapes, place: Place) -> Shapes:
+    """Their shapes, and that of the bias where the layer here has one."""
+    return shapes | ({"bias": place.shapes["bias"]} if "bias" in place.shapes else {})
 
 
 def rows_of_channels_first(kernel: np.ndarray, place: Place) -> np.ndarray:

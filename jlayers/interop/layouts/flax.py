@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from .base import Layout, Place, Weights, renamed
+from .base import Layout, Place, Shapes, Weights, renamed
 
 _ATTENTION = ("SelfAttention", "CrossAttention")
 _HEADS = ("query", "key", "value", "out")
@@ -31,6 +33,26 @@ def _gru(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return params
 
 
+def _gate_shapes(gates: str, bias_on: str) -> Callable[[Place], Shapes]:
+    def shapes(place: Place) -> Shapes:
+        (before, _), (size, _) = place.shapes["kernel"], place.shapes["recurrent_kernel"]
+        theirs: Shapes = {}
+        for gate in gates:
+            theirs |= {f"i{gate}/kernel": (before, size), f"h{gate}/kernel": (size, size)}
+            if "bias" in place.shapes:
+                theirs[f"{bias_on}{gate}/bias"] = (size,)
+        if "recurrent_bias" in place.shapes:
+            theirs["hn/bias"] = place.shapes["recurrent_bias"]
+        return theirs
+
+    return shapes
+
+
+def _simple_rnn_shapes(place: Place) -> Shapes:
+    shapes = {"i/kernel": place.shapes["kernel"], "h/kernel": place.shapes["recurrent_kernel"]}
+    return shapes | ({"i/bias": place.shapes["bias"]} if "bias" in place.shapes else {})
+
+
 def _simple_rnn(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     params = {"kernel": weights["i/kernel"], "recurrent_kernel": weights["h/kernel"]}
     return params | ({"bias": weights["i/bias"]} if "i/bias" in weights else {})
@@ -54,6 +76,22 @@ def _attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
         if f"{name}/bias" in weights:
             params[f"{name}_bias"] = weights[f"{name}/bias"].reshape(-1)
     return params
+
+
+def _attention_shapes(place: Place) -> Shapes:
+    heads = place.options["num_heads"]
+    few = place.options.get("num_kv_heads") or heads
+    shapes: Shapes = {}
+    for name in _HEADS:
+        count = few if name in ("key", "value") else heads
+        if not isinstance(count, int):
+            raise ValueError("the heads must be a number")
+        before, after = place.shapes[f"{name}_kernel"]
+        split = count, (before if name == "out" else after) // count
+        shapes[f"{name}/kernel"] = (*split, after) if name == "out" else (before, *split)
+        if f"{name}_bias" in place.shapes:
+            shapes[f"{name}/bias"] = (after,) if name == "out" else split
+    return shapes
 
 
 _LSTM, _LSTM_BIAS = _gates("ifgo", "h")
@@ -87,15 +125,37 @@ LAYOUTS = (
         ("scale", "bias"),
         renamed({name: name for name in ("scale", "bias", "mean", "var")}),
     ),
-    Layout("Flax LSTMCell: gates side by side", ("LSTM",), _LSTM, _LSTM_BIAS, _lstm),
-    Layout("Flax GRUCell: gates side by side", ("GRU",), _GRU, (*_GRU_BIAS, "hn/bias"), _gru),
-    Layout("Flax SimpleCell", ("SimpleRNN",), ("i/kernel", "h/kernel"), ("i/bias",), _simple_rnn),
+    Layout(
+        "Flax LSTMCell: gates side by side",
+        ("LSTM",),
+        _LSTM,
+        _LSTM_BIAS,
+        _lstm,
+        _gate_shapes("ifgo", "h"),
+    ),
+    Layout(
+        "Flax GRUCell: gates side by side",
+        ("GRU",),
+        _GRU,
+        (*_GRU_BIAS, "hn/bias"),
+        _gru,
+        _gate_shapes("rzn", "i"),
+    ),
+    Layout(
+        "Flax SimpleCell",
+        ("SimpleRNN",),
+        ("i/kernel", "h/kernel"),
+        ("i/bias",),
+        _simple_rnn,
+        _simple_rnn_shapes,
+    ),
     Layout(
         "Flax attention: heads in one axis",
         _ATTENTION,
         tuple(f"{name}/kernel" for name in _HEADS),
         tuple(f"{name}/bias" for name in _HEADS),
         _attention,
+        _attention_shapes,
     ),
     Layout("Flax PReLU", ("PReLU",), ("negative_slope",), (), renamed({"negative_slope": "slope"})),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Layout, Place, Weights, gru_biases, renamed
+from .base import Layout, Place, Shapes, Weights, gru_biases, renamed, with_bias
 
 _NORM = {"gamma": "scale", "beta": "bias"}
 
@@ -38,6 +38,20 @@ def _attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
 
 def _separable(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return _depthwise({"kernel": weights["depthwise_kernel"]}, place)
+
+
+def _conv_transpose_shapes(place: Place) -> Shapes:
+    *size, before, after = place.shapes["kernel"]
+    if place.options.get("transpose_kernel"):
+        before, after = after, before
+    return with_bias({"kernel": (*size, after, before)}, place)
+
+
+def _gru_shapes(place: Place) -> Shapes:
+    shapes = {name: place.shapes[name] for name in _RECURRENT}
+    if "recurrent_bias" in place.shapes:
+        return shapes | {"bias": (2, *place.shapes["bias"])}
+    return with_bias(shapes, place)
 
 
 def _gru(weights: Weights, place: Place) -> dict[str, np.ndarray]:
@@ -77,7 +91,12 @@ LAYOUTS = (
         renamed({"pointwise_kernel": "kernel", "bias": "bias"}),
     ),
     Layout(
-        "Keras ConvTranspose: flipped", ("ConvTranspose",), ("kernel",), ("bias",), _conv_transpose
+        "Keras ConvTranspose: flipped",
+        ("ConvTranspose",),
+        ("kernel",),
+        ("bias",),
+        _conv_transpose,
+        _conv_transpose_shapes,
     ),
     Layout(
         "Keras Embedding",
@@ -109,7 +128,7 @@ LAYOUTS = (
         tuple(f"{name}/bias" for name in _HEADS),
         _attention,
     ),
-    Layout("Keras GRU: r before z", ("GRU",), _RECURRENT, ("bias",), _gru),
+    Layout("Keras GRU: r before z", ("GRU",), _RECURRENT, ("bias",), _gru, _gru_shapes),
     Layout("Keras 1 Dense", ("Dense",), ("W",), ("b",), renamed({"W": "kernel", "b": "bias"})),
     Layout("Keras 1 Embedding", ("Embedding",), ("W",), (), renamed({"W": "embedding"})),
     Layout(

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .base import Layout, Place, Weights, gru_biases, renamed, rows_of_channels_first
+from .base import (
+    Layout,
+    Place,
+    Shapes,
+    Weights,
+    gru_biases,
+    renamed,
+    rows_of_channels_first,
+    with_bias,
+)
 
 _NORMS = ("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm")
 _RUNNING = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
@@ -21,12 +30,22 @@ def _linear(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return _with_bias({"kernel": kernel}, weights)
 
 
+def _linear_shapes(place: Place) -> Shapes:
+    before, after = place.shapes["kernel"]
+    return with_bias({"weight": (after, before)}, place)
+
+
 def _conv1d(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return _with_bias({"kernel": weights["weight"]}, weights)
 
 
 def _conv(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return _with_bias({"kernel": _channels_last(weights["weight"])}, weights)
+
+
+def _conv_shapes(place: Place) -> Shapes:
+    *size, before, after = place.shapes["kernel"]
+    return with_bias({"weight": (after, before, *size)}, place)
 
 
 def _conv_transpose(weights: Weights, place: Place) -> dict[str, np.ndarray]:
@@ -39,6 +58,23 @@ def _conv_transpose(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     if place.options.get("transpose_kernel"):
         raise ValueError("a layer with transpose_kernel=True has another kernel")
     return _with_bias({"kernel": _channels_last(kernel)}, weights)
+
+
+def _conv_transpose_shapes(place: Place) -> Shapes:
+    *size, before, after = place.shapes["kernel"]
+    groups = place.options.get("groups", 1)
+    if not isinstance(groups, int) or after % groups:
+        raise ValueError("its groups do not divide the channels")
+    return with_bias({"weight": (before * groups, after // groups, *size)}, place)
+
+
+def _batch_norm_shapes(place: Place) -> Shapes:
+    shapes = {a: place.shapes[b] for a, b in _RUNNING.items() if b in place.shapes}
+    return shapes | {"num_batches_tracked": ()}
+
+
+def _prelu_shapes(place: Place) -> Shapes:
+    return {"weight": place.shapes["slope"] or (1,)}
 
 
 def _prelu(weights: Weights, place: Place) -> dict[str, np.ndarray]:
@@ -59,10 +95,18 @@ def _rnn(suffix: str, *, gru: bool = False) -> Layout:
             params |= gru_biases(one, two, place) if gru else {"bias": one + two}
         return params
 
+    def shapes(place: Place) -> Shapes:
+        theirs = {kernel: _turned(place, "kernel"), recurrent: _turned(place, "recurrent_kernel")}
+        if "bias" in place.shapes:
+            theirs |= dict.fromkeys(biases, place.shapes["bias"])
+        if "projection_kernel" in place.shapes:
+            theirs[f"weight_hr_{suffix}"] = _turned(place, "projection_kernel")
+        return theirs
+
     makers = ("GRU",) if gru else ("LSTM", "SimpleRNN")
     says = f"torch {'GRU' if gru else 'LSTM or RNN'}, {suffix}: both biases in one"
     may = (*biases, f"weight_hr_{suffix}")
-    return Layout(says, makers, (kernel, recurrent), may, convert)
+    return Layout(says, makers, (kernel, recurrent), may, convert, shapes)
 
 
 def _recurrent() -> Iterator[Layout]:
@@ -80,6 +124,15 @@ def _fused_attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
         params |= _split("bias", np.split(weights["in_proj_bias"], 3))
         params["out_bias"] = weights["out_proj/bias"]
     return params
+
+
+def _fused_shapes(place: Place) -> Shapes:
+    width, inner = place.shapes["query_kernel"]
+    shapes: Shapes = {"in_proj_weight": (3 * inner, width)}
+    shapes["out_proj/weight"] = _turned(place, "out_kernel")
+    if "query_bias" in place.shapes:
+        shapes |= {"in_proj_bias": (3 * inner,), "out_proj/bias": place.shapes["out_bias"]}
+    return shapes
 
 
 def _gpt2_attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
@@ -100,9 +153,18 @@ def _projections(says: str, query: str, key: str, value: str, out: str) -> Layou
                 params[f"{ours}_bias"] = weights[f"{name}/bias"]
         return params
 
+    def shapes(place: Place) -> Shapes:
+        theirs = {
+            f"{name}/weight": _turned(place, f"{ours}_kernel") for ours, name in names.items()
+        }
+        for ours, name in names.items():
+            if f"{ours}_bias" in place.shapes:
+                theirs[f"{name}/bias"] = place.shapes[f"{ours}_bias"]
+        return theirs
+
     needs = tuple(f"{name}/weight" for name in names.values())
     may = tuple(f"{name}/bias" for name in names.values())
-    return Layout(says, _ATTENTION, needs, may, convert)
+    return Layout(says, _ATTENTION, needs, may, convert, shapes)
 
 
 def _split(
@@ -117,21 +179,27 @@ def _with_bias(params: dict[str, np.ndarray], weights: Weights) -> dict[str, np.
     return params | ({"bias": weights["bias"]} if "bias" in weights else {})
 
 
+def _turned(place: Place, name: str) -> tuple[int, ...]:
+    before, after = place.shapes[name]
+    return after, before
+
+
 def _channels_last(kernel: np.ndarray) -> np.ndarray:
     return np.moveaxis(kernel, (0, 1), (-1, -2))
 
 
 _ATTENTION = ("SelfAttention", "CrossAttention")
 LAYOUTS = (
-    Layout("torch Linear: transposed", ("Dense",), ("weight",), ("bias",), _linear),
+    Layout("torch Linear: transposed", ("Dense",), ("weight",), ("bias",), _linear, _linear_shapes),
     Layout("transformers Conv1D: as it is", ("Dense",), ("weight",), ("bias",), _conv1d),
-    Layout("torch Conv: channels last", ("Conv",), ("weight",), ("bias",), _conv),
+    Layout("torch Conv: channels last", ("Conv",), ("weight",), ("bias",), _conv, _conv_shapes),
     Layout(
         "torch ConvTranspose: channels last, flipped",
         ("ConvTranspose",),
         ("weight",),
         ("bias",),
         _conv_transpose,
+        _conv_transpose_shapes,
     ),
     Layout(
         "torch Embedding",
@@ -153,8 +221,9 @@ LAYOUTS = (
         ("running_mean", "running_var"),
         ("weight", "bias", "num_batches_tracked"),
         renamed(_RUNNING),
+        _batch_norm_shapes,
     ),
-    Layout("torch PReLU", ("PReLU",), ("weight",), (), _prelu),
+    Layout("torch PReLU", ("PReLU",), ("weight",), (), _prelu, _prelu_shapes),
     *_recurrent(),
     Layout(
         "torch MultiheadAttention: split in three",
@@ -162,6 +231,7 @@ LAYOUTS = (
         ("in_proj_weight", "out_proj/weight"),
         ("in_proj_bias", "out_proj/bias"),
         _fused_attention,
+        _fused_shapes,
     ),
     Layout(
         "transformers GPT-2 attention: split in three",

@@ -31,7 +31,7 @@ DTYPES: dict[str, np.dtype] = {
         *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     )
 }
-_STORAGES = {
+STORAGES = {
     "Double": "float64",
     "Float": "float32",
     "Half": "float16",
@@ -209,7 +209,7 @@ _VALUES |= {
     f"ml_dtypes.{name}": dtype for name, dtype in DTYPES.items() if "float8" in name or "bf" in name
 }
 _VALUES |= {"torch.storage.UntypedStorage": StorageType(None)}
-for _name, _dtype in _STORAGES.items():
+for _name, _dtype in STORAGES.items():
     _VALUES |= {
         f"{_module}.{_name}Storage": StorageType(DTYPES[_dtype])
         for _module in ("torch", "torch.cuda")

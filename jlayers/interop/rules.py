@@ -1,0 +1,55 @@
+"""Rules, a line each, that rename what begins with their left side: ``"theirs -> ours"``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from ..base.errors import InteropError
+
+
+def renamed(
+    names: Mapping[str, str],
+    rules: Iterable[str],
+    origin: Mapping[str, Iterable[str]] | None = None,
+) -> tuple[dict[str, str], set[str]]:
+    """Paths as the rules make them, and what is left out.
+
+    Args:
+      names: for each name its path, with ``/`` between the parts.
+      rules: ``"old -> new"``, where ``*`` is any part between two separators, or of one, on both
+        sides; ``"old ->"`` leaves out what it matches.
+      origin: other names that an array has, by which it may be left out as well.
+
+    Returns:
+      The new paths by name, and the names that are left out.
+    """
+    split = dict(names)
+    left_out: set[str] = set()
+    for rule in rules:
+        old, arrow, new = (part.strip() for part in rule.partition("->"))
+        if not arrow:
+            raise InteropError(f"a rule must have an arrow, as 'theirs -> ours': {rule!r}")
+        parts = [re.escape(part) for part in old.replace(".", "/").split("*")]
+        pattern = re.compile("^" + "([^/]+)".join(parts) + "(?=/|$)")
+        matched = [name for name, path in split.items() if pattern.search(path)]
+        if not matched and not new:
+            matched = [
+                name
+                for name, others in (origin or {}).items()
+                if name in split and any(pattern.search(one.replace(".", "/")) for one in others)
+            ]
+        if not matched:
+            raise InteropError(f"the rule {rule!r} matches nothing", got=", ".join(list(split)[:8]))
+        if not new:
+            left_out.update(matched)
+            continue
+        pieces = new.replace(".", "/").split("*")
+
+        def replaced(found: re.Match[str], pieces: list[str] = pieces) -> str:
+            values = iter(found.groups())
+            return pieces[0] + "".join(next(values, "") + piece for piece in pieces[1:])
+
+        for name in matched:
+            split[name] = pattern.sub(replaced, split[name])
+    return {name: path for name, path in split.items() if name not in left_out}, left_out
