@@ -235,6 +235,11 @@ def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[
         parts = [re.escape(part) for part in theirs.replace(".", "/").split("*")]
         pattern = re.compile("^" + "([^/]+)".join(parts) + "(?=/|$)")
         matched = [name for name, path in split.items() if pattern.search(path)]
+        if not matched:
+            # By the whole name, with the collection that is left out of it otherwise.
+            whole = {name: name.replace(".", "/") for name in split}
+            matched = [name for name, path in whole.items() if pattern.search(path)]
+            split.update((name, whole[name]) for name in matched)
         if not matched and not ours:
             origin = getattr(arrays, "origin", {})
             matched = [
