@@ -56,7 +56,7 @@ def repeat(
       remat: what the backward pass recomputes. By default elementwise operations, which takes less
         time than to store them for every copy; True for all but each copy's input; False for
         nothing; or a policy of ``jax.checkpoint_policies``.
-      shared: whether all copies have the same parameters, and hand on one state.
+      shared: whether all copies have the same parameters, and one state goes through all of them.
 
     Raises:
       LayerError: if the output is not shaped like the input.
