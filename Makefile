@@ -19,6 +19,7 @@ pretrained: export JAX_PLATFORMS = cpu
 pretrained: export PYTHONPATH := $(VENV)/pretrained
 pretrained: $(VENV)/.pretrained  ## pretrained networks of other packages beside their originals
 	$(BIN)/python -m examples.pretrained $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m examples.pretrained.fine_tune)
 
 test test-all soak conformance tpu: export JAX_PLATFORMS = cpu
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal -q

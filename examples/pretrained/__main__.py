@@ -13,7 +13,7 @@ from . import wheels
 NETWORKS = sorted(
     path.stem
     for path in pathlib.Path(__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "__main__", "wheels")
+    if path.stem not in ("__init__", "__main__", "wheels", "speech", "fine_tune")
 )
 LIMIT = 1e-5
 

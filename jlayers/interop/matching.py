@@ -268,7 +268,8 @@ def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[
         name: _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
         for name in arrays
     }
-    split, left_out = renamed(split, rules, getattr(arrays, "origin", {}))
+    whole = {name: name.replace(".", "/") for name in arrays}
+    split, left_out = renamed(split, rules, whole, getattr(arrays, "origin", {}))
     return {path: name for name, path in split.items()}, left_out
 
 

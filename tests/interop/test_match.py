@@ -169,6 +169,17 @@ def test_the_halves_of_a_bidirectional_layer_are_told_by_their_names():
     }
 
 
+def test_a_rule_may_begin_with_the_collection():
+    arrays = {
+        f"model.{name}": array for name, array in (linear("a", 3, 3) | linear("b", 3, 3)).items()
+    }
+    model = jl.serial(jl.Dense(3), jl.Dense(3))
+    for rules in (["a -> dense_1"], ["model.a -> dense_1"], ["model.a -> dense_1", "b -> dense"]):
+        plan = jl.interop.match(model, X, arrays, rules=rules)
+        found = {pair.path: pair.names[0] for pair in plan.matched}
+        assert found == {"dense": "model.b.weight", "dense_1": "model.a.weight"}
+
+
 def test_errors():
     match = jl.interop.match
     with pytest.raises(jl.InteropError, match="the rule 'stem -> conv' matches nothing"):

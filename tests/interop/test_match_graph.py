@@ -240,3 +240,19 @@ def test_tflite(tmp_path):
     np.testing.assert_array_equal(params["dense"]["kernel"], dense.T)
     got = params["conv_transpose"]["kernel"]
     np.testing.assert_array_equal(got[::-1, ::-1], np.moveaxis(turned, 0, -1))
+
+
+def test_a_cell_of_torch_keeps_its_names(tmp_path):
+    """torch's exporter writes a cell as an LSTM whose gates are turned in the graph."""
+    arrays = {"weight_ih": draw(16, 3), "weight_hh": draw(16, 4)}
+    arrays |= {"bias_ih": draw(16), "bias_hh": draw(16)}
+    nodes = [helper.make_node("Neg", [f"rnn.{name}"], [name]) for name in arrays]
+    kept = [numpy_helper.from_array(array, f"rnn.{name}") for name, array in arrays.items()]
+    outputs = [helper.make_tensor_value_info(name, 1, None) for name in arrays]
+    path = tmp_path / "cell.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "graph", [], outputs, kept)), path)
+    plan = jl.interop.match(jl.LSTM(4), jl.spec((1, 5, 3)), jl.interop.read(path))
+    assert plan.library == "onnx"
+    params, _ = plan.load()
+    np.testing.assert_array_equal(params["kernel"], arrays["weight_ih"].T)
+    np.testing.assert_array_equal(params["bias"], arrays["bias_ih"] + arrays["bias_hh"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Layout, Place, Weights, gru_biases
+from .pytorch import CELLS
 
 
 def _layout(
@@ -108,4 +109,5 @@ def _layouts(library: str) -> tuple[Layout, ...]:
     )
 
 
-ONNX, TFLITE = _layouts("ONNX"), _layouts("TFLite")
+# torch's exporter turns the gates of a cell while the graph runs: the arrays are as torch has them.
+ONNX, TFLITE = (*_layouts("ONNX"), *CELLS), _layouts("TFLite")
