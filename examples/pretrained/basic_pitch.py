@@ -79,8 +79,8 @@ def recording():
     """Three chords over pink noise, cut as basic-pitch cuts audio: (2, 43844, 1).
 
     Each window is scaled by its quietest place. Where that is not silence, which begins the first
-    and ends the last window here, the rounding of a deep null scales a whole window: then the
-    runtimes are up to 4e-5 from the same network in float64, and so are we from them.
+    and ends the last window here, it is a deep null of the transform, and its rounding moves the
+    whole window, by up to 1e-4 between two runtimes.
     """
     random = np.random.default_rng(0)
     time = np.arange(70000) / RATE
