@@ -138,6 +138,9 @@ def _images(model: Layer, x: PyTree) -> dict[str, tuple[int, ...]]:
     """For each layer behind a Flatten, the sizes of the image that was flattened."""
     found: dict[str, tuple[int, ...]] = {}
     image: tuple[int, ...] | None = None
+    # The table of rows asks for the FLOPs of each layer: seconds for a deep network.
+    if not any(layer.maker == "Flatten" for _, layer in walk(model)):
+        return found
     before: Any = x
     for row in summary(model, x).rows:
         shape = tuple(getattr(before, "shape", ()))
