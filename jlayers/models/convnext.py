@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from jax.nn import initializers
 
 from ..base.arguments import Fraction, NonNegative, Positive
+from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..combinators.merge import residual
 from ..combinators.serial import serial
 from ..layers import Affine, Conv, Dense, LayerNorm, StochasticDepth
-from .parts import classifier, exact_gelu, preset
+from .parts import Parts, classifier, exact_gelu, preset
 
 # Blocks and channels of each stage, and the rate of stochastic depth of the paper.
 SIZES = {
@@ -52,21 +53,27 @@ def ConvNeXt(
       params: stem, stage_0/block_0, ..., norm, head.
 
     Raises:
-      LayerError: for another size, and ``train=True`` without a key where blocks are dropped.
+      LayerError: for another size, for different numbers of blocks and widths, and
+        ``train=True`` without a key where blocks are dropped.
 
     >>> import jlayers as jl
     >>> model = jl.models.ConvNeXt("tiny")
     >>> jl.out_spec(model, jl.spec((8, 224, 224, 3))).shape
     (8, 1000)
     """
-    counts, features, rate = SIZES[preset("size", size, SIZES)]
-    counts, features = tuple(blocks or counts), tuple(widths or features)
+    usual_blocks, usual_widths, rate = SIZES[preset("size", size, SIZES)]
+    counts, features = tuple(blocks or usual_blocks), tuple(widths or usual_widths)
+    if len(counts) != len(features):
+        raise LayerError(
+            "blocks and widths are of different numbers of stages",
+            got=f"{len(counts)} and {len(features)}",
+        )
     rate = rate if drop_rate is None else drop_rate
     stem = Conv(features[0], 4, strides=4, kernel_init=_INIT)
     layers = {"stem": serial(conv=stem, norm=LayerNorm(epsilon=1e-6))}
     before = 0
     for stage, (count, width) in enumerate(zip(counts, features, strict=True)):
-        parts = {}
+        parts: Parts = {}
         if stage:
             parts["norm"] = LayerNorm(epsilon=1e-6)
             parts["conv"] = Conv(width, 2, strides=2, kernel_init=_INIT)

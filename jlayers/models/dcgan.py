@@ -14,6 +14,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..combinators.serial import serial
 from ..layers import BatchNorm, Conv, ConvTranspose
+from .parts import Parts
 
 _INIT = initializers.normal(0.02)
 _leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
@@ -45,7 +46,7 @@ def DCGANGenerator(size: Positive = 64, *, channels: Positive = 3, width: Positi
     """
     up = functools.partial(ConvTranspose, kernel_size=(4, 4), bias=False, kernel_init=_INIT)
     doublings = _doublings(size)
-    parts = {"pixel": lambda z: z[:, None, None, :]}
+    parts: Parts = {"pixel": lambda z: z[:, None, None, :]}
     for i in range(doublings):
         features = width * 2 ** (doublings - 1 - i)
         parts[f"conv_{i}"] = up(features, strides=2, padding="SAME") if i else up(features)
@@ -77,7 +78,7 @@ def DCGANDiscriminator(size: Positive = 64, *, width: Positive = 64) -> Layer:
     (8,)
     """
     down = functools.partial(Conv, kernel_size=(4, 4), bias=False, kernel_init=_INIT)
-    parts = {}
+    parts: Parts = {}
     for i in range(_doublings(size)):
         parts[f"conv_{i}"] = down(width * 2**i, strides=2, padding=1)
         parts |= {f"norm_{i}": BatchNorm(momentum=0.9)} if i else {}

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base.constructors import LayerOrFunction
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
@@ -18,6 +17,7 @@ from ..base.types import PyTree
 from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..layers import Dense, Embedding, EmbeddingBag
+from .parts import Parts
 
 
 @factory
@@ -44,7 +44,8 @@ def DLRM(
 
     Shapes:
       x: ``{"dense": (batch, numbers), "ids": (batch, categories)}``, floating and integer; with
-      ``bags`` the ids are (batch, categories, bag). y: (batch, the last of ``top``), logits.
+      ``bags`` the ids are (batch, categories, bag). y: (batch, the last of ``top``), logits of
+      the dtype of ``dense``.
       params: bottom, table_0, ..., top.
 
     Raises:
@@ -56,7 +57,7 @@ def DLRM(
     >>> jl.out_spec(model, x).shape
     (8, 1)
     """
-    tables = {}
+    tables: Parts = {}
     for i, rows in enumerate(num_embeddings):
         single = Embedding(rows, bottom[-1])
         tables[f"table_{i}"] = EmbeddingBag(rows, bottom[-1], mode="sum") if bags else single
@@ -69,14 +70,14 @@ def DLRM(
     )
 
 
-def _dense(sizes: Sequence[int]) -> dict[str, LayerOrFunction]:
-    parts: dict[str, LayerOrFunction] = {}
+def _dense(sizes: Sequence[int]) -> Parts:
+    parts: Parts = {}
     for i, features in enumerate(sizes):
         parts |= {f"dense_{i}": Dense(features), f"relu_{i}": jax.nn.relu}
     return parts
 
 
-def _interact(f: Scope, x: PyTree) -> jax.Array:
+def _interact(f: Scope, x: PyTree) -> PyTree:
     tables = [name for name in f.children if name.startswith("table_")]
     if not isinstance(x, dict) or set(x) != {"dense", "ids"}:
         raise LayerError(
@@ -90,7 +91,8 @@ def _interact(f: Scope, x: PyTree) -> jax.Array:
             got=format_spec(specs_of(ids)),
         )
     numbers = f.bottom(x["dense"])
-    rows = [f[name](ids[:, i]) for i, name in enumerate(tables)]
+    # Tables have the dtype of the parameters, whatever that of the numbers.
+    rows = [f[name](ids[:, i]).astype(numbers.dtype) for i, name in enumerate(tables)]
     vectors = jnp.stack([numbers, *rows], 1)
     products = jnp.einsum("bid,bjd->bij", vectors, vectors)
     i, j = np.tril_indices(len(tables) + 1, -1)

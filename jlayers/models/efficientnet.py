@@ -16,7 +16,7 @@ from ..combinators.compose import compose
 from ..combinators.merge import residual
 from ..combinators.serial import serial
 from ..layers import Conv, StochasticDepth
-from .parts import HE, classifier, conv_norm, multiple_of_8, preset
+from .parts import HE, Parts, classifier, conv_norm, multiple_of_8, preset
 
 # Factors of channels and of blocks, and the rate of dropout.
 SIZES = {
@@ -88,23 +88,17 @@ def EfficientNet(
         after, parts = multiple_of_8(channels * wider), {}
         for i in range(counts[stage]):
             inner = _block(before, after, expansion, kernel_size, 1 if i else strides)
-            if i:
-                drop = StochasticDepth(drop_rate * done / sum(counts))
-                inner = residual(serial(**inner, drop=drop))
-            else:
-                inner = serial(**inner)
-            parts[f"block_{i}"] = inner
+            drop = StochasticDepth(drop_rate * done / sum(counts))
+            parts[f"block_{i}"] = residual(serial(**inner, drop=drop)) if i else serial(**inner)
             before, done = after, done + 1
         layers[f"stage_{stage}"] = serial(**parts)
     layers["last"] = _conv(multiple_of_8(1280 * wider), 1, activation=jax.nn.silu)
     return classifier(layers, classes, dropout if dropout_rate is None else dropout_rate)
 
 
-def _block(
-    before: int, after: int, expansion: int, kernel_size: int, strides: int
-) -> dict[str, Layer]:
+def _block(before: int, after: int, expansion: int, kernel_size: int, strides: int) -> Parts:
     inner, silu = expansion * before, jax.nn.silu
-    parts = {}
+    parts: Parts = {}
     if expansion > 1:
         parts["expand"] = _conv(inner, 1, activation=silu)
     parts["depthwise"] = _conv(inner, kernel_size, strides=strides, groups=inner, activation=silu)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from ..base.types import Initializer
 from ..combinators.serial import serial
 from ..layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
 
+# Children by their names.
+Parts = dict[str, Any]
 # He et al., 2015, arXiv:1502.01852, as in torchvision.
 HE = initializers.variance_scaling(2.0, "fan_out", "normal")
 # That of the papers; jax.nn.gelu is by default Hendrycks's approximation by tanh.
@@ -50,7 +52,7 @@ def conv_norm(
 
 
 def classifier(
-    features: Mapping[str, LayerOrFunction],
+    features: Parts,
     classes: int | None,
     dropout_rate: float = 0.0,
     kernel_init: Initializer = initializers.glorot_uniform(),
@@ -78,5 +80,5 @@ def multiple_of_8(channels: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
-def _if_any(**layers: LayerOrFunction | None) -> dict[str, LayerOrFunction]:
+def _if_any(**layers: LayerOrFunction | None) -> Parts:
     return {name: layer for name, layer in layers.items() if layer is not None}

@@ -13,7 +13,7 @@ from ..base.scope import Scope
 from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..layers import AvgPool, MaxPool
-from .parts import classifier, conv_norm, preset
+from .parts import Parts, classifier, conv_norm, preset
 
 # The blocks of each stage, and whether they are bottlenecks.
 DEPTHS = {
@@ -66,15 +66,14 @@ def ResNet(
     """
     preset("version", version, ("1", "1.5", "D"))
     if isinstance(depth, int):
-        blocks, deep = DEPTHS[preset("depth", depth, DEPTHS)]
-    else:
-        blocks, deep = tuple(depth), True
-    deep = deep if bottleneck is None else bottleneck
-    layers = {"stem": _stem(width, version), "pool": MaxPool(3, strides=2, padding=1)}
+        depth, deep = DEPTHS[preset("depth", depth, DEPTHS)]
+        bottleneck = deep if bottleneck is None else bottleneck
+    deep = bottleneck is not False
+    layers: Parts = {"stem": _stem(width, version), "pool": MaxPool(3, strides=2, padding=1)}
     before = width
-    for stage, count in enumerate(blocks):
+    for stage, count in enumerate(depth):
         features = width * 2**stage
-        parts = {}
+        parts: Parts = {}
         for i in range(count):
             strides = 2 if stage and not i else 1
             parts[f"block_{i}"] = _block(before, features, strides, deep, version)

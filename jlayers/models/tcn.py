@@ -15,6 +15,7 @@ from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..combinators.weight_norm import weight_norm
 from ..layers import Conv, Dense, SpatialDropout
+from .parts import Parts
 
 _INIT = initializers.normal(0.01)
 
@@ -58,12 +59,12 @@ def TCN(
     layers = {}
     for i, channels in enumerate(features):
         conv = Conv(channels, kernel_size, padding="CAUSAL", dilation=2**i, kernel_init=_INIT)
-        parts = {}
+        parts: Parts = {}
         for j in range(2):
             drop = SpatialDropout(dropout_rate)
             parts |= {f"conv_{j}": weight_norm(conv), f"relu_{j}": jax.nn.relu, f"drop_{j}": drop}
         differs = project if i == 0 else channels != features[i - 1]
-        shortcut = {"shortcut": Conv(channels, 1, kernel_init=_INIT)} if differs else {}
+        shortcut: Parts = {"shortcut": Conv(channels, 1, kernel_init=_INIT)} if differs else {}
         layers[f"block_{i}"] = compose(_block, body=serial(**parts), **shortcut)
     if classes is not None:
         layers["head"] = Dense(classes, kernel_init=_INIT)

@@ -12,10 +12,11 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.scope import Scope
 from ..base.specs import format_spec, specs_of
+from ..base.types import PyTree
 from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..layers import BatchNorm, Conv, ConvTranspose, Dropout, MaxPool
-from .parts import preset
+from .parts import Parts, preset
 
 
 @factory
@@ -60,7 +61,7 @@ def UNet(
 
     def twice(features: int) -> Layer:
         conv = Conv(features, (3, 3), padding=padding, bias=not batch_norm, kernel_init=init)
-        parts = {}
+        parts: Parts = {}
         for i in range(2):
             parts[f"conv_{i}"] = conv
             if batch_norm:
@@ -68,7 +69,7 @@ def UNet(
             parts[f"relu_{i}"] = jax.nn.relu
         return serial(**parts)
 
-    layers = {f"down_{i}": twice(width * 2**i) for i in range(depth)}
+    layers: Parts = {f"down_{i}": twice(width * 2**i) for i in range(depth)}
     layers["pool"] = MaxPool((2, 2))
     bottom = twice(width * 2**depth)
     layers["bottom"] = serial(bottom, drop=Dropout(dropout_rate)) if dropout_rate else bottom
@@ -78,7 +79,7 @@ def UNet(
     return compose(_across, **layers, head=Conv(classes, (1, 1), kernel_init=init))
 
 
-def _across(f: Scope, x: jax.Array) -> jax.Array:
+def _across(f: Scope, x: PyTree) -> PyTree:
     encoded = []
     depth = sum(name.startswith("down_") for name in f.children)
     for i in range(depth):

@@ -12,7 +12,9 @@ from ..base.layer import Layer
 from ..base.scope import Scope
 from ..combinators.compose import compose
 from ..combinators.serial import serial
+from ..core.dtypes import at_least_float32
 from ..layers import Dense
+from .parts import Parts
 
 
 @factory
@@ -66,11 +68,13 @@ def VAE(
         mean, log_var = f.mean(h), f.log_var(h)
         z = mean
         if f.train:
-            z = mean + jnp.exp(log_var / 2) * jax.random.normal(f.key(), mean.shape, mean.dtype)
+            # In half precision JAX would draw other numbers.
+            noise = jax.random.normal(f.key(), mean.shape, at_least_float32(mean.dtype))
+            z = mean + jnp.exp(log_var / 2) * noise.astype(mean.dtype)
         if beta is not None:
             per_row = -jnp.sum(1 + log_var - mean**2 - jnp.exp(log_var), -1) / 2
             f.add_loss(beta * jnp.mean(per_row))
         return f.decoder(z), mean, log_var
 
-    heads = {"mean": Dense(latent), "log_var": Dense(latent)}
+    heads: Parts = {"mean": Dense(latent), "log_var": Dense(latent)}
     return compose(body, encoder=encoder, **heads, decoder=decoder)

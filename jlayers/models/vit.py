@@ -15,7 +15,7 @@ from ..combinators.serial import serial
 from ..combinators.stack import repeat
 from ..combinators.transformer import TransformerBlock
 from ..layers import Conv, Dense, Dropout, LayerNorm, SelfAttention
-from .parts import exact_gelu, preset
+from .parts import Parts, exact_gelu, preset
 
 # Features, blocks and heads.
 SIZES = {
@@ -75,8 +75,8 @@ def ViT(
     norm = LayerNorm(epsilon=epsilon)
     block = TransformerBlock(SelfAttention(heads), mlp, norm=norm, dropout_rate=dropout_rate)
     patches = Conv(width, (patch_size, patch_size), strides=patch_size)
-    drop = {"drop": Dropout(dropout_rate)} if dropout_rate else {}
-    layers = {"embed": compose(_embed, patches=patches), **drop}
+    drop: Parts = {"drop": Dropout(dropout_rate)} if dropout_rate else {}
+    layers: Parts = {"embed": compose(_embed, patches=patches), **drop}
     layers |= {"blocks": repeat(block, count), "norm": norm}
     if classes is not None:
         layers |= {"class_token": lambda tokens: tokens[:, 0], "head": Dense(classes)}

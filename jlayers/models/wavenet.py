@@ -11,8 +11,10 @@ from ..base.arguments import Positive
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.scope import Scope
+from ..base.types import PyTree
 from ..combinators.compose import compose
 from ..layers import Conv, Embedding
+from .parts import Parts
 
 _CYCLE = tuple(2**i for i in range(10))
 
@@ -51,9 +53,9 @@ def WaveNet(
     >>> jl.out_spec(model, jl.spec((2, 16000), jnp.int32)).shape
     (2, 16000, 256)
     """
-    blocks = {}
+    blocks: Parts = {}
     for i, dilation in enumerate(dilations):
-        layers = {
+        layers: Parts = {
             "gated": Conv(2 * features, kernel_size, padding="CAUSAL", dilation=dilation),
             "residual": Conv(features, 1),
             "skip": Conv(skip_features, 1),
@@ -76,10 +78,12 @@ def _block(f: Scope, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x + f.residual(z) if "residual" in f.children else x, f.skip(z)
 
 
-def _sum_of_skips(f: Scope, ids: jax.Array) -> jax.Array:
-    x, total = f.embed(ids), None
+def _sum_of_skips(f: Scope, ids: jax.Array) -> PyTree:
+    x = f.embed(ids)
+    skips = []
     for name in f.children:
         if name.startswith("block_"):
             x, skip = f[name](x)
-            total = skip if total is None else total + skip
+            skips.append(skip)
+    total = sum(skips[1:], skips[0])
     return f.out_1(jax.nn.relu(f.out_0(jax.nn.relu(total))))

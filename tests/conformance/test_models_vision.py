@@ -8,11 +8,12 @@ import jlayers as jl
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from oracles.torch_models import NEAR, agree, channels_first, randomised  # noqa: E402
+
 pytestmark = [pytest.mark.conformance, pytest.mark.oracle("transformers")]
 models = jl.models
 
-# Of the largest number.
-NEAR = {"float64": 1e-12, "float32": 1e-5}
 IMAGE = (2, 32, 32, 3)
 RESNET = {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [2, 1], "num_labels": 5}
 # The last norm has 1e-12 in transformers, and 1e-6 in the authors' code.
@@ -75,39 +76,8 @@ def test_transformers(name):
     theirs = randomised(getattr(transformers, f"{kind}ForImageClassification")(config))
     x = np.random.default_rng(0).standard_normal(IMAGE)
     with torch.no_grad():
-        want = theirs(torch.tensor(np.moveaxis(x, -1, 1))).logits.numpy()
+        want = theirs(channels_first(x)).logits.numpy()
+    # One of them for those that take longest to compile.
+    dtypes = ("float64",) if kind in ("MobileNetV2", "EfficientNet") else tuple(NEAR)
     with jax.enable_x64(True):
-        agree(theirs, model, x, want, dtypes=dtypes_of(kind))
-
-
-def dtypes_of(kind):
-    """One of them for those that take longest to compile."""
-    return ("float64",) if kind in ("MobileNetV2", "EfficientNet") else tuple(NEAR)
-
-
-def randomised(module):
-    """The module in float64 and eval mode, with random parameters and statistics."""
-    generator = torch.Generator().manual_seed(0)
-    module = module.double().eval()
-    for name, value in module.state_dict().items():
-        if value.dim():
-            drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            # Scales near 1, so that what goes through many layers neither vanishes nor explodes.
-            scale = value.dim() == 1 and name.endswith(("weight", "running_var", "parameter"))
-            drawn = 1 + 0.2 * drawn if scale else drawn * value[0].numel() ** -0.5
-            value.copy_(drawn.abs() if "var" in name else drawn)
-    return module
-
-
-def agree(theirs, model, x, want, rules=(), dtypes=tuple(NEAR)):
-    """The model with the module's weights gives ``want``."""
-    arrays = {name: value.numpy() for name, value in theirs.state_dict().items()}
-    plan = jl.interop.match(model, x, arrays, rules=rules)
-    assert plan.complete, str(plan)
-    params, state = plan.load()
-    apply = jax.jit(model.apply)
-    for dtype in dtypes:
-        cast = jax.tree.map(lambda a: a.astype(dtype), (params, state, x))  # noqa: B023
-        got = apply(*cast)[0]
-        assert got.dtype == dtype
-        np.testing.assert_allclose(got, want, 0, NEAR[dtype] * np.abs(want).max())
+        agree(theirs, model, x, want, dtypes=dtypes)

@@ -101,6 +101,29 @@ def test_copies_are_stacked_and_images_turned():
     np.testing.assert_allclose(x.reshape(1, -1) @ params["dense"]["kernel"], want, rtol=1e-5)
 
 
+def test_names_of_torch_and_transformers_for_parts_of_models():
+    model = jl.serial(
+        jl.weight_norm(jl.Conv(4, 3)), jl.weight_norm(jl.Conv(5, 2)), jl.Affine(bias=False)
+    )
+    arrays = {"0.weight_g": draw(4, 1, 1), "0.weight_v": draw(4, 2, 3), "0.bias": draw(4)}
+    new = {"original0": draw(5, 1, 1), "original1": draw(5, 4, 2)}
+    arrays |= {f"1.parametrizations.weight.{name}": array for name, array in new.items()}
+    arrays |= {"1.bias": draw(5), "layer_scale_parameter": draw(5)}
+    plan = jl.interop.match(model, jl.spec((1, 8, 2)), arrays)
+    assert [pair.says for pair in plan.matched] == [
+        "torch weight norm before 2.0",
+        "torch weight norm",
+        "transformers layer scale",
+    ]
+    params, _ = plan.load()
+    np.testing.assert_array_equal(params["conv_1"]["kernel_norm"], new["original0"][:, 0, 0])
+    np.testing.assert_array_equal(params["conv_1"]["kernel"][1, 2], new["original1"][:, 2, 1])
+    np.testing.assert_array_equal(params["affine"]["scale"], arrays["layer_scale_parameter"])
+    bags = {"ids": jl.spec((2, 3), jnp.int32)}
+    plan = jl.interop.match(jl.EmbeddingBag(7, 2), bags, {"table.weight": draw(7, 2)})
+    assert plan.complete
+
+
 def test_a_square_kernel_is_turned_as_the_others_are():
     x = jl.spec((2, 3))
     model = jl.serial(jl.Dense(4), jl.Dense(4), jl.Dense(5))

@@ -217,7 +217,13 @@ LAYOUTS = (
         _conv_transpose,
         _conv_transpose_shapes,
     ),
-    Layout("torch Embedding", ("Embedding",), ("weight",), (), renamed({"weight": "embedding"})),
+    Layout(
+        "torch Embedding",
+        ("Embedding", "EmbeddingBag"),
+        ("weight",),
+        (),
+        renamed({"weight": "embedding"}),
+    ),
     Layout(
         "torch norm",
         _NORMS,
