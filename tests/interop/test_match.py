@@ -62,6 +62,24 @@ def test_equal_shapes_go_by_order_unless_names_say_otherwise():
     assert renamed
 
 
+def test_equal_shapes_go_by_a_word_of_both_before_order():
+    model = jl.serial(*[jl.residual(jl.Dense(4), shortcut=jl.Dense(4)) for _ in range(2)])
+    arrays = {}
+    for i in range(2):
+        arrays |= linear(f"blocks.{i}.shortcut", 4, 4) | linear(f"blocks.{i}.fc", 4, 4)
+    plan = jl.interop.match(model, jl.spec((2, 4)), arrays)
+    assert {pair.path: pair.names[0] for pair in plan.matched} == {
+        "residual/body": "blocks.0.fc.weight",
+        "residual/shortcut": "blocks.0.shortcut.weight",
+        "residual_1/body": "blocks.1.fc.weight",
+        "residual_1/shortcut": "blocks.1.shortcut.weight",
+    }
+    # Another number of places than of arrays has the word: it is about something else.
+    renamed = {name.replace("1.shortcut", "1.other"): array for name, array in arrays.items()}
+    plan = jl.interop.match(model, jl.spec((2, 4)), renamed)
+    assert [pair.names[0] for pair in plan.matched] == [*renamed][::2]
+
+
 def test_what_is_missing_extra_and_ambiguous():
     arrays = linear("0", 3, 8) | linear("4", 8, 2) | linear("old.head", 8, 5)
     plan = jl.interop.match(MODEL, X, arrays)
