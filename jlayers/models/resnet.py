@@ -115,7 +115,7 @@ def _block(before: int, features: int, strides: int, bottleneck: bool, version: 
         # A stride of the convolution would leave out three of four pixels.
         pool = AvgPool(strides, ceil_mode=True)
         shortcut = serial(pool=pool, conv=conv_norm(after, 1))
-    return compose(_sum, shortcut=shortcut, body=body)
+    return compose(_sum, body=body, shortcut=shortcut)
 
 
 def _sum(f: Scope, x: jax.Array) -> jax.Array:

@@ -160,6 +160,53 @@ def test_it_is_exported_for_any_batch(name):
         np.testing.assert_allclose(have, wanted, 1e-5, 1e-5)
 
 
+def torchvision_resnet(width, blocks, classes):
+    """A state_dict as torchvision and timm write it: shortcuts behind the other convolutions."""
+    rng, arrays = np.random.default_rng(0), {}
+
+    def draw(name, *shape):
+        arrays[name] = rng.standard_normal(shape).astype("float32")
+
+    def conv_norm(conv, norm, after, before, size):
+        draw(f"{conv}.weight", after, before, size, size)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            draw(f"{norm}.{name}", after)
+        arrays[f"{norm}.num_batches_tracked"] = np.array(7)
+
+    conv_norm("conv1", "bn1", width, 3, 7)
+    before = width
+    for stage, count in enumerate(blocks):
+        inner = width * 2**stage
+        for i in range(count):
+            block = f"layer{stage + 1}.{i}"
+            convs = (inner, before, 1), (inner, inner, 3), (4 * inner, inner, 1)
+            for j, sizes in enumerate(convs, 1):
+                conv_norm(f"{block}.conv{j}", f"{block}.bn{j}", *sizes)
+            if not i:
+                shortcut = f"{block}.downsample"
+                conv_norm(f"{shortcut}.0", f"{shortcut}.1", 4 * inner, before, 1)
+            before = 4 * inner
+    draw("fc.weight", classes, before)
+    draw("fc.bias", classes)
+    return arrays
+
+
+def test_resnets_of_torchvision_need_no_rules():
+    arrays = torchvision_resnet(8, (2, 1), 5)
+    plan = jl.interop.match(models.ResNet((2, 1), width=8, classes=5), image(32), arrays)
+    found = {pair.path: pair.names[0].rpartition(".")[0] for pair in plan.matched}
+    assert plan.complete
+    assert found["stem/norm"] == "bn1"
+    for i, j in ((0, 0), (0, 1), (1, 0)):
+        ours, theirs = f"stage_{i}/block_{j}", f"layer{i + 1}.{j}"
+        for k in range(3):
+            assert found[f"{ours}/body/conv_{k}/conv"] == f"{theirs}.conv{k + 1}"
+            assert found[f"{ours}/body/conv_{k}/norm"] == f"{theirs}.bn{k + 1}"
+        if not j:
+            assert found[f"{ours}/shortcut/conv"] == f"{theirs}.downsample.0"
+            assert found[f"{ours}/shortcut/norm"] == f"{theirs}.downsample.1"
+
+
 def test_the_vae_draws_from_its_posterior():
     model = models.VAE(encoder=lambda x: x, decoder=lambda z: z, latent=2)
     params, state = model.init(jax.random.key(0), jl.spec((1, 3)))
