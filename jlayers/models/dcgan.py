@@ -46,7 +46,7 @@ def DCGANGenerator(size: Positive = 64, *, channels: Positive = 3, width: Positi
     """
     up = functools.partial(ConvTranspose, kernel_size=(4, 4), bias=False, kernel_init=_INIT)
     doublings = _doublings(size)
-    parts: Parts = {"pixel": lambda z: z[:, None, None, :]}
+    parts: Parts = {"pixel": _pixel}
     for i in range(doublings):
         features = width * 2 ** (doublings - 1 - i)
         parts[f"conv_{i}"] = up(features, strides=2, padding="SAME") if i else up(features)
@@ -84,7 +84,15 @@ def DCGANDiscriminator(size: Positive = 64, *, width: Positive = 64) -> Layer:
         parts |= {f"norm_{i}": BatchNorm(momentum=0.9)} if i else {}
         parts[f"relu_{i}"] = _leaky_relu
     parts[f"conv_{_doublings(size)}"] = down(1)
-    return serial(**parts, logits=lambda x: x.reshape(x.shape[0]))
+    return serial(**parts, logits=_logits)
+
+
+def _pixel(z: jax.Array) -> jax.Array:
+    return z[:, None, None, :]
+
+
+def _logits(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0])
 
 
 def _doublings(size: int) -> int:

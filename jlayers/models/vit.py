@@ -79,8 +79,12 @@ def ViT(
     layers: Parts = {"embed": compose(_embed, patches=patches), **drop}
     layers |= {"blocks": repeat(block, count), "norm": norm}
     if classes is not None:
-        layers |= {"class_token": lambda tokens: tokens[:, 0], "head": Dense(classes)}
+        layers |= {"class_token": _first, "head": Dense(classes)}
     return serial(**layers)
+
+
+def _first(tokens: jax.Array) -> jax.Array:
+    return tokens[:, 0]
 
 
 def _embed(f: Scope, x: jax.Array) -> jax.Array:

@@ -15,6 +15,35 @@ nn, models = torch.nn, jl.models
 RANDOM = np.random.default_rng(0)
 
 
+class ResNetD(nn.Module):
+    """As in timm: means before the shortcut's convolution, where there is a stride."""
+
+    def __init__(self):
+        super().__init__()
+        convs = conv(3, 2, 3, 2), conv(2, 2, 3), conv(2, 4, 3)
+        self.stem = nn.Sequential(*(nn.Sequential(layer, nn.ReLU()) for layer in convs))
+        self.blocks = nn.ModuleList([self.block(4, 4, 1), self.block(16, 8, 2)])
+        self.fc = nn.Linear(32, 5)
+
+    def block(self, before, inner, stride):
+        body = [conv(before, inner, 1), nn.ReLU(), conv(inner, inner, 3, stride), nn.ReLU()]
+        shortcut = [nn.AvgPool2d(2, ceil_mode=True)] if stride > 1 else []
+        parts = {"body": nn.Sequential(*body, conv(inner, 4 * inner, 1))}
+        parts["downsample"] = nn.Sequential(*shortcut, conv(before, 4 * inner, 1))
+        return nn.ModuleDict(parts)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(self.stem(x), 3, 2, 1)
+        for block in self.blocks:
+            x = (block["body"](x) + block["downsample"](x)).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+def conv(before, after, size, stride=1):
+    layer = nn.Conv2d(before, after, size, stride, size // 2, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(after))
+
+
 class UNet(nn.Module):
     """Figure 1, with two levels of 4 and 8 channels."""
 
@@ -146,6 +175,11 @@ def ids(count, *shape):
 
 CLICKS = {"dense": RANDOM.standard_normal((5, 3))}
 CASES = {
+    "resnet, version D": (
+        ResNetD,
+        models.ResNet((1, 1), version="D", width=4, classes=5),
+        RANDOM.standard_normal((2, 26, 26, 3)),  # 7 pixels before the last stride
+    ),
     "unet": (UNet, models.UNet(3, width=4, depth=2), RANDOM.standard_normal((1, 44, 44, 1))),
     "wavenet": (
         WaveNet,

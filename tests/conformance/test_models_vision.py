@@ -40,6 +40,11 @@ CASES = {
         {"depth_multiplier": 0.35, "num_labels": 5},
         models.MobileNetV2(0.35, classes=5),
     ),
+    "mobilenet, padded on both sides": (
+        "MobileNetV2",
+        {"depth_multiplier": 0.35, "tf_padding": False, "num_labels": 5},
+        models.MobileNetV2(0.35, padding="BOTH", classes=5),
+    ),
     "efficientnet": (
         "EfficientNet",
         {"width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320, "num_labels": 5},
