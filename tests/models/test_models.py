@@ -86,7 +86,7 @@ SMALL = {
         image(16),
     ),
     "resnet": (models.ResNet((1, 2), version="D", width=4, classes=None), image(32)),
-    "tcn": (models.TCN((3, 3), kernel_size=2, classes=2), jl.spec((2, 6, 2))),
+    "tcn": (models.TCN((4, 4), kernel_size=3, classes=3), jl.spec((2, 6, 2))),
     "unet": (
         models.UNet(2, width=4, depth=1, padding="SAME", batch_norm=True, dropout_rate=0.1),
         image(8),
