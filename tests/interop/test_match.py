@@ -133,7 +133,8 @@ def test_names_of_torch_and_transformers_for_parts_of_models():
         "torch weight norm",
         "transformers layer scale",
     ]
-    params, _ = plan.load()
+    params, state = plan.load()
+    jax.tree.map(np.testing.assert_array_equal, plan.export(params, state), arrays)
     np.testing.assert_array_equal(params["conv_1"]["kernel_norm"], new["original0"][:, 0, 0])
     np.testing.assert_array_equal(params["conv_1"]["kernel"][1, 2], new["original1"][:, 2, 1])
     np.testing.assert_array_equal(params["affine"]["scale"], arrays["layer_scale_parameter"])

@@ -34,11 +34,17 @@ def channels_first(x):
 
 
 def agree(module, model, x, want, *, rules=(), dtypes=tuple(NEAR)):
-    """With the weights of ``module``, loaded with ``rules``, the model gives ``want`` for ``x``."""
+    """With the weights of ``module``, loaded with ``rules``, the model gives ``want`` for ``x``.
+
+    The weights are also written back as they were.
+    """
     arrays = {name: value.numpy() for name, value in module.state_dict().items()}
     plan = jl.interop.match(model, x, arrays, rules=rules)
     assert plan.complete, str(plan)
     params, state = plan.load()
+    back = plan.export(params, state)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
     apply = jax.jit(model.apply)
     for dtype in dtypes:
 
