@@ -24,6 +24,7 @@ from .layouts import LAYOUTS
 from .layouts.base import Layout, has_shapes
 from .places import Target, targets_of
 from .rules import renamed
+from .words import told_apart
 
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
@@ -229,6 +230,7 @@ def match(
     }
     for fits in found.values():
         _turned(fits)
+        told_apart([target.place.path for target in targets], fits)
     best = max(found, key=lambda each: sum(map(bool, found[each])))
     pairs, ambiguous = _paired(targets, found[best])
     taken = {name for _, fit, _ in pairs for name in fit.names.values()}

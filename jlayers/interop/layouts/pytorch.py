@@ -82,6 +82,22 @@ def _prelu(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return {"slope": weights["weight"].reshape(place.shapes["slope"])}
 
 
+def _weight_norm(says: str, norm: str, direction: str) -> Layout:
+    """A kernel as its lengths, (out, 1, ...), and its direction."""
+
+    def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+        kernel = _channels_last(weights[direction])
+        params = {"kernel": kernel, "kernel_norm": weights[norm].reshape(-1)}
+        return _with_bias(params, weights)
+
+    def shapes(place: Place) -> Shapes:
+        *size, before, after = place.shapes["kernel"]
+        lengths = (after, 1, *(1 for _ in size))
+        return with_bias({norm: lengths, direction: (after, before, *size)}, place)
+
+    return Layout(says, ("Conv", "Dense"), (norm, direction), ("bias",), convert, shapes)
+
+
 def _rnn(suffix: str, *, gru: bool = False) -> Layout:
     kernel, recurrent = f"weight_ih_{suffix}", f"weight_hh_{suffix}"
     biases = f"bias_ih_{suffix}", f"bias_hh_{suffix}"
@@ -201,7 +217,13 @@ LAYOUTS = (
         _conv_transpose,
         _conv_transpose_shapes,
     ),
-    Layout("torch Embedding", ("Embedding",), ("weight",), (), renamed({"weight": "embedding"})),
+    Layout(
+        "torch Embedding",
+        ("Embedding", "EmbeddingBag"),
+        ("weight",),
+        (),
+        renamed({"weight": "embedding"}),
+    ),
     Layout(
         "torch norm",
         _NORMS,
@@ -218,6 +240,19 @@ LAYOUTS = (
         _batch_norm_shapes,
     ),
     Layout("torch PReLU", ("PReLU",), ("weight",), (), _prelu, _prelu_shapes),
+    Layout(
+        "transformers layer scale",
+        ("Affine",),
+        ("layer_scale_parameter",),
+        (),
+        renamed({"layer_scale_parameter": "scale"}),
+    ),
+    _weight_norm(
+        "torch weight norm",
+        "parametrizations/weight/original0",
+        "parametrizations/weight/original1",
+    ),
+    _weight_norm("torch weight norm before 2.0", "weight_g", "weight_v"),
     *_recurrent(),
     Layout(
         "torch MultiheadAttention: split in three",
