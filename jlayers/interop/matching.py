@@ -27,6 +27,7 @@ from .loading import Stack, release
 from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
 from .rules import renamed
+from .words import told_apart
 
 # Libraries whose arrays are told by their names.
 _BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
@@ -248,6 +249,7 @@ def match(
     }
     for fits in found.values():
         _turned(fits)
+        told_apart([target.place.path for target in targets], fits)
     best = max(found, key=lambda each: sum(map(bool, found[each])))
     chosen, ambiguous = paired([target.place for target in targets], found[best])
     pairs = [(targets[i], fit, how) for i, fit, how in chosen]

@@ -80,8 +80,10 @@ def _arrays(model: Layer, x: PyTree) -> Iterator[_Array]:
     table = parameters(model, x)
     copied: dict[str, tuple[str | int, ...]] = {}
     for path, spec in table.items():
-        yield _Array(0, path, spec.shape, spec.copies, spec.key_path)
-        copied[path.rpartition("/")[0]] = spec.key_path[:-1]
+        above, _, name = path.rpartition("/")
+        # The key of a length of weight norm is that of its kernel.
+        yield _Array(0, path, spec.shape, spec.copies, (*spec.key_path[:-1], name))
+        copied[above] = spec.key_path[:-1]
     _, state = jax.eval_shape(model.init, jax.random.key(0), x)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
@@ -140,6 +142,9 @@ def _images(model: Layer, x: PyTree) -> dict[str, tuple[int, ...]]:
     if not any(layer.maker == "Flatten" for _, layer in walk(model)):
         return found
     image: tuple[int, ...] | None = None
+    # The table of rows asks for the FLOPs of each layer: seconds for a deep network.
+    if not any(layer.maker == "Flatten" for _, layer in walk(model)):
+        return found
     before: Any = x
     for row in summary(model, x).rows:
         shape = tuple(getattr(before, "shape", ()))

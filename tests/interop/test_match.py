@@ -62,6 +62,24 @@ def test_equal_shapes_go_by_order_unless_names_say_otherwise():
     assert renamed
 
 
+def test_equal_shapes_go_by_a_word_of_both_before_order():
+    model = jl.serial(*[jl.residual(jl.Dense(4), shortcut=jl.Dense(4)) for _ in range(2)])
+    arrays = {}
+    for i in range(2):
+        arrays |= linear(f"blocks.{i}.shortcut", 4, 4) | linear(f"blocks.{i}.fc", 4, 4)
+    plan = jl.interop.match(model, jl.spec((2, 4)), arrays)
+    assert {pair.path: pair.names[0] for pair in plan.matched} == {
+        "residual/body": "blocks.0.fc.weight",
+        "residual/shortcut": "blocks.0.shortcut.weight",
+        "residual_1/body": "blocks.1.fc.weight",
+        "residual_1/shortcut": "blocks.1.shortcut.weight",
+    }
+    # Another number of places than of arrays has the word: it is about something else.
+    renamed = {name.replace("1.shortcut", "1.other"): array for name, array in arrays.items()}
+    plan = jl.interop.match(model, jl.spec((2, 4)), renamed)
+    assert [pair.names[0] for pair in plan.matched] == [*renamed][::2]
+
+
 def test_what_is_missing_extra_and_ambiguous():
     arrays = linear("0", 3, 8) | linear("4", 8, 2) | linear("old.head", 8, 5)
     plan = jl.interop.match(MODEL, X, arrays)
@@ -99,6 +117,30 @@ def test_copies_are_stacked_and_images_turned():
     x = draw(1, 2, 3, 5)
     want = np.moveaxis(x, -1, 1).reshape(1, -1) @ weights["fc.weight"].T
     np.testing.assert_allclose(x.reshape(1, -1) @ params["dense"]["kernel"], want, rtol=1e-5)
+
+
+def test_names_of_torch_and_transformers_for_parts_of_models():
+    model = jl.serial(
+        jl.weight_norm(jl.Conv(4, 3)), jl.weight_norm(jl.Conv(5, 2)), jl.Affine(bias=False)
+    )
+    arrays = {"0.weight_g": draw(4, 1, 1), "0.weight_v": draw(4, 2, 3), "0.bias": draw(4)}
+    new = {"original0": draw(5, 1, 1), "original1": draw(5, 4, 2)}
+    arrays |= {f"1.parametrizations.weight.{name}": array for name, array in new.items()}
+    arrays |= {"1.bias": draw(5), "layer_scale_parameter": draw(5)}
+    plan = jl.interop.match(model, jl.spec((1, 8, 2)), arrays)
+    assert [pair.says for pair in plan.matched] == [
+        "torch weight norm before 2.0",
+        "torch weight norm",
+        "transformers layer scale",
+    ]
+    params, state = plan.load()
+    jax.tree.map(np.testing.assert_array_equal, plan.export(params, state), arrays)
+    np.testing.assert_array_equal(params["conv_1"]["kernel_norm"], new["original0"][:, 0, 0])
+    np.testing.assert_array_equal(params["conv_1"]["kernel"][1, 2], new["original1"][:, 2, 1])
+    np.testing.assert_array_equal(params["affine"]["scale"], arrays["layer_scale_parameter"])
+    bags = {"ids": jl.spec((2, 3), jnp.int32)}
+    plan = jl.interop.match(jl.EmbeddingBag(7, 2), bags, {"table.weight": draw(7, 2)})
+    assert plan.complete
 
 
 def test_a_square_kernel_is_turned_as_the_others_are():

@@ -220,8 +220,10 @@ def test_keras_with_wrappers_and_recurrent_layers():
     net = keras.Sequential(
         [
             layers.Embedding(9, 6),
-            layers.Bidirectional(layers.GRU(4, return_sequences=True)),
-            layers.TimeDistributed(layers.Dense(6)),
+            layers.Bidirectional(
+                layers.GRU(4, return_sequences=True, name="gru"), name="bidirectional"
+            ),
+            layers.TimeDistributed(layers.Dense(6), name="time_distributed"),
             layers.LayerNormalization(),
         ]
     )

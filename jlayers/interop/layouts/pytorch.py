@@ -82,6 +82,22 @@ def _prelu(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return {"slope": weights["weight"].reshape(place.shapes["slope"])}
 
 
+def _weight_norm(says: str, norm: str, direction: str) -> Layout:
+    """A kernel as its lengths, (out, 1, ...), and its direction."""
+
+    def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+        kernel = _channels_last(weights[direction])
+        params = {"kernel": kernel, "kernel_norm": weights[norm].reshape(-1)}
+        return _with_bias(params, weights)
+
+    def shapes(place: Place) -> Shapes:
+        *size, before, after = place.shapes["kernel"]
+        lengths = (after, 1, *(1 for _ in size))
+        return with_bias({norm: lengths, direction: (after, before, *size)}, place)
+
+    return Layout(says, ("Conv", "Dense"), (norm, direction), ("bias",), convert, shapes)
+
+
 def _rnn(suffix: str, *, gru: bool = False) -> Layout:
     """Of a layer and direction of a module, such as ``_l0_reverse``, or of a cell, without any."""
     kernel, recurrent = f"weight_ih{suffix}", f"weight_hh{suffix}"
@@ -206,7 +222,7 @@ LAYOUTS = (
     ),
     Layout(
         "torch Embedding",
-        ("Embedding", "PositionEmbedding"),
+        ("Embedding", "EmbeddingBag", "PositionEmbedding"),
         ("weight",),
         (),
         renamed({"weight": "embedding"}),
@@ -227,6 +243,19 @@ LAYOUTS = (
         _batch_norm_shapes,
     ),
     Layout("torch PReLU", ("PReLU",), ("weight",), (), _prelu, _prelu_shapes),
+    Layout(
+        "transformers layer scale",
+        ("Affine",),
+        ("layer_scale_parameter",),
+        (),
+        renamed({"layer_scale_parameter": "scale"}),
+    ),
+    _weight_norm(
+        "torch weight norm",
+        "parametrizations/weight/original0",
+        "parametrizations/weight/original1",
+    ),
+    _weight_norm("torch weight norm before 2.0", "weight_g", "weight_v"),
     *_recurrent(),
     # Behind those of modules, under whose names parameters are exported.
     *CELLS,
