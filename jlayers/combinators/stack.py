@@ -40,11 +40,15 @@ Advanced = tuple[tuple[PyTree, Carry, State], Losses]
 
 
 @factory
-def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -> Layer:
+def repeat(
+    layer: LayerOrFunction, n: int, remat: bool | Policy | None = None, *, shared: bool = False
+) -> Layer:
     """``n`` copies in sequence, each with its own parameters, as one ``lax.scan``.
 
     Compile time does not grow with ``n``. Parameters and state are the layer's, each leaf with a
-    new first axis of size ``n``. Copy i is initialised with ``fold_in(key, i)``.
+    new first axis of size ``n``. Copy i is initialised with ``fold_in(key, i)``. With ``shared`` it
+    is one layer applied ``n`` times (Lan et al., 2019, arXiv:1909.11942): parameters and state are
+    the layer's own.
 
     Args:
       layer: a layer whose output has the shapes and dtypes of its input.
@@ -52,6 +56,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
       remat: what the backward pass recomputes. By default elementwise operations, which takes less
         time than to store them for every copy; True for all but each copy's input; False for
         nothing; or a policy of ``jax.checkpoint_policies``.
+      shared: whether all copies have the same parameters, and one state goes through all of them.
 
     Raises:
       LayerError: if the output is not shaped like the input.
@@ -74,7 +79,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
         raise LayerError(f"remat must be True, False or a policy, got {format_short(remat)}")
 
     def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        found, y = _stacked(inner, n, key, x)
+        found, y = traced(inner, key, x, calls=n) if shared else _stacked(inner, n, key, x)
         # A layer may widen the receptive field, which does not belong to the shape.
         if spec_key(with_receptive_field(specs_of(y), None)) != spec_key(
             with_receptive_field(specs_of(x), None)
@@ -92,11 +97,13 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
     def scan(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
     ) -> tuple[PyTree, tuple[State, Losses]]:
-        def step(x: PyTree, copy: tuple[Params, State, Key]) -> tuple[PyTree, tuple[State, Losses]]:
+        def step(
+            loop: tuple[PyTree, State], copy: tuple[Params, State, Key]
+        ) -> tuple[tuple[PyTree, State], tuple[State, Losses]]:
+            own = (params, loop[1]) if shared else copy[:2]
             with error_context(inner):
-                given = copy[0], copy[1], x, copy[2]
-                (y, new), losses = _collected(inner, *given, train, collects)
-                return y, (new, losses)
+                (y, new), losses = _collected(inner, *own, loop[0], copy[2], train, collects)
+                return (y, new if shared else {}), ({} if shared else new, losses)
 
         if remat is not False:
             policy: Policy | None = None
@@ -104,7 +111,10 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
                 policy = stores_the_rest if remat is None else remat
             # prevent_cse is for straight code; a scan keeps the copies apart by itself.
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
-        return lax.scan(step, x, (params, state, _keys(key, n)), length=n)
+        stacked = ({}, {}) if shared else (params, state)
+        loop = x, state if shared else {}
+        (y, last), (new, losses) = lax.scan(step, loop, (*stacked, _keys(key, n)), length=n)
+        return y, (last if shared else new, losses)
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
@@ -122,7 +132,7 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
             with error_context(inner):
                 return stream_of(inner).start(params, state, x, capacity=capacity)
 
-        return jax.vmap(one, axis_size=n)(params, state)
+        return jax.vmap(one, None if shared else 0, axis_size=n)(params, state)
 
     @compiled_when_eager("mode")
     def scan_blocks(
@@ -134,23 +144,26 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
             one = jax.checkpoint(one, policy=policy, prevent_cse=False)
 
         def step(
-            loop: tuple[PyTree, Carry], copy: PyTree
+            loop: tuple[PyTree, Carry, State], copy: PyTree
         ) -> tuple[PyTree, tuple[State | None, Losses]]:
-            (x, carries), (params, state, key, i) = loop, copy
+            (x, carries, last), (*own, key, i) = loop, copy
             before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), carries)
             with error_context(inner):
-                (x, after, new), losses = one(params, state, before, x, key)
+                given = (params, last) if shared else own
+                (x, after, new), losses = one(*given, before, x, key)
                 check_carry(before, after)
             put = lax.dynamic_update_index_in_dim
             carries = jax.tree.map(lambda a, b: put(a, b, i, 0), carries, after)
             # Unchanged, it need not be written again.
-            return (x, carries), (new if mode.train else None, losses)
+            stored = new if mode.train and not shared else None
+            return (x, carries, new if shared else {}), (stored, losses)
 
         # The carries of all copies stay in one place: as a scan's input and output they would be
         # copied, and a cache of keys and values is most of what a short step touches.
-        copies = (params, state, _keys(key, n), jnp.arange(n))
-        (y, after), (new, losses) = lax.scan(step, (x, carry), copies, length=n)
-        return y, after, new, losses
+        copies = (*(() if shared else (params, state)), _keys(key, n), jnp.arange(n))
+        loop = x, carry, state if shared else {}
+        (y, after, last), (new, losses) = lax.scan(step, loop, copies, length=n)
+        return y, after, last if shared and mode.train else new, losses
 
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
@@ -161,9 +174,8 @@ def repeat(layer: LayerOrFunction, n: int, remat: bool | Policy | None = None) -
             add_loss(jnp.sum(loss))
         return y, after, state if new is None else new
 
-    return wrapper(
-        inner, abstract, apply, lambda new: repeat(new, n, remat), Stepping(start, advance), n
-    )
+    again = functools.partial(repeat, n=n, remat=remat, shared=shared)
+    return wrapper(inner, abstract, apply, again, Stepping(start, advance), 1 if shared else n)
 
 
 @factory

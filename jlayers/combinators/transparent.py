@@ -48,11 +48,12 @@ def wrapper(
     )
 
 
-def traced(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-    """The abstract pass of a wrapper that calls its layer once."""
+def traced(layer: Layer, key: jax.Array, x: PyTree, calls: int = 1) -> tuple[Trace, PyTree]:
+    """The abstract pass of a wrapper that calls its layer once, or several times alike."""
     with error_context(layer):
         found, y = run(layer, key, x)
-    return Trace(found.params, found.state, None, {"": (specs_of(x),)}, inside={"": found}), y
+    inputs = {"": (specs_of(x),) * calls}
+    return Trace(found.params, found.state, None, inputs, inside={"": found}), y
 
 
 def with_changed_weights(

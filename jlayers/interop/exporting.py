@@ -179,7 +179,7 @@ def export_plan(
     """
     if library not in _BY_NAMES:
         raise InteropError(
-            f"arrays of {library} have the names of a graph, which is only read",
+            f"arrays of {library} are only read",
             expected=", ".join(_BY_NAMES),
         )
     pieces = [

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..base.errors import InteropError, public_api
@@ -20,29 +19,23 @@ from ..base.layer import Layer
 from ..base.types import Params, PyTree, State
 from .exporting import export_plan
 from .formats.base import Arrays
+from .formats.graph import GraphArrays
+from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
-from .layouts.base import Layout, has_shapes
+from .layouts.base import Layout, Place, has_shapes
+from .loading import Stack, release
+from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
 from .rules import renamed
 from .words import told_apart
 
+# Libraries whose arrays are told by their names.
+_BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
-_COLLECTIONS = re.compile("^(params|batch_stats|model|state_dict|module|variables)/")
-
-
-class _Fit(NamedTuple):
-    """Arrays below a prefix that fit a place.
-
-    Attributes:
-      prefix: of the names, with ``/`` between their parts.
-      layout: that turns them into ours.
-      names: those that it takes, as they are in the file, by their names below the prefix.
-    """
-
-    prefix: str
-    layout: Layout
-    names: Mapping[str, str]
+_COLLECTIONS = re.compile("^(params|state|batch_stats|model|state_dict|module|variables)/")
+# As Keras 1 names weights: dense_1/dense_1_W.
+_OF_LAYER = re.compile(r"(^|/)([^/]+)/\2_(?=[^/]+$)")
 
 
 class Pairing(NamedTuple):
@@ -75,7 +68,7 @@ class Plan:
         self,
         arrays: Arrays,
         library: str,
-        pairs: list[tuple[Target, _Fit, str]],
+        pairs: list[tuple[Target, Fit, str]],
         missing: list[Target],
         extra: list[str],
         ambiguous: dict[str, list[str]],
@@ -83,12 +76,22 @@ class Plan:
         self._arrays, self._pairs, self._missing = arrays, pairs, missing
         self.library = library
         self.matched = [
-            Pairing(target.place.path, tuple(fit.names.values()), fit.layout.says, how)
+            Pairing(target.place.path, self._in_file(*fit.names.values()), fit.layout.says, how)
             for target, fit, how in pairs
         ]
+        self._counts: dict[tuple[int, str], tuple[int, ...]] = {}
+        for target in [*(target for target, _, _ in pairs), *missing]:
+            for collection, path, copy in target.arrays.values():
+                most = self._counts.get((collection, path), copy)
+                self._counts[collection, path] = tuple(map(max, most, (n + 1 for n in copy)))
         self.missing = {target.place.path: dict(target.place.shapes) for target in missing}
-        self.extra = extra
+        self._extra, self.extra = extra, [one for name in extra for one in self._in_file(name)]
         self.ambiguous = ambiguous
+
+    def _in_file(self, *names: str) -> tuple[str, ...]:
+        """What the file calls arrays that are known here by what takes them."""
+        origin = getattr(self._arrays, "origin", {})
+        return tuple(dict.fromkeys(one for name in names for one in origin.get(name, (name,))))
 
     def __str__(self) -> str:
         lines = [
@@ -102,7 +105,10 @@ class Plan:
             near = self.ambiguous.get(path)
             why = f"as well {' or '.join(near)}" if near else f"no arrays for {_shapes(shapes)}"
             lines.append(f"  {path:<{width}} <- ?  ({why})")
-        lines += [f"  {name}{list(self._arrays[name].shape)} goes nowhere" for name in self.extra]
+        lines += [
+            f"  {', '.join(self._in_file(name))}{list(self._arrays[name].shape)} goes nowhere"
+            for name in self._extra
+        ]
         return "\n".join(lines)
 
     @property
@@ -127,19 +133,22 @@ class Plan:
                 got="\n" + str(self),
                 hint='match(..., rules=["theirs -> ours"]), "theirs ->" for what is left out',
             )
-        stacked: dict[tuple[int, str], dict[tuple[int, ...], np.ndarray]] = {}
+        stacks = {key: Stack(counts) for key, counts in self._counts.items()}
         for target, fit, _ in self._pairs:
             given = {name: np.asarray(self._arrays[full]) for name, full in fit.names.items()}
             for name, array in fit.layout.convert(given, target.place).items():
                 collection, path, copy = target.arrays[name]
-                stacked.setdefault((collection, path), {})[copy] = array
+                stacks[collection, path].put(copy, array)
+            release(given)
         trees: tuple[Params, State] = ({}, {})
-        for (collection, path), copies in stacked.items():
-            *above, name = path.split("/")
-            node = trees[collection]
-            for step in above:
-                node = node.setdefault(step, {})
-            node[name] = _stacked(copies)
+        for (collection, path), stack in stacks.items():
+            # Where one copy has no arrays, none of that parameter is loaded.
+            if stack.complete:
+                *above, name = path.split("/")
+                node = trees[collection]
+                for step in above:
+                    node = node.setdefault(step, {})
+                node[name] = stack.value()
         return trees
 
     @public_api
@@ -199,7 +208,8 @@ def match(
         ``state_dict`` with NumPy arrays.
       rules: corrections, a line each: ``"theirs -> ours"`` renames a prefix of theirs (``*`` is any
         part between two separators, on both sides), ``"theirs ->"`` leaves out what it matches.
-      library: ``"torch"``, ``"keras"`` or ``"flax"``; None for the one that fits most layers.
+      library: ``"torch"``, ``"keras"``, ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None
+        for that of a file that holds a graph, and otherwise for the one that fits most layers.
 
     Returns:
       A ``Plan``; ``plan.load()`` gives ``(params, state)``.
@@ -222,17 +232,27 @@ def match(
     """
     if library is not None and library not in LAYOUTS:
         raise InteropError(f"no layouts of {library!r}", expected=", ".join(LAYOUTS))
+    if isinstance(arrays, GraphArrays) and library in (None, arrays.library):
+        library, arrays = arrays.library, GraphWeights(arrays)
+    elif library in ("onnx", "tflite"):
+        raise InteropError(
+            f"which operator takes an array is what tells the layers of {library} apart",
+            expected=f"the mapping that interop.read gives for a file of {library}",
+            got=type(arrays).__name__,
+            hint='rules=["theirs ->"] leaves arrays out of it',
+        )
     targets = targets_of(model, x)
     names, left_out = _renamed(arrays, rules)
     found = {
         each: _fits(targets, names, arrays, LAYOUTS[each])
-        for each in ([library] if library else LAYOUTS)
+        for each in ([library] if library else _BY_NAMES)
     }
     for fits in found.values():
         _turned(fits)
         told_apart([target.place.path for target in targets], fits)
     best = max(found, key=lambda each: sum(map(bool, found[each])))
-    pairs, ambiguous = _paired(targets, found[best])
+    chosen, ambiguous = paired([target.place for target in targets], found[best])
+    pairs = [(targets[i], fit, how) for i, fit, how in chosen]
     taken = {name for _, fit, _ in pairs for name in fit.names.values()}
     done = {id(target) for target, _, _ in pairs}
     extra = [
@@ -246,14 +266,18 @@ def match(
 
 def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[str]]:
     """The names with ``/`` between their parts, as the rules make them, and those left out."""
-    split = {name: _COLLECTIONS.sub("", name.replace(".", "/")) for name in arrays}
-    split, left_out = renamed(split, rules)
+    split = {
+        name: _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
+        for name in arrays
+    }
+    whole = {name: name.replace(".", "/") for name in arrays}
+    split, left_out = renamed(split, rules, whole, getattr(arrays, "origin", {}))
     return {path: name for name, path in split.items()}, left_out
 
 
 def _fits(
     targets: list[Target], names: Mapping[str, str], arrays: Arrays, layouts: Iterable[Layout]
-) -> list[list[_Fit]]:
+) -> list[list[Fit]]:
     """For each place, what of the file fits it, in the order of the file."""
     ends: dict[str, list[str]] = {}
     for path in names:
@@ -267,11 +291,22 @@ def _fits(
     shapes = {path: tuple(arrays[name].shape) for path, name in names.items()}
     order = {path: i for i, path in enumerate(names)}
 
-    def first(fit: _Fit) -> int:
+    def first(fit: Fit) -> int:
         return min(order[_join(fit.prefix, name)] for name in fit.names)
+
+    # Copies of a block ask the same again and again.
+    known: dict[object, bool] = {}
+
+    def asked(layout: Layout, theirs: dict[str, tuple[int, ...]], place: Place) -> bool:
+        key = (layout.says, layout.needs, *theirs.items(), kind)
+        if key not in known:
+            known[key] = has_shapes(layout, theirs, place)
+        return known[key]
 
     found = []
     for target in targets:
+        place = target.place
+        kind = repr((place.maker, place.options, place.shapes, place.flattened))
         same = Layout("the same names", (), tuple(target.place.shapes), (), _as_it_is)
         here = []
         for layout in (*by_maker.get(target.place.maker, ()), same):
@@ -281,15 +316,17 @@ def _fits(
                     for name in (*layout.needs, *layout.may)
                     if _join(prefix, name) in names
                 }
-                if given.keys() >= set(layout.needs) and has_shapes(
-                    layout, {name: shapes[path] for name, path in given.items()}, target.place
-                ):
-                    here.append(_Fit(prefix, layout, {n: names[p] for n, p in given.items()}))
+                if not given.keys() >= set(layout.needs):
+                    continue
+                fit = Fit(prefix, layout, {n: names[p] for n, p in given.items()})
+                theirs = {name: shapes[path] for name, path in given.items()}
+                if asked(layout, theirs, target.place) and not other_direction(target.place, fit):
+                    here.append(fit)
         found.append(sorted(here, key=first))
     return found
 
 
-def _turned(fits: list[list[_Fit]]) -> None:
+def _turned(fits: list[list[Fit]]) -> None:
     """Of two layouts that fit the same arrays, keeps the one that others of the file have.
 
     A square kernel fits as it is and transposed. Where the kernels that are not square have one
@@ -314,81 +351,6 @@ def _turned(fits: list[list[_Fit]]) -> None:
 
 def _as_it_is(weights: Mapping[str, np.ndarray], place: Any) -> dict[str, np.ndarray]:
     return dict(weights)
-
-
-def _paired(
-    targets: list[Target], fits: list[list[_Fit]]
-) -> tuple[list[tuple[Target, _Fit, str]], dict[str, list[str]]]:
-    """Pairs, and the places that several prefixes fit."""
-    chosen: dict[int, tuple[_Fit, str]] = {}
-    used: set[str] = set()
-
-    def choose(i: int, fit: _Fit, how: str) -> None:
-        chosen[i] = fit, how
-        used.update(fit.names.values())
-
-    def open_fits(i: int) -> list[_Fit]:
-        return [fit for fit in fits[i] if used.isdisjoint(fit.names.values())]
-
-    for i, target in enumerate(targets):
-        named = [fit for fit in open_fits(i) if fit.prefix == target.place.path]
-        if named:
-            choose(i, named[0], "name")
-    changed = True
-    while changed:
-        changed = False
-        for i in range(len(targets)):
-            if i in chosen:
-                continue
-            left = open_fits(i)
-            wanted_elsewhere = {
-                name
-                for j in range(len(targets))
-                if j != i and j not in chosen
-                for fit in open_fits(j)
-                for name in fit.names.values()
-            }
-            if len(left) == 1 and wanted_elsewhere.isdisjoint(left[0].names.values()):
-                choose(i, left[0], "the only one that fits")
-                changed = True
-        changed = changed or _by_order(targets, chosen, open_fits, choose)
-    ambiguous = {
-        targets[i].place.path: [fit.prefix for fit in left]
-        for i in range(len(targets))
-        if i not in chosen and (left := open_fits(i))
-    }
-    return [(targets[i], *chosen[i]) for i in sorted(chosen)], ambiguous
-
-
-def _by_order(targets: list[Target], chosen: Any, open_fits: Any, choose: Any) -> bool:
-    """Pairs places with as many prefixes, all of which fit all of them; whether there were any."""
-    for i in range(len(targets)):
-        if i in chosen or not (left := open_fits(i)):
-            continue
-        names = [tuple(fit.names.values()) for fit in left]
-        alike = [
-            j
-            for j in range(len(targets))
-            if j not in chosen and [tuple(f.names.values()) for f in open_fits(j)] == names
-        ]
-        if len(alike) == len(left) and len({name for group in names for name in group}) == sum(
-            map(len, names)
-        ):
-            options = {j: open_fits(j) for j in alike}
-            for number, j in enumerate(alike):
-                choose(j, options[j][number], "order")
-            return True
-    return False
-
-
-def _stacked(copies: Mapping[tuple[int, ...], np.ndarray]) -> Any:
-    """One array, or those of all copies stacked."""
-    if () in copies:
-        return jnp.asarray(copies[()])
-    sizes = tuple(max(place) + 1 for place in zip(*copies, strict=True))
-    return jnp.asarray(
-        np.stack([copies[c] for c in sorted(copies)]).reshape(*sizes, *copies[min(copies)].shape)
-    )
 
 
 def _join(prefix: str, name: str) -> str:

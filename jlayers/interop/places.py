@@ -139,6 +139,8 @@ def _options(layer: Layer) -> dict[str, object]:
 def _images(model: Layer, x: PyTree) -> dict[str, tuple[int, ...]]:
     """For each layer behind a Flatten, the sizes of the image that was flattened."""
     found: dict[str, tuple[int, ...]] = {}
+    if not any(layer.maker == "Flatten" for _, layer in walk(model)):
+        return found
     image: tuple[int, ...] | None = None
     # The table of rows asks for the FLOPs of each layer: seconds for a deep network.
     if not any(layer.maker == "Flatten" for _, layer in walk(model)):

@@ -8,13 +8,20 @@ from collections.abc import Iterable, Mapping
 from ..base.errors import InteropError
 
 
-def renamed(names: Mapping[str, str], rules: Iterable[str]) -> tuple[dict[str, str], set[str]]:
+def renamed(
+    names: Mapping[str, str],
+    rules: Iterable[str],
+    whole: Mapping[str, str] | None = None,
+    origin: Mapping[str, Iterable[str]] | None = None,
+) -> tuple[dict[str, str], set[str]]:
     """Paths as the rules make them, and what is left out.
 
     Args:
       names: for each name its path, with ``/`` between the parts.
       rules: ``"old -> new"``, where ``*`` is any part between two separators, or of one, on both
         sides; ``"old ->"`` leaves out what it matches.
+      whole: longer paths, which a rule is about where no path begins as it does.
+      origin: other names that an array has, by which it may be left out as well.
 
     Returns:
       The new paths by name, and the names that are left out.
@@ -28,6 +35,15 @@ def renamed(names: Mapping[str, str], rules: Iterable[str]) -> tuple[dict[str, s
         parts = [re.escape(part) for part in old.replace(".", "/").split("*")]
         pattern = re.compile("^" + "([^/]+)".join(parts) + "(?=/|$)")
         matched = [name for name, path in split.items() if pattern.search(path)]
+        if not matched and whole:
+            matched = [name for name in split if pattern.search(whole[name])]
+            split.update((name, whole[name]) for name in matched)
+        if not matched and not new:
+            matched = [
+                name
+                for name, others in (origin or {}).items()
+                if name in split and any(pattern.search(one.replace(".", "/")) for one in others)
+            ]
         if not matched:
             raise InteropError(f"the rule {rule!r} matches nothing", got=", ".join(list(split)[:8]))
         if not new:

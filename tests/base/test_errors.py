@@ -193,7 +193,7 @@ ARGUMENTS = [
     (
         lambda: jl.repeat(Dense(5)),
         "repeat: missing a required argument: 'n'",
-        "expected: repeat(layer, n, remat=None)",
+        "expected: repeat(layer, n, remat=None, *, shared=False)",
     ),
     (
         lambda: jl.repeat(Dense(5), 2, remat="full"),

@@ -148,6 +148,23 @@ def test_repeat_is_serial_of_copies(kind, remat, train):
     close(got, results(copies, unstacked(params), unstacked(state), x, train))
 
 
+@pytest.mark.parametrize(("remat", "train"), [(None, True), (True, False)])
+def test_a_shared_repeat_is_one_layer_again_and_again(remat, train):
+    layer, x, key = jl.serial(block(), jl.Dropout(0.5)), array(ROWS), jax.random.key(2)
+
+    def again(params, state, x, *, key, train):
+        for i in range(3):
+            own = jax.random.fold_in(key, i)
+            x, state = layer.apply(params, state, x, key=own, train=train)
+        return x, state
+
+    many, by_hand = jl.repeat(layer, 3, remat, shared=True), jl.Layer(layer.init, again)
+    params, state = ready(many, x)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, ready(layer, x)[0])
+    given = params, state, x, train, key
+    close(results(many, *given), results(by_hand, *given))
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_ensemble_is_a_loop(kind):
     layer, x = LAYERS[kind], array(ROWS)

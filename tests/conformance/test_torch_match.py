@@ -32,6 +32,36 @@ class Attention(nn.Module):
         return self.attend(x, x, x)[0]
 
 
+class AlbertAttention(nn.Module):
+    """With the names of ALBERT's, which has the projection of the output beside the others."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("query", "key", "value", "dense"):
+            setattr(self, name, nn.Linear(6, 6))
+
+    def forward(self, x):
+        maps = self.query, self.key, self.value
+        heads = [project(x).unflatten(-1, (2, 3)).transpose(1, 2) for project in maps]
+        y = nn.functional.scaled_dot_product_attention(*heads)
+        return self.dense(y.transpose(1, 2).flatten(2))
+
+
+class Cell(nn.Module):
+    """A cell, step by step."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x):
+        state, outputs = None, []
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs, 1)
+
+
 SAME = {"padding": 1}
 CASES = {
     "images": (
@@ -62,6 +92,18 @@ CASES = {
             Rows(nn.LSTM(4, 3, 2, bidirectional=True, batch_first=True)), nn.Linear(6, 6)
         ),
         jl.serial(jl.bidirectional(jl.LSTM(3)), jl.bidirectional(jl.LSTM(3)), jl.Dense(6)),
+        (2, 5, 4),
+    ),
+    "cells": (
+        lambda: nn.Sequential(
+            Cell(nn.LSTMCell(4, 3)), Cell(nn.GRUCell(3, 5)), Cell(nn.RNNCell(5, 2))
+        ),
+        jl.serial(jl.LSTM(3), jl.GRU(5), jl.SimpleRNN(2)),
+        (2, 5, 4),
+    ),
+    "attention of albert": (
+        lambda: nn.Sequential(nn.Linear(4, 6), AlbertAttention()),
+        jl.serial(jl.Dense(6), jl.SelfAttention(2)),
         (2, 5, 4),
     ),
     "gru, attention": (

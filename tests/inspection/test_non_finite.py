@@ -153,6 +153,7 @@ WRAPPED = [
     (jl.remat(jl.serial(positive, jl.Dense(3))), (), "dense"),
     (jl.repeat(jl.serial(positive, jl.Dense(4)), 3, remat=True), ((1, 3),), "dense"),
     (jl.repeat(jl.serial(positive, jl.Dense(4)), 1), ((0, 1),), "dense"),
+    (jl.repeat(jl.serial(positive, jl.Dense(4)), 3, shared=True), (), "dense"),
     (
         jl.ensemble(jl.repeat(jl.residual(jl.serial(positive, jl.Dense(4))), 3), 2),
         ((1, 2), (1, 3)),

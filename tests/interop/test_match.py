@@ -159,6 +159,69 @@ def test_a_square_kernel_is_turned_as_the_others_are():
     assert plan.ambiguous == {"dense_1": ["1", "1"]}
 
 
+@pytest.mark.oracle("Keras")
+def test_keras_attention_and_separable_convolutions():
+    layers = keras.layers
+    inputs = keras.Input((6, 4))
+    y = layers.SeparableConv1D(4, 3, depth_multiplier=2, padding="same")(inputs)
+    y = layers.MultiHeadAttention(2, 3)(y, y)
+    theirs = keras.Model(inputs, layers.GroupQueryAttention(3, 4, 2)(y, y))
+    x = draw(2, 6, 4)
+    with lenient():
+        theirs.set_weights([draw(*w.shape) for w in theirs.get_weights()])
+        want = theirs(x)
+    ours = jl.serial(
+        jl.Conv(8, 3, groups=4, padding="SAME", bias=False),
+        jl.Conv(4, 1),
+        jl.SelfAttention(2, head_dim=3, bias=True),
+        jl.SelfAttention(4, head_dim=3, num_kv_heads=2, bias=True),
+    )
+    plan = jl.interop.match(ours, x, {w.path: np.asarray(w) for w in theirs.weights})
+    y, _ = jax.jit(ours.apply)(*plan.load(), x)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+
+
+def test_keras_1_calls_weights_after_their_layers():
+    arrays = {"dense_1/dense_1_W": draw(3, 2), "dense_1/dense_1_b": draw(2)}
+    names = ("gamma", "beta", "running_mean", "running_std")
+    arrays |= {f"bn/bn_{name}": draw(2) for name in names}
+    params, state = jl.interop.match(jl.serial(jl.Dense(2), jl.BatchNorm()), X, arrays).load()
+    np.testing.assert_array_equal(params["dense"]["kernel"], arrays["dense_1/dense_1_W"])
+    np.testing.assert_array_equal(state["batch_norm"]["var"], arrays["bn/bn_running_std"])
+
+
+def gru(name, before, size):
+    shapes = {"kernel": (before, 3 * size), "recurrent_kernel": (size, 3 * size)}
+    arrays = {f"{name}/{key}": draw(*shape) for key, shape in shapes.items()}
+    return arrays | {f"{name}/bias": draw(2, 3 * size)}
+
+
+def test_the_halves_of_a_bidirectional_layer_are_told_by_their_names():
+    model = jl.serial(jl.bidirectional(jl.GRU(3)), jl.bidirectional(jl.GRU(3)))
+    # As sleepecg's files have them: the backward half first.
+    arrays = gru("b/backward_gru/cell", 6, 3) | gru("b/forward_gru/cell", 6, 3)
+    arrays |= gru("b_1/backward_layer/cell", 6, 3) | gru("b_1/forward_layer/cell", 6, 3)
+    plan = jl.interop.match(model, jl.spec((1, 4, 6)), arrays)
+    found = {pair.path: pair.names[0] for pair in plan.matched}
+    assert found == {
+        "bidirectional/forward": "b/forward_gru/cell/kernel",
+        "bidirectional/backward": "b/backward_gru/cell/kernel",
+        "bidirectional_1/forward": "b_1/forward_layer/cell/kernel",
+        "bidirectional_1/backward": "b_1/backward_layer/cell/kernel",
+    }
+
+
+def test_a_rule_may_begin_with_the_collection():
+    arrays = {
+        f"model.{name}": array for name, array in (linear("a", 3, 3) | linear("b", 3, 3)).items()
+    }
+    model = jl.serial(jl.Dense(3), jl.Dense(3))
+    for rules in (["a -> dense_1"], ["model.a -> dense_1"], ["model.a -> dense_1", "b -> dense"]):
+        plan = jl.interop.match(model, X, arrays, rules=rules)
+        found = {pair.path: pair.names[0] for pair in plan.matched}
+        assert found == {"dense": "model.b.weight", "dense_1": "model.a.weight"}
+
+
 def test_errors():
     match = jl.interop.match
     with pytest.raises(jl.InteropError, match="the rule 'stem -> conv' matches nothing"):

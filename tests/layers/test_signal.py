@@ -155,6 +155,15 @@ def test_frames_against_numpy(length):
     linear(jl.Frame(length, strides=30), theirs, X[..., 0])
 
 
+def test_a_pair_is_the_padding_of_both_ends():
+    padded = np.pad(X, ((0, 0), (3, 1), (0, 0)))
+    same(of(jl.Frame(8, strides=5, padding=(3, 1))), of(jl.Frame(8, strides=5), padded))
+    twice = jl.STFT(8, padding=((3, 1),))
+    same(of(jl.STFT(8, padding=(3, 1))), of(twice))
+    taps = [0.5, 0.25, 1.0]
+    same(of(jl.FIRFilter(taps, padding=(3, 1))), of(jl.FIRFilter(taps, padding="VALID"), padded))
+
+
 SPECTRA = [
     {},
     {"window": "hamming", "output": "magnitude", "fft_length": 64},

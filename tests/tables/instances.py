@@ -748,6 +748,9 @@ INSTANCES = {
     "repeat, rematerialised": Instance(
         jl.repeat(jl.residual(jl.Dense(4)), 2, remat=jax.checkpoint_policies.dots_saveable), VECTOR
     ),
+    "repeat, shared": Instance(
+        jl.repeat(jl.serial(jl.GRU(4), jl.BatchNorm(), jl.Dropout(0.2)), 3, shared=True), STEPS
+    ),
     "ensemble": Instance(jl.ensemble(jl.serial(jl.Dense(3), jl.BatchNorm()), 2), VECTOR, 1),
     "ensemble of inputs": Instance(
         jl.ensemble(jl.Dense(3), 2, shared=False),

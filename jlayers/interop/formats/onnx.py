@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from .base import Arrays, Format, register
-from .binary import BinaryFile, LazyArrays
+from .binary import BinaryFile
+from .graph import GraphArrays, Node
 from .onnx_tensors import ExternalFiles, read_tensor
 from .protobuf import Field, Message
 
@@ -25,9 +26,18 @@ _DEPTH = 32
 
 
 def _read(path: Path) -> Arrays:
-    file = BinaryFile(path)
-    model = Message(file, "the model", 0, file.size)
-    reader = _Reader(path.parent)
+    model = Message(file := BinaryFile(path), "the model", 0, file.size)
+    reader = _walked(model, path.parent, keep_nodes=False)
+    # Nodes take more memory than they have bytes, so that only who asks for them has them made.
+    return GraphArrays(
+        reader.arrays,
+        "onnx",
+        lambda: [make() for make in _walked(model, path.parent, keep_nodes=True).nodes],
+    )
+
+
+def _walked(model: Message, folder: Path, *, keep_nodes: bool) -> _Reader:
+    reader = _Reader(folder, keep_nodes)
     graphs = 0
     for field in model.fields():
         if field.number == 7:
@@ -36,24 +46,31 @@ def _read(path: Path) -> Arrays:
         elif field.number == 25:
             reader.function(model.inner(field, "a function"))
     if not graphs:
-        raise file.error("the model", "must have a graph", got=f"{file.size} bytes without")
-    return LazyArrays(reader.arrays)
+        size = model.file.size
+        raise model.file.error("the model", "must have a graph", got=f"{size} bytes without")
+    return reader
 
 
 class _Reader:
     """Walks through a model, and keeps its arrays."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep_nodes: bool) -> None:
+        self._keep_nodes = keep_nodes
         self.external = ExternalFiles(folder)
         self.arrays: dict[str, np.ndarray | Callable[[], np.ndarray]] = {}
+        # Made at last, for a graph names its arrays after the nodes that use them.
+        self.nodes: list[Callable[[], Node]] = []
 
-    def graph(self, graph: Message, scope: str, depth: int) -> None:
+    def graph(
+        self, graph: Message, scope: str, depth: int, around: tuple[dict[str, str], ...] = ()
+    ) -> None:
         if depth > _DEPTH:
             raise graph.file.error(graph.place, f"must be at most {_DEPTH} graphs deep")
-        own: set[str] = set()
+        own: dict[str, str] = {}
+        seen = (own, *around)
         for field in graph.fields():
             if field.number == 1:
-                self._node(graph.inner(field, f"{graph.place}, node"), scope, depth, own)
+                self._node(graph.inner(field, f"{graph.place}, node"), scope, depth, seen)
             elif field.number == 5:
                 self._tensor(graph.inner(field, f"{graph.place}, initialiser"), scope, own)
             elif field.number == 15:
@@ -64,16 +81,22 @@ class _Reader:
         fields = list(function.fields())
         names = [function.text(field) for field in fields if field.number == 1]
         function.place = f"function {''.join(names)!r}"
-        own: set[str] = set()
+        own: dict[str, str] = {}
         for field in fields:
             if field.number == 7:
                 node = function.inner(field, f"{function.place}, node")
-                self._node(node, f"{''.join(names)}/", 0, own)
+                self._node(node, f"{''.join(names)}/", 0, (own,))
 
-    def _node(self, node: Message, scope: str, depth: int, own: set[str]) -> None:
-        outputs, attributes, name, operator = [], [], "", ""
+    def _node(
+        self, node: Message, scope: str, depth: int, seen: tuple[dict[str, str], ...]
+    ) -> None:
+        inputs: list[str] = []
+        outputs: list[str] = []
+        attributes, name, operator, own = [], "", "", seen[0]
         for field in node.fields():
-            if field.number == 2:
+            if field.number == 1:
+                inputs.append(node.text(field))
+            elif field.number == 2:
                 outputs.append(node.text(field))
             elif field.number == 3:
                 name = node.text(field)
@@ -83,14 +106,27 @@ class _Reader:
                 attributes.append(field)
         label = name or (outputs[0] if outputs else operator)
         node.place += f" {label!r}"
-        for field in attributes:
-            attribute = node.inner(field, f"{node.place}, attribute")
-            if operator == "Constant" and outputs:
+        inner = [node.inner(field, f"{node.place}, attribute") for field in attributes]
+        constant = operator == "Constant" and bool(outputs)
+        if self._keep_nodes and not constant:
+            own |= {
+                output: f"{scope}{output}" for output in outputs if output and output not in own
+            }
+            self.nodes.append(
+                lambda: Node(
+                    operator,
+                    tuple(_known(name, seen, scope) for name in inputs),
+                    tuple(_known(name, seen, scope) for name in outputs),
+                    dict(map(_attribute, inner)),
+                )
+            )
+        for attribute in inner:
+            if constant:
                 self._constant(attribute, outputs[0], scope, own)
             else:
-                self._graphs(attribute, f"{scope}{label}/", depth)
+                self._graphs(attribute, f"{scope}{label}/", depth, seen)
 
-    def _constant(self, attribute: Message, name: str, scope: str, own: set[str]) -> None:
+    def _constant(self, attribute: Message, name: str, scope: str, own: dict[str, str]) -> None:
         floats: list[np.ndarray] = []
         integers: list[int] = []
         single = ""
@@ -104,17 +140,16 @@ class _Reader:
             elif field.number in (2, 7):
                 floats.append(attribute.packed(field, 5))
             elif field.number in (3, 8):
-                integers += self._integers(attribute, field)
+                integers += _integers(attribute, field)
         if floats or integers:
             array = np.concatenate(floats).view("<f4") if floats else np.array(integers, np.int64)
             if single in ("value_float", "value_int"):
                 array = array.reshape(-1)[-1]
             self._keep(attribute, name, np.asarray(array), scope, own)
 
-    def _integers(self, attribute: Message, field: Field) -> list[int]:
-        return attribute.numbers(field) if field.kind == 2 else [attribute.number(field)]
-
-    def _graphs(self, attribute: Message, scope: str, depth: int) -> None:
+    def _graphs(
+        self, attribute: Message, scope: str, depth: int, seen: tuple[dict[str, str], ...]
+    ) -> None:
         """Branches of a condition, bodies of loops."""
         name = ""
         for field in attribute.fields():
@@ -122,10 +157,10 @@ class _Reader:
                 name = attribute.text(field)
             elif field.number in (6, 11):
                 place = f"graph {f'{scope}{name}'!r}"
-                self.graph(attribute.inner(field, place), f"{scope}{name}/", depth + 1)
+                self.graph(attribute.inner(field, place), f"{scope}{name}/", depth + 1, seen)
 
     def _tensor(
-        self, tensor: Message, scope: str, own: set[str], output: str | None = None
+        self, tensor: Message, scope: str, own: dict[str, str], output: str | None = None
     ) -> None:
         name, array = read_tensor(tensor, self.external)
         if output is None and not name:
@@ -139,14 +174,47 @@ class _Reader:
         name: str,
         array: np.ndarray | Callable[[], np.ndarray],
         scope: str,
-        own: set[str],
+        own: dict[str, str],
     ) -> None:
         # Both branches of a condition may use a name; a graph uses it once.
         key = name if name not in self.arrays else f"{scope}{name}"
         if name in own or key in self.arrays:
             raise message.file.error(message.place, "must have a name of its own", got=repr(name))
-        own.add(name)
+        own[name] = key
         self.arrays[key] = array
+
+
+def _known(name: str, seen: tuple[dict[str, str], ...], scope: str) -> str:
+    """The value that a graph, or one around it, calls so; or an input of its own."""
+    own = f"{scope}{name}" if name else ""
+    return next((names[name] for names in seen if name in names), own)
+
+
+def _attribute(attribute: Message) -> tuple[str, object]:
+    """Its name, and its value if that is made of whole numbers or texts."""
+    name, listed = "", list[object]()
+    value: object = None
+    for field in attribute.fields():
+        if field.number == 1:
+            name = attribute.text(field)
+        elif field.number == 3:
+            value = attribute.number(field)
+        elif field.number == 4:
+            value = _lenient(attribute, field)
+        elif field.number == 8:
+            listed += _integers(attribute, field)
+        elif field.number == 9:
+            listed.append(_lenient(attribute, field))
+    return name, value if value is not None else listed
+
+
+def _lenient(attribute: Message, field: Field) -> str:
+    """A text, which may be any bytes in operators that are not looked at."""
+    return attribute.packed(field).tobytes().decode(errors="replace")
+
+
+def _integers(attribute: Message, field: Field) -> list[int]:
+    return attribute.numbers(field) if field.kind == 2 else [attribute.number(field)]
 
 
 def _is_onnx(path: Path, start: bytes) -> bool:

@@ -5,7 +5,7 @@ Read by the numbers of its schema, in tensorflow/lite/schema/schema.fbs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 from .base import Arrays, Format, register
 from .binary import (
     BinaryFile,
-    LazyArrays,
     check_bytes,
     element_count,
     from_bytes,
     unpack_bits,
 )
 from .flatbuffer import Table
+from .graph import GraphArrays, Node
 
 _IDENTIFIER = b"TFL3"
 # By TensorType; the bits of an element where those are fewer than a byte.
@@ -47,6 +47,25 @@ _TYPES: dict[int, tuple[np.dtype[Any], int | None]] = {
     21: (np.dtype(ml_dtypes.float8_e4m3fn), None),
     22: (np.dtype(ml_dtypes.float8_e5m2), None),
 }
+# By BuiltinOperator, those that layouts know.
+_OPERATORS = {
+    0: "ADD",
+    3: "CONV_2D",
+    4: "DEPTHWISE_CONV_2D",
+    6: "DEQUANTIZE",
+    9: "FULLY_CONNECTED",
+    18: "MUL",
+    22: "RESHAPE",
+    36: "GATHER",
+    39: "TRANSPOSE",
+    43: "SQUEEZE",
+    45: "STRIDED_SLICE",
+    53: "CAST",
+    54: "PRELU",
+    67: "TRANSPOSE_CONV",
+    70: "EXPAND_DIMS",
+    126: "BATCH_MATMUL",
+}
 # Strings, resources and variants, which are not numbers.
 _SKIPPED = (5, 13, 14)
 
@@ -60,6 +79,7 @@ def _read(path: Path) -> Arrays:
     model = Table(file, place, file.unpack(place, "<I", 0)[0])
     buffers = [_buffer(table) for table in model.tables(4, "buffer")]
     arrays: dict[str, np.ndarray | Callable[[], np.ndarray]] = {}
+    keys: dict[tuple[int, int], str] = {}
     for index, subgraph in enumerate(model.tables(2, "subgraph")):
         # The main one comes first; the others are bodies of loops and branches.
         scope = f"{subgraph.text(4) or index}/" if index else ""
@@ -74,7 +94,32 @@ def _read(path: Path) -> Arrays:
             if key in arrays:
                 raise file.error(tensor.place, "must have a name of its own")
             arrays[key] = array
-    return LazyArrays(arrays)
+            keys[index, number] = key
+    return GraphArrays(arrays, "tflite", lambda: list(_nodes(model, keys)))
+
+
+def _nodes(model: Table, keys: Mapping[tuple[int, int], str]) -> Iterator[Node]:
+    """The operators, and their values; those that are not constant have a number as name."""
+    # The old field has one byte; what needs more is 127 there.
+    codes = [
+        max(code.scalar(0, "b"), code.scalar(3, "i")) for code in model.tables(1, "operator code")
+    ]
+    for index, subgraph in enumerate(model.tables(2, "subgraph")):
+        for operator in subgraph.tables(3, f"{subgraph.place}, operator"):
+            code = operator.scalar(0, "I")
+            if code >= len(codes):
+                raise model.file.error(
+                    operator.place, f"must have one of {len(codes)} codes", got=str(code)
+                )
+            # A tensor that is left out has the number -1.
+            inputs, outputs = (
+                tuple(
+                    "" if number < 0 else keys.get((index, number), f"#{index}.{number}")
+                    for number in operator.numbers(field, "<i4").tolist()
+                )
+                for field in (1, 2)
+            )
+            yield Node(_OPERATORS.get(codes[code], str(codes[code])), inputs, outputs, {})
 
 
 def _buffer(buffer: Table) -> tuple[int, int]:

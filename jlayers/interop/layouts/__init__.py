@@ -1,6 +1,6 @@
 """How other libraries keep the parameters of a layer, a file a library."""
 
-from . import flax, keras, pytorch
+from . import flax, graph, haiku, keras, pytorch
 from .base import Layout, Place
 
 # In the order in which they are tried where a file could be of several.
@@ -8,6 +8,9 @@ LAYOUTS = {
     "torch": pytorch.LAYOUTS,
     "keras": keras.LAYOUTS,
     "flax": flax.LAYOUTS,
+    "haiku": haiku.LAYOUTS,
+    "onnx": graph.ONNX,
+    "tflite": graph.TFLITE,
 }
 
 __all__ = ["LAYOUTS", "Layout", "Place"]

@@ -104,7 +104,13 @@ LAYOUTS = (
         ("bias",),
         renamed({"kernel": "kernel", "bias": "bias"}),
     ),
-    Layout("as it is", ("Embedding",), ("embedding",), (), renamed({"embedding": "embedding"})),
+    Layout(
+        "as it is",
+        ("Embedding", "PositionEmbedding"),
+        ("embedding",),
+        (),
+        renamed({"embedding": "embedding"}),
+    ),
     Layout(
         "as it is",
         ("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm"),

@@ -24,6 +24,22 @@ def _conv_transpose(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return {"kernel": kernel} | _bias(weights)
 
 
+def _attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    """Theirs have an axis of heads, the queries' last but one and the output's first."""
+    params: dict[str, np.ndarray] = {}
+    for name, ours in _HEADS.items():
+        kernel = weights[f"{name}/kernel"]
+        rows = kernel.shape[:-1] if ours == "out" else kernel.shape[:1]
+        params[f"{ours}_kernel"] = kernel.reshape(int(np.prod(rows)), -1)
+        if f"{name}/bias" in weights:
+            params[f"{ours}_bias"] = weights[f"{name}/bias"].reshape(-1)
+    return params
+
+
+def _separable(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    return _depthwise({"kernel": weights["depthwise_kernel"]}, place)
+
+
 def _conv_transpose_shapes(place: Place) -> Shapes:
     *size, before, after = place.shapes["kernel"]
     if place.options.get("transpose_kernel"):
@@ -55,6 +71,7 @@ def _bias(weights: Weights) -> dict[str, np.ndarray]:
     return {"bias": weights["bias"]} if "bias" in weights else {}
 
 
+_HEADS = {"query": "query", "key": "key", "value": "value", "attention_output": "out"}
 _RECURRENT = ("kernel", "recurrent_kernel")
 LAYOUTS = (
     Layout(
@@ -65,6 +82,14 @@ LAYOUTS = (
         renamed({"kernel": "kernel", "bias": "bias"}),
     ),
     Layout("Keras DepthwiseConv", ("Conv",), ("kernel",), ("bias",), _depthwise),
+    Layout("Keras SeparableConv, depthwise", ("Conv",), ("depthwise_kernel",), (), _separable),
+    Layout(
+        "Keras SeparableConv, pointwise",
+        ("Conv",),
+        ("pointwise_kernel",),
+        ("bias",),
+        renamed({"pointwise_kernel": "kernel", "bias": "bias"}),
+    ),
     Layout(
         "Keras ConvTranspose: flipped",
         ("ConvTranspose",),
@@ -74,7 +99,11 @@ LAYOUTS = (
         _conv_transpose_shapes,
     ),
     Layout(
-        "Keras Embedding", ("Embedding",), ("embeddings",), (), renamed({"embeddings": "embedding"})
+        "Keras Embedding",
+        ("Embedding", "PositionEmbedding"),
+        ("embeddings",),
+        (),
+        renamed({"embeddings": "embedding"}),
     ),
     Layout(
         "Keras BatchNormalization",
@@ -92,6 +121,23 @@ LAYOUTS = (
         ("bias",),
         renamed({name: name for name in (*_RECURRENT, "bias")}),
     ),
+    Layout(
+        "Keras MultiHeadAttention or GroupQueryAttention: heads in one axis",
+        ("SelfAttention", "CrossAttention"),
+        tuple(f"{name}/kernel" for name in _HEADS),
+        tuple(f"{name}/bias" for name in _HEADS),
+        _attention,
+    ),
     Layout("Keras GRU: r before z", ("GRU",), _RECURRENT, ("bias",), _gru, _gru_shapes),
+    Layout("Keras 1 Dense", ("Dense",), ("W",), ("b",), renamed({"W": "kernel", "b": "bias"})),
+    Layout("Keras 1 Embedding", ("Embedding",), ("W",), (), renamed({"W": "embedding"})),
+    Layout(
+        # Its "std" is a variance: Keras 1 adds epsilon to it and takes the root.
+        "Keras 1 BatchNormalization",
+        ("BatchNorm",),
+        ("running_mean", "running_std"),
+        ("gamma", "beta"),
+        renamed(_NORM | {"running_mean": "mean", "running_std": "var"}),
+    ),
     Layout("Keras PReLU", ("PReLU",), ("alpha",), (), renamed({"alpha": "slope"})),
 )

@@ -99,13 +99,14 @@ def _weight_norm(says: str, norm: str, direction: str) -> Layout:
 
 
 def _rnn(suffix: str, *, gru: bool = False) -> Layout:
-    kernel, recurrent = f"weight_ih_{suffix}", f"weight_hh_{suffix}"
-    biases = f"bias_ih_{suffix}", f"bias_hh_{suffix}"
+    """Of a layer and direction of a module, such as ``_l0_reverse``, or of a cell, without any."""
+    kernel, recurrent = f"weight_ih{suffix}", f"weight_hh{suffix}"
+    biases = f"bias_ih{suffix}", f"bias_hh{suffix}"
 
     def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
         params = {"kernel": weights[kernel].T, "recurrent_kernel": weights[recurrent].T}
         if place.options.get("projection"):
-            params["projection_kernel"] = weights[f"weight_hr_{suffix}"].T
+            params["projection_kernel"] = weights[f"weight_hr{suffix}"].T
         if biases[0] in weights:
             one, two = (weights[name] for name in biases)
             params |= gru_biases(one, two, place) if gru else {"bias": one + two}
@@ -116,20 +117,21 @@ def _rnn(suffix: str, *, gru: bool = False) -> Layout:
         if "bias" in place.shapes:
             theirs |= dict.fromkeys(biases, place.shapes["bias"])
         if "projection_kernel" in place.shapes:
-            theirs[f"weight_hr_{suffix}"] = _turned(place, "projection_kernel")
+            theirs[f"weight_hr{suffix}"] = _turned(place, "projection_kernel")
         return theirs
 
     makers = ("GRU",) if gru else ("LSTM", "SimpleRNN")
-    says = f"torch {'GRU' if gru else 'LSTM or RNN'}, {suffix}: both biases in one"
-    may = (*biases, f"weight_hr_{suffix}")
+    which = suffix.removeprefix("_") or "a cell"
+    says = f"torch {'GRU' if gru else 'LSTM or RNN'}, {which}: both biases in one"
+    may = (*biases, f"weight_hr{suffix}")
     return Layout(says, makers, (kernel, recurrent), may, convert, shapes)
 
 
 def _recurrent() -> Iterator[Layout]:
     for layer in range(16):
         for side in ("", "_reverse"):
-            yield _rnn(f"l{layer}{side}")
-            yield _rnn(f"l{layer}{side}", gru=True)
+            yield _rnn(f"_l{layer}{side}")
+            yield _rnn(f"_l{layer}{side}", gru=True)
 
 
 def _fused_attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
@@ -205,6 +207,7 @@ def _channels_last(kernel: np.ndarray) -> np.ndarray:
 
 
 _ATTENTION = ("SelfAttention", "CrossAttention")
+CELLS = (_rnn(""), _rnn("", gru=True))
 LAYOUTS = (
     Layout("torch Linear: transposed", ("Dense",), ("weight",), ("bias",), _linear, _linear_shapes),
     Layout("transformers Conv1D: as it is", ("Dense",), ("weight",), ("bias",), _conv1d),
@@ -219,7 +222,7 @@ LAYOUTS = (
     ),
     Layout(
         "torch Embedding",
-        ("Embedding", "EmbeddingBag"),
+        ("Embedding", "EmbeddingBag", "PositionEmbedding"),
         ("weight",),
         (),
         renamed({"weight": "embedding"}),
@@ -254,6 +257,8 @@ LAYOUTS = (
     ),
     _weight_norm("torch weight norm before 2.0", "weight_g", "weight_v"),
     *_recurrent(),
+    # Behind those of modules, under whose names parameters are exported.
+    *CELLS,
     Layout(
         "torch MultiheadAttention: split in three",
         _ATTENTION,
@@ -274,4 +279,5 @@ LAYOUTS = (
     _projections(
         "transformers BERT attention", "self/query", "self/key", "self/value", "output/dense"
     ),
+    _projections("transformers ALBERT attention", "query", "key", "value", "dense"),
 )

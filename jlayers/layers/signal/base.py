@@ -36,11 +36,19 @@ def frame_padding(name: str, value: Any) -> Any:
     if isinstance(value, str) and value.upper() == "CENTER":
         return "CENTER"
     try:
-        return arguments.padding(name, value, tuple(PADDINGS))
+        return time_padding(name, value)
     except LayerError as error:
         if isinstance(value, str):
             error.expected = f"'CENTER', {error.expected}"
         raise
+
+
+def time_padding(name: str, value: Any) -> Any:
+    """The padding of time alone: as for ``Conv``, where a pair is that of the two ends."""
+    if isinstance(value, tuple | list) and len(value) == 2:
+        ends = not any(isinstance(end, str | tuple | list) for end in value)
+        value = (tuple(value),) if ends else value
+    return arguments.padding(name, value, tuple(PADDINGS))
 
 
 class Framing(NamedTuple):

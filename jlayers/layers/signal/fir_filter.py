@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ...base import arguments
-from ...base.arguments import ConvPadding, Positive
+from ...base.arguments import Paddings, Positive
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -19,7 +19,7 @@ from ...base.specs import cast_like, format_short
 from ...base.types import Params
 from ...core.conv.conv import conv
 from ..conv.base import WindowedOp, windowed_layer
-from .base import Framing
+from .base import Framing, time_padding
 
 
 @factory
@@ -27,7 +27,7 @@ def FIRFilter(
     taps: Any,
     *,
     strides: Positive = 1,
-    padding: ConvPadding = "CAUSAL",
+    padding: Annotated[Paddings, time_padding] = "CAUSAL",
     trainable: bool = False,
 ) -> Layer:
     """``y[t] = taps[0] x[t] + taps[1] x[t - 1] + ...``, for each channel.
@@ -40,7 +40,7 @@ def FIRFilter(
       taps: numbers (size,), such as those of ``scipy.signal.firwin``.
       strides: an output for every so many steps.
       padding: as for ``Conv``: ``"CAUSAL"``, ``"SAME"``, ``"VALID"``, its other names, an int
-        or one (low, high).
+        or (low, high).
       trainable: whether the taps are a parameter, which starts with these values.
 
     Shapes:

@@ -31,7 +31,7 @@ def Frame(
       strides: steps from one frame to the next; ``frame_length`` by default, so that frames do not
         overlap.
       padding: as for ``Conv``: ``"VALID"``, ``"SAME"``, ``"CAUSAL"`` (the last step of frame t is
-        ``strides * t``), its other names, an int or one (low, high). ``"CENTER"``: half a frame at
+        ``strides * t``), its other names, an int or (low, high). ``"CENTER"``: half a frame at
         both ends, so that ``strides * t`` is in the middle of frame t.
       padding_mode: what is in the padding, as for ``Conv``: ``"zeros"``, ``"reflect"``,
         ``"replicate"`` or ``"circular"``; of a ``Sequence`` each row's own.
