@@ -4,6 +4,7 @@
 runtime that the file is for, over a whole recording at once and chunk by chunk.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -50,7 +51,9 @@ def load(file: str, rate: int, rules: Sequence[str]) -> tuple[jl.Layer, dict, di
 
 def by_torch(file: str, rate: int) -> Callable[[np.ndarray], np.ndarray]:
     """TorchScript, chunk by chunk; with the weights of the safetensors file, if it is that one."""
-    script = torch.jit.load(path("silero_vad", "data/silero_vad.jit"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+        script = torch.jit.load(path("silero_vad", "data/silero_vad.jit"))
     if file.endswith("safetensors"):
         names = script._model.state_dict()
         given = load_file(path("silero_vad", f"data/{file}"))
