@@ -103,8 +103,8 @@ def TransformerDecoderBlock(
 
     Shapes:
       x: the pair (x, memory), (batch, time, features) and (batch, steps, of memory); or a dict of
-      ``"x"`` and ``"memory"`` with a ``"mask"`` or ``"bias"`` for ``attend``, a ``"memory_mask"``
-      or ``"memory_bias"`` for ``cross``. y: of the shape and dtype of x.
+      ``"x"`` and ``"memory"`` with a ``"mask"``, ``"bias"`` or ``"relative_bias"`` for ``attend``,
+      a ``"memory_mask"`` or ``"memory_bias"`` for ``cross``. y: of the shape and dtype of x.
       params: those of norm_attend, attend, norm_cross, cross, norm_mlp and mlp.
 
     Raises:
@@ -178,17 +178,18 @@ def _parts(f: Scope, given: PyTree) -> tuple[PyTree, dict[str, Callable[[PyTree]
         # What else is in it is for the attention to judge.
         x = given.get("x", given)
         return x, inputs | {"attend": lambda x: given | {"x": x}}
-    known = {"x", "memory", "mask", "bias", "memory_mask", "memory_bias"}
+    beside = ("mask", "bias", "relative_bias")
+    known = {"x", "memory", *beside, "memory_mask", "memory_bias"}
     if isinstance(given, tuple | list) and len(given) == 2:
         given = {"x": given[0], "memory": given[1]}
     if not isinstance(given, dict) or not {"x", "memory"} <= set(given) <= known:
         raise LayerError(
             "takes a pair",
-            expected="(x, memory), or a dict of these with 'mask', 'bias', 'memory_mask' or "
-            "'memory_bias'",
+            expected="(x, memory), or a dict of these with 'mask', 'bias', 'relative_bias', "
+            "'memory_mask' or 'memory_bias'",
             got=format_spec(specs_of(given)),
         )
-    own = {name: given[name] for name in ("mask", "bias") if name in given}
+    own = {name: given[name] for name in beside if name in given}
     if own:
         inputs["attend"] = lambda x: {"x": x, **own}
     names = [name for name in ("mask", "bias") if f"memory_{name}" in given]

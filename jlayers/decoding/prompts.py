@@ -22,7 +22,7 @@ from ..base.adapters import out_spec
 from ..base.arrays import native, native_tree
 from ..base.errors import LayerError
 from ..base.layer import Layer
-from ..base.sequence import Sequence, split
+from ..base.sequence import Sequence, is_sequence, split
 from ..base.specs import format_short, format_spec, spec, specs_of
 from ..base.types import Carry, Params, PyTree, State
 from ..core.dtypes import at_least_float32
@@ -172,6 +172,11 @@ def prefill(
       LayerError: for a model that cannot be streamed, one whose output is not logits, and for ids
         in the prompt or in ``stop`` that are outside the logits.
     """
+    read = prompt.ids.shape[1] - 1
+    more = 0 if prompt.mask is None else _unlike(read, context) - read
+    if more:
+        # In front, where the masked steps of shorter rows are too.
+        prompt = Prompt(*(jnp.pad(jnp.asarray(part), ((0, 0), (more, 0))) for part in prompt))
     ids, mask = jnp.asarray(prompt.ids), prompt.mask
     rows, length = ids.shape
     # Every id but the very last is read: those of the prompt, and those that are generated.
@@ -191,12 +196,26 @@ def prefill(
     carry = start_of(rows)
     if context is not None:
         # With inputs of several kinds only the ids are a sequence that may be looked ahead in.
-        check_causal(model, spec((rows, length), jnp.int32), beside=specs_of(context))
+        looked_at = spec((rows, _unlike(length, context)), jnp.int32)
+        check_causal(model, looked_at, beside=specs_of(context))
     if length > 1:
         block = ids[:, :-1]
         x = block if mask is None else Sequence(block, mask[:, :-1])
         _, carry = step(params, state, carry, beside(x, context))
     return Decoder(carry, ids[:, -1], advance, start_of)
+
+
+def _unlike(steps: int, context: PyTree) -> int:
+    """So many steps or more, as many as no array of the context has.
+
+    A body that is written for arrays takes an array with the steps of the ids for steps of theirs,
+    with their mask.
+    """
+    leaves = jax.tree.leaves(context, is_leaf=is_sequence)
+    taken = {leaf.shape[1] for leaf in leaves if not is_sequence(leaf) and len(leaf.shape) > 1}
+    while steps in taken:
+        steps += 1
+    return steps
 
 
 def _logits_of(y: PyTree) -> PyTree:

@@ -23,10 +23,13 @@ from .formats.graph import GraphArrays
 from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
 from .layouts.base import Layout, Place, has_shapes
+from .layouts.transformers import unstacked
 from .loading import Stack, release
 from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
 from .rules import renamed
+from .ties import tied_names
+from .turning import one_side
 from .words import told_apart
 
 # Libraries whose arrays are told by their names.
@@ -199,7 +202,8 @@ def match(
 
     Names that are equal but for the separators decide first, then what fits only one place, then
     the order in the file, which is the order of definition for most libraries. Whether the model
-    then computes what it computed at home is not known before it was run beside it.
+    then computes what it computed at home is not known before it was run beside it. An array that
+    has several names, as tied weights have, is wanted once where the model has one place for it.
 
     Args:
       model: the layer that the arrays are for.
@@ -241,14 +245,32 @@ def match(
             got=type(arrays).__name__,
             hint='rules=["theirs ->"] leaves arrays out of it',
         )
+    else:
+        arrays = unstacked(arrays)
     targets = targets_of(model, x)
     names, left_out = _renamed(arrays, rules)
+    plan = _planned(targets, names, arrays, left_out, library)
+    if not plan.complete and (ties := tied_names(arrays, names.values())):
+        once = {path: name for path, name in names.items() if name not in ties}
+        other = _planned(targets, once, arrays, left_out | ties, library)
+        return min((plan, other), key=lambda each: len(each.missing) + len(each.extra))
+    return plan
+
+
+def _planned(
+    targets: list[Target],
+    names: Mapping[str, str],
+    arrays: Arrays,
+    left_out: set[str],
+    library: str | None,
+) -> Plan:
+    """The plan for names that were changed by the rules."""
     found = {
         each: _fits(targets, names, arrays, LAYOUTS[each])
         for each in ([library] if library else _BY_NAMES)
     }
     for fits in found.values():
-        _turned(fits)
+        one_side(fits)
         told_apart([target.place.path for target in targets], fits)
     best = max(found, key=lambda each: sum(map(bool, found[each])))
     chosen, ambiguous = paired([target.place for target in targets], found[best])
@@ -324,29 +346,6 @@ def _fits(
                     here.append(fit)
         found.append(sorted(here, key=first))
     return found
-
-
-def _turned(fits: list[list[Fit]]) -> None:
-    """Of two layouts that fit the same arrays, keeps the one that others of the file have.
-
-    A square kernel fits as it is and transposed. Where the kernels that are not square have one
-    side, so has it; where there are both kinds, it is left open.
-    """
-    sure = {
-        fit.layout.says
-        for here in fits
-        for fit in here
-        if sum(other.names == fit.names for other in here) == 1
-    }
-    for here in fits:
-        for fit in [*here]:
-            rivals = [other for other in here if other.names == fit.names and other is not fit]
-            says = fit.layout.says
-            # The earlier of two layouts is the more usual one.
-            earlier = any(here.index(other) < here.index(fit) for other in rivals)
-            others = any(other.layout.says in sure for other in rivals)
-            if rivals and says not in sure and (others or earlier):
-                here.remove(fit)
 
 
 def _as_it_is(weights: Mapping[str, np.ndarray], place: Any) -> dict[str, np.ndarray]:

@@ -71,6 +71,19 @@ def test_a_block_is_rebuilt_around_other_children():
     np.testing.assert_allclose(y, block.apply(before, state, x)[0], rtol=1e-6)
 
 
+def test_a_table_of_distances_is_given_to_the_attention():
+    def block(shared):
+        attend = jl.SelfAttention(2, causal=True, relative=jl.T5Bias(4, 8, shared=shared))
+        return jl.TransformerDecoderBlock(attend, jl.CrossAttention(2), _mlp())
+
+    x = {"x": jnp.ones(STEPS.shape).at[:, 2].set(3.0), "memory": jnp.ones(MEMORY.shape)}
+    params, state = block(False).init(jax.random.key(0), x)
+    own, _ = block(False).apply(params, state, x)
+    table = params["attend"].pop("relative_bias")
+    y, _ = block(True).apply(params, state, x | {"relative_bias": table})
+    np.testing.assert_allclose(y, own, rtol=1e-6)
+
+
 CALLS = [
     (
         lambda: jl.TransformerBlock(
@@ -94,8 +107,8 @@ CALLS = [
             STEPS,
         ),
         "TransformerDecoderBlock: takes a pair",
-        "expected: (x, memory), or a dict of these with 'mask', 'bias', 'memory_mask' or "
-        "'memory_bias'",
+        "expected: (x, memory), or a dict of these with 'mask', 'bias', 'relative_bias', "
+        "'memory_mask' or 'memory_bias'",
         "got:      float32[2, 5, 4]",
     ),
 ]

@@ -149,6 +149,23 @@ def test_it_continues_as_the_whole_model_does(name):
     assert np.ptp(best.scores) > 1e-2
 
 
+def test_a_context_of_as_many_steps_as_the_prompt_is_not_masked_with_it():
+    """The block before the last ids has four steps here, as the context has."""
+
+    def body(f, inputs):  # of arrays: whether their steps are those of the ids is seen by sizes
+        target, source = inputs
+        x = jnp.tanh(f.embed(target))
+        return f.head(f.decoder(x) + f.attend((x, f.encoder(source))))
+
+    model = jl.compose(body, **MODELS["a transformer"].children)
+    context = jax.random.randint(jax.random.key(3), (2, 4), 0, SOURCE)
+    params, state = model.init(jax.random.key(0), (jnp.ones((2, 4), jnp.int32), context))
+    prompt = jl.Sequence.from_rows([[BEGIN, 2, 3, 4, 5], [BEGIN, 4]])
+    found = decoding.generate(model, params, state, prompt, 3, context=context)
+    alone = decoding.generate(model, params, state, [[BEGIN, 4]], 3, context=context[1:])
+    assert found.values[1].tolist() == alone.values[0].tolist()
+
+
 def test_beams_have_the_context_of_their_row():
     model, params, state, context = _prepared("states and attention")
     prompt = jl.Sequence.from_rows([[BEGIN, 2, 3], [BEGIN], [BEGIN, 4, 2]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import export
 from tables.instances import IMAGE, STEPS
-from tables.tiers import named
+from tables.tiers import full, named
 
 import jlayers as jl
 
@@ -165,6 +165,17 @@ def test_masks_of_every_size(layer, key):
     np.testing.assert_array_equal(mask, wanted_mask)
     shown = np.asarray(mask)
     np.testing.assert_allclose(y[shown], wanted[shown], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [jl.CrossAttention(2), *full(jl.AdditiveAttention(3))], ids=repr)
+def test_two_numbers_of_steps(layer, key):
+    batch, time, steps = export.symbolic_shape("batch, time, steps")
+    real = tuple(jax.random.normal(key, (3, n, 4)) for n in (5, 2))
+    params, state = layer.init(key, real)
+    free = tuple(jax.ShapeDtypeStruct((batch, n, 4), jnp.float32) for n in (time, steps))
+    exported = export.export(jax.jit(lambda x: layer.apply(params, state, x)[0]))(free)
+    wanted, _ = layer.apply(params, state, real)
+    np.testing.assert_allclose(exported.call(real), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_summary_counts_in_symbols():

@@ -19,6 +19,8 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from ..dtypes import is_symbolic
+
 # A Python int where a block is outside a loop, traced inside.
 Index = int | jax.Array
 # pattern(positions of queries, of keys) -> bools, of int32 arrays of one shape.
@@ -58,7 +60,8 @@ class AttentionMask(NamedTuple):
         # A causal query always has its own key, unless the keys are too few, or unless its position
         # is not its index and the window is measured in positions.
         windowed = self.window is not None
-        no_own_key = self.offset < 0 or (windowed and self.positions is not None)
+        few = is_symbolic(self.offset) or self.offset < 0
+        no_own_key = few or (windowed and self.positions is not None)
         # Without it, a window may lie beside all keys.
         beside = windowed and (self.offset != 0 or self.positions is not None)
         hidden = self.mask is not None or self.pattern is not None

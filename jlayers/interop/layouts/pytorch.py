@@ -276,6 +276,7 @@ LAYOUTS = (
     ),
     _projections("transformers q_proj ... o_proj", "q_proj", "k_proj", "v_proj", "o_proj"),
     _projections("transformers q_proj ... out_proj", "q_proj", "k_proj", "v_proj", "out_proj"),
+    _projections("transformers T5 attention", "q", "k", "v", "o"),
     _projections(
         "transformers BERT attention", "self/query", "self/key", "self/value", "output/dense"
     ),
