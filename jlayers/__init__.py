@@ -46,6 +46,7 @@ from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.once import once
 from .combinators.orthogonalize import orthogonalize_weights
+from .combinators.plain import plain
 from .combinators.serial import branch, parallel, serial
 from .combinators.spectral_norm import spectral_norm
 from .combinators.stack import ensemble, remat, repeat
@@ -397,6 +398,7 @@ __all__ = [
     "parallel",
     "parameters",
     "partition",
+    "plain",
     "receptive_field",
     "remat",
     "repeat",
