@@ -421,6 +421,8 @@ __all__ = [
     "without_state",
 ]
 
+# Of ``export``, which is imported at the first use of one of them.
+_FROM_EXPORT = ("load_model", "save_model")
 _LAZY = (
     "checkpoint",
     "data",
@@ -449,10 +451,14 @@ if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
             import importlib
 
             return importlib.import_module(f"{__name__}.{name}")
+        if name in _FROM_EXPORT:
+            from . import export
+
+            return getattr(export, name)
         from .base.unknown import unknown_attribute
 
         raise unknown_attribute(__name__, name, __dir__(), ("inspection", *_LAZY))
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_LAZY, "__version__"])
+    return sorted([*__all__, *_FROM_EXPORT, *_LAZY, "__version__"])
