@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from .models import Loaded, load_model, save_model
+from .programs import load, stablehlo
 
-__all__ = ["Loaded", "load_model", "save_model"]
+__all__ = ["Loaded", "load", "load_model", "save_model", "stablehlo"]
 
 if not TYPE_CHECKING:
 

@@ -159,7 +159,8 @@ def _outline(layer: Layer) -> list[tuple[str, str, str]]:
 def _same_names(leaves: Mapping[str, object], tree: Mapping[str, Any]) -> bool:
     """Whether the trees can be built again from the names of their arrays."""
     again = unflatten(dict(leaves)) if leaves else {}
-    return _names({name: part for name, part in tree.items() if part}) == _names(again)
+    same: bool = _names({name: part for name, part in tree.items() if part}) == _names(again)
+    return same
 
 
 def _names(tree: Any) -> Any:
@@ -299,9 +300,9 @@ def _content(path: Path) -> dict[str, Any]:
     return content  # type: ignore[no-any-return]
 
 
-def _spec(name: str, entry: object) -> tuple[LeafSpec, int]:
+def _spec(name: str, entry: Any) -> tuple[LeafSpec, int]:
     try:
-        kind, impl, dtype, shape, crc = entry  # type: ignore[misc]
+        kind, impl, dtype, shape, crc = entry
         sizes = all(type(size) is int and 0 <= size < 1 << 56 for size in shape)
         fits = dtype in DTYPES if kind == "array" else kind == "key" and impl in KEYS
         if not (sizes and fits and type(crc) is int and name.split("/")[0] in _TREES):
