@@ -33,6 +33,7 @@ from ..sequences.streaming import stream as stream_pair
 from . import standalone
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
+_KNOWN = ("cpu", "cuda", "rocm", "tpu")
 # Of the largest number in an output: what another order of additions may change.
 _TOLERANCE = 1e-4
 
@@ -90,6 +91,13 @@ def stablehlo(
     ((7, 3), True)
     """
     layer, state = lift(model), {} if state is None else state
+    unknown = [platform for platform in platforms if platform not in _KNOWN]
+    if unknown or isinstance(platforms, str) or not platforms:
+        raise LayerError(
+            "platforms must be a list of platforms of JAX",
+            expected=", ".join(map(repr, _KNOWN)),
+            got=format_short(platforms),
+        )
     with error_context(layer):
         trace(layer, x)
         programs = _Programs(layer, params, state, x)
@@ -140,7 +148,8 @@ def stablehlo(
         },
         "weights.bin": _joined(programs.arrays),
     }
-    _check(entries, layer)
+    if _runs_here(platforms):
+        _check(entries)
     _write(Path(path), entries)
 
 
@@ -351,7 +360,12 @@ def _joined(arrays: Sequence[np.ndarray]) -> bytes:
     return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
-def _check(entries: dict[str, bytes], layer: Layer) -> None:
+def _runs_here(platforms: Sequence[str]) -> bool:
+    here = jax.default_backend()
+    return here in platforms or (here == "gpu" and not {"cuda", "rocm"}.isdisjoint(platforms))
+
+
+def _check(entries: dict[str, bytes]) -> None:
     """Raises unless what is about to be written gives what the model gives."""
     error = standalone.Model(entries).verify()
     if not error <= _TOLERANCE:
