@@ -166,16 +166,19 @@ def outcome(convert, model, x) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="")
-    only = parser.parse_args().only
+    parser.add_argument("--only", default="", help="a part of the names of models")
+    parser.add_argument("--plain", action="store_true", help="not as they are")
+    options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     counts: collections.Counter[str] = collections.Counter()
     for name, (model, x) in MODELS.items():
-        if only not in name:
+        if options.only not in name:
             continue
+        forms = {} if options.plain else {"as it is": model}
+        forms["plain"] = jl.plain(model)
         for tool, convert in (("jax2onnx", by_jax2onnx), ("openvino", by_openvino)):
-            for form, changed in (("as it is", model), ("plain", jl.plain(model))):
+            for form, changed in forms.items():
                 with contextlib.redirect_stderr(io.StringIO()):
                     why = outcome(convert, changed, x)
                 counts[f"{tool} {form}"] += not why

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax import lax
 
+from .simple_forms import FORMS, empty, is_empty
+
 R = TypeVar("R")
 Values = list[Any]
 # The outputs of an equation, from its inputs.
@@ -27,7 +29,8 @@ def inlined(function: Callable[..., R], *args: Any) -> R:
     become what they call, with derivatives of their own left out; ``lax.platform_dependent``
     becomes its default and ``lax.optimization_barrier`` nothing. ``scan``, ``while_loop``,
     conditionals and ``lax.custom_linear_solve`` stay, with the same done inside them; of a system
-    that depends on no array, the solution is what remains.
+    that depends on no array, the solution is what remains. A few operations that other tools lack
+    are written as those that they have (``simple_forms``).
 
     Args:
       function: of pytrees of arrays, to a pytree of arrays.
@@ -63,7 +66,9 @@ def _compute(jaxpr: Any, inputs: Values, rules: Mapping[str, Rule] | None = None
         primitive = equation.primitive
         given = [value(atom) for atom in equation.invars]
         rule = rules.get(primitive.name)
-        if rule is not None:
+        if is_empty(equation):
+            made = empty(equation)
+        elif rule is not None:
             made = rule(equation, given)
         else:
             made = primitive.bind(*given, **primitive.get_bind_params(equation.params))
@@ -204,6 +209,7 @@ _CALLS = (
     *("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call"),
 )
 _RULES: dict[str, Rule] = {
+    **FORMS,
     **dict.fromkeys(_CALLS, _call),
     "cond": _cond,
     "custom_jvp_call": _custom,

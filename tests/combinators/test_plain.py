@@ -70,7 +70,7 @@ def numbers(x, seed=0):
 
 
 MECHANISMS = (
-    *("conv 2-D", "transposed conv", "max pool, overlapping", "layer norm", "group norm"),
+    *("conv 2-D", "transposed conv", "max pool", "layer norm", "group norm"),
     *("self-attention", "lstm", "min gru", "adaptive average pool", "spectral_norm", "ensemble"),
     *("with_losses", "inverse stft", "compose, a child twice, a key", "repeat, rematerialised"),
     "gated delta net",
