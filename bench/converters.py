@@ -17,6 +17,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 import jlayers as jl
 
@@ -123,7 +124,12 @@ def by_jax2onnx(function, x):
     import jax2onnx
     import onnxruntime
 
-    proto = jax2onnx.to_onnx(function, [x])
+    try:
+        proto = jax2onnx.to_onnx(function, [x])
+    except Exception:
+        # It replaces functions of jnp while it traces, some by ones that take fewer arguments.
+        closed = jax.make_jaxpr(function)(jnp.zeros(x.shape, x.dtype))
+        proto = jax2onnx.to_onnx(lambda x: jaxpr_as_fun(closed)(x)[0], [x])
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )

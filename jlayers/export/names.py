@@ -71,9 +71,10 @@ def callable_of(name: object) -> Callable[..., Any] | None:
 
 @functools.cache
 def builders() -> Mapping[str, Callable[..., Any]]:
-    """The factories of layers by name: those of jlayers, and ``lift``, of a function."""
+    """The factories of layers and models by name, and ``lift``, of a function."""
     public = sys.modules["jlayers"]
-    found = {name: getattr(public, name) for name in public.__all__}
+    found = {name: getattr(public.models, name) for name in public.models.__all__}
+    found |= {name: getattr(public, name) for name in public.__all__}
     makers = {name: value for name, value in found.items() if hasattr(value, "__jlayers_factory__")}
     # A class, and what ``inference`` makes of a selected layer.
     return {**makers, "lift": lift, "Cell": public.Cell, "inference": _inference}

@@ -134,6 +134,14 @@ def test_parts_of_users_by_a_registry(tmp_path):
         jl.load_model(path, layers=wrong)
 
 
+def test_models_of_the_library_are_known():
+    model = jl.serial(jl.models.ResNet(18), jax.nn.softmax)
+    encoder = Encoder({})
+    found = json.loads(json.dumps(encoder.layer(model)))
+    assert found["args"][0] == {"layer": "ResNet", "args": [18], "kind": "res_net"}
+    assert outline(Decoder(encoder.arrays, {}).layer(found)) == outline(model)
+
+
 def test_what_a_file_cannot_say_is_named_and_nothing_is_written(tmp_path):
     path = tmp_path / "model"
     with pytest.raises(jl.LayerError) as caught:
