@@ -46,6 +46,7 @@ from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.once import once
 from .combinators.orthogonalize import orthogonalize_weights
+from .combinators.plain import plain
 from .combinators.serial import branch, parallel, serial
 from .combinators.spectral_norm import spectral_norm
 from .combinators.stack import ensemble, remat, repeat
@@ -397,6 +398,7 @@ __all__ = [
     "parallel",
     "parameters",
     "partition",
+    "plain",
     "receptive_field",
     "remat",
     "repeat",
@@ -419,6 +421,8 @@ __all__ = [
     "without_state",
 ]
 
+# Of ``export``, which is imported at the first use of one of them.
+_FROM_EXPORT = ("load_model", "save_model")
 _LAZY = (
     "checkpoint",
     "data",
@@ -447,10 +451,14 @@ if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
             import importlib
 
             return importlib.import_module(f"{__name__}.{name}")
+        if name in _FROM_EXPORT:
+            from . import export
+
+            return getattr(export, name)
         from .base.unknown import unknown_attribute
 
         raise unknown_attribute(__name__, name, __dir__(), ("inspection", *_LAZY))
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_LAZY, "__version__"])
+    return sorted([*__all__, *_FROM_EXPORT, *_LAZY, "__version__"])

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from . import arguments
+from .description import Call
 from .errors import LayerError
 from .factory import factory
 from .layer import Layer
@@ -145,7 +146,8 @@ def lift(layer: LayerOrFunction) -> Layer:
     kind = snake_case(function_name(layer))
     mode = SequenceMode("unknown", function=layer)
     lifted = pure(no_params, lambda params, x: layer(x), name=kind, sequence_mode=mode)
-    return lifted._replace(_named=False, _text=lambda: function_text(layer))
+    call = Call(lift, (layer,), {})
+    return lifted._replace(_named=False, _text=lambda: function_text(layer), _call=call)
 
 
 def of_steps(

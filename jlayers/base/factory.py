@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from . import arguments
+from .description import Call
 from .errors import LayerError, call_error, caller_location, public_api
 from .layer import Layer
 from .parameters import snake_case
@@ -78,6 +79,7 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             _named=False,
             # Later, and only if asked for: most layers are never printed.
             _text=lambda: call_text(name, bound),
+            _call=Call(make, args, kwargs),
         )
 
     # So that a combinator can tell a factory from a layer: Dense from Dense(3).

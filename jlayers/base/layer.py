@@ -16,6 +16,7 @@ import jax
 
 from . import arguments
 from .arrays import native_tree
+from .description import Call, portable
 from .errors import LayerError, caller_location, error_context, public_api, truncate
 from .initialization import draw
 from .parameters import check_name
@@ -104,6 +105,7 @@ class Layer:
     copies: int
     _named: bool
     _text: Callable[[], str]
+    _call: Call
     _init: InitFn | None
     _apply: ApplyFn
     _apply_to_array: ApplyFn
@@ -136,6 +138,15 @@ class Layer:
         if children and rebuild is None:
             raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
         kind = name or "layer"
+        options = {
+            "name": name,
+            "children": children,
+            "rebuild": rebuild,
+            "copies": copies,
+            "abstract": abstract,
+            "sequence_mode": sequence_mode,
+            "stream": stream,
+        }
         given = [function for function in (init, apply) if function is not None]
         # Blocks are filled with zeros in the padding, as whole Sequences are.
         if isinstance(stream, StepPair):
@@ -152,6 +163,7 @@ class Layer:
             copies=copies,
             _named=name is not None,
             _text=lambda: f"Layer({', '.join(map(function_text, given))}, name={kind!r})",
+            _call=Call(type(self), (init, apply), options),
             _init=init_of,
             _apply=apply_to,
             _apply_to_array=apply,
@@ -279,11 +291,12 @@ class Layer:
     def __deepcopy__(self, memo: dict[int, object]) -> Layer:
         return self
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"a Layer cannot be pickled, since it holds functions: {self.short()}; "
-            "save params with jlayers.checkpoint, and build the layer again"
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The call that built it. What was found out since, and the functions inside, stay here.
+        make, args, kwargs = self._call
+        with error_context(self):
+            call = portable(make), portable(tuple(args)), portable(dict(kwargs))
+        return _built_again, (*call, self.kind, self.site)
 
     def _set(self, **fields: object) -> None:
         for name, value in fields.items():
@@ -341,6 +354,13 @@ class Layer:
             sequence_mode=SequenceMode.DELEGATE,
             stream=Stepping(start, advance),
         )._replace(maker=self.maker)
+
+
+def _built_again(
+    make: Callable[..., Layer], args: tuple[Any, ...], kwargs: dict[str, Any], kind: str, site: str
+) -> Layer:
+    """A layer from its pickle; the site is where it was built first."""
+    return make(*args, **kwargs)._replace(kind=kind, site=site)
 
 
 def _check_arguments(params: object, state: object, x: PyTree, key: object, train: object) -> None:

@@ -8,6 +8,8 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,13 +74,9 @@ def function_text(function: Callable[..., object]) -> str:
         arguments += [f"{key}={value_text(item)}" for key, item in function.keywords.items()]
         return _call("functools.partial", [function_text(function.func), *arguments])
     name = function_name(function)
-    for module in _PUBLIC_MODULES:
-        if getattr(module, name, None) is function:
-            return f"{module.__name__}.{name}"
-    # They have no module of their own, so they are looked up here.
-    for name_of_policy, policy in vars(jax.checkpoint_policies).items():
-        if policy is function:
-            return f"jax.checkpoint_policies.{name_of_policy}"
+    found = public_name(function)
+    if found is not None:
+        return ".".join(found)
     made = _closure_text(function)
     if made is not None:
         return made
@@ -88,8 +86,34 @@ def function_text(function: Callable[..., object]) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
+def public_name(function: Callable[..., object]) -> tuple[str, str] | None:
+    """The module of JAX and the name by which people know one of its functions."""
+    name = function_name(function)
+    for module in _PUBLIC_MODULES:
+        if getattr(module, name, None) is function:
+            return module.__name__, name
+    # They have no module of their own, so they are looked up here.
+    for name_of_policy, policy in vars(jax.checkpoint_policies).items():
+        if policy is function:
+            return "jax", f"checkpoint_policies.{name_of_policy}"
+    return None
+
+
 def _closure_text(function: Callable[..., object]) -> str | None:
     """``variance_scaling(1.0, ...)`` for the function that ``variance_scaling`` returned."""
+    call = closure_call(function)
+    if call is None:
+        return None
+    module, outer, arguments = call
+    prefix = f"{module.__name__}." if module in _PUBLIC_MODULES else ""
+    texts = [f"{name}={value_text(value)}" for name, value in arguments.items()]
+    return _call(prefix + outer.__name__, texts)
+
+
+def closure_call(
+    function: Callable[..., object],
+) -> tuple[ModuleType, Callable[..., Any], dict[str, object]] | None:
+    """A function that returned this one, its module, and the arguments that this one holds."""
     outer_name, _, inner = getattr(function, "__qualname__", "").rpartition(".<locals>.")
     if not outer_name or not inspect.isfunction(function) or "<" in inner:
         return None
@@ -107,13 +131,13 @@ def _closure_text(function: Callable[..., object]) -> str | None:
     parameters = inspect.signature(outer).parameters
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         return None
-    arguments = [
-        f"{name}={value_text(kept[name])}"
+    arguments = {
+        name: kept[name]
         for name, parameter in parameters.items()
         if name in kept and not _equal(kept[name], parameter.default)
-    ]
-    prefix = f"{module.__name__}." if module in _PUBLIC_MODULES else ""
-    return _call(prefix + outer_name, arguments)
+    }
+    assert module is not None
+    return module, outer, arguments
 
 
 def _equal(a: object, b: object) -> bool:

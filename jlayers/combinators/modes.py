@@ -107,7 +107,7 @@ def _in_mode(layer: Layer, *, train: bool = False) -> Layer:
 
 
 # The name that its repr shows: the function that users call selects, and then builds this.
-_in_mode.__name__ = "inference"
+_in_mode.__name__, _in_mode.__qualname__ = "inference", "_inference"
 _inference = factory(_in_mode)
 
 

@@ -102,7 +102,8 @@ def repeat(
         ) -> tuple[tuple[PyTree, State], tuple[State, Losses]]:
             own = (params, loop[1]) if shared else copy[:2]
             with error_context(inner):
-                (y, new), losses = _collected(inner, *own, loop[0], copy[2], train, collects)
+                given = *own, loop[0], copy[2]
+                (y, new), losses = run_collecting(inner, *given, train, collects)
                 return (y, new if shared else {}), ({} if shared else new, losses)
 
         if remat is not False:
@@ -136,9 +137,9 @@ def repeat(
 
     @compiled_when_eager("mode")
     def scan_blocks(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: _Mode
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: Mode
     ) -> tuple[PyTree, Carry, State | None, Losses]:
-        one: Callable[..., Advanced] = functools.partial(_advanced, inner, mode)
+        one: Callable[..., Advanced] = functools.partial(advanced, inner, mode)
         if remat is not None and remat is not False:
             policy = None if remat is True else remat
             one = jax.checkpoint(one, policy=policy, prevent_cse=False)
@@ -168,7 +169,7 @@ def repeat(
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
-        mode = _Mode.here(train)
+        mode = Mode.here(train)
         y, after, new, losses = scan_blocks(params, state, carry, x, key=key, mode=mode)
         for loss in losses:
             add_loss(jnp.sum(loss))
@@ -215,7 +216,7 @@ def ensemble(layer: LayerOrFunction, n: int, *, shared: bool = True) -> Layer:
             params: Params, state: State, key: Key, x: PyTree
         ) -> tuple[tuple[PyTree, State], Losses]:
             with error_context(inner):
-                return _collected(inner, params, state, x, key, train, is_collecting())
+                return run_collecting(inner, params, state, x, key, train, is_collecting())
 
         # axis_size, for a layer without parameters, state and key has nothing to map over.
         mapped = jax.vmap(one, (0, 0, 0, None if shared else 0), axis_size=n)
@@ -261,7 +262,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
             params: Params, state: State, x: PyTree, key: Key
         ) -> tuple[tuple[PyTree, State], Losses]:
             with error_context(inner):
-                return _collected(inner, params, state, x, key, train, collects)
+                return run_collecting(inner, params, state, x, key, train, collects)
 
         # train is closed over: as an argument it would be traced.
         return jax.checkpoint(run, policy=policy)(params, state, x, key)  # type: ignore[no-any-return]
@@ -286,16 +287,16 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
 
     @compiled_when_eager("mode")
     def block(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: _Mode
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: Mode
     ) -> Advanced:
-        one = functools.partial(_advanced, inner, mode)
+        one = functools.partial(advanced, inner, mode)
         # For truncated backpropagation, which differentiates through steps.
         return jax.checkpoint(one, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
 
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
-        mode = _Mode.here(train)
+        mode = Mode.here(train)
         found, losses = block(params, state, carry, x, key=key, mode=mode)
         for loss in losses:
             add_loss(loss)
@@ -304,7 +305,7 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
     return wrapper(inner, abstract, apply, lambda new: remat(new, policy), Stepping(start, advance))
 
 
-def _collected(
+def run_collecting(
     layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool, collects: bool
 ) -> tuple[tuple[PyTree, State], Losses]:
     """The layer's output and state, and the losses added in it, which must not leave as they are.
@@ -329,7 +330,7 @@ def _check_entries(x: PyTree, n: int) -> None:
         )
 
 
-class _Mode(NamedTuple):
+class Mode(NamedTuple):
     """What a program for blocks depends on beside its arguments."""
 
     train: bool
@@ -338,12 +339,12 @@ class _Mode(NamedTuple):
     streamed: bool
 
     @classmethod
-    def here(cls, train: bool) -> _Mode:
+    def here(cls, train: bool) -> Mode:
         return cls(train, is_collecting(), are_whole(), are_streamed())
 
 
-def _advanced(
-    layer: Layer, mode: _Mode, params: Params, state: State, carry: Carry, x: PyTree, key: Key
+def advanced(
+    layer: Layer, mode: Mode, params: Params, state: State, carry: Carry, x: PyTree, key: Key
 ) -> Advanced:
     """A block of the layer, likewise."""
 

@@ -1,3 +1,15 @@
-"""Models that leave: programs and operators that run without jlayers."""
+"""Models that leave: programs, files and operators that run without jlayers."""
 
-__all__ = ()
+from typing import TYPE_CHECKING
+
+from .models import Loaded, load_model, save_model
+from .programs import load, stablehlo
+
+__all__ = ["Loaded", "load", "load_model", "save_model", "stablehlo"]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

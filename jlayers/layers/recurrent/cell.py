@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ...base import arguments
+from ...base.description import Call
 from ...base.errors import LayerError, calling_user_code, public_api
 from ...base.layer import Layer
 from ...base.parameters import initialize
@@ -153,6 +154,7 @@ class Cell(Layer):
         arguments.function("step", step, "params, x, h, carry")
         if project is not None:
             arguments.function("project", project, "params, x")
+        sizes_or_carry = dict(carry) if isinstance(carry, Mapping) else carry
         if isinstance(carry, Mapping):
             sizes = {
                 name: arguments.positive(f"the size of {name!r} in the carry", carry[name])
@@ -191,10 +193,12 @@ class Cell(Layer):
 
             return StepCell(projected_of, step_)
 
+        given = Call(Cell, (parameters, sizes_or_carry, step), {"project": project, "rank": rank})
         text = f"Cell({function_text(parameters)}, {function_text(step)})"
         check = check_rank(arguments.positive("rank", rank))
         parameters, carry = _checked_parameters(parameters), _checked_carry(carry)
         self._define(CellDefinition(parameters, carry, bind, check=check), text)
+        self._set(_call=given)
 
     @classmethod
     def of(cls, definition: CellDefinition) -> Cell:

@@ -1,0 +1,397 @@
+"""stablehlo: a model as compiled-from programs of ``jax.export``, in one file that checks itself.
+
+How to read this file: ``stablehlo`` gathers what goes into the archive, ``_Programs`` traces, and
+``standalone`` reads: it is a part of the archive, and what ``load`` uses here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from ..base import arguments
+from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import CheckpointError, LayerError, error_context, public_api
+from ..base.layer import Layer
+from ..base.specs import format_short, path_text
+from ..base.tracing import trace
+from ..base.types import Params, PyTree, State
+from ..checkpoint.atomic import sync
+from ..checkpoint.manifest import versions
+from ..sequences.streaming import stream as stream_pair
+from . import standalone
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+_KNOWN = ("cpu", "cuda", "rocm", "tpu")
+# Of the largest number in an output: what another order of additions may change.
+_TOLERANCE = 1e-4
+
+
+@public_api
+def stablehlo(
+    path: str | os.PathLike[str],
+    model: LayerOrFunction,
+    params: Params,
+    state: State | None = None,
+    *,
+    x: PyTree,
+    batch: str | None = "b",
+    time: str | None = None,
+    constraints: Sequence[str] = (),
+    stream: int | None = None,
+    capacity: int | None = None,
+    platforms: Sequence[str] = _PLATFORMS,
+    seed: int = 0,
+) -> None:
+    """Writes a model to one file that runs in a process without jlayers, and checks itself.
+
+    The file holds the program of ``model.apply`` in evaluation mode (StableHLO, by ``jax.export``),
+    the weights, a manifest, and test vectors whose outputs are those of the model here. It is a zip
+    archive, and ``python FILE`` runs the test vectors: jax and numpy are all that it needs.
+    ``export.load`` reads it here.
+
+    Args:
+      path: of the file; an existing one is replaced.
+      model: a ``Layer``, or a function of one argument.
+      params, state: as ``init`` or training returned them.
+      x: an input: arrays, which are then a test vector, or ``jax.ShapeDtypeStruct``s.
+      batch: a name for the size of the first axis of every input, which then is of any size; None
+        where it is the one of ``x``.
+      time: a name for the size of the second axis of those inputs in which it has as many entries
+        as in the first one.
+      constraints: what holds for these sizes, as of ``jax.export.SymbolicScope``: ``"t >= 3"``.
+      stream: for a causal model, how many steps a block has: the file then has its ``start`` and
+        ``step`` too, for the batch of ``x``.
+      capacity: as of ``jl.stream``: for how many steps attention without a window has room.
+      platforms: what it can run on.
+      seed: of the test vectors.
+
+    Raises:
+      LayerError: for a model that cannot be exported so, with the reason.
+      CheckpointError: if the file cannot be written.
+
+    >>> import pathlib, tempfile, jax, jlayers as jl
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.zip"
+    >>> model = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(3))
+    >>> params, state = model.init(jax.random.key(0), jl.spec((1, 4)))
+    >>> jl.export.stablehlo(path, model, params, state, x=jl.spec((2, 4)), platforms=["cpu"])
+    >>> loaded = jl.export.load(path)
+    >>> loaded(jax.numpy.ones((7, 4))).shape, loaded.verify() < 1e-5
+    ((7, 3), True)
+    """
+    layer, state = lift(model), {} if state is None else state
+    unknown = [platform for platform in platforms if platform not in _KNOWN]
+    if unknown or isinstance(platforms, str) or not platforms:
+        raise LayerError(
+            "platforms must be a list of platforms of JAX",
+            expected=", ".join(map(repr, _KNOWN)),
+            got=format_short(platforms),
+        )
+    with error_context(layer):
+        trace(layer, x)
+        programs = _Programs(layer, params, state, x)
+        scope = export.SymbolicScope(tuple(constraints))
+        specs = _symbolic(programs.inputs, batch, time, scope)
+        exported = {"apply": _export(programs.apply, platforms, programs.weights, specs)}
+        block = None
+        if stream is not None:
+            block = _blocks(programs.inputs, arguments.positive("stream", stream))
+            programs.streamed(capacity)
+            first = _export(programs.start, platforms, programs.weights, block)
+            last = _export(programs.step, platforms, programs.weights, _like(first), block)
+            exported |= {"start": first, "step": last}
+        vectors = _vectors(programs, batch is not None, np.random.default_rng(seed))
+    manifest = {
+        "format": "jlayers stablehlo",
+        "version": standalone.VERSION,
+        "versions": versions(sys.modules["jlayers"].__version__),
+        "calling_convention": exported["apply"].calling_convention_version,
+        "platforms": list(platforms),
+        "repr": repr(layer),
+        "inputs": _inputs(programs.names, specs),
+        "block": None if block is None else _inputs(programs.names, block),
+        "output": programs.output,
+        "weights": [
+            _entry(name, array) for name, array in zip(programs.paths, programs.arrays, strict=True)
+        ],
+        "programs": list(exported),
+        "vectors": [
+            {
+                part: [_entry(str(i), array) for i, array in enumerate(arrays)]
+                for part, arrays in vector.items()
+            }
+            for vector in vectors
+        ],
+        "tolerance": _TOLERANCE,
+    }
+    source = Path(standalone.__file__).read_bytes()
+    entries = {
+        "__main__.py": source,
+        "standalone.py": source,
+        "manifest.json": json.dumps(manifest, indent=1, allow_nan=False).encode(),
+        **{f"{name}.bin": bytes(program.serialize()) for name, program in exported.items()},
+        **{
+            f"vectors/{i}/{part}.bin": _joined(arrays)
+            for i, vector in enumerate(vectors)
+            for part, arrays in vector.items()
+        },
+        "weights.bin": _joined(programs.arrays),
+    }
+    if _runs_here(platforms):
+        _check(entries)
+    _write(Path(path), entries)
+
+
+@public_api
+def load(path: str | os.PathLike[str]) -> standalone.Model:
+    """The model in a file of ``export.stablehlo``: ``y = model(x)``, ``model.verify()``.
+
+    No Python in the file is run. Outputs that are neither arrays nor tuples, lists and dicts of
+    them, such as a ``Sequence``, come as dicts by the names of their parts.
+
+    Raises:
+      CheckpointError: if it is not a complete file of this kind.
+    """
+    try:
+        return standalone.load(path)
+    except standalone.DamagedError as error:
+        raise CheckpointError(f"cannot read {os.fspath(path)}: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+
+
+class _Programs:
+    """A model as functions of lists of arrays, which need no class of jlayers where they run."""
+
+    def __init__(self, layer: Layer, params: Params, state: State, x: PyTree):
+        self.layer = layer
+        self._start: Callable[..., Any] | None = None
+        self._step: Callable[..., Any] | None = None
+        leaves, self._weights = jax.tree.flatten((params, state))
+        self._impls = [_key_impl(leaf) for leaf in leaves]
+        self.arrays = [_plain(leaf) for leaf in leaves]
+        named = jax.tree.leaves_with_path({"params": params, "state": state})
+        self.paths = [path_text(name) for name, _ in named]
+        self.weights = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.arrays]
+        inputs = jax.tree.leaves_with_path(x)
+        self.names = [_input_name(name) for name, _ in inputs]
+        self.inputs = [leaf for _, leaf in inputs]
+        self._x = jax.tree.structure(x)
+        for name, leaf in zip(self.names, self.inputs, strict=True):
+            if not hasattr(leaf, "shape") or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+                raise LayerError(f"the input {name!r} must be an array", got=format_short(leaf))
+        self.output: Any = None
+
+    def _trees(self, weights: list[Any]) -> tuple[Params, State]:
+        leaves = [
+            jax.random.wrap_key_data(leaf, impl=impl) if impl else leaf
+            for leaf, impl in zip(weights, self._impls, strict=True)
+        ]
+        params, state = jax.tree.unflatten(self._weights, leaves)
+        return params, state
+
+    def apply(self, weights: list[Any], inputs: list[Any]) -> list[Any]:
+        x = jax.tree.unflatten(self._x, inputs)
+        y, _ = self.layer.apply(*self._trees(weights), x)
+        self.output, leaves = _described(y)
+        return leaves
+
+    def streamed(self, capacity: int | None) -> None:
+        self._start, self._step = stream_pair(self.layer, capacity=capacity)
+
+    def start(self, weights: list[Any], inputs: list[Any]) -> Any:
+        assert self._start is not None
+        return self._start(*self._trees(weights), jax.tree.unflatten(self._x, inputs))
+
+    def step(self, weights: list[Any], carry: Any, inputs: list[Any]) -> tuple[list[Any], Any]:
+        assert self._step is not None
+        x = jax.tree.unflatten(self._x, inputs)
+        y, carry = self._step(*self._trees(weights), carry, x)
+        return jax.tree.leaves(y), carry
+
+
+def _input_name(path: tuple[Any, ...]) -> str:
+    inside = path_text(path)
+    return f"x/{inside}" if inside else "x"
+
+
+def _key_impl(leaf: Any) -> str | None:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return str(jax.random.key_impl(leaf)) if is_key else None
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def _described(y: PyTree) -> tuple[Any, list[Any]]:
+    """The structure of an output as JSON, with numbers for its leaves; and the leaves."""
+    leaves: list[Any] = []
+
+    def describe(node: Any) -> Any:
+        if node is None:
+            return None
+        if type(node) in (tuple, list):
+            return {type(node).__name__: [describe(part) for part in node]}
+        if type(node) is dict and all(isinstance(key, str) for key in node):
+            return {"dict": {key: describe(node[key]) for key in sorted(node)}}
+        inside = jax.tree.leaves_with_path(node)
+        if len(inside) == 1 and not inside[0][0]:
+            leaves.append(node)
+            return len(leaves) - 1
+        return {"dict": {path_text(path): describe(leaf) for path, leaf in inside}}
+
+    return describe(y), leaves
+
+
+def _symbolic(
+    inputs: list[Any], batch: str | None, time: str | None, scope: export.SymbolicScope
+) -> list[jax.ShapeDtypeStruct]:
+    steps = _steps(inputs)
+
+    def sizes(shape: tuple[int, ...]) -> tuple[Any, ...]:
+        named: list[Any] = list(shape)
+        if batch is not None and shape:
+            named[0] = batch
+        if time is not None and len(shape) > 1 and shape[1] == steps:
+            named[1] = time
+        text = ", ".join(map(str, named))
+        return tuple(export.symbolic_shape(text, scope=scope)) if text else ()
+
+    return [jax.ShapeDtypeStruct(sizes(leaf.shape), leaf.dtype) for leaf in inputs]
+
+
+def _steps(inputs: list[Any]) -> int | None:
+    """How many entries the axis of time has, if there is one."""
+    return next((leaf.shape[1] for leaf in inputs if len(leaf.shape) > 1), None)
+
+
+def _blocks(inputs: list[Any], count: int) -> list[jax.ShapeDtypeStruct]:
+    steps = _steps(inputs)
+
+    def sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
+        timed = len(shape) > 1 and shape[1] == steps
+        return (shape[0], count, *shape[2:]) if timed else shape
+
+    return [jax.ShapeDtypeStruct(sizes(leaf.shape), leaf.dtype) for leaf in inputs]
+
+
+def _inputs(names: list[str], specs: list[jax.ShapeDtypeStruct]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "dtype": jnp.dtype(spec.dtype).name, "shape": [*map(_size, spec.shape)]}
+        for name, spec in zip(names, specs, strict=True)
+    ]
+
+
+def _like(exported: export.Exported) -> Any:
+    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.out_avals]
+    return jax.tree.unflatten(exported.out_tree, specs)
+
+
+def _export(function: Callable[..., Any], platforms: Sequence[str], *specs: Any) -> export.Exported:
+    try:
+        found = export.export(jax.jit(function), platforms=tuple(platforms))(*specs)
+        # What cannot be written is found out here as well.
+        found.serialize()
+    except LayerError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if "custom call" in text or "callback" in text:
+            raise LayerError(
+                "has an operation that JAX does not promise to run in other versions of itself",
+                got=text[:300],
+                hint="functions of jnp in place of callbacks and kernels of one platform",
+            ) from error
+        if "ymbolic dimension" not in text:
+            raise LayerError("cannot be exported", got=text[:300]) from error
+        raise LayerError(
+            "cannot be exported with sizes that are not known",
+            got=text[:300],
+            hint='batch=None, time=None, or constraints=["t >= 8"]',
+        ) from error
+    return found
+
+
+def _vectors(
+    programs: _Programs, any_batch: bool, rng: np.random.Generator
+) -> list[dict[str, list[np.ndarray]]]:
+    """Inputs as they were given, and of another batch; with the outputs of the model."""
+    run = jax.jit(programs.apply)
+    vectors = []
+    for more in (0, 1) if any_batch else (0,):
+        inputs = [_numbers(leaf, more, rng) for leaf in programs.inputs]
+        outputs = [np.asarray(leaf) for leaf in run(programs.arrays, inputs)]
+        vectors.append({"inputs": inputs, "outputs": outputs})
+    return vectors
+
+
+def _numbers(leaf: Any, more: int, rng: np.random.Generator) -> np.ndarray:
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        array = np.asarray(leaf)
+        return np.concatenate([array, array[:more]]) if more and array.ndim else array
+    shape = (leaf.shape[0] + more, *leaf.shape[1:]) if leaf.shape else ()
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return rng.normal(size=shape).astype(leaf.dtype)
+    return rng.integers(0, 2, shape).astype(leaf.dtype)
+
+
+def _entry(name: str, array: np.ndarray) -> dict[str, Any]:
+    return {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
+
+
+def _size(size: Any) -> int | str:
+    return size if isinstance(size, int) else str(size)
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> bytes:
+    return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+
+
+def _runs_here(platforms: Sequence[str]) -> bool:
+    here = jax.default_backend()
+    return here in platforms or (here == "gpu" and not {"cuda", "rocm"}.isdisjoint(platforms))
+
+
+def _check(entries: dict[str, bytes]) -> None:
+    """Raises unless what is about to be written gives what the model gives."""
+    error = standalone.Model(entries).verify()
+    if not error <= _TOLERANCE:
+        raise LayerError(
+            "the exported program gives other numbers than the model",
+            expected=f"a difference of at most {_TOLERANCE:.0e} of the largest number",
+            got=f"{error:.1e}",
+        )
+
+
+def _write(path: Path, entries: dict[str, bytes]) -> None:
+    temporary = path.with_name(f".{path.name}.writing-{secrets.token_hex(4)}")
+    try:
+        try:
+            with open(temporary, "xb") as file, zipfile.ZipFile(file, "w") as archive:
+                for name, data in entries.items():
+                    archive.writestr(zipfile.ZipInfo(name), data)
+            sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"the model could not be written to {path}",
+            got=str(error),
+            hint="a folder that exists, with space; a file that was there before is unchanged",
+        ) from error

@@ -1,0 +1,244 @@
+"""save_model and load_model: the model comes back, and a file says what is wrong with it."""
+
+import contextlib
+import functools
+import json
+import os
+import random
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from tables.instances import INSTANCES
+from tables.tiers import soak
+
+import jlayers as jl
+from jlayers.export.architecture import Decoder, Encoder
+from jlayers.export.names import builders, callable_of
+
+KEY = jax.random.key(0)
+# Of functions that have to be given a name.
+UNNAMED = {
+    *("self-attention, a pattern", "rnn of a user's cell", "a user's cell", "stateless"),
+    *("a function of a sequence", "causal", "with_losses", "compose with state"),
+    "compose, a child twice, a key",
+}
+
+
+@jl.factory
+def Tower(features, activation=jnp.tanh):
+    return jl.serial(jl.Dense(features), activation)
+
+
+def doubled(x):
+    return 2 * x
+
+
+def body(f, x):
+    return f.dense(x) + 1
+
+
+def outline(model):
+    return repr(model), [(path, layer.kind, layer.maker) for path, layer in jl.walk(model)]
+
+
+def test_every_layer_of_the_table_goes_through_json_unless_a_function_has_no_name():
+    refused = set()
+    for name, row in INSTANCES.items():
+        encoder = Encoder({})
+        try:
+            text = json.dumps(encoder.layer(row.layer), allow_nan=False)
+        except jl.LayerError:
+            refused.add(name)
+            continue
+        again = Decoder(encoder.arrays, {}).layer(json.loads(text))
+        assert outline(again) == outline(row.layer), name
+    assert refused == UNNAMED
+
+
+def saved(folder, model, x, **options):
+    path = folder / "model.safetensors"
+    params, state = model.init(KEY, x)
+    jl.save_model(path, model, params, state, **options)
+    return path, params, state
+
+
+def test_model_parameters_and_state_come_back(tmp_path):
+    model = jl.serial(
+        jl.FIRFilter(np.array([0.5, 0.25])),
+        jl.repeat(jl.residual(jl.Dense(4)), 2, remat=jax.checkpoint_policies.dots_saveable),
+        jl.BatchNorm(),
+        functools.partial(jax.nn.gelu, approximate=False),
+        head=jl.Dense(3, kernel_init=jax.nn.initializers.normal(0.3)),
+    )
+    path, params, state = saved(tmp_path, model, jl.spec((2, 5, 4)))
+    loaded = jl.load_model(path)
+    assert outline(loaded.model) == outline(model)
+    for got, wanted in ((loaded.params, params), (loaded.state, state)):
+        assert jax.tree.structure(got) == jax.tree.structure(wanted)
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
+        jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    x = np.ones((2, 5, 4), "float32")
+    np.testing.assert_array_equal(
+        loaded.model.apply(loaded.params, loaded.state, x)[0], model.apply(params, state, x)[0]
+    )
+
+
+def test_the_file_is_one_of_safetensors_that_all_may_read(tmp_path):
+    path, params, _ = saved(tmp_path, jl.Dense(3), jl.spec((1, 4)))
+    arrays = safetensors.numpy.load_file(path)
+    assert sorted(arrays) == ["params/bias", "params/kernel"]
+    np.testing.assert_array_equal(arrays["params/kernel"], params["kernel"])
+    assert os.listdir(tmp_path) == [path.name]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_dtypes_and_keys(tmp_path):
+    path = tmp_path / "model"
+    params = {
+        "a": jnp.ones(3, jnp.bfloat16),
+        "b": np.ones(2, ml_dtypes.float8_e4m3fn),
+        "c": jnp.ones((), jnp.complex64),
+    }
+    state = {"key": jax.random.split(KEY, 2)}
+    jl.save_model(path, jl.serial(), params, state)
+    _, got, got_state = jl.load_model(path)
+    assert {name: leaf.dtype for name, leaf in got.items()} == {
+        n: p.dtype for n, p in params.items()
+    }
+    np.testing.assert_array_equal(
+        jax.random.key_data(got_state["key"]), jax.random.key_data(state["key"])
+    )
+
+
+def test_parts_of_users_by_a_registry(tmp_path):
+    model = jl.serial(Tower(3), jl.compose(body, dense=jl.Dense(3)), doubled)
+    own = {"body": body, "doubled": doubled}
+    path, _, _ = saved(tmp_path, model, jl.spec((2, 4)), layers=own)
+    loaded = jl.load_model(path, layers={"Tower": Tower, **own})
+    assert outline(loaded.model) == outline(model)
+    with pytest.raises(jl.CheckpointError) as caught:
+        jl.load_model(path, layers=own)
+    assert str(caught.value).splitlines()[1:] == [
+        "  hint:     load_model(path, layers={'Tower': ...}), the factory that built it"
+    ]
+    with pytest.raises(jl.CheckpointError, match="a function 'body' that is not one that a file"):
+        jl.load_model(path, layers={"Tower": Tower})
+    wrong = {"Tower": lambda features: features, **own}
+    with pytest.raises(jl.CheckpointError, match="the architecture in the file is damaged"):
+        jl.load_model(path, layers=wrong)
+
+
+def test_models_of_the_library_are_known():
+    model = jl.serial(jl.models.ResNet(18), jax.nn.softmax)
+    encoder = Encoder({})
+    found = json.loads(json.dumps(encoder.layer(model)))
+    assert found["args"][0] == {"layer": "ResNet", "args": [18], "kind": "res_net"}
+    assert outline(Decoder(encoder.arrays, {}).layer(found)) == outline(model)
+
+
+def test_what_a_file_cannot_say_is_named_and_nothing_is_written(tmp_path):
+    path = tmp_path / "model"
+    with pytest.raises(jl.LayerError) as caught:
+        jl.save_model(path, jl.serial(jl.Dense(3), lambda x: x), {}, {})
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("serial: the function <lambda test_models.py:")
+    assert lines[0].endswith("cannot be said in a file")
+    assert lines[-1] == '  hint:     layers={"a_name": function}, here and in load_model'
+    bare = jl.Layer(lambda key, x: ({}, {}), lambda params, state, x, *, key, train: (x, state))
+    with pytest.raises(jl.LayerError, match="cannot be said in a file: it was made of functions"):
+        jl.save_model(path, bare, {}, {})
+
+    @jl.factory
+    def Dense(features):
+        return jl.Dense(features)
+
+    with pytest.raises(jl.LayerError, match="the name 'Dense' is that of another factory"):
+        jl.save_model(path, Dense(3), {}, {})
+    with pytest.raises(jl.CheckpointError, match="a checkpoint cannot hold 'params/a'"):
+        jl.save_model(path, jl.serial(), {"a": object()}, {})
+    with pytest.raises(jl.CheckpointError, match="nothing empty"):
+        jl.save_model(path, jl.serial(), {"a": {}}, {})
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(jl.CheckpointError, match="the model could not be written to"):
+        jl.save_model(tmp_path / "missing" / "model", jl.serial(), {}, {})
+
+
+def test_a_file_names_nothing_that_does_more_than_compute():
+    for name in ("jax.numpy.save", "jax.numpy.load", "jax.jit", "os.system", "jax.numpy.fromfile"):
+        assert callable_of(name) is None
+    assert "save_model" not in builders()
+    decoder = Decoder([], {})
+    for found in (
+        {"call": "jax.numpy.tile", "kwargs": {}},
+        {"function": "builtins.exec"},
+        {"partial": {"function": "jax.numpy.save"}, "args": ["/tmp/x"]},
+        {"layer": "save_model"},
+        {"value": "Layer", "kwargs": {}},
+        {"numpy": -1},
+        {"tuple": 3},
+        {"unknown": 3},
+    ):
+        with pytest.raises(jl.CheckpointError):
+            decoder.value(found)
+
+
+def test_damage_names_the_file_and_the_entry(tmp_path):
+    path, _, _ = saved(tmp_path, jl.Dense(3), jl.spec((1, 4)))
+    data = path.read_bytes()
+
+    def problem(changed):
+        path.write_bytes(changed)
+        with pytest.raises(jl.CheckpointError) as caught:
+            jl.load_model(path)
+        return str(caught.value)
+
+    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    assert "'params/kernel' has another checksum" in problem(flipped)
+    assert f"cannot read {path}" in problem(data[:-4])
+    assert "is not a safetensors file" in problem(b"")
+    renamed = data.replace(b'"layer\\":\\"Dense', b'"layer\\":\\"Dance')
+    assert renamed != data
+    assert "its description has another checksum" in problem(renamed)
+    safetensors.numpy.save_file({"a": np.ones(2)}, path)
+    assert "it holds weights, and no model" in problem(path.read_bytes())
+    path.unlink()
+    with pytest.raises(jl.CheckpointError, match="No such file"):
+        jl.load_model(path)
+
+
+def test_a_newer_version_and_a_deep_model_are_refused(tmp_path):
+    from jlayers.export.models import _digest
+
+    path = tmp_path / "model"
+
+    def write(text):
+        metadata = {"jlayers": f"{_digest(text)} {text}"}
+        safetensors.numpy.save_file({}, path, metadata)
+
+    head = '{"format": "jlayers model", "version": %d, "arrays": {}, "architecture": '
+    write(head % 2 + "{}}")
+    with pytest.raises(jl.CheckpointError, match="it is of version 2 of the format"):
+        jl.load_model(path)
+    n = 20_000
+    write(head % 1 + '{"layer": "serial", "kind": "serial", "args": [' * n + "]}" * n + "}")
+    with pytest.raises(jl.CheckpointError, match="nested too deeply"):
+        jl.load_model(path)
+
+
+@pytest.mark.parametrize("seed", [0, *soak(1, 2, 3)])
+def test_mutated_files_raise_one_error_or_load(tmp_path, seed):
+    path, _, _ = saved(tmp_path, jl.serial(jl.Dense(3), jl.BatchNorm()), jl.spec((1, 4)))
+    data, rng = path.read_bytes(), random.Random(seed)
+    for _ in range(100):
+        changed = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        path.write_bytes(changed[: rng.choice([None, rng.randrange(len(changed))])])
+        with contextlib.suppress(jl.CheckpointError):
+            jl.load_model(path)
