@@ -78,6 +78,8 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             _named=False,
             # Later, and only if asked for: most layers are never printed.
             _text=lambda: call_text(name, bound),
+            # For what writes a layer in another library's terms.
+            _call=(make, given),
         )
 
     # So that a combinator can tell a factory from a layer: Dense from Dense(3).

@@ -104,6 +104,7 @@ class Layer:
     copies: int
     _named: bool
     _text: Callable[[], str]
+    _call: tuple[Callable[..., Layer], Mapping[str, Any]] | None
     _init: InitFn | None
     _apply: ApplyFn
     _apply_to_array: ApplyFn
@@ -152,6 +153,7 @@ class Layer:
             copies=copies,
             _named=name is not None,
             _text=lambda: f"Layer({', '.join(map(function_text, given))}, name={kind!r})",
+            _call=None,
             _init=init_of,
             _apply=apply_to,
             _apply_to_array=apply,
