@@ -1,3 +1,5 @@
 """Models that leave: programs and operators that run without jlayers."""
 
-__all__ = ()
+from .to_onnx import onnx
+
+__all__ = ["onnx"]
