@@ -13,6 +13,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -26,11 +27,17 @@ _BY_VALUE = ("cloudpickle", "dill")
 
 
 class Call(NamedTuple):
-    """The call that built a layer, with the arguments that it was given."""
+    """The call that built a layer.
+
+    Attributes:
+      make, args, kwargs: as it was called.
+      checked: the arguments by name, as the checks of a factory gave them back.
+    """
 
     make: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    checked: Mapping[str, Any] = MappingProxyType({})
 
 
 class Named:

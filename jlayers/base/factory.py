@@ -79,7 +79,7 @@ def factory(function: Callable[P, Layer]) -> Callable[P, Layer]:
             _named=False,
             # Later, and only if asked for: most layers are never printed.
             _text=lambda: call_text(name, bound),
-            _call=Call(make, args, kwargs),
+            _call=Call(make, args, kwargs, given),
         )
 
     # So that a combinator can tell a factory from a layer: Dense from Dense(3).

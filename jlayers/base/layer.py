@@ -293,7 +293,7 @@ class Layer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The call that built it. What was found out since, and the functions inside, stay here.
-        make, args, kwargs = self._call
+        make, args, kwargs, _ = self._call
         with error_context(self):
             call = portable(make), portable(tuple(args)), portable(dict(kwargs))
         return _built_again, (*call, self.kind, self.site)

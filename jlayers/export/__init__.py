@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 from .models import Loaded, load_model, save_model
 from .programs import load, stablehlo
+from .to_onnx import onnx
 
-__all__ = ["Loaded", "load", "load_model", "save_model", "stablehlo"]
+__all__ = ["Loaded", "load", "load_model", "onnx", "save_model", "stablehlo"]
 
 if not TYPE_CHECKING:
 

@@ -42,7 +42,7 @@ class Encoder:
         self._claimed: dict[str, Callable[..., Any]] = {}
 
     def layer(self, layer: Layer) -> dict[str, Any]:
-        make, args, kwargs = layer._call
+        make, args, kwargs, _ = layer._call
         try:
             name = self._maker(make, layer)
             found: dict[str, Any] = {"layer": name}

@@ -73,13 +73,6 @@ def _mamba_shapes(place: Place) -> Shapes:
 _NORM = {"gamma": "scale", "beta": "bias"}
 LAYOUTS = (
     Layout(
-        "torch Embedding",
-        ("PositionEmbedding",),
-        ("weight",),
-        (),
-        renamed({"weight": "embedding"}),
-    ),
-    Layout(
         "transformers T5 relative attention bias",
         ("compose",),
         ("relative_attention_bias/weight",),

@@ -1,0 +1,5 @@
+"""Models as ONNX graphs."""
+
+from .exporting import onnx
+
+__all__ = ["onnx"]

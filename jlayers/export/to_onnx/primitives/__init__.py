@@ -1,0 +1,27 @@
+"""Emitters of JAX's primitives; importing them fills ``call.EMITTERS``."""
+
+from . import (
+    arithmetic,
+    complexes,
+    contractions,
+    control,
+    indexing,
+    ordering,
+    reductions,
+    scattering,
+    shapes,
+    windows,
+)
+
+__all__ = [
+    "arithmetic",
+    "complexes",
+    "contractions",
+    "control",
+    "indexing",
+    "ordering",
+    "reductions",
+    "scattering",
+    "shapes",
+    "windows",
+]

@@ -1,0 +1,48 @@
+"""onnxruntime, and when its numbers are those of JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...base.errors import InteropError
+
+# Relative to the largest value of an output, by the bytes of a number.
+_TOLERANCE = {1: 1e-1, 2: 2e-2, 4: 1e-4, 8: 1e-9}
+
+
+def session_of(model: Any) -> Any:
+    """A session on one thread, without words."""
+    import onnxruntime as runtime
+
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise InteropError(
+            "onnxruntime cannot load the graph",
+            got=str(error)[:500],
+            hint="check=False, if another runtime is meant; its CPU kernels are mostly of float32",
+        ) from error
+
+
+def differs(expected: np.ndarray, got: np.ndarray) -> str | None:
+    """How an array is not what it should be; None if it is."""
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        return f"{got.dtype}{list(got.shape)} in place of {expected.dtype}{list(expected.shape)}"
+    if expected.dtype.kind not in "fV":
+        if np.array_equal(expected, got):
+            return None
+        where = tuple(int(i) for i in np.argwhere(expected != got)[0])
+        return f"{got[where]} in place of {expected[where]} at {where}"
+    relative = _TOLERANCE[expected.dtype.itemsize]
+    expected, got = expected.astype(np.float64), got.astype(np.float64)
+    largest = float(np.max(np.abs(expected), initial=1, where=np.isfinite(expected)))
+    if np.allclose(got, expected, rtol=relative, atol=relative * largest, equal_nan=True):
+        return None
+    return f"{float(np.nanmax(np.abs(got - expected))):.1e} apart, of {largest:.1e}"

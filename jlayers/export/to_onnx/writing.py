@@ -1,0 +1,89 @@
+"""The graph of a model: traced with symbolic sizes, and converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import onnx
+from onnx import helper
+
+from ...base.errors import InteropError
+from ...base.layer import Layer
+from ...base.specs import path_text
+from ...base.types import Params, State
+from . import operators  # noqa: F401 - fills the table of layers
+from .call import full
+from .converter import Converter
+from .graph import Graph
+from .inputs import Inputs, names_of
+from .operators.marking import Marks
+from .primitives.complexes import is_complex
+from .sizes import is_int
+from .values import Known, Tensor, Value
+
+# The oldest version of the file format that has these operators.
+_IR = {20: 9, 21: 10, 22: 10, 23: 11}
+
+
+class Written(NamedTuple):
+    """A model in ONNX.
+
+    Attributes:
+      model: the file's content.
+      outputs: the names of its outputs, in the order of the leaves.
+      size: of all arrays, in bytes.
+      run: ``run(params, state, x)``, the model with its marks.
+      marks: on its layers.
+    """
+
+    model: onnx.ModelProto
+    outputs: list[str]
+    size: int
+    run: Callable[[Params, State, Any], Any]
+    marks: Marks
+
+
+def write(
+    layer: Layer, params: Params, state: State, inputs: Inputs, graph: Graph, opset: int
+) -> Written:
+    """Traces and converts a layer."""
+    marks = Marks(opset)
+    marked = marks.mark(layer)
+
+    def run(params: Params, state: State, x: Any) -> Any:
+        return marked.apply(params, state, x)[0]
+
+    program, out = jax.make_jaxpr(run, return_shape=True)(params, state, inputs.specs)
+    leaves = [
+        (path_text(path), leaf)
+        for tree in (params, state)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    ]
+    given: list[Value] = [Known(np.asarray(leaf), path) for path, leaf in leaves]
+    for name, spec in zip(inputs.names, jax.tree.leaves(inputs.specs), strict=True):
+        if is_complex(spec):
+            raise InteropError(f"the input {name!r} is complex: ONNX has real inputs alone")
+        shape = tuple(spec.shape)
+        own = graph.add_input(name, shape, spec.dtype)
+        given.append(Tensor(own, shape))
+        for axis, dim in enumerate(shape):
+            if not is_int(dim):
+                graph.symbols.setdefault(str(dim), (own, axis))
+    converter = Converter(marks.operators)
+    results = converter.run(program, given, graph)
+    names = []
+    for hint, value, spec in zip(names_of(out, "y"), results, jax.tree.leaves(out), strict=True):
+        if is_complex(spec):
+            raise InteropError(f"the output {hint!r} is complex: ONNX has real outputs alone")
+        names.append(graph.add_output(full(graph, value, spec), hint, spec.shape, spec.dtype))
+    model = helper.make_model(
+        graph.proto("jlayers"),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=_IR.get(opset, 12),
+        producer_name="jlayers",
+    )
+    size = sum(array.nbytes for array in graph.initializers.values())
+    return Written(model, names, size, run, marks)

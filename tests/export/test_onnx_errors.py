@@ -1,0 +1,79 @@
+"""What cannot be an ONNX graph is refused by name."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jlayers as jl
+
+VECTOR = jl.spec((3, 4))
+
+
+def refusal(layer, spec=VECTOR, **options):
+    layer = jl.lift(layer)
+    params, state = layer.init(jax.random.key(0), spec)
+    with pytest.raises(jl.InteropError) as caught:
+        jl.export.onnx(layer, params, state, spec, **options)
+    return "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+
+
+def test_a_primitive_without_a_form_is_named_with_its_layer():
+    svd = jl.lift(lambda x: jnp.linalg.svd(x, compute_uv=False))
+    text = refusal(jl.serial(jl.Dense(4), body=jl.serial(jnp.tanh, inner=svd)))
+    assert "the primitive 'svd' has no form in ONNX here" in text
+    assert "body/inner" in text
+    text = refusal(lambda x: x + jax.random.normal(jax.random.key(0), (1, 4)))
+    assert "the primitive 'random_" in text
+    assert "no random numbers as JAX draws them" in text
+    text = refusal(lambda x: jax.pure_callback(lambda x: x, x, x))
+    assert "a function that runs in Python cannot be in a file" in text
+
+
+def test_complex_inputs_and_outputs():
+    assert "the output 'y' is complex" in refusal(lambda x: jax.lax.complex(x, x))
+    text = refusal(jnp.real, jl.spec((3, 4), jnp.complex64))
+    assert "the input 'x' is complex: ONNX has real inputs alone" in text
+    text = refusal(lambda x: jnp.real(jnp.tanh(jax.lax.complex(x, x))))
+    assert "tanh cannot be written in ONNX: complex numbers" in text
+
+
+def test_sizes_that_differ_are_not_one():
+    spec = (jl.spec((3, 4)), jl.spec((2, 4)))
+    text = refusal(lambda xs: xs[0].sum() + xs[1].sum(), spec)
+    assert "axis 0 of the inputs has several sizes, which cannot all be 'b'" in text
+    assert "x/0: 3, x/1: 2" in text
+
+
+def test_a_size_that_no_input_has():
+    (n,) = jax.export.symbolic_shape("n")
+    spec = jax.ShapeDtypeStruct((2 * n, 4), jnp.float32)
+    layer = jl.lift(lambda x: jnp.broadcast_to(x.reshape(-1, 8)[:1] * 2, (x.shape[0] // 2, 8)))
+    with pytest.raises(jl.InteropError, match="the size 'n' is not the size of any input's axis"):
+        jl.export.onnx(layer, {}, {}, spec)
+
+
+def test_arguments():
+    with pytest.raises(jl.InteropError, match="x must be a spec of the input"):
+        jl.export.onnx(jl.Dense(3), {}, {})
+    text = refusal(jl.Dense(3), opset=11)
+    assert re.search(r"opset must be an int from 20 to \d+, got 11", text)
+
+
+def test_a_graph_that_computes_something_else_is_refused(monkeypatch):
+    from jlayers.export.to_onnx.call import EMITTERS
+
+    monkeypatch.setitem(EMITTERS, "tanh", lambda call: call.op("Sigmoid", call.arg(0)))
+    model = jl.serial(jl.Dense(4), body=jl.serial(jl.Dense(4), inner=jl.lift(jnp.tanh)))
+    text = refusal(jl.serial(model, jl.LSTM(2)), jl.spec((3, 5, 4)))
+    assert "the output 'y' is not the model's in onnxruntime" in text
+    assert "apart, of 1.0e+00, for sizes {'b': 3}" in text
+    assert "the first to depart: serial/body/inner, at tanh" in text
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    text = refusal(jl.Dense(3))
+    assert "needs the package onnx" in text
+    assert "pip install 'jlayers[onnx]'" in text
