@@ -30,6 +30,7 @@ from ..base.specs import format_short, format_spec, spec_key, specs_of
 from ..base.step_pair import Stepping, are_streamed, are_whole, check_carry, stream_of
 from ..base.tracing import Trace, run, trace
 from ..base.types import Carry, Key, Params, PyTree, Spec, State
+from ..core.custom_gradient import varying_alike
 from ..core.dispatch import compiled_when_eager
 from .recomputation import stores_the_rest
 from .transparent import traced, wrapper
@@ -113,7 +114,7 @@ def repeat(
             # prevent_cse is for straight code; a scan keeps the copies apart by itself.
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
         stacked = ({}, {}) if shared else (params, state)
-        loop = x, state if shared else {}
+        loop = x, _varying_as(x, state) if shared else {}
         (y, last), (new, losses) = lax.scan(step, loop, (*stacked, _keys(key, n)), length=n)
         return y, (last if shared else new, losses)
 
@@ -303,6 +304,13 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
         return found
 
     return wrapper(inner, abstract, apply, lambda new: remat(new, policy), Stepping(start, advance))
+
+
+def _varying_as(x: PyTree, state: State) -> State:
+    """The state as it is after a step: inside a ``shard_map`` it varies where the input does."""
+    leaves, treedef = jax.tree.flatten((state, x))
+    alike: tuple[State, PyTree] = jax.tree.unflatten(treedef, varying_alike(tuple(leaves)))
+    return alike[0]
 
 
 def run_collecting(

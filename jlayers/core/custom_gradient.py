@@ -88,10 +88,10 @@ def _with_tangent(
         return out, tangent(primals, residuals, [tangents[i] for i in active])
 
     f.defjvp(jvp, symbolic_zeros=True)
-    return lambda *args: f(*_varying_alike(args))
+    return lambda *args: f(*varying_alike(args))
 
 
-def _varying_alike(args: Args) -> Args:
+def varying_alike(args: Args) -> Args:
     """Arguments that all vary over the devices of a ``shard_map`` where one of them does.
 
     A rule's gradient of parameters varies where the batch does, and has to be of the type of the

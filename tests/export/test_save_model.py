@@ -147,7 +147,7 @@ def test_what_a_file_cannot_say_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(jl.LayerError) as caught:
         jl.save_model(path, jl.serial(jl.Dense(3), lambda x: x), {}, {})
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("serial: the function <lambda test_models.py:")
+    assert lines[0].startswith("serial: the function <lambda test_save_model.py:")
     assert lines[0].endswith("cannot be said in a file")
     assert lines[-1] == '  hint:     layers={"a_name": function}, here and in load_model'
     bare = jl.Layer(lambda key, x: ({}, {}), lambda params, state, x, *, key, train: (x, state))
