@@ -236,7 +236,8 @@ def tensor(name: str, array: np.ndarray) -> onnx.TensorProto:
 
 def element_type(dtype: Any) -> int:
     """The number of a dtype in ONNX."""
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    number: int = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return number
 
 
 def value_info(name: str, shape: Dims, dtype: Any, symbols: bool) -> onnx.ValueInfoProto:
