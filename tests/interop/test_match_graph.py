@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -246,12 +247,13 @@ def test_arrays_that_the_graph_turns_before_they_are_used(tmp_path):
     assert jl.interop.match(model, IMAGE, jl.interop.read(path)).extra == ["half", "bias"]
 
 
-def test_halves_of_tflite_are_what_the_graph_makes_of_them():
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16])
+def test_halves_of_tflite_are_what_the_graph_makes_of_them(half):
     nodes = [
         Node("DEQUANTIZE", ("half",), ("whole",), {}),
         Node("CONV_2D", ("x", "whole", "bias"), ("y",), {}),
     ]
-    arrays = {"half": draw(3, 2, 2, 4).astype("float16"), "bias": draw(3)}
+    arrays = {"half": draw(3, 2, 2, 4).astype(half), "bias": draw(3)}
     plan = jl.interop.match(jl.Conv(3, 2), IMAGE, GraphArrays(arrays, "tflite", lambda: nodes))
     kernel = plan.load()[0]["kernel"]
     assert kernel.dtype == np.float32

@@ -149,4 +149,5 @@ def changed(constant: Constant | None, change: Callable[..., np.ndarray]) -> Con
 
 def as_float32(array: np.ndarray) -> np.ndarray:
     """What an operator computes with where the file keeps halves of it, to be smaller."""
-    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+    # Those of ml_dtypes, such as bfloat16, are of kind V.
+    return array.astype(np.float32, copy=False) if array.dtype.kind in "fV" else array
