@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,12 +24,18 @@ from .places import _options
 
 
 class Run(NamedTuple):
-    """A layer as it is in the model, with one copy's parameters."""
+    """A layer as it is in the model, with one copy's parameters.
+
+    Attributes:
+      layer, params, state, x: of the call.
+      images: sizes, channels last, of what may have been flattened before it.
+    """
 
     layer: Layer
     params: Params
     state: State
     x: PyTree
+    images: tuple[tuple[int, ...], ...] = ()
 
 
 # Each gives what would be other, in words, and the layer with the change.
@@ -93,6 +100,28 @@ def _kernels(run: Run) -> Iterator[tuple[str, Run]]:
     square = {n: k.T for n, k in run.params.items() if jnp.ndim(k) == 2 and len({*k.shape}) == 1}
     if len(square) > 1:
         yield "with all its square kernels transposed", run._replace(params=run.params | square)
+
+
+def _rows(run: Run) -> Iterator[tuple[str, Run]]:
+    kernel = run.params.get("kernel")
+    if kernel is None or jnp.ndim(kernel) != 2:
+        return
+    for *sizes, channels in run.images:
+        if math.prod(sizes) in (0, 1) or math.prod(sizes) * channels != len(kernel):
+            continue
+        last = jnp.asarray(kernel).reshape(*sizes, channels, -1)
+        first = jnp.asarray(kernel).reshape(channels, *sizes, -1)
+        orders = {
+            "the rows of 'kernel' as in the file, since the image is flattened with its channels "
+            "last there too: a function in place of jl.Flatten() leaves them": jnp.moveaxis(
+                last, -2, 0
+            ),
+            "the rows of 'kernel' turned from channels first, as jl.Flatten() before the layer "
+            "makes interop.match do": jnp.moveaxis(first, 0, -2),
+        }
+        for words, rows in orders.items():
+            params = run.params | {"kernel": rows.reshape(kernel.shape)}
+            yield f"with {words}", run._replace(params=params)
 
 
 _GATES = {"LSTM": "ifgo", "GRU": "rzn"}
@@ -206,6 +235,7 @@ def _functions(run: Run) -> Iterator[tuple[str, Run]]:
 _HYPOTHESES: tuple[Hypothesis, ...] = (
     _functions,
     _kernels,
+    _rows,
     _gates,
     _candidate_bias,
     _options_of,

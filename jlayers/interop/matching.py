@@ -22,7 +22,7 @@ from .formats.base import Arrays
 from .formats.graph import GraphArrays
 from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
-from .layouts.base import Layout, Place, has_shapes
+from .layouts.base import Layout, Place, has_shapes, said
 from .layouts.transformers import unstacked
 from .loading import Stack, release
 from .pairing import Fit, other_direction, paired
@@ -36,6 +36,9 @@ from .words import told_apart
 _BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
+# What read() puts before the names of an optimiser's variables in files of Keras.
+_OPTIMIZER = "optimizer/"
+_SHOWN = 20
 _COLLECTIONS = re.compile("^(params|state|batch_stats|model|state_dict|module|variables)/")
 # As Keras 1 names weights: dense_1/dense_1_W.
 _OF_LAYER = re.compile(r"(^|/)([^/]+)/\2_(?=[^/]+$)")
@@ -79,7 +82,12 @@ class Plan:
         self._arrays, self._pairs, self._missing = arrays, pairs, missing
         self.library = library
         self.matched = [
-            Pairing(target.place.path, self._in_file(*fit.names.values()), fit.layout.says, how)
+            Pairing(
+                target.place.path,
+                self._in_file(*fit.names.values()),
+                said(fit.layout, target.place),
+                how,
+            )
             for target, fit, how in pairs
         ]
         self._counts: dict[tuple[int, str], tuple[int, ...]] = {}
@@ -110,8 +118,10 @@ class Plan:
             lines.append(f"  {path:<{width}} <- ?  ({why})")
         lines += [
             f"  {', '.join(self._in_file(name))}{list(self._arrays[name].shape)} goes nowhere"
-            for name in self._extra
+            for name in self._extra[:_SHOWN]
         ]
+        if len(self._extra) > _SHOWN:
+            lines.append(f"  {len(self._extra) - _SHOWN} more arrays go nowhere: plan.extra")
         return "\n".join(lines)
 
     @property
@@ -280,7 +290,10 @@ def _planned(
     extra = [
         name
         for name in arrays
-        if name not in taken and name not in left_out and not name.endswith(_COUNTERS)
+        if name not in taken
+        and name not in left_out
+        and not name.endswith(_COUNTERS)
+        and not name.startswith(_OPTIMIZER)
     ]
     missing = [target for target in targets if id(target) not in done]
     return Plan(arrays, best, pairs, missing, extra, ambiguous)

@@ -290,7 +290,8 @@ def _hint(
     _, inputs = recorded(model, params, state, x, side="input", path=one.activation.site.path)
     same = (one.activation.path, one.activation.call)
     own = next(each for each in inputs if (each.path, each.call) == same)
-    run = Run(layer, *_arrays_at(own, params, state), own.value)
+    images = images_of(ours)
+    run = Run(layer, *_arrays_at(own, params, state), own.value, images)
     others = {
         each.activation.path: _arrays_at(each.activation, params, state)
         for each in ours
@@ -298,7 +299,6 @@ def _hint(
         and each.activation.path != one.activation.path
         and is_leaf(each)
     }
-    images = images_of(ours)
 
     def agrees(y: PyTree) -> bool:
         (changed,) = ours_of([one.activation._replace(value=jax.tree.map(np.asarray, y))])

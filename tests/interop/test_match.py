@@ -143,6 +143,34 @@ def test_names_of_torch_and_transformers_for_parts_of_models():
     assert plan.complete
 
 
+def test_the_plan_says_that_rows_are_turned():
+    model = jl.serial(jl.Flatten(), jl.Dense(3))
+    for sizes, says in {
+        (2, 3, 5): "torch Linear: transposed, rows from channels first",
+        # Rows are in one order either way.
+        (1, 1, 30): "torch Linear: transposed",
+    }.items():
+        plan = jl.interop.match(model, jl.spec((1, *sizes)), linear("fc", 30, 3))
+        assert plan.matched[0].says == says
+
+
+def test_variables_of_an_optimizer_of_keras_are_left_out():
+    arrays = {"dense/kernel": draw(3, 2), "dense/bias": draw(2)}
+    arrays |= {f"optimizer/Variable_{i}": draw(3, 2) for i in range(30)}
+    plan = jl.interop.match(jl.Dense(2), jl.spec((1, 3)), arrays)
+    assert plan.complete
+    plan = jl.interop.match(jl.Dense(2), jl.spec((1, 3)), arrays | {"other": draw(7)})
+    assert plan.extra == ["other"]
+
+
+def test_a_long_list_of_what_goes_nowhere_is_cut():
+    arrays = linear("a", 3, 2) | {f"other.{i}": draw(1) for i in range(23)}
+    plan = jl.interop.match(jl.Dense(2), jl.spec((1, 3)), arrays)
+    assert len(plan.extra) == 23
+    assert "other.19[1] goes nowhere" in str(plan)
+    assert str(plan).endswith("\n  3 more arrays go nowhere: plan.extra")
+
+
 def test_a_square_kernel_is_turned_as_the_others_are():
     x = jl.spec((2, 3))
     model = jl.serial(jl.Dense(4), jl.Dense(4), jl.Dense(5))
@@ -296,3 +324,20 @@ def test_keras():
     assert plan.library == "keras"
     y, _ = ours.apply(*plan.load(), jnp.asarray(ids))
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.oracle("Keras")
+def test_slopes_that_keras_shares_between_axes():
+    ours = jl.PReLU(feature_axes=-1)
+    theirs = keras.Sequential([keras.Input((4, 5, 3)), keras.layers.PReLU(shared_axes=[1, 2])])
+    theirs.layers[0].set_weights([draw(1, 1, 3)])
+    arrays = {weight.path: np.asarray(weight) for weight in theirs.weights}
+    x = draw(2, 4, 5, 3)
+    plan = jl.interop.match(ours, x, arrays)
+    params, state = plan.load()
+    y, _ = ours.apply(params, state, jnp.asarray(x))
+    with lenient():
+        want = theirs(x)
+    np.testing.assert_allclose(y, want, rtol=1e-6)
+    back = plan.export(params, state)
+    assert {n: a.tolist() for n, a in back.items()} == {n: a.tolist() for n, a in arrays.items()}

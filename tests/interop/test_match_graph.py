@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,6 +11,7 @@ from onnx import helper, numpy_helper
 from oracles import tflite_files
 
 import jlayers as jl
+from jlayers.interop.formats.graph import GraphArrays, Node
 
 RANDOM = np.random.default_rng(0)
 
@@ -126,6 +128,37 @@ ROWS = {
 }
 
 
+FLAT = jl.serial(jl.Conv(2, 1), jl.Flatten(), jl.Dense(3))
+ROWS |= {
+    # Of the image (channels, 6, 5) there, and of (6, 5, channels) where it is turned first.
+    "Flatten": (
+        FLAT,
+        IMAGE,
+        first(IMAGE),
+        [
+            ("Conv", [draw(2, 4, 1, 1), draw(2)], {}),
+            ("Flatten", [], {}),
+            ("Identity", [], {}),
+            ("Gemm", [draw(60, 3), draw(3)], {}),
+        ],
+        None,
+    ),
+    "Flatten of channels last": (
+        FLAT,
+        IMAGE,
+        first(IMAGE),
+        [
+            ("Conv", [draw(2, 4, 1, 1), draw(2)], {}),
+            ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+            ("Reshape", [np.array([0, -1])], {}),
+            ("MatMul", [draw(60, 3)], {}),
+            ("Add", [draw(3)], {}),
+        ],
+        None,
+    ),
+}
+
+
 def swapped(x):
     return np.swapaxes(x, 0, 1)
 
@@ -168,6 +201,63 @@ def test_a_plan_has_the_names_of_the_file(tmp_path):
     with pytest.raises(jl.InteropError, match="which operator takes an array") as error:
         jl.interop.match(jl.Dense(5), X, dict(arrays), library="onnx")
     assert "expected: the mapping that interop.read gives for a file of onnx" in str(error.value)
+
+
+@pytest.mark.oracle("ONNX Runtime")
+def test_arrays_that_the_graph_turns_before_they_are_used(tmp_path):
+    """A bias may come as (1, n, 1, 1), and a kernel as halves: Paddle and float16 converters."""
+    path = tmp_path / "model.onnx"
+    arrays = {
+        "half": draw(3, 4, 1, 1).astype("float16"),
+        "kernel": draw(2, 3, 1, 1),
+        "bias": draw(3),
+        "sizes": np.array([1, -1, 1, 1]),
+        "bias_1": draw(2),
+        "axes": np.array([0, 2, 3]),
+    }
+    nodes = [
+        helper.make_node("Cast", ["half"], ["whole"], to=1),
+        helper.make_node("Conv", ["x", "whole"], ["y0"]),
+        helper.make_node("Reshape", ["bias", "sizes"], ["wide"]),
+        helper.make_node("Add", ["y0", "wide"], ["y1"]),
+        helper.make_node("Conv", ["y1", "kernel"], ["y2"]),
+        helper.make_node("Unsqueeze", ["bias_1", "axes"], ["wide_1"]),
+        helper.make_node("Add", ["y2", "wide_1"], ["y3"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", 1, first(IMAGE).shape)],
+        [helper.make_tensor_value_info("y3", 1, None)],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    model = jl.serial(jl.Conv(3, 1), jl.Conv(2, 1))
+    plan = jl.interop.match(model, IMAGE, jl.interop.read(path))
+    params, state = plan.load()
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    assert plan.matched[0].names == ("half", "bias")
+    y, _ = jax.jit(model.apply)(params, state, jnp.asarray(IMAGE))
+    want = onnxruntime.InferenceSession(path).run(None, {"x": first(IMAGE)})[0]
+    np.testing.assert_allclose(first(np.asarray(y)), want, rtol=2e-5, atol=2e-6)
+    # What cannot be done is not done, and its array goes nowhere.
+    graph.initializer[3].CopyFrom(numpy_helper.from_array(np.array([2, 2]), "sizes"))
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    assert jl.interop.match(model, IMAGE, jl.interop.read(path)).extra == ["half", "bias"]
+
+
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16])
+def test_halves_of_tflite_are_what_the_graph_makes_of_them(half):
+    nodes = [
+        Node("DEQUANTIZE", ("half",), ("whole",), {}),
+        Node("CONV_2D", ("x", "whole", "bias"), ("y",), {}),
+    ]
+    arrays = {"half": draw(3, 2, 2, 4).astype(half), "bias": draw(3)}
+    plan = jl.interop.match(jl.Conv(3, 2), IMAGE, GraphArrays(arrays, "tflite", lambda: nodes))
+    kernel = plan.load()[0]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, np.moveaxis(arrays["half"], 0, -1))
 
 
 def test_clipped_cells_and_peepholes_are_not_taken_for_others(tmp_path):

@@ -172,6 +172,10 @@ DAMAGED = {
     "no end": (ENCODED[:-1], "byte .* of the pickle: the pickle is truncated or damaged"),
     "short": (ENCODED.replace(b"CH", b"CG"), "byte .* of the pickle"),
     "shape": (ENCODED.replace(b"K\t", b"K\n"), r"expected: 80 bytes for float64\[10\]"),
+    "joblib": (
+        b"\x80\4cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81.",
+        "hint: +numpy.savez of what joblib.load gives, where the file is trusted",
+    ),
     "memo": (b"\x80\4h\7.", "it is damaged\n.*KeyError: 7"),
     "mark": (b"\x80\4(.", "a mark instead of an object"),
     "no mark": (b"\x80\4t.", "a mark on its stack"),

@@ -42,6 +42,8 @@ class Layout(NamedTuple):
       convert: our arrays by their names; it raises ``ValueError`` where they cannot be these.
       shapes: of their arrays for a layer here; it raises ``ValueError`` where the layout is not for
         it. With them ``convert`` can be inverted; without them a layout is not written.
+      channels_first: whether an image is flattened with its channels first there, so that the rows
+        of a kernel behind it are put in another order.
     """
 
     says: str
@@ -50,6 +52,7 @@ class Layout(NamedTuple):
     may: tuple[str, ...]
     convert: Callable[[Weights, Place], dict[str, np.ndarray]]
     shapes: Callable[[Place], Shapes] | None = None
+    channels_first: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,14 @@ def has_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]], place: Pla
 def with_bias(shapes: Shapes, place: Place) -> Shapes:
     """Their shapes, and that of the bias where the layer here has one."""
     return shapes | ({"bias": place.shapes["bias"]} if "bias" in place.shapes else {})
+
+
+def said(layout: Layout, place: Place) -> str:
+    """What the layout says, and whether it turns the rows of a kernel behind a Flatten."""
+    image = place.flattened
+    if not layout.channels_first or image is None or max(image[:-1]) == 1:
+        return layout.says
+    return f"{layout.says}{',' if ':' in layout.says else ':'} rows from channels first"
 
 
 def rows_of_channels_first(kernel: np.ndarray, place: Place) -> np.ndarray:

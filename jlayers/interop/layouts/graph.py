@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Layout, Place, Weights, gru_biases
+from .base import Layout, Place, Weights, gru_biases, rows_of_channels_first
 from .pytorch import CELLS
 
 
@@ -22,6 +22,8 @@ def _layout(
         if kind in ("gru", "gru_after"):
             given |= _gru(given, place, after=kind == "gru_after")
             given = {name: array for name, array in given.items() if name in place.shapes}
+        if kind == "flat_dense":
+            given["kernel"] = rows_of_channels_first(given["kernel"], place)
         return {name: _shaped(array, place.shapes.get(name)) for name, array in given.items()}
 
     return Layout(
@@ -30,6 +32,7 @@ def _layout(
         tuple(f"{kind}:{name}" for name in needs),
         tuple(f"{kind}:{name}" for name in may),
         convert,
+        channels_first=kind == "flat_dense",
     )
 
 
@@ -91,6 +94,7 @@ def _layouts(library: str) -> tuple[Layout, ...]:
 
     return (
         of("dense", ("Dense",), "dense", ("kernel",), ("bias",)),
+        of("dense", ("Dense",), "flat_dense", ("kernel",), ("bias",)),
         # Of one step, or over all of its input: a product of matrices.
         of("conv as dense", ("Dense",), "conv", ("kernel",), ("bias",)),
         of("conv", ("Conv",), "conv", ("kernel",), ("bias",)),

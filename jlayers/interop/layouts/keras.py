@@ -36,6 +36,16 @@ def _attention(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return params
 
 
+def _shared_slopes(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    """(1, 1, features) with shared_axes=[1, 2], here (features,)."""
+    alpha, shape = weights["alpha"], place.shapes["slope"]
+    if alpha.shape == shape or [size for size in alpha.shape if size != 1] != [
+        size for size in shape if size != 1
+    ]:
+        raise ValueError("slopes of other axes")
+    return {"slope": alpha.reshape(shape)}
+
+
 def _separable(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return _depthwise({"kernel": weights["depthwise_kernel"]}, place)
 
@@ -140,4 +150,5 @@ LAYOUTS = (
         renamed(_NORM | {"running_mean": "mean", "running_std": "var"}),
     ),
     Layout("Keras PReLU", ("PReLU",), ("alpha",), (), renamed({"alpha": "slope"})),
+    Layout("Keras PReLU: without its shared axes", ("PReLU",), ("alpha",), (), _shared_slopes),
 )

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..formats.graph import Node
-from .operators import Constant, Found, Graph, changed
+from .operators import Constant, Found, Graph, as_float32, changed
 from .operators import found as _found
 
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
+_FLOAT = 1  # TensorProto.FLOAT
+_ELEMENTWISE = ("Identity", "Dropout", "Cast", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh")
 _USUAL = {"LSTM": "sigmoid tanh tanh", "GRU": "sigmoid tanh", "RNN": "tanh"}
 _NORMS = (
     "LayerNormalization",
@@ -28,27 +30,45 @@ _NORMS = (
 
 def found(graph: Graph) -> Iterator[Found]:
     """Each layer's arrays, in the order of the graph."""
+    # First, since an array may be turned just before the sum that is a layer's bias.
+    for node in graph.nodes:
+        _fold(graph, node)
     for i, node in enumerate(graph.nodes):
         if i not in graph.done:
             yield from _of(graph, node)
+
+
+def _fold(graph: Graph, node: Node) -> None:
+    """What a node makes of an array of the file alone."""
+    first, second, third = (graph.constant(node, number) for number in range(3))
+    attributes = node.attributes
+    match node.operator:
+        case "Identity" | "Dropout" if first:
+            graph.make(node, first, lambda array: array)
+        case "Cast" if first:
+            graph.make(node, first, as_float32 if attributes.get("to") == _FLOAT else np.asarray)
+        case "Reshape" if first and second:
+            sizes = second.array
+            graph.make(node, first, lambda array: _reshaped(array, sizes))
+        case "Unsqueeze" | "Squeeze" if first:
+            axes = second.array if second else attributes.get("axes")
+            graph.make(node, first, lambda array: _with_axes(array, node.operator, axes))
+        case "Transpose" if first:
+            graph.make(node, first, lambda array: array.transpose(attributes.get("perm")))
+        case "DequantizeLinear" if first and second:
+            graph.make(node, first, lambda array: _dequantised(array, second, third, attributes))
 
 
 def _of(graph: Graph, node: Node) -> Iterator[Found]:
     first, second, third = (graph.constant(node, number) for number in range(3))
     attributes = node.attributes
     match node.operator:
-        case "Identity" | "Cast" | "Dropout" if first:
-            graph.make(node, first, lambda array: array)
-        case "Transpose" if first:
-            graph.make(node, first, lambda array: array.transpose(attributes.get("perm")))
-        case "DequantizeLinear" if first and second:
-            graph.make(node, first, lambda array: _dequantised(array, second, third, attributes))
         case "MatMul" if second and second.array.ndim == 2:
             bias = graph.then_sum(node, second.array.shape[1])
-            yield _found("dense", kernel=second, bias=bias)
+            yield _found(_dense(graph, node), kernel=second, bias=bias)
         case "Gemm" if second and second.array.ndim == 2 and not attributes.get("transA"):
             kernel = changed(second, np.transpose) if attributes.get("transB") else second
-            yield _found("dense", kernel=kernel, bias=third)
+            yield _found(_dense(graph, node), kernel=kernel, bias=third)
         case "Conv" | "FusedConv" if second:
             bias = third or graph.then_sum(node, second.array.shape[0])
             yield _found("conv", kernel=changed(second, _channels_last), bias=bias)
@@ -73,6 +93,30 @@ def _of(graph: Graph, node: Node) -> Iterator[Found]:
             yield from graph.scaled(node)
         case "Add" if (value := graph.either(node)) and value.array.size > 1:
             yield _found("sum", embedding=value)
+
+
+def _dense(graph: Graph, node: Node) -> str:
+    """Whether an image with its channels first was flattened into the rows of the kernel."""
+    before = graph.maker(node)
+    while before and before.operator in _ELEMENTWISE:
+        before = graph.maker(before)
+    if before is None or before.operator not in ("Flatten", "Reshape"):
+        return "dense"
+    sizes = graph.constant(before, 1)
+    image = graph.maker(before)
+    turned = image is not None and image.operator == "Transpose"
+    return "dense" if turned or (sizes and sizes.array.size != 2) else "flat_dense"
+
+
+def _reshaped(array: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Sizes of 0 are those of the array."""
+    return array.reshape([size or array.shape[i] for i, size in enumerate(sizes.tolist())])
+
+
+def _with_axes(array: np.ndarray, operator: str, axes: Any) -> np.ndarray:
+    if operator == "Squeeze":
+        return np.squeeze(array, None if axes is None else tuple(axes))
+    return np.expand_dims(array, tuple(axes))
 
 
 def _recurrent(graph: Graph, node: Node, kernel: Constant, recurrent: Constant) -> Iterator[Found]:

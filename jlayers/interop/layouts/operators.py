@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ class Graph:
         self.done: set[int] = set()
         self._made: dict[str, Constant] = {}
         self._users: dict[str, list[int]] = {}
+        self._makers = {name: node for node in self.nodes for name in node.outputs}
         for i, node in enumerate(self.nodes):
             for name in node.inputs:
                 self._users.setdefault(name, []).append(i)
@@ -66,7 +68,13 @@ class Graph:
 
     def make(self, node: Node, constant: Constant, change: Callable[..., np.ndarray]) -> None:
         """What a node makes of an array is one too."""
-        self._made[node.outputs[0]] = Constant(constant.name, change(constant.array))
+        # A file may ask for what cannot be done; its array is then one that goes nowhere.
+        with contextlib.suppress(ValueError, IndexError, TypeError):
+            self._made[node.outputs[0]] = Constant(constant.name, change(constant.array))
+
+    def maker(self, node: Node) -> Node | None:
+        """The node whose output is the first input of this one."""
+        return self._makers.get(node.inputs[0]) if node.inputs else None
 
     def _alone(self, node: Node) -> tuple[int, Node] | None:
         """The node that uses the output of a node, where it is the only one."""
@@ -137,3 +145,9 @@ def found(kind: str, part: str = "", **constants: Constant | None) -> Found:
 
 def changed(constant: Constant | None, change: Callable[..., np.ndarray]) -> Constant | None:
     return None if constant is None else Constant(constant.name, change(constant.array))
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """What an operator computes with where the file keeps halves of it, to be smaller."""
+    # Those of ml_dtypes, such as bfloat16, are of kind V.
+    return array.astype(np.float32, copy=False) if array.dtype.kind in "fV" else array

@@ -209,7 +209,15 @@ def _channels_last(kernel: np.ndarray) -> np.ndarray:
 _ATTENTION = ("SelfAttention", "CrossAttention")
 CELLS = (_rnn(""), _rnn("", gru=True))
 LAYOUTS = (
-    Layout("torch Linear: transposed", ("Dense",), ("weight",), ("bias",), _linear, _linear_shapes),
+    Layout(
+        "torch Linear: transposed",
+        ("Dense",),
+        ("weight",),
+        ("bias",),
+        _linear,
+        _linear_shapes,
+        channels_first=True,
+    ),
     Layout("transformers Conv1D: as it is", ("Dense",), ("weight",), ("bias",), _conv1d),
     Layout("torch Conv: channels last", ("Conv",), ("weight",), ("bias",), _conv, _conv_shapes),
     Layout(

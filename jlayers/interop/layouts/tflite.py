@@ -10,22 +10,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .operators import Found, Graph, changed
+from ..formats.graph import Node
+from .operators import Found, Graph, as_float32, changed
 from .operators import found as _found
 
 
 def found(graph: Graph) -> Iterator[Found]:
     """Each layer's arrays, in the order of the graph."""
+    for node in graph.nodes:
+        _fold(graph, node)
     for i, node in enumerate(graph.nodes):
         if i in graph.done:
             continue
         first, second, third = (graph.constant(node, number) for number in range(3))
         match node.operator:
-            case "DEQUANTIZE" | "CAST" if first:
-                graph.make(node, first, lambda array: array)
-            case "TRANSPOSE" if first and second:
-                axes = second.array
-                graph.make(node, first, lambda array, axes=axes: array.transpose(axes))
             case "CONV_2D" if second:
                 kernel = changed(second, lambda array: np.moveaxis(array, 0, -1))
                 bias = third or graph.then_sum(node, second.array.shape[0])
@@ -55,6 +53,17 @@ def found(graph: Graph) -> Iterator[Found]:
                 yield from graph.scaled(node)
             case "ADD" if (value := graph.either(node)) and value.array.size > 1:
                 yield _found("sum", embedding=value)
+
+
+def _fold(graph: Graph, node: Node) -> None:
+    """What a node makes of an array of the file alone."""
+    first, second = graph.constant(node, 0), graph.constant(node, 1)
+    match node.operator:
+        case "DEQUANTIZE" | "CAST" if first:
+            graph.make(node, first, as_float32)
+        case "TRANSPOSE" if first and second:
+            axes = second.array
+            graph.make(node, first, lambda array, axes=axes: array.transpose(axes))
 
 
 def _turned(kernel: np.ndarray) -> np.ndarray:

@@ -51,6 +51,8 @@ _HINTS = {
     "torch._utils._rebuild_qtensor": "tensor.dequantize() before it is saved",
     "torch._utils._rebuild_sparse_tensor": "tensor.to_dense() before it is saved",
     "torch._utils._rebuild_nested_tensor": "tensor.to_padded_tensor(0.0) before it is saved",
+    "joblib.numpy_pickle.NumpyArrayWrapper": "numpy.savez of what joblib.load gives, where the "
+    "file is trusted: joblib runs what is in it",
     "torch._utils._rebuild_meta_tensor_no_storage": "a model with values, not on 'meta'",
 }
 
