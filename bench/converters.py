@@ -1,4 +1,4 @@
-"""Which of 27 small models other tools convert, as they are and through ``jl.plain``.
+"""Which of 27 small models other tools convert: as they are, through ``jl.plain``, from ONNX files.
 
 ``python -m bench.converters``; with jax2onnx, onnxruntime and openvino installed, which no other
 part of the project needs. A model counts where the converted one gives the numbers of
@@ -12,6 +12,8 @@ import collections
 import contextlib
 import io
 import logging
+import pathlib
+import tempfile
 import warnings
 
 import jax
@@ -120,7 +122,7 @@ MODELS = {
 }
 
 
-def by_jax2onnx(function, x):
+def by_jax2onnx(function, x, _):
     import jax2onnx
     import onnxruntime
 
@@ -136,13 +138,23 @@ def by_jax2onnx(function, x):
     return lambda value: session.run(None, {session.get_inputs()[0].name: value})[0]
 
 
-def by_openvino(function, x):
+def by_openvino(function, x, _):
+    return _in_openvino(jax.make_jaxpr(function)(jnp.zeros(x.shape, x.dtype)))
+
+
+def by_openvino_from_onnx(_, x, given):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.onnx"
+        jl.export.onnx(*given, x, path)
+        return _in_openvino(path)
+
+
+def _in_openvino(source):
     import openvino
 
-    jaxpr = jax.make_jaxpr(function)(jnp.zeros(x.shape, x.dtype))
     # By default on CPU it may compute in bfloat16.
     model = openvino.compile_model(
-        openvino.convert_model(jaxpr), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        openvino.convert_model(source), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     return lambda value: next(iter(model([value]).values()))
 
@@ -161,7 +173,7 @@ def outcome(convert, model, x) -> str:
 
     wanted = np.asarray(function(value))
     try:
-        got = convert(function, x)(value)
+        got = convert(function, x, (model, params, state))(value)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if got.shape != wanted.shape:
@@ -190,6 +202,10 @@ def main() -> None:
                 counts[f"{tool} {form}"] += not why
                 if why and form == "plain":
                     print(f"{name}: {tool}: {why}", flush=True)
+        why = outcome(by_openvino_from_onnx, model, x)
+        counts["openvino from export.onnx"] += not why
+        if why:
+            print(f"{name}: openvino from export.onnx: {why}", flush=True)
     print(f"of {len(MODELS)}: " + ", ".join(f"{key}: {n}" for key, n in counts.items()))
 
 
