@@ -29,7 +29,7 @@ def main() -> None:
     model = conv_net(sizes.resnet())
     params, state = model.init(jax.random.key(0), x)
     folder = pathlib.Path(tempfile.mkdtemp())
-    jl.export.stablehlo(folder / "model.zip", model, params, state, x=x)
+    jl.export.stablehlo(model, params, state, x, folder / "model.zip")
     loaded = jl.export.load(folder / "model.zip")
     jitted = jax.jit(lambda params, state, x: model.apply(params, state, x)[0])
     programs = {"jitted": lambda: jitted(params, state, x), "reloaded": lambda: loaded(x)}

@@ -40,12 +40,12 @@ _TOLERANCE = 1e-4
 
 @public_api
 def stablehlo(
-    path: str | os.PathLike[str],
     model: LayerOrFunction,
     params: Params,
-    state: State | None = None,
-    *,
+    state: State | None,
     x: PyTree,
+    path: str | os.PathLike[str],
+    *,
     batch: str | None = "b",
     time: str | None = None,
     constraints: Sequence[str] = (),
@@ -62,10 +62,10 @@ def stablehlo(
     ``export.load`` reads it here.
 
     Args:
-      path: of the file; an existing one is replaced.
       model: a ``Layer``, or a function of one argument.
       params, state: as ``init`` or training returned them.
       x: an input: arrays, which are then a test vector, or ``jax.ShapeDtypeStruct``s.
+      path: of the file; an existing one is replaced.
       batch: a name for the size of the first axis of every input, which then is of any size; None
         where it is the one of ``x``.
       time: a name for the size of the second axis of those inputs in which it has as many entries
@@ -85,7 +85,7 @@ def stablehlo(
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.zip"
     >>> model = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(3))
     >>> params, state = model.init(jax.random.key(0), jl.spec((1, 4)))
-    >>> jl.export.stablehlo(path, model, params, state, x=jl.spec((2, 4)), platforms=["cpu"])
+    >>> jl.export.stablehlo(model, params, state, jl.spec((2, 4)), path, platforms=["cpu"])
     >>> loaded = jl.export.load(path)
     >>> loaded(jax.numpy.ones((7, 4))).shape, loaded.verify() < 1e-5
     ((7, 3), True)

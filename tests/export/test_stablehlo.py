@@ -22,7 +22,7 @@ def written(folder, model, x, dtype=jnp.float32, **options):
     params, state = model.init(KEY, x)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     options = {"platforms": ["cpu"], **options}
-    jl.export.stablehlo(path, model, params, state, x=x, **options)
+    jl.export.stablehlo(model, params, state, x, path, **options)
 
     def run(x):
         return model.apply(params, state, x)[0]
