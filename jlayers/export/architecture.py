@@ -93,7 +93,8 @@ class Encoder:
             return {"dict": [[self.value(k), self.value(v)] for k, v in value.items()]}
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             self.arrays.append(np.asarray(value))
-            kind = "array" if isinstance(value, jax.Array) else "numpy"
+            kinds = {jax.Array: "array", np.generic: "scalar", np.ndarray: "numpy"}
+            kind = next(kind for cls, kind in kinds.items() if isinstance(value, cls))
             return {kind: len(self.arrays) - 1}
         if isinstance(value, np.dtype):
             return {"dtype": value.name}
@@ -213,6 +214,12 @@ class Decoder:
             raise IndexError
         return self._arrays[content]
 
+    def _scalar(self, content: Any, found: Any) -> np.generic:
+        value = self._numpy(content, found)[()]
+        if not isinstance(value, np.generic):
+            raise TypeError
+        return value
+
     def _array(self, content: Any, found: Any) -> jax.Array:
         return jnp.asarray(self._numpy(content, found))
 
@@ -246,8 +253,8 @@ class Decoder:
 
 
 _KINDS = (
-    *("float", "complex", "tuple", "dict", "numpy", "array", "dtype", "ellipsis", "value"),
-    *("partial", "call", "function"),
+    *("float", "complex", "tuple", "dict", "numpy", "scalar", "array", "dtype", "ellipsis"),
+    *("value", "partial", "call", "function"),
 )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -50,6 +51,7 @@ from .architecture import Decoder, Encoder
 _FORMAT, _VERSION = "jlayers model", 1
 _KEY = "jlayers"
 _TREES = ("params", "state", "arguments")
+_KINDS = ("array", "key")
 # Nothing that is built by hand is deeper, and JSON cannot be read much deeper.
 _TOO_DEEP = "the model is nested too deeply for a file"
 
@@ -125,6 +127,11 @@ def save_model(
     tree["arguments"] = arguments
     leaves = named_leaves(tree, "the model")
     specs = leaf_specs(leaves, "the model")
+    for name, spec in specs.items():
+        if spec.kind not in _KINDS:
+            raise CheckpointError(
+                f"{name!r} of the model must be an array", got=format_short(leaves[name])
+            )
     arrays = to_host(leaves, specs, "the model", copy=False)
     if not _same_names(leaves, tree):
         raise CheckpointError(
@@ -172,7 +179,7 @@ def _digest(text: str) -> str:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.writing-{secrets.token_hex(4)}")
+    temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(4)}"
     try:
         try:
             safetensors.numpy.save_file(arrays, temporary, metadata)
@@ -219,6 +226,7 @@ def load_model(
     try:
         content, arrays = _read(path)
         model = Decoder(_arguments(arrays), dict(layers or {})).layer(content["architecture"])
+        trees = unflatten({name: _placed(name, *found) for name, found in arrays.items()})
     except CorruptFileError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from None
     except OSError as error:
@@ -232,12 +240,20 @@ def load_model(
             got=error.got,
             hint=error.hint,
         ) from None
-    trees = unflatten({name: place_like(None, *found) for name, found in arrays.items()})
     return Loaded(model, trees.get("params", {}), trees.get("state", {}))
 
 
-# A spec without its name is what ``place_like`` takes, after the template.
 _Arrays = dict[str, tuple[LeafSpec, np.ndarray]]
+
+
+def _placed(name: str, spec: LeafSpec, array: np.ndarray) -> object:
+    dtype = array.dtype
+    if spec.kind == "array" and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise CheckpointError(
+            f"{name!r} is {dtype}, which is not enabled in JAX",
+            hint='jax.config.update("jax_enable_x64", True)',
+        )
+    return place_like(None, spec, array)
 
 
 def _arguments(arrays: _Arrays) -> list[np.ndarray]:
@@ -259,7 +275,7 @@ def _read(path: Path) -> tuple[dict[str, Any], _Arrays]:
             raise CorruptFileError("its arrays are not those that it lists")
         arrays = {}
         for name, (spec, wanted) in specs.items():
-            array = np.ascontiguousarray(file[stored_name(name)])
+            array = file[stored_name(name)]
             found = from_file(name, spec, array)
             if checksum(array) != wanted:
                 raise CorruptFileError(f"{name!r} has another checksum than when it was written")

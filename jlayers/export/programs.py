@@ -377,7 +377,7 @@ def _check(entries: dict[str, bytes]) -> None:
 
 
 def _write(path: Path, entries: dict[str, bytes]) -> None:
-    temporary = path.with_name(f".{path.name}.writing-{secrets.token_hex(4)}")
+    temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(4)}"
     try:
         try:
             with open(temporary, "xb") as file, zipfile.ZipFile(file, "w") as archive:

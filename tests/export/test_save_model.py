@@ -116,6 +116,18 @@ def test_dtypes_and_keys(tmp_path):
     )
 
 
+def test_numbers_of_numpy_and_arrays_without_axes_come_back(tmp_path):
+    model = jl.serial(jl.Dense(np.int64(3)), rest=jl.Dropout(np.float32(0.5)))
+    path, state = tmp_path / "model", {"count": jnp.float32(2)}
+    params = {"a": jnp.ones(()), "b": np.arange(24.0, dtype="float32").reshape(4, 6)[:, ::2].T}
+    jl.save_model(path, model, params, state)
+    loaded = jl.load_model(path)
+    assert outline(loaded.model) == outline(model)
+    assert type(loaded.model.children["rest"]._call.args[0]) is np.float32
+    jax.tree.map(np.testing.assert_array_equal, (loaded.params, loaded.state), (params, state))
+    assert loaded.params["a"].shape == loaded.state["count"].shape == ()
+
+
 def test_parts_of_users_by_a_registry(tmp_path):
     model = jl.serial(Tower(3), jl.compose(body, dense=jl.Dense(3)), doubled)
     own = {"body": body, "doubled": doubled}
@@ -162,6 +174,10 @@ def test_what_a_file_cannot_say_is_named_and_nothing_is_written(tmp_path):
         jl.save_model(path, Dense(3), {}, {})
     with pytest.raises(jl.CheckpointError, match="a checkpoint cannot hold 'params/a'"):
         jl.save_model(path, jl.serial(), {"a": object()}, {})
+    with pytest.raises(jl.CheckpointError, match="'params/a' of the model must be an array"):
+        jl.save_model(path, jl.serial(), {"a": 2.0}, {})
+    with pytest.raises(jl.CheckpointError, match="could not be written"):
+        jl.save_model("", jl.serial(), {}, {})
     with pytest.raises(jl.CheckpointError, match="nothing empty"):
         jl.save_model(path, jl.serial(), {"a": {}}, {})
     assert os.listdir(tmp_path) == []
@@ -210,6 +226,14 @@ def test_damage_names_the_file_and_the_entry(tmp_path):
     path.unlink()
     with pytest.raises(jl.CheckpointError, match="No such file"):
         jl.load_model(path)
+
+
+def test_a_dtype_that_is_not_enabled_names_file_and_entry(tmp_path):
+    path = tmp_path / "model"
+    jl.save_model(path, jl.serial(), {"a": np.ones(2)}, {})
+    with pytest.raises(jl.CheckpointError) as info:
+        jl.load_model(path)
+    assert f"cannot read {path}: 'params/a' is float64, which is not enabled" in str(info.value)
 
 
 def test_a_newer_version_and_a_deep_model_are_refused(tmp_path):
