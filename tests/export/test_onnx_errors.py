@@ -77,3 +77,12 @@ def test_without_the_package(monkeypatch):
     text = refusal(jl.Dense(3))
     assert "needs the package onnx" in text
     assert "pip install 'jlayers[onnx]'" in text
+
+
+def test_a_path_that_cannot_be_written_leaves_nothing(tmp_path):
+    model = jl.Dense(2)
+    x = jl.spec((1, 3))
+    params, state = model.init(jax.random.key(0), x)
+    with pytest.raises(jl.InteropError, match="cannot be written"):
+        jl.export.onnx(model, params, state, x, tmp_path / "none" / "model.onnx", check=False)
+    assert list(tmp_path.iterdir()) == []

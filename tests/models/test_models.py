@@ -245,7 +245,7 @@ def test_causal_models_stream(name):
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["dlrm", "vae", *CAUSAL])
-def test_laws(name):
+def test_the_laws_of_layers(name):
     model, x = SMALL[name]
     jl.testing.check_layer(model, x)
     if name in CAUSAL:

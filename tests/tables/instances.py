@@ -794,6 +794,7 @@ INSTANCES = {
     "inference": Instance(
         jl.inference(jl.serial(jl.Dense(3), jl.BatchNorm(), jl.Dropout(0.5))), VECTOR
     ),
+    "plain": Instance(jl.plain(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS),
     "standardize_weights": Instance(
         jl.standardize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
     ),

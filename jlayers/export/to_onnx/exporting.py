@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...base.constructors import LayerOrFunction, lift
 from ...base.errors import InteropError, public_api
 from ...base.types import Params, PyTree, State
+from ...checkpoint.atomic import atomic_file
 
 if TYPE_CHECKING:
     import onnx as onnx_package
@@ -60,7 +61,7 @@ def onnx(
 
     Raises:
       InteropError: for an operation that ONNX does not have, with the layer it is in; and where
-        the graph does not compute what the model does.
+        the graph does not compute what the model does; and for a path that cannot be written.
 
     >>> import jax, jlayers as jl
     >>> model = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(2))
@@ -96,14 +97,22 @@ def onnx(
 
 def save(model: onnx_package.ModelProto, path: Path, *, external: bool) -> None:
     """Writes the file, and another one beside it for its arrays where they are ``external``."""
-    _package().save_model(
-        model,
-        str(path),
-        save_as_external_data=external,
-        all_tensors_to_one_file=True,
-        location=f"{path.name}.data",
-        size_threshold=1024,
-    )
+    data = f"{path.name}.data"
+    # The package adds to a file that is there.
+    if external:
+        (path.parent / data).unlink(missing_ok=True)
+    try:
+        with atomic_file(path) as temporary:
+            _package().save_model(
+                model,
+                str(temporary),
+                save_as_external_data=external,
+                all_tensors_to_one_file=True,
+                location=data,
+                size_threshold=1024,
+            )
+    except OSError as error:
+        raise InteropError(f"{path} cannot be written", got=str(error)) from None
 
 
 def _package() -> Any:
