@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .answers_training import FURTHER, LOSSES, METRICS
+from .answers_weights import LEAVING, MODELS, WEIGHTS
 
 _SIZES = "sizes come from the input"
 _FUNCTION = "any function of one array is a layer"
@@ -289,6 +290,9 @@ _NAMES = {
         "jl.StepPair": "Stream Streamed",
         "jl.Scope": "Namespace",
     },
+    "jlayers.interop": WEIGHTS,
+    "jlayers.export": LEAVING,
+    "jlayers.models": MODELS,
     "jlayers.losses": LOSSES,
     "jlayers.metrics": METRICS,
     "jlayers.checkpoint": {
@@ -325,7 +329,7 @@ _NAMES = {
     },
 }
 NAMES = {module: _by_word(rows) for module, rows in _NAMES.items()}
-for _rows in FURTHER:  # an answer may be in several of them
+for _rows in (*FURTHER, WEIGHTS):  # an answer may be in several of them
     NAMES["jlayers"] |= _by_word(_rows)
 
 # The same argument under other words. It is suggested where the function has such an argument; of

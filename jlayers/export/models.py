@@ -52,6 +52,9 @@ _FORMAT, _VERSION = "jlayers model", 1
 _KEY = "jlayers"
 _TREES = ("params", "state", "arguments")
 _KINDS = ("array", "key")
+_OTHER_FILES = (
+    "files of other libraries are for interop.read, those of export.stablehlo for export.load"
+)
 # Nothing that is built by hand is deeper, and JSON cannot be read much deeper.
 _TOO_DEEP = "the model is nested too deeply for a file"
 
@@ -85,6 +88,9 @@ def save_model(
     (``jl.factory``); other functions (a lambda, the body of ``compose``) get a name in ``layers``.
     What is written is built again before it is: a file that exists can be loaded.
 
+    Without an input it cannot be known whether ``params`` and ``state`` are complete: a state that
+    was forgotten is an error of ``apply`` after the file was loaded.
+
     The file appears complete or not at all. It is one of the safetensors format, with the arrays
     under ``params/`` and ``state/``.
 
@@ -106,7 +112,11 @@ def save_model(
     >>> jl.load_model(path).model
     serial(Dense(8), jax.nn.relu, head=Dense(3))
     """
-    layer, own = lift(model), dict(layers or {})
+    if isinstance(path, Layer):
+        raise LayerError(
+            "the path comes first", got=path.short(), hint="save_model(path, model, params, state)"
+        )
+    layer, own = lift(model), _by_name(layers)
     tree = {"params": params, "state": {} if state is None else state}
     for name, part in tree.items():
         check_tree(part, name)
@@ -151,6 +161,16 @@ def save_model(
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     stored = {stored_name(name): array for name, array in arrays.items()}
     _write(Path(path), stored, {_KEY: f"{_digest(text)} {text}"})
+
+
+def _by_name(layers: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
+    if layers is None or isinstance(layers, Mapping):
+        return dict(layers or {})
+    raise LayerError(
+        "layers must be a mapping of names to factories and functions",
+        got=type(layers).__name__,
+        hint='layers={"Name": Name}',
+    )
 
 
 def _factories(layer: Layer) -> dict[str, Callable[..., Any]]:
@@ -222,13 +242,14 @@ def load_model(
       CheckpointError: if it is not a complete file of ``save_model``, naming file and entry, and
         for a layer or function that is not known.
     """
-    path = Path(path)
+    path, own = Path(path), _by_name(layers)
     try:
         content, arrays = _read(path)
-        model = Decoder(_arguments(arrays), dict(layers or {})).layer(content["architecture"])
+        model = Decoder(_arguments(arrays), own).layer(content["architecture"])
         trees = unflatten({name: _placed(name, *found) for name, found in arrays.items()})
     except CorruptFileError as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from None
+        hint = None if path.suffix == ".safetensors" else _OTHER_FILES
+        raise CheckpointError(f"cannot read {path}: {error}", hint=hint) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", got=str(error)) from error
     except RecursionError:

@@ -1,5 +1,7 @@
 """Weights from and to other libraries: files, what goes where, and proof that it is the same."""
 
+from typing import TYPE_CHECKING
+
 from .exporting import export_state_dict
 from .formats import FORMATS, Format
 from .matching import Pairing, Plan, match
@@ -21,3 +23,10 @@ __all__ = [
     "verify",
     "write",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

@@ -20,6 +20,7 @@ from ..base.types import Params, PyTree, State
 from .exporting import export_plan
 from .formats.base import Arrays
 from .formats.graph import GraphArrays
+from .given import check_arrays, check_targets
 from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
 from .layouts.base import Layout, Place, has_shapes, said
@@ -131,7 +132,9 @@ class Plan:
 
     @public_api
     def load(self, *, strict: bool = True) -> tuple[Params, State]:
-        """The parameters and the state, as NumPy arrays of the file's dtypes.
+        """The parameters and the state, as JAX arrays of the file's dtypes.
+
+        Without ``jax_enable_x64``, float64 becomes float32, as everywhere in JAX.
 
         Args:
           strict: whether places without arrays and arrays without a place are errors; otherwise
@@ -144,7 +147,8 @@ class Plan:
             raise InteropError(
                 f"{len(self.missing)} layers have no arrays and {len(self.extra)} arrays no layer",
                 got="\n" + str(self),
-                hint='match(..., rules=["theirs -> ours"]), "theirs ->" for what is left out',
+                hint='match(..., rules=["theirs -> ours"]), "theirs ->" for what is left out; '
+                "load(strict=False) for what fits, as with a new head",
             )
         stacks = {key: Stack(counts) for key, counts in self._counts.items()}
         for target, fit, _ in self._pairs:
@@ -218,8 +222,8 @@ def match(
     Args:
       model: the layer that the arrays are for.
       x: an input of it, or its spec.
-      arrays: of a file (``interop.read``), or any mapping of names to arrays, such as a
-        ``state_dict`` with NumPy arrays.
+      arrays: of a file (``interop.read``), or any flat mapping of names to arrays, such as a
+        ``state_dict``.
       rules: corrections, a line each: ``"theirs -> ours"`` renames a prefix of theirs (``*`` is any
         part between two separators, on both sides), ``"theirs ->"`` leaves out what it matches.
       library: ``"torch"``, ``"keras"``, ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None
@@ -229,7 +233,8 @@ def match(
       A ``Plan``; ``plan.load()`` gives ``(params, state)``.
 
     Raises:
-      InteropError: for a rule that matches nothing, or an unknown library.
+      InteropError: for a rule that matches nothing, or names no layer of the model; for an unknown
+        library; for ``arrays`` that are not a mapping.
 
     >>> import jax, numpy as np, jlayers as jl
     >>> model = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(2))
@@ -244,6 +249,7 @@ def match(
     >>> params["dense"]["kernel"].shape
     (3, 8)
     """
+    check_arrays(arrays)
     if library is not None and library not in LAYOUTS:
         raise InteropError(f"no layouts of {library!r}", expected=", ".join(LAYOUTS))
     if isinstance(arrays, GraphArrays) and library in (None, arrays.library):
@@ -259,6 +265,7 @@ def match(
         arrays = unstacked(arrays)
     targets = targets_of(model, x)
     names, left_out = _renamed(arrays, rules)
+    check_targets(rules, [target.place.path for target in targets])
     plan = _planned(targets, names, arrays, left_out, library)
     if not plan.complete and (ties := tied_names(arrays, names.values())):
         once = {path: name for path, name in names.items() if name not in ties}

@@ -6,16 +6,12 @@ blocks of a model one after the other, where here they are stacked.
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import inspect
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from .. import layers as _layers
 from ..base.layer import Layer
 from ..base.types import PyTree
 from ..inspection import parameters, summary, walk
@@ -120,20 +116,8 @@ def _makers(model: Layer) -> dict[str, Layer]:
 
 
 def _options(layer: Layer) -> dict[str, object]:
-    """The arguments of a layer that are plain values, from its description."""
-    found: dict[str, object] = {}
-    factory: Any = getattr(_layers, layer.maker, None)
-    if factory is None:
-        return found
-    call = ast.parse(repr(layer), mode="eval").body
-    if not isinstance(call, ast.Call):
-        return found
-    names = list(inspect.signature(factory).parameters)
-    given = [*zip(names, call.args, strict=False), *((k.arg, k.value) for k in call.keywords)]
-    for name, value in given:
-        with contextlib.suppress(ValueError):
-            found[str(name)] = ast.literal_eval(value)
-    return found
+    """The arguments that a layer was made with, by name; none for a function."""
+    return dict(layer._call.checked)
 
 
 def _images(model: Layer, x: PyTree) -> dict[str, tuple[int, ...]]:

@@ -36,7 +36,10 @@ def read(path: str | os.PathLike[str], *, format: str | None = None) -> Arrays:
     if not path.is_dir():
         with path.open("rb") as file:
             start = file.read(64)
-    known = FORMATS.values() if format is None else [FORMATS[format]]
+    # The length at the front of a safetensors file may be the first bytes of any other format.
+    known = sorted(FORMATS.values(), key=lambda each: each.name != "safetensors")
+    if format is not None:
+        known = [FORMATS[format]]
     for each in known:
         if format is not None or each.recognise(path, start):
             return each.read(path)

@@ -26,6 +26,8 @@ def renamed(
     Returns:
       The new paths by name, and the names that are left out.
     """
+    if isinstance(rules, str):
+        raise InteropError("rules must be a list", got=repr(rules), hint=f"rules=[{rules!r}]")
     split = dict(names)
     left_out: set[str] = set()
     for rule in rules:

@@ -78,6 +78,12 @@ def _checked(name: object, array: Any, known: Format, writer: Writer) -> np.ndar
     if not isinstance(name, str) or "\0" in name or not _is_unicode(name):
         raise InteropError("the names of arrays must be text", got=repr(name))
     try:
+        if isinstance(array, Mapping):
+            raise InteropError(
+                f"{name!r} must be an array",
+                got="a dict",
+                hint="jl.interop.export_state_dict(model, x, params, state), or jl.flatten(params)",
+            )
         found = np.asarray(array)
         found = np.asarray(found, found.dtype.newbyteorder("="), order="C")
     except (TypeError, ValueError) as error:

@@ -1,5 +1,7 @@
 """Well-known networks, each a page of combinators, with the parameter counts of their papers."""
 
+from typing import TYPE_CHECKING
+
 from .bert import BERT
 from .convnext import ConvNeXt
 from .dcgan import DCGANDiscriminator, DCGANGenerator
@@ -40,3 +42,10 @@ __all__ = [
     "WaveNet",
     "Whisper",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)

@@ -156,6 +156,23 @@ def test_unknown_names_of_subpackages():
         jl.decoding.generatee  # noqa: B018
 
 
+WORDS = {
+    "interop": ("from_torch", "jl.interop.read(path)"),
+    "models": ("ResNet50", "jl.models.ResNet(50)"),
+    "export": ("tflite", "jl.plain(model), for converters"),
+}
+
+
+@pytest.mark.parametrize("package", WORDS)
+def test_words_for_weights_and_models_of_other_libraries(package):
+    word, answer = WORDS[package]
+    with pytest.raises(AttributeError) as caught:
+        getattr(getattr(jl, package), word)
+    assert answer in str(caught.value)
+    with pytest.raises(AttributeError, match=r"jl.interop.export_state_dict\(model, x, params"):
+        jl.state_dict  # noqa: B018
+
+
 def test_a_name_like_no_other_has_no_hint():
     with pytest.raises(AttributeError) as caught:
         jl.zzz  # noqa: B018

@@ -31,6 +31,16 @@ def test_a_primitive_without_a_form_is_named_with_its_layer():
     assert "a function that runs in Python cannot be in a file" in text
 
 
+def test_a_path_in_another_place():
+    layer = jl.lift(jnp.tanh)
+    for given in ((layer, {}, VECTOR, "net.onnx"), ("net.onnx", layer, {}, {}, VECTOR)):
+        with pytest.raises(
+            jl.InteropError, match="a path is where the model or its input"
+        ) as raised:
+            jl.export.onnx(*given[:4])
+        assert "onnx(model, params, state, x, path)" in str(raised.value)
+
+
 def test_complex_inputs_and_outputs():
     assert "the output 'y' is complex" in refusal(lambda x: jax.lax.complex(x, x))
     text = refusal(jnp.real, jl.spec((3, 4), jnp.complex64))

@@ -236,6 +236,21 @@ def test_a_dtype_that_is_not_enabled_names_file_and_entry(tmp_path):
     assert f"cannot read {path}: 'params/a' is float64, which is not enabled" in str(info.value)
 
 
+def test_what_is_passed_in_another_way(tmp_path):
+    model, path = jl.Dense(3), tmp_path / "net.pt"
+    with pytest.raises(jl.LayerError, match=r"the path comes first(?s:.*)save_model\(path, model"):
+        jl.save_model(model, path, {}, {})
+    with pytest.raises(jl.LayerError, match=r"layers must be a mapping(?s:.*)got:      list"):
+        jl.save_model(path, model, {}, {}, layers=[jl.Dense])
+    with pytest.raises(jl.LayerError, match="layers must be a mapping"):
+        jl.load_model(path, layers=[jl.Dense])
+    path.write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(
+        jl.CheckpointError, match=r"for interop.read, those of export.stablehlo for"
+    ):
+        jl.load_model(path)
+
+
 def test_a_newer_version_and_a_deep_model_are_refused(tmp_path):
     from jlayers.export.models import _digest
 

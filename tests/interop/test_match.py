@@ -1,5 +1,7 @@
 """What goes where: by name, by shape, by order, by rules; and what the plan says."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -258,6 +260,37 @@ def test_errors():
         match(MODEL, X, ARRAYS, rules=["stem conv"])
     with pytest.raises(jl.InteropError, match="no layouts of 'caffe'"):
         match(MODEL, X, ARRAYS, library="caffe")
+    with pytest.raises(jl.InteropError, match=r"rules must be a list(?s:.*)rules=\['0 -> a'\]"):
+        match(MODEL, X, ARRAYS, rules="0 -> a")
+    with pytest.raises(jl.InteropError) as raised:
+        match(MODEL, X, ARRAYS, rules=["0 -> linear"])
+    assert "the rule '0 -> linear' names no layer of the model" in str(raised.value)
+    assert "expected: dense, dense_1, dense_2" in str(raised.value)
+    # A path on the way to a layer, and one that a later rule renames, are known.
+    match(MODEL, X, ARRAYS, rules=["0 -> first", "first -> dense"])
+
+
+# What is not a mapping of names to arrays, and what to pass instead.
+INSTEAD = {
+    "a path": ("net.pt", "'net.pt'", "jl.interop.read(path)"),
+    "a module": (types.SimpleNamespace(state_dict=dict), "SimpleNamespace", "module.state_dict()"),
+    "a Keras model": (
+        types.SimpleNamespace(get_weights=list),
+        "SimpleNamespace",
+        "{w.path: w.numpy() for w in model.weights}",
+    ),
+    "a list": ([np.ones(3)], "list", "zip(model.weights, arrays)"),
+    "a nested dict": ({"params": {"dense": ARRAYS}}, "a mapping at 'params'", "jl.flatten(arrays)"),
+}
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_what_is_not_a_mapping_says_what_to_pass(name):
+    given, got, hint = INSTEAD[name]
+    with pytest.raises(jl.InteropError, match="arrays must be a") as raised:
+        jl.interop.match(MODEL, X, given)
+    assert f"got:      {got}" in str(raised.value)
+    assert hint in str(raised.value)
 
 
 class Net(nn.Module):

@@ -50,6 +50,20 @@ def assert_equal(arrays):
         np.testing.assert_array_equal(arrays[name], want, strict=True)
 
 
+@pytest.mark.parametrize("second", [2, 3, 0xA1])
+def test_a_header_whose_length_begins_as_another_format(tmp_path, second):
+    """As a pickle of protocol 2 or 3, or a map of msgpack, would begin."""
+    first = 0x80 if second < 6 else 0x81
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4, 6], "data_offsets": [0, W.nbytes]}})
+    length = first + 256 * second
+    path = tmp_path / "model.safetensors"
+    data = length.to_bytes(8, "little") + header.encode().ljust(length) + W.tobytes()
+    for name in ("model.safetensors", "pytorch_model"):
+        (tmp_path / name).write_bytes(data)
+        np.testing.assert_array_equal(jl.interop.read(tmp_path / name)["w"], W)
+    assert list(jl.checkpoint.read_safetensors(path)) == ["w"]
+
+
 def test_one_file(tmp_path):
     arrays = jl.interop.read(write(tmp_path / "model.safetensors", ARRAYS))
     assert_equal(arrays)

@@ -1,5 +1,6 @@
 """What ``verify`` refuses, and what it says."""
 
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ ERRORS = {
     "nothing recorded": (({"input": X}, None, {}), ["holds no activations"]),
     "other outputs": (
         ({"a": np.ones((6, 5))}, X, {}),
-        ["the outputs have other shapes", "[6, 5]", "[6, 3]"],
+        ["the outputs have other shapes", "[6, 5]", "[6, 3]", "of several outputs the first"],
     ),
     "a rule": (
         ({"a": X, "y": X[:, :3]}, X, {"rules": ["head -> a"]}),
@@ -86,3 +87,29 @@ def test_a_missing_package_is_named(monkeypatch):
         verify(MODEL, PARAMS, {}, b"onnx", X)
     assert "an ONNX model is run by onnx, which is not installed" in str(raised.value)
     assert "pip install onnx" in str(raised.value)
+
+
+def test_a_module_that_does_more_than_the_layer_with_its_arrays_does_not_depart():
+    """As BERT's attention, which adds a shortcut and a norm to the projection of its output."""
+    model = jl.serial(res=jl.residual(jl.Dense(4)), norm=jl.LayerNorm(), head=jl.Dense(3))
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
+    params, state = model.init(jax.random.key(0), x)
+    params = jax.tree.map(np.asarray, params)
+    dense, head = params["res"]["body"], params["head"]
+    arrays = {"attention.dense.weight": dense["kernel"].T, "attention.dense.bias": dense["bias"]}
+    arrays |= {"norm.weight": params["norm"]["scale"], "norm.bias": params["norm"]["bias"]}
+    arrays |= {"head.weight": head["kernel"].T, "head.bias": head["bias"]}
+    body = x @ dense["kernel"] + dense["bias"]
+    normed, _ = jl.LayerNorm().apply(params["norm"], {}, x + body)
+    normed = np.asarray(normed)
+    there = {"attention.drop": -body, "attention": normed, "norm": normed}
+    there["head"] = normed @ head["kernel"] + head["bias"]
+    plan = jl.interop.match(model, x, arrays)
+    assert plan.matched[0].names[0] == "attention.dense.weight"
+    report = jl.interop.verify(model, params, state, there, x, plan=plan)
+    report.check()
+    assert {row.path for row in report.rows} >= {"norm", "head", ""}
+    assert "res/body" in report.unpaired
+    # Where the layer is wrong, so is what follows.
+    wrong = params | {"res": {"body": jax.tree.map(lambda leaf: 2 * leaf, dense)}}
+    assert not jl.interop.verify(model, wrong, state, there, x, plan=plan).ok

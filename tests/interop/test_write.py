@@ -142,6 +142,7 @@ REFUSED = {
     ),
     "text": ("m.pt", {"a": np.array(["b"])}, "'a' has a dtype that torch does not have"),
     "objects": ("m.pt", {"a": [[1], [1, 2]]}, "'a' must be an array of numbers"),
+    "parameters": ("m.pt", {"a": {"kernel": A}}, r"'a' must be an array(?s:.*)jl.flatten\(params"),
     "a number for a name": ("m.pt", {1: A}, "the names of arrays must be text"),
     "half a character": ("m.pt", {"\udc00": A}, "the names of arrays must be text"),
     "two in one npy": ("m.npy", {"a": A, "b": A}, "a .npy file has one array"),

@@ -76,9 +76,15 @@ def onnx(
     from .inputs import describe
     from .writing import write
 
-    layer = lift(model)
     if x is None:
         raise InteropError("x must be a spec of the input, or an input", hint="x=jl.spec((1, 784))")
+    if isinstance(model, str | os.PathLike) or isinstance(x, str | os.PathLike):
+        raise InteropError(
+            "a path is where the model or its input should be",
+            expected="onnx(model, params, state, x, path)",
+            hint="state={} where the model has none",
+        )
+    layer = lift(model)
     newest = package.defs.onnx_opset_version()
     if not isinstance(opset, int) or not _OLDEST <= opset <= newest:
         raise InteropError(f"opset must be an int from {_OLDEST} to {newest}, got {opset!r}")

@@ -113,8 +113,8 @@ def _in_folder(path: Path) -> Path | None:
 
 
 def _recognise(path: Path, start: bytes) -> bool:
-    # The length of a header, in 8 bytes, and its first bracket.
-    return path.suffix == ".safetensors" or (len(start) > 8 and start[8:10] == b'{"')
+    # The length of a header, in 8 bytes of which it fills four at most, and its first bracket.
+    return path.suffix == ".safetensors" or start[4:10] == b'\0\0\0\0{"'
 
 
 def _recognise_index(path: Path, start: bytes) -> bool:
