@@ -45,13 +45,19 @@ def _mapping_of(given: Any) -> str | None:
     return None
 
 
-def check_targets(rules: Sequence[str], paths: Collection[str]) -> None:
-    """Refuses a rule whose right side is not in the model, nor on the left of a later rule."""
+def check_targets(rules: Sequence[str], paths: Collection[str], names: Collection[str]) -> None:
+    """Refuses a rule whose right side is not in the model, nor on the left of a later rule.
+
+    A rule that renames an array itself, and not what lies below a prefix, may call it what it will.
+    """
+    arrays = {name.replace(".", "/").rpartition("/")[2] for name in names}
     sides = [
         [side.strip().replace(".", "/") for side in rule.partition("->")[::2]] for rule in rules
     ]
-    for i, (_, new) in enumerate(sides):
-        known = [*paths, *(old for old, _ in sides[i + 1 :])]
+    for i, (old, new) in enumerate(sides):
+        if old.rpartition("/")[2] in arrays:
+            continue
+        known = [*paths, *(later for later, _ in sides[i + 1 :])]
         if new and not any(_same_way(new, path) for path in known):
             raise InteropError(
                 f"the rule {rules[i]!r} names no layer of the model",

@@ -265,7 +265,7 @@ def match(
         arrays = unstacked(arrays)
     targets = targets_of(model, x)
     names, left_out = _renamed(arrays, rules)
-    check_targets(rules, [target.place.path for target in targets])
+    check_targets(rules, [target.place.path for target in targets], arrays.keys())
     plan = _planned(targets, names, arrays, left_out, library)
     if not plan.complete and (ties := tied_names(arrays, names.values())):
         once = {path: name for path, name in names.items() if name not in ties}

@@ -268,6 +268,9 @@ def test_errors():
     assert "expected: dense, dense_1, dense_2" in str(raised.value)
     # A path on the way to a layer, and one that a later rule renames, are known.
     match(MODEL, X, ARRAYS, rules=["0 -> first", "first -> dense"])
+    # An array may be given any name.
+    renamed = {name.replace("0.weight", "0.kernel"): array for name, array in ARRAYS.items()}
+    match(MODEL, X, renamed, rules=["0.kernel -> first.weight", "0.bias -> first.bias"]).load()
 
 
 # What is not a mapping of names to arrays, and what to pass instead.
