@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import layers as _layers
 from ..base.constructors import lift
 from ..base.layer import Layer
 from ..base.types import Params, PyTree, State
@@ -150,8 +149,8 @@ def _gates(run: Run) -> Iterator[tuple[str, Run]]:
 
 def _rebuilt(run: Run, option: str, value: object) -> Layer | None:
     """The layer made with another argument, where its description says all that it was made of."""
-    factory: Any = getattr(_layers, run.layer.maker, None)
-    if factory is None:
+    factory: Any = run.layer._call.make
+    if not hasattr(factory, "__jlayers_factory__"):
         return None
     options = _options(run.layer)
     try:
@@ -226,7 +225,8 @@ _FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def _functions(run: Run) -> Iterator[tuple[str, Run]]:
     # Layers that functions were made of have no factory.
-    if hasattr(_layers, run.layer.maker) or run.params or run.layer.children:
+    made = hasattr(run.layer._call.make, "__jlayers_factory__")
+    if made or run.params or run.layer.children:
         return
     for name, function in _FUNCTIONS.items():
         yield f"as {name}", run._replace(layer=lift(function))

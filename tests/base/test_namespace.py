@@ -81,6 +81,14 @@ def test_subpackages_load_at_their_first_use():
     assert fresh(code) == ["and", "and", *SUBPACKAGES]
 
 
+def test_interop_does_not_load_what_it_does_not_need():
+    others = ["jlayers.export", "jlayers.training", "keras", "torch", "h5py", "onnx"]
+    code = (
+        f"import sys, jlayers as jl; jl.interop; print(*[n for n in {others} if n in sys.modules])"
+    )
+    assert fresh(code) == []
+
+
 def test_star_takes_the_public_names():
     assert fresh("from jlayers import *; print(*sorted(n for n in dir() if n[0] != '_'))") == (
         sorted(jl.__all__)
