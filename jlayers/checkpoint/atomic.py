@@ -30,7 +30,7 @@ _TEMPORARY = re.compile(
 
 def _temporary(target: Path, state: str) -> Path:
     # At random: two processes may write the same step at once.
-    return target.with_name(f".{target.name}.{state}-{secrets.token_hex(4)}")
+    return target.parent / f".{target.name}.{state}-{secrets.token_hex(4)}"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..base.specs import format_short
 from ..base.types import Params, State
 from ..base.validation import check_tree
 from ..checkpoint import manifest
-from ..checkpoint.atomic import sync
+from ..checkpoint.atomic import atomic_file
 from ..checkpoint.formats.base import CorruptFileError
 from ..checkpoint.formats.safetensors import OpenFile
 from ..checkpoint.saving import checksum
@@ -199,20 +198,13 @@ def _digest(text: str) -> str:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(4)}"
     try:
-        try:
+        with atomic_file(path) as temporary:
             safetensors.numpy.save_file(arrays, temporary, metadata)
-            sync(temporary)
             # The package makes a file that only its owner may read.
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"the model could not be written to {path}",

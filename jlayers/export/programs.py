@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from ..base.layer import Layer
 from ..base.specs import format_short, path_text
 from ..base.tracing import trace
 from ..base.types import Params, PyTree, State
-from ..checkpoint.atomic import sync
+from ..checkpoint.atomic import atomic_file
 from ..checkpoint.manifest import versions
 from ..sequences.streaming import stream as stream_pair
 from . import standalone
@@ -377,18 +376,10 @@ def _check(entries: dict[str, bytes]) -> None:
 
 
 def _write(path: Path, entries: dict[str, bytes]) -> None:
-    temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(4)}"
     try:
-        try:
-            with open(temporary, "xb") as file, zipfile.ZipFile(file, "w") as archive:
-                for name, data in entries.items():
-                    archive.writestr(zipfile.ZipInfo(name), data)
-            sync(temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+        with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
+            for name, data in entries.items():
+                archive.writestr(zipfile.ZipInfo(name), data)
     except OSError as error:
         raise CheckpointError(
             f"the model could not be written to {path}",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..base.errors import LayerError
-from ..base.specs import format_short
+from .parts import preset
 
 
 def sized(size: str, sizes: Mapping[str, Mapping[str, Any]], **given: Any) -> tuple[Any, ...]:
@@ -15,8 +14,5 @@ def sized(size: str, sizes: Mapping[str, Mapping[str, Any]], **given: Any) -> tu
     Raises:
       LayerError: for a size that is not one of the ``sizes``.
     """
-    if not isinstance(size, str) or size not in sizes:
-        known = ", ".join(map(repr, sizes))
-        raise LayerError(f"unknown size {format_short(size)}", expected=known)
-    usual = sizes[size]
+    usual = sizes[preset("size", size, sizes)]
     return tuple(usual[name] if value is None else value for name, value in given.items())
