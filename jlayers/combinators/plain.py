@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import jax
-
-from ..base.added_losses import add_loss, is_collecting
 from ..base.constructors import LayerOrFunction, lift
-from ..base.errors import error_context
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.step_pair import Stepping, stream_of
-from ..base.tracing import Trace
-from ..base.types import Carry, Key, Params, PyTree, State
-from ..core.dispatch import compiled_when_eager
 from ..core.inlining import inlined
-from .stack import Advanced, Losses, Mode, advanced, run_collecting
-from .transparent import traced, wrapper
+from .transformed import transformed
 
 
 @factory
@@ -45,50 +36,4 @@ def plain(layer: LayerOrFunction) -> Layer:
     >>> [equation.primitive.name for equation in program.eqns]
     ['dot_general', 'broadcast_in_dim', 'add', 'max']
     """
-    inner = lift(layer)
-
-    @compiled_when_eager("train", "collects")
-    def program(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
-    ) -> tuple[tuple[PyTree, State], Losses]:
-        def run(
-            params: Params, state: State, x: PyTree, key: Key
-        ) -> tuple[tuple[PyTree, State], Losses]:
-            with error_context(inner):
-                return run_collecting(inner, params, state, x, key, train, collects)
-
-        return inlined(run, params, state, x, key)
-
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, State]:
-        (y, new), losses = program(params, state, x, key=key, train=train, collects=is_collecting())
-        for loss in losses:
-            add_loss(loss)
-        return y, new if train else state
-
-    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        return traced(inner, key, x)
-
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(inner):
-            return stream_of(inner).start(params, state, x, capacity=capacity)
-
-    @compiled_when_eager("mode")
-    def block(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: Mode
-    ) -> Advanced:
-        def run(params: Params, state: State, carry: Carry, x: PyTree, key: Key) -> Advanced:
-            return advanced(inner, mode, params, state, carry, x, key)
-
-        return inlined(run, params, state, carry, x, key)
-
-    def advance(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry, State]:
-        found, losses = block(params, state, carry, x, key=key, mode=Mode.here(train))
-        for loss in losses:
-            add_loss(loss)
-        return found
-
-    return wrapper(inner, abstract, apply, plain, Stepping(start, advance))
+    return transformed(lift(layer), inlined, plain)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.added_losses import add_loss, collected, is_collecting
+from ..base.added_losses import add_loss, is_collecting
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
@@ -27,17 +27,16 @@ from ..base.receptive_field import ReceptiveField
 from ..base.sequence import sequences_in
 from ..base.sequence_mode import with_receptive_field
 from ..base.specs import format_short, format_spec, spec_key, specs_of
-from ..base.step_pair import Stepping, are_streamed, are_whole, check_carry, stream_of
+from ..base.step_pair import Stepping, check_carry, stream_of
 from ..base.tracing import Trace, run, trace
 from ..base.types import Carry, Key, Params, PyTree, Spec, State
 from ..core.custom_gradient import varying_alike
 from ..core.dispatch import compiled_when_eager
 from .recomputation import stores_the_rest
+from .transformed import Advanced, Losses, Mode, advanced, run_collecting, transformed
 from .transparent import traced, wrapper
 
 Policy = Callable[..., bool]
-Losses = list[jax.Array]
-Advanced = tuple[tuple[PyTree, Carry, State], Losses]
 
 
 @factory
@@ -255,55 +254,10 @@ def remat(layer: LayerOrFunction, policy: Policy | None = None) -> Layer:
             f"policy must be one of jax.checkpoint_policies, got {format_short(policy)}"
         )
 
-    @compiled_when_eager("train", "collects")
-    def checkpointed(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
-    ) -> tuple[tuple[PyTree, State], Losses]:
-        def run(
-            params: Params, state: State, x: PyTree, key: Key
-        ) -> tuple[tuple[PyTree, State], Losses]:
-            with error_context(inner):
-                return run_collecting(inner, params, state, x, key, train, collects)
+    def checkpointed(run: Callable[..., Any], *args: Any) -> Any:
+        return jax.checkpoint(run, policy=policy)(*args)
 
-        # train is closed over: as an argument it would be traced.
-        return jax.checkpoint(run, policy=policy)(params, state, x, key)  # type: ignore[no-any-return]
-
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, State]:
-        collects = is_collecting()
-        (y, new_state), losses = checkpointed(
-            params, state, x, key=key, train=train, collects=collects
-        )
-        for loss in losses:
-            add_loss(loss)
-        return y, new_state if train else state
-
-    def abstract(layer: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        return traced(inner, key, x)
-
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(inner):
-            return stream_of(inner).start(params, state, x, capacity=capacity)
-
-    @compiled_when_eager("mode")
-    def block(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: Mode
-    ) -> Advanced:
-        one = functools.partial(advanced, inner, mode)
-        # For truncated backpropagation, which differentiates through steps.
-        return jax.checkpoint(one, policy=policy)(params, state, carry, x, key)  # type: ignore[no-any-return]
-
-    def advance(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry, State]:
-        mode = Mode.here(train)
-        found, losses = block(params, state, carry, x, key=key, mode=mode)
-        for loss in losses:
-            add_loss(loss)
-        return found
-
-    return wrapper(inner, abstract, apply, lambda new: remat(new, policy), Stepping(start, advance))
+    return transformed(inner, checkpointed, lambda new: remat(new, policy))
 
 
 def _varying_as(x: PyTree, state: State) -> State:
@@ -311,20 +265,6 @@ def _varying_as(x: PyTree, state: State) -> State:
     leaves, treedef = jax.tree.flatten((state, x))
     alike: tuple[State, PyTree] = jax.tree.unflatten(treedef, varying_alike(tuple(leaves)))
     return alike[0]
-
-
-def run_collecting(
-    layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool, collects: bool
-) -> tuple[tuple[PyTree, State], Losses]:
-    """The layer's output and state, and the losses added in it, which must not leave as they are.
-
-    They are values of the transformation that runs the layer: it has to return them.
-    """
-
-    def run() -> tuple[PyTree, State]:
-        return layer._apply(params, state, x, key=key, train=train)
-
-    return collected(run) if collects else (run(), [])
 
 
 def _check_entries(x: PyTree, n: int) -> None:
@@ -336,31 +276,6 @@ def _check_entries(x: PyTree, n: int) -> None:
             got=format_spec(specs_of(x)),
             hint="shared=True for one input of all copies",
         )
-
-
-class Mode(NamedTuple):
-    """What a program for blocks depends on beside its arguments."""
-
-    train: bool
-    collects: bool
-    whole: bool
-    streamed: bool
-
-    @classmethod
-    def here(cls, train: bool) -> Mode:
-        return cls(train, is_collecting(), are_whole(), are_streamed())
-
-
-def advanced(
-    layer: Layer, mode: Mode, params: Params, state: State, carry: Carry, x: PyTree, key: Key
-) -> Advanced:
-    """A block of the layer, likewise."""
-
-    def run() -> tuple[PyTree, Carry, State]:
-        with error_context(layer):
-            return stream_of(layer).advance(params, state, carry, x, key=key, train=mode.train)
-
-    return collected(run) if mode.collects else (run(), [])
 
 
 def _stacked(layer: Layer, n: int, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:

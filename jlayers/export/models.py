@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import CheckpointError, JlayersError, LayerError, public_api
@@ -31,7 +30,7 @@ from ..base.validation import check_tree
 from ..checkpoint import manifest
 from ..checkpoint.atomic import atomic_file
 from ..checkpoint.formats.base import CorruptFileError
-from ..checkpoint.formats.safetensors import OpenFile
+from ..checkpoint.formats.safetensors import OpenFile, Safetensors
 from ..checkpoint.saving import checksum
 from ..checkpoint.tree import (
     DTYPES,
@@ -200,11 +199,7 @@ def _digest(text: str) -> str:
 def _write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     try:
         with atomic_file(path) as temporary:
-            safetensors.numpy.save_file(arrays, temporary, metadata)
-            # The package makes a file that only its owner may read.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            Safetensors().write(arrays, temporary, metadata)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"the model could not be written to {path}",

@@ -1,0 +1,113 @@
+"""A layer under a transformation of its program: what it does outside comes out as values.
+
+Losses that are added inside belong to the transformation, which has to return them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from ..base.added_losses import add_loss, collected, is_collecting
+from ..base.errors import error_context
+from ..base.layer import Layer
+from ..base.step_pair import Stepping, are_streamed, are_whole, stream_of
+from ..base.tracing import Trace
+from ..base.types import Carry, Key, Params, PyTree, State
+from ..core.dispatch import compiled_when_eager
+from .transparent import traced, wrapper
+
+Losses = list[jax.Array]
+Advanced = tuple[tuple[PyTree, Carry, State], Losses]
+
+
+def transformed(inner: Layer, call: Callable[..., Any], rebuild: Callable[[Layer], Layer]) -> Layer:
+    """A layer with its programs run by ``call(function, *arrays)``, and streamed so."""
+
+    @compiled_when_eager("train", "collects")
+    def program(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
+    ) -> tuple[tuple[PyTree, State], Losses]:
+        # train is closed over: as an argument it would be traced.
+        def run(
+            params: Params, state: State, x: PyTree, key: Key
+        ) -> tuple[tuple[PyTree, State], Losses]:
+            with error_context(inner):
+                return run_collecting(inner, params, state, x, key, train, collects)
+
+        return call(run, params, state, x, key)  # type: ignore[no-any-return]
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, State]:
+        (y, new), losses = program(params, state, x, key=key, train=train, collects=is_collecting())
+        for loss in losses:
+            add_loss(loss)
+        return y, new if train else state
+
+    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
+        return traced(inner, key, x)
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        with error_context(inner):
+            return stream_of(inner).start(params, state, x, capacity=capacity)
+
+    # A derivative of these is for truncated backpropagation, which differentiates through steps.
+    @compiled_when_eager("mode")
+    def block(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: Mode
+    ) -> Advanced:
+        one = functools.partial(advanced, inner, mode)
+        return call(one, params, state, carry, x, key)  # type: ignore[no-any-return]
+
+    def advance(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, Carry, State]:
+        found, losses = block(params, state, carry, x, key=key, mode=Mode.here(train))
+        for loss in losses:
+            add_loss(loss)
+        return found
+
+    return wrapper(inner, abstract, apply, rebuild, Stepping(start, advance))
+
+
+def run_collecting(
+    layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool, collects: bool
+) -> tuple[tuple[PyTree, State], Losses]:
+    """The layer's output and state, and the losses added in it, which must not leave as they are.
+
+    They are values of the transformation that runs the layer: it has to return them.
+    """
+
+    def run() -> tuple[PyTree, State]:
+        return layer._apply(params, state, x, key=key, train=train)
+
+    return collected(run) if collects else (run(), [])
+
+
+class Mode(NamedTuple):
+    """What a program for blocks depends on beside its arguments."""
+
+    train: bool
+    collects: bool
+    whole: bool
+    streamed: bool
+
+    @classmethod
+    def here(cls, train: bool) -> Mode:
+        return cls(train, is_collecting(), are_whole(), are_streamed())
+
+
+def advanced(
+    layer: Layer, mode: Mode, params: Params, state: State, carry: Carry, x: PyTree, key: Key
+) -> Advanced:
+    """A block of the layer, likewise."""
+
+    def run() -> tuple[PyTree, Carry, State]:
+        with error_context(layer):
+            return stream_of(layer).advance(params, state, carry, x, key=key, train=mode.train)
+
+    return collected(run) if mode.collects else (run(), [])
