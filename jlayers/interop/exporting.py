@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ..base.errors import InteropError, public_api
 from ..base.layer import Layer
+from ..base.paths import flatten, join
 from ..base.types import Params, PyTree, State
 from ..inspection import walk
 from .formats.base import Arrays
@@ -19,6 +19,7 @@ from .layouts.base import Layout
 from .layouts.inverse import inverted, shapes_of
 from .places import Target, targets_of
 from .rules import renamed
+from .ties import memory_of
 
 _COLLECTIONS = ("params", "state")
 _BY_NAMES = ("torch", "keras", "flax")
@@ -104,7 +105,7 @@ def export_state_dict(
         layout, shapes = found
         below = group.variables(list(shapes)) if group else {name: name for name in shapes}
         prefix = group.path if group else target.place.path
-        paths = {name: _join(prefix, path) for name, path in below.items()}
+        paths = {name: join(prefix, path) for name, path in below.items()}
         if library == "flax":
             paths = _in_collections(target, layout, shapes, paths)
         pieces.append(Piece(target, layout, paths, shapes))
@@ -158,7 +159,7 @@ def export_pieces(
                 exported[path] = np.zeros(shapes[name], np.int64)
     for target in unknown:
         for name in target.arrays:
-            exported[_join(target.place.path, name)] = trees.take(target, name)
+            exported[join(target.place.path, name)] = trees.take(target, name)
     trees.check_all_taken()
     return exported
 
@@ -187,9 +188,9 @@ def export_plan(
         for target, layout, names in pairs
     ]
     exported = export_pieces(pieces, missing, params, state, arrays)
-    memory = {_memory(arrays[name]): name for name in exported if name in arrays}
+    memory = {memory_of(arrays, name): name for name in exported if name in arrays}
     for name in arrays:
-        if name not in exported and (other := memory.get(_memory(arrays[name]))):
+        if name not in exported and (other := memory.get(memory_of(arrays, name))):
             exported[name] = exported[other]
     return exported
 
@@ -198,13 +199,7 @@ class _Trees:
     """The arrays of params and state by their paths, each to be taken."""
 
     def __init__(self, params: Params, state: State | None):
-        self._arrays = [
-            {
-                jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
-                for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
-            }
-            for tree in (params, {} if state is None else state)
-        ]
+        self._arrays = [flatten(tree) for tree in (params, {} if state is None else state)]
         self._taken: dict[tuple[int, str], Any] = {}
 
     def take(self, target: Target, name: str) -> np.ndarray:
@@ -277,15 +272,3 @@ def _described(target: Target) -> str:
     place = target.place
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in place.shapes.items())
     return f"{place.path or 'the model'} ({place.maker or 'a layer of your own'}: {shapes})"
-
-
-def _memory(array: np.ndarray) -> tuple[object, ...]:
-    """Equal for two arrays that are the same memory seen in the same way."""
-    array = np.asarray(array)
-    start = array.__array_interface__["data"][0]
-    # Arrays without elements share nothing, wherever they are.
-    return (start, array.shape, array.strides, array.dtype) if array.size else (id(array),)
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}/{name}" if prefix else name

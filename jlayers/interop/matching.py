@@ -16,6 +16,7 @@ import numpy as np
 
 from ..base.errors import InteropError, public_api
 from ..base.layer import Layer
+from ..base.paths import join
 from ..base.types import Params, PyTree, State
 from .exporting import export_plan
 from .formats.base import Arrays
@@ -334,7 +335,7 @@ def _fits(
     order = {path: i for i, path in enumerate(names)}
 
     def first(fit: Fit) -> int:
-        return min(order[_join(fit.prefix, name)] for name in fit.names)
+        return min(order[join(fit.prefix, name)] for name in fit.names)
 
     # Copies of a block ask the same again and again.
     known: dict[object, bool] = {}
@@ -354,9 +355,9 @@ def _fits(
         for layout in (*by_maker.get(target.place.maker, ()), same):
             for prefix in ends.get(layout.needs[0], ()):
                 given = {
-                    name: _join(prefix, name)
+                    name: join(prefix, name)
                     for name in (*layout.needs, *layout.may)
-                    if _join(prefix, name) in names
+                    if join(prefix, name) in names
                 }
                 if not given.keys() >= set(layout.needs):
                     continue
@@ -370,10 +371,6 @@ def _fits(
 
 def _as_it_is(weights: Mapping[str, np.ndarray], place: Any) -> dict[str, np.ndarray]:
     return dict(weights)
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}/{name}" if prefix else name
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
