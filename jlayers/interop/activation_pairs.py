@@ -19,8 +19,9 @@ import numpy as np
 from ..base.sequence import is_sequence
 from ..inspection.taps import Activation
 from .activation_layouts import Comparison, Shape, compare, fingerprint, layouts
-from .matching import Plan, _renamed
+from .matching import Plan
 from .references import Given
+from .rules import paths_of
 
 # Fewer numbers, or equal ones, agree by accident.
 _ENOUGH = 8
@@ -149,8 +150,8 @@ def _named(
     own = _calls([one.activation.path for one in ours])
     given = _calls([one.name for one in theirs])
     values = {one.name: one.value for one in theirs}
-    plain, _ = _renamed(values, ())
-    after, _ = _renamed(values, rules)
+    plain, _ = paths_of(values, ())
+    after, _ = paths_of(values, rules)
     for path, name in after.items():
         # Of layers that ran several times, call by call, where both ran as often.
         if path in own and len(own[path]) == len(given[name]):

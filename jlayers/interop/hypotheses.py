@@ -19,7 +19,6 @@ import numpy as np
 from ..base.constructors import lift
 from ..base.layer import Layer
 from ..base.types import Params, PyTree, State
-from .places import _options
 
 
 class Run(NamedTuple):
@@ -152,19 +151,19 @@ def _rebuilt(run: Run, option: str, value: object) -> Layer | None:
     factory: Any = run.layer._call.make
     if not hasattr(factory, "__jlayers_factory__"):
         return None
-    options = _options(run.layer)
+    options = run.layer._call.checked
     try:
         same = factory(**options)
         if repr(same) != repr(run.layer):
             return None
-        return factory(**(options | {option: value}))  # type: ignore[no-any-return]
+        return factory(**{**options, option: value})  # type: ignore[no-any-return]
     except Exception:
         return None
 
 
 def _options_of(run: Run) -> Iterator[tuple[str, Run]]:
     sizes = run.params.get("kernel", np.zeros(()))
-    window = jnp.shape(sizes)[:-2] or _options(run.layer).get("window_shape")
+    window = jnp.shape(sizes)[:-2] or run.layer._call.checked.get("window_shape")
     if isinstance(window, int):
         window = (window,) * (jnp.ndim(run.x) - 2)
     tried: dict[str, list[object]] = {

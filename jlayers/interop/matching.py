@@ -8,7 +8,6 @@ fits, and at last by their order, as long as as many places as prefixes of a kin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from .layouts.transformers import unstacked
 from .loading import Stack, release
 from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
-from .rules import renamed
+from .rules import paths_of
 from .ties import tied_names
 from .turning import one_side
 from .words import told_apart
@@ -41,9 +40,6 @@ _COUNTERS = ("num_batches_tracked",)
 # What read() puts before the names of an optimiser's variables in files of Keras.
 _OPTIMIZER = "optimizer/"
 _SHOWN = 20
-_COLLECTIONS = re.compile("^(params|state|batch_stats|model|state_dict|module|variables)/")
-# As Keras 1 names weights: dense_1/dense_1_W.
-_OF_LAYER = re.compile(r"(^|/)([^/]+)/\2_(?=[^/]+$)")
 
 
 class Pairing(NamedTuple):
@@ -265,7 +261,7 @@ def match(
     else:
         arrays = unstacked(arrays)
     targets = targets_of(model, x)
-    names, left_out = _renamed(arrays, rules)
+    names, left_out = paths_of(arrays, rules)
     check_targets(rules, [target.place.path for target in targets], arrays.keys())
     plan = _planned(targets, names, arrays, left_out, library)
     if not plan.complete and (ties := tied_names(arrays, names.values())):
@@ -305,17 +301,6 @@ def _planned(
     ]
     missing = [target for target in targets if id(target) not in done]
     return Plan(arrays, best, pairs, missing, extra, ambiguous)
-
-
-def _renamed(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[str]]:
-    """The names with ``/`` between their parts, as the rules make them, and those left out."""
-    split = {
-        name: _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
-        for name in arrays
-    }
-    whole = {name: name.replace(".", "/") for name in arrays}
-    split, left_out = renamed(split, rules, whole, getattr(arrays, "origin", {}))
-    return {path: name for name, path in split.items()}, left_out
 
 
 def _fits(

@@ -41,7 +41,8 @@ class _Array(NamedTuple):
 
 def targets_of(model: Layer, x: PyTree) -> list[Target]:
     """The places of a model, in the order of its layers."""
-    makers = _makers(model)
+    # Of several layers at one path, the innermost has the parameters.
+    makers = dict(walk(model))
     images = _images(model, x)
     groups: dict[tuple[str | int, ...], list[_Array]] = {}
     for array in _arrays(model, x):
@@ -58,7 +59,7 @@ def targets_of(model: Layer, x: PyTree) -> list[Target]:
         place = Place(
             named,
             layer.maker if layer else "",
-            _options(layer) if layer else {},
+            layer._call.checked if layer else {},
             {str(array.steps[-1]): array.shape[len(array.copies) :] for array in arrays},
             images.get(path),
         )
@@ -108,16 +109,6 @@ def _in_order(
                 yield from run(inside, depth + 1, copy)
 
     return run(groups, 0, ())
-
-
-def _makers(model: Layer) -> dict[str, Layer]:
-    """The layer that has the parameters at each path: of those at one path, the innermost."""
-    return dict(walk(model))
-
-
-def _options(layer: Layer) -> dict[str, object]:
-    """The arguments that a layer was made with, by name; none for a function."""
-    return dict(layer._call.checked)
 
 
 def _images(model: Layer, x: PyTree) -> dict[str, tuple[int, ...]]:

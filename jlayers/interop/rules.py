@@ -6,6 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ..base.errors import InteropError
+from .formats.base import Arrays
+
+_COLLECTIONS = re.compile("^(params|state|batch_stats|model|state_dict|module|variables)/")
+# As Keras 1 names weights: dense_1/dense_1_W.
+_OF_LAYER = re.compile(r"(^|/)([^/]+)/\2_(?=[^/]+$)")
 
 
 def renamed(
@@ -60,3 +65,14 @@ def renamed(
         for name in matched:
             split[name] = pattern.sub(replaced, split[name])
     return {name: path for name, path in split.items() if name not in left_out}, left_out
+
+
+def paths_of(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[str]]:
+    """The names in a file by their paths, as the rules make them, and those that are left out."""
+    split = {
+        name: _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
+        for name in arrays
+    }
+    whole = {name: name.replace(".", "/") for name in arrays}
+    split, left_out = renamed(split, rules, whole, getattr(arrays, "origin", {}))
+    return {path: name for name, path in split.items()}, left_out

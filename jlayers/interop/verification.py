@@ -24,11 +24,12 @@ from ..inspection.taps import Activation, recorded
 from .activation_layouts import compare
 from .activation_pairs import Allowed, Ours, Pair, images_of, is_leaf, ours_of, paired
 from .hypotheses import Run, explained
-from .matching import Plan, _renamed
+from .matching import Plan
 from .references import REFERENCES, Given, Reference
 from .references import recorded as recorded_activations
 from .references.recorded import arrays_of
 from .report import Report, Row
+from .rules import paths_of
 from .verified_input import our_input, their_input
 
 # Of the largest number of an activation, by the coarser dtype of the two. Sums in another order
@@ -115,7 +116,7 @@ def verify(
         # The output is that of the last layer too.
         their_inside, their_output = given, given[-1]
         if rules:
-            left_out = _renamed({one.name: one.value for one in given[:-1]}, rules)[1]
+            left_out = paths_of({one.name: one.value for one in given[:-1]}, rules)[1]
             kept = [rule for rule in rules if rule.partition("->")[2].strip()]
             their_inside = [one for one in their_inside if one.name not in left_out]
         else:

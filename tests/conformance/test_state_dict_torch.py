@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from oracles.torch_modules import Attention, Rows
 
 import jlayers as jl
 from jlayers.interop.formats import torch_writing
@@ -16,26 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]
 F = jl.interop
-
-
-class Rows(nn.Module):
-    """A recurrent layer over (batch, time, features), its outputs alone."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(x)[0]
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.attend(x, x, x)[0]
 
 
 def both(layer):

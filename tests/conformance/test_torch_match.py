@@ -4,32 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles.torch_modules import Attention, Rows
 
 import jlayers as jl
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
 pytestmark = [pytest.mark.conformance, pytest.mark.oracle("PyTorch")]
-
-
-class Rows(nn.Module):
-    """A recurrent layer over (batch, time, features), its outputs alone."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(x)[0]
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.attend(x, x, x)[0]
 
 
 class AlbertAttention(nn.Module):
