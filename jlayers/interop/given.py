@@ -7,7 +7,10 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ..base.errors import InteropError
+import numpy as np
+
+from ..base.errors import InteropError, truncate
+from .formats.base import Arrays
 
 
 def check_arrays(arrays: Any) -> None:
@@ -27,6 +30,35 @@ def check_arrays(arrays: Any) -> None:
                 got=f"a mapping at {nested!r}",
                 hint="jl.flatten(arrays)",
             )
+
+
+def views_of(arrays: Arrays) -> Arrays:
+    """The arrays of a dict as views of NumPy, which say where their memory is.
+
+    Tensors without numbers, or of a dtype that NumPy lacks, stay, and have a shape all the same.
+    """
+    if not isinstance(arrays, dict):
+        return arrays
+
+    def view(array: Any) -> Any:
+        try:
+            return np.asarray(array) if hasattr(array, "__array__") else array
+        except (TypeError, RuntimeError):
+            return array
+
+    return {name: view(array) for name, array in arrays.items()}
+
+
+def as_numpy(name: str, array: Any) -> np.ndarray:
+    """An array that is to be loaded."""
+    try:
+        return np.asarray(array)
+    except (TypeError, RuntimeError) as error:
+        raise InteropError(
+            f"{name!r} cannot be read as an array of NumPy",
+            got=f"{type(array).__name__}: {truncate(str(error))}",
+            hint="tensor.detach().float().numpy()",
+        ) from None
 
 
 def _is_path(given: Any) -> bool:

@@ -20,7 +20,7 @@ from ..base.types import Params, PyTree, State
 from .exporting import export_plan
 from .formats.base import Arrays
 from .formats.graph import GraphArrays
-from .given import check_arrays, check_targets
+from .given import as_numpy, check_arrays, check_targets, views_of
 from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
 from .layouts.base import Layout, Place, has_shapes, said
@@ -149,7 +149,7 @@ class Plan:
             )
         stacks = {key: Stack(counts) for key, counts in self._counts.items()}
         for target, fit, _ in self._pairs:
-            given = {name: np.asarray(self._arrays[full]) for name, full in fit.names.items()}
+            given = {name: as_numpy(full, self._arrays[full]) for name, full in fit.names.items()}
             for name, array in fit.layout.convert(given, target.place).items():
                 collection, path, copy = target.arrays[name]
                 stacks[collection, path].put(copy, array)
@@ -259,7 +259,7 @@ def match(
             hint='rules=["theirs ->"] leaves arrays out of it',
         )
     else:
-        arrays = unstacked(arrays)
+        arrays = unstacked(views_of(arrays))
     targets = targets_of(model, x)
     names, left_out = paths_of(arrays, rules)
     check_targets(rules, [target.place.path for target in targets], arrays.keys())

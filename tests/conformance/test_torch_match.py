@@ -115,3 +115,23 @@ def test_a_state_dict(name):
     y, _ = jax.jit(ours.apply)(*plan.load(), x)
     want = theirs(given).detach().numpy()
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_dict_of_tensors():
+    """Tied tensors are one array, as in a file."""
+    table, output = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+    output.weight = table.weight
+    theirs = nn.ModuleDict({"wte": table, "head": output}).state_dict()
+    model, ids = jl.tied(jl.Embedding(5, 3), jl.LayerNorm(bias=False)), jl.spec((1, 2), jnp.int32)
+    theirs["norm.weight"] = torch.ones(3)
+    params, _ = jl.interop.match(model, ids, theirs).load()
+    np.testing.assert_array_equal(params["embedding"]["embedding"], table.weight.detach())
+
+
+def test_tensors_without_a_view():
+    half = nn.Linear(3, 2).bfloat16().state_dict()
+    plan = jl.interop.match(jl.Dense(2), jl.spec((1, 3)), half)
+    assert plan.complete
+    with pytest.raises(jl.InteropError, match="'weight' cannot be read as an array") as error:
+        plan.load()
+    assert "hint:     tensor.detach().float().numpy()" in str(error.value)
