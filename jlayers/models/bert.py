@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from ..combinators.stack import repeat
 from ..combinators.transformer import TransformerBlock
 from ..layers import Dense, Dropout, Embedding, LayerNorm, PositionEmbedding, SelfAttention
 from .heads import logits
+from .parts import exact_gelu
 from .sizes import sized
 
 SIZES = {
@@ -86,7 +86,6 @@ def BERT(
         size, SIZES, features=features, num_heads=num_heads, num_layers=num_layers
     )
     init = initializers.normal(0.02)
-    act = functools.partial(jax.nn.gelu, approximate=False)
     norm = LayerNorm(epsilon=1e-12)
 
     def dense(size: int) -> Layer:
@@ -94,7 +93,7 @@ def BERT(
 
     block = TransformerBlock(
         SelfAttention(heads, dropout_rate=dropout_rate, kernel_init=init),
-        serial(expand=dense(4 * width), act=act, contract=dense(width)),
+        serial(expand=dense(4 * width), act=exact_gelu, contract=dense(width)),
         norm=norm,
         norm_first=False,
         dropout_rate=dropout_rate,
@@ -112,7 +111,7 @@ def BERT(
     if head == "pool":
         children["head"] = serial(first=on_sequence(first_step), dense=dense(width), act=jnp.tanh)
     elif head == "ids":
-        children["head"] = serial(dense=dense(width), act=act, norm=norm)
+        children["head"] = serial(dense=dense(width), act=exact_gelu, norm=norm)
 
     def body(f: Scope, x: PyTree) -> PyTree:
         ids, types = x if isinstance(x, tuple | list) else (x, jnp.zeros_like(x))

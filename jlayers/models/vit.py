@@ -15,15 +15,15 @@ from ..combinators.serial import serial
 from ..combinators.stack import repeat
 from ..combinators.transformer import TransformerBlock
 from ..layers import Conv, Dense, Dropout, LayerNorm, SelfAttention
-from .parts import Parts, exact_gelu, preset
+from .parts import Parts, exact_gelu
+from .sizes import sized
 
-# Features, blocks and heads.
 SIZES = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-    "huge": (1280, 32, 16),
+    "tiny": {"features": 192, "num_heads": 3, "num_layers": 12},
+    "small": {"features": 384, "num_heads": 6, "num_layers": 12},
+    "base": {"features": 768, "num_heads": 12, "num_layers": 12},
+    "large": {"features": 1024, "num_heads": 16, "num_layers": 24},
+    "huge": {"features": 1280, "num_heads": 16, "num_layers": 32},
 }
 
 
@@ -33,9 +33,9 @@ def ViT(
     *,
     patch_size: Positive = 16,
     features: Positive | None = None,
-    blocks: Positive | None = None,
     num_heads: Positive | None = None,
-    mlp_features: Positive | None = None,
+    num_layers: Positive | None = None,
+    hidden_dim: Positive | None = None,
     epsilon: AboveZero = 1e-6,
     dropout_rate: Fraction = 0.0,
     classes: Positive | None = 1000,
@@ -49,8 +49,8 @@ def ViT(
       size: ``"base"``, ``"large"`` or ``"huge"`` of the paper, or ``"tiny"`` or ``"small"``
         (Touvron et al., 2020, arXiv:2012.12877).
       patch_size: height and width of a patch in pixels; what is over at the edges is left out.
-      features, blocks, num_heads: instead of those of ``size``.
-      mlp_features: of the hidden layer of a block; four times ``features`` if None.
+      features, num_heads, num_layers: instead of those of ``size``.
+      hidden_dim: of the hidden layer of a block; four times ``features`` if None.
       epsilon: of layer norm; 1e-12 in the configurations of transformers.
       dropout_rate: of the tokens, and of what each block adds, in training.
       classes: size of the output; None for the tokens.
@@ -68,19 +68,19 @@ def ViT(
     >>> jl.out_spec(model, jl.spec((8, 224, 224, 3))).shape
     (8, 1000)
     """
-    usual = SIZES[preset("size", size, SIZES)]
-    given = (features, blocks, num_heads)
-    width, count, heads = (own or other for own, other in zip(given, usual, strict=True))
-    mlp = serial(expand=Dense(mlp_features or 4 * width), gelu=exact_gelu, contract=Dense(width))
+    width, heads, layers = sized(
+        size, SIZES, features=features, num_heads=num_heads, num_layers=num_layers
+    )
+    mlp = serial(expand=Dense(hidden_dim or 4 * width), gelu=exact_gelu, contract=Dense(width))
     norm = LayerNorm(epsilon=epsilon)
     block = TransformerBlock(SelfAttention(heads), mlp, norm=norm, dropout_rate=dropout_rate)
     patches = Conv(width, (patch_size, patch_size), strides=patch_size)
     drop: Parts = {"drop": Dropout(dropout_rate)} if dropout_rate else {}
-    layers: Parts = {"embed": compose(_embed, patches=patches), **drop}
-    layers |= {"blocks": repeat(block, count), "norm": norm}
+    parts: Parts = {"embed": compose(_embed, patches=patches), **drop}
+    parts |= {"blocks": repeat(block, layers), "norm": norm}
     if classes is not None:
-        layers |= {"class_token": _first, "head": Dense(classes)}
-    return serial(**layers)
+        parts |= {"class_token": _first, "head": Dense(classes)}
+    return serial(**parts)
 
 
 def _first(tokens: jax.Array) -> jax.Array:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import jax
 from jax.nn import initializers
 
 from ..base.arguments import Fraction, Positive
@@ -30,6 +28,7 @@ from ..layers import (
     SinusoidalPositions,
 )
 from .heads import logits
+from .parts import exact_gelu
 from .sizes import sized
 
 SIZES = {
@@ -87,21 +86,22 @@ def Whisper(
         size, SIZES, features=features, num_heads=num_heads, num_layers=num_layers
     )
     init = initializers.normal(0.02)
-    act = functools.partial(jax.nn.gelu, approximate=False)
     norm, drop = LayerNorm(epsilon=1e-5), Dropout(dropout_rate)
     # A key's bias adds the same to all scores of a query, which changes nothing.
     how: dict[str, Any] = {"bias": ("query", "value", "out"), "kernel_init": init}
     options: dict[str, Any] = {"norm": norm, "dropout_rate": dropout_rate}
     network = serial(
-        expand=Dense(4 * width, kernel_init=init), act=act, contract=Dense(width, kernel_init=init)
+        expand=Dense(4 * width, kernel_init=init),
+        act=exact_gelu,
+        contract=Dense(width, kernel_init=init),
     )
     # The longest wave is that of the last feature, and not of the one behind it.
     base = 10000.0 ** (width / max(width - 2, 1))
     encoder = serial(
         conv=Conv(width, 3, padding=1),
-        act=act,
+        act=exact_gelu,
         shrink=Conv(width, 3, strides=2, padding=1),
-        act_1=act,
+        act_1=exact_gelu,
         positions=SinusoidalPositions(base=base),
         drop=drop,
         blocks=repeat(TransformerBlock(SelfAttention(heads, **how), network, **options), layers),

@@ -63,9 +63,9 @@ CASES = {
         models.ViT(
             patch_size=16,
             features=16,
-            blocks=2,
             num_heads=2,
-            mlp_features=24,
+            num_layers=2,
+            hidden_dim=24,
             epsilon=1e-12,
             classes=5,
         ),

@@ -37,7 +37,7 @@ MODELS = {
     "tcn": (models.TCN((3, 3), kernel_size=2, classes=2), jl.spec((2, 6, 2))),
     "unet": (models.UNet(2, width=4, depth=1, padding="SAME", batch_norm=True), IMAGE),
     "vae": (models.VAE(encoder=jl.Dense(5), decoder=jl.Dense(6), latent=3), jl.spec((2, 6))),
-    "vit": (models.ViT(patch_size=4, features=8, blocks=2, num_heads=2, classes=3), IMAGE),
+    "vit": (models.ViT(patch_size=4, features=8, num_heads=2, num_layers=2, classes=3), IMAGE),
     "wavenet": (models.WaveNet(7, features=4, dilations=(1, 2)), jl.spec((2, 6), jnp.int32)),
 }
 

@@ -98,7 +98,9 @@ SMALL = {
         jl.spec((2, 6)),
     ),
     "vit": (
-        models.ViT(patch_size=4, features=8, blocks=2, num_heads=2, dropout_rate=0.1, classes=3),
+        models.ViT(
+            patch_size=4, features=8, num_heads=2, num_layers=2, dropout_rate=0.1, classes=3
+        ),
         image(8),
     ),
     "wavenet": (
