@@ -18,13 +18,15 @@ import numpy as np
 
 from ..base.errors import InteropError, JlayersError, public_api, truncate
 from ..base.layer import Layer
+from ..base.sequence import is_sequence
 from ..base.specs import format_spec, specs_of
 from ..base.types import Params, PyTree, State
 from ..inspection.taps import Activation, recorded
-from .activation_layouts import compare
+from .activation_layouts import Comparison, compare
 from .activation_pairs import Allowed, Ours, Pair, images_of, is_leaf, ours_of, paired
 from .hypotheses import Run, explained
 from .matching import Plan
+from .output_pairs import label, outputs_of, paired_outputs
 from .references import REFERENCES, Given, Reference
 from .references import recorded as recorded_activations
 from .references.recorded import arrays_of
@@ -62,15 +64,18 @@ def verify(
     Both run in evaluation on the same input. Activations are paired by rules, by names that are
     equal but for the separators, by the plan, by equal values, and at last by order and shape. They
     are compared in the layout in which the shapes fit: with channels, time or heads first, or as an
-    image that was flattened with its channels first. The report says which. Of several outputs the
-    first is compared; of a ``Sequence`` the valid steps. All activations are in memory at once.
+    image that was flattened with its channels first. The report says which. Of several outputs (a
+    tuple, a dict, a ``ModelOutput``) each is compared, by name or place; of several arrays of a
+    layer inside, the first; of a ``Sequence`` the valid steps. All activations are in memory at
+    once.
 
     Args:
       model, params, state: ours.
       reference: a ``torch.nn.Module``, a Keras model, an ONNX file (a path, its bytes or a
         ``ModelProto``), or recorded activations: a mapping of names to arrays in the order in which
         they were computed, or an ``.npz`` or ``.safetensors`` file. The output is the entry
-        ``"output"``, or the last one.
+        ``"output"``, several ``"output.0"`` or ``"output.logits"``, or
+        the last one.
       x: our input, or its spec, for random numbers (ids in the range of the smallest embedding).
         Recorded activations hold it as ``"input"``, and need none.
       channels_first: whether the original's images and signals have their channels behind the
@@ -111,36 +116,43 @@ def verify(
     # Other processors multiply float32 in fewer digits by default.
     with jax.default_matmul_precision("highest"):
         _, activations = recorded(model, params, state, x, key=key)
-        ours = ours_of(activations)
-        *inside, output = ours
-        # The output is that of the last layer too.
-        their_inside, their_output = given, given[-1]
+        whole = activations[-1]
+        outputs = outputs_of(whole)
+        inside = [one for one in ours_of(activations) if one.activation is not whole]
+        ours = [*inside, *outputs]
+        kept = []
         if rules:
-            left_out = paths_of({one.name: one.value for one in given[:-1]}, rules)[1]
+            left_out = paths_of({one.name: one.value for one in given if one.name}, rules)[1]
             kept = [rule for rule in rules if rule.partition("->")[2].strip()]
-            their_inside = [one for one in their_inside if one.name not in left_out]
-        else:
-            kept = []
+            given = [one for one in given if one.name not in left_out]
+        # The output is that of the last layer too.
+        theirs = [one for one in given if one.output]
         allowed = functools.partial(_allowed, tolerance)
-        pairs = paired(inside, their_inside, plan=plan, rules=kept, allowed=allowed)
-        rows = [_row(inside[p.ours], their_inside[p.theirs], p, allowed) for p in pairs]
-        last = _output(output, their_output, images_of(ours), allowed)
+        pairs = paired(inside, given, plan=plan, rules=kept, allowed=allowed)
+        rows = [_row(inside[p.ours], given[p.theirs], p, allowed) for p in pairs]
+        ends = paired_outputs(outputs, theirs, images_of(ours), allowed)
+        last = [_output(outputs[i], theirs[j], found, allowed) for i, j, found in ends]
         if tolerance is None:
-            *rows, last = _with_growth([*rows, last])
-        pairs, rows = _without_wrong_pairs(inside, output, their_inside, pairs, rows, last)
-        compared = [(inside[p.ours], their_inside[p.theirs]) for p in pairs]
-        compared.append((output, their_output))
-        rows.append(last)
+            grown = [*_with_growth(rows, last)]
+            rows, last = grown[: len(rows)], grown[len(rows) :]
+        pairs, rows = _without_wrong_pairs(inside, whole, given, pairs, rows, last)
+        compared = [(inside[p.ours], given[p.theirs]) for p in pairs]
+        compared += [(outputs[i], theirs[j]) for i, j, _ in ends]
+        rows += last
         departing = next((i for i, row in enumerate(rows) if not row.ok), None)
         hint = None
         if departing is not None:
             given_here = params, state, x
             hint = _hint(model, given_here, ours, *compared[departing], rows[departing].tolerance)
     ours_paired = {p.ours for p in pairs}
+    unpaired = [one.path for i, one in enumerate(inside) if i not in ours_paired]
+    compared_ends = {i for i, *_ in ends}
+    unpaired += [label(one.path) for i, one in enumerate(outputs) if i not in compared_ends]
+    ends_of_theirs = [theirs[j] for _, j, _ in ends]
     return Report(
         tuple(rows),
-        tuple(one.path for i, one in enumerate(inside) if i not in ours_paired),
-        _left(their_inside, {p.theirs for p in pairs}),
+        tuple(unpaired),
+        _left(given, [*(given[p.theirs] for p in pairs), *ends_of_theirs]),
         hint,
         kind.short,
     )
@@ -189,41 +201,35 @@ def _allowed(tolerance: float | None, ours: np.ndarray, theirs: np.ndarray) -> f
 def _row(one: Ours, other: Given, pair: Pair, allowed: Allowed) -> Row:
     found, limit = pair.comparison, allowed(one.value, other.value)
     shape = one.value.shape
-    return Row(one.path, other.name, *found[:2], limit, shape, found.layout, pair.how)
+    name = label(other.name) if other.output else other.name
+    return Row(one.path, name, *found[:2], limit, shape, found.layout, pair.how)
 
 
-def _output(
-    output: Ours, their_output: Given, images: tuple[tuple[int, ...], ...], allowed: Allowed
-) -> Row:
-    found = compare(output.value, their_output.value, images, output.mask)
-    if found is None:
-        raise InteropError(
-            "the outputs have other shapes",
-            expected=f"{list(their_output.value.shape)} as the original's",
-            got=f"{list(output.value.shape)}",
-            hint="of several outputs the first is compared: wrap the original, or change the head "
-            "here",
-        )
-    limit = allowed(output.value, their_output.value)
-    return Row("", "", *found[:2], limit, output.value.shape, found.layout, "output")
+def _output(output: Ours, other: Given, found: Comparison, allowed: Allowed) -> Row:
+    limit, shape = allowed(output.value, other.value), output.value.shape
+    names = label(output.path), label(other.name)
+    return Row(*names, *found[:2], limit, shape, found.layout, "output")
 
 
-def _left(theirs: Sequence[Given], paired: set[int]) -> tuple[str, ...]:
+def _left(theirs: Sequence[Given], paired: Sequence[Given]) -> tuple[str, ...]:
     """Names of what was paired with nothing, and is not the same as what was (a dropout's)."""
-    known = {(theirs[j].value.shape, theirs[j].value.tobytes()) for j in paired}
+    taken = {id(one) for one in paired}
+    known = {(one.value.shape, one.value.tobytes()) for one in paired}
     left = (
-        one.name
-        for j, one in enumerate(theirs[:-1])
-        if j not in paired and (one.value.shape, one.value.tobytes()) not in known
+        label(one.name) if one.output else one.name
+        for one in theirs
+        if id(one) not in taken
+        # Each output counts.
+        and (one.output or (one.value.shape, one.value.tobytes()) not in known)
     )
     # Once, since a layer inside a loop has a call for each step.
     return tuple(dict.fromkeys(left))
 
 
-def _with_growth(rows: list[Row]) -> Iterator[Row]:
+def _with_growth(rows: list[Row], outputs: list[Row]) -> Iterator[Row]:
     """The rows with the tolerances that they have behind those before them."""
     largest = 0.0
-    for row in rows:
+    for row in (*rows, *outputs):
         limit = max(row.tolerance, min(_GROWTH * largest, _GROWN * row.tolerance))
         row = row._replace(tolerance=limit)
         if row.ok:
@@ -233,11 +239,11 @@ def _with_growth(rows: list[Row]) -> Iterator[Row]:
 
 def _without_wrong_pairs(
     ours: Sequence[Ours],
-    whole: Ours,
+    whole: Activation,
     theirs: Sequence[Given],
     pairs: list[Pair],
     rows: list[Row],
-    output: Row,
+    outputs: list[Row],
 ) -> tuple[list[Pair], list[Row]]:
     """Without pairs that do not belong together.
 
@@ -251,9 +257,9 @@ def _without_wrong_pairs(
     near = [ours[p.ours].activation for p, row in zip(pairs, rows, strict=True) if _near(row)]
     equal = {p.theirs for p, row in zip(pairs, rows, strict=True) if row.ok}
     in_line = {
-        one.activation.path
-        for one in (*ours, whole)
-        if one.activation.site.layer.maker in ("serial", "repeat")
+        one.path
+        for one in (*(each.activation for each in ours), whole)
+        if one.site.layer.maker in ("serial", "repeat")
     }
 
     def is_wrong(pair: Pair, row: Row) -> bool:
@@ -264,7 +270,7 @@ def _without_wrong_pairs(
             return False
         mine = ours[pair.ours].activation
         parent = mine.path.rpartition("/")[0]
-        return _near(output) or any(
+        return all(map(_near, outputs)) or any(
             mine.path.startswith(f"{one.path}/")
             or (parent in in_line and _follows(one, mine, parent))
             for one in near
@@ -301,7 +307,8 @@ def _hint(
 ) -> str | None:
     """What would make this layer agree."""
     layer = one.activation.site.layer
-    if not is_leaf(one):
+    # Of several arrays each hypothesis would be asked about the first.
+    if not is_leaf(one) or len(jax.tree.leaves(one.activation.value, is_leaf=is_sequence)) > 1:
         return None
     params, state, x = given
     _, inputs = recorded(model, params, state, x, side="input", path=one.activation.site.path)

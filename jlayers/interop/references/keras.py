@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...base.types import PyTree
-from .base import Given, Reference, needed
+from .base import Given, Reference, named, needed, outputs
 
 
 def _takes(reference: object) -> bool:
@@ -79,10 +79,7 @@ def _run(model: Any, inputs: PyTree) -> list[Given]:
             layer.__dict__.pop("call", None)
         for name, function in functions.items():
             layers[name].__dict__["activation"] = function
-    value = _first(output, keras)
-    if value is None:
-        raise ValueError(f"its output holds no tensor: {type(output).__name__}")
-    return [*given, Given("", type(model).__name__, value)]
+    return [*given, *outputs(type(model).__name__, output, lambda each: _array(each, keras))]
 
 
 def _layers(layer: Any, keras: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
@@ -107,8 +104,12 @@ def _inside(layer: Any, keras: Any) -> Iterator[Any]:
 
 
 def _first(output: Any, keras: Any) -> np.ndarray | None:
-    while isinstance(output, list | tuple | dict) and output:
-        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return next((array for _, array in named(output, lambda each: _array(each, keras))), None)
+
+
+def _array(output: Any, keras: Any) -> np.ndarray | None:
+    if output is None:
+        return None
     try:
         return np.array(keras.ops.convert_to_numpy(output))
     except (TypeError, ValueError, NotImplementedError):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...base.errors import InteropError
 from ...base.types import PyTree
-from .base import Given, Reference, needed
+from .base import Given, Reference, named, needed
 
 
 def _takes(reference: object) -> bool:
@@ -30,11 +30,10 @@ def _run(reference: Any, inputs: PyTree) -> list[Given]:
         model = onnx.ModelProto()
         model.CopyFrom(reference)
     graph = model.graph
-    output = graph.output[0].name
+    outputs = [each.name for each in graph.output]
     tensors = dict(_tensors(graph))
-    known = {each.name for each in graph.output}
     # Without a type, which onnxruntime finds by itself.
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs)
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -46,10 +45,18 @@ def _run(reference: Any, inputs: PyTree) -> list[Given]:
     given = [
         Given(name, kind, values[name], arrays)
         for name, (kind, arrays) in tensors.items()
-        if isinstance(values[name], np.ndarray) and name != output
+        if isinstance(values[name], np.ndarray) and name not in outputs
     ]
-    kind, arrays = tensors.get(output, ("", frozenset[str]()))
-    return [*given, Given("", kind, values[output], arrays)]
+    for name in outputs:
+        kind, arrays = tensors.get(name, ("", frozenset[str]()))
+        for key, array in named(values[name], _array, name if len(outputs) > 1 else ""):
+            given.append(Given(key, kind, array, arrays, output=True))
+    return given
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """Of a sequence of tensors each is one; optional ones may have none."""
+    return value if isinstance(value, np.ndarray) and value.dtype != object else None
 
 
 def _tensors(graph: Any) -> Iterator[tuple[str, tuple[str, frozenset[str]]]]:

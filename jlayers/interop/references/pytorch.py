@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ...base.types import PyTree
-from .base import Given, Reference, needed
+from .base import Given, Reference, named, needed, outputs
 
 
 def _takes(reference: object) -> bool:
@@ -48,10 +48,7 @@ def _run(module: Any, inputs: PyTree) -> list[Given]:
         finally:
             for each in hooks:
                 each.remove()
-    value = _first(output, torch)
-    if value is None:
-        raise ValueError(f"its output holds no tensor: {type(output).__name__}")
-    return [*given, Given("", type(module).__name__, value)]
+    return [*given, *outputs(type(module).__name__, output, lambda each: _array(each, torch))]
 
 
 @contextlib.contextmanager
@@ -82,17 +79,19 @@ def _tensor(array: np.ndarray, torch: Any) -> Any:
 
 def _first(output: Any, torch: Any) -> np.ndarray | None:
     """The first tensor of an output, copied."""
-    if isinstance(output, torch.Tensor):
-        tensor = output.detach().cpu()
-        # NumPy has no bfloat16, and a comparison needs no more digits.
-        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        return np.array(wide.numpy())
+    # What a packed sequence holds is in another order.
     if isinstance(output, torch.nn.utils.rnn.PackedSequence):
         return None
-    values = output.values() if isinstance(output, dict) else output
-    if not isinstance(values, list | tuple) and not isinstance(output, dict):
+    return next((array for _, array in named(output, lambda each: _array(each, torch))), None)
+
+
+def _array(output: Any, torch: Any) -> np.ndarray | None:
+    if not isinstance(output, torch.Tensor):
         return None
-    return next((found for each in values if (found := _first(each, torch)) is not None), None)
+    tensor = output.detach().cpu()
+    # NumPy has no bfloat16, and a comparison needs no more digits.
+    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.array(wide.numpy())
 
 
 REFERENCE = Reference("a torch.nn.Module", _takes, _run)
