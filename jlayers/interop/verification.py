@@ -72,10 +72,10 @@ def verify(
     Args:
       model, params, state: ours.
       reference: a ``torch.nn.Module``, a Keras model, an ONNX file (a path, its bytes or a
-        ``ModelProto``), or recorded activations: a mapping of names to arrays in the order in which
-        they were computed, or an ``.npz`` or ``.safetensors`` file. The output is the entry
-        ``"output"``, several ``"output.0"`` or ``"output.logits"``, or
-        the last one.
+        ``ModelProto``), a ``.tflite`` file (a path or its bytes), or recorded activations: a
+        mapping of names to arrays in the order in which they were computed, or an ``.npz`` or
+        ``.safetensors`` file. The output is the entry ``"output"``, several ``"output.0"`` or
+        ``"output.logits"``, or the last one.
       x: our input, or its spec, for random numbers (ids in the range of the smallest embedding).
         Recorded activations hold it as ``"input"``, and need none.
       channels_first: whether the original's images and signals have their channels behind the
