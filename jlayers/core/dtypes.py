@@ -43,6 +43,23 @@ def max_value(dtype: DTypeLike) -> np.ndarray:
     return np.array(np.inf if floating else np.iinfo(jnp.dtype(dtype)).max, dtype)
 
 
+def rounding_at_zero(dtype: DTypeLike) -> float:
+    """How far apart two numbers next to 0 may be by rounding alone; 0 for integers.
+
+    Numbers below the smallest normal one are 0 on some processors. In float16 they are not so
+    small, and kept: there it is a few of their steps.
+
+    >>> import jax.numpy as jnp
+    >>> [f"{rounding_at_zero(dtype):.0e}" for dtype in (jnp.float32, jnp.float16)]
+    ['1e-38', '2e-07']
+    """
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return 0.0
+    info = jnp.finfo(dtype)
+    flushed = info.maxexp >= jnp.finfo(jnp.float32).maxexp
+    return float(info.tiny if flushed else 4 * info.smallest_subnormal)
+
+
 def is_symbolic(*sizes: int) -> bool:
     """Whether a size has no number yet, as in a program that is exported for all sizes.
 
