@@ -192,7 +192,8 @@ def _tapped(
             abstract=abstract,
             sequence_mode=SequenceMode.DELEGATE,
             stream=Stepping(start, advance),
-        )
+            # An error is about the layer, and not about its tap.
+        )._replace(_text=layer._text, site=layer.site)
 
     return again(inner)
 

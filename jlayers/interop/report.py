@@ -25,6 +25,8 @@ class Row(NamedTuple):
       layout: how the original's was read, such as ``"channels first"``; ``""`` as it is.
       how: by what they were paired: ``"rule"``, ``"name"``, ``"plan"``, ``"equal values"``,
         ``"order"``, or ``"output"`` where both are outputs of the models.
+      nans: how many numbers are NaN in both. They are left out of the difference; an output that
+        has some, and a layer that has no others, departs, since they prove nothing.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     layout: str
     how: str
+    nans: int = 0
 
     @property
     def ok(self) -> bool:
@@ -88,7 +91,7 @@ class Report(NamedTuple):
         for row in self.rows:
             shape = "x".join(map(str, row.shape)) or "()"
             mark = "<- departs first" if row is first else "" if row.ok else "departs"
-            words = ", ".join(filter(None, (row.layout, mark)))
+            words = ", ".join(filter(None, (row.layout, _of_nans(row), mark)))
             cells.append(
                 (
                     _short(row.path or "(output)"),
@@ -140,10 +143,15 @@ class Report(NamedTuple):
             expected=f"a difference of at most {row.tolerance:.0e} of the largest number",
             got=f"{row.relative:.1e}, {row.difference:.1e} absolute, shape {row.shape}"
             + (f", theirs read as {row.layout}" if row.layout else "")
+            + (f", {_of_nans(row)}" if row.nans else "")
             + f"; paired by {row.how}, {len(agree)} activations before it agree"
             + (f"; departing: {', '.join(departing)}" if len(self.outputs) > 1 else ""),
             hint=self.hint,
         )
+
+
+def _of_nans(row: Row) -> str:
+    return f"{row.nans} NaN in both" if row.nans else ""
 
 
 def _of_output(row: Row) -> str:

@@ -8,23 +8,22 @@ How to read this file: both run once, and what each of their layers gave is reco
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..base.errors import InteropError, JlayersError, public_api, truncate
-from ..base.layer import Layer
-from ..base.sequence import is_sequence
+from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import InteropError, JlayersError, public_api
 from ..base.specs import format_spec, specs_of
 from ..base.types import Params, PyTree, State
 from ..inspection.taps import Activation, recorded
-from .activation_layouts import Comparison, compare
-from .activation_pairs import Allowed, Ours, Pair, images_of, is_leaf, ours_of, paired
-from .hypotheses import Run, explained
+from . import hints
+from .activation_layouts import Comparison
+from .activation_pairs import Allowed, Ours, Pair, images_of, ours_of, paired
 from .matching import Plan
 from .output_pairs import label, outputs_of, paired_outputs
 from .references import REFERENCES, Given, Reference
@@ -40,13 +39,16 @@ _TOLERANCES = {"float64": 1e-9, "complex128": 1e-9, "float16": 1e-2, "bfloat16":
 _FLOAT32 = 1e-5
 # Rounding grows from layer to layer: by how much at one, and altogether.
 _GROWTH, _GROWN = 10, 100
+# Of terminals, in what Keras says.
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
+_SHOWN = 500
 # Activations that do not belong together do not differ as little as this.
 _CLOSE = 1e-2
 
 
 @public_api
 def verify(
-    model: Layer,
+    model: LayerOrFunction,
     params: Params,
     state: State,
     reference: Any,
@@ -109,10 +111,11 @@ def verify(
       tanh      (output)  ...       ...      4x3
       (output)  (output)  ...       ...      4x3
     """
-    kind = _kind_of(reference)
+    kind, model = _kind_of(reference), lift(model)
     recording = arrays_of(reference) if kind is recorded_activations.REFERENCE else None
     x = our_input(model, x, recording, channels_first, key)
-    given = _run(kind, reference, their_input(x, channels_first, to_reference))
+    inputs = their_input(x, channels_first, to_reference)
+    given = ran = _run(kind, reference, inputs)
     # Other processors multiply float32 in fewer digits by default.
     with jax.default_matmul_precision("highest"):
         _, activations = recorded(model, params, state, x, key=key)
@@ -143,7 +146,12 @@ def verify(
         hint = None
         if departing is not None:
             given_here = params, state, x
-            hint = _hint(model, given_here, ours, *compared[departing], rows[departing].tolerance)
+            row = rows[departing]
+            hint = (
+                hints.of_another_input(x, recording, channels_first)
+                or hints.of_the_run(row, ran, lambda: _run(kind, reference, inputs))
+                or hints.of_a_layer(model, given_here, ours, *compared[departing], row.tolerance)
+            )
     ours_paired = {p.ours for p in pairs}
     unpaired = [one.path for i, one in enumerate(inside) if i not in ours_paired]
     compared_ends = {i for i, *_ in ends}
@@ -186,14 +194,21 @@ def _run(kind: Reference, reference: Any, inputs: PyTree) -> list[Given]:
         raise InteropError(
             f"the original, {kind.short}, does not take the input",
             got=f"{format_spec(specs_of(jax.tree.map(np.asarray, inputs)))}: "
-            f"{type(error).__name__}: {truncate(str(error))}",
+            f"{type(error).__name__}: {_words(error)}",
             hint="channels_first=True, or to_reference=lambda x: ...",
         ) from error
+
+
+def _words(error: Exception) -> str:
+    return " ".join(_COLOURS.sub("", str(error)).split())[:_SHOWN]
 
 
 def _allowed(tolerance: float | None, ours: np.ndarray, theirs: np.ndarray) -> float:
     if tolerance is not None:
         return tolerance
+    # Ids and masks are equal or not, however large they are.
+    if ours.dtype.kind in "biu" and theirs.dtype.kind in "biu":
+        return 0.0
     # What one of them computed in fewer digits agrees in as many.
     return max(_TOLERANCES.get(array.dtype.name, _FLOAT32) for array in (ours, theirs))
 
@@ -202,13 +217,15 @@ def _row(one: Ours, other: Given, pair: Pair, allowed: Allowed) -> Row:
     found, limit = pair.comparison, allowed(one.value, other.value)
     shape = one.value.shape
     name = label(other.name) if other.output else other.name
-    return Row(one.path, name, *found[:2], limit, shape, found.layout, pair.how)
+    return Row(one.path, name, *found[:2], limit, shape, found.layout, pair.how, found.nans)
 
 
 def _output(output: Ours, other: Given, found: Comparison, allowed: Allowed) -> Row:
     limit, shape = allowed(output.value, other.value), output.value.shape
     names = label(output.path), label(other.name)
-    return Row(*names, *found[:2], limit, shape, found.layout, "output")
+    relative = math.nan if found.nans else found.relative
+    row = Row(*names, found.difference, relative, limit, shape, found.layout, "output")
+    return row._replace(nans=found.nans)
 
 
 def _left(theirs: Sequence[Given], paired: Sequence[Given]) -> tuple[str, ...]:
@@ -295,53 +312,3 @@ def _follows(one: Activation, other: Activation, parent: str) -> bool:
         other.copy,
         other.site.order,
     )
-
-
-def _hint(
-    model: Layer,
-    given: tuple[Params, State, PyTree],
-    ours: Sequence[Ours],
-    one: Ours,
-    other: Given,
-    tolerance: float,
-) -> str | None:
-    """What would make this layer agree."""
-    layer = one.activation.site.layer
-    # Of several arrays each hypothesis would be asked about the first.
-    if not is_leaf(one) or len(jax.tree.leaves(one.activation.value, is_leaf=is_sequence)) > 1:
-        return None
-    params, state, x = given
-    _, inputs = recorded(model, params, state, x, side="input", path=one.activation.site.path)
-    same = (one.activation.path, one.activation.call)
-    own = next(each for each in inputs if (each.path, each.call) == same)
-    images = images_of(ours)
-    run = Run(layer, *_arrays_at(own, params, state), own.value, images)
-    others = {
-        each.activation.path: _arrays_at(each.activation, params, state)
-        for each in ours
-        if each.activation.site.layer.maker == layer.maker
-        and each.activation.path != one.activation.path
-        and is_leaf(each)
-    }
-
-    def agrees(y: PyTree) -> bool:
-        (changed,) = ours_of([one.activation._replace(value=jax.tree.map(np.asarray, y))])
-        found = compare(changed.value, other.value, images, changed.mask)
-        return found is not None and found.relative <= tolerance
-
-    return explained(run, others, agrees)
-
-
-def _arrays_at(activation: Activation, params: Params, state: State) -> tuple[Params, State]:
-    """The parameters and the state of one copy of a layer."""
-
-    def below(tree: Mapping[str, Any]) -> dict[str, Any]:
-        for step in activation.site.steps:
-            if isinstance(step, str):
-                tree = tree.get(step, {})
-        return {
-            name: jax.tree.map(lambda leaf: jnp.asarray(leaf)[activation.copy], entry)
-            for name, entry in tree.items()
-        }
-
-    return below(params), below(state)

@@ -76,10 +76,18 @@ def named(
 
 
 def outputs(kind: str, given: Any, array_of: Callable[[Any], np.ndarray | None]) -> list[Given]:
-    """The outputs of a model, of which there must be one."""
+    """The outputs of a model.
+
+    Raises:
+      InteropError: where there is none.
+    """
     found = [Given(name, kind, array, output=True) for name, array in named(given, array_of)]
     if not found:
-        raise ValueError(f"its output holds no tensor: {type(given).__name__}")
+        raise InteropError(
+            "the original's output holds no tensor",
+            expected="a tensor, or tuples, lists and mappings of tensors",
+            got=type(given).__name__,
+        )
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 
 from ...base.types import PyTree
 from .base import Given, Reference, named, needed, outputs
+
+_SEEDS = itertools.count()
 
 
 def _takes(reference: object) -> bool:
@@ -66,12 +69,18 @@ def _run(model: Any, inputs: PyTree) -> list[Given]:
         if inspect.isfunction(function := layer.__dict__.get("activation"))
         and function is not keras.activations.linear
     }
+    # Statistics, counters and the states of random numbers.
+    variables = [(v, keras.ops.copy(v.value)) for v in model.non_trainable_variables]
     try:
         # Past Keras's own __setattr__, which tracks what is set.
         for name, layer in layers.items():
             layer.__dict__["call"] = call_of(name, layer)
         for name, function in functions.items():
             layers[name].__dict__["activation"] = activation_of(name, function)
+        for variable, kept in variables:
+            # Of its random numbers: two runs show whether they are used.
+            if variable.name == "seed_generator_state":
+                variable.assign(kept + next(_SEEDS))
         as_list = list(inputs) if isinstance(inputs, tuple) else inputs
         output = model(as_list, training=False)
     finally:
@@ -79,6 +88,8 @@ def _run(model: Any, inputs: PyTree) -> list[Given]:
             layer.__dict__.pop("call", None)
         for name, function in functions.items():
             layers[name].__dict__["activation"] = function
+        for variable, kept in variables:
+            variable.assign(kept)
     return [*given, *outputs(type(model).__name__, output, lambda each: _array(each, keras))]
 
 

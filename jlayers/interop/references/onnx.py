@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...base.errors import InteropError
+from ...base.errors import InteropError, truncate
 from ...base.types import PyTree
 from .base import Given, Reference, named, needed
 
@@ -22,13 +22,7 @@ def _takes(reference: object) -> bool:
 def _run(reference: Any, inputs: PyTree) -> list[Given]:
     what = "an ONNX model"
     onnx, runtime = needed("onnx", what), needed("onnxruntime", what)
-    if isinstance(reference, bytes):
-        model = onnx.load_model_from_string(reference)
-    elif isinstance(reference, str | os.PathLike):
-        model = onnx.load(reference)
-    else:
-        model = onnx.ModelProto()
-        model.CopyFrom(reference)
+    model = _loaded(reference, onnx)
     graph = model.graph
     outputs = [each.name for each in graph.output]
     tensors = dict(_tensors(graph))
@@ -52,6 +46,23 @@ def _run(reference: Any, inputs: PyTree) -> list[Given]:
         for key, array in named(values[name], _array, name if len(outputs) > 1 else ""):
             given.append(Given(key, kind, array, arrays, output=True))
     return given
+
+
+def _loaded(reference: Any, onnx: Any) -> Any:
+    """A copy of the model."""
+    try:
+        if isinstance(reference, bytes):
+            return onnx.load_model_from_string(reference)
+        if isinstance(reference, str | os.PathLike):
+            return onnx.load(reference)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        where = "the bytes are" if isinstance(reference, bytes) else f"{os.fspath(reference)} is"
+        raise InteropError(f"{where} not an ONNX model", got=truncate(str(error))) from error
+    model = onnx.ModelProto()
+    model.CopyFrom(reference)
+    return model
 
 
 def _array(value: Any) -> np.ndarray | None:

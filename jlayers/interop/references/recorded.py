@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from ...base.errors import InteropError
 from ...base.types import PyTree
 from ..reading import read
+from . import pytorch
 from .base import Given, Reference, named
 
 # Formats of arrays alone. A file of another library's weights would be taken for activations.
@@ -61,6 +63,9 @@ def _arrays(name: str, value: Any) -> list[tuple[str, np.ndarray]]:
 
 
 def _array(name: str, value: Any) -> np.ndarray:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = pytorch.array_of(value)
     array = np.asarray(value)
     if array.dtype.kind in "OUSmM":
         raise InteropError(
