@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -55,8 +58,10 @@ def rounding_at_zero(dtype: DTypeLike) -> float:
     """
     if not jnp.issubdtype(dtype, jnp.inexact):
         return 0.0
-    info = jnp.finfo(dtype)
-    flushed = info.maxexp >= jnp.finfo(jnp.float32).maxexp
+    # Untyped; NumPy's knows no bfloat16.
+    finfo: Any = ml_dtypes.finfo
+    info = finfo(jnp.dtype(dtype))
+    flushed = info.maxexp >= np.finfo(np.float32).maxexp
     return float(info.tiny if flushed else 4 * info.smallest_subnormal)
 
 

@@ -81,11 +81,16 @@ def _operators(interpreter: Any) -> list[Any]:
     return [each for each in interpreter._get_ops_details() if each["op_name"] != "DELEGATE"]
 
 
+def _signatures(interpreter: Any) -> list[Any]:
+    """What names inputs and outputs, in newer interpreters."""
+    found: dict[str, Any] = getattr(interpreter, "_get_full_signature_list", dict)()
+    return list(found.values())
+
+
 def _names(interpreter: Any) -> dict[int, str]:
     """Of the outputs, by their numbers: as its signature says, or else its tensors."""
     found = {each["index"]: each["name"] for each in interpreter.get_output_details()}
-    signatures = getattr(interpreter, "_get_full_signature_list", dict)()
-    for signature in signatures.values():
+    for signature in _signatures(interpreter):
         named = {index: name for name, index in signature["outputs"].items()}
         if set(named) == set(found):
             return {index: named[index] for index in found}
@@ -96,8 +101,7 @@ def _feed(interpreter: Any, inputs: PyTree) -> None:
     wanted = interpreter.get_input_details()
     if isinstance(inputs, Mapping):
         by_name = {each["name"]: each for each in wanted}
-        signatures = getattr(interpreter, "_get_full_signature_list", dict)()
-        for signature in signatures.values():
+        for signature in _signatures(interpreter):
             for name, index in signature["inputs"].items():
                 by_name[name] = next(each for each in wanted if each["index"] == index)
         unknown = [name for name in inputs if name not in by_name]
@@ -135,7 +139,8 @@ def _quantised(details: Any, array: Any) -> np.ndarray:
             got=str(array.dtype),
             hint=f"to_reference=lambda x: x.astype({dtype.name!r})",
         )
-    return array.astype(dtype)
+    fed: np.ndarray = array.astype(dtype)
+    return fed
 
 
 def _array(interpreter: Any, details: Any) -> np.ndarray:
@@ -149,7 +154,8 @@ def _array(interpreter: Any, details: Any) -> np.ndarray:
         return np.zeros(0)
     scales, zeros = _scales(details)
     if array.dtype.kind in "iu" and array.dtype.itemsize < 4 and scales.size:
-        return ((array.astype(np.float64) - zeros) * scales).astype(np.float32)
+        wide: np.ndarray = (array.astype(np.float64) - zeros) * scales
+        return wide.astype(np.float32)
     return array
 
 
