@@ -24,10 +24,9 @@ from ..base.arrays import native_tree
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import CheckpointError, LayerError, error_context, public_api
 from ..base.layer import Layer
-from ..base.specs import as_array, format_short, input_specs, path_text, specs_of
+from ..base.specs import as_array, format_short, path_text, specs_of
 from ..base.types import Params, PyTree, State
-from ..base.validation import check_tree
-from ..base.wrong_input import refuse_trees
+from ..base.wrong_input import checked_trees
 from ..checkpoint.manifest import versions
 from ..core.dtypes import is_symbolic
 from ..sequences.streaming import stream as stream_pair
@@ -104,12 +103,9 @@ def stablehlo(
             got=format_short(platforms),
         )
     with error_context(layer):
-        params, state = native_tree(params, "params"), native_tree(state, "state")
-        check_tree(params, "params")
-        check_tree(state, "state")
         x = native_tree(x, "x")
         # With the sizes of x, where what is wrong has nothing to do with sizes that are not known.
-        refuse_trees(layer, params, state, input_specs(x))
+        params, state = checked_trees(layer, params, state, x)
         programs = _Programs(layer, params, state, x)
         specs = symbolic(programs.inputs, batch, time, scope(constraints))
         exported = {"apply": _export(programs.apply, platforms, programs.weights, specs)}

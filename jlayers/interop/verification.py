@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..base.constructors import lift
 from ..base.errors import InteropError, JlayersError, public_api, truncate
 from ..base.layer import Layer
 from ..base.specs import format_spec, specs_of
@@ -104,6 +105,7 @@ def verify(
       tanh      (output)  ...       ...      4x3
       (output)  (output)  ...       ...      4x3
     """
+    model = lift(model)
     kind = _kind_of(reference)
     recording = arrays_of(reference) if kind is recorded_activations.REFERENCE else None
     x = our_input(model, x, recording, channels_first, key)

@@ -185,6 +185,33 @@ def test_what_a_file_cannot_say_is_named_and_nothing_is_written(tmp_path):
         jl.save_model(tmp_path / "missing" / "model", jl.serial(), {}, {})
 
 
+def test_trees_that_are_not_the_models_are_refused_by_path(tmp_path):
+    path, model = tmp_path / "model", jl.serial(jl.Dense(3), jl.BatchNorm())
+    params, state = model.init(KEY, jl.spec((1, 4)))
+    dense = params["dense"]
+    for given, text in (
+        ((params, None), "state does not fit the model: 2 missing(?s:.*)batch_norm/mean"),
+        (({}, state), "params do not fit the model: 4 missing"),
+        ((state, params), "params and state are swapped"),
+        (
+            (params | {"dense": dense | {"bias": jnp.ones(4)}}, state),
+            r"dense/bias  expected.*\[3\]",
+        ),
+        ((params | {"old": dense}, state), "2 extra(?s:.*)old/bias"),
+        ((None, state), "params must be a tree of arrays"),
+    ):
+        with pytest.raises(jl.LayerError, match=f"serial: (?s:.*){text}"):
+            jl.save_model(path, model, *given)
+    assert os.listdir(tmp_path) == []
+    # Of another input that it met, in another float, and of one that is only known by name.
+    other, _ = model.init(KEY, jl.spec((1, 5)))
+    jl.save_model(path, model, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), other), state)
+    jl.save_model(os.fsencode(path), jl.serial(jl.Dense(3)), {"dense": dense})
+    assert jl.load_model(os.fsencode(path)).params.keys() == {"dense"}
+    with pytest.raises(jl.CheckpointError, match="path must be that of a file"):
+        jl.load_model(None)
+
+
 def test_a_file_names_nothing_that_does_more_than_compute():
     for name in ("jax.numpy.save", "jax.numpy.load", "jax.jit", "os.system", "jax.numpy.fromfile"):
         assert callable_of(name) is None

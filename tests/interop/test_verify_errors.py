@@ -113,3 +113,14 @@ def test_a_module_that_does_more_than_the_layer_with_its_arrays_does_not_depart(
     # Where the layer is wrong, so is what follows.
     wrong = params | {"res": {"body": jax.tree.map(lambda leaf: 2 * leaf, dense)}}
     assert not jl.interop.verify(model, wrong, state, there, x, plan=plan).ok
+
+
+def test_trees_that_do_not_fit_are_those_of_the_users_model():
+    model = jl.serial(jl.Dense(3), jl.BatchNorm())
+    params, _ = model.init(jax.random.key(0), X)
+    with pytest.raises(jl.LayerError) as caught:
+        verify(model, params, {}, {"output": X[:, :3]}, X)
+    assert "serial: state does not fit the model: 2 missing" in str(caught.value)
+    assert caught.value.layer == "serial(Dense(3), BatchNorm())"
+    with pytest.raises(jl.LayerError, match="state must be a tree of arrays"):
+        verify(model, params, None, {"output": X[:, :3]}, X)
