@@ -37,6 +37,14 @@ def doubled(x):
     return 2 * x
 
 
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    def applied(self, x):
+        return x * self.by
+
+
 def body(f, x):
     return f.dense(x) + 1
 
@@ -144,6 +152,20 @@ def test_parts_of_users_by_a_registry(tmp_path):
     wrong = {"Tower": lambda features: features, **own}
     with pytest.raises(jl.CheckpointError, match="the architecture in the file is damaged"):
         jl.load_model(path, layers=wrong)
+
+
+def test_methods_and_types_are_arguments(tmp_path):
+    scale = Scale(2.0)
+    for activation in (scale.applied, np.float32, float, jnp.bfloat16, np.dtype("int8")):
+        own = {"applied": scale.applied} if activation == scale.applied else {}
+        encoder = Encoder(own)
+        found = encoder.value([activation, scale.applied] if own else [activation])
+        assert Decoder([], own).value(json.loads(json.dumps(found)))[0] == activation
+    for wrong in (KEY, np.array(["text"]), slice(1), {1, 2}):
+        with pytest.raises(jl.LayerError, match="an argument cannot be said in a file"):
+            Encoder({}).value(wrong)
+    with pytest.raises(jl.CheckpointError, match="damaged"):
+        Decoder([], {}).value({"type": "object"})
 
 
 def test_models_of_the_library_are_known():
