@@ -8,6 +8,7 @@ with the architecture, the dtype, shape and checksum of every array, and a check
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -46,6 +47,7 @@ from ..checkpoint.tree import (
 from ..inspection.traverse import walk
 from .architecture import Decoder, Encoder
 from .files import file_path, new_file
+from .names import builders, callable_of
 
 _FORMAT, _VERSION = "jlayers model", 1
 _KEY = "jlayers"
@@ -156,6 +158,7 @@ def save_model(
         "versions": manifest.versions(sys.modules["jlayers"].__version__),
         "repr": repr(layer),
         "architecture": architecture,
+        "outline": _outline(layer),
         "arrays": {
             name: [spec.kind, spec.impl, spec.dtype, list(spec.shape), checksum(arrays[name])]
             for name, spec in specs.items()
@@ -168,7 +171,21 @@ def save_model(
 
 def _by_name(layers: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
     if layers is None or isinstance(layers, Mapping):
-        return dict(layers or {})
+        found = dict(layers or {})
+        for name, value in found.items():
+            if not isinstance(name, str) or not callable(value) or isinstance(value, Layer):
+                raise LayerError(
+                    "layers must hold factories and functions by name",
+                    got=f"{name!r}: {format_short(value)}",
+                    hint='layers={"Name": Name}',
+                )
+            # A model may have both, and a file tells them apart by their names.
+            if (builders().get(name) or callable_of(name) or value) is not value:
+                raise LayerError(
+                    f"the name {name!r} in layers is that of jlayers or JAX",
+                    hint="another one, here and where the file is loaded or saved",
+                )
+        return found
     raise LayerError(
         "layers must be a mapping of names to factories and functions",
         got=type(layers).__name__,
@@ -184,6 +201,28 @@ def _factories(layer: Layer) -> dict[str, Callable[..., Any]]:
 
 def _outline(layer: Layer) -> list[tuple[str, str, str]]:
     return [(path, inner.kind, inner.maker) for path, inner in walk(layer)]
+
+
+def _check_outline(saved: Any, model: Layer) -> None:
+    """Raises where a factory builds another model than when the file was written."""
+    if saved is None:
+        return
+    pairs = itertools.zip_longest(saved, map(list, _outline(model)))
+    for wanted, got in pairs if isinstance(saved, list) else [(saved, None)]:
+        # A factory may have got another name since.
+        if not isinstance(wanted, list) or got is None or wanted[:2] != got[:2]:
+            raise CheckpointError(
+                "its factories build another model than when it was saved",
+                expected=_layer_text(wanted),
+                got=_layer_text(got),
+                hint="layers= with the factories of then",
+            )
+
+
+def _layer_text(entry: Any) -> str:
+    if not isinstance(entry, list) or len(entry) != 3:
+        return "no further layer"
+    return f"{entry[2]} at {entry[0]!r}"
 
 
 def _same_names(leaves: Mapping[str, object], tree: Mapping[str, Any]) -> bool:
@@ -231,6 +270,7 @@ def load_model(
     try:
         content, arrays = _read(path)
         model = Decoder(_arguments(arrays), own).layer(content["architecture"])
+        _check_outline(content.get("outline"), model)
         trees = unflatten({name: _placed(name, *found) for name, found in arrays.items()})
     except CorruptFileError as error:
         hint = None if path.suffix == ".safetensors" else _OTHER_FILES

@@ -154,6 +154,22 @@ def test_parts_of_users_by_a_registry(tmp_path):
         jl.load_model(path, layers=wrong)
 
 
+def test_a_factory_of_another_version_is_refused(tmp_path):
+    path, _, _ = saved(tmp_path, jl.serial(Tower(3)), jl.spec((2, 4)))
+
+    @jl.factory
+    def Deeper(features):
+        return jl.serial(jl.Dense(features), jl.Dense(features), jnp.tanh)
+
+    with pytest.raises(jl.CheckpointError) as caught:
+        jl.load_model(path, layers={"Tower": Deeper})
+    assert caught.value.problem.endswith("build another model than when it was saved")
+    assert caught.value.expected == "tanh at 'tower/tanh'"
+    assert caught.value.got == "Dense at 'tower/dense_1'"
+    renamed = jl.factory(lambda features: jl.serial(jl.Dense(features), jnp.tanh))
+    assert jl.load_model(path, layers={"Tower": renamed}).params.keys() == {"tower"}
+
+
 def test_methods_and_types_are_arguments(tmp_path):
     scale = Scale(2.0)
     for activation in (scale.applied, np.float32, float, jnp.bfloat16, np.dtype("int8")):
@@ -293,6 +309,13 @@ def test_what_is_passed_in_another_way(tmp_path):
         jl.save_model(path, model, {}, {}, layers=[jl.Dense])
     with pytest.raises(jl.LayerError, match="layers must be a mapping"):
         jl.load_model(path, layers=[jl.Dense])
+    for wrong in ({1: Tower}, {"Tower": 3}, {"Tower": Tower(3)}):
+        with pytest.raises(jl.LayerError, match="layers must hold factories and functions by name"):
+            jl.load_model(path, layers=wrong)
+    with pytest.raises(jl.LayerError, match=r"'Dense' in layers is that of jlayers or JAX"):
+        jl.save_model(path, model, {}, {}, layers={"Dense": Tower})
+    with pytest.raises(jl.LayerError, match=r"'jax.nn.relu' in layers is that of"):
+        jl.load_model(path, layers={"jax.nn.relu": doubled})
     path.write_bytes(b"PK\3\4" + bytes(100))
     with pytest.raises(
         jl.CheckpointError, match=r"for interop.read, those of export.stablehlo for"
