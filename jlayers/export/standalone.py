@@ -79,7 +79,8 @@ def read(path: str) -> dict[str, bytes]:
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise DamagedError(f"{info.filename} is compressed")
                 found[info.filename] = archive.read(info)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    # For an entry that is said to be encrypted, a RuntimeError.
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
         raise DamagedError(str(error)) from None
     return found
 
@@ -112,7 +113,7 @@ class Model:
             _texts([*self.manifest["inputs"], *(self.manifest["block"] or ())])
             for vector in self._vectors:
                 _tree(self.manifest["output"], vector["outputs"])
-            written = self.manifest["versions"]["jax"]
+            written, self._repr = self.manifest["versions"]["jax"], self.manifest["repr"]
             self._programs = {
                 name: _program(entries[f"{name}.bin"], f"{name}.bin", written, self.weights)
                 for name in self.manifest["programs"]
@@ -123,11 +124,13 @@ class Model:
             if isinstance(error, DamagedError):
                 raise
             raise DamagedError(f"manifest.json: {error}") from None
+        if "apply" not in self._programs:
+            raise DamagedError("it has no program 'apply'")
         self._compiled = {name: jax.jit(found.call) for name, found in self._programs.items()}
         self._given: list[Any] | None = None
 
     def __repr__(self) -> str:
-        return f"<{self._name}: {self.manifest['repr']} of {_texts(self.manifest['inputs'])}>"
+        return f"<{self._name}: {self._repr} of {_texts(self.manifest['inputs'])}>"
 
     def __call__(self, *inputs: Any) -> Any:
         """The output for the inputs: arrays in the order of ``manifest["inputs"]``, or one tree.

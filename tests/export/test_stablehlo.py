@@ -299,6 +299,15 @@ def test_damage_names_the_file_and_the_entry(tmp_path):
     turned = [entry | {"shape": entry["shape"][::-1]} for entry in manifest["weights"]]
     rewritten(path, {"manifest.json": json.dumps(manifest | {"weights": turned})})
     assert "the weights are not those of apply.bin" in problem()
+    rewritten(path, {"manifest.json": json.dumps(manifest | {"programs": []})})
+    assert "it has no program 'apply'" in problem()
+    kept = {name: value for name, value in manifest.items() if name != "repr"}
+    rewritten(path, {"manifest.json": json.dumps(kept)})
+    assert "repr is missing" in problem()
+    # Bit 0 of the flags of the first entry, in the directory at the end.
+    place = data.index(b"PK\1\2") + 8
+    path.write_bytes(data[:place] + b"\1" + data[place + 1 :])
+    assert "encrypted" in problem()
     rewritten(path, {"apply.bin": b"1234"})
     assert f"apply.bin, written by jax {jax.__version__}, cannot be read by jax" in problem()
     path.unlink()
