@@ -27,7 +27,7 @@ from ..checkpoint.tree import DTYPES
 from .names import builders, callable_of, is_initializer, values
 
 # What users pass for a dtype.
-_TYPES = (bool, int, float, complex, *(dtype.type for dtype in DTYPES.values()))
+_TYPES: tuple[type, ...] = (bool, int, float, complex, *(dtype.type for dtype in DTYPES.values()))
 Registry = Mapping[str, Callable[..., Any]]
 _HINT = 'layers={"a_name": function}, here and in load_model'
 
