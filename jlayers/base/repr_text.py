@@ -120,7 +120,8 @@ def closure_call(
     modules = (*_PUBLIC_MODULES, sys.modules.get(function.__module__))
     for module in modules:
         outer = getattr(module, outer_name, None)
-        if inspect.isfunction(outer):
+        # JAX has a function of many a name that users give to theirs.
+        if inspect.isfunction(outer) and _holds(outer, function):
             break
     else:
         return None
@@ -138,6 +139,12 @@ def closure_call(
     }
     assert module is not None
     return module, outer, arguments
+
+
+def _holds(outer: Callable[..., object], function: Any) -> bool:
+    """Whether the inner function is written inside the outer one."""
+    code = getattr(inspect.unwrap(outer), "__code__", None)
+    return code is not None and function.__code__ in code.co_consts
 
 
 def _equal(a: object, b: object) -> bool:

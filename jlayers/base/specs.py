@@ -136,6 +136,12 @@ def spec_key(specs: PyTree) -> Hashable:
     return x64, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+def specs_of_key(key: Any) -> PyTree:
+    """The specs that ``spec_key`` was given."""
+    _, treedef, leaves = key
+    return jax.tree.unflatten(treedef, [Spec(*leaf) for leaf in leaves])
+
+
 def placeholders(specs: PyTree) -> PyTree:
     """Zeros of the given specs; inside ``jax.eval_shape`` nothing is computed."""
     return jax.tree.map(_placeholder, specs)

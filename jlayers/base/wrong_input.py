@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import jax
 
-from .errors import LayerError
-from .specs import format_spec, leaf_matches, specs_of, tree_matches
+from .arrays import native_tree
+from .errors import LayerError, error_context
+from .specs import format_spec, input_specs, leaf_matches, specs_of, specs_of_key, tree_matches
 from .tracing import Traceable, trace
 from .types import Params, PyTree, Spec, State
-from .validation import check_tree_matches, leaves_by_path
+from .validation import check_tree, check_tree_matches, leaves_by_path
 
 # Each trial is an abstract pass of one layer, in a call that fails anyway.
 _MOST_TRIALS = 16
@@ -36,6 +37,39 @@ def refuse_trees(model: Traceable, params: Params, state: State, x: PyTree) -> N
         if error is None:
             raise
         raise error from None
+    check_tree_matches(state, found.state, "state", x)
+
+
+def checked_trees(
+    model: Traceable, params: Params, state: State, x: PyTree
+) -> tuple[Params, State]:
+    """``params`` and ``state`` in a form that JAX takes, where something else than ``apply`` runs.
+
+    Raises:
+      LayerError: as ``apply`` does, in the name of the model.
+    """
+    with error_context(model):
+        params, state = native_tree(params, "params"), native_tree(state, "state")
+        check_tree(params, "params")
+        check_tree(state, "state")
+        refuse_trees(model, params, state, input_specs(x))
+    return params, state
+
+
+def refuse_other_trees(model: Traceable, params: Params, state: State) -> None:
+    """Raises for trees that fit none of the inputs with which the model was traced, if it was.
+
+    Where there is no input to say what the model needs, those of ``init`` and ``apply`` do.
+    """
+    seen = list(model._traces.items())
+    params, state = native_tree(params, "params"), native_tree(state, "state")
+    if not seen or any(
+        tree_matches(params, found.params) and tree_matches(state, found.state) for _, found in seen
+    ):
+        return
+    key, found = seen[0]
+    x = specs_of_key(key)
+    check_tree_matches(params, found.params, "params", x, beside=state)
     check_tree_matches(state, found.state, "state", x)
 
 

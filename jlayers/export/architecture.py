@@ -8,6 +8,7 @@ value that JSON lacks is a dict with one of the keys of ``Decoder``: ``{"layer":
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable, Mapping
 from functools import partial as _partial
 from typing import Any
@@ -22,8 +23,11 @@ from ..base.layer import Layer
 from ..base.parameters import check_name
 from ..base.repr_text import function_text, public_name
 from ..base.specs import format_short
+from ..checkpoint.tree import DTYPES
 from .names import builders, callable_of, is_initializer, values
 
+# What users pass for a dtype.
+_TYPES: tuple[type, ...] = (bool, int, float, complex, *(dtype.type for dtype in DTYPES.values()))
 Registry = Mapping[str, Callable[..., Any]]
 _HINT = 'layers={"a_name": function}, here and in load_model'
 
@@ -37,7 +41,7 @@ class Encoder:
 
     def __init__(self, layers: Registry):
         self.arrays: list[np.ndarray] = []
-        self._own = {id(value): name for name, value in layers.items()}
+        self._own = {_identity(value): name for name, value in layers.items()}
         self._layers = layers
         self._claimed: dict[str, Callable[..., Any]] = {}
 
@@ -57,8 +61,8 @@ class Encoder:
         return found
 
     def _maker(self, make: Callable[..., Any], layer: Layer) -> str:
-        if id(make) in self._own:
-            return self._own[id(make)]
+        if (own := self._own.get(_identity(make))) is not None:
+            return own
         name = getattr(make, "__name__", "")
         if builders().get(name) is make:
             return name
@@ -91,7 +95,7 @@ class Encoder:
             return {"tuple": [self.value(item) for item in value]}
         if type(value) is dict:
             return {"dict": [[self.value(k), self.value(v)] for k, v in value.items()]}
-        if isinstance(value, np.ndarray | np.generic | jax.Array):
+        if isinstance(value, np.ndarray | np.generic | jax.Array) and _is_stored(value):
             self.arrays.append(np.asarray(value))
             kinds = {jax.Array: "array", np.generic: "scalar", np.ndarray: "numpy"}
             kind = next(kind for cls, kind in kinds.items() if isinstance(value, cls))
@@ -100,16 +104,22 @@ class Encoder:
             return {"dtype": value.name}
         if value is Ellipsis:
             return {"ellipsis": True}
+        if isinstance(value, type) and value in _TYPES and public_name(value) is None:
+            return {"type": value.__name__}
         if callable(value):
             return self.function(value)
         made = made_of_fields(value)
         if made is not None and values().get(type(value).__name__) is type(value):
             return {"value": type(value).__name__, "kwargs": self._items(made.kwargs)}
-        raise LayerError("an argument cannot be said in a file", got=format_short(value))
+        raise LayerError(
+            "an argument cannot be said in a file",
+            expected="numbers, texts, tuples, lists, dicts, arrays, dtypes, layers, functions",
+            got=format_short(value),
+        )
 
     def function(self, function: Callable[..., Any]) -> dict[str, Any]:
-        if id(function) in self._own:
-            return {"function": self._own[id(function)]}
+        if (own := self._own.get(_identity(function))) is not None:
+            return {"function": own}
         found = public_name(function)
         if found is not None and callable_of(".".join(found)) is function:
             return {"function": ".".join(found)}
@@ -132,6 +142,17 @@ class Encoder:
 
     def _items(self, items: Mapping[str, Any]) -> dict[str, Any]:
         return {key: self.value(item) for key, item in items.items()}
+
+
+def _identity(value: Any) -> tuple[int, ...]:
+    # A method is another object each time that it is asked for.
+    if isinstance(value, types.MethodType):
+        return id(value.__self__), id(value.__func__)
+    return (id(value),)
+
+
+def _is_stored(value: Any) -> bool:
+    return isinstance(value.dtype, np.dtype) and value.dtype.name in DTYPES
 
 
 class Decoder:
@@ -226,6 +247,9 @@ class Decoder:
     def _dtype(self, content: Any, _: Any) -> Any:
         return jnp.dtype(content)
 
+    def _type(self, content: Any, _: Any) -> Any:
+        return {one.__name__: one for one in _TYPES}[content]
+
     def _ellipsis(self, *_: Any) -> Any:
         return ...
 
@@ -253,7 +277,7 @@ class Decoder:
 
 
 _KINDS = (
-    *("float", "complex", "tuple", "dict", "numpy", "scalar", "array", "dtype", "ellipsis"),
+    *("float", "complex", "tuple", "dict", "numpy", "scalar", "array", "dtype", "type", "ellipsis"),
     *("value", "partial", "call", "function"),
 )
 

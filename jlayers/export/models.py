@@ -8,6 +8,7 @@ with the architecture, the dtype, shape and checksum of every array, and a check
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -21,14 +22,14 @@ import numpy as np
 import safetensors
 
 from ..base.constructors import LayerOrFunction, lift
-from ..base.errors import CheckpointError, JlayersError, LayerError, public_api
+from ..base.errors import CheckpointError, JlayersError, LayerError, error_context, public_api
 from ..base.layer import Layer
 from ..base.paths import unflatten
 from ..base.specs import format_short
 from ..base.types import Params, State
 from ..base.validation import check_tree
+from ..base.wrong_input import refuse_other_trees
 from ..checkpoint import manifest
-from ..checkpoint.atomic import atomic_file
 from ..checkpoint.formats.base import CorruptFileError
 from ..checkpoint.formats.safetensors import OpenFile, Safetensors
 from ..checkpoint.saving import checksum
@@ -45,6 +46,8 @@ from ..checkpoint.tree import (
 )
 from ..inspection.traverse import walk
 from .architecture import Decoder, Encoder
+from .files import file_path, new_file
+from .names import builders, callable_of
 
 _FORMAT, _VERSION = "jlayers model", 1
 _KEY = "jlayers"
@@ -86,8 +89,9 @@ def save_model(
     (``jl.factory``); other functions (a lambda, the body of ``compose``) get a name in ``layers``.
     What is written is built again before it is: a file that exists can be loaded.
 
-    Without an input it cannot be known whether ``params`` and ``state`` are complete: a state that
-    was forgotten is an error of ``apply`` after the file was loaded.
+    ``params`` and ``state`` must be those of an input that the model was initialised, applied or
+    matched with. Of a model that has met none it cannot be known whether they are complete: what is
+    missing is then an error of ``apply`` after the file was loaded.
 
     The file appears complete or not at all. It is one of the safetensors format, with the arrays
     under ``params/`` and ``state/``.
@@ -99,7 +103,8 @@ def save_model(
       layers: your own factories and functions by name. ``load_model`` needs those that are used.
 
     Raises:
-      LayerError: for a part of the model that a file cannot say, naming it.
+      LayerError: for a part of the model that a file cannot say, naming it; and for ``params`` and
+        ``state`` that are not the model's, with all differences.
       CheckpointError: for a leaf that is not an array, and if the file cannot be written.
 
     >>> import tempfile, pathlib, jax, jlayers as jl
@@ -114,10 +119,12 @@ def save_model(
         raise LayerError(
             "the path comes first", got=path.short(), hint="save_model(path, model, params, state)"
         )
-    layer, own = lift(model), _by_name(layers)
+    layer, own, file = lift(model), _by_name(layers), file_path(path)
     tree = {"params": params, "state": {} if state is None else state}
-    for name, part in tree.items():
-        check_tree(part, name)
+    with error_context(layer):
+        for name, part in tree.items():
+            check_tree(part, name)
+        refuse_other_trees(layer, params, tree["state"])
     encoder = Encoder(own)
     try:
         architecture = encoder.layer(layer)
@@ -151,6 +158,7 @@ def save_model(
         "versions": manifest.versions(sys.modules["jlayers"].__version__),
         "repr": repr(layer),
         "architecture": architecture,
+        "outline": _outline(layer),
         "arrays": {
             name: [spec.kind, spec.impl, spec.dtype, list(spec.shape), checksum(arrays[name])]
             for name, spec in specs.items()
@@ -158,12 +166,26 @@ def save_model(
     }
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     stored = {stored_name(name): array for name, array in arrays.items()}
-    _write(Path(path), stored, {_KEY: f"{_digest(text)} {text}"})
+    _write(file, stored, {_KEY: f"{_digest(text)} {text}"})
 
 
 def _by_name(layers: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
     if layers is None or isinstance(layers, Mapping):
-        return dict(layers or {})
+        found = dict(layers or {})
+        for name, value in found.items():
+            if not isinstance(name, str) or not callable(value) or isinstance(value, Layer):
+                raise LayerError(
+                    "layers must hold factories and functions by name",
+                    got=f"{name!r}: {format_short(value)}",
+                    hint='layers={"Name": Name}',
+                )
+            # A model may have both, and a file tells them apart by their names.
+            if (builders().get(name) or callable_of(name) or value) is not value:
+                raise LayerError(
+                    f"the name {name!r} in layers is that of jlayers or JAX",
+                    hint="another one, here and where the file is loaded or saved",
+                )
+        return found
     raise LayerError(
         "layers must be a mapping of names to factories and functions",
         got=type(layers).__name__,
@@ -179,6 +201,28 @@ def _factories(layer: Layer) -> dict[str, Callable[..., Any]]:
 
 def _outline(layer: Layer) -> list[tuple[str, str, str]]:
     return [(path, inner.kind, inner.maker) for path, inner in walk(layer)]
+
+
+def _check_outline(saved: Any, model: Layer) -> None:
+    """Raises where a factory builds another model than when the file was written."""
+    if saved is None:
+        return
+    pairs = itertools.zip_longest(saved, map(list, _outline(model)))
+    for wanted, got in pairs if isinstance(saved, list) else [(saved, None)]:
+        # A factory may have got another name since.
+        if not isinstance(wanted, list) or got is None or wanted[:2] != got[:2]:
+            raise CheckpointError(
+                "its factories build another model than when it was saved",
+                expected=_layer_text(wanted),
+                got=_layer_text(got),
+                hint="layers= with the factories of then",
+            )
+
+
+def _layer_text(entry: Any) -> str:
+    if not isinstance(entry, list) or len(entry) != 3:
+        return "no further layer"
+    return f"{entry[2]} at {entry[0]!r}"
 
 
 def _same_names(leaves: Mapping[str, object], tree: Mapping[str, Any]) -> bool:
@@ -197,15 +241,8 @@ def _digest(text: str) -> str:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    try:
-        with atomic_file(path) as temporary:
-            Safetensors().write(arrays, temporary, metadata)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"the model could not be written to {path}",
-            got=str(error),
-            hint="a folder that exists, with space; a file that was there before is unchanged",
-        ) from error
+    with new_file(path, safetensors.SafetensorError) as temporary:
+        Safetensors().write(arrays, temporary, metadata)
 
 
 @public_api
@@ -229,10 +266,11 @@ def load_model(
       CheckpointError: if it is not a complete file of ``save_model``, naming file and entry, and
         for a layer or function that is not known.
     """
-    path, own = Path(path), _by_name(layers)
+    path, own = file_path(path), _by_name(layers)
     try:
         content, arrays = _read(path)
         model = Decoder(_arguments(arrays), own).layer(content["architecture"])
+        _check_outline(content.get("outline"), model)
         trees = unflatten({name: _placed(name, *found) for name, found in arrays.items()})
     except CorruptFileError as error:
         hint = None if path.suffix == ".safetensors" else _OTHER_FILES

@@ -20,16 +20,19 @@ import numpy as np
 from jax import export
 
 from ..base import arguments
+from ..base.arrays import native_tree
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import CheckpointError, LayerError, error_context, public_api
 from ..base.layer import Layer
-from ..base.specs import format_short, path_text
-from ..base.tracing import trace
+from ..base.specs import as_array, format_short, path_text, specs_of
 from ..base.types import Params, PyTree, State
-from ..checkpoint.atomic import atomic_file
+from ..base.wrong_input import checked_trees
 from ..checkpoint.manifest import versions
+from ..core.dtypes import is_symbolic
 from ..sequences.streaming import stream as stream_pair
 from . import standalone
+from .files import file_path, new_file
+from .sizes import blocks, check_names, factor, scope, symbolic
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _KNOWN = ("cpu", "cuda", "rocm", "tpu")
@@ -65,8 +68,8 @@ def stablehlo(
       params, state: as ``init`` or training returned them.
       x: an input: arrays, which are then a test vector, or ``jax.ShapeDtypeStruct``s.
       path: of the file; an existing one is replaced.
-      batch: a name for the size of the first axis of every input, which then is of any size; None
-        where it is the one of ``x``.
+      batch: a name for the size of the first axis of every input, which then is of any size from 1;
+        None where it is the one of ``x``. A multiple of a name, ``"4*b"``, where it must be one.
       time: a name for the size of the second axis of those inputs in which it has as many entries
         as in the first one.
       constraints: what holds for these sizes, as of ``jax.export.SymbolicScope``: ``"t >= 3"``.
@@ -90,6 +93,8 @@ def stablehlo(
     ((7, 3), True)
     """
     layer, state = lift(model), {} if state is None else state
+    path = file_path(path)
+    check_names(batch, time)
     unknown = [platform for platform in platforms if platform not in _KNOWN]
     if unknown or isinstance(platforms, str) or not platforms:
         raise LayerError(
@@ -98,19 +103,20 @@ def stablehlo(
             got=format_short(platforms),
         )
     with error_context(layer):
-        trace(layer, x)
+        x = native_tree(x, "x")
+        # With the sizes of x, where what is wrong has nothing to do with sizes that are not known.
+        params, state = checked_trees(layer, params, state, x)
         programs = _Programs(layer, params, state, x)
-        scope = export.SymbolicScope(tuple(constraints))
-        specs = _symbolic(programs.inputs, batch, time, scope)
+        specs = symbolic(programs.inputs, batch, time, scope(constraints))
         exported = {"apply": _export(programs.apply, platforms, programs.weights, specs)}
         block = None
         if stream is not None:
-            block = _blocks(programs.inputs, arguments.positive("stream", stream))
+            block = blocks(programs.inputs, arguments.positive("stream", stream))
             programs.streamed(capacity)
             first = _export(programs.start, platforms, programs.weights, block)
             last = _export(programs.step, platforms, programs.weights, _like(first), block)
             exported |= {"start": first, "step": last}
-        vectors = _vectors(programs, batch is not None, np.random.default_rng(seed))
+        vectors = _vectors(programs, exported["apply"], factor(batch), seed)
     manifest = {
         "format": "jlayers stablehlo",
         "version": standalone.VERSION,
@@ -132,6 +138,7 @@ def stablehlo(
             }
             for vector in vectors
         ],
+        "constraints": list(constraints),
         "tolerance": _TOLERANCE,
     }
     source = Path(standalone.__file__).read_bytes()
@@ -149,25 +156,34 @@ def stablehlo(
     }
     if _runs_here(platforms):
         _check(entries)
-    _write(Path(path), entries)
+    _write(path, entries)
 
 
 @public_api
 def load(path: str | os.PathLike[str]) -> standalone.Model:
     """The model in a file of ``export.stablehlo``: ``y = model(x)``, ``model.verify()``.
 
-    No Python in the file is run. Outputs that are neither arrays nor tuples, lists and dicts of
-    them, such as a ``Sequence``, come as dicts by the names of their parts.
+    No Python in the file is run. It computes outputs, and has no derivatives. Outputs that are
+    neither arrays nor tuples, lists and dicts of them, such as a ``Sequence``, come as dicts by the
+    names of their parts.
 
     Raises:
       CheckpointError: if it is not a complete file of this kind.
+      LayerError: from the model, for inputs that do not fit.
     """
+    path = file_path(path)
     try:
-        return standalone.load(path)
+        return _Loaded(standalone.read(str(path)), str(path))
     except standalone.DamagedError as error:
-        raise CheckpointError(f"cannot read {os.fspath(path)}: {error}") from None
+        other = str(error) in ("File is not a zip file", "manifest.json is missing")
+        hint = "files of save_model are for load_model" if other else None
+        raise CheckpointError(f"cannot read {path}: {error}", hint=hint) from None
     except OSError as error:
-        raise CheckpointError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+
+
+class _Loaded(standalone.Model):
+    error = LayerError
 
 
 class _Programs:
@@ -185,11 +201,10 @@ class _Programs:
         self.weights = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.arrays]
         inputs = jax.tree.leaves_with_path(x)
         self.names = [_input_name(name) for name, _ in inputs]
-        self.inputs = [leaf for _, leaf in inputs]
+        self.inputs = [
+            _input(name, leaf) for name, (_, leaf) in zip(self.names, inputs, strict=True)
+        ]
         self._x = jax.tree.structure(x)
-        for name, leaf in zip(self.names, self.inputs, strict=True):
-            if not hasattr(leaf, "shape") or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-                raise LayerError(f"the input {name!r} must be an array", got=format_short(leaf))
         self.output: Any = None
 
     def _trees(self, weights: list[Any]) -> tuple[Params, State]:
@@ -225,6 +240,16 @@ def _input_name(path: tuple[Any, ...]) -> str:
     return f"x/{inside}" if inside else "x"
 
 
+def _input(name: str, leaf: Any) -> Any:
+    """An array or a spec, in a dtype that JAX computes in: others are not in the program."""
+    if not hasattr(leaf, "shape") or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        raise LayerError(f"the input {name!r} must be an array", got=format_short(leaf))
+    if is_symbolic(*leaf.shape):
+        hint = "numbers in x, and names for them: batch=, time="
+        raise LayerError(f"the input {name!r} has sizes that are not numbers", hint=hint)
+    return specs_of(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else as_array(leaf)
+
+
 def _key_impl(leaf: Any) -> str | None:
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return str(jax.random.key_impl(leaf)) if is_key else None
@@ -232,7 +257,9 @@ def _key_impl(leaf: Any) -> str | None:
 
 def _plain(leaf: Any) -> np.ndarray:
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    # As they are in the program, whatever is enabled where the file is read.
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def _described(y: PyTree) -> tuple[Any, list[Any]]:
@@ -255,38 +282,6 @@ def _described(y: PyTree) -> tuple[Any, list[Any]]:
     return describe(y), leaves
 
 
-def _symbolic(
-    inputs: list[Any], batch: str | None, time: str | None, scope: export.SymbolicScope
-) -> list[jax.ShapeDtypeStruct]:
-    steps = _steps(inputs)
-
-    def sizes(shape: tuple[int, ...]) -> tuple[Any, ...]:
-        named: list[Any] = list(shape)
-        if batch is not None and shape:
-            named[0] = batch
-        if time is not None and len(shape) > 1 and shape[1] == steps:
-            named[1] = time
-        text = ", ".join(map(str, named))
-        return tuple(export.symbolic_shape(text, scope=scope)) if text else ()
-
-    return [jax.ShapeDtypeStruct(sizes(leaf.shape), leaf.dtype) for leaf in inputs]
-
-
-def _steps(inputs: list[Any]) -> int | None:
-    """How many entries the axis of time has, if there is one."""
-    return next((leaf.shape[1] for leaf in inputs if len(leaf.shape) > 1), None)
-
-
-def _blocks(inputs: list[Any], count: int) -> list[jax.ShapeDtypeStruct]:
-    steps = _steps(inputs)
-
-    def sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
-        timed = len(shape) > 1 and shape[1] == steps
-        return (shape[0], count, *shape[2:]) if timed else shape
-
-    return [jax.ShapeDtypeStruct(sizes(leaf.shape), leaf.dtype) for leaf in inputs]
-
-
 def _inputs(names: list[str], specs: list[jax.ShapeDtypeStruct]) -> list[dict[str, Any]]:
     return [
         {"name": name, "dtype": jnp.dtype(spec.dtype).name, "shape": [*map(_size, spec.shape)]}
@@ -299,13 +294,24 @@ def _like(exported: export.Exported) -> Any:
     return jax.tree.unflatten(exported.out_tree, specs)
 
 
+def _hint(specs: Any) -> str | None:
+    symbolic = any(is_symbolic(*leaf.shape) for leaf in jax.tree.leaves(specs))
+    return 'batch=None, time=None, or constraints=["t >= 8"]' if symbolic else None
+
+
 def _export(function: Callable[..., Any], platforms: Sequence[str], *specs: Any) -> export.Exported:
     try:
         found = export.export(jax.jit(function), platforms=tuple(platforms))(*specs)
         # What cannot be written is found out here as well.
         found.serialize()
-    except LayerError:
+    except LayerError as error:
+        # With the sizes of x it was taken.
+        error.hint = error.hint or _hint(specs)
         raise
+    except ImportError as error:
+        raise LayerError(
+            "needs the package flatbuffers", got=str(error), hint="pip install 'jlayers[export]'"
+        ) from None
     except Exception as error:
         text = " ".join(str(error).split())
         if "custom call" in text or "callback" in text:
@@ -314,24 +320,30 @@ def _export(function: Callable[..., Any], platforms: Sequence[str], *specs: Any)
                 got=text[:300],
                 hint="functions of jnp in place of callbacks and kernels of one platform",
             ) from error
-        if "ymbolic dimension" not in text:
-            raise LayerError("cannot be exported", got=text[:300]) from error
-        raise LayerError(
-            "cannot be exported with sizes that are not known",
-            got=text[:300],
-            hint='batch=None, time=None, or constraints=["t >= 8"]',
-        ) from error
+        hint = _hint(specs)
+        unknown = " with sizes that are not known" if hint and "ymbolic dimension" in text else ""
+        raise LayerError(f"cannot be exported{unknown}", got=text[:300], hint=hint) from error
     return found
 
 
 def _vectors(
-    programs: _Programs, any_batch: bool, rng: np.random.Generator
+    programs: _Programs, exported: export.Exported, more: int, seed: int
 ) -> list[dict[str, list[np.ndarray]]]:
-    """Inputs as they were given, and of another batch; with the outputs of the model."""
-    run = jax.jit(programs.apply)
+    """Inputs as they were given, and of a batch with ``more`` rows; with the model's outputs."""
+    run, rng = jax.jit(programs.apply), np.random.default_rng(seed)
     vectors = []
-    for more in (0, 1) if any_batch else (0,):
-        inputs = [_numbers(leaf, more, rng) for leaf in programs.inputs]
+    for rows in (0, more) if more else (0,):
+        inputs = [_numbers(leaf, rows, rng) for leaf in programs.inputs]
+        try:
+            jax.eval_shape(exported.call, programs.arrays, inputs)
+        except ValueError as error:
+            # The larger batch is ours, and the constraints may be against it.
+            if rows:
+                break
+            raise LayerError(
+                "x is not of the sizes that constraints allow",
+                got=str(error).partition(". ")[0],
+            ) from None
         outputs = [np.asarray(leaf) for leaf in run(programs.arrays, inputs)]
         vectors.append({"inputs": inputs, "outputs": outputs})
     return vectors
@@ -376,13 +388,6 @@ def _check(entries: dict[str, bytes]) -> None:
 
 
 def _write(path: Path, entries: dict[str, bytes]) -> None:
-    try:
-        with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
-            for name, data in entries.items():
-                archive.writestr(zipfile.ZipInfo(name), data)
-    except OSError as error:
-        raise CheckpointError(
-            f"the model could not be written to {path}",
-            got=str(error),
-            hint="a folder that exists, with space; a file that was there before is unchanged",
-        ) from error
+    with new_file(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
+        for name, data in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), data)

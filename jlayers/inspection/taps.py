@@ -25,6 +25,7 @@ from ..base.specs import specs_of
 from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace, run, trace
 from ..base.types import Carry, Key, Params, PyTree, Spec, State
+from ..base.wrong_input import checked_trees
 
 Side = Literal["input", "output"]
 _ENTRY = f"{INSTRUMENT}tap "
@@ -244,6 +245,7 @@ def recorded(
             jax.debug.callback(hand_out, copy, *leaves)
         return value
 
+    params, state = checked_trees(model, params, state, x)
     around = tapped(model, x, tap)
     given = with_copies(state, trace(around, x).state)
     compiled = jax.jit(lambda params, state, x, key: around.apply(params, state, x, key)[0])

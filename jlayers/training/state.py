@@ -17,7 +17,8 @@ import numpy as np
 from ..base.errors import TrainingError, public_api
 from ..base.layer import Layer
 from ..base.paths import combine, flatten, partition, unflatten
-from ..base.specs import format_short, specs_of
+from ..base.specs import format_short, placeholders, specs_of
+from ..base.tracing import trace
 from ..base.types import Params, PyTree, State
 from ..base.validation import check_tree
 from ..base.wrong_input import refuse_trees
@@ -75,13 +76,14 @@ def train_state(
       tx: the optax transformation that trains it.
       key: a typed key; the parameters are those of ``model.init(key, x)``.
       x: the model's input, arrays or specs.
-      params, state: those to start with instead of ``init``'s, for example pretrained ones.
+      params, state: those to start with instead of ``init``'s, for example pretrained ones. With
+        ``params``, a model that has a state needs both: their statistics belong to them.
       frozen, loss_scale: as for ``train_step``.
       ema: keep a moving average of the trained parameters.
 
     Raises:
-      TrainingError: where ``model`` or ``tx`` has the wrong type, and for a pattern that fits no
-        parameter.
+      TrainingError: where ``model`` or ``tx`` has the wrong type, for a pattern that fits no
+        parameter, and for ``params`` without the state that the model has.
       LayerError: where ``x`` does not fit the model, and where ``params`` or ``state`` do not.
 
     >>> import jax, optax, jlayers as jl
@@ -95,6 +97,9 @@ def train_state(
     check_transformation(tx)
     scale = check_loss_scale(loss_scale)
     given = params is not None or state is not None
+    if params is not None and state is None:
+        check_tree(params, "params")
+        state = _no_state(model, params, x)
     # Nothing is drawn where both are given: a pretrained model would be in memory twice.
     if params is None or state is None:
         own_params, own_state = model.init(key, x)
@@ -116,6 +121,21 @@ def train_state(
         jax.tree.map(jnp.copy, widened(trained)) if ema else None,
         scale.start() if scale else None,
     )
+
+
+def _no_state(model: Layer, params: Params, x: PyTree) -> State:
+    """``{}``, for a model without a state; a fresh one would be wrong in silence."""
+    needed = trace(model, x).state
+    if needed:
+        # Of another model: its state would not help.
+        refuse_trees(model, params, placeholders(needed), specs_of(x))
+        raise TrainingError(
+            "params are given without the state that belongs to them",
+            expected="state with " + ", ".join(map(repr, flatten(needed))),
+            hint="state= of load_model, of plan.load() or of training; for a fresh one "
+            "state=model.init(key, x)[1]",
+        )
+    return {}
 
 
 @public_api

@@ -124,6 +124,14 @@ CASES = [
         "train_state: params do not fit the model: 6 missing",
         "missing    head/kernel                float32[4, 2]",
     ),
+    (
+        lambda: training.train_state(
+            MODEL, TX, jax.random.key(0), X, params=MODEL.init(jax.random.key(0), X)[0]
+        ),
+        "train_state: params are given without the state that belongs to them",
+        "expected: state with 'backbone/batch_norm/mean', 'backbone/batch_norm/var'",
+        "for a fresh one state=model.init(key, x)[1]",
+    ),
     # bodies
     (
         lambda: tied(lambda f, x: f.e(x) @ f.e.embedding.T),

@@ -33,6 +33,14 @@ def body(f, x):
     return f.dense(x)
 
 
+# JAX has a function of this name.
+def outer(by):
+    def scaled(x):
+        return x * by
+
+    return scaled
+
+
 def shifted(by):
     def shift(x):
         return x + by
@@ -62,7 +70,7 @@ def test_every_layer_of_the_table_is_pickled_unless_a_function_has_no_name():
     [
         Twice(3),
         jl.compose(body, dense=Twice(3, activation=jax.nn.silu)),
-        jl.serial(shifted(2.0), functools.partial(jax.nn.gelu, approximate=False)),
+        jl.serial(outer(3.0), shifted(2.0), functools.partial(jax.nn.gelu, approximate=False)),
         jl.Dense(3, kernel_init=jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")),
         jl.rewrite(jl.serial(jl.Dense(3), jl.Dense(2)), "dense_1", lambda _: jl.Embedding(5, 3)),
     ],

@@ -37,6 +37,14 @@ def doubled(x):
     return 2 * x
 
 
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    def applied(self, x):
+        return x * self.by
+
+
 def body(f, x):
     return f.dense(x) + 1
 
@@ -146,6 +154,36 @@ def test_parts_of_users_by_a_registry(tmp_path):
         jl.load_model(path, layers=wrong)
 
 
+def test_a_factory_of_another_version_is_refused(tmp_path):
+    path, _, _ = saved(tmp_path, jl.serial(Tower(3)), jl.spec((2, 4)))
+
+    @jl.factory
+    def Deeper(features):
+        return jl.serial(jl.Dense(features), jl.Dense(features), jnp.tanh)
+
+    with pytest.raises(jl.CheckpointError) as caught:
+        jl.load_model(path, layers={"Tower": Deeper})
+    assert caught.value.problem.endswith("build another model than when it was saved")
+    assert caught.value.expected == "tanh at 'tower/tanh'"
+    assert caught.value.got == "Dense at 'tower/dense_1'"
+    renamed = jl.factory(lambda features: jl.serial(jl.Dense(features), jnp.tanh))
+    assert jl.load_model(path, layers={"Tower": renamed}).params.keys() == {"tower"}
+
+
+def test_methods_and_types_are_arguments(tmp_path):
+    scale = Scale(2.0)
+    for activation in (scale.applied, np.float32, float, jnp.bfloat16, np.dtype("int8")):
+        own = {"applied": scale.applied} if activation == scale.applied else {}
+        encoder = Encoder(own)
+        found = encoder.value([activation, scale.applied] if own else [activation])
+        assert Decoder([], own).value(json.loads(json.dumps(found)))[0] == activation
+    for wrong in (KEY, np.array(["text"]), slice(1), {1, 2}):
+        with pytest.raises(jl.LayerError, match="an argument cannot be said in a file"):
+            Encoder({}).value(wrong)
+    with pytest.raises(jl.CheckpointError, match="damaged"):
+        Decoder([], {}).value({"type": "object"})
+
+
 def test_models_of_the_library_are_known():
     model = jl.serial(jl.models.ResNet(18), jax.nn.softmax)
     encoder = Encoder({})
@@ -183,6 +221,33 @@ def test_what_a_file_cannot_say_is_named_and_nothing_is_written(tmp_path):
     assert os.listdir(tmp_path) == []
     with pytest.raises(jl.CheckpointError, match="the model could not be written to"):
         jl.save_model(tmp_path / "missing" / "model", jl.serial(), {}, {})
+
+
+def test_trees_that_are_not_the_models_are_refused_by_path(tmp_path):
+    path, model = tmp_path / "model", jl.serial(jl.Dense(3), jl.BatchNorm())
+    params, state = model.init(KEY, jl.spec((1, 4)))
+    dense = params["dense"]
+    for given, text in (
+        ((params, None), "state does not fit the model: 2 missing(?s:.*)batch_norm/mean"),
+        (({}, state), "params do not fit the model: 4 missing"),
+        ((state, params), "params and state are swapped"),
+        (
+            (params | {"dense": dense | {"bias": jnp.ones(4)}}, state),
+            r"dense/bias  expected.*\[3\]",
+        ),
+        ((params | {"old": dense}, state), "2 extra(?s:.*)old/bias"),
+        ((None, state), "params must be a tree of arrays"),
+    ):
+        with pytest.raises(jl.LayerError, match=f"serial: (?s:.*){text}"):
+            jl.save_model(path, model, *given)
+    assert os.listdir(tmp_path) == []
+    # Of another input that it met, in another float, and of one that is only known by name.
+    other, _ = model.init(KEY, jl.spec((1, 5)))
+    jl.save_model(path, model, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), other), state)
+    jl.save_model(os.fsencode(path), jl.serial(jl.Dense(3)), {"dense": dense})
+    assert jl.load_model(os.fsencode(path)).params.keys() == {"dense"}
+    with pytest.raises(jl.CheckpointError, match="path must be that of a file"):
+        jl.load_model(None)
 
 
 def test_a_file_names_nothing_that_does_more_than_compute():
@@ -244,6 +309,13 @@ def test_what_is_passed_in_another_way(tmp_path):
         jl.save_model(path, model, {}, {}, layers=[jl.Dense])
     with pytest.raises(jl.LayerError, match="layers must be a mapping"):
         jl.load_model(path, layers=[jl.Dense])
+    for wrong in ({1: Tower}, {"Tower": 3}, {"Tower": Tower(3)}):
+        with pytest.raises(jl.LayerError, match="layers must hold factories and functions by name"):
+            jl.load_model(path, layers=wrong)
+    with pytest.raises(jl.LayerError, match=r"'Dense' in layers is that of jlayers or JAX"):
+        jl.save_model(path, model, {}, {}, layers={"Dense": Tower})
+    with pytest.raises(jl.LayerError, match=r"'jax.nn.relu' in layers is that of"):
+        jl.load_model(path, layers={"jax.nn.relu": doubled})
     path.write_bytes(b"PK\3\4" + bytes(100))
     with pytest.raises(
         jl.CheckpointError, match=r"for interop.read, those of export.stablehlo for"

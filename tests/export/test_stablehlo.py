@@ -128,8 +128,16 @@ def test_blocks(tmp_path):
         outputs.append(y)
     np.testing.assert_allclose(np.concatenate(outputs, 1), run(x), rtol=1e-5, atol=1e-5)
     written(tmp_path, jl.Dense(3), jl.spec((2, 4)))
-    with pytest.raises(ValueError, match="the file has no program 'step'"):
+    with pytest.raises(jl.LayerError, match="the file has no program 'step'"):
         jl.export.load(path).step({}, floats(2, 4))
+    with pytest.raises(jl.LayerError) as caught:
+        loaded.step({}, x[:, :2])
+    assert (
+        caught.value.problem == f"{loaded._name}: the carry is not one of this model and its blocks"
+    )
+    assert caught.value.hint == "carry = model.start(block); y, carry = model.step(carry, block)"
+    with pytest.raises(jl.LayerError, match=r"another shape(?s:.*)expected: float32\[2, 2, 4"):
+        loaded.step(carry, x[:, :3])
 
 
 def test_dtypes_of_weights(tmp_path):
@@ -167,10 +175,87 @@ def test_what_cannot_be_exported_says_why(tmp_path):
         written(tmp_path / "missing", jl.Dense(3), jl.spec((2, 4)))
 
 
-def test_inputs_of_another_number(tmp_path):
-    path, _ = written(tmp_path, jl.Dense(3), jl.spec((2, 4)))
-    with pytest.raises(ValueError, match=r"expected 1 arrays \(x\), got 2"):
-        jl.export.load(path)(floats(2, 4), floats(2, 4))
+def test_a_call_that_does_not_fit_says_what_was_expected_and_got(tmp_path):
+    model = jl.serial(jl.Embedding(7, 3), jl.Conv(2, 3, padding="CAUSAL"))
+    path, _ = written(tmp_path, model, np.ones((2, 4), int), time="2*t", constraints=["t <= 3"])
+    ids = np.ones((3, 6), int)
+    wrong = [
+        ((ids, ids), "takes other inputs", "x/0 int64[3, 6], x/1 int64[3, 6]", "arrays in this"),
+        (({"ids": ids},), "takes other inputs", "x/ids int64[3, 6]", "arrays in this order, or"),
+        (([[1, 2]],), "takes other inputs", "x/0/0 1, x/0/1 2", "np.asarray(x): a list is a tree"),
+        ((None,), "takes other inputs", "no arrays", "arrays in this order"),
+        (("text",), "the input 'x' must be an array", "'text'", None),
+        ((ids[0],), "the input 'x' has another shape", "int32[6]", "x[None] is a batch of one"),
+        ((ids[:0],), "the input 'x' has another shape", "int32[0, 6]", "b is at least 1"),
+        ((ids[:, 1:],), "another shape", "int32[3, 5]", "2*t is at least 2, and a multiple of 2"),
+        ((ids * 1.0,), "the input 'x' has another dtype", "float32[3, 6]", "x.astype('int32')"),
+        ((ids + 2**40,), "the input 'x' has integers that do not fit", str(2**40 + 1), None),
+        ((np.ones((3, 8), int),), "cannot run on these sizes", "int32[3, 8]", None),
+    ]
+    for arguments, problem, got, hint in wrong:
+        with pytest.raises(jl.LayerError) as caught:
+            jl.export.load(path)(*arguments)
+        assert f"{path}: " in caught.value.problem
+        assert problem in caught.value.problem
+        assert "int32[b, 2*t]" in caught.value.expected
+        assert caught.value.got == got
+        assert (caught.value.hint or "").startswith(hint or "")
+    assert "and t <= 3" in caught.value.expected
+    with pytest.raises(jl.LayerError, match="JAX cannot transform the program"):
+        jax.vmap(jl.export.load(path))(ids[None])
+
+
+def test_inputs_with_names_go_by_them_and_others_by_their_order(tmp_path):
+    model = jl.compose(lambda f, x: f.left(x["left"]) - x["a"], left=jl.Dense(3))
+    x = {"left": floats(2, 3), "a": np.ones((2, 3), "float32")}
+    path, run = written(tmp_path, model, x)
+    loaded = jl.export.load(path)
+    assert [one["name"] for one in loaded.manifest["inputs"]] == ["x/a", "x/left"]
+    for given in ((x,), (x["a"], x["left"])):
+        np.testing.assert_allclose(loaded(*given), run(x), rtol=1e-6)
+    with pytest.raises(
+        jl.LayerError, match=r"takes other inputs(?s:.*)x/a float32\[2, 3\], x/right"
+    ):
+        loaded({"a": x["a"], "right": x["left"]})
+    with pytest.raises(jl.LayerError, match=r"'x/left' has another shape(?s:.*)b is 2 elsewhere"):
+        loaded(x["a"], floats(3, 3))
+
+
+def test_sizes_that_a_file_cannot_have(tmp_path):
+    model, x = jl.Dense(3), jl.spec((2, 5, 4))
+    for options, text in (
+        ({"batch": "my batch"}, "batch must be a name for a size"),
+        ({"batch": 3}, "batch must be a name for a size"),
+        ({"time": "b"}, "batch and time must have names of their own"),
+        ({"time": "2*t"}, r"a size of x cannot be '2\*t'(?s:.*)a multiple of 2(?s:.*)got: +5"),
+        ({"constraints": "b >= 2"}, "constraints must be a list of comparisons"),
+        ({"constraints": ["b > 2"]}, "constraints must be a list of comparisons"),
+        ({"constraints": ["b >= 3"]}, "x is not of the sizes that constraints allow"),
+    ):
+        with pytest.raises(jl.LayerError, match=text):
+            written(tmp_path, model, x, **options)
+    path, _ = written(tmp_path, model, x, constraints=["b <= 2"])
+    assert len(jl.export.load(path).manifest["vectors"]) == 1
+
+
+def test_a_platform_that_is_not_here(tmp_path):
+    path, _ = written(tmp_path, jl.Dense(3), jl.spec((2, 4)), platforms=["tpu"])
+    with pytest.raises(jl.LayerError, match=r"not written for the platform that is here(?s:.*)tpu"):
+        jl.export.load(path)(floats(2, 4))
+
+
+def test_paths(tmp_path):
+    path, run = written(tmp_path, jl.Dense(3), jl.spec((2, 4)))
+    x = floats(2, 4)
+    np.testing.assert_allclose(jl.export.load(os.fsencode(path))(x), run(x), rtol=1e-6)
+    for wrong in (None, 5):
+        with pytest.raises(jl.CheckpointError, match="path must be that of a file"):
+            jl.export.load(wrong)
+    with pytest.raises(jl.CheckpointError, match=r"could not be written(?s:.*)got: +a folder"):
+        jl.export.stablehlo(jl.Dense(3), *jl.Dense(3).init(KEY, x), x, tmp_path)
+    jl.save_model(path, jl.Dense(3), *jl.Dense(3).init(KEY, x))
+    with pytest.raises(jl.CheckpointError, match="files of save_model are for load_model"):
+        jl.export.load(path)
 
 
 def rewritten(path, changes, compression=zipfile.ZIP_STORED):
@@ -209,6 +294,22 @@ def test_damage_names_the_file_and_the_entry(tmp_path):
     assert "its version is 2, and this reads 1" in problem()
     rewritten(path, {"manifest.json": "[]"})
     assert "manifest.json" in problem()
+    rewritten(path, {"manifest.json": json.dumps(manifest | {"output": {"tuple": [0, 1]}})})
+    assert "manifest.json: list index out of range" in problem()
+    turned = [entry | {"shape": entry["shape"][::-1]} for entry in manifest["weights"]]
+    rewritten(path, {"manifest.json": json.dumps(manifest | {"weights": turned})})
+    assert "the weights are not those of apply.bin" in problem()
+    rewritten(path, {"manifest.json": json.dumps(manifest | {"programs": []})})
+    assert "it has no program 'apply'" in problem()
+    kept = {name: value for name, value in manifest.items() if name != "repr"}
+    rewritten(path, {"manifest.json": json.dumps(kept)})
+    assert "repr is missing" in problem()
+    # Bit 0 of the flags of the first entry, in the directory at the end.
+    place = data.index(b"PK\1\2") + 8
+    path.write_bytes(data[:place] + b"\1" + data[place + 1 :])
+    assert "encrypted" in problem()
+    rewritten(path, {"apply.bin": b"1234"})
+    assert f"apply.bin, written by jax {jax.__version__}, cannot be read by jax" in problem()
     path.unlink()
     with pytest.raises(jl.CheckpointError, match="No such file"):
         jl.export.load(path)

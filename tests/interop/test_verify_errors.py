@@ -127,3 +127,14 @@ def test_a_file_of_tflite_without_an_interpreter(monkeypatch):
     text = str(raised.value)
     assert "a file of TensorFlow Lite is run by ai-edge-litert, which is not installed" in text
     assert "pip install ai-edge-litert, or activations recorded where it is" in text
+
+
+def test_trees_that_do_not_fit_are_those_of_the_users_model():
+    model = jl.serial(jl.Dense(3), jl.BatchNorm())
+    params, _ = model.init(jax.random.key(0), X)
+    with pytest.raises(jl.LayerError) as caught:
+        verify(model, params, {}, {"output": X[:, :3]}, X)
+    assert "serial: state does not fit the model: 2 missing" in str(caught.value)
+    assert caught.value.layer == "serial(Dense(3), BatchNorm())"
+    with pytest.raises(jl.LayerError, match="state must be a tree of arrays"):
+        verify(model, params, None, {"output": X[:, :3]}, X)
