@@ -80,9 +80,11 @@ def verdict(value: Value, sizes: Sizes, lead: int = 2) -> Verdict:
         if any(varies(factor.size) and not factor.same for factor in factors):
             place = Cause((), "", "a constant that differs from step to step")
     # By length: rows (steps) that met are no longer told from other dimensions that vary with them.
-    leads = [length(axis) for axis in axes[:2]] == [sizes.rows, sizes.steps]
+    leads = [length(axis) for axis in axes[:lead]] == [sizes.rows, sizes.steps][-lead:]
     window = value.window or OWN
-    found = _verdict(window, leads, value.steps, value.rows, place)
+    # Without a batch no rows can meet.
+    rows = value.rows if lead == 2 else None
+    found = _verdict(window, leads, value.steps, rows, place)
     return found._replace(constant=value.constant)
 
 
