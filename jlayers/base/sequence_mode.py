@@ -71,7 +71,7 @@ def taking_sequences(
         return init, apply
 
     unknown = mode.kind == "unknown"
-    examined = Examined(mode.function or apply) if unknown else None
+    examined = Examined(mode.function or apply)
 
     def init_of(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         assert init is not None
@@ -88,24 +88,53 @@ def taking_sequences(
         if mode.kind == "whole" and (mode.rows or found[0].mask.ndim > 1):
             y, state = apply(params, state, filled(x), key=key, train=train)
             return tracked(y, found, mode, x), state
-        states = []
+        plain = _of_arrays(examined, apply, params, state, x, key, train)
+        states, structures = [], []
+        arrays: list[jax.Array | None] = []
 
-        def of_values(x: PyTree) -> PyTree:
+        def of_values(x: PyTree) -> list[jax.Array]:
             y, state_after = apply(params, state, x, key=key, train=train)
+            leaves, structure = jax.tree.flatten(y)
             states.append(state_after)
-            return y
+            structures.append(structure)
+            made = zip(leaves, plain or [False] * len(leaves), strict=True)
+            arrays.extend(leaf if own else None for leaf, own in made)
+            return [leaf for leaf, array in zip(leaves, arrays, strict=True) if array is None]
 
-        # The state leaves by a list, because ``mapped`` puts a mask on all that is returned.
-        y = mapped(of_values, (x,))
-        if examined is not None and not mixing.is_looking():
+        # The others leave by lists, because ``mapped`` puts a mask on all that is returned.
+        masked = mapped(of_values, (x,))
+        if unknown and not mixing.is_looking():
             verdicts = verdicts_of(examined, apply, params, state, x, key, train)
-            count = len(jax.tree.leaves(y, is_leaf=is_sequence))
-            if error := mixing.of_state(verdicts[count:]):
+            if error := mixing.of_state(verdicts[len(arrays) :]):
                 raise error
-            y = _checked(y, verdicts[:count], found)
+            made = zip(verdicts[: len(arrays)], arrays, strict=True)
+            masked = _checked(masked, [verdict for verdict, own in made if own is None], found)
+        rest = iter(masked)
+        y = jax.tree.unflatten(structures[0], [next(rest) if a is None else a for a in arrays])
         return y, states[0]
 
     return init and init_of, apply_to
+
+
+def _of_arrays(
+    examined: Examined,
+    apply: ApplyFn,
+    params: Params,
+    state: State,
+    x: PyTree,
+    key: Key,
+    train: bool,
+) -> list[bool]:
+    """Which outputs have nothing of a Sequence in them, and so no mask; [] if there are none."""
+    masked = jax.tree.map(is_sequence, x, is_leaf=is_sequence)
+    if all(jax.tree.leaves(masked)):
+        return []
+
+    def run(params: Params, state: State, keys: list[jax.Array], values: PyTree) -> PyTree:
+        return apply(params, state, values, key=keys[0] if keys else None, train=train)[0]
+
+    given = (params, state, [] if key is None else [key])
+    return examined.of_arrays(run, given, without_masks(x), masked, train)
 
 
 def verdicts_of(

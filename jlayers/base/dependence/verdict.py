@@ -101,7 +101,9 @@ def _verdict(
     place: Cause | None,
 ) -> Verdict:
     kind = kind_of(window)
-    reasons = [cause and _why(cause) for cause in (None if kind == "each" else steps, rows, place)]
+    reasons = [
+        cause and why_of(cause) for cause in (None if kind == "each" else steps, rows, place)
+    ]
     why = next((reason for reason in reasons if reason), None)
     if why is None and not leads:
         why = Why("", "steps and rows are no longer its first two axes", None)
@@ -132,5 +134,6 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     )
 
 
-def _why(cause: Cause) -> Why:
+def why_of(cause: Cause) -> Why:
+    """Where and how something happens, for an error."""
     return Why(cause.primitive, cause.reason, source(cause))
