@@ -89,31 +89,46 @@ def taking_sequences(
             y, state = apply(params, state, filled(x), key=key, train=train)
             return tracked(y, found, mode, x), state
         plain = _of_arrays(examined, apply, params, state, x, key, train)
-        states, structures = [], []
-        arrays: list[jax.Array | None] = []
+        states = []
 
-        def of_values(x: PyTree) -> list[jax.Array]:
+        def of_values(x: PyTree) -> PyTree:
             y, state_after = apply(params, state, x, key=key, train=train)
-            leaves, structure = jax.tree.flatten(y)
             states.append(state_after)
-            structures.append(structure)
-            made = zip(leaves, plain or [False] * len(leaves), strict=True)
-            arrays.extend(leaf if own else None for leaf, own in made)
-            return [leaf for leaf, array in zip(leaves, arrays, strict=True) if array is None]
+            return y
 
-        # The others leave by lists, because ``mapped`` puts a mask on all that is returned.
-        masked = mapped(of_values, (x,))
+        # The state leaves by a list, because all that is returned gets a mask.
+        y = mapped_beside(of_values, x, plain)
         if unknown and not mixing.is_looking():
             verdicts = verdicts_of(examined, apply, params, state, x, key, train)
-            if error := mixing.of_state(verdicts[len(arrays) :]):
+            count = len(jax.tree.leaves(y, is_leaf=is_sequence))
+            if error := mixing.of_state(verdicts[count:]):
                 raise error
-            made = zip(verdicts[: len(arrays)], arrays, strict=True)
-            masked = _checked(masked, [verdict for verdict, own in made if own is None], found)
-        rest = iter(masked)
-        y = jax.tree.unflatten(structures[0], [next(rest) if a is None else a for a in arrays])
+            y = _checked(y, verdicts[:count], found)
         return y, states[0]
 
     return init and init_of, apply_to
+
+
+def mapped_beside(function: Callable[[PyTree], PyTree], x: PyTree, plain: list[bool]) -> PyTree:
+    """``function`` of a tree with Sequences, step by step, and a mask on what is made of them.
+
+    Args:
+      plain: which outputs are made of arrays alone; [] if there are none.
+    """
+    if not any(plain):
+        return mapped(function, (x,))
+    structures: list[Any] = []
+    arrays: list[jax.Array] = []
+
+    def of_values(x: PyTree) -> list[jax.Array]:
+        leaves, structure = jax.tree.flatten(function(x))
+        structures.append(structure)
+        arrays.extend(leaf for leaf, own in zip(leaves, plain, strict=True) if own)
+        return [leaf for leaf, own in zip(leaves, plain, strict=True) if not own]
+
+    steps = iter(mapped(of_values, (x,)))
+    rest = iter(arrays)
+    return jax.tree.unflatten(structures[0], [next(rest if own else steps) for own in plain])
 
 
 def _of_arrays(
@@ -163,14 +178,19 @@ def _checked(y: PyTree, verdicts: list[Verdict], found: list[Sequence]) -> PyTre
     Raises:
       LayerError: for a function that would read the padding.
     """
+    leaves, structure = jax.tree.flatten(y, is_leaf=is_sequence)
     if all(sequence._receptive_field is None for sequence in found):
-        if error := mixing.first_error(verdicts, mixing.of_output):
+        # What a function does with an array beside the Sequence is its own affair.
+        own = [verdict for verdict, leaf in zip(verdicts, leaves, strict=True) if is_sequence(leaf)]
+        if error := mixing.first_error(own, mixing.of_output):
             raise error
         return y
-    leaves, structure = jax.tree.flatten(y, is_leaf=is_sequence)
     return jax.tree.unflatten(
         structure,
-        [seen_through(leaf, verdict) for leaf, verdict in zip(leaves, verdicts, strict=True)],
+        [
+            seen_through(leaf, verdict) if is_sequence(leaf) else leaf
+            for leaf, verdict in zip(leaves, verdicts, strict=True)
+        ],
     )
 
 

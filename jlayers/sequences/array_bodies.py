@@ -29,10 +29,9 @@ from ..base.sequence import (
     Sequence,
     is_sequence,
     made_of_steps,
-    mapped,
     sequences_in,
 )
-from ..base.sequence_mode import seen_through
+from ..base.sequence_mode import mapped_beside, seen_through
 from ..base.specs import format_short, spec_key, specs_of
 from ..base.step_pair import blocks_of
 from ..base.types import Params, PyTree
@@ -63,7 +62,12 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
             return body(f, x)
         specs = specs_of(x)
         if found[0].mask.ndim == 1:  # a mask of rows: each row is one plain input
-            return mapped(functools.partial(body, f), (x,))
+            plain: list[bool] = []
+            if not all(map(is_sequence, jax.tree.leaves(x, is_leaf=is_sequence))):
+                from .body_programs import of_arrays
+
+                plain = of_arrays(body, children, specs, f.train)
+            return mapped_beside(functools.partial(body, f), x, plain)
         tracked = any(sequence._receptive_field is not None for sequence in found)
         known = (spec_key(specs), f.train, mixing.is_looking())
         # A plan depends on structure and sizes: it is made once for each, as a trace is.

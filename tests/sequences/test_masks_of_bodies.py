@@ -84,3 +84,13 @@ def test_a_function_of_each_step_alone_takes_a_mask():
     alone, _ = model.apply(params, state, X.values)
     np.testing.assert_array_equal(y.mask, MASK)
     np.testing.assert_allclose(y.values[MASK], alone[MASK], rtol=1e-5)
+
+
+def test_an_array_beside_a_sequence_under_each_step():
+    def both(x):
+        return jnp.tanh(x[0]) + x[1], 2 * x[1]
+
+    for layer in (jl.lift(both), jl.compose(lambda f, x: both(x))):
+        y, _ = jl.each_step(layer).apply({}, {}, (X, Y.values))
+        np.testing.assert_array_equal(y[0].mask, MASK)
+        np.testing.assert_array_equal(y[1], 2 * Y.values)
