@@ -47,16 +47,19 @@ def looking() -> Iterator[None]:
         _LOOKING.reset(token)
 
 
-def opaque(specs: list[Any], given: list[Any]) -> list[jax.Array]:
-    """Arrays of these specs, from a call that is not looked into: what it does is known."""
+def opaque(specs: list[Any], given: list[Any], name: str = "") -> list[jax.Array]:
+    """Arrays of these specs, from a call that is not looked into: what it does is known.
 
+    Args:
+      name: by which it is found in the program.
+    """
     from .dependence import OPAQUE
 
     def jlayers_opaque(given: list[Any]) -> list[jax.Array]:
         # Not jnp.zeros, which cannot make keys.
         return [lax.full(spec.shape, 0, spec.dtype) for spec in specs]
 
-    jlayers_opaque.__name__ = OPAQUE
+    jlayers_opaque.__name__ = OPAQUE + name
     return jax.jit(jlayers_opaque)(given)  # type: ignore[no-any-return]
 
 
@@ -72,6 +75,7 @@ class Examined:
             self._seen = _SEEN.setdefault(function, {})
         except TypeError:  # not every callable can be referred to weakly
             self._seen = {}
+        self._of_arrays: dict[Any, list[bool]] = {}
 
     def verdicts(
         self,
@@ -90,10 +94,7 @@ class Examined:
           timed, lead: which of its arrays have steps, as for ``dependence.judge``.
           train: for which mode this is, of two that are remembered apart.
         """
-        leaves, structure = jax.tree.flatten((plain, x))
-        x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-        kinds = tuple(jax.tree.leaves(timed))
-        known = (x64, train, structure, kinds, lead, *((a.shape, a.dtype) for a in leaves))
+        known = (train, lead, _known(plain, x, timed))
         verdicts = self._seen.get(known)
         if verdicts is None:
             # Only here, where it is needed: most programs never import the analysis.
@@ -106,6 +107,40 @@ class Examined:
             )
             verdicts = remember(self._seen, known, judged)
         return verdicts
+
+    def of_arrays(
+        self,
+        run: Callable[..., PyTree],
+        plain: tuple[PyTree, ...],
+        x: PyTree,
+        masked: PyTree,
+        train: bool,
+    ) -> list[bool]:
+        """Which outputs of ``run(*plain, x)`` are made of arrays of ``x`` that have no mask.
+
+        Args:
+          plain, x, train: as for ``verdicts``.
+          masked: for each array of ``x``, whether it has a mask.
+        """
+        known = (train, _known(plain, x, masked))
+        found = self._of_arrays.get(known)
+        if found is None:
+            from .dependence import results_reached
+
+            kinds = jax.tree.leaves(masked)
+            others = [False] * len(jax.tree.leaves(plain))
+            program = jax.make_jaxpr(run)(*plain, x)
+            of_masked = results_reached(program, [*others, *kinds])
+            of_rest = results_reached(program, [*others, *(not kind for kind in kinds)])
+            made = [b and not a for a, b in zip(of_masked, of_rest, strict=True)]
+            found = remember(self._of_arrays, known, made)
+        return found
+
+
+def _known(plain: tuple[PyTree, ...], x: PyTree, kinds: PyTree) -> tuple[Any, ...]:
+    leaves, structure = jax.tree.flatten((plain, x))
+    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    return (x64, structure, *jax.tree.leaves(kinds), *((a.shape, a.dtype) for a in leaves))
 
 
 POSITIONS = (

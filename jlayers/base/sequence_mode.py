@@ -71,7 +71,7 @@ def taking_sequences(
         return init, apply
 
     unknown = mode.kind == "unknown"
-    examined = Examined(mode.function or apply) if unknown else None
+    examined = Examined(mode.function or apply)
 
     def init_of(key: jax.Array, x: PyTree) -> tuple[Params, State]:
         assert init is not None
@@ -88,6 +88,7 @@ def taking_sequences(
         if mode.kind == "whole" and (mode.rows or found[0].mask.ndim > 1):
             y, state = apply(params, state, filled(x), key=key, train=train)
             return tracked(y, found, mode, x), state
+        plain = _of_arrays(examined, apply, params, state, x, key, train)
         states = []
 
         def of_values(x: PyTree) -> PyTree:
@@ -95,9 +96,9 @@ def taking_sequences(
             states.append(state_after)
             return y
 
-        # The state leaves by a list, because ``mapped`` puts a mask on all that is returned.
-        y = mapped(of_values, (x,))
-        if examined is not None and not mixing.is_looking():
+        # The state leaves by a list, because all that is returned gets a mask.
+        y = mapped_beside(of_values, x, plain)
+        if unknown and not mixing.is_looking():
             verdicts = verdicts_of(examined, apply, params, state, x, key, train)
             count = len(jax.tree.leaves(y, is_leaf=is_sequence))
             if error := mixing.of_state(verdicts[count:]):
@@ -106,6 +107,49 @@ def taking_sequences(
         return y, states[0]
 
     return init and init_of, apply_to
+
+
+def mapped_beside(function: Callable[[PyTree], PyTree], x: PyTree, plain: list[bool]) -> PyTree:
+    """``function`` of a tree with Sequences, step by step, and a mask on what is made of them.
+
+    Args:
+      plain: which outputs are made of arrays alone; [] if there are none.
+    """
+    if not any(plain):
+        return mapped(function, (x,))
+    structures: list[Any] = []
+    arrays: list[jax.Array] = []
+
+    def of_values(x: PyTree) -> list[jax.Array]:
+        leaves, structure = jax.tree.flatten(function(x))
+        structures.append(structure)
+        arrays.extend(leaf for leaf, own in zip(leaves, plain, strict=True) if own)
+        return [leaf for leaf, own in zip(leaves, plain, strict=True) if not own]
+
+    steps = iter(mapped(of_values, (x,)))
+    rest = iter(arrays)
+    return jax.tree.unflatten(structures[0], [next(rest if own else steps) for own in plain])
+
+
+def _of_arrays(
+    examined: Examined,
+    apply: ApplyFn,
+    params: Params,
+    state: State,
+    x: PyTree,
+    key: Key,
+    train: bool,
+) -> list[bool]:
+    """Which outputs have nothing of a Sequence in them, and so no mask; [] if there are none."""
+    masked = jax.tree.map(is_sequence, x, is_leaf=is_sequence)
+    if all(jax.tree.leaves(masked)):
+        return []
+
+    def run(params: Params, state: State, keys: list[jax.Array], values: PyTree) -> PyTree:
+        return apply(params, state, values, key=keys[0] if keys else None, train=train)[0]
+
+    given = (params, state, [] if key is None else [key])
+    return examined.of_arrays(run, given, without_masks(x), masked, train)
 
 
 def verdicts_of(
@@ -134,14 +178,19 @@ def _checked(y: PyTree, verdicts: list[Verdict], found: list[Sequence]) -> PyTre
     Raises:
       LayerError: for a function that would read the padding.
     """
+    leaves, structure = jax.tree.flatten(y, is_leaf=is_sequence)
     if all(sequence._receptive_field is None for sequence in found):
-        if error := mixing.first_error(verdicts, mixing.of_output):
+        # What a function does with an array beside the Sequence is its own affair.
+        own = [verdict for verdict, leaf in zip(verdicts, leaves, strict=True) if is_sequence(leaf)]
+        if error := mixing.first_error(own, mixing.of_output):
             raise error
         return y
-    leaves, structure = jax.tree.flatten(y, is_leaf=is_sequence)
     return jax.tree.unflatten(
         structure,
-        [seen_through(leaf, verdict) for leaf, verdict in zip(leaves, verdicts, strict=True)],
+        [
+            seen_through(leaf, verdict) if is_sequence(leaf) else leaf
+            for leaf, verdict in zip(leaves, verdicts, strict=True)
+        ],
     )
 
 

@@ -29,14 +29,23 @@ from ..base.sequence import (
     Sequence,
     is_sequence,
     made_of_steps,
-    mapped,
     sequences_in,
 )
-from ..base.sequence_mode import seen_through
+from ..base.sequence_mode import mapped_beside, seen_through
 from ..base.specs import format_short, spec_key, specs_of
 from ..base.step_pair import blocks_of
 from ..base.types import Params, PyTree
-from .body_plan import LOSS, STATE, CalledInsideError, Keys, Plan, tried, with_masks
+from .body_plan import (
+    INPUT,
+    LOSS,
+    STATE,
+    CalledInsideError,
+    Keys,
+    Plan,
+    Source,
+    Sources,
+    tried,
+)
 
 if TYPE_CHECKING:
     from ..base.dependence import Verdict
@@ -53,7 +62,12 @@ def taking_sequences(body: Body, children: Mapping[str, Layer]) -> Body:
             return body(f, x)
         specs = specs_of(x)
         if found[0].mask.ndim == 1:  # a mask of rows: each row is one plain input
-            return mapped(functools.partial(body, f), (x,))
+            plain: list[bool] = []
+            if not all(map(is_sequence, jax.tree.leaves(x, is_leaf=is_sequence))):
+                from .body_programs import of_arrays
+
+                plain = of_arrays(body, children, specs, f.train)
+            return mapped_beside(functools.partial(body, f), x, plain)
         tracked = any(sequence._receptive_field is not None for sequence in found)
         known = (spec_key(specs), f.train, mixing.is_looking())
         # A plan depends on structure and sizes: it is made once for each, as a trace is.
@@ -209,14 +223,17 @@ def _abstractly(
 class _Following:
     """The scope of a body that gets values, while its children get Sequences, as planned."""
 
-    def __init__(self, f: Scope, masks: dict[int, Any], plan: Plan):
-        self._f, self._masks, self._plan = f, masks, plan
+    def __init__(self, f: Scope, plan: Plan):
+        self._f, self._plan = f, plan
+        # Of the sources that have one, and of all together that have as many steps.
+        self._masks: dict[tuple[int, int], Sequence] = {}
+        self._together: dict[int, Sequence] = {}
         self._calls = iter(plan.calls)
         self._verdicts = iter(plan.verdicts)
-        self._behind = iter(plan.behind)
+        self._sources = iter(plan.sources)
         # The calls that have seen all steps, by what they give without steps.
         self._summaries: set[int] = set()
-        self._number = -1
+        self._number = INPUT
         if "positions" in f.children:
             self.__dict__["positions"] = self["positions"]
 
@@ -232,9 +249,9 @@ class _Following:
     def add_loss(self, value: jax.Array) -> None:
         next(self._calls)
         self._number += 1
+        next(self._sources)
         if self._plan.verdicts:
             next(self._verdicts)
-            next(self._behind)
         self._f.add_loss(value)
 
     def _call(self, child: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
@@ -242,31 +259,45 @@ class _Following:
         taken, given = next(self._calls)
         self._number += 1
         wrapped = self._wrapped(x, taken)
-        y, masks = _values(child(wrapped), keep_leaves=True)
+        y, found = _values(child(wrapped))
         # What comes out without steps has seen all of them.
         if None in given and any(map(made_of_steps, sequences_in(wrapped))):
             self._summaries.add(self._number)
-        for key, mask in zip(given, masks, strict=True):
-            if key is not None:
-                _join(self._masks, key, mask)
+        self._add(given, found)
         return y
+
+    def _add(self, keys: Keys, found: list[Sequence | None]) -> None:
+        """Adds the masks of the input, or of what the last call gives."""
+        for leaf, (key, sequence) in enumerate(zip(keys, found, strict=True)):
+            if key is None or sequence is None:
+                continue
+            self._masks[self._number, leaf] = sequence
+            known = self._together.get(key)
+            self._together[key] = sequence if known is None else _joined(known, sequence)
 
     def _wrapped(self, tree: PyTree, keys: Keys) -> PyTree:
         """The tree with a Sequence for every leaf that has a key, its receptive field grown."""
-        leaves, structure = jax.tree.flatten(
-            with_masks(tree, keys, self._masks), is_leaf=is_sequence
-        )
-        if self._plan.verdicts:
-            found = [(next(self._verdicts), next(self._behind)) for _ in leaves]
-            leaves = [
-                leaf if key is None else self._seen(leaf, verdict[key], behind)
-                for leaf, key, (verdict, behind) in zip(leaves, keys, found, strict=True)
-            ]
-        return jax.tree.unflatten(structure, leaves)
+        leaves, structure = jax.tree.flatten(tree, is_leaf=is_sequence)
+        found = []
+        for leaf, key in zip(leaves, keys, strict=True):
+            sources = next(self._sources)
+            verdicts = next(self._verdicts) if self._plan.verdicts else None
+            # A Sequence that the body made has a mask of its own.
+            if key is not None and not is_sequence(leaf):
+                leaf = self._mask(key, sources)._with(leaf)
+                leaf = leaf if verdicts is None else self._seen(leaf, verdicts[key], sources)
+            found.append(leaf)
+        return jax.tree.unflatten(structure, found)
 
-    def _seen(self, sequence: Sequence, verdict: Verdict, behind: frozenset[int]) -> Sequence:
+    def _mask(self, key: int, sources: Sources) -> Sequence:
+        """A Sequence with the mask of what is in an array."""
+        own = [self._masks[s.call, s.leaf] for s in sorted(_masked(sources)) if s.key == key]
+        # An array of neither, of zeros for example, has the steps of all.
+        return functools.reduce(_joined, own) if own else self._together[key]
+
+    def _seen(self, sequence: Sequence, verdict: Verdict, sources: Sources) -> Sequence:
         # Also one whose own steps are not tracked: it is made of those that are.
-        if self._summaries & behind:
+        if self._summaries.intersection(source.call for source in sources if not source.masked):
             return sequence._with_field(EVERYWHERE)
         return seen_through(sequence, verdict)
 
@@ -286,10 +317,8 @@ class _Child:
 
 def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
     values, found = _values(x)
-    masks: dict[int, Sequence] = {}
-    for key, sequence in zip(plan.inputs, found, strict=True):
-        _join(masks, key, sequence)
-    following = _Following(f, masks, plan)
+    following = _Following(f, plan)
+    following._add(plan.inputs, found)
     y = body(following, values)  # type: ignore[arg-type]
     # An array without steps, such as a carry, may come from a child; the body makes none of steps.
     mixed = (
@@ -297,7 +326,7 @@ def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
         for key, verdicts, is_output in (plan.leaves() if plan.verdicts else ())
         if is_output
     )
-    if any(mixed) or set(plan.outputs) == {None}:
+    if any(mixed):
         raise LayerError(
             "the body must return steps for a Sequence",
             expected="(batch, time, ...)",
@@ -307,23 +336,21 @@ def _run(body: Body, f: Scope, x: PyTree, plan: Plan) -> PyTree:
     return following._wrapped(y, plan.outputs)
 
 
-def _join(masks: dict[int, Sequence], key: int, sequence: Sequence) -> None:
-    """Adds a mask: an array of the body may depend on every Sequence of these steps so far."""
-    known = masks.get(key)
-    if known is not None:
-        field = known._receptive_field
-        if field is not None and sequence._receptive_field is not None:
-            field = field.merge(sequence._receptive_field)
-        mask = joined_masks(known.mask, sequence.mask)
-        sequence = sequence._with(sequence.values, mask)._with_field(field)
-    masks[key] = sequence
+def _joined(one: Sequence, other: Sequence) -> Sequence:
+    """The steps that are valid in both, made of both."""
+    field = one._receptive_field
+    if field is not None and other._receptive_field is not None:
+        field = field.merge(other._receptive_field)
+    return one._with(one.values, joined_masks(one.mask, other.mask))._with_field(field)
 
 
-def _values(tree: PyTree, keep_leaves: bool = False) -> tuple[PyTree, list[Any]]:
-    """The tree of values, and the Sequences; with ``keep_leaves``, None for every other leaf."""
+def _masked(sources: Sources) -> list[Source]:
+    return [source for source in sources if source.masked]
+
+
+def _values(tree: PyTree) -> tuple[PyTree, list[Sequence | None]]:
+    """The tree of values, and for each leaf its Sequence, or None."""
     leaves, treedef = jax.tree.flatten(tree, is_leaf=is_sequence)
     values = [leaf.fill() if isinstance(leaf, Sequence) else leaf for leaf in leaves]
     found = [leaf if isinstance(leaf, Sequence) else None for leaf in leaves]
-    if not keep_leaves:
-        found = [sequence for sequence in found if sequence is not None]
     return jax.tree.unflatten(treedef, values), found

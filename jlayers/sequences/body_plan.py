@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import jax
-
 from ..base.errors import LayerError
-from ..base.sequence import Sequence
-from ..base.types import PyTree
 
 if TYPE_CHECKING:
     from ..base.dependence import Verdict
@@ -20,31 +16,51 @@ Keys = list[int | None]
 LOSS = -1
 # And for a variable that the body sets in training.
 STATE = -2
+# As the call of a source: it is an input of the body.
+INPUT = -1
 Found = TypeVar("Found")
+
+
+class Source(NamedTuple):
+    """An array that enters the arithmetic of a body, from its input or from a child.
+
+    Attributes:
+      call: the number of the call that it is a result of, or ``INPUT``.
+      leaf: its number there.
+      key: of which mask it has the rows and steps; None for neither.
+      masked: whether it is a Sequence.
+    """
+
+    call: int
+    leaf: int
+    key: int | None
+    masked: bool
+
+
+Sources = frozenset[Source]
 
 
 class Plan(NamedTuple):
     """Which arrays hold steps. A key is the number of a mask; None is an array without one.
 
     Attributes:
-      inputs: the key of each Sequence in the body's input.
+      inputs: the keys of the leaves of the body's input.
       calls: for each call of a child, the keys of the leaves of its input, and of its output.
       outputs: the keys of the leaves of the body's output.
       verdicts: what each leaf is made of, for each mask: of the inputs of the calls, call by call,
         then of the outputs, and then of the variables that are set.
       variables: how many of these there are.
       inside: a child that is called inside a transformation, if there is one.
-      behind: for each leaf, in the order of the verdicts, the calls without whose outputs that have
-        no steps it would be another.
+      sources: for each leaf, in the order of the verdicts, what is in it.
     """
 
-    inputs: list[int]
+    inputs: Keys
     calls: list[tuple[Keys, Keys]]
     outputs: Keys
     verdicts: list[list[Verdict]]
     variables: int = 0
     inside: str | None = None
-    behind: tuple[frozenset[int], ...] = ()
+    sources: tuple[Sources, ...] = ()
 
     def leaves(self) -> Iterator[tuple[int | None, list[Verdict], bool]]:
         """Key and verdicts of each leaf, and whether it is of the body's output."""
@@ -52,18 +68,6 @@ class Plan(NamedTuple):
         stated = [STATE] * self.variables
         for i, key in enumerate((*given, *self.outputs, *stated)):
             yield key, self.verdicts[i], i >= len(given)
-
-
-def with_masks(tree: PyTree, keys: Keys, masks: Mapping[int, Sequence]) -> PyTree:
-    """The tree with a Sequence for every leaf that has a key."""
-    leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(
-        treedef,
-        [
-            leaf if key is None else masks[key]._with(leaf)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ],
-    )
 
 
 class CalledInsideError(LayerError):
@@ -79,10 +83,24 @@ class CalledInsideError(LayerError):
         )
 
 
+class UndecidedError(LayerError):
+    """An array has the steps of a Sequence and of an array, and comes from neither."""
+
+    def __init__(self, what: str, got: str):
+        super().__init__(
+            f"the body {what} steps that come from none of its inputs: whether they are those of a "
+            "Sequence, with its mask, or of the array beside it is not known",
+            expected="steps of an input",
+            got=got,
+            hint="an input of the body for them: jl.Sequence(array, x.mask), or an array without "
+            "padding",
+        )
+
+
 def tried(function: Callable[..., Found], *arguments: Any) -> Found | None:
     try:
         return function(*arguments)
-    except CalledInsideError:
+    except (CalledInsideError, UndecidedError):
         raise
     except Exception:
         return None

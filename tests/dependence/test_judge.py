@@ -52,6 +52,13 @@ def test_parameters_keep_their_shape():
     assert judge_call(lambda w, x: x @ w, square, narrow, timed=(False, True)).is_per_step
 
 
+def test_steps_without_a_batch():
+    steps = jax.ShapeDtypeStruct((6, 4), "float32")
+    assert judge(jnp.tanh, steps, lead=1).is_per_step
+    assert judge_call(jnp.tanh, steps, lead=1).is_per_step
+    assert judge(lambda x: x - x.mean(0), steps, lead=1).kind == "mixed"
+
+
 def test_timed_by_a_prefix_or_a_function():
     def f(inputs):
         return inputs["x"] + inputs["scale"].sum()

@@ -1,16 +1,18 @@
 """How output steps depend on input steps, found by looking at a function's jaxpr."""
 
 from .analysis import UNTRACEABLE, compare, judge, judge_call
-from .domain import Sizes
+from .domain import Cause, Sizes
+from .reach import reached, results_reached
 from .rules_control import OPAQUE
 from .source import Source
 from .trace import OWN_SIZES, Trace
-from .verdict import Verdict, Why, worst
+from .verdict import Verdict, Why, why_of, worst
 
 __all__ = [
     "OPAQUE",
     "OWN_SIZES",
     "UNTRACEABLE",
+    "Cause",
     "Sizes",
     "Source",
     "Trace",
@@ -19,5 +21,8 @@ __all__ = [
     "compare",
     "judge",
     "judge_call",
+    "reached",
+    "results_reached",
+    "why_of",
     "worst",
 ]

@@ -50,6 +50,10 @@ class Sizes(NamedTuple):
     steps: Pair
 
 
+# Where it is asked whether an input is in a value, and not what becomes of its steps.
+NO_SIZES = Sizes((-1, -1), (-1, -1))
+
+
 class Cause(NamedTuple):
     """Where something happened: the equations from the outermost to the innermost, and why.
 

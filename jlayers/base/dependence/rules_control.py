@@ -22,6 +22,7 @@ from .combine import (
     unknown,
 )
 from .domain import (
+    NO_SIZES,
     NOTHING,
     PLAIN,
     ROWS,
@@ -50,12 +51,14 @@ _ROUNDS = 12
 def call(equation: Equation, arguments: list[Value]) -> list[Value]:
     """A program with the equation's operands as its arguments.
 
-    What is called by the name ``OPAQUE`` is not looked into: its results are as from outside.
-    Without operands they are constants, of which every element may be another.
+    What is called by a name that begins with ``OPAQUE`` is not looked into: its results are as from
+    outside. Without operands they are constants, of which every element may be another.
     """
-    if equation.param("name") == (OPAQUE, OPAQUE):
+    if all(str(name).startswith(OPAQUE) for name in equation.param("name")):
         if not arguments:
             return [Value(plain_axes(shape)) for shape in equation.results]
+        if equation.sizes == NO_SIZES:
+            return unknown(equation, arguments)
         return [fresh(shape, equation.sizes) for shape in equation.results]
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee"):
         first, second = equation.param(name)

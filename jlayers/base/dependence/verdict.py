@@ -80,9 +80,11 @@ def verdict(value: Value, sizes: Sizes, lead: int = 2) -> Verdict:
         if any(varies(factor.size) and not factor.same for factor in factors):
             place = Cause((), "", "a constant that differs from step to step")
     # By length: rows (steps) that met are no longer told from other dimensions that vary with them.
-    leads = [length(axis) for axis in axes[:2]] == [sizes.rows, sizes.steps]
+    leads = [length(axis) for axis in axes[:lead]] == [sizes.rows, sizes.steps][-lead:]
     window = value.window or OWN
-    found = _verdict(window, leads, value.steps, value.rows, place)
+    # Without a batch no rows can meet.
+    rows = value.rows if lead == 2 else None
+    found = _verdict(window, leads, value.steps, rows, place)
     return found._replace(constant=value.constant)
 
 
@@ -99,7 +101,9 @@ def _verdict(
     place: Cause | None,
 ) -> Verdict:
     kind = kind_of(window)
-    reasons = [cause and _why(cause) for cause in (None if kind == "each" else steps, rows, place)]
+    reasons = [
+        cause and why_of(cause) for cause in (None if kind == "each" else steps, rows, place)
+    ]
     why = next((reason for reason in reasons if reason), None)
     if why is None and not leads:
         why = Why("", "steps and rows are no longer its first two axes", None)
@@ -130,5 +134,6 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     )
 
 
-def _why(cause: Cause) -> Why:
+def why_of(cause: Cause) -> Why:
+    """Where and how something happens, for an error."""
     return Why(cause.primitive, cause.reason, source(cause))

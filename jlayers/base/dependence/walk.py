@@ -97,13 +97,13 @@ def walk(
         if cause.primitive in REFERENCES or not (one.outvars or cause.primitive in _SILENT):
             raise Differs(cause._replace(reason=WRITES_MEMORY))
         operands = [read(*pair, cause) for pair in zip(one.invars, two.invars, strict=True)]
-        results = _results(one, two, operands, sizes, enclosing, number)
+        results = results_of(one, two, operands, sizes, enclosing, number)
         for mine, other, value in zip(one.outvars, two.outvars, results, strict=True):
             known[mine] = (value, other)
     return [read(*pair, cause) for pair in zip(first.outvars, second.outvars, strict=True)]
 
 
-def _results(
+def results_of(
     one: Any,
     two: Any,
     operands: list[Value],
@@ -111,6 +111,7 @@ def _results(
     enclosing: tuple[Any, ...],
     number: Callable[[], int],
 ) -> list[Value]:
+    """The values of an equation's results; other arguments as of ``walk``."""
     equation = Equation(one, two, sizes, enclosing, walk, number)
     rule = RULES.get(equation.name, unknown)
     cause = equation.cause(READS_SIZE)
