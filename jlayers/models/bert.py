@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
@@ -14,29 +11,23 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.scope import Scope
-from ..base.sequence import Sequence, Steps
+from ..base.specs import format_spec, specs_of
 from ..base.types import PyTree
 from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..combinators.stack import repeat
 from ..combinators.transformer import TransformerBlock
 from ..layers import Dense, Dropout, Embedding, LayerNorm, PositionEmbedding, SelfAttention
-from .heads import logits
-from .parts import exact_gelu
+from .heads import first_step, logits
+from .parts import Parts, exact_gelu, network
 from .sizes import sized
+from .stacks import pair
 
 SIZES = {
     "base": {"features": 768, "num_heads": 12, "num_layers": 12},
     "large": {"features": 1024, "num_heads": 16, "num_layers": 24},
 }
 HEADS = ("pool", "ids", None)
-
-
-def first_step(x: Steps) -> jax.Array:
-    """The first valid step of each row, (batch, ...)."""
-    x = x if isinstance(x, Sequence) else Sequence(x)
-    at = jnp.argmax(x.mask, 1).reshape(-1, 1, 1)
-    return jnp.take_along_axis(x.fill(), at, axis=1)[:, 0]
 
 
 @factory
@@ -47,6 +38,7 @@ def BERT(
     features: Positive | None = None,
     num_heads: Positive | None = None,
     num_layers: Positive | None = None,
+    hidden_dim: Positive | None = None,
     num_positions: Positive = 512,
     num_types: Positive = 2,
     dropout_rate: Fraction = 0.0,
@@ -61,6 +53,7 @@ def BERT(
       size: ``"base"`` or ``"large"``.
       num_embeddings: how many ids there are.
       features, num_heads, num_layers: instead of those of ``size``.
+      hidden_dim: of the hidden layer of a block; four times ``features`` if None.
       num_positions: the longest sequence.
       num_types: how many kinds of segments.
       dropout_rate: the probability of dropping a value in training; 0.1 in the paper.
@@ -69,11 +62,12 @@ def BERT(
 
     Shapes:
       x: ids (batch, time), integer, or (ids, types), the segment of each step, 0 by default.
-      y: (batch, features), (batch, time, num_embeddings) or (batch, time, features); float32.
+      y: (batch, features), (batch, time, num_embeddings) or (batch, time, features); of the
+        dtype of the parameters.
       params: embedding, types, layer: positions, norm, and blocks, stacked as by ``repeat``; head.
 
     Raises:
-      LayerError: for another size or head.
+      LayerError: for another size, head or input.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> model = jl.models.BERT("large")
@@ -82,23 +76,17 @@ def BERT(
     """
     if head not in HEADS:
         raise LayerError(f"unknown head {head!r}", expected=", ".join(map(repr, HEADS)))
-    width, heads, layers = sized(
-        size, SIZES, features=features, num_heads=num_heads, num_layers=num_layers
-    )
+    width, heads, layers = sized(size, SIZES, locals())
     init = initializers.normal(0.02)
-    norm = LayerNorm(epsilon=1e-12)
-
-    def dense(size: int) -> Layer:
-        return Dense(size, kernel_init=init)
-
+    norm, dense = LayerNorm(epsilon=1e-12), Dense(width, kernel_init=init)
     block = TransformerBlock(
         SelfAttention(heads, dropout_rate=dropout_rate, kernel_init=init),
-        serial(expand=dense(4 * width), act=exact_gelu, contract=dense(width)),
+        network(hidden_dim or 4 * width, width, exact_gelu, init),
         norm=norm,
         norm_first=False,
         dropout_rate=dropout_rate,
     )
-    children: dict[str, Any] = {
+    children: Parts = {
         "embedding": Embedding(num_embeddings, width, embedding_init=init),
         "types": Embedding(num_types, width, embedding_init=init),
         "layer": serial(
@@ -109,12 +97,16 @@ def BERT(
         ),
     }
     if head == "pool":
-        children["head"] = serial(first=on_sequence(first_step), dense=dense(width), act=jnp.tanh)
+        children["head"] = serial(first=on_sequence(first_step), dense=dense, act=jnp.tanh)
     elif head == "ids":
-        children["head"] = serial(dense=dense(width), act=exact_gelu, norm=norm)
+        children["head"] = serial(dense=dense, act=exact_gelu, norm=norm)
 
     def body(f: Scope, x: PyTree) -> PyTree:
-        ids, types = x if isinstance(x, tuple | list) else (x, jnp.zeros_like(x))
+        two = isinstance(x, tuple | list | dict)
+        ids, types = pair(x, "ids", "types") if two else (x, jnp.zeros_like(x))
+        if ids.shape != types.shape:
+            got = format_spec(specs_of((ids, types)))
+            raise LayerError("ids and types are of different shapes", got=got)
         y = f["layer"](f["embedding"](ids) + f["types"](types))
         if head == "pool":
             return f["head"](y)

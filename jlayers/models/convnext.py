@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jax.nn import initializers
 
 from ..base.arguments import Fraction, NonNegative, Positive
@@ -14,6 +12,7 @@ from ..combinators.merge import residual
 from ..combinators.serial import serial
 from ..layers import Affine, Conv, Dense, LayerNorm, StochasticDepth
 from .parts import Parts, classifier, exact_gelu, preset
+from .sizes import Counts
 
 # Blocks and channels of each stage, and the rate of stochastic depth of the paper.
 SIZES = {
@@ -29,8 +28,8 @@ _INIT = initializers.truncated_normal(0.02)
 def ConvNeXt(
     size: str = "tiny",
     *,
-    blocks: Sequence[int] | None = None,
-    widths: Sequence[int] | None = None,
+    blocks: Counts | None = None,
+    widths: Counts | None = None,
     drop_rate: Fraction | None = None,
     layer_scale: NonNegative = 1e-6,
     classes: Positive | None = 1000,

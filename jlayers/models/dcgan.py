@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from ..base.arguments import Positive
+from ..base.arguments import Positive, one_array
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
+from ..base.specs import format_spec
 from ..combinators.serial import serial
 from ..layers import BatchNorm, Conv, ConvTranspose
 from .parts import Parts
@@ -71,24 +72,34 @@ def DCGANDiscriminator(size: Positive = 64, *, width: Positive = 64) -> Layer:
       params: conv_0, norm_1, ..., the first and the last without a norm.
 
     Raises:
-      LayerError: for another size.
+      LayerError: for another size, and for images of another size.
 
     >>> import jlayers as jl
     >>> jl.out_spec(jl.models.DCGANDiscriminator(), jl.spec((8, 64, 64, 3))).shape
     (8,)
     """
     down = functools.partial(Conv, kernel_size=(4, 4), bias=False, kernel_init=_INIT)
-    parts: Parts = {}
-    for i in range(_doublings(size)):
+    doublings = _doublings(size)
+    parts: Parts = {"image": functools.partial(_image, size=size)}
+    for i in range(doublings):
         parts[f"conv_{i}"] = down(width * 2**i, strides=2, padding=1)
         parts |= {f"norm_{i}": BatchNorm(momentum=0.9)} if i else {}
         parts[f"relu_{i}"] = _leaky_relu
-    parts[f"conv_{_doublings(size)}"] = down(1)
+    parts[f"conv_{doublings}"] = down(1)
     return serial(**parts, logits=_logits)
 
 
 def _pixel(z: jax.Array) -> jax.Array:
+    one_array(z, "(batch, noise)", rank=2)
     return z[:, None, None, :]
+
+
+def _image(x: jax.Array, size: int) -> jax.Array:
+    one_array(x, "(batch, height, width, channels)", rank=4)
+    if x.shape[1:3] != (size, size):
+        expected = f"(batch, {size}, {size}, channels)"
+        raise LayerError(f"takes images of size {size}", expected=expected, got=format_spec(x))
+    return x
 
 
 def _logits(x: jax.Array) -> jax.Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,15 @@ from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..layers import Dense, Embedding, EmbeddingBag
 from .parts import Parts
+from .sizes import Counts
 
 
 @factory
 def DLRM(
-    num_embeddings: Sequence[int],
+    num_embeddings: Counts,
     *,
-    bottom: Sequence[int] = (512, 256, 64, 16),
-    top: Sequence[int] = (512, 256, 1),
+    bottom: Counts = (512, 256, 64, 16),
+    top: Counts = (512, 256, 1),
     bags: bool = False,
 ) -> Layer:
     """Clicks from numbers and categories (Naumov et al., 2019, arXiv:1906.00091).
@@ -49,7 +51,7 @@ def DLRM(
       params: bottom, table_0, ..., top.
 
     Raises:
-      LayerError: for another input, and another number of categories.
+      LayerError: for another input, another number of categories, and an empty list of features.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> model = jl.models.DLRM((1000, 50, 7))
@@ -63,34 +65,36 @@ def DLRM(
         tables[f"table_{i}"] = EmbeddingBag(rows, bottom[-1], mode="sum") if bags else single
     *hidden, outputs = top
     return compose(
-        _interact,
+        functools.partial(_interact, rank=3 if bags else 2),
         bottom=serial(**_dense(bottom)),
         **tables,
         top=serial(**_dense(hidden), head=Dense(outputs)),
     )
 
 
-def _dense(sizes: Sequence[int]) -> Parts:
+def _dense(sizes: Iterable[int]) -> Parts:
     parts: Parts = {}
     for i, features in enumerate(sizes):
         parts |= {f"dense_{i}": Dense(features), f"relu_{i}": jax.nn.relu}
     return parts
 
 
-def _interact(f: Scope, x: PyTree) -> PyTree:
+def _interact(f: Scope, x: PyTree, rank: int) -> PyTree:
     tables = [name for name in f.children if name.startswith("table_")]
     if not isinstance(x, dict) or set(x) != {"dense", "ids"}:
         raise LayerError(
             "takes a dict of two arrays", expected="dense, ids", got=format_spec(specs_of(x))
         )
-    ids = x["ids"]
-    if ids.ndim < 2 or ids.shape[1] != len(tables):
+    dense, ids = x["dense"], x["ids"]
+    batch, count = dense.shape[:1], len(tables)
+    if dense.ndim != 2 or ids.ndim != rank or ids.shape[:2] != (*batch, count):
+        per_row = f"{count}, bag" if rank == 3 else f"{count}"
         raise LayerError(
-            f"has {len(tables)} tables",
-            expected=f"ids (batch, {len(tables)}), one column for each",
-            got=format_spec(specs_of(ids)),
+            f"has {count} tables, and takes ids of each for a row of numbers",
+            expected=f"dense (batch, numbers), ids (batch, {per_row})",
+            got=format_spec(specs_of(x)),
         )
-    numbers = f.bottom(x["dense"])
+    numbers = f.bottom(dense)
     # Tables have the dtype of the parameters, whatever that of the numbers.
     rows = [f[name](ids[:, i]).astype(numbers.dtype) for i, name in enumerate(tables)]
     vectors = jnp.stack([numbers, *rows], 1)

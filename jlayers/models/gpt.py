@@ -12,7 +12,8 @@ from ..combinators.serial import serial
 from ..combinators.stack import repeat
 from ..combinators.tied import tied
 from ..combinators.transformer import TransformerBlock
-from ..layers import Dense, Dropout, Embedding, LayerNorm, PositionEmbedding, SelfAttention
+from ..layers import Dropout, Embedding, LayerNorm, PositionEmbedding, SelfAttention
+from .parts import network
 from .sizes import sized
 
 SIZES = {
@@ -31,6 +32,7 @@ def GPT2(
     features: Positive | None = None,
     num_heads: Positive | None = None,
     num_layers: Positive | None = None,
+    hidden_dim: Positive | None = None,
     num_positions: Positive = 1024,
     dropout_rate: Fraction = 0.0,
     head: bool = True,
@@ -43,13 +45,14 @@ def GPT2(
       size: ``"small"``, ``"medium"``, ``"large"`` or ``"xl"``.
       num_embeddings: how many ids there are.
       features, num_heads, num_layers: instead of those of ``size``.
+      hidden_dim: of the hidden layer of a block; four times ``features`` if None.
       num_positions: the longest sequence.
       dropout_rate: the probability of dropping a value in training; 0.1 in the paper.
       head: whether the output is logits, by the table of the embedding.
 
     Shapes:
       x: (batch, time), integer. y: (batch, time, num_embeddings), or (batch, time, features)
-      without ``head``; float32.
+      without ``head``; of the dtype of the parameters.
       params: embedding, and layer: positions, blocks, stacked as by ``repeat``, and norm.
 
     Raises:
@@ -60,18 +63,12 @@ def GPT2(
     >>> jl.out_spec(model, jl.spec((8, 100), jnp.int32)).shape
     (8, 100, 50257)
     """
-    width, heads, layers = sized(
-        size, SIZES, features=features, num_heads=num_heads, num_layers=num_layers
-    )
+    width, heads, layers = sized(size, SIZES, locals())
     init = initializers.normal(0.02)
     norm = LayerNorm(epsilon=1e-5)
     block = TransformerBlock(
         SelfAttention(heads, causal=True, dropout_rate=dropout_rate, kernel_init=init),
-        serial(
-            expand=Dense(4 * width, kernel_init=init),
-            act=jax.nn.gelu,
-            contract=Dense(width, kernel_init=init),
-        ),
+        network(hidden_dim or 4 * width, width, jax.nn.gelu, init),
         norm=norm,
         dropout_rate=dropout_rate,
     )

@@ -8,30 +8,28 @@ from jax.nn import initializers
 from ..base.arguments import AboveZero, Positive
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.scope import Scope
-from ..base.types import PyTree
-from ..combinators.compose import compose
 from ..combinators.mixture_of_experts import MixtureOfExperts
 from ..combinators.serial import serial
 from ..combinators.stack import repeat
 from ..combinators.tied import tied as with_one_table
 from ..combinators.transformer import TransformerBlock
 from ..layers import Dense, Embedding, RMSNorm, SelfAttention
+from ..layers.attention.base import Biases
 from ..layers.attention.options import RopeOption, WindowSize
-from .sizes import sized
+from .parts import gated_network
+from .sizes import named, sized
 
-_NAMES = "num_embeddings features hidden_dim num_heads num_kv_heads num_layers rope num_experts"
-SIZES = {
-    size: dict(zip(_NAMES.split(), values, strict=True))
-    for size, values in {
+SIZES = named(
+    "num_embeddings features hidden_dim num_heads num_kv_heads num_layers rope num_experts",
+    {
         "llama-2-7b": (32000, 4096, 11008, 32, 32, 32, 10000.0, None),
         "llama-2-13b": (32000, 5120, 13824, 40, 40, 40, 10000.0, None),
         "llama-2-70b": (32000, 8192, 28672, 64, 8, 80, 10000.0, None),
         "llama-3-8b": (128256, 4096, 14336, 32, 8, 32, 500000.0, None),
         "llama-3-70b": (128256, 8192, 28672, 64, 8, 80, 500000.0, None),
         "mixtral-8x7b": (32000, 4096, 14336, 32, 8, 32, 1000000.0, 8),
-    }.items()
-}
+    },
+)
 
 
 @factory
@@ -49,6 +47,7 @@ def Llama(
     top_k: Positive = 2,
     rope: RopeOption | None = None,
     window: WindowSize | None = None,
+    bias: Biases = False,
     epsilon: AboveZero = 1e-5,
     tied: bool = False,
     head: bool = True,
@@ -65,15 +64,16 @@ def Llama(
       num_embeddings, features, hidden_dim, num_heads, num_kv_heads, num_layers, num_experts, rope:
         instead of those of ``size``: how many ids there are, the size of a step and of what is
         inside the network of a step, how many blocks, and how many of these networks a block has.
-      head_dim, window: as for ``SelfAttention``.
-      top_k: how many experts a step uses.
+      head_dim, window, bias: as for ``SelfAttention``.
+      top_k: how many experts a step uses. The gate of one alone is its probability among all, where
+        Mixtral's would be 1 and its router untrained.
       epsilon: of the norms.
       tied: whether the logits are by the table of the embedding, as in small models.
       head: whether the output is logits.
 
     Shapes:
       x: (batch, time), integer. y: (batch, time, num_embeddings), or (batch, time, features)
-      without ``head``; float32.
+      without ``head``; of the dtype of the parameters.
       params: embedding, layer: blocks, stacked as by ``repeat``, and norm; and head.
 
     Raises:
@@ -84,29 +84,16 @@ def Llama(
     >>> jl.out_spec(model, jl.spec((8, 100), jnp.int32)).shape
     (8, 100, 128256)
     """
-    ids, width, hidden, heads, kv_heads, layers, turns, experts = sized(
-        size,
-        SIZES,
-        num_embeddings=num_embeddings,
-        features=features,
-        hidden_dim=hidden_dim,
-        num_heads=num_heads,
-        # The number of a size need not divide another number of heads.
-        num_kv_heads=num_kv_heads or num_heads,
-        num_layers=num_layers,
-        rope=rope,
-        num_experts=num_experts,
-    )
+    # The number of a size need not divide another number of heads.
+    num_kv_heads = num_kv_heads or num_heads
+    ids, width, hidden, heads, kv_heads, layers, turns, experts = sized(size, SIZES, locals())
     init = initializers.normal(0.02)
     norm = RMSNorm(epsilon=epsilon)
 
     def dense(size: int) -> Layer:
         return Dense(size, bias=False, kernel_init=init)
 
-    def gated(f: Scope, x: PyTree) -> PyTree:
-        return f["down"](jax.nn.silu(f["gate"](x)) * f["up"](x))
-
-    mlp = compose(gated, gate=dense(hidden), up=dense(hidden), down=dense(width))
+    mlp = gated_network(jax.nn.silu, dense(hidden), dense(hidden), dense(width))
     attend = SelfAttention(
         heads,
         causal=True,
@@ -114,7 +101,7 @@ def Llama(
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         rope=turns,
-        bias=False,
+        bias=bias,
         kernel_init=init,
     )
     network = MixtureOfExperts(mlp, experts, top_k=top_k) if experts else mlp

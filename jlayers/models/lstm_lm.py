@@ -41,7 +41,7 @@ def LSTMLM(
 
     Shapes:
       x: (batch, time), integer. y: (batch, time, num_embeddings), or (batch, time, features)
-      without ``head``; float32.
+      without ``head``; of the dtype of the parameters.
       params: embedding, layer: lstm, lstm_1, ...; and head, or a bias where it is ``tied``.
 
     Raises:
@@ -52,7 +52,7 @@ def LSTMLM(
     >>> jl.out_spec(model, jl.spec((8, 100), jnp.int32)).shape
     (8, 100, 10000)
     """
-    (width,) = sized(size, SIZES, features=features)
+    (width,) = sized(size, SIZES, locals())
     embedding = Embedding(num_embeddings, width)
     pairs = [(Dropout(dropout_rate), LSTM(width)) for _ in range(num_layers)]
     layer = serial(*(each for pair in pairs for each in pair), Dropout(dropout_rate))

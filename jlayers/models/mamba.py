@@ -50,7 +50,7 @@ def MambaLM(
 
     Shapes:
       x: (batch, time), integer. y: (batch, time, num_embeddings), or (batch, time, features)
-      without ``head``; float32.
+      without ``head``; of the dtype of the parameters.
       params: embedding, and layer: blocks, stacked as by ``repeat``, and norm.
 
     Raises:
@@ -61,7 +61,7 @@ def MambaLM(
     >>> jl.out_spec(model, jl.spec((8, 100), jnp.int32)).shape
     (8, 100, 50280)
     """
-    width, layers = sized(size, SIZES, features=features, num_layers=num_layers)
+    width, layers = sized(size, SIZES, locals())
     norm = RMSNorm(epsilon=epsilon)
     mix = Mamba(state_size, expand=expand, kernel_size=kernel_size)
     embedding = Embedding(num_embeddings, width, embedding_init=initializers.normal(0.02))

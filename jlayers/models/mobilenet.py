@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 
@@ -12,6 +14,7 @@ from ..base.layer import Layer
 from ..combinators.merge import residual
 from ..combinators.serial import serial
 from .parts import classifier, conv_norm, multiple_of_8, preset
+from .sizes import rows
 
 # Expansion, channels, number of blocks and stride of the first.
 STAGES = (
@@ -23,13 +26,14 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+Stages = Annotated[Sequence[Sequence[int]], functools.partial(rows, size=4)]
 
 
 @factory
 def MobileNetV2(
     width: AboveZero = 1.0,
     *,
-    stages: Sequence[Sequence[int]] = STAGES,
+    stages: Stages = STAGES,
     padding: str = "SAME",
     epsilon: AboveZero = 1e-3,
     dropout_rate: Fraction = 0.2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -12,8 +12,10 @@ from jax.nn import initializers
 from ..base.constructors import LayerOrFunction
 from ..base.errors import LayerError
 from ..base.layer import Layer
+from ..base.scope import Scope
 from ..base.specs import format_short
-from ..base.types import Initializer
+from ..base.types import Initializer, PyTree
+from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
 
@@ -65,6 +67,25 @@ def classifier(
     drop = Dropout(dropout_rate) if dropout_rate else None
     head = Dense(classes, kernel_init=kernel_init)
     return serial(**features, mean=GlobalAvgPool(), **after_mean, **_if_any(drop=drop), head=head)
+
+
+def network(hidden: int, features: int, act: LayerOrFunction, kernel_init: Initializer) -> Layer:
+    """The network of a transformer's step, of two dense layers."""
+    expand, contract = (Dense(size, kernel_init=kernel_init) for size in (hidden, features))
+    return serial(expand=expand, act=act, contract=contract)
+
+
+def gated_network(
+    act: Callable[[PyTree], PyTree], gate: Layer, up: Layer, down: Layer, drop_rate: float = 0.0
+) -> Layer:
+    """``down(act(gate(x)) * up(x))`` (Shazeer, 2020, arXiv:2002.05202)."""
+
+    def body(f: Scope, x: PyTree) -> PyTree:
+        inner = act(f["gate"](x)) * f["up"](x)
+        return f["down"](f["drop"](inner) if drop_rate else inner)
+
+    drop = Dropout(drop_rate) if drop_rate else None
+    return compose(body, gate=gate, up=up, **_if_any(drop=drop), down=down)
 
 
 def preset(name: str, value: Any, known: Iterable[Any]) -> Any:

@@ -14,6 +14,7 @@ from ..combinators.compose import compose
 from ..combinators.serial import serial
 from ..layers import AvgPool, MaxPool
 from .parts import Parts, classifier, conv_norm, preset
+from .sizes import counts
 
 # The blocks of each stage, and whether they are bottlenecks.
 DEPTHS = {
@@ -65,10 +66,11 @@ def ResNet(
     (8, 1000)
     """
     preset("version", version, ("1", "1.5", "D"))
-    if isinstance(depth, int):
+    if isinstance(depth, tuple | list):
+        depth, deep = counts("depth", depth), True
+    else:
         depth, deep = DEPTHS[preset("depth", depth, DEPTHS)]
-        bottleneck = deep if bottleneck is None else bottleneck
-    deep = bottleneck is not False
+    deep = deep if bottleneck is None else bottleneck
     layers: Parts = {"stem": _stem(width, version), "pool": MaxPool(3, strides=2, padding=1)}
     before = width
     for stage, count in enumerate(depth):
@@ -83,12 +85,12 @@ def ResNet(
 
 
 def _stem(width: int, version: str) -> Layer:
-    relu = jax.nn.relu
+    relu, half = jax.nn.relu, max(width // 2, 1)
     if version != "D":
         return conv_norm(width, 7, strides=2, activation=relu)
     return serial(
-        conv_0=conv_norm(width // 2, 3, strides=2, activation=relu),
-        conv_1=conv_norm(width // 2, 3, activation=relu),
+        conv_0=conv_norm(half, 3, strides=2, activation=relu),
+        conv_1=conv_norm(half, 3, activation=relu),
         conv_2=conv_norm(width, 3, activation=relu),
     )
 

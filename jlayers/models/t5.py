@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import jax
 from jax.nn import initializers
@@ -15,24 +15,24 @@ from ..base.types import PyTree
 from ..combinators.compose import compose
 from ..combinators.once import once
 from ..combinators.serial import serial
-from ..combinators.stack import repeat
 from ..combinators.transformer import TransformerBlock, TransformerDecoderBlock
 from ..layers import CrossAttention, Dense, Dropout, Embedding, RMSNorm, SelfAttention, T5Bias
 from .heads import logits
-from .sizes import sized
+from .parts import Parts, gated_network
+from .sizes import named, sized
+from .stacks import pair, with_distances
 
-_NAMES = "features hidden_dim num_heads num_layers gated tied"
-SIZES = {
-    size: dict(zip(_NAMES.split(), values, strict=True))
-    for size, values in {
+SIZES = named(
+    "features hidden_dim num_heads num_layers gated tied",
+    {
         "small": (512, 2048, 8, 6, False, True),
         "base": (768, 3072, 12, 12, False, True),
         "large": (1024, 4096, 16, 24, False, True),
         "1.1-small": (512, 1024, 6, 8, True, False),
         "1.1-base": (768, 2048, 12, 12, True, False),
         "1.1-large": (1024, 2816, 16, 24, True, False),
-    }.items()
-}
+    },
+)
 
 
 @factory
@@ -45,6 +45,7 @@ def T5(
     num_heads: Positive | None = None,
     head_dim: Positive = 64,
     num_layers: Positive | None = None,
+    num_decoder_layers: Positive | None = None,
     num_buckets: Positive = 32,
     max_distance: Positive = 128,
     dropout_rate: Fraction = 0.0,
@@ -63,9 +64,10 @@ def T5(
         and so on, whose networks are gated and whose logits have a kernel of their own.
       num_embeddings: how many ids there are; both texts have one table.
       features, hidden_dim, num_heads, num_layers, gated, tied: instead of those of ``size``: the
-        size of a step and of what is inside its network, how many blocks encoder and decoder have
-        each, whether the network is ``gelu(gate(x)) * up(x)`` and not of relu, and whether the
-        logits are by the table of the embedding.
+        size of a step and of what is inside its network, how many blocks there are, whether the
+        network is ``gelu(gate(x)) * up(x)`` and not of relu, and whether the logits are by the
+        table of the embedding.
+      num_decoder_layers: how many blocks the decoder has, where these are not as many.
       head_dim: of the attention.
       num_buckets, max_distance: as for ``T5Bias``.
       dropout_rate: the probability of dropping a value in training; 0.1 in the paper.
@@ -75,31 +77,23 @@ def T5(
     Shapes:
       x: (ids, source), integer (batch, time) and (batch, steps). The first of ids is the id of
         padding, 0, and the others are what was written so far. y: (batch, time, num_embeddings), or
-        (batch, time, features) without ``head``; float32.
+        (batch, time, features) without ``head``; of the dtype of the parameters.
       params: embedding; encoder and decoder: relative_bias (num_buckets, num_heads), blocks,
         stacked as by ``repeat``, and norm; and head.
 
     Raises:
-      LayerError: for another size.
+      LayerError: for another size, and an input that is not a pair.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> model = jl.models.T5("base")
     >>> jl.out_spec(model, (jl.spec((8, 10), jnp.int32), jl.spec((8, 100), jnp.int32))).shape
     (8, 10, 32128)
     """
-    width, hidden, heads, layers, has_gate, one_table = sized(
-        size,
-        SIZES,
-        features=features,
-        hidden_dim=hidden_dim,
-        num_heads=num_heads,
-        num_layers=num_layers,
-        gated=gated,
-        tied=tied,
-    )
+    width, hidden, heads, layers, has_gate, one_table = sized(size, SIZES, locals())
     norm, drop = RMSNorm(epsilon=epsilon), Dropout(dropout_rate)
+    options: Parts = {"norm": norm, "dropout_rate": dropout_rate}
     # Scores are not divided by sqrt(head_dim): with kernels of this size they need not be.
-    how: dict[str, Any] = {
+    how: Parts = {
         "head_dim": head_dim,
         "scale": 1.0,
         "bias": False,
@@ -110,50 +104,30 @@ def T5(
     def dense(size: int, inputs: int) -> Layer:
         return Dense(size, bias=False, kernel_init=initializers.normal(inputs**-0.5))
 
-    def gated_network(f: Scope, x: PyTree) -> PyTree:
-        return f["down"](f["drop"](jax.nn.gelu(f["gate"](x)) * f["up"](x)))
-
     up, down = dense(hidden, width), dense(width, hidden)
     network = serial(up=up, act=jax.nn.relu, drop=drop, down=down)
     if has_gate:
-        network = compose(gated_network, gate=up, up=up, drop=drop, down=down)
-
-    def attend(causal: bool) -> Layer:
-        relative = T5Bias(num_buckets, max_distance, shared=True)
-        return SelfAttention(heads, causal=causal, relative=relative, **how)
-
-    def stack(block: Layer) -> Layer:
-        """Blocks with one table of distances, of {"x": x} or {"x": x, "memory": memory}."""
-
-        def body(f: Scope, x: PyTree) -> PyTree:
-            table = f.param("relative_bias", initializers.normal(), (num_buckets, heads))
-            y = f["blocks"]({**x, "x": f["drop"](x["x"]), "relative_bias": table})
-            return f["drop"](f["norm"](y["x"]))
-
-        # Beside what a block makes, what it reads goes on to the next.
-        one = compose(lambda f, x: {**x, "x": f["block"](x)}, block=block)
-        return compose(body, drop=drop, blocks=repeat(one, layers), norm=norm)
-
-    options: dict[str, Any] = {"norm": norm, "dropout_rate": dropout_rate}
+        network = gated_network(jax.nn.gelu, up, up, down, dropout_rate)
+    relative = T5Bias(num_buckets, max_distance, shared=True)
+    attend = functools.partial(SelfAttention, heads, relative=relative, **how)
     cross = CrossAttention(heads, **how)
-    children: dict[str, Any] = {
-        "embedding": Embedding(num_embeddings, width, embedding_init=initializers.normal()),
-        "encoder": once(stack(TransformerBlock(attend(False), network, **options))),
-        "decoder": stack(TransformerDecoderBlock(attend(True), cross, network, **options)),
-    }
-    if head and not one_table:
-        children["head"] = dense(num_embeddings, width)
+    reads = TransformerBlock(attend(), network, **options)
+    writes = TransformerDecoderBlock(attend(causal=True), cross, network, **options)
+    stack = functools.partial(with_distances, shape=(num_buckets, heads), drop=drop, norm=norm)
+    last: Parts = {"head": dense(num_embeddings, width)} if head and not one_table else {}
 
     def body(f: Scope, x: PyTree) -> PyTree:
-        ids, source = x
+        ids, source = pair(x, "ids", "source")
         memory = f["encoder"]({"x": f["embedding"](source)})
         y = f["decoder"]({"x": f["embedding"](ids), "memory": memory})
-        if not head:
-            return y
-        return (
-            logits(y, width**-0.5 * f["embedding"].params["embedding"])
-            if one_table
-            else f["head"](y)
-        )
+        if head and one_table:
+            return logits(y, width**-0.5 * f["embedding"].params["embedding"])
+        return f["head"](y) if head else y
 
-    return compose(body, **children)
+    return compose(
+        body,
+        embedding=Embedding(num_embeddings, width, embedding_init=initializers.normal()),
+        encoder=once(stack(reads, layers)),
+        decoder=stack(writes, num_decoder_layers or layers),
+        **last,
+    )

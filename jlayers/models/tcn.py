@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -12,17 +12,19 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.scope import Scope
 from ..combinators.compose import compose
+from ..combinators.merge import residual_sum
 from ..combinators.serial import serial
 from ..combinators.weight_norm import weight_norm
 from ..layers import Conv, Dense, SpatialDropout
 from .parts import Parts
+from .sizes import Counts
 
 _INIT = initializers.normal(0.01)
 
 
 @factory
 def TCN(
-    features: Sequence[int] = 8 * (25,),
+    features: Counts = 8 * (25,),
     *,
     kernel_size: Positive = 7,
     dropout_rate: Fraction = 0.05,
@@ -72,5 +74,6 @@ def TCN(
 
 
 def _block(f: Scope, x: jax.Array) -> jax.Array:
-    y = f.body(x)
-    return jax.nn.relu(y + (f.shortcut(x) if "shortcut" in f.children else x))
+    shortcut = f.shortcut(x) if "shortcut" in f.children else x
+    total: Any = residual_sum(shortcut, f.body(x))
+    return jax.nn.relu(total)

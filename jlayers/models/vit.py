@@ -68,9 +68,7 @@ def ViT(
     >>> jl.out_spec(model, jl.spec((8, 224, 224, 3))).shape
     (8, 1000)
     """
-    width, heads, layers = sized(
-        size, SIZES, features=features, num_heads=num_heads, num_layers=num_layers
-    )
+    width, heads, layers = sized(size, SIZES, locals())
     mlp = serial(expand=Dense(hidden_dim or 4 * width), gelu=exact_gelu, contract=Dense(width))
     norm = LayerNorm(epsilon=epsilon)
     block = TransformerBlock(SelfAttention(heads), mlp, norm=norm, dropout_rate=dropout_rate)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +13,7 @@ from ..base.types import PyTree
 from ..combinators.compose import compose
 from ..layers import Conv, Embedding
 from .parts import Parts
+from .sizes import Counts
 
 _CYCLE = tuple(2**i for i in range(10))
 
@@ -26,7 +25,7 @@ def WaveNet(
     features: Positive = 32,
     skip_features: Positive = 256,
     kernel_size: Positive = 2,
-    dilations: Sequence[int] = 3 * _CYCLE,
+    dilations: Counts = 3 * _CYCLE,
 ) -> Layer:
     """A model of raw audio, sample by sample (van den Oord et al., 2016, arXiv:1609.03499).
 

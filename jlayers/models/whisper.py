@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jax.nn import initializers
 
 from ..base.arguments import Fraction, Positive
@@ -19,7 +17,6 @@ from ..combinators.transformer import TransformerBlock, TransformerDecoderBlock
 from ..layers import (
     Conv,
     CrossAttention,
-    Dense,
     Dropout,
     Embedding,
     LayerNorm,
@@ -28,8 +25,9 @@ from ..layers import (
     SinusoidalPositions,
 )
 from .heads import logits
-from .parts import exact_gelu
+from .parts import Parts, exact_gelu, network
 from .sizes import sized
+from .stacks import pair, stacked
 
 SIZES = {
     "tiny": {"features": 384, "num_heads": 6, "num_layers": 4},
@@ -48,6 +46,8 @@ def Whisper(
     features: Positive | None = None,
     num_heads: Positive | None = None,
     num_layers: Positive | None = None,
+    num_decoder_layers: Positive | None = None,
+    hidden_dim: Positive | None = None,
     num_positions: Positive = 448,
     dropout_rate: Fraction = 0.0,
     head: bool = True,
@@ -61,8 +61,9 @@ def Whisper(
     Args:
       size: ``"tiny"``, ``"base"``, ``"small"``, ``"medium"`` or ``"large"``.
       num_embeddings: how many ids there are.
-      features, num_heads, num_layers: instead of those of ``size``; encoder and decoder have so
-        many blocks each.
+      features, num_heads, num_layers: instead of those of ``size``.
+      num_decoder_layers: how many blocks the decoder has, where these are not as many.
+      hidden_dim: of the hidden layer of a block; four times ``features`` if None.
       num_positions: the longest text.
       dropout_rate: the probability of dropping a value in training.
       head: whether the output is logits, by the table of the embedding.
@@ -70,31 +71,25 @@ def Whisper(
     Shapes:
       x: (ids, mel), integer (batch, time) and floating (batch, frames, bands), of 80 bands and 100
         frames a second; a step of the encoder is two frames. y: (batch, time, num_embeddings), or
-        (batch, time, features) without ``head``; float32.
+        (batch, time, features) without ``head``; of the dtype of ``mel``.
       params: encoder: conv, shrink, blocks and norm; embedding, positions, blocks and norm. Blocks
         are stacked as by ``repeat``.
 
     Raises:
-      LayerError: for another size.
+      LayerError: for another size, and an input that is not a pair.
 
     >>> import jax.numpy as jnp, jlayers as jl
     >>> model = jl.models.Whisper("base")
     >>> jl.out_spec(model, (jl.spec((8, 10), jnp.int32), jl.spec((8, 3000, 80)))).shape
     (8, 10, 51865)
     """
-    width, heads, layers = sized(
-        size, SIZES, features=features, num_heads=num_heads, num_layers=num_layers
-    )
+    width, heads, layers = sized(size, SIZES, locals())
     init = initializers.normal(0.02)
     norm, drop = LayerNorm(epsilon=1e-5), Dropout(dropout_rate)
     # A key's bias adds the same to all scores of a query, which changes nothing.
-    how: dict[str, Any] = {"bias": ("query", "value", "out"), "kernel_init": init}
-    options: dict[str, Any] = {"norm": norm, "dropout_rate": dropout_rate}
-    network = serial(
-        expand=Dense(4 * width, kernel_init=init),
-        act=exact_gelu,
-        contract=Dense(width, kernel_init=init),
-    )
+    how: Parts = {"bias": ("query", "value", "out"), "kernel_init": init}
+    options: Parts = {"norm": norm, "dropout_rate": dropout_rate}
+    mlp = network(hidden_dim or 4 * width, width, exact_gelu, init)
     # The longest wave is that of the last feature, and not of the one behind it.
     base = 10000.0 ** (width / max(width - 2, 1))
     encoder = serial(
@@ -104,18 +99,19 @@ def Whisper(
         act_1=exact_gelu,
         positions=SinusoidalPositions(base=base),
         drop=drop,
-        blocks=repeat(TransformerBlock(SelfAttention(heads, **how), network, **options), layers),
+        blocks=repeat(TransformerBlock(SelfAttention(heads, **how), mlp, **options), layers),
         norm=norm,
     )
     causal, cross = SelfAttention(heads, causal=True, **how), CrossAttention(heads, **how)
-    block = TransformerDecoderBlock(causal, cross, network, **options)
-    # Beside what a block makes, what it reads goes on to the next.
-    one = compose(lambda f, x: {**x, "x": f["block"](x)}, block=block)
+    block = TransformerDecoderBlock(causal, cross, mlp, **options)
 
     def body(f: Scope, x: PyTree) -> PyTree:
-        ids, mel = x
-        y = f["drop"](f["positions"](f["embedding"](ids)))
-        y = f["norm"](f["blocks"]({"x": y, "memory": f["encoder"](mel)})["x"])
+        ids, mel = pair(x, "ids", "mel")
+        memory = f["encoder"](mel)
+        # Embeddings have the dtype of the parameters, whatever that of the sound.
+        y = f["embedding"](ids).astype(memory.dtype)
+        y = f["drop"](f["positions"](y))
+        y = f["norm"](f["blocks"]({"x": y, "memory": memory})["x"])
         return logits(y, f["embedding"].params["embedding"]) if head else y
 
     return compose(
@@ -124,6 +120,6 @@ def Whisper(
         embedding=Embedding(num_embeddings, width, embedding_init=init),
         positions=PositionEmbedding(num_positions),
         drop=drop,
-        blocks=repeat(one, layers),
+        blocks=stacked(block, num_decoder_layers or layers),
         norm=norm,
     )

@@ -40,6 +40,14 @@ LLAMA = NO_STOP | {
     "num_key_value_heads": 2,
     "rms_norm_eps": 1e-5,
 }
+LONGER = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 GPT2 = NO_STOP | {"vocab_size": 50, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 20}
 T5 = {
     "vocab_size": 50,
@@ -110,6 +118,10 @@ CASES = {
         "theirs": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**GPT2)),
         "model": models.GPT2(**HEADS, num_positions=20),
     },
+    "gpt2, another network": {
+        "theirs": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**GPT2, n_inner=12)),
+        "model": models.GPT2(**HEADS, num_positions=20, hidden_dim=12),
+    },
     "llama": {
         "theirs": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA)),
         "model": models.Llama(**GROUPED),
@@ -118,6 +130,18 @@ CASES = {
         "theirs": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA, tie_word_embeddings=True)),
         "model": models.Llama(**GROUPED, tied=True),
     },
+    "llama, with biases and longer waves": {
+        "theirs": lambda: tf.LlamaForCausalLM(
+            tf.LlamaConfig(**LLAMA, attention_bias=True, head_dim=6, rope_parameters=LONGER)
+        ),
+        "model": models.Llama(
+            **GROUPED, bias=True, head_dim=6, rope=jl.Rope(500.0, scaling=jl.Llama3Scaling(8.0, 16))
+        ),
+    },
+    "qwen2": {
+        "theirs": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**LLAMA)),
+        "model": models.Llama(**GROUPED, bias=("query", "key", "value")),
+    },
     "mistral": {
         "theirs": lambda: tf.MistralForCausalLM(tf.MistralConfig(**LLAMA, sliding_window=3)),
         "model": models.Llama(**GROUPED, window=3),
@@ -125,6 +149,12 @@ CASES = {
     "mixtral": {
         "theirs": lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**LLAMA, num_local_experts=3)),
         "model": models.Llama("mixtral-8x7b", **GROUPED, num_experts=3),
+    },
+    "mixtral, three of four and a window": {
+        "theirs": lambda: tf.MixtralForCausalLM(
+            tf.MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=3, sliding_window=2)
+        ),
+        "model": models.Llama("mixtral-8x7b", **GROUPED, num_experts=4, top_k=3, window=2),
     },
     "mamba": {
         "theirs": lambda: tf.MambaForCausalLM(
@@ -143,12 +173,29 @@ CASES = {
         ),
         "model": models.T5("1.1-small", **HEADS, head_dim=3, hidden_dim=12),
     },
+    "t5, a short decoder": T5_CASE
+    | {
+        "theirs": lambda: tf.T5ForConditionalGeneration(
+            tf.T5Config(**T5, num_decoder_layers=1, relative_attention_num_buckets=6)
+        ),
+        "model": models.T5(**HEADS, head_dim=3, hidden_dim=12, num_decoder_layers=1, num_buckets=6),
+    },
     "whisper": {
         "theirs": lambda: tf.WhisperForConditionalGeneration(tf.WhisperConfig(**WHISPER)),
         "model": models.Whisper(**HEADS, num_positions=20),
         "run": beside_mel,
         "beside": MEL,
         "rules": ["encoder.embed_positions ->"],  # sinusoids
+        "padded": False,
+    },
+    "whisper, a short decoder": {
+        "theirs": lambda: tf.WhisperForConditionalGeneration(
+            tf.WhisperConfig(**(WHISPER | {"decoder_layers": 1}))
+        ),
+        "model": models.Whisper(**HEADS, num_positions=20, num_decoder_layers=1),
+        "run": beside_mel,
+        "beside": MEL,
+        "rules": ["encoder.embed_positions ->"],
         "padded": False,
     },
 }
@@ -188,7 +235,7 @@ def test_transformers(name):
         np.testing.assert_allclose(y, want, 0, NEAR * np.abs(want).max())
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "mixtral"])
+@pytest.mark.parametrize("name", [name for name in CASES if "mixtral" not in name])
 def test_the_way_back(name):
     """All that was matched, and names of one array again; what a rule left out is left out."""
     torch.manual_seed(0)

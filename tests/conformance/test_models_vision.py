@@ -18,6 +18,12 @@ IMAGE = (2, 32, 32, 3)
 RESNET = {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [2, 1], "num_labels": 5}
 # The last norm has 1e-12 in transformers, and 1e-6 in the authors' code.
 CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "layer_norm_eps": 1e-6}
+EFFICIENTNET = {
+    "width_coefficient": 0.25,
+    "depth_coefficient": 0.5,
+    "hidden_dim": 320,
+    "num_labels": 5,
+}
 CASES = {
     "resnet, bottlenecks": ("ResNet", RESNET, models.ResNet((2, 1), width=8, classes=5)),
     "resnet, version 1": (
@@ -47,8 +53,20 @@ CASES = {
     ),
     "efficientnet": (
         "EfficientNet",
-        {"width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320, "num_labels": 5},
+        EFFICIENTNET,
         models.EfficientNet(width=0.25, depth=0.5, classes=5),
+    ),
+    "efficientnet, an odd stage": (  # of 3 pixels before the last stride
+        "EfficientNet",
+        EFFICIENTNET | {"depthwise_padding": [7]},
+        models.EfficientNet(width=0.25, depth=0.5, classes=5),
+        (1, 48, 48, 3),
+    ),
+    "resnet, odd sizes and one channel": (
+        "ResNet",
+        RESNET | {"num_channels": 1},
+        models.ResNet((2, 1), width=8, classes=5),
+        (2, 33, 47, 1),
     ),
     "vit": (
         "ViT",
@@ -75,11 +93,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_transformers(name):
-    kind, options, model = CASES[name]
+    kind, options, model, *shape = CASES[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**options)
     theirs = randomised(getattr(transformers, f"{kind}ForImageClassification")(config))
-    x = np.random.default_rng(0).standard_normal(IMAGE)
+    x = np.random.default_rng(0).standard_normal(*shape or [IMAGE])
     with torch.no_grad():
         want = theirs(channels_first(x)).logits.numpy()
     # One of them for those that take longest to compile.

@@ -74,7 +74,7 @@ MODELS = {
     "mixtral": (models.Llama(**WIDE, num_experts=3, window=4), IDS),
     "t5": (models.T5(**WIDE, head_dim=3, dropout_rate=0.1), PAIR),
     "t5, 1.1": (models.T5("1.1-small", **WIDE), PAIR),
-    "whisper": (models.Whisper(**HEADS, dropout_rate=0.1), SPEECH),
+    "whisper": (models.Whisper(**HEADS, num_decoder_layers=1, dropout_rate=0.1), SPEECH),
 }
 CAUSAL = [name for name in MODELS if not name.startswith("bert")]
 # What is left out differs in a row of one mechanism.
@@ -189,6 +189,26 @@ def test_padding_changes_nothing(name, prepared):
     np.testing.assert_allclose(got, want, 1e-4, 1e-5)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "whisper"])
+def test_the_laws_of_layers(name):
+    model, x = MODELS[name]
+    jl.testing.check_layer(model, x)
+    if not isinstance(x, tuple):
+        jl.testing.check_sequence(model, x)
+
+
+def test_sound_in_half_precision(prepared):
+    """Whatever the dtype of the parameters: that of the sound is the output's."""
+    model, params, state, (ids, mel) = prepared("whisper")
+    want, _ = model.apply(params, state, (ids, mel))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    for weights, sound in ((params, jnp.bfloat16), (half, jnp.float32)):
+        y, _ = model.apply(weights, state, (ids, mel.astype(sound)))
+        assert y.dtype == sound
+        np.testing.assert_allclose(y.astype(jnp.float32), want, 0, 0.1 * np.abs(want).max())
+
+
 def test_segments_of_bert(prepared):
     model, params, state, ids = prepared("bert")
     y, _ = model.apply(params, state, ids)
@@ -213,6 +233,17 @@ WRONG = {
     ),
     "Llama: unknown size 7": (lambda: models.Llama(7), "'llama-2-7b', 'llama-2-13b'"),
     "BERT: unknown head 'cls'": (lambda: models.BERT(head="cls"), "'pool', 'ids', None"),
+    "BERT: ids and types are of different shapes": (
+        lambda: jl.out_spec(models.BERT(**HEADS), (IDS, jl.spec((1, 6), jnp.int32))),
+        "(int32[2, 6], int32[1, 6])",
+    ),
+    "takes no empty axis": (
+        lambda: jl.out_spec(models.BERT(**HEADS), jl.spec((2, 0), jnp.int32)),
+        "(batch, time, features), of one step or more",
+    ),
+    # An array of two rows is not a pair.
+    "T5: takes a pair": (lambda: jl.out_spec(models.T5(**WIDE), IDS), "(ids, source)"),
+    "Whisper: takes a pair": (lambda: jl.out_spec(models.Whisper(**HEADS), IDS), "(ids, mel)"),
 }
 
 

@@ -273,6 +273,34 @@ WRONG = {
         lambda: jl.out_spec(models.DLRM((3,)), {"dense": jl.spec((2, 3)), "ids": ids(2, 3)}),
         r"ids \(batch, 1\)",
     ),
+    "has 2 tables, and takes ids of each": (
+        lambda: jl.out_spec(
+            models.DLRM((3, 3), bags=True), {"dense": jl.spec((2, 3)), "ids": ids(2, 2)}
+        ),
+        r"dense \(batch, numbers\), ids \(batch, 2, bag\)",
+    ),
+    "depth must be a list of positive ints, got ()": (lambda: models.ResNet(()), "ResNet"),
+    "blocks[1] must be a positive int, got 0": (lambda: models.ConvNeXt(blocks=(1, 0)), "ConvNeXt"),
+    "dilations must be a list of positive ints, got 3": (
+        lambda: models.WaveNet(dilations=3),
+        "WaveNet",
+    ),
+    "stages must be a list of tuples of 4 positive ints, got ((1, 2, 3),)": (
+        lambda: models.MobileNetV2(stages=((1, 2, 3),)),
+        "MobileNetV2",
+    ),
+    "merges arrays of one shape": (
+        lambda: jl.out_spec(models.TCN((4,), project=False), jl.spec((2, 6, 1))),
+        r"shortcut float32\[2, 6, 1\], body float32\[2, 6, 4\]",
+    ),
+    "takes images of size 8": (
+        lambda: jl.out_spec(models.DCGANDiscriminator(8), image(9)),
+        r"\(batch, 8, 8, channels\)",
+    ),
+    "takes an array of rank 2, got rank 4": (
+        lambda: jl.out_spec(models.DCGANGenerator(8), image(1)),
+        r"\(batch, noise\)",
+    ),
 }
 
 
