@@ -1,4 +1,7 @@
-"""Which of 27 small models other tools convert: as they are, through ``jl.plain``, from ONNX files.
+"""Which of 27 small models other tools convert: as they are, by ``jl.plain``, from ONNX files.
+
+As they are, plain (``jl.plain(model)``), basic (``jl.plain(model, basic=True)``), and, for
+OpenVINO, from what ``jl.export.onnx`` writes.
 
 ``python -m bench.converters``; with jax2onnx, onnxruntime and openvino installed, which no other
 part of the project needs. A model counts where the converted one gives the numbers of
@@ -124,14 +127,19 @@ MODELS = {
 
 def by_jax2onnx(function, x, _):
     import jax2onnx
-    import onnxruntime
 
     try:
-        proto = jax2onnx.to_onnx(function, [x])
+        return _in_onnxruntime(jax2onnx.to_onnx(function, [x]))
     except Exception:
-        # It replaces functions of jnp while it traces, some by ones that take fewer arguments.
+        # It replaces functions of jnp while it traces, some by ones that take fewer arguments, or
+        # that onnxruntime lacks.
         closed = jax.make_jaxpr(function)(jnp.zeros(x.shape, x.dtype))
-        proto = jax2onnx.to_onnx(lambda x: jaxpr_as_fun(closed)(x)[0], [x])
+        return _in_onnxruntime(jax2onnx.to_onnx(lambda x: jaxpr_as_fun(closed)(x)[0], [x]))
+
+
+def _in_onnxruntime(proto):
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -195,13 +203,14 @@ def main() -> None:
             continue
         forms = {} if options.plain else {"as it is": model}
         forms["plain"] = jl.plain(model)
+        forms["basic"] = jl.plain(model, basic=True)
         for tool, convert in (("jax2onnx", by_jax2onnx), ("openvino", by_openvino)):
             for form, changed in forms.items():
                 with contextlib.redirect_stderr(io.StringIO()):
                     why = outcome(convert, changed, x)
                 counts[f"{tool} {form}"] += not why
-                if why and form == "plain":
-                    print(f"{name}: {tool}: {why}", flush=True)
+                if why and form != "as it is":
+                    print(f"{name}: {tool}, {form}: {why}", flush=True)
         why = outcome(by_openvino_from_onnx, model, x)
         counts["openvino from export.onnx"] += not why
         if why:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
+from ..core.basic_operations import in_basic_operations
 from ..core.inlining import inlined
 from .transformed import transformed
 
 
 @factory
-def plain(layer: LayerOrFunction) -> Layer:
+def plain(layer: LayerOrFunction, *, basic: bool = False) -> Layer:
     """The same model as a program without anything that hides operations from other tools.
 
     What ``jax.jit(model.apply)`` and ``jax.make_jaxpr(model.apply)`` trace has no choice by
@@ -24,10 +27,17 @@ def plain(layer: LayerOrFunction) -> Layer:
     operations: equal up to rounding, but not where a function has another one by intention (a
     reversed gradient), or is given one where its operations have none (``jax.nn.relu`` at 0).
 
+    With ``basic=True`` the program also makes do with few operations, for converters that know few,
+    such as OpenVINO's: loops of known length are unrolled, dilated and one-dimensional convolutions
+    are sums of convolutions of images, rows of a table are a product with rows of the identity (a
+    table with an infinite number gives NaN), and so on. It is larger, and as a rule slower. What
+    has no such form (``log1p``, ``sin``, a loop until a condition holds) stays.
+
     Transparent: parameters and name are the model's own. Put it around the whole model.
 
     Args:
       layer: a model.
+      basic: whether to write it in few operations.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> model = jl.plain(jl.serial(jl.Dense(4), jax.nn.relu))
@@ -36,4 +46,5 @@ def plain(layer: LayerOrFunction) -> Layer:
     >>> [equation.primitive.name for equation in program.eqns]
     ['dot_general', 'broadcast_in_dim', 'add', 'max']
     """
-    return transformed(lift(layer), inlined, plain)
+    call = in_basic_operations if basic else inlined
+    return transformed(lift(layer), call, functools.partial(plain, basic=basic))

@@ -53,7 +53,17 @@ def inlined(function: Callable[..., R], *args: Any) -> R:
 
 def _compute(jaxpr: Any, inputs: Values, rules: Mapping[str, Rule] | None = None) -> Values:
     """The outputs of a jaxpr, closed or open, by the rules."""
-    rules = _RULES if rules is None else rules
+    found = _RULES if rules is None else rules
+
+    def made(equation: Any, given: Values) -> Values:
+        rule = found.get(equation.primitive.name, bound)
+        return empty(equation) if is_empty(equation) else rule(equation, given)
+
+    return evaluated(jaxpr, inputs, made)
+
+
+def evaluated(jaxpr: Any, inputs: Values, made: Rule) -> Values:
+    """The outputs of a jaxpr, closed or open, whose equations are computed by ``made``."""
     consts = getattr(jaxpr, "consts", ())
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -63,18 +73,16 @@ def _compute(jaxpr: Any, inputs: Values, rules: Mapping[str, Rule] | None = None
         return atom.val if hasattr(atom, "val") else values[atom]
 
     for equation in jaxpr.eqns:
-        primitive = equation.primitive
         given = [value(atom) for atom in equation.invars]
-        rule = rules.get(primitive.name)
-        if is_empty(equation):
-            made = empty(equation)
-        elif rule is not None:
-            made = rule(equation, given)
-        else:
-            made = primitive.bind(*given, **primitive.get_bind_params(equation.params))
-            made = made if primitive.multiple_results else [made]
-        values |= zip(equation.outvars, made, strict=True)
+        values |= zip(equation.outvars, made(equation, given), strict=True)
     return [value(atom) for atom in jaxpr.outvars]
+
+
+def bound(equation: Any, given: Values) -> Values:
+    """The outputs of an equation as it is."""
+    primitive = equation.primitive
+    outputs = primitive.bind(*given, **primitive.get_bind_params(equation.params))
+    return list(outputs) if primitive.multiple_results else [outputs]
 
 
 def _call(equation: Any, given: Values) -> Values:
@@ -115,15 +123,22 @@ def _platform_index(equation: Any, given: Values) -> Values:
     return [np.int32(list(equation.params["platforms"]).index(None))]
 
 
-def _scan(equation: Any, given: Values) -> Values:
+def scanned(equation: Any, given: Values) -> tuple[Values, Values, Values]:
+    """What the body of a scan closes over, the first carry, and what is scanned."""
     params = equation.params
     inner = params["jaxpr"].jaxpr
     # How many there are of each kind has other names in other versions of JAX. What is scanned, and
     # what is stacked, has one axis less inside.
-    scanned = _more_axes(equation.invars, inner.invars)
+    count = _more_axes(equation.invars, inner.invars)
     carry = len(inner.outvars) - _more_axes(equation.outvars, inner.outvars)
-    first = len(given) - scanned
-    own, init, xs = given[: first - carry], given[first - carry : first], given[first:]
+    first = len(given) - count
+    return given[: first - carry], given[first - carry : first], given[first:]
+
+
+def _scan(equation: Any, given: Values) -> Values:
+    params = equation.params
+    own, init, xs = scanned(equation, given)
+    carry = len(init)
 
     def body(before: Values, x: Values) -> tuple[Values, Values]:
         made = _compute(params["jaxpr"], [*own, *before, *x])

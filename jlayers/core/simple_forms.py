@@ -61,10 +61,52 @@ def minimum(equation: Any, given: Values) -> Values:
 
 
 def select(equation: Any, given: Values) -> Values:
+    return [selected(*given)]
+
+
+def selected(*given: Any) -> Any:
+    """``lax.select_n``, in a form that OpenVINO's shapes are right for."""
     y = lax.select_n(*given)
     # OpenVINO 2026.4 gives one axis more than there is, of length 1: the reshapes take it off.
     shape = np.shape(y)
-    return [lax.reshape(lax.reshape(y, (1, *shape)), shape)]
+    return lax.reshape(lax.reshape(y, (1, *shape)), shape)
+
+
+def gaps(equation: Any, given: Values) -> Values:
+    """Of padding the kind between numbers, which ONNX lacks."""
+    between = any(config[2] for config in equation.params["padding_config"])
+    return pad(equation, given) if between else [equation.primitive.bind(*given, **equation.params)]
+
+
+def pad(equation: Any, given: Values) -> Values:
+    x, value = given
+    config = equation.params["padding_config"]
+    if any(is_symbolic(*sizes) for sizes in config):
+        return [equation.primitive.bind(*given, **equation.params)]
+    for axis, (low, high, between) in enumerate(config):
+        x = padded(x, axis, low, high, between, value)
+    return [x]
+
+
+def padded(x: Any, axis: int, low: int, high: int, between: int = 0, value: Any = 0) -> Any:
+    """As ``lax.pad`` along one axis, of arrays joined."""
+    shape = np.shape(x)
+    value = lax.convert_element_type(value, x.dtype)
+    if between and not _is_none(shape[axis]):
+        x = lax.expand_dims(x, (axis + 1,))
+        gap = lax.broadcast(value, (*shape[: axis + 1], between, *shape[axis + 1 :]))
+        x = lax.concatenate([x, gap], axis + 1)
+        x = lax.reshape(x, (*shape[:axis], shape[axis] * (between + 1), *shape[axis + 1 :]))
+        # A gap is behind the last number too.
+        high -= between
+    edges = [
+        [lax.broadcast(value, (*shape[:axis], size, *shape[axis + 1 :]))] if size > 0 else []
+        for size in (low, high)
+    ]
+    parts = [*edges[0], x, *edges[1]]
+    x = lax.concatenate(parts, axis) if len(parts) > 1 else x
+    size = np.shape(x)[axis]
+    return lax.slice_in_dim(x, max(-low, 0), size + min(high, 0), axis=axis)
 
 
 def window_maximum(equation: Any, given: Values) -> Values:
@@ -96,6 +138,7 @@ def window_maximum(equation: Any, given: Values) -> Values:
 FORMS = {
     "concatenate": concatenate,
     "min": minimum,
+    "pad": gaps,
     "reduce_window_max": window_maximum,
     "select_n": select,
     "split": split,

@@ -77,8 +77,9 @@ MECHANISMS = (
 )
 
 
+@pytest.mark.parametrize("basic", [False, *full(True)])
 @pytest.mark.parametrize("name", named(INSTANCES, *MECHANISMS))
-def test_numbers_and_gradients_are_those_of_the_model(name):
+def test_numbers_and_gradients_are_those_of_the_model(name, basic):
     layer, x = INSTANCES[name].layer, numbers(INSTANCES[name].x)
     params, state = layer.init(KEY, x)
 
@@ -91,7 +92,7 @@ def test_numbers_and_gradients_are_those_of_the_model(name):
     @jax.jit
     def both(params):
         run = jax.value_and_grad(loss, argnums=1, has_aux=True)
-        return run(layer, params), run(jl.plain(layer), params)
+        return run(layer, params), run(jl.plain(layer, basic=basic), params)
 
     wanted, got = both(params)
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
