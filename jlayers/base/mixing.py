@@ -91,6 +91,11 @@ class Examined:
           train: for which mode this is, of two that are remembered apart.
         """
         leaves, structure = jax.tree.flatten((plain, x))
+        if not all(isinstance(dim, int) for leaf in leaves for dim in leaf.shape):
+            from .dependence import numbered
+
+            leaves = numbered(leaves)
+            plain, x = jax.tree.unflatten(structure, leaves)
         x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
         kinds = tuple(jax.tree.leaves(timed))
         known = (x64, train, structure, kinds, lead, *((a.shape, a.dtype) for a in leaves))

@@ -4,6 +4,7 @@ from .analysis import UNTRACEABLE, compare, judge, judge_call
 from .domain import Sizes
 from .rules_control import OPAQUE
 from .source import Source
+from .symbolic import numbered
 from .trace import OWN_SIZES, Trace
 from .verdict import Verdict, Why, worst
 
@@ -19,5 +20,6 @@ __all__ = [
     "compare",
     "judge",
     "judge_call",
+    "numbered",
     "worst",
 ]
