@@ -124,6 +124,16 @@ def _shift(call: Call, x: str, n: str, direction: str) -> str:
 _register()
 
 
+@elementwise("shift_right_arithmetic")
+def shift_right_arithmetic(call: Call, x: str, n: str) -> str:
+    shifted = _shift(call, x, n, "RIGHT")
+    if call.dtype(0).kind == "u":
+        return shifted
+    # The ones that come in on the left are zeros of its complement.
+    negative = call.op("BitwiseNot", _shift(call, call.op("BitwiseNot", x), n, "RIGHT"))
+    return call.op("Where", call.op("Less", x, call.const(0)), negative, shifted)
+
+
 @elementwise("div")
 def div(call: Call, x: str, y: str) -> str:
     return call.op("Div", x, y)

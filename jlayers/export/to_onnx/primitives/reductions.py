@@ -24,12 +24,11 @@ def reduce(call: Call) -> str:
         return call.arg(0)
     graph = call.graph
     x, dtype = call.arg(0), call.dtype(0)
-    # Runtimes have no kernels for bools and the smallest integers.
-    narrow = dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize < 4)
-    if narrow:
-        x = graph.cast(x, np.int32)
-    found = graph.reduce(_KINDS[call.name], x, axes)
-    return graph.cast(found, call.out.dtype) if narrow else found
+    # Runtimes have no kernels for bools.
+    if dtype.kind != "b":
+        return graph.reduce(_KINDS[call.name], x, axes)
+    found = graph.reduce(_KINDS[call.name], graph.cast(x, np.int32), axes)
+    return graph.cast(found, call.out.dtype)
 
 
 @emits("argmax", "argmin")
