@@ -127,9 +127,25 @@ def _pooled(call: Call, kind: str) -> str | None:
         x = call.op("Conv", x, graph.constant(ones), group=channels, **settings)
     else:
         x = call.op("MaxPool", x, **settings)
+        if _masked(call):
+            # Of infinities alone, as of padding, onnxruntime's is the smallest finite number.
+            lowest = call.op("Equal", x, call.const(np.finfo(call.dtype(0)).min))
+            x = call.op("Where", lowest, call.const(-np.inf), x)
     if kind == "min":
         x = call.op("Neg", x)
     out = call.out.shape
     pooled = [out[axis] for axis in spatial]
     x = graph.reshape(x, [*lead, *pooled], [out[axis] for axis in order])
     return graph.transpose(x, np.argsort(order).tolist())
+
+
+def _masked(call: Call) -> bool:
+    """Whether an infinity was put in the place of some elements."""
+    name = call.arg(0)
+    moved = call.graph.transposed(name)
+    node = call.graph.maker(moved[0] if moved else name, "Where")
+    arrays = call.graph.root.initializers
+    return node is not None and any(
+        name in arrays and arrays[name].size == 1 and np.isinf(arrays[name]).all()
+        for name in node.input[1:]
+    )
