@@ -25,6 +25,7 @@ def test_a_primitive_without_a_form_is_named_with_its_layer():
     text = refusal(jl.serial(jl.Dense(4), body=jl.serial(jnp.tanh, inner=svd)))
     assert "the primitive 'svd' has no form in ONNX here" in text
     assert "body/inner" in text
+    assert "of parameters alone, which are worked out beforehand" in text
     text = refusal(lambda x: x + jax.random.normal(jax.random.key(0), (1, 4)))
     assert "the primitive 'random_" in text
     assert "no random numbers as JAX draws them" in text
@@ -68,6 +69,7 @@ def test_a_size_that_no_input_has():
 def test_arguments():
     with pytest.raises(jl.InteropError, match="x must be a spec of the input"):
         jl.export.onnx(jl.Dense(3), {}, {})
+    assert "the model has no output" in refusal(lambda x: {})
     text = refusal(jl.Dense(3), opset=11)
     assert re.search(r"opset must be an int from 20 to \d+, got 11", text)
 

@@ -47,6 +47,11 @@ def _window(x):
     return lax.reduce_window(x, 1.0, lambda a, b: a * b, (1, 3, 2), (1, 2, 1), "VALID")
 
 
+def _narrow(x):
+    moved = x[:, jnp.argsort(-x[0])]
+    return x * x, x - moved, x >> 1, jnp.maximum(x, moved), x.sum(1), jnp.pad(x, 1), x @ x[0]
+
+
 def _scatter(x):
     places = jnp.array([0, 2, 2, 9])  # the last is dropped
     return x.at[:, places].add(1.0), x.at[:, 1:3].set(0.0), x.at[:, places].max(0.5)
@@ -97,6 +102,12 @@ CASES = {
         POSITIVE,
     ),
     "integers": (lambda x: (x // 3, x % 3, lax.div(x, 3), x << 2, x & 6, x | 1, x ^ 3, ~x), INTS),
+    "narrow integers": (_narrow, (INTS * 9).astype("int8")),
+    "unsigned integers": (_narrow, INTS.astype("uint32")),
+    "halves": (
+        lambda x: (jnp.sort(x, 1), jnp.argsort(-x, 1), lax.top_k(x, 2)),
+        FLOATS.astype("float16"),
+    ),
     "bools": (lambda x: (x & ~x[:, ::-1], x | x[:1], x ^ x[:1], x.any(1), x.all(0)), INTS > 0),
     "comparisons": (lambda x: (x > 1, x <= 2, x == 3, x != 4, jnp.where(x > 0, x, -x)), INTS),
     "clips": (lambda x: (jnp.clip(x, -0.5, 0.5), jnp.maximum(x, 0.0)), FLOATS),
@@ -191,3 +202,15 @@ def test_outputs_that_compute_nothing():
     np.testing.assert_array_equal(found[0], found[2])
     assert found[1] == 2.0
     assert [value.name for value in model.graph.output] == ["y/0", "y/1", "y/2"]
+
+
+def test_names_of_inputs_and_outputs_are_their_paths(key):
+    both = {"a/b": jl.spec((3, 4)), "a": {"b": jl.spec((3, 4))}}
+    model = jl.export.onnx(jl.lift(lambda x: x["a"]["b"] - x["a/b"]), {}, {}, both)
+    # Keys are in order.
+    assert [value.name for value in model.graph.input] == ["x/a/b", "x/a/b_1"]
+    # Parameters may have the same paths.
+    layer = jl.serial(y=jl.Dense(3), body=lambda x: {"kernel": x, "bias": x})
+    params, state = layer.init(key, jl.spec((3, 4)))
+    model = jl.export.onnx(layer, params, state, jl.spec((3, 4)))
+    assert [value.name for value in model.graph.output] == ["y/bias", "y/kernel"]

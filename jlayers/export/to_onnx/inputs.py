@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -70,6 +71,17 @@ def _with_symbols(
 
 
 def names_of(tree: Any, root: str) -> list[str]:
-    """``x`` for a single leaf, and its path for one of several: ``x/nodes``."""
+    """``x`` for a single leaf, and its path for one of several: ``x/nodes``.
+
+    Of ``{"a/b": ..., "a": {"b": ...}}`` the second is ``x/a/b_1``.
+    """
     paths = [path_text(path) for path, _ in jax.tree.leaves_with_path(tree)]
-    return [f"{root}/{path}" if path else root for path in paths]
+    names: dict[str, None] = {}
+    for path in paths:
+        name = hint = f"{root}/{path}" if path else root
+        for count in itertools.count(1):
+            if name not in names:
+                break
+            name = f"{hint}_{count}"
+        names[name] = None
+    return list(names)

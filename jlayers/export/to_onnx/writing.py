@@ -57,6 +57,8 @@ def write(
         return marked.apply(params, state, x)[0]
 
     program, out = jax.make_jaxpr(run, return_shape=True)(params, state, inputs.specs)
+    if not jax.tree.leaves(out):
+        raise InteropError("the model has no output", got=str(out))
     leaves = [
         (path_text(path), leaf)
         for tree in (params, state)
@@ -72,13 +74,14 @@ def write(
         for axis, dim in enumerate(shape):
             if not is_int(dim):
                 graph.symbols.setdefault(str(dim), (own, axis))
+    # Before any parameter may have one of these names.
+    names = [graph.fresh(name) for name in names_of(out, "y")]
     converter = Converter(marks.operators)
     results = converter.run(program, given, graph)
-    names = []
-    for hint, value, spec in zip(names_of(out, "y"), results, jax.tree.leaves(out), strict=True):
+    for name, value, spec in zip(names, results, jax.tree.leaves(out), strict=True):
         if is_complex(spec):
-            raise InteropError(f"the output {hint!r} is complex: ONNX has real outputs alone")
-        names.append(graph.add_output(full(graph, value, spec), hint, spec.shape, spec.dtype))
+            raise InteropError(f"the output {name!r} is complex: ONNX has real outputs alone")
+        graph.add_output(full(graph, value, spec), name, spec.shape, spec.dtype, new=name)
     model = helper.make_model(
         graph.proto("jlayers"),
         opset_imports=[helper.make_opsetid("", opset)],
