@@ -92,12 +92,22 @@ def test_without_the_package(monkeypatch):
     assert "pip install 'jlayers[onnx]'" in text
 
 
-def test_a_path_that_cannot_be_written_leaves_nothing(tmp_path):
+PATHS = {
+    "none/model.onnx": "none is not a directory",
+    "": "a directory",
+    3: "path must be a str or a path, got int",
+    "a\0b": "is not the name of a file",
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_that_cannot_be_written_leaves_nothing(path, tmp_path):
     model = jl.Dense(2)
     x = jl.spec((1, 3))
     params, state = model.init(jax.random.key(0), x)
-    with pytest.raises(jl.InteropError, match="cannot be written"):
-        jl.export.onnx(model, params, state, x, tmp_path / "none" / "model.onnx", check=False)
+    given = f"{tmp_path}/{path}" if isinstance(path, str) else path
+    with pytest.raises(jl.InteropError, match=PATHS[path]):
+        jl.export.onnx(model, params, state, x, given, check=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,3 +125,48 @@ def test_small_outputs_are_compared_by_their_own_scale(scale, dtype):
         differs(np.zeros(3, dtype), np.full(3, 1e-39 if dtype == "float32" else 1e-7, dtype))
         is None
     )
+
+
+def test_files_are_what_they_were_where_the_disk_is_full(tmp_path, monkeypatch, key):
+    model, x = jl.Dense(300), jl.spec((1, 4))
+    params, state = model.init(key, x)
+    monkeypatch.setattr("jlayers.export.to_onnx.exporting._EXTERNAL", 1000)
+    jl.export.onnx(model, params, state, x, tmp_path / "m.onnx", check=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("onnx.save_model", full)
+    with pytest.raises(jl.InteropError, match="no space left"):
+        jl.export.onnx(model, params, state, x, tmp_path / "m.onnx", check=False)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+INPUTS = {
+    "a number": ((3, 4), {}, r"the input 'x/0' is 3[\s\S]*jl.spec\(\(3, 4\)\)"),
+    "a key": (jax.eval_shape(lambda: jax.random.key(0)), {}, "the input 'x' is key"),
+    "names of sizes": (VECTOR, {"batch": "b", "time": "b"}, "must be names of sizes, or None"),
+    "a name that is a sum": (VECTOR, {"batch": "b + 1"}, "got:      batch='b \\+ 1', time=None"),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_what_is_no_input(name):
+    x, options, text = INPUTS[name]
+    with pytest.raises(jl.InteropError, match=text):
+        jl.export.onnx(jl.lift(jnp.tanh), {}, {}, x, **options)
+
+
+def test_specs_of_parameters():
+    params = {"kernel": jl.spec((4, 2)), "bias": jl.spec((2,))}
+    with pytest.raises(jl.InteropError, match="must be arrays, got specs"):
+        jl.export.onnx(jl.Dense(2), params, {}, VECTOR)
+
+
+def test_a_function_that_wants_to_know_a_size():
+    text = refusal(jl.serial(body=lambda x: x if x.shape[0] > 1 else -x))
+    assert "the model cannot be traced with free sizes: b" in text
+    assert "comparison 'b' > '1' is inconclusive" in text
+    assert "batch=None and time=None" in text
+    assert "body" in text

@@ -214,3 +214,14 @@ def test_names_of_inputs_and_outputs_are_their_paths(key):
     params, state = layer.init(key, jl.spec((3, 4)))
     model = jl.export.onnx(layer, params, state, jl.spec((3, 4)))
     assert [value.name for value in model.graph.output] == ["y/bias", "y/kernel"]
+
+
+def test_inputs_have_the_dtype_of_the_spec():
+    layer = jl.lift(lambda x: x @ jnp.ones((4, 2)))
+    model = jl.export.onnx(layer, {}, {}, np.ones((3, 4)))
+    assert run(model, [np.ones((2, 4))])[0].dtype == np.float32
+
+
+def test_sizes_of_the_spec_may_be_sums():
+    shape = jax.export.symbolic_shape("2*n + 1, n")
+    jl.export.onnx(jl.lift(lambda x: x[::2].sum(1)), {}, {}, jax.ShapeDtypeStruct(shape, "float32"))

@@ -4,7 +4,7 @@ from .analysis import UNTRACEABLE, compare, judge, judge_call
 from .domain import Sizes
 from .rules_control import OPAQUE
 from .source import Source
-from .symbolic import numbered
+from .symbolic import number, numbered, symbols_of
 from .trace import OWN_SIZES, Trace
 from .verdict import Verdict, Why, worst
 
@@ -20,6 +20,8 @@ __all__ = [
     "compare",
     "judge",
     "judge_call",
+    "number",
     "numbered",
+    "symbols_of",
     "worst",
 ]

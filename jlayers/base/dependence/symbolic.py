@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,27 @@ _FUNCTIONS = {"floordiv": operator.floordiv, "mod": operator.mod, "max": max, "m
 _FIRST, _MORE = 24, 24
 
 
+def symbols_of(leaves: Sequence[Any]) -> list[str]:
+    """The names in the sizes of arrays, in the order in which they come."""
+    texts = [str(dim) for leaf in leaves for dim in leaf.shape]
+    found = dict.fromkeys(name for text in texts for name in re.findall(r"[^\W\d]\w*", text))
+    return [name for name in found if name not in _FUNCTIONS]
+
+
+def number(dim: Any, numbers: Mapping[str, int]) -> int:
+    """A size, where each symbol is a number.
+
+    >>> import jax
+    >>> (size,) = jax.export.symbolic_shape("2*b + 1")
+    >>> number(size, {"b": 3})
+    7
+    """
+    if isinstance(dim, int):
+        return dim
+    text = compile(str(dim).replace("^", "**"), "size", "eval")
+    return int(eval(text, {"__builtins__": {}}, {**_FUNCTIONS, **numbers}))
+
+
 def numbered(leaves: Sequence[Any]) -> list[Any]:
     """Specs of arrays whose sizes are numbers, one for each symbol.
 
@@ -27,15 +48,8 @@ def numbered(leaves: Sequence[Any]) -> list[Any]:
     >>> numbered([jax.ShapeDtypeStruct((rows, steps - 1, 3), "float32")])
     [ShapeDtypeStruct(shape=(24, 47, 3), dtype=float32)]
     """
-    texts = [str(dim) for leaf in leaves for dim in leaf.shape]
-    found = dict.fromkeys(name for text in texts for name in re.findall(r"[A-Za-z_]\w*", text))
-    symbols = [name for name in found if name not in _FUNCTIONS]
-    numbers = {name: _FIRST + _MORE * i for i, name in enumerate(symbols)}
-
-    def number(dim: Any) -> int:
-        if isinstance(dim, int):
-            return dim
-        text = compile(str(dim).replace("^", "**"), "size", "eval")
-        return int(eval(text, {"__builtins__": {}}, _FUNCTIONS | numbers))
-
-    return [jax.ShapeDtypeStruct(tuple(map(number, leaf.shape)), leaf.dtype) for leaf in leaves]
+    numbers = {name: _FIRST + _MORE * i for i, name in enumerate(symbols_of(leaves))}
+    return [
+        jax.ShapeDtypeStruct(tuple(number(dim, numbers) for dim in leaf.shape), leaf.dtype)
+        for leaf in leaves
+    ]

@@ -223,6 +223,11 @@ class Graph:
         return helper.make_graph(nodes, name, self.inputs, self.outputs, tensors)
 
 
+def entered(graph: Graph, name: str, dtype: Any, wanted: Any) -> str:
+    """An input in the dtype that JAX has for it: without x64, that of int64 is int32."""
+    return name if np.dtype(dtype) == np.dtype(wanted) else graph.cast(name, wanted)
+
+
 def _same(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether two arrays have the same bits."""
     return x is y or np.array_equal(

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...base.errors import InteropError
+from ...base.errors import InteropError, JlayersError
 from ...base.layer import Layer
 from ...base.specs import path_text
 from ...base.types import Params, State
 from . import operators  # noqa: F401 - fills the table of layers
 from .call import full
 from .converter import Converter
-from .graph import Graph
+from .graph import Graph, entered
 from .inputs import Inputs, names_of
 from .operators.marking import Marks
 from .primitives.complexes import is_complex
@@ -56,7 +56,7 @@ def write(
     def run(params: Params, state: State, x: Any) -> Any:
         return marked.apply(params, state, x)[0]
 
-    program, out = jax.make_jaxpr(run, return_shape=True)(params, state, inputs.specs)
+    program, out = _traced(run, params, state, inputs)
     if not jax.tree.leaves(out):
         raise InteropError("the model has no output", got=str(out))
     leaves = [
@@ -65,12 +65,14 @@ def write(
         for path, leaf in jax.tree.leaves_with_path(tree)
     ]
     given: list[Value] = [Known(np.asarray(leaf), path) for path, leaf in leaves]
-    for name, spec in zip(inputs.names, jax.tree.leaves(inputs.specs), strict=True):
+    variables = program.jaxpr.invars[len(given) :]
+    specs = jax.tree.leaves(inputs.specs)
+    for name, spec, var in zip(inputs.names, specs, variables, strict=True):
         if is_complex(spec):
             raise InteropError(f"the input {name!r} is complex: ONNX has real inputs alone")
         shape = tuple(spec.shape)
         own = graph.add_input(name, shape, spec.dtype)
-        given.append(Tensor(own, shape))
+        given.append(Tensor(entered(graph, own, spec.dtype, var.aval.dtype), shape))
         for axis, dim in enumerate(shape):
             if not is_int(dim):
                 graph.symbols.setdefault(str(dim), (own, axis))
@@ -90,3 +92,26 @@ def write(
     )
     size = sum(array.nbytes for array in graph.initializers.values())
     return Written(model, names, size, run, marks)
+
+
+def _traced(
+    run: Callable[[Params, State, Any], Any], params: Params, state: State, inputs: Inputs
+) -> tuple[Any, Any]:
+    """The program, and the specs of its outputs."""
+    try:
+        program, out = jax.make_jaxpr(run, return_shape=True)(params, state, inputs.specs)
+        return program, out
+    except JlayersError:
+        raise
+    except Exception as error:
+        if not inputs.sizes:
+            raise
+        # JAX says at length which comparison it cannot decide.
+        raised = InteropError(
+            f"the model cannot be traced with free sizes: {', '.join(sorted(inputs.sizes))}",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            hint="batch=None and time=None for the sizes of x",
+        )
+        for note in getattr(error, "__notes__", ()):
+            raised.add_note(note)
+        raise raised from error

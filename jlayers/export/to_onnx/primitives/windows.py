@@ -140,7 +140,7 @@ def _pooled(call: Call, kind: str) -> str | None:
 
 
 def _masked(call: Call) -> bool:
-    """Whether an infinity was put in the place of some elements."""
+    """Whether some elements were replaced by an infinity."""
     name = call.arg(0)
     moved = call.graph.transposed(name)
     node = call.graph.maker(moved[0] if moved else name, "Where")
