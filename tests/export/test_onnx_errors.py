@@ -43,6 +43,12 @@ def test_a_path_in_another_place():
         assert "onnx(model, params, state, x, path)" in str(raised.value)
 
 
+def test_a_function_of_some_places():
+    text = refusal(lambda x: x.at[:, jnp.argmax(x, 1)].apply(jnp.tanh))
+    assert "scatter cannot be written in ONNX: a function of places that may be there" in text
+    assert "x.at[i].set(function(x[i]))" in text
+
+
 def test_complex_inputs_and_outputs():
     assert "the output 'y' is complex" in refusal(lambda x: jax.lax.complex(x, x))
     text = refusal(jnp.real, jl.spec((3, 4), jnp.complex64))

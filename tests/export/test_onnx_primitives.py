@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 from jax import lax
 from oracles.onnx_runs import agree, kinds, run
@@ -54,7 +55,8 @@ def _narrow(x):
 
 def _scatter(x):
     places = jnp.array([0, 2, 2, 9])  # the last is dropped
-    return x.at[:, places].add(1.0), x.at[:, 1:3].set(0.0), x.at[:, places].max(0.5)
+    applied = x.at[:, places[1::2]].apply(jnp.tanh), x.at[:, 1].apply(lambda x: 0.0 * x)
+    return x.at[:, places].add(1.0), x.at[:, 1:3].set(0.0), x.at[:, places].max(0.5), applied
 
 
 def _gather(x):
@@ -81,6 +83,18 @@ def _fourier(x):
     whole = jnp.fft.fft(x)
     half = jnp.fft.rfft(x)
     return whole.real, half.imag, jnp.fft.irfft(half * 0.5), jnp.fft.ifft(whole, axis=-1).real
+
+
+def _fourier_of_free_lengths(x):
+    half = jnp.fft.rfft(x, axis=1)
+    swapped = jnp.swapaxes(half * 0.5, 1, 2)
+    back = lax.fft(swapped, "IRFFT", (x.shape[1],))
+    return half.imag, back, jnp.fft.ifft(half, axis=1).imag
+
+
+def _planes(x):
+    plane = jnp.fft.rfft2(x, axes=(1, 2))
+    return plane.real, jnp.fft.irfft2(plane * 0.5, axes=(1, 2)), jnp.fft.fft2(x[:, :5]).imag
 
 
 def _sorted(x):
@@ -165,7 +179,25 @@ CASES = {
     "scan, reversed": (_backwards, STEPS),
     "complex": (_complex, FLOATS),
     "fourier": (_fourier, FLOATS),
+    "fourier, planes": (_planes, STEPS),
 }
+
+
+def test_fourier_transforms_of_free_lengths():
+    shape = jax.export.symbolic_shape("b, t, 4")
+    model = jl.lift(_fourier_of_free_lengths)
+    for steps in (6, 7):
+        x = np.random.default_rng(2).normal(size=(2, steps, 4)).astype("float32")
+        agree(model, {}, {}, jax.ShapeDtypeStruct(shape, x.dtype), x)
+
+
+def test_bfloat16_is_written():
+    def model(x):
+        pooled, _ = jl.MaxPool(2).apply({}, {}, x)
+        return pooled, lax.cummax(x, 1), jnp.einsum("bti,ti->ti", x, x[0]), jnp.sort(x, 1)
+
+    proto = jl.export.onnx(jl.lift(model), {}, {}, jl.spec((3, 6, 4), jnp.bfloat16), check=False)
+    onnx.checker.check_model(proto, full_check=True)
 
 
 @pytest.mark.parametrize("name", CASES)

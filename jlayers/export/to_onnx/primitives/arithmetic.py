@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from onnx import helper
 
@@ -160,7 +161,7 @@ def ordered(call: Call, x: str, y: str) -> str:
     """The order of sorting, with NaN above all numbers."""
     kind = "LessOrEqual" if call.name == "le_to" else "Less"
     less = call.op(kind, x, y)
-    if not np.issubdtype(call.dtype(0), np.floating):
+    if not jnp.issubdtype(call.dtype(0), jnp.floating):
         return less
     largest = call.op("IsNaN", y)
     if call.name == "lt_to":
@@ -301,7 +302,7 @@ def convert_element_type(call: Call, x: str) -> str:
 @elementwise("stop_gradient", "copy", "copy_p", "reduce_precision", "sharding_constraint")
 def same(call: Call, x: str) -> str:
     if call.name == "reduce_precision":
-        bits: Any = np.finfo(call.dtype(0))
+        bits: Any = jnp.finfo(call.dtype(0))
         if (call.params["exponent_bits"], call.params["mantissa_bits"]) != (bits.nexp, bits.nmant):
             raise call.refuse("a float of fewer bits")
     return x

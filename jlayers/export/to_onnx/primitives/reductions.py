@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 
 from ..call import Call, emits
@@ -57,8 +60,7 @@ def cumulative(call: Call) -> str:
     kind = {"cummax": "Max", "cummin": "Min", "cumprod": "Mul"}.get(call.name)
     first: object = 1
     if call.name != "cumprod":
-        info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-        lowest, highest = (-np.inf, np.inf) if dtype.kind == "f" else (info.min, info.max)
+        lowest, highest = extremes(dtype)
         first = highest if call.name == "cummin" else lowest
     start = graph.expand(graph.constant(first, dtype), rest)
     body = Graph(graph)
@@ -66,7 +68,7 @@ def cumulative(call: Call) -> str:
     new = body.add_input("new", rest, dtype)
     if kind is None:
         top = body.op("Max", total, new)
-        finite = body.op("Max", top, graph.constant(np.finfo(dtype).min, dtype))
+        finite = body.op("Max", top, graph.constant(jnp.finfo(dtype).min, dtype))
         parts = [body.op("Exp", body.op("Sub", part, finite)) for part in (total, new)]
         result = body.op("Add", finite, body.op("Log", body.op("Add", *parts)))
     else:
@@ -86,3 +88,13 @@ def cumulative(call: Call) -> str:
         scan_input_directions=[reverse],
         scan_output_directions=[reverse],
     )[1]
+
+
+def extremes(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The lowest and the highest value of a dtype."""
+    if dtype.kind == "b":
+        return False, True
+    # NumPy does not take bfloat16 for a float.
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -np.inf, np.inf
+    return np.iinfo(dtype).min, np.iinfo(dtype).max

@@ -11,6 +11,7 @@ import numpy as np
 from ..call import Call, emits, full
 from ..sizes import is_int
 from ..values import Tensor
+from .reductions import extremes
 from .shapes import interior, pad_edges
 
 
@@ -20,12 +21,8 @@ def reduce_window(call: Call) -> str:
     kind = call.name.rsplit("_", 1)[-1]
     if dtype in (np.float32, np.float64) and (found := _pooled(call, kind)) is not None:
         return found
-    if dtype.kind == "f":
-        first: Any = {"max": -np.inf, "min": np.inf, "sum": 0}[kind]
-    else:
-        info: Any = None if dtype.kind == "b" else np.iinfo(dtype)
-        low, high = (False, True) if dtype.kind == "b" else (info.min, info.max)
-        first = {"max": low, "min": high, "sum": 0}[kind]
+    low, high = extremes(dtype)
+    first = {"max": low, "min": high, "sum": 0}[kind]
     name = {"max": "Max", "min": "Min", "sum": "Add"}[kind]
     return _by_slices(call, call.const(first), lambda x, y: call.op(name, x, y))
 
