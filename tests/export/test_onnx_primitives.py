@@ -32,6 +32,15 @@ def _until(x):
     )
 
 
+def _until_each(x):
+    def row(row):
+        return lax.while_loop(
+            lambda c: jnp.sum(c[0]) < 50.0, lambda c: (c[0] * 2 + 1, ~c[1]), (row, True)
+        )
+
+    return jax.vmap(row)(x)
+
+
 def _branches(x):
     n = jnp.clip(jnp.sum(x).astype(jnp.int32), 0, 2)
     return lax.switch(n, [jnp.sin, lambda x: x * 2, lambda x: x - 1.0], x)
@@ -124,6 +133,7 @@ CASES = {
     ),
     "bools": (lambda x: (x & ~x[:, ::-1], x | x[:1], x ^ x[:1], x.any(1), x.all(0)), INTS > 0),
     "comparisons": (lambda x: (x > 1, x <= 2, x == 3, x != 4, jnp.where(x > 0, x, -x)), INTS),
+    "casts": (lambda x: ((x * 300).astype("uint8"), (x * 300).astype("int8"), x > 0.0), FLOATS),
     "clips": (lambda x: (jnp.clip(x, -0.5, 0.5), jnp.maximum(x, 0.0)), FLOATS),
     "shapes": (
         lambda x: (
@@ -175,6 +185,7 @@ CASES = {
     "sorted": (_sorted, FLOATS),
     "fori": (_fori, FLOATS),
     "while": (_until, POSITIVE),
+    "while of each row": (_until_each, POSITIVE),
     "switch": (_branches, FLOATS),
     "scan, reversed": (_backwards, STEPS),
     "complex": (_complex, FLOATS),

@@ -296,7 +296,12 @@ def where(call: Call, which: str, x: str, y: str) -> str:
 def convert_element_type(call: Call, x: str) -> str:
     if call.dtype(0) == call.out.dtype:
         return x
-    return call.graph.cast(x, call.out.dtype)
+    dtype = np.dtype(call.out.dtype)
+    if dtype.kind in "iu" and dtype.itemsize < 4 and call.dtype(0).kind == "f":
+        # What is too large becomes the largest in JAX, and is cut off by other casts.
+        info = np.iinfo(dtype)
+        x = call.op("Min", call.op("Max", x, call.const(info.min)), call.const(info.max))
+    return call.graph.cast(x, dtype)
 
 
 @elementwise("stop_gradient", "copy", "copy_p", "reduce_precision", "sharding_constraint")
