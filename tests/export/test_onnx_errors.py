@@ -65,9 +65,9 @@ def test_sizes_that_differ_are_not_one():
 
 
 def test_a_size_that_no_input_has():
-    (n,) = jax.export.symbolic_shape("n")
-    spec = jax.ShapeDtypeStruct((2 * n, 4), jnp.float32)
-    layer = jl.lift(lambda x: jnp.broadcast_to(x.reshape(-1, 8)[:1] * 2, (x.shape[0] // 2, 8)))
+    n, m = jax.export.symbolic_shape("n, m")
+    spec = jax.ShapeDtypeStruct((n * m, 4), jnp.float32)
+    layer = jl.lift(lambda x: jnp.broadcast_to(x[:1], (n, 4)) * x.sum())
     with pytest.raises(jl.InteropError, match="the size 'n' is not the size of any input's axis"):
         jl.export.onnx(layer, {}, {}, spec)
 

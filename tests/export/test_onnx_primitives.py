@@ -265,6 +265,14 @@ def test_inputs_have_the_dtype_of_the_spec():
     assert run(model, [np.ones((2, 4))])[0].dtype == np.float32
 
 
-def test_sizes_of_the_spec_may_be_sums():
-    shape = jax.export.symbolic_shape("2*n + 1, n")
-    jl.export.onnx(jl.lift(lambda x: x[::2].sum(1)), {}, {}, jax.ShapeDtypeStruct(shape, "float32"))
+@pytest.mark.parametrize("size", ["2*n + 1", "n + 3", "3*n"])
+def test_sizes_of_the_spec_may_be_multiples_and_sums(size):
+    spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"{size}, 3"), "float32")
+    x = np.ones((9, 3), "float32")
+    agree(
+        jl.lift(lambda x: x[::2] * jnp.arange(x.shape[0], dtype=x.dtype)[::2, None]),
+        {},
+        {},
+        spec,
+        x,
+    )

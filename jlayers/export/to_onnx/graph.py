@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .sizes import Size, evaluate, is_int
+from .sizes import Size, Source, evaluate, is_int
 
 Dims = Sequence[Any]
 # Larger arrays are compared, and written once for all orders of their axes.
@@ -35,7 +35,7 @@ class Graph:
         self._made: dict[str, onnx.NodeProto] = {}
         if parent is None:
             self.initializers: dict[str, np.ndarray] = {}
-            self.symbols: dict[str, tuple[str, int]] = {}
+            self.symbols: dict[str, Source] = {}
             self.scope = ""
             self._names: dict[str, int] = {}
             self._constants: dict[Hashable, list[str]] = {}

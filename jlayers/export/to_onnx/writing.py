@@ -21,7 +21,7 @@ from .graph import Graph, entered
 from .inputs import Inputs, names_of
 from .operators.marking import Marks
 from .primitives.complexes import is_complex
-from .sizes import is_int
+from .sizes import is_int, source
 from .values import Known, Tensor, Value
 
 # The oldest version of the file format that has these operators.
@@ -74,8 +74,12 @@ def write(
         own = graph.add_input(name, shape, spec.dtype)
         given.append(Tensor(entered(graph, own, spec.dtype, var.aval.dtype), shape))
         for axis, dim in enumerate(shape):
-            if not is_int(dim):
-                graph.symbols.setdefault(str(dim), (own, axis))
+            if not is_int(dim) and (found := source(own, axis, dim)) is not None:
+                symbol, where = found
+                # The size itself needs no arithmetic.
+                if where.factor == 1 and not where.rest:
+                    graph.symbols[symbol] = where
+                graph.symbols.setdefault(symbol, where)
     # Before any parameter may have one of these names.
     names = [graph.fresh(name) for name in names_of(out, "y")]
     converter = Converter(marks.operators)
