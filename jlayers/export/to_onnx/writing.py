@@ -102,8 +102,15 @@ def _traced(
     run: Callable[[Params, State, Any], Any], params: Params, state: State, inputs: Inputs
 ) -> tuple[Any, Any]:
     """The program, and the specs of its outputs."""
+    # Newer versions of JAX warn of specs whose dtype they do not have.
+    specs = jax.tree.map(
+        lambda spec: jax.ShapeDtypeStruct(
+            spec.shape, jax.numpy.asarray(np.zeros((), spec.dtype)).dtype
+        ),
+        inputs.specs,
+    )
     try:
-        program, out = jax.make_jaxpr(run, return_shape=True)(params, state, inputs.specs)
+        program, out = jax.make_jaxpr(run, return_shape=True)(params, state, specs)
         return program, out
     except JlayersError:
         raise
