@@ -230,9 +230,10 @@ def entered(graph: Graph, name: str, dtype: Any, wanted: Any) -> str:
 
 def _same(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether two arrays have the same bits."""
-    return x is y or np.array_equal(
-        *(np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (x, y))
-    )
+    if x is y:
+        return True
+    first, second = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (x, y))
+    return bool(np.array_equal(first, second))
 
 
 def _turned(arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, list[int]]]:

@@ -14,7 +14,9 @@ import numpy as np
 from .call import Call, Emitted, Emitter
 from .values import Known, Tensor, Value
 
-_WIDER = {np.dtype(name): np.dtype("int32") for name in ("int8", "int16", "uint8", "uint16")}
+_WIDER: dict[Any, Any] = {
+    np.dtype(name): np.dtype("int32") for name in ("int8", "int16", "uint8", "uint16")
+}
 _WIDER[np.dtype("uint32")] = np.dtype("int64")
 # There are kernels of these for all dtypes.
 _MOVES = "broadcast_in_dim reshape squeeze expand_dims transpose slice concatenate split stack"

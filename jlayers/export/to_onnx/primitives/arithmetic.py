@@ -307,7 +307,7 @@ def convert_element_type(call: Call, x: str) -> str:
 @elementwise("stop_gradient", "copy", "copy_p", "reduce_precision", "sharding_constraint")
 def same(call: Call, x: str) -> str:
     if call.name == "reduce_precision":
-        bits: Any = jnp.finfo(call.dtype(0))
+        bits: Any = jnp.finfo(call.dtype(0))  # type: ignore[no-untyped-call]
         if (call.params["exponent_bits"], call.params["mantissa_bits"]) != (bits.nexp, bits.nmant):
             raise call.refuse("a float of fewer bits")
     return x

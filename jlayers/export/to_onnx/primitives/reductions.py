@@ -68,7 +68,7 @@ def cumulative(call: Call) -> str:
     new = body.add_input("new", rest, dtype)
     if kind is None:
         top = body.op("Max", total, new)
-        finite = body.op("Max", top, graph.constant(jnp.finfo(dtype).min, dtype))
+        finite = body.op("Max", top, graph.constant(finfo(dtype).min, dtype))
         parts = [body.op("Exp", body.op("Sub", part, finite)) for part in (total, new)]
         result = body.op("Add", finite, body.op("Log", body.op("Add", *parts)))
     else:
@@ -88,6 +88,11 @@ def cumulative(call: Call) -> str:
         scan_input_directions=[reverse],
         scan_output_directions=[reverse],
     )[1]
+
+
+def finfo(dtype: Any) -> Any:
+    """That of floats, bfloat16 too."""
+    return jnp.finfo(dtype)  # type: ignore[no-untyped-call]
 
 
 def extremes(dtype: np.dtype[Any]) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from ..call import Call, emits, full
-from ..values import Known, Tensor
+from ..values import Known, Tensor, Value
 from .arithmetic import where
 from .indexing import all_of, clip, component, place, placed, places_of, stacked, whole_axes
 
@@ -27,9 +27,13 @@ _REDUCTIONS = {
 
 @emits(*_REDUCTIONS)
 def scatter(call: Call) -> str:
-    numbers, graph = call.params["dimension_numbers"], call.graph
     if call.name == "scatter" and call.params.get("update_jaxpr") is not None:
         return _applied(call)
+    return _scattered(call)
+
+
+def _scattered(call: Call) -> str:
+    numbers, graph = call.params["dimension_numbers"], call.graph
     shape, updates = list(call.shape(0)), list(call.shape(2))
     indexed = list(numbers.scatter_dims_to_operand_dims)
     window = [
@@ -95,7 +99,7 @@ def _applied(call: Call) -> str:
             "a function of places that may be there twice", "x.at[i].set(function(x[i]))"
         )
     flags = [jax.ShapeDtypeStruct(call.shape(i), np.int32) for i in (0, 2)]
-    marked = scatter(
+    marked = _scattered(
         Call(
             call.converter,
             graph,
@@ -107,7 +111,7 @@ def _applied(call: Call) -> str:
         )
     )
     # The function is of two numbers, and every operation on numbers is one on arrays here.
-    given = [Tensor(call.arg(0), ()), Known(np.zeros((), call.dtype(2)))]
+    given: list[Value] = [Tensor(call.arg(0), ()), Known(np.zeros((), call.dtype(2)))]
     (new,) = call.converter.run(params["update_jaxpr"], given, graph, params["update_consts"])
     name = full(graph, new, jax.ShapeDtypeStruct((), call.out.dtype))
     return where(call, graph.cast(marked, bool), name, call.arg(0))
