@@ -63,6 +63,16 @@ def opaque(specs: list[Any], given: list[Any], name: str = "") -> list[jax.Array
     return jax.jit(jlayers_opaque)(given)  # type: ignore[no-any-return]
 
 
+def _with_numbers(plain: tuple[PyTree, ...], x: PyTree) -> tuple[tuple[PyTree, ...], PyTree]:
+    """The same specs with numbers for sizes that have none."""
+    leaves, structure = jax.tree.flatten((plain, x))
+    if all(isinstance(dim, int) for leaf in leaves for dim in leaf.shape):
+        return plain, x
+    from .dependence import numbered
+
+    return jax.tree.unflatten(structure, numbered(leaves))  # type: ignore[no-any-return]
+
+
 class Examined:
     """A function, and what was seen of it.
 
@@ -94,6 +104,7 @@ class Examined:
           timed, lead: which of its arrays have steps, as for ``dependence.judge``.
           train: for which mode this is, of two that are remembered apart.
         """
+        plain, x = _with_numbers(plain, x)
         known = (train, lead, _known(plain, x, timed))
         verdicts = self._seen.get(known)
         if verdicts is None:
@@ -122,6 +133,7 @@ class Examined:
           plain, x, train: as for ``verdicts``.
           masked: for each array of ``x``, whether it has a mask.
         """
+        plain, x = _with_numbers(plain, x)
         known = (train, _known(plain, x, masked))
         found = self._of_arrays.get(known)
         if found is None:

@@ -148,7 +148,9 @@ def test_parameters_keep_their_paths(key):
 
 
 def test_a_mask_is_an_input(key):
-    layer = jl.serial(jl.Dense(3), jl.bidirectional(jl.GRU(2)), jl.GlobalAvgPool())
+    # Functions too are looked at for what they do to padding, without numbers for sizes.
+    steps = jl.serial(jl.Dense(3), jax.nn.gelu, lambda x: x - x.mean(-1, keepdims=True))
+    layer = jl.serial(steps, jl.bidirectional(jl.GRU(2)), jl.GlobalAvgPool())
     params, state = layer.init(key, STEPS)
     batch, time = export.symbolic_shape("batch, time")
     spec = jl.Sequence(
@@ -158,6 +160,28 @@ def test_a_mask_is_an_input(key):
     x = jl.Sequence.from_lengths(values(jl.spec((3, 7, 4))), np.array([7, 2, 5]))
     model = agree(layer, params, state, spec, x)
     assert [value.name for value in model.graph.input] == ["x/values", "x/mask"]
+
+
+def test_padding_alone_in_a_window_is_what_it_is_in_jax():
+    steps = jl.Sequence.from_lengths(values(jl.spec((2, 6, 4))), np.array([3, 1]))
+    model = agree(jl.MaxPool(2, strides=2), {}, {}, steps, steps)
+    assert "MaxPool" in kinds(model)
+
+
+def test_arrays_of_several_uses_are_written_once(key):
+    twice = jl.compose(
+        lambda f, x: f.lstm(f.conv(f.lstm(x))), lstm=jl.LSTM(24), conv=jl.Conv(24, 3)
+    )
+    head = jl.compose(
+        lambda f, x: f.steps(f.table(x)) @ f.table.params["embedding"].T,
+        table=jl.Embedding(70, 24),
+        steps=twice,
+    )
+    ids = jl.spec((2, 5), jnp.int32)
+    params, state = head.init(key, ids)
+    model = agree(head, params, state, ids, values(ids))
+    written = sum(np.prod(array.dims) for array in model.graph.initializer)
+    assert written < 1.1 * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_blocks_of_a_stream_are_the_whole(key):

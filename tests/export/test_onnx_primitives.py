@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 from jax import lax
 from oracles.onnx_runs import agree, kinds, run
@@ -31,6 +32,15 @@ def _until(x):
     )
 
 
+def _until_each(x):
+    def row(row):
+        return lax.while_loop(
+            lambda c: jnp.sum(c[0]) < 50.0, lambda c: (c[0] * 2 + 1, ~c[1]), (row, True)
+        )
+
+    return jax.vmap(row)(x)
+
+
 def _branches(x):
     n = jnp.clip(jnp.sum(x).astype(jnp.int32), 0, 2)
     return lax.switch(n, [jnp.sin, lambda x: x * 2, lambda x: x - 1.0], x)
@@ -47,9 +57,15 @@ def _window(x):
     return lax.reduce_window(x, 1.0, lambda a, b: a * b, (1, 3, 2), (1, 2, 1), "VALID")
 
 
+def _narrow(x):
+    moved = x[:, jnp.argsort(-x[0])]
+    return x * x, x - moved, x >> 1, jnp.maximum(x, moved), x.sum(1), jnp.pad(x, 1), x @ x[0]
+
+
 def _scatter(x):
     places = jnp.array([0, 2, 2, 9])  # the last is dropped
-    return x.at[:, places].add(1.0), x.at[:, 1:3].set(0.0), x.at[:, places].max(0.5)
+    applied = x.at[:, places[1::2]].apply(jnp.tanh), x.at[:, 1].apply(lambda x: 0.0 * x)
+    return x.at[:, places].add(1.0), x.at[:, 1:3].set(0.0), x.at[:, places].max(0.5), applied
 
 
 def _gather(x):
@@ -78,6 +94,18 @@ def _fourier(x):
     return whole.real, half.imag, jnp.fft.irfft(half * 0.5), jnp.fft.ifft(whole, axis=-1).real
 
 
+def _fourier_of_free_lengths(x):
+    half = jnp.fft.rfft(x, axis=1)
+    swapped = jnp.swapaxes(half * 0.5, 1, 2)
+    back = lax.fft(swapped, "IRFFT", (x.shape[1],))
+    return half.imag, back, jnp.fft.ifft(half, axis=1).imag
+
+
+def _planes(x):
+    plane = jnp.fft.rfft2(x, axes=(1, 2))
+    return plane.real, jnp.fft.irfft2(plane * 0.5, axes=(1, 2)), jnp.fft.fft2(x[:, :5]).imag
+
+
 def _sorted(x):
     keys, values = lax.sort_key_val(x, jnp.broadcast_to(jnp.arange(4), x.shape))
     return keys, values, jnp.argsort(-x, axis=1), lax.top_k(x, 2)
@@ -97,8 +125,15 @@ CASES = {
         POSITIVE,
     ),
     "integers": (lambda x: (x // 3, x % 3, lax.div(x, 3), x << 2, x & 6, x | 1, x ^ 3, ~x), INTS),
+    "narrow integers": (_narrow, (INTS * 9).astype("int8")),
+    "unsigned integers": (_narrow, INTS.astype("uint32")),
+    "halves": (
+        lambda x: (jnp.sort(x, 1), jnp.argsort(-x, 1), lax.top_k(x, 2)),
+        FLOATS.astype("float16"),
+    ),
     "bools": (lambda x: (x & ~x[:, ::-1], x | x[:1], x ^ x[:1], x.any(1), x.all(0)), INTS > 0),
     "comparisons": (lambda x: (x > 1, x <= 2, x == 3, x != 4, jnp.where(x > 0, x, -x)), INTS),
+    "casts": (lambda x: ((x * 300).astype("uint8"), (x * 300).astype("int8"), x > 0.0), FLOATS),
     "clips": (lambda x: (jnp.clip(x, -0.5, 0.5), jnp.maximum(x, 0.0)), FLOATS),
     "shapes": (
         lambda x: (
@@ -150,11 +185,30 @@ CASES = {
     "sorted": (_sorted, FLOATS),
     "fori": (_fori, FLOATS),
     "while": (_until, POSITIVE),
+    "while of each row": (_until_each, POSITIVE),
     "switch": (_branches, FLOATS),
     "scan, reversed": (_backwards, STEPS),
     "complex": (_complex, FLOATS),
     "fourier": (_fourier, FLOATS),
+    "fourier, planes": (_planes, STEPS),
 }
+
+
+def test_fourier_transforms_of_free_lengths():
+    shape = jax.export.symbolic_shape("b, t, 4")
+    model = jl.lift(_fourier_of_free_lengths)
+    for steps in (6, 7):
+        x = np.random.default_rng(2).normal(size=(2, steps, 4)).astype("float32")
+        agree(model, {}, {}, jax.ShapeDtypeStruct(shape, x.dtype), x)
+
+
+def test_bfloat16_is_written():
+    def model(x):
+        pooled, _ = jl.MaxPool(2).apply({}, {}, x)
+        return pooled, lax.cummax(x, 1), jnp.einsum("bti,ti->ti", x, x[0]), jnp.sort(x, 1)
+
+    proto = jl.export.onnx(jl.lift(model), {}, {}, jl.spec((3, 6, 4), jnp.bfloat16), check=False)
+    onnx.checker.check_model(proto, full_check=True)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -191,3 +245,34 @@ def test_outputs_that_compute_nothing():
     np.testing.assert_array_equal(found[0], found[2])
     assert found[1] == 2.0
     assert [value.name for value in model.graph.output] == ["y/0", "y/1", "y/2"]
+
+
+def test_names_of_inputs_and_outputs_are_their_paths(key):
+    both = {"a/b": jl.spec((3, 4)), "a": {"b": jl.spec((3, 4))}}
+    model = jl.export.onnx(jl.lift(lambda x: x["a"]["b"] - x["a/b"]), {}, {}, both)
+    # Keys are in order.
+    assert [value.name for value in model.graph.input] == ["x/a/b", "x/a/b_1"]
+    # Parameters may have the same paths.
+    layer = jl.serial(y=jl.Dense(3), body=lambda x: {"kernel": x, "bias": x})
+    params, state = layer.init(key, jl.spec((3, 4)))
+    model = jl.export.onnx(layer, params, state, jl.spec((3, 4)))
+    assert [value.name for value in model.graph.output] == ["y/bias", "y/kernel"]
+
+
+def test_inputs_have_the_dtype_of_the_spec():
+    layer = jl.lift(lambda x: x @ jnp.ones((4, 2)))
+    model = jl.export.onnx(layer, {}, {}, np.ones((3, 4)))
+    assert run(model, [np.ones((2, 4))])[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("size", ["2*n + 1", "n + 3", "3*n"])
+def test_sizes_of_the_spec_may_be_multiples_and_sums(size):
+    spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"{size}, 3"), "float32")
+    x = np.ones((9, 3), "float32")
+    agree(
+        jl.lift(lambda x: x[::2] * jnp.arange(x.shape[0], dtype=x.dtype)[::2, None]),
+        {},
+        {},
+        spec,
+        x,
+    )

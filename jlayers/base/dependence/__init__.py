@@ -5,6 +5,7 @@ from .domain import Cause, Sizes
 from .reach import reached, results_reached
 from .rules_control import OPAQUE
 from .source import Source
+from .symbolic import number, numbered, symbols_of
 from .trace import OWN_SIZES, Trace
 from .verdict import Verdict, Why, why_of, worst
 
@@ -21,8 +22,11 @@ __all__ = [
     "compare",
     "judge",
     "judge_call",
+    "number",
+    "numbered",
     "reached",
     "results_reached",
+    "symbols_of",
     "why_of",
     "worst",
 ]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from ...base.dependence import number
 from ...base.errors import InteropError
 from ...base.layer import Layer
 from ...base.types import Params, State
 from .inputs import Inputs
 from .locating import first_departure
 from .runtime import differs, session_of
-from .sizes import is_int
 from .writing import Written
 
 
@@ -24,20 +25,25 @@ def compare(
     state: State,
     inputs: Inputs,
     written: Written,
+    source: Any,
     larger: Sequence[int] = (0, 3),
 ) -> None:
     """Runs both where onnxruntime is installed.
+
+    Args:
+      source: the graph, or the path of its file.
 
     Raises:
       InteropError: where they differ.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         return
-    session = session_of(written.model)
+    session = session_of(source)
     run = jax.jit(lambda params, state, x: layer.apply(params, state, x)[0])
     wanted = {value.name for value in session.get_inputs()}
     for more in larger if inputs.sizes else larger[:1]:
-        sizes = {name: size + more for name, size in inputs.sizes.items()}
+        # Symbols are at least 1 in JAX.
+        sizes = {name: max(size, 1) + more for name, size in inputs.sizes.items()}
         leaves = examples(inputs, sizes, seed=more)
         x = jax.tree.unflatten(jax.tree.structure(inputs.specs), leaves)
         expected = jax.tree.leaves(run(params, state, x))
@@ -63,7 +69,7 @@ def examples(inputs: Inputs, sizes: dict[str, int], seed: int) -> list[np.ndarra
     rng = np.random.default_rng(seed)
     leaves = []
     for i, spec in enumerate(jax.tree.leaves(inputs.specs)):
-        shape = tuple(int(dim) if is_int(dim) else sizes[str(dim)] for dim in spec.shape)
+        shape = tuple(number(dim, sizes) for dim in spec.shape)
         given = inputs.examples.get(i)
         if given is not None and given.shape == shape:
             leaves.append(given)

@@ -19,6 +19,7 @@ from .call import EMITTERS, Call, Emitted
 from .folding import folded
 from .graph import Graph
 from .idioms import Idiom, find
+from .narrow import emit_wider, is_narrow
 from .primitives.complexes import emit_complex, is_complex
 from .values import Known, Tensor, Value
 
@@ -29,8 +30,10 @@ _HINTS = {
     "random": "ONNX has no random numbers as JAX draws them: export without train=True and keys",
     "threefry": "ONNX has no random numbers as JAX draws them: export without train=True and keys",
     "callback": "a function that runs in Python cannot be in a file",
-    "lu": "decompositions can be exported of parameters alone, which are worked out beforehand",
-}
+} | dict.fromkeys(
+    ("lu", "cholesky", "triangular_solve", "svd", "eig", "qr", "householder", "schur", "hessen"),
+    "decompositions can be exported of parameters alone, which are worked out beforehand",
+)
 
 
 class Converter:
@@ -99,6 +102,8 @@ class Converter:
                 raise InteropError(
                     f"the primitive {name!r} has no form in ONNX here", hint=_hint(name)
                 )
+            if name not in _THROUGH and is_narrow(call):
+                return listed(emit_wider(call, emitter), outs)
             return listed(emitter(call), outs)
         except InteropError as error:
             # The innermost equation says it.

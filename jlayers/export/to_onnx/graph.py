@@ -15,9 +15,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .sizes import Size, evaluate, is_int
+from .sizes import Size, Source, evaluate, is_int
 
 Dims = Sequence[Any]
+# Larger arrays are compared, and written once for all orders of their axes.
+_SMALL = 1024
 
 
 class Graph:
@@ -33,10 +35,10 @@ class Graph:
         self._made: dict[str, onnx.NodeProto] = {}
         if parent is None:
             self.initializers: dict[str, np.ndarray] = {}
-            self.symbols: dict[str, tuple[str, int]] = {}
+            self.symbols: dict[str, Source] = {}
             self.scope = ""
             self._names: dict[str, int] = {}
-            self._constants: dict[Hashable, str] = {}
+            self._constants: dict[Hashable, list[str]] = {}
 
     def fresh(self, hint: str) -> str:
         """A name that nothing in the model has yet."""
@@ -94,15 +96,16 @@ class Graph:
         """The name of an initialiser that holds the array; equal small ones are one."""
         array = np.asarray(value, dtype)
         root = self.root
-        # A large array is held by the model, so that no other one gets its identity.
-        content: Hashable = array.tobytes() if array.size <= 1024 else id(array)
         # Two parameters that happen to be equal keep their names.
-        key = (array.dtype, array.shape, content, hint)
-        if key not in root._constants:
-            name = self.fresh(hint)
-            root.initializers[name] = array
-            root._constants[key] = name
-        return root._constants[key]
+        content = array.tobytes() if array.size <= _SMALL else b""
+        alike = root._constants.setdefault((array.dtype, array.shape, content, hint), [])
+        for name in alike:
+            if content or _same(array, root.initializers[name]):
+                return name
+        name = self.fresh(hint)
+        root.initializers[name] = array
+        alike.append(name)
+        return name
 
     def hint_of(self, name: str) -> str:
         """What to call an array that is made from a constant."""
@@ -193,10 +196,10 @@ class Graph:
         self.inputs.append(value_info(name, shape, dtype, symbols=self.parent is None))
         return name
 
-    def add_output(self, name: str, hint: str, shape: Dims, dtype: Any) -> str:
-        """A new output that has the value ``name``."""
+    def add_output(self, name: str, hint: str, shape: Dims, dtype: Any, new: str = "") -> str:
+        """A new output that has the value ``name``; ``new`` is its own, if ``fresh`` gave it."""
         # Neither an input nor what an outer graph computes may itself be an output.
-        new = self.fresh(hint)
+        new = new or self.fresh(hint)
         self.nodes.append(helper.make_node("Identity", [name], [new], name=self.fresh("Identity")))
         self.outputs.append(value_info(new, shape, dtype, symbols=self.parent is None))
         return new
@@ -212,11 +215,50 @@ class Graph:
         nodes.reverse()
         tensors = []
         if self.parent is None:
-            arrays = self.initializers = {
-                key: array for key, array in self.initializers.items() if key in needed
-            }
-            tensors = [tensor(key, array) for key, array in arrays.items()]
+            arrays = {key: array for key, array in self.initializers.items() if key in needed}
+            turned = _turned(arrays)
+            nodes = [*(_turn(name, *found) for name, found in turned.items()), *nodes]
+            self.initializers = {key: array for key, array in arrays.items() if key not in turned}
+            tensors = [tensor(key, array) for key, array in self.initializers.items()]
         return helper.make_graph(nodes, name, self.inputs, self.outputs, tensors)
+
+
+def entered(graph: Graph, name: str, dtype: Any, wanted: Any) -> str:
+    """An input in the dtype that JAX has for it: without x64, that of int64 is int32."""
+    return name if np.dtype(dtype) == np.dtype(wanted) else graph.cast(name, wanted)
+
+
+def _same(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two arrays have the same bits."""
+    if x is y:
+        return True
+    first, second = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (x, y))
+    return bool(np.array_equal(first, second))
+
+
+def _turned(arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, list[int]]]:
+    """What is another array with its axes in another order, as the table of a tied head is."""
+
+    def place(array: np.ndarray) -> Hashable:
+        return array.__array_interface__["data"][0], array.dtype, array.size
+
+    large = {name: array for name, array in arrays.items() if array.size > _SMALL}
+    whole = {place(array): name for name, array in large.items() if array.flags.c_contiguous}
+    found = {}
+    for name, array in large.items():
+        order = np.argsort([-stride for stride in array.strides], kind="stable")
+        source = None if array.flags.c_contiguous else whole.get(place(array))
+        if source and _layout(array.transpose(order)) == _layout(arrays[source]):
+            found[name] = (source, np.argsort(order).tolist())
+    return found
+
+
+def _layout(array: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    return array.shape, array.strides
+
+
+def _turn(name: str, source: str, order: list[int]) -> onnx.NodeProto:
+    return helper.make_node("Transpose", [source], [name], name=f"{name}/Transpose", perm=order)
 
 
 def _read(node: onnx.NodeProto) -> set[str]:

@@ -10,7 +10,7 @@ from onnx import helper
 
 from .call import full
 from .converter import Converter
-from .graph import Graph
+from .graph import Graph, entered
 from .operators.marking import Marks
 from .primitives.complexes import is_complex
 from .runtime import differs, session_of
@@ -28,8 +28,9 @@ def first_departure(run: Any, marks: Marks, params: Any, state: Any, x: Any) -> 
     leaves = jax.tree.leaves((params, state))
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
     given: list[Value] = [Known(np.asarray(leaf)) for leaf in leaves]
-    for array in arrays:
-        given.append(Tensor(graph.add_input("x", array.shape, array.dtype), array.shape))
+    for array, var in zip(arrays, program.jaxpr.invars[len(given) :], strict=True):
+        own = graph.add_input("x", array.shape, array.dtype)
+        given.append(Tensor(entered(graph, own, array.dtype, var.aval.dtype), array.shape))
     seen: list[tuple[Any, list[Value]]] = []
     Converter(marks.operators, seen).run(program, given, graph)
     wanted = _outputs(graph, seen)

@@ -13,7 +13,7 @@ _TOLERANCE = {1: 1e-1, 2: 2e-2, 4: 1e-4, 8: 1e-9}
 
 
 def session_of(model: Any) -> Any:
-    """A session on one thread, without words."""
+    """A session on one thread, without words, of a graph or the path of a file."""
     import onnxruntime as runtime
 
     options = runtime.SessionOptions()
@@ -21,7 +21,9 @@ def session_of(model: Any) -> Any:
     options.log_severity_level = 4
     try:
         return runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model if isinstance(model, str) else model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
         )
     except Exception as error:
         raise InteropError(

@@ -7,21 +7,48 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
+from ...base.dependence import number, symbols_of
 from ...base.errors import InteropError
 
 Size = Any
+
+
+class Source(NamedTuple):
+    """An axis of ``factor * size + rest`` elements.
+
+    Attributes:
+      name, axis: of the input.
+    """
+
+    name: str
+    axis: int
+    factor: int = 1
+    rest: int = 0
+
+
+def source(name: str, axis: int, dim: Size) -> tuple[str, Source] | None:
+    """A symbol and how an axis tells its size; None for sums of several, and what is rounded."""
+    symbols = symbols_of([jax.ShapeDtypeStruct((dim,), np.float32)])
+    if len(symbols) != 1:
+        return None
+    rest, *sizes = (number(dim, {symbols[0]: n}) for n in range(6))
+    factor = sizes[0] - rest
+    if not factor or any(size != factor * (i + 1) + rest for i, size in enumerate(sizes)):
+        return None
+    return symbols[0], Source(name, axis, factor, rest)
 
 
 class Writer(Protocol):
     """What is needed of a graph."""
 
     @property
-    def symbols(self) -> Mapping[str, tuple[str, int]]:
-        """The input and the axis that have the size of a name."""
+    def symbols(self) -> Mapping[str, Source]:
+        """Where the sizes of names are found."""
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node."""
@@ -80,8 +107,13 @@ def _symbol(graph: Writer, name: str, text: str) -> str:
         raise InteropError(
             f"the size {name!r} is not the size of any input's axis",
             got=text,
-            hint="an input must have an axis of this size itself, not of a multiple of it",
+            hint="an input must have an axis of this size alone, such as n, 2*n or n + 1",
         )
-    source, axis = graph.symbols[name]
-    size = graph.op("Shape", source, start=axis, end=axis + 1)
-    return graph.op("Squeeze", size, graph.ints(0))
+    found = graph.symbols[name]
+    shape = graph.op("Shape", found.name, start=found.axis, end=found.axis + 1)
+    size = graph.op("Squeeze", shape, graph.ints(0))
+    if found.rest:
+        size = graph.op("Sub", size, graph.constant(found.rest, np.int64))
+    if found.factor != 1:
+        size = graph.op("Div", size, graph.constant(found.factor, np.int64))
+    return size

@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...base.errors import InteropError
+from ...base.errors import InteropError, JlayersError
 from ...base.layer import Layer
 from ...base.specs import path_text
 from ...base.types import Params, State
 from . import operators  # noqa: F401 - fills the table of layers
 from .call import full
 from .converter import Converter
-from .graph import Graph
+from .graph import Graph, entered
 from .inputs import Inputs, names_of
 from .operators.marking import Marks
 from .primitives.complexes import is_complex
-from .sizes import is_int
+from .sizes import is_int, source
 from .values import Known, Tensor, Value
 
 # The oldest version of the file format that has these operators.
@@ -56,29 +56,38 @@ def write(
     def run(params: Params, state: State, x: Any) -> Any:
         return marked.apply(params, state, x)[0]
 
-    program, out = jax.make_jaxpr(run, return_shape=True)(params, state, inputs.specs)
+    program, out = _traced(run, params, state, inputs)
+    if not jax.tree.leaves(out):
+        raise InteropError("the model has no output", got=str(out))
     leaves = [
         (path_text(path), leaf)
         for tree in (params, state)
         for path, leaf in jax.tree.leaves_with_path(tree)
     ]
     given: list[Value] = [Known(np.asarray(leaf), path) for path, leaf in leaves]
-    for name, spec in zip(inputs.names, jax.tree.leaves(inputs.specs), strict=True):
+    variables = program.jaxpr.invars[len(given) :]
+    specs = jax.tree.leaves(inputs.specs)
+    for name, spec, var in zip(inputs.names, specs, variables, strict=True):
         if is_complex(spec):
             raise InteropError(f"the input {name!r} is complex: ONNX has real inputs alone")
         shape = tuple(spec.shape)
         own = graph.add_input(name, shape, spec.dtype)
-        given.append(Tensor(own, shape))
+        given.append(Tensor(entered(graph, own, spec.dtype, var.aval.dtype), shape))
         for axis, dim in enumerate(shape):
-            if not is_int(dim):
-                graph.symbols.setdefault(str(dim), (own, axis))
+            if not is_int(dim) and (found := source(own, axis, dim)) is not None:
+                symbol, where = found
+                # The size itself needs no arithmetic.
+                if where.factor == 1 and not where.rest:
+                    graph.symbols[symbol] = where
+                graph.symbols.setdefault(symbol, where)
+    # Before any parameter may have one of these names.
+    names = [graph.fresh(name) for name in names_of(out, "y")]
     converter = Converter(marks.operators)
     results = converter.run(program, given, graph)
-    names = []
-    for hint, value, spec in zip(names_of(out, "y"), results, jax.tree.leaves(out), strict=True):
+    for name, value, spec in zip(names, results, jax.tree.leaves(out), strict=True):
         if is_complex(spec):
-            raise InteropError(f"the output {hint!r} is complex: ONNX has real outputs alone")
-        names.append(graph.add_output(full(graph, value, spec), hint, spec.shape, spec.dtype))
+            raise InteropError(f"the output {name!r} is complex: ONNX has real outputs alone")
+        graph.add_output(full(graph, value, spec), name, spec.shape, spec.dtype, new=name)
     model = helper.make_model(
         graph.proto("jlayers"),
         opset_imports=[helper.make_opsetid("", opset)],
@@ -87,3 +96,33 @@ def write(
     )
     size = sum(array.nbytes for array in graph.initializers.values())
     return Written(model, names, size, run, marks)
+
+
+def _traced(
+    run: Callable[[Params, State, Any], Any], params: Params, state: State, inputs: Inputs
+) -> tuple[Any, Any]:
+    """The program, and the specs of its outputs."""
+    # Newer versions of JAX warn of specs whose dtype they do not have.
+    specs = jax.tree.map(
+        lambda spec: jax.ShapeDtypeStruct(
+            spec.shape, jax.numpy.asarray(np.zeros((), spec.dtype)).dtype
+        ),
+        inputs.specs,
+    )
+    try:
+        program, out = jax.make_jaxpr(run, return_shape=True)(params, state, specs)
+        return program, out
+    except JlayersError:
+        raise
+    except Exception as error:
+        if not inputs.sizes:
+            raise
+        # JAX says at length which comparison it cannot decide.
+        raised = InteropError(
+            f"the model cannot be traced with free sizes: {', '.join(sorted(inputs.sizes))}",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            hint="batch=None and time=None for the sizes of x",
+        )
+        for note in getattr(error, "__notes__", ()):
+            raised.add_note(note)
+        raise raised from error

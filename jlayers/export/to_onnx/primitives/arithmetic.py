@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from onnx import helper
 
@@ -124,6 +125,16 @@ def _shift(call: Call, x: str, n: str, direction: str) -> str:
 _register()
 
 
+@elementwise("shift_right_arithmetic")
+def shift_right_arithmetic(call: Call, x: str, n: str) -> str:
+    shifted = _shift(call, x, n, "RIGHT")
+    if call.dtype(0).kind == "u":
+        return shifted
+    # The ones that come in on the left are zeros of its complement.
+    negative = call.op("BitwiseNot", _shift(call, call.op("BitwiseNot", x), n, "RIGHT"))
+    return call.op("Where", call.op("Less", x, call.const(0)), negative, shifted)
+
+
 @elementwise("div")
 def div(call: Call, x: str, y: str) -> str:
     return call.op("Div", x, y)
@@ -150,7 +161,7 @@ def ordered(call: Call, x: str, y: str) -> str:
     """The order of sorting, with NaN above all numbers."""
     kind = "LessOrEqual" if call.name == "le_to" else "Less"
     less = call.op(kind, x, y)
-    if not np.issubdtype(call.dtype(0), np.floating):
+    if not jnp.issubdtype(call.dtype(0), jnp.floating):
         return less
     largest = call.op("IsNaN", y)
     if call.name == "lt_to":
@@ -285,13 +296,18 @@ def where(call: Call, which: str, x: str, y: str) -> str:
 def convert_element_type(call: Call, x: str) -> str:
     if call.dtype(0) == call.out.dtype:
         return x
-    return call.graph.cast(x, call.out.dtype)
+    dtype = np.dtype(call.out.dtype)
+    if dtype.kind in "iu" and dtype.itemsize < 4 and call.dtype(0).kind == "f":
+        # What is too large becomes the largest in JAX, and is cut off by other casts.
+        info = np.iinfo(dtype)
+        x = call.op("Min", call.op("Max", x, call.const(info.min)), call.const(info.max))
+    return call.graph.cast(x, dtype)
 
 
 @elementwise("stop_gradient", "copy", "copy_p", "reduce_precision", "sharding_constraint")
 def same(call: Call, x: str) -> str:
     if call.name == "reduce_precision":
-        bits: Any = np.finfo(call.dtype(0))
+        bits: Any = jnp.finfo(call.dtype(0))  # type: ignore[no-untyped-call]
         if (call.params["exponent_bits"], call.params["mantissa_bits"]) != (bits.nexp, bits.nmant):
             raise call.refuse("a float of fewer bits")
     return x

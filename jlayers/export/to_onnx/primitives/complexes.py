@@ -1,4 +1,4 @@
-"""Complex numbers as pairs of real ones, and Fourier transforms as products with matrices.
+"""Complex numbers as pairs of real ones.
 
 A primitive that only moves elements runs on both parts by its own emitter; for the others there is
 arithmetic below.
@@ -90,7 +90,7 @@ def _tensor(value: Any, out: Any) -> Any:
     return Tensor(value, tuple(out.shape)) if isinstance(value, str) else value
 
 
-def _rule(*names: str) -> Callable[[Rule], Rule]:
+def complex_rule(*names: str) -> Callable[[Rule], Rule]:
     def register(rule: Rule) -> Rule:
         _RULES.update(dict.fromkeys(names, rule))
         return rule
@@ -105,7 +105,7 @@ def _apply(call: Call, name: str, *values: Any) -> Any:
     return EMITTERS[name](Call(call.converter, call.graph, name, {}, list(values), avals, [out]))
 
 
-@_rule("mul")
+@complex_rule("mul")
 def _mul(call: Call, pairs: list[Any]) -> Any:
     x, y = pairs
     real = _apply(
@@ -117,12 +117,12 @@ def _mul(call: Call, pairs: list[Any]) -> Any:
     return Pair(real, imag)
 
 
-@_rule("square")
+@complex_rule("square")
 def _square(call: Call, pairs: list[Any]) -> Any:
     return _mul(call, [pairs[0], pairs[0]])
 
 
-@_rule("integer_pow")
+@complex_rule("integer_pow")
 def _integer_pow(call: Call, pairs: list[Any]) -> Any:
     if call.params["y"] < 1:
         raise call.refuse("a complex number to a power below 1")
@@ -132,7 +132,7 @@ def _integer_pow(call: Call, pairs: list[Any]) -> Any:
     return result
 
 
-@_rule("div")
+@complex_rule("div")
 def _div(call: Call, pairs: list[Any]) -> Any:
     x, y = pairs
     size = _apply(call, "add", _apply(call, "square", y.real), _apply(call, "square", y.imag))
@@ -140,7 +140,7 @@ def _div(call: Call, pairs: list[Any]) -> Any:
     return Pair(_apply(call, "div", above.real, size), _apply(call, "div", above.imag, size))
 
 
-@_rule("exp")
+@complex_rule("exp")
 def _exp(call: Call, pairs: list[Any]) -> Any:
     (x,) = pairs
     size = _apply(call, "exp", x.real)
@@ -148,14 +148,14 @@ def _exp(call: Call, pairs: list[Any]) -> Any:
     return Pair(*(_apply(call, "mul", size, part) for part in parts))
 
 
-@_rule("abs")
+@complex_rule("abs")
 def _abs(call: Call, pairs: list[Any]) -> Any:
     (x,) = pairs
     squares = [_apply(call, "square", part) for part in (x.real, x.imag)]
     return _apply(call, "sqrt", _apply(call, "add", *squares))
 
 
-@_rule("conj")
+@complex_rule("conj")
 def _conj(call: Call, pairs: list[Any]) -> Any:
     x = pairs[0]
     if not isinstance(x, Pair):  # conj of a real array makes it complex
@@ -163,22 +163,22 @@ def _conj(call: Call, pairs: list[Any]) -> Any:
     return Pair(x.real, _apply(call, "neg", x.imag))
 
 
-@_rule("real")
+@complex_rule("real")
 def _real(call: Call, pairs: list[Any]) -> Any:
     return pairs[0].real
 
 
-@_rule("imag")
+@complex_rule("imag")
 def _imag(call: Call, pairs: list[Any]) -> Any:
     return pairs[0].imag
 
 
-@_rule("complex")
+@complex_rule("complex")
 def _complex(call: Call, pairs: list[Any]) -> Any:
     return Pair(*pairs)
 
 
-@_rule("convert_element_type")
+@complex_rule("convert_element_type")
 def _convert(call: Call, pairs: list[Any]) -> Any:
     (x,) = pairs
     if not is_complex(call.out):
@@ -191,7 +191,7 @@ def _convert(call: Call, pairs: list[Any]) -> Any:
     return Pair(tensor, Known(np.zeros((), dtype)))
 
 
-@_rule("dot_general")
+@complex_rule("dot_general")
 def _dot(call: Call, pairs: list[Any]) -> Any:
     numbers = call.params["dimension_numbers"]
     ranks = (len(call.shape(0)), len(call.shape(1)))
@@ -214,54 +214,6 @@ def _dot(call: Call, pairs: list[Any]) -> Any:
             graph.op("Sub", real(x.real, y.real), real(x.imag, y.imag)),
             graph.op("Add", real(x.real, y.imag), real(x.imag, y.real)),
         )
-    return Pair(*(Tensor(name, shape) for name in made))
-
-
-@_rule("fft")
-def _fft(call: Call, pairs: list[Any]) -> Any:
-    """Along the last axes, one after another, by the matrix of the transform."""
-    kind = int(call.params["fft_type"])  # FFT, IFFT, RFFT, IRFFT
-    lengths = call.params["fft_lengths"]
-    rank = len(call.shape(0))
-    if len(lengths) > 1 and kind >= 2:
-        raise call.refuse("real transforms over several axes", "one axis at a time")
-    x = pairs[0]
-    for axis, n in zip(range(rank - len(lengths), rank), lengths, strict=True):
-        if not isinstance(n, int):
-            raise call.refuse("a length that is not a number")
-        x = _transform(call, x, axis, n, kind)
-    return x
-
-
-def _transform(call: Call, x: Any, axis: int, n: int, kind: int) -> Any:
-    graph, shape = call.graph, tuple(call.out.shape)
-    dtype = real_aval(call.avals[0]).dtype
-    bins = n // 2 + 1 if kind >= 2 else n
-    angles = 2 * np.pi * (np.outer(np.arange(n), np.arange(bins)) % n) / n
-    cos, sin = np.cos(angles), np.sin(angles)
-    order = list(range(len(shape)))
-    order[axis], order[-1] = order[-1], order[axis]
-
-    def times(part: Value, matrix: np.ndarray) -> str:
-        name = graph.transpose(full(graph, part, real_aval(call.avals[0])), order)
-        return graph.transpose(graph.op("MatMul", name, call.const(matrix, dtype)), order)
-
-    if kind == 2:
-        return Pair(Tensor(times(x, cos), shape), Tensor(times(x, -sin), shape))
-    if kind == 3:
-        # All bins but the first, and the last of an even length, count twice.
-        twice = np.full((bins, 1), 2.0)
-        twice[0] = 1
-        if n % 2 == 0:
-            twice[-1] = 1
-        real = times(x.real, twice * cos.T / n)
-        return Tensor(graph.op("Sub", real, times(x.imag, twice * sin.T / n)), shape)
-    scale, sign = (1.0, 1.0) if kind == 0 else (1 / n, -1.0)
-    cos, sin = cos * scale, sin * scale * sign
-    made = (
-        graph.op("Add", times(x.real, cos), times(x.imag, sin)),
-        graph.op("Sub", times(x.imag, cos), times(x.real, sin)),
-    )
     return Pair(*(Tensor(name, shape) for name in made))
 
 

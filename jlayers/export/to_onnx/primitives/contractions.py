@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..call import Call, emits
@@ -23,7 +24,13 @@ def dot_general(call: Call) -> str:
         name = call.arg(i)
         names.append(name if call.dtype(i) == wanted else call.graph.cast(name, wanted))
     ranks = (len(call.shape(0)), len(call.shape(1)))
-    return product(call.graph, names[0], names[1], call.params["dimension_numbers"], ranks)
+    numbers, graph = call.params["dimension_numbers"], call.graph
+    found = product(graph, names[0], names[1], numbers, ranks)
+    if wanted == jnp.bfloat16 and graph.maker(found, "Einsum"):
+        # Of all operators here, Einsum alone has no bfloat16 in ONNX.
+        x, y = (graph.cast(name, np.float32) for name in names)
+        return graph.cast(product(graph, x, y, numbers, ranks), wanted)
+    return found
 
 
 def product(graph: Graph, x: str, y: str, numbers: Any, ranks: tuple[int, int]) -> str:

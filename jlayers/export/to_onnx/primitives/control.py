@@ -11,6 +11,7 @@ import numpy as np
 from ..call import Call, Emitted, emits, full, loose
 from ..graph import Graph
 from ..values import Known, Pair, Tensor, Value
+from .arithmetic import where
 from .complexes import parts_of, real_aval
 
 
@@ -168,25 +169,50 @@ def while_(call: Call) -> Emitted:
     body_consts, start = rest[: params["body_nconsts"]], rest[params["body_nconsts"] :]
     avals = call.outs
 
-    def asked(values: Sequence[Value], where: Graph) -> str:
-        (found,) = call.converter.run(params["cond_jaxpr"], [*test_consts, *values], where)
-        return loose(where, found).name
+    flags = getattr(params["cond_jaxpr"], "jaxpr", params["cond_jaxpr"]).outvars[0].aval
+
+    def asked(values: Sequence[Value], inside: Graph) -> tuple[str, str]:
+        """Which rows go on, and whether any does: under vmap each row has its own loop."""
+        (found,) = call.converter.run(params["cond_jaxpr"], [*test_consts, *values], inside)
+        if not flags.shape:
+            return "", loose(inside, found).name
+        rows = full(inside, found, flags)
+        axes = inside.ints(*range(len(flags.shape)))
+        some = inside.op("ReduceMax", inside.cast(rows, np.int32), axes, keepdims=0)
+        return rows, inside.cast(some, bool)
 
     body = Graph(graph)
     body.add_input("i", (), np.int64)
     body.add_input("go", (), bool)
     carry = [_input(body, "carry", aval) for aval in avals]
     found = call.converter.run(params["body_jaxpr"], [*body_consts, *carry], body)
-    body.add_output(asked(found, body), "go", (), bool)
     specs = _flat_specs(avals)
-    for name, spec in zip(_flat_names(body, found, avals), specs, strict=True):
+    names = _flat_names(body, found, avals)
+    if flags.shape:
+        rows, _ = asked(carry, body)
+        olds = _flat_names(body, carry, avals)
+        names = [
+            _of_rows(call, body, rows, flags, spec, new, old)
+            for spec, new, old in zip(specs, names, olds, strict=True)
+        ]
+        found = _paired(names, avals)
+    body.add_output(asked(found, body)[1], "go", (), bool)
+    for name, spec in zip(names, specs, strict=True):
         body.add_output(name, "next", spec.shape, spec.dtype)
     inits = _flat_names(graph, start, avals)
-    go = asked(start, graph)
-    names = graph.ops(
+    _, go = asked(start, graph)
+    made = graph.ops(
         "Loop", "", go, *inits, outputs=len(inits), shared=False, body=body.proto("while")
     )
-    return _paired(names, avals)
+    return _paired(made, avals)
+
+
+def _of_rows(call: Call, graph: Graph, rows: str, flags: Any, spec: Any, new: str, old: str) -> str:
+    """New values in the rows that go on."""
+    shape = (*flags.shape, *(1,) * (len(spec.shape) - len(flags.shape)))
+    chosen = graph.reshape(rows, flags.shape, shape)
+    inner = Call(call.converter, graph, "select_n", {}, [], [], [spec])
+    return where(inner, chosen, new, old)
 
 
 def _input(graph: Graph, hint: str, aval: Any) -> Value:

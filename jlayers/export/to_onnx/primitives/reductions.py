@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 
 from ..call import Call, emits
@@ -24,12 +27,11 @@ def reduce(call: Call) -> str:
         return call.arg(0)
     graph = call.graph
     x, dtype = call.arg(0), call.dtype(0)
-    # Runtimes have no kernels for bools and the smallest integers.
-    narrow = dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize < 4)
-    if narrow:
-        x = graph.cast(x, np.int32)
-    found = graph.reduce(_KINDS[call.name], x, axes)
-    return graph.cast(found, call.out.dtype) if narrow else found
+    # Runtimes have no kernels for bools.
+    if dtype.kind != "b":
+        return graph.reduce(_KINDS[call.name], x, axes)
+    found = graph.reduce(_KINDS[call.name], graph.cast(x, np.int32), axes)
+    return graph.cast(found, call.out.dtype)
 
 
 @emits("argmax", "argmin")
@@ -58,8 +60,7 @@ def cumulative(call: Call) -> str:
     kind = {"cummax": "Max", "cummin": "Min", "cumprod": "Mul"}.get(call.name)
     first: object = 1
     if call.name != "cumprod":
-        info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-        lowest, highest = (-np.inf, np.inf) if dtype.kind == "f" else (info.min, info.max)
+        lowest, highest = extremes(dtype)
         first = highest if call.name == "cummin" else lowest
     start = graph.expand(graph.constant(first, dtype), rest)
     body = Graph(graph)
@@ -67,7 +68,7 @@ def cumulative(call: Call) -> str:
     new = body.add_input("new", rest, dtype)
     if kind is None:
         top = body.op("Max", total, new)
-        finite = body.op("Max", top, graph.constant(np.finfo(dtype).min, dtype))
+        finite = body.op("Max", top, graph.constant(finfo(dtype).min, dtype))
         parts = [body.op("Exp", body.op("Sub", part, finite)) for part in (total, new)]
         result = body.op("Add", finite, body.op("Log", body.op("Add", *parts)))
     else:
@@ -87,3 +88,18 @@ def cumulative(call: Call) -> str:
         scan_input_directions=[reverse],
         scan_output_directions=[reverse],
     )[1]
+
+
+def finfo(dtype: Any) -> Any:
+    """That of floats, bfloat16 too."""
+    return jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+
+
+def extremes(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The lowest and the highest value of a dtype."""
+    if dtype.kind == "b":
+        return False, True
+    # NumPy does not take bfloat16 for a float.
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -np.inf, np.inf
+    return np.iinfo(dtype).min, np.iinfo(dtype).max

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
-from ..call import Call, emits
+from ..call import Call, emits, full
+from ..values import Known, Tensor, Value
+from .arithmetic import where
 from .indexing import all_of, clip, component, place, placed, places_of, stacked, whole_axes
 
 _REDUCTIONS = {
@@ -24,6 +27,12 @@ _REDUCTIONS = {
 
 @emits(*_REDUCTIONS)
 def scatter(call: Call) -> str:
+    if call.name == "scatter" and call.params.get("update_jaxpr") is not None:
+        return _applied(call)
+    return _scattered(call)
+
+
+def _scattered(call: Call) -> str:
     numbers, graph = call.params["dimension_numbers"], call.graph
     shape, updates = list(call.shape(0)), list(call.shape(2))
     indexed = list(numbers.scatter_dims_to_operand_dims)
@@ -75,3 +84,34 @@ def scatter(call: Call) -> str:
         "ScatterND", x, stacked(call, parts, head), update, reduction=_REDUCTIONS[call.name]
     )
     return found if spare is None else graph.slice(found, [0], [shape[spare]], [spare])
+
+
+def _applied(call: Call) -> str:
+    """A function of the elements at some places: ``x.at[places].apply(function)``."""
+    graph, params = call.graph, call.params
+    known, numbers = call.known(1), params["dimension_numbers"]
+    points = set(numbers.scatter_dims_to_operand_dims) <= set(numbers.inserted_window_dims)
+    rows = None if known is None else known.reshape(-1, known.shape[-1])
+    once = points and rows is not None and len(np.unique(rows, axis=0)) == len(rows)
+    if not (once or params["unique_indices"]):
+        # As often as a place is there, JAX applies it.
+        raise call.refuse(
+            "a function of places that may be there twice", "x.at[i].set(function(x[i]))"
+        )
+    flags = [jax.ShapeDtypeStruct(call.shape(i), np.int32) for i in (0, 2)]
+    marked = _scattered(
+        Call(
+            call.converter,
+            graph,
+            call.name,
+            params | {"update_jaxpr": None},
+            [Known(np.zeros((), np.int32)), call.values[1], Known(np.ones((), np.int32))],
+            [flags[0], call.avals[1], flags[1]],
+            [flags[0]],
+        )
+    )
+    # The function is of two numbers, and every operation on numbers is one on arrays here.
+    given: list[Value] = [Tensor(call.arg(0), ()), Known(np.zeros((), call.dtype(2)))]
+    (new,) = call.converter.run(params["update_jaxpr"], given, graph, params["update_consts"])
+    name = full(graph, new, jax.ShapeDtypeStruct((), call.out.dtype))
+    return where(call, graph.cast(marked, bool), name, call.arg(0))

@@ -11,6 +11,7 @@ import numpy as np
 from ..call import Call, emits, full
 from ..sizes import is_int
 from ..values import Tensor
+from .reductions import extremes
 from .shapes import interior, pad_edges
 
 
@@ -20,12 +21,8 @@ def reduce_window(call: Call) -> str:
     kind = call.name.rsplit("_", 1)[-1]
     if dtype in (np.float32, np.float64) and (found := _pooled(call, kind)) is not None:
         return found
-    if dtype.kind == "f":
-        first: Any = {"max": -np.inf, "min": np.inf, "sum": 0}[kind]
-    else:
-        info: Any = None if dtype.kind == "b" else np.iinfo(dtype)
-        low, high = (False, True) if dtype.kind == "b" else (info.min, info.max)
-        first = {"max": low, "min": high, "sum": 0}[kind]
+    low, high = extremes(dtype)
+    first = {"max": low, "min": high, "sum": 0}[kind]
     name = {"max": "Max", "min": "Min", "sum": "Add"}[kind]
     return _by_slices(call, call.const(first), lambda x, y: call.op(name, x, y))
 
@@ -127,9 +124,25 @@ def _pooled(call: Call, kind: str) -> str | None:
         x = call.op("Conv", x, graph.constant(ones), group=channels, **settings)
     else:
         x = call.op("MaxPool", x, **settings)
+        if _masked(call):
+            # Of infinities alone, as of padding, onnxruntime's is the smallest finite number.
+            lowest = call.op("Equal", x, call.const(np.finfo(call.dtype(0)).min))
+            x = call.op("Where", lowest, call.const(-np.inf), x)
     if kind == "min":
         x = call.op("Neg", x)
     out = call.out.shape
     pooled = [out[axis] for axis in spatial]
     x = graph.reshape(x, [*lead, *pooled], [out[axis] for axis in order])
     return graph.transpose(x, np.argsort(order).tolist())
+
+
+def _masked(call: Call) -> bool:
+    """Whether some elements were replaced by an infinity."""
+    name = call.arg(0)
+    moved = call.graph.transposed(name)
+    node = call.graph.maker(moved[0] if moved else name, "Where")
+    arrays = call.graph.root.initializers
+    return node is not None and any(
+        name in arrays and arrays[name].size == 1 and np.isinf(arrays[name]).all()
+        for name in node.input[1:]
+    )
