@@ -122,9 +122,9 @@ def test_configurations_beside_the_arrays(tmp_path, monkeypatch):
     ):
         for protocol in (2, 4):
             arrays = jl.interop.read(save(tmp_path, value, protocol))
-            assert [name.replace("/", ".") for name in arrays][0] == names[0]
-            assert [name.replace("/", ".") for name in arrays][1].startswith(names[1])
-            assert len(arrays) == 2
+            one, two = (name.replace("/", ".") for name in arrays)
+            assert one == names[0]
+            assert two.startswith(names[1])
 
 
 def test_tensors_of_torch_with_dots(tmp_path):
