@@ -9,7 +9,7 @@ fits, and at last by their order, as long as as many places as prefixes of a kin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from .formats.graph import GraphArrays
 from .given import as_numpy, check_arrays, check_targets, views_of
 from .graph_weights import GraphWeights
 from .layouts import LAYOUTS
-from .layouts.base import Layout, Place, has_shapes, said
+from .layouts.base import Layout, Place, has_shapes, renamed, said
 from .layouts.transformers import unstacked
+from .libraries import library_of
 from .loading import Stack, release
 from .pairing import Fit, other_direction, paired
 from .places import Target, targets_of
@@ -224,14 +225,16 @@ def match(
       rules: corrections, a line each: ``"theirs -> ours"`` renames a prefix of theirs (``*`` is any
         part between two separators, on both sides), ``"theirs ->"`` leaves out what it matches.
       library: ``"torch"``, ``"keras"``, ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None
-        for that of a file that holds a graph, and otherwise for the one that fits most layers.
+        for that of a file that holds a graph, otherwise for the one that fits most layers, and of
+        several for that of the file's format.
 
     Returns:
       A ``Plan``; ``plan.load()`` gives ``(params, state)``.
 
     Raises:
       InteropError: for a rule that matches nothing, or names no layer of the model; for an unknown
-        library; for ``arrays`` that are not a mapping.
+        library; for ``arrays`` that are not a mapping, or may be of two libraries that order the
+        numbers otherwise.
 
     >>> import jax, numpy as np, jlayers as jl
     >>> model = jl.serial(jl.Dense(8), jax.nn.relu, jl.Dense(2))
@@ -247,6 +250,7 @@ def match(
     (3, 8)
     """
     check_arrays(arrays)
+    hint = None
     if library is not None and library not in LAYOUTS:
         raise InteropError(f"no layouts of {library!r}", expected=", ".join(LAYOUTS))
     if isinstance(arrays, GraphArrays) and library in (None, arrays.library):
@@ -259,14 +263,15 @@ def match(
             hint='rules=["theirs ->"] leaves arrays out of it',
         )
     else:
+        hint = getattr(arrays, "library", None)
         arrays = unstacked(views_of(arrays))
     targets = targets_of(model, x)
     names, left_out = paths_of(arrays, rules)
     check_targets(rules, [target.place.path for target in targets], arrays.keys())
-    plan = _planned(targets, names, arrays, left_out, library)
+    plan = _planned(targets, names, arrays, left_out, library, hint)
     if not plan.complete and (ties := tied_names(arrays, names.values())):
         once = {path: name for path, name in names.items() if name not in ties}
-        other = _planned(targets, once, arrays, left_out | ties, library)
+        other = _planned(targets, once, arrays, left_out | ties, library, hint)
         return min((plan, other), key=lambda each: len(each.missing) + len(each.extra))
     return plan
 
@@ -277,6 +282,7 @@ def _planned(
     arrays: Arrays,
     left_out: set[str],
     library: str | None,
+    hint: str | None,
 ) -> Plan:
     """The plan for names that were changed by the rules."""
     found = {
@@ -286,7 +292,7 @@ def _planned(
     for fits in found.values():
         one_side(fits)
         told_apart([target.place.path for target in targets], fits)
-    best = max(found, key=lambda each: sum(map(bool, found[each])))
+    best = library_of([target.place for target in targets], found, arrays, hint)
     chosen, ambiguous = paired([target.place for target in targets], found[best])
     pairs = [(targets[i], fit, how) for i, fit, how in chosen]
     taken = {name for _, fit, _ in pairs for name in fit.names.values()}
@@ -335,7 +341,9 @@ def _fits(
     for target in targets:
         place = target.place
         kind = repr((place.maker, place.options, place.shapes, place.flattened))
-        same = Layout("the same names", (), tuple(target.place.shapes), (), _as_it_is)
+        names_here = tuple(place.shapes)
+        as_it_is = renamed(dict(zip(names_here, names_here, strict=True)))
+        same = Layout("the same names", (), names_here, (), as_it_is)
         here = []
         for layout in (*by_maker.get(target.place.maker, ()), same):
             for prefix in ends.get(layout.needs[0], ()):
@@ -352,10 +360,6 @@ def _fits(
                     here.append(fit)
         found.append(sorted(here, key=first))
     return found
-
-
-def _as_it_is(weights: Mapping[str, np.ndarray], place: Any) -> dict[str, np.ndarray]:
-    return dict(weights)
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

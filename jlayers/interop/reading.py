@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..base.errors import InteropError, public_api
 from .formats import FORMATS
-from .formats.base import Arrays
+from .formats.base import Arrays, OfLibrary
 
 
 @public_api
@@ -42,7 +42,8 @@ def read(path: str | os.PathLike[str], *, format: str | None = None) -> Arrays:
         known = [FORMATS[format]]
     for each in known:
         if format is not None or each.recognise(path, start):
-            return each.read(path)
+            arrays = each.read(path)
+            return OfLibrary(arrays, each.library) if each.library else arrays
     raise InteropError(
         f"{path} is of no format that is known by its first bytes",
         got=repr(start[:16]),

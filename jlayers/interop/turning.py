@@ -1,4 +1,4 @@
-"""Which way a kernel is turned that fits as it is and transposed, at one place or at two."""
+"""Which of several layouts is meant that fit the same arrays, at one place or at two."""
 
 from __future__ import annotations
 
@@ -13,8 +13,23 @@ _LINEAR, _CONV1D = "torch Linear: transposed", "transformers Conv1D: as it is"
 
 def one_side(fits: Sequence[list[Any]]) -> None:
     """Leaves out of the fits of each place those whose kernels are turned the wrong way."""
+    _strictly(fits)
     _without_twins(fits)
     _squares(fits)
+
+
+def _strictly(fits: Sequence[list[Any]]) -> None:
+    """Leaves loose layouts to places and arrays that no other layout fits."""
+    taken = {
+        name for here in fits for fit in here if not fit.layout.loose for name in fit.names.values()
+    }
+    for here in fits:
+        strict = any(not fit.layout.loose for fit in here)
+        here[:] = [
+            fit
+            for fit in here
+            if not fit.layout.loose or (not strict and taken.isdisjoint(fit.names.values()))
+        ]
 
 
 def _without_twins(fits: Sequence[list[Any]]) -> None:

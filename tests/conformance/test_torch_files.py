@@ -92,6 +92,7 @@ def checkpoint():
         "device": torch.device("cpu"),
         "args": argparse.Namespace(a=w, b=1),
         "default": collections.defaultdict(list, {"a": [w]}),
+        "counts": collections.defaultdict(int, {"a": w}),
         "numpy": np.ones((2, 2)),
     }
 

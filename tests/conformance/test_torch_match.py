@@ -135,3 +135,28 @@ def test_tensors_without_a_view():
     with pytest.raises(jl.InteropError, match="'weight' cannot be read as an array") as error:
         plan.load()
     assert "hint:     tensor.detach().float().numpy()" in str(error.value)
+
+
+def test_convolutions_and_norms_of_images_with_other_axes():
+    """Audio as images of one column, norms over channels too, and all of an image in one step."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(
+        *(nn.Conv2d(2, 4, (5, 1)), nn.LayerNorm((4, 5, 1)), nn.Conv2d(4, 3, 1)),
+        *(nn.LayerNorm((3, 5, 1)), nn.Conv2d(3, 6, (5, 1)), nn.Flatten()),
+    )
+    for norm in (theirs[1], theirs[3]):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = np.random.default_rng(0).standard_normal((2, 9, 2)).astype("float32")
+    want = theirs(torch.from_numpy(x).permute(0, 2, 1)[..., None]).detach().numpy()
+    one, two = (jl.LayerNorm(axis=(1, 2), feature_axes=(1, 2)) for _ in range(2))
+    model = jl.serial(jl.Conv(4, 5), one, jl.Dense(3), two, jl.Flatten(), jl.Dense(6))
+    arrays = theirs.state_dict()
+    for name in ("1", "3"):
+        # Without the column, which is an axis of the norms there.
+        arrays |= {
+            f"{name}.{part}": arrays[f"{name}.{part}"][..., 0] for part in ("weight", "bias")
+        }
+    params, state = jl.interop.match(model, x, arrays).load()
+    y, _ = jax.jit(model.apply)(params, state, x)
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)

@@ -168,6 +168,14 @@ def _convolutions(jaxpr):
                 yield from _convolutions(getattr(inner, "jaxpr", inner))
 
 
+def test_large_kernels_are_not_cut_into_a_slice_for_each_element():
+    """1,040 slices took 148 s to compile; a kernel of up to 64 elements is a product of patches."""
+    for size, method in ((7, "patches"), (64, "patches"), (65, "direct"), (1040, "direct")):
+        geometry = Geometry((1,), ((size // 2, size // 2),), (1,))
+        choice = choose_conv((2, size - 1, 1), (size, 1, 1), geometry, "cpu")
+        assert choice.method == method
+
+
 def _is_jaxpr(value):
     return hasattr(getattr(value, "jaxpr", value), "eqns")
 

@@ -6,6 +6,9 @@ import fractions
 import pathlib
 import pickle
 import struct
+import sys
+import types
+import typing
 
 import flax
 import haiku
@@ -79,18 +82,49 @@ def test_containers(tmp_path):
         "haiku": haiku.data_structures.to_haiku_dict({"linear": {"w": W}}),
         "ordered": collections.OrderedDict(a=W),
         "default": collections.defaultdict(list, {"a": [W]}),
+        "counter": collections.defaultdict(int, {"a": W}),
+        "texts": collections.defaultdict(str, {"a": W}),
         "names": argparse.Namespace(a=W),
         "adam": state,
         "same": (W, W),
     }
-    arrays = jl.interop.read(save(tmp_path, value))
-    assert list(arrays) == [
-        *("jax", "flax/dense/kernel", "haiku/linear/w", "ordered/a", "default/a/0", "names/a"),
-        *("adam/0", "adam/1/w", "same/0", "same/1"),
+    names = [
+        *("jax", "flax/dense/kernel", "haiku/linear/w", "ordered/a", "default/a/0", "counter/a"),
+        *("texts/a", "names/a", "adam/0", "adam/1/w", "same/0", "same/1"),
     ]
+    # Protocol 2, which torch has, calls int and str as Python 2 did.
+    assert list(jl.interop.read(save(tmp_path, value, 2))) == names
+    arrays = jl.interop.read(save(tmp_path, value))
+    assert list(arrays) == names
     np.testing.assert_array_equal(arrays["jax"], np.ones((2, 3), np.float32), strict=True)
     assert arrays["same/0"] is arrays["same/1"]
     np.testing.assert_array_equal(jl.interop.read(save(tmp_path, W))[""], W)
+
+
+class Node:
+    """As a configuration of OmegaConf: it knows what it is in."""
+
+    def __init__(self, content, parent=None):
+        self._metadata, self._parent, self._content = typing.Any, parent, content
+
+
+def test_configurations_beside_the_arrays(tmp_path, monkeypatch):
+    module = types.ModuleType("omegaconf.dictconfig")
+    module.Node = Node
+    monkeypatch.setattr(Node, "__module__", module.__name__)
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    root = Node({})
+    root._content |= {"sizes": Node([1, 2], root), "weights": Node(W, root)}
+    for value, names in (
+        ({"w": W, "config": root}, ["w", "config._content.weights._content"]),
+        ({"w": W, "sizes": root._content["sizes"]}, ["w", "sizes._parent._content.weights"]),
+    ):
+        for protocol in (2, 4):
+            arrays = jl.interop.read(save(tmp_path, value, protocol))
+            one, two = (name.replace("/", ".") for name in arrays)
+            assert one == names[0]
+            assert two.startswith(names[1])
 
 
 def test_tensors_of_torch_with_dots(tmp_path):

@@ -25,6 +25,18 @@ NUMPY_DTYPES = tuple(
 )
 
 
+class OfLibrary(dict[str, np.ndarray]):
+    """Arrays by name, and the library that writes such files.
+
+    Attributes:
+      library: as ``interop.match`` calls it.
+    """
+
+    def __init__(self, arrays: Arrays, library: str) -> None:
+        super().__init__(arrays)
+        self.library = library
+
+
 class Writer(NamedTuple):
     """How a format is written.
 
@@ -51,6 +63,7 @@ class Format(NamedTuple):
       read: the arrays of a path that was recognised.
       extra: the extra of jlayers that brings the package it needs, or None.
       writer: how it is written, or None.
+      library: the one whose format it is, where its arrays are in its order alone.
     """
 
     name: str
@@ -58,6 +71,7 @@ class Format(NamedTuple):
     read: Callable[[Path], Arrays]
     extra: str | None = None
     writer: Writer | None = None
+    library: str | None = None
 
 
 FORMATS: dict[str, Format] = {}

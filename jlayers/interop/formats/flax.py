@@ -301,5 +301,6 @@ register(
         _is_msgpack,
         _read,
         writer=Writer(_write, (".msgpack", ".flax"), tuple(_DTYPES.values())),
+        library="flax",
     )
 )

@@ -231,7 +231,7 @@ def _is_archive(path: Path, start: bytes) -> bool:
     )
 
 
-register(Format("keras", _is_archive, _read_archive, extra="interop"))
+register(Format("keras", _is_archive, _read_archive, extra="interop", library="keras"))
 _WRITTEN = [dtype for dtype in NUMPY_DTYPES if dtype.kind != "c"] + [np.dtype(ml_dtypes.bfloat16)]
 register(
     Format(
@@ -240,5 +240,6 @@ register(
         _read_h5,
         extra="interop",
         writer=Writer(_write_h5, (".weights.h5",), _WRITTEN),
+        library="keras",
     )
 )

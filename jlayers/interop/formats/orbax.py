@@ -126,5 +126,6 @@ register(
         _read,
         extra="interop",
         writer=Writer(_write, (), _WRITTEN, folder=True),
+        library="flax",
     )
 )

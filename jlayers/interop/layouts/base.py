@@ -44,6 +44,7 @@ class Layout(NamedTuple):
         it. With them ``convert`` can be inverted; without them a layout is not written.
       channels_first: whether an image is flattened with its channels first there, so that the rows
         of a kernel behind it are put in another order.
+      loose: whether it is asked only for layers, and for arrays, that no other layout fits.
     """
 
     says: str
@@ -53,6 +54,7 @@ class Layout(NamedTuple):
     convert: Callable[[Weights, Place], dict[str, np.ndarray]]
     shapes: Callable[[Place], Shapes] | None = None
     channels_first: bool = False
+    loose: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,28 @@ def rows_of_channels_first(kernel: np.ndarray, place: Place) -> np.ndarray:
         return kernel
     image = kernel.reshape(channels, *sizes, -1)
     return np.moveaxis(image, 0, -2).reshape(kernel.shape)
+
+
+def _alike(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
+    """Whether two shapes of kernels differ by axes of size 1."""
+    sizes = [[size for size in shape[:-2] if size != 1] for shape in (one, two)]
+    return sizes[0] == sizes[1] and one[-2:] == two[-2:]
+
+
+def other_axes(kernel: np.ndarray, place: Place) -> np.ndarray:
+    """A kernel (*size, in, out) with the axes of size 1 that the layer here has.
+
+    A convolution of one step, or over all of an image that is flattened here, is a dense layer.
+    """
+    shape = place.shapes["kernel"]
+    if kernel.shape == shape or kernel.ndim < 3:
+        raise ValueError("it is as it is, or of a dense layer")
+    image = place.flattened if len(shape) == 2 else None
+    # Over all of it, the channels are those of the image; otherwise the layer's own.
+    here = (*image, shape[-1]) if image and np.prod(image) == shape[0] else shape
+    if not _alike(kernel.shape, shape) and not _alike(kernel.shape, here):
+        raise ValueError("another shape")
+    return kernel.reshape(shape)
 
 
 def gru_biases(bias: np.ndarray, recurrent: np.ndarray, place: Place) -> dict[str, np.ndarray]:

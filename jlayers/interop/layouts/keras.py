@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Layout, Place, Shapes, Weights, gru_biases, renamed, with_bias
+from .base import Layout, Place, Shapes, Weights, gru_biases, other_axes, renamed, with_bias
 
 _NORM = {"gamma": "scale", "beta": "bias"}
 
@@ -14,6 +14,10 @@ def _depthwise(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     kernel = weights["kernel"]
     kernel = kernel.reshape(*kernel.shape[:-2], 1, -1)
     return {"kernel": kernel} | _bias(weights)
+
+
+def _conv_of_other_axes(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    return {"kernel": other_axes(weights["kernel"], place)} | _bias(weights)
 
 
 def _conv_transpose(weights: Weights, place: Place) -> dict[str, np.ndarray]:
@@ -90,6 +94,14 @@ LAYOUTS = (
         ("kernel",),
         ("bias",),
         renamed({"kernel": "kernel", "bias": "bias"}),
+    ),
+    Layout(
+        "Keras Conv: other axes of size 1",
+        ("Conv", "Dense"),
+        ("kernel",),
+        ("bias",),
+        _conv_of_other_axes,
+        loose=True,
     ),
     Layout("Keras DepthwiseConv", ("Conv",), ("kernel",), ("bias",), _depthwise),
     Layout("Keras SeparableConv, depthwise", ("Conv",), ("depthwise_kernel",), (), _separable),

@@ -16,12 +16,14 @@ from .base import (
     Shapes,
     Weights,
     gru_biases,
+    other_axes,
     renamed,
     rows_of_channels_first,
     with_bias,
 )
 
 _NORMS = ("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm")
+_NORM = {"weight": "scale", "bias": "bias"}
 _RUNNING = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
@@ -41,6 +43,11 @@ def _conv1d(weights: Weights, place: Place) -> dict[str, np.ndarray]:
 
 def _conv(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return _with_bias({"kernel": _channels_last(weights["weight"])}, weights)
+
+
+def _conv_of_other_axes(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    kernel = other_axes(_channels_last(weights["weight"]), place)
+    return _with_bias({"kernel": kernel}, weights)
 
 
 def _conv_shapes(place: Place) -> Shapes:
@@ -66,6 +73,20 @@ def _conv_transpose_shapes(place: Place) -> Shapes:
     if not isinstance(groups, int) or after % groups:
         raise ValueError("its groups do not divide the channels")
     return with_bias({"weight": (before * groups, after // groups, *size)}, place)
+
+
+def _norm_of_images(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    """Of nn.LayerNorm((channels, height, width))."""
+    if weights["weight"].ndim < 2:
+        raise ValueError("of one axis, it is as it is")
+    return {_NORM[name]: np.moveaxis(array, 0, -1) for name, array in weights.items()}
+
+
+def _norm_of_images_shapes(place: Place) -> Shapes:
+    *size, channels = place.shapes["scale"]
+    if not size:
+        raise ValueError("of one axis, it is as it is")
+    return {a: (channels, *size) for a, b in _NORM.items() if b in place.shapes}
 
 
 def _batch_norm_shapes(place: Place) -> Shapes:
@@ -221,6 +242,14 @@ LAYOUTS = (
     Layout("transformers Conv1D: as it is", ("Dense",), ("weight",), ("bias",), _conv1d),
     Layout("torch Conv: channels last", ("Conv",), ("weight",), ("bias",), _conv, _conv_shapes),
     Layout(
+        "torch Conv: channels last, other axes of size 1",
+        ("Conv", "Dense"),
+        ("weight",),
+        ("bias",),
+        _conv_of_other_axes,
+        loose=True,
+    ),
+    Layout(
         "torch ConvTranspose: channels last, flipped",
         ("ConvTranspose",),
         ("weight",),
@@ -235,13 +264,16 @@ LAYOUTS = (
         (),
         renamed({"weight": "embedding"}),
     ),
+    # Of several axes, before the other: torch has the channels of an image first.
     Layout(
-        "torch norm",
-        _NORMS,
+        "torch LayerNorm: channels last",
+        ("LayerNorm", "RMSNorm"),
         ("weight",),
         ("bias",),
-        renamed({"weight": "scale", "bias": "bias"}),
+        _norm_of_images,
+        _norm_of_images_shapes,
     ),
+    Layout("torch norm", _NORMS, ("weight",), ("bias",), renamed(_NORM)),
     Layout(
         "torch BatchNorm",
         ("BatchNorm",),

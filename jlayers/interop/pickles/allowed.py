@@ -46,7 +46,14 @@ STORAGES = {
     "ComplexFloat": "complex64",
 }
 # Classes without code that we need: TorchScript's, and what is saved beside weights.
-_RECORDS = ("__torch__.", "lightning.", "lightning_fabric.", "optax.", "pytorch_lightning.")
+_RECORDS = (
+    "__torch__.",
+    "lightning.",
+    "lightning_fabric.",
+    "omegaconf.",
+    "optax.",
+    "pytorch_lightning.",
+)
 _HINTS = {
     "torch._utils._rebuild_qtensor": "tensor.dequantize() before it is saved",
     "torch._utils._rebuild_sparse_tensor": "tensor.to_dense() before it is saved",
@@ -200,9 +207,12 @@ for _core in ("numpy.core", "numpy._core"):
         f"{_core}.numeric._frombuffer": _from_buffer,
     }
 # Named, but not called: as factories, kinds and arguments.
-_VALUES: dict[str, object] = {
-    name: Global(name)
-    for name in ("builtins.int", "builtins.float", "builtins.str", "builtins.bool", "numpy.ndarray")
+_VALUES: dict[str, object] = {name: Global(name) for name in ("numpy.ndarray", "typing.Any")}
+# Protocol 2, which torch writes, has Python 2's names: "long" and "unicode".
+_VALUES |= {
+    f"{module}.{name}": Global(f"{module}.{name}")
+    for module in ("builtins", "__builtin__")
+    for name in ("int", "long", "float", "str", "unicode", "bool")
 }
 _VALUES |= {name: Global(name) for name in ("torch.Tensor", "torch._tensor.Tensor")}
 _VALUES |= {name: Global(name) for name in ("builtins.object", "__builtin__.object")}

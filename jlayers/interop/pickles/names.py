@@ -16,7 +16,8 @@ _KEPT = (dict, list, tuple, Record, Tensor, Array)
 def named_arrays(root: object, where: str, join: str, most: int) -> dict[str, np.ndarray]:
     """The arrays below ``root``, in their order; a path of keys and indices is a name.
 
-    Numbers, text, None and other values are left out. An array by itself has the name "".
+    Numbers, text, None and other values are left out, and what an object has of the objects that it
+    is in, such as its parent. An array by itself has the name "".
 
     Args:
       root: what ``load`` returned.
@@ -29,9 +30,9 @@ def named_arrays(root: object, where: str, join: str, most: int) -> dict[str, np
     """
     arrays: dict[str, np.ndarray] = {}
     # Iterative, so that no depth of a file meets Python's limit.
-    stack: list[tuple[str, object, int]] = [("", root, 0)]
+    stack: list[tuple[str, object, int, frozenset[int]]] = [("", root, 0, frozenset())]
     while stack:
-        name, node, depth = stack.pop()
+        name, node, depth, above = stack.pop()
         most -= len(name) + _width(node)
         if most < 0:
             raise InteropError(f"{where} has more entries, by references, than its size explains")
@@ -48,7 +49,13 @@ def named_arrays(root: object, where: str, join: str, most: int) -> dict[str, np
                 f"{where} is nested deeper than {_DEEPEST} dicts or lists", got=name[:80]
             )
         prefix = name + join if depth else ""
-        below = [(prefix + key, value, depth + 1) for key, value in _children(node)]
+        if type(node) is Record:
+            above = above | {id(node)}
+        below = [
+            (prefix + key, value, depth + 1, above)
+            for key, value in _children(node)
+            if id(value) not in above
+        ]
         stack += reversed(below)
     return arrays
 
