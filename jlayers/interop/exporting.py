@@ -178,10 +178,10 @@ def export_plan(
       arrays: of the file.
       pairs: the places, their layouts, and the names in the file by those that the layout has.
     """
-    if library not in _BY_NAMES:
+    if library not in _LIBRARIES:
         raise InteropError(
             f"arrays of {library} are only read",
-            expected=", ".join(_BY_NAMES),
+            expected=", ".join(_LIBRARIES),
         )
     pieces = [
         Piece(target, layout, names, {n: tuple(arrays[full].shape) for n, full in names.items()})

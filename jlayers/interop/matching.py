@@ -17,11 +17,13 @@ from ..base.errors import InteropError, public_api
 from ..base.layer import Layer
 from ..base.paths import join
 from ..base.types import Params, PyTree, State
+from ..inspection import walk
 from .exporting import export_plan
 from .formats.base import Arrays
 from .formats.graph import GraphArrays
 from .given import as_numpy, check_arrays, check_targets, views_of
 from .graph_weights import GraphWeights
+from .keras_groups import by_class, is_numbered
 from .layouts import LAYOUTS
 from .layouts.base import Layout, Place, has_shapes, said
 from .layouts.transformers import unstacked
@@ -35,6 +37,8 @@ from .words import told_apart
 
 # Libraries whose arrays are told by their names.
 _BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
+# A .weights.h5 alone, where it is the class of a layer and its number that tell it.
+_COUNTED = "keras_weights"
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
 # What read() puts before the names of an optimiser's variables in files of Keras.
@@ -49,7 +53,8 @@ class Pairing(NamedTuple):
       path: of the layer; of one of several copies with its number.
       names: of the arrays in the file.
       says: the layout, in words.
-      how: ``"rule"``, ``"name"``, ``"the only one that fits"`` or ``"order"``.
+      how: ``"name"``, which a rule may have given, ``"the only one that fits"``, ``"order"``, or
+        ``"class and number"`` for a ``.weights.h5``.
     """
 
     path: str
@@ -76,6 +81,7 @@ class Plan:
         missing: list[Target],
         extra: list[str],
         ambiguous: dict[str, list[str]],
+        reasons: Mapping[str, str] | None = None,
     ):
         self._arrays, self._pairs, self._missing = arrays, pairs, missing
         self.library = library
@@ -95,7 +101,7 @@ class Plan:
                 self._counts[collection, path] = tuple(map(max, most, (n + 1 for n in copy)))
         self.missing = {target.place.path: dict(target.place.shapes) for target in missing}
         self._extra, self.extra = extra, [one for name in extra for one in self._in_file(name)]
-        self.ambiguous = ambiguous
+        self.ambiguous, self._reasons = ambiguous, reasons or {}
 
     def _in_file(self, *names: str) -> tuple[str, ...]:
         """What the file calls arrays that are known here by what takes them."""
@@ -113,6 +119,7 @@ class Plan:
         for path, shapes in self.missing.items():
             near = self.ambiguous.get(path)
             why = f"as well {' or '.join(near)}" if near else f"no arrays for {_shapes(shapes)}"
+            why = f"{why}: {self._reasons[path]}" if path in self._reasons else why
             lines.append(f"  {path:<{width}} <- ?  ({why})")
         lines += [
             f"  {', '.join(self._in_file(name))}{list(self._arrays[name].shape)} goes nowhere"
@@ -223,8 +230,9 @@ def match(
         ``state_dict``.
       rules: corrections, a line each: ``"theirs -> ours"`` renames a prefix of theirs (``*`` is any
         part between two separators, on both sides), ``"theirs ->"`` leaves out what it matches.
-      library: ``"torch"``, ``"keras"``, ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None
-        for that of a file that holds a graph, and otherwise for the one that fits most layers.
+      library: ``"torch"``, ``"keras"``, ``"keras_weights"`` (the names in a ``.weights.h5``),
+        ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None for that of a file that holds a
+        graph or numbered variables, and otherwise for the one that fits most layers.
 
     Returns:
       A ``Plan``; ``plan.load()`` gives ``(params, state)``.
@@ -247,8 +255,8 @@ def match(
     (3, 8)
     """
     check_arrays(arrays)
-    if library is not None and library not in LAYOUTS:
-        raise InteropError(f"no layouts of {library!r}", expected=", ".join(LAYOUTS))
+    if library is not None and library not in (*LAYOUTS, _COUNTED):
+        raise InteropError(f"no layouts of {library!r}", expected=", ".join((*LAYOUTS, _COUNTED)))
     if isinstance(arrays, GraphArrays) and library in (None, arrays.library):
         library, arrays = arrays.library, GraphWeights(arrays)
     elif library in ("onnx", "tflite"):
@@ -263,6 +271,9 @@ def match(
     targets = targets_of(model, x)
     names, left_out = paths_of(arrays, rules)
     check_targets(rules, [target.place.path for target in targets], arrays.keys())
+    if library == _COUNTED or (library is None and is_numbered(arrays)):
+        names, counted = by_class(targets, dict(walk(model)), names, arrays)
+        return _planned(targets, names, arrays, left_out, _COUNTED, counted)
     plan = _planned(targets, names, arrays, left_out, library)
     if not plan.complete and (ties := tied_names(arrays, names.values())):
         once = {path: name for path, name in names.items() if name not in ties}
@@ -277,10 +288,11 @@ def _planned(
     arrays: Arrays,
     left_out: set[str],
     library: str | None,
+    counted: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan for names that were changed by the rules."""
+    """The plan for names that were changed by the rules, and those that were counted."""
     found = {
-        each: _fits(targets, names, arrays, LAYOUTS[each])
+        each: _fits(targets, names, arrays, LAYOUTS[each.removesuffix("_weights")])
         for each in ([library] if library else _BY_NAMES)
     }
     for fits in found.values():
@@ -288,7 +300,11 @@ def _planned(
         told_apart([target.place.path for target in targets], fits)
     best = max(found, key=lambda each: sum(map(bool, found[each])))
     chosen, ambiguous = paired([target.place for target in targets], found[best])
-    pairs = [(targets[i], fit, how) for i, fit, how in chosen]
+    counted = counted or {}
+    pairs = []
+    for i, fit, how in chosen:
+        group = counted.get(targets[i].place.path)
+        pairs.append((targets[i], fit, "class and number" if group == "" else how))
     taken = {name for _, fit, _ in pairs for name in fit.names.values()}
     done = {id(target) for target, _, _ in pairs}
     extra = [
@@ -300,7 +316,7 @@ def _planned(
         and not name.startswith(_OPTIMIZER)
     ]
     missing = [target for target in targets if id(target) not in done]
-    return Plan(arrays, best, pairs, missing, extra, ambiguous)
+    return Plan(arrays, best, pairs, missing, extra, ambiguous, counted)
 
 
 def _fits(

@@ -75,6 +75,11 @@ _CELLS = {
 }
 
 
+def attribute_of(name: str) -> str:
+    """The attribute, which a file has, of a layer in a layer that Keras prints as ``name``."""
+    return next(attribute for attribute, printed in _INSIDE.items() if printed == name)
+
+
 class Node:
     """A layer in ``config.json``: its class, name, configuration, and the layers in it."""
 

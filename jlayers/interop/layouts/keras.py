@@ -123,6 +123,7 @@ LAYOUTS = (
         renamed(_NORM | {"moving_mean": "mean", "moving_variance": "var"}),
     ),
     Layout("Keras norm", ("LayerNorm", "GroupNorm"), ("gamma",), ("beta",), renamed(_NORM)),
+    Layout("Keras norm without gamma", ("LayerNorm", "GroupNorm"), ("beta",), (), renamed(_NORM)),
     Layout("Keras RMSNormalization", ("RMSNorm",), ("scale",), (), renamed({"scale": "scale"})),
     Layout(
         "Keras LSTM or SimpleRNN",
