@@ -44,6 +44,7 @@ _COUNTERS = ("num_batches_tracked",)
 # What read() puts before the names of an optimiser's variables in files of Keras.
 _OPTIMIZER = "optimizer/"
 _SHOWN = 20
+_SAME = "the same names"
 
 
 class Pairing(NamedTuple):
@@ -298,7 +299,7 @@ def _planned(
     for fits in found.values():
         one_side(fits)
         told_apart([target.place.path for target in targets], fits)
-    best = max(found, key=lambda each: sum(map(bool, found[each])))
+    best = max(found, key=lambda each: _how_well(found[each]))
     chosen, ambiguous = paired([target.place for target in targets], found[best])
     counted = counted or {}
     pairs = []
@@ -351,7 +352,7 @@ def _fits(
     for target in targets:
         place = target.place
         kind = repr((place.maker, place.options, place.shapes, place.flattened))
-        same = Layout("the same names", (), tuple(target.place.shapes), (), _as_it_is)
+        same = Layout(_SAME, (), tuple(target.place.shapes), (), _as_it_is)
         here = []
         for layout in (*by_maker.get(target.place.maker, ()), same):
             for prefix in ends.get(layout.needs[0], ()):
@@ -366,8 +367,18 @@ def _fits(
                 theirs = {name: shapes[path] for name, path in given.items()}
                 if asked(layout, theirs, target.place) and not other_direction(target.place, fit):
                     here.append(fit)
+        own = {join(place.path, name) for name in place.shapes}
+        if place.maker == "GRU" and own <= arrays.keys():
+            # Ours, in a dict: that of Keras has a cell in its names.
+            here = [fit for fit in here if fit.layout is same]
         found.append(sorted(here, key=first))
     return found
+
+
+def _how_well(fits: list[list[Fit]]) -> tuple[int, int]:
+    """For how many places there is something, and for how many by a layout of the library."""
+    proper = [any(fit.layout.says != _SAME for fit in here) for here in fits]
+    return sum(map(bool, fits)), sum(proper)
 
 
 def _as_it_is(weights: Mapping[str, np.ndarray], place: Any) -> dict[str, np.ndarray]:

@@ -1,6 +1,9 @@
 """Files of Keras that do not hold the names of layers or variables as Keras 3 prints them."""
 
+import io
+import json
 import os
+import zipfile
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ from jlayers import interop
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 keras = pytest.importorskip("keras")
+h5py = pytest.importorskip("h5py")
 L = keras.layers
 
 
@@ -110,3 +114,130 @@ def test_numbers_are_of_variables_that_a_layer_has():
         assert sorted(params) == names
     for layer, arrays in ((jl.LayerNorm(), one), (jl.LayerNorm(bias=False), two)):
         assert not interop.match(layer, x, arrays).complete
+
+
+def recurrent():
+    """A model of all recurrent layers there and here, and an input."""
+    inputs = keras.Input((5, 4))
+    with lenient():
+        y = L.GRU(3, return_sequences=True)(L.LSTM(3, return_sequences=True)(inputs))
+        y = L.GRU(3, reset_after=False, return_sequences=True)(y)
+        y = L.Bidirectional(L.LSTM(3, return_sequences=True), name="both")(y)
+        theirs = drawn(keras.Model(inputs, L.SimpleRNN(3, return_sequences=True)(y)))
+        x = np.random.default_rng(1).normal(size=(2, 5, 4)).astype("float32")
+        want = np.asarray(theirs(x))
+    ours = jl.serial(
+        *(jl.LSTM(3), jl.GRU(3), jl.GRU(3, reset_after=False)),
+        *(jl.bidirectional(jl.LSTM(3)), jl.SimpleRNN(3)),
+    )
+    return theirs, ours, x, want
+
+
+def of_keras_2(theirs, file):
+    """As tf-keras 2.21 writes it: no names in the archive, and one description of two halves."""
+    with zipfile.ZipFile(file) as archive:
+        config = json.loads(archive.read("config.json"))
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    for layer in config["config"]["layers"]:
+        if layer["class_name"] == "Bidirectional":
+            del layer["config"]["backward_layer"]
+            layer["config"]["layer"]["config"]["name"] = "lstm"
+    with h5py.File(weights, "r+") as opened:
+        opened.visititems(lambda _, entry: entry.attrs.pop("name", None))
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights.getvalue())
+        archive.writestr("metadata.json", "{}")
+
+
+@pytest.mark.oracle("Keras")
+def test_recurrent_layers_in_every_file_of_keras(tmp_path):
+    theirs, ours, x, want = recurrent()
+    files = {name: tmp_path / name for name in ("m.h5", "m.keras", "old.keras", "m.weights.h5")}
+    for file in files.values():
+        (theirs.save_weights if "weights" in file.name else theirs.save)(file)
+    of_keras_2(theirs, files["old.keras"])
+    # The h5py layout of tf-keras 2: "lstm/lstm_cell/kernel:0", and no name of the model.
+    files["old.h5"] = tmp_path / "old.h5"
+    with h5py.File(files["m.h5"]) as new, h5py.File(files["old.h5"], "w") as old:
+        layers = [layer.name for layer in theirs.layers]
+        old.attrs["layer_names"] = layers
+        for layer in layers:
+            group = old.create_group(layer)
+            arrays = new["model_weights"][layer]
+            names = list(arrays.attrs["weight_names"])
+            group.attrs["weight_names"] = [f"{name.split('/', 1)[-1]}:0" for name in names]
+            for name, there in zip(names, group.attrs["weight_names"], strict=True):
+                group[there] = arrays[name][()]
+    run = jax.jit(ours.apply)
+    for file in files.values():
+        plan = interop.match(ours, x, interop.read(file))
+        assert str(plan).startswith(f"6 of 6 layers, keras{'_weights' * ('weights' in file.name)}")
+        y, _ = run(*plan.load(), x)
+        np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6, err_msg=file.name)
+
+
+# Keras 1 does not install beside a NumPy of today: names and orders are those of its source
+# (keras/layers/recurrent.py of 1.2.2), gate by gate and, for consume_less="gpu", side by side.
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_recurrent_layers_of_keras_1(fused, tmp_path):
+    theirs, _, x, _ = recurrent()
+    layers = [layer for layer in theirs.layers if layer.weights]
+    ours = jl.serial(
+        jl.LSTM(3), jl.GRU(3, reset_after=False), jl.bidirectional(jl.LSTM(3)), jl.SimpleRNN(3)
+    )
+    with h5py.File(tmp_path / "keras1.h5", "w") as file:
+        file.attrs["layer_names"] = ["lstm_1", "gru_1", "bidirectional_1", "simplernn_1"]
+        for layer, name in zip((layers[0], *layers[2:]), file.attrs["layer_names"], strict=True):
+            halves = {name: layer}
+            if name == "bidirectional_1":
+                halves = {
+                    "forward_lstm_2": layer.forward_layer,
+                    "backward_lstm_2": layer.backward_layer,
+                }
+            group, names = file.create_group(name), []
+            for half, rnn in halves.items():
+                gates = {"LSTM": "ifco", "GRU": "zrh"}.get(type(rnn).__name__, "")
+                for letter, array in zip("WUb", rnn.get_weights(), strict=True):
+                    parts = {letter: array}
+                    if gates and not fused:
+                        split = np.split(array, len(gates), axis=-1)
+                        parts = {f"{letter}_{g}": a for g, a in zip(gates, split, strict=True)}
+                    for part, values in parts.items():
+                        group[f"{half}_{part}"] = values
+                        names.append(f"{half}_{part}")
+            group.attrs["weight_names"] = names
+    plan = interop.match(ours, x, interop.read(tmp_path / "keras1.h5"))
+    params, _ = plan.load()
+    arrays = {w.path: w for layer in (layers[0], *layers[2:]) for w in layer.weights}
+    want, _ = interop.match(ours, x, arrays).load()
+    jax.tree.map(np.testing.assert_array_equal, params, want)
+    back = plan.export(params)
+    assert all(np.array_equal(back[name], array) for name, array in plan._arrays.items())
+    # Its GRU has the reset gate before the product.
+    gru = {n: a for n, a in plan._arrays.items() if n.startswith("gru_1/")}
+    after = interop.match(jl.GRU(3), jl.spec((1, 5, 3)), gru)
+    assert not after.complete
+
+
+def test_gates_are_turned_in_files_of_keras_and_not_in_our_own_arrays():
+    """Without a second bias, a GRU has the same names and shapes in both."""
+    gru, x = jl.GRU(2, reset_after=False), jl.spec((1, 3, 4))
+    shapes = {"kernel": (4, 6), "recurrent_kernel": (2, 6), "bias": (6,)}
+    rng = np.random.default_rng(0)
+    theirs = {f"gru/gru_cell/{name}": rng.normal(size=shape) for name, shape in shapes.items()}
+    plan = interop.match(gru, x, theirs)
+    assert str(plan).startswith("1 of 1 layers, keras\n")
+    params, _ = plan.load()
+    want = np.asarray(theirs["gru/gru_cell/bias"], "float32")[[2, 3, 0, 1, 4, 5]]
+    np.testing.assert_array_equal(params["bias"], want)
+    # A rule may call it as ours is called: it is one of Keras all the same.
+    old = {name.replace("gru_cell/", ""): array for name, array in theirs.items()}
+    named = jl.serial(rnn=gru)
+    params, _ = interop.match(named, x, old, rules=["gru -> rnn"]).load()
+    np.testing.assert_array_equal(params["rnn"]["bias"], want)
+    own = {name.replace("gru/", "rnn/"): array for name, array in old.items()}
+    params, _ = interop.match(named, x, own).load()
+    np.testing.assert_array_equal(params["rnn"]["bias"], own["rnn/bias"].astype("float32"))
