@@ -36,7 +36,8 @@ from .turning import one_side
 from .words import told_apart
 
 # Libraries whose arrays are told by their names.
-_BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
+_GRAPHS = ("onnx", "tflite")
+_BY_NAMES = [name for name in LAYOUTS if name not in _GRAPHS]
 # A .weights.h5 alone, where it is the class of a layer and its number that tell it.
 _COUNTED = "keras_weights"
 # Counters of the library itself, which nothing here has a place for.
@@ -119,7 +120,10 @@ class Plan:
             lines.append(f"  {pair.path:<{width}} <- {names}  ({pair.says}; by {pair.how})")
         for path, shapes in self.missing.items():
             near = self.ambiguous.get(path)
-            why = f"as well {' or '.join(near)}" if near else f"no arrays for {_shapes(shapes)}"
+            rule = f'; rules=["{near[0]} -> {path}"] says which' if near and path else ""
+            why = (
+                f"as well {' or '.join(near)}{rule}" if near else f"no arrays for {_shapes(shapes)}"
+            )
             why = f"{why}: {self._reasons[path]}" if path in self._reasons else why
             lines.append(f"  {path:<{width}} <- ?  ({why})")
         lines += [
@@ -260,7 +264,7 @@ def match(
         raise InteropError(f"no layouts of {library!r}", expected=", ".join((*LAYOUTS, _COUNTED)))
     if isinstance(arrays, GraphArrays) and library in (None, arrays.library):
         library, arrays = arrays.library, GraphWeights(arrays)
-    elif library in ("onnx", "tflite"):
+    elif library in _GRAPHS:
         raise InteropError(
             f"which operator takes an array is what tells the layers of {library} apart",
             expected=f"the mapping that interop.read gives for a file of {library}",
@@ -300,7 +304,9 @@ def _planned(
         one_side(fits)
         told_apart([target.place.path for target in targets], fits)
     best = max(found, key=lambda each: _how_well(found[each]))
-    chosen, ambiguous = paired([target.place for target in targets], found[best])
+    chosen, ambiguous = paired(
+        [target.place for target in targets], found[best], in_order_of_use=best in _GRAPHS
+    )
     counted = counted or {}
     pairs = []
     for i, fit, how in chosen:
