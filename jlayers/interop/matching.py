@@ -21,6 +21,7 @@ from ..inspection import walk
 from .exporting import export_plan
 from .formats.base import Arrays
 from .formats.graph import GraphArrays
+from .formats.hdf5 import natural
 from .given import as_numpy, check_arrays, check_targets, views_of
 from .graph_weights import GraphWeights
 from .keras_groups import by_class, is_numbered
@@ -340,7 +341,11 @@ def _fits(
         for maker in layout.makers:
             by_maker.setdefault(maker, []).append(layout)
     shapes = {path: tuple(arrays[name].shape) for path, name in names.items()}
-    order = {path: i for i, path in enumerate(names)}
+    above = [*dict.fromkeys(path.rpartition("/")[0] for path in names)]
+    # In the order of text, layers/10 is before layers/2.
+    by_number = {path: i for i, path in enumerate(sorted(names, key=natural))}
+    in_file = {path: i for i, path in enumerate(names)}
+    order = by_number if above == sorted(above) else in_file
 
     def first(fit: Fit) -> int:
         return min(order[join(fit.prefix, name)] for name in fit.names)

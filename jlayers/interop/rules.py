@@ -38,6 +38,8 @@ def renamed(
     split = dict(names)
     left_out: set[str] = set()
     for rule in rules:
+        if not isinstance(rule, str):
+            raise InteropError("a rule must be text", got=repr(rule))
         old, arrow, new = (part.strip() for part in rule.partition("->"))
         if not arrow:
             raise InteropError(f"a rule must have an arrow, as 'theirs -> ours': {rule!r}")

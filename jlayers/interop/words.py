@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _SHORTCUT = "shortcut"
-# In torchvision and timm, and in many a network of one's own.
+# In torchvision and timm, and in networks of many others.
 _CALLED_SO = {"downsample", "skip"}
 _WORD = re.compile("[a-z]+", re.IGNORECASE)
 
