@@ -17,6 +17,7 @@ from .keras_groups import groups_of
 from .layouts import LAYOUTS
 from .layouts.base import Layout
 from .layouts.inverse import inverted, shapes_of
+from .layouts.transformers import Unstacked
 from .places import Target, targets_of
 from .rules import renamed
 from .ties import memory_of
@@ -178,10 +179,10 @@ def export_plan(
       arrays: of the file.
       pairs: the places, their layouts, and the names in the file by those that the layout has.
     """
-    if library not in _BY_NAMES:
+    if library not in _LIBRARIES:
         raise InteropError(
             f"arrays of {library} are only read",
-            expected=", ".join(_BY_NAMES),
+            expected=", ".join(_LIBRARIES),
         )
     pieces = [
         Piece(target, layout, names, {n: tuple(arrays[full].shape) for n, full in names.items()})
@@ -192,7 +193,7 @@ def export_plan(
     for name in arrays:
         if name not in exported and (other := memory.get(memory_of(arrays, name))):
             exported[name] = exported[other]
-    return exported
+    return arrays.put_together(exported) if isinstance(arrays, Unstacked) else exported
 
 
 class _Trees:

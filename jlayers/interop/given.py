@@ -21,6 +21,9 @@ def check_arrays(arrays: Any) -> None:
             got=repr(os.fspath(arrays)) if _is_path(arrays) else type(arrays).__name__,
             hint=_mapping_of(arrays),
         )
+    for name in arrays:
+        if not isinstance(name, str):
+            raise InteropError("the names of arrays must be text", got=repr(name))
     # A file's own mapping would read each array that is looked at.
     if type(arrays) is dict:
         nested = next((name for name, one in arrays.items() if isinstance(one, Mapping)), None)
@@ -30,6 +33,9 @@ def check_arrays(arrays: Any) -> None:
                 got=f"a mapping at {nested!r}",
                 hint="jl.flatten(arrays)",
             )
+        for name, one in arrays.items():
+            if not hasattr(one, "shape"):
+                raise InteropError(f"{name!r} must be an array", got=type(one).__name__)
 
 
 def views_of(arrays: Arrays) -> Arrays:
@@ -52,13 +58,17 @@ def views_of(arrays: Arrays) -> Arrays:
 def as_numpy(name: str, array: Any) -> np.ndarray:
     """An array that is to be loaded."""
     try:
-        return np.asarray(array)
+        found = np.asarray(array)
     except (TypeError, RuntimeError) as error:
         raise InteropError(
             f"{name!r} cannot be read as an array of NumPy",
             got=f"{type(array).__name__}: {truncate(str(error))}",
             hint="tensor.detach().float().numpy()",
         ) from None
+    if found.dtype.kind in "OSUMm" or found.dtype.type is np.void:
+        raise InteropError(f"{name!r} must be an array of numbers", got=f"dtype {found.dtype}")
+    # JAX takes no bytes in the other order.
+    return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def _is_path(given: Any) -> bool:

@@ -60,11 +60,13 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """Memory that JAX takes over as it is where it computes on the host.
 
     Not of NumPy where there is much: NumPy asks for huge pages, whose first use takes three times
-    as long as reading the file where a host takes back what its virtual machine has freed.
+    as long as reading the file where a host takes back what its virtual machine has freed. All of
+    it is about to be written: one call for its pages is quicker than a fault for each.
     """
     size = math.prod(shape) * dtype.itemsize
     if size >= _LARGE and hasattr(mmap, "MAP_PRIVATE"):
-        raw = np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+        raw = np.frombuffer(mmap.mmap(-1, size, flags), np.uint8)
         start = 0
     else:
         raw = np.empty(size + _ALIGNMENT, np.uint8)

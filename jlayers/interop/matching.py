@@ -17,11 +17,14 @@ from ..base.errors import InteropError, public_api
 from ..base.layer import Layer
 from ..base.paths import join
 from ..base.types import Params, PyTree, State
+from ..inspection import walk
 from .exporting import export_plan
 from .formats.base import Arrays
 from .formats.graph import GraphArrays
+from .formats.hdf5 import natural
 from .given import as_numpy, check_arrays, check_targets, views_of
 from .graph_weights import GraphWeights
+from .keras_groups import by_class, is_numbered
 from .layouts import LAYOUTS
 from .layouts.base import Layout, Place, has_shapes, renamed, said
 from .layouts.transformers import unstacked
@@ -35,7 +38,10 @@ from .turning import one_side
 from .words import told_apart
 
 # Libraries whose arrays are told by their names.
-_BY_NAMES = [name for name in LAYOUTS if name not in ("onnx", "tflite")]
+_GRAPHS = ("onnx", "tflite")
+_BY_NAMES = [name for name in LAYOUTS if name not in _GRAPHS]
+# A .weights.h5 alone, where it is the class of a layer and its number that tell it.
+_COUNTED = "keras_weights"
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
 # What read() puts before the names of an optimiser's variables in files of Keras.
@@ -50,7 +56,8 @@ class Pairing(NamedTuple):
       path: of the layer; of one of several copies with its number.
       names: of the arrays in the file.
       says: the layout, in words.
-      how: ``"rule"``, ``"name"``, ``"the only one that fits"`` or ``"order"``.
+      how: ``"name"``, which a rule may have given, ``"the only one that fits"``, ``"order"``, or
+        ``"class and number"`` for a ``.weights.h5``.
     """
 
     path: str
@@ -77,6 +84,7 @@ class Plan:
         missing: list[Target],
         extra: list[str],
         ambiguous: dict[str, list[str]],
+        reasons: Mapping[str, str] | None = None,
     ):
         self._arrays, self._pairs, self._missing = arrays, pairs, missing
         self.library = library
@@ -96,7 +104,7 @@ class Plan:
                 self._counts[collection, path] = tuple(map(max, most, (n + 1 for n in copy)))
         self.missing = {target.place.path: dict(target.place.shapes) for target in missing}
         self._extra, self.extra = extra, [one for name in extra for one in self._in_file(name)]
-        self.ambiguous = ambiguous
+        self.ambiguous, self._reasons = ambiguous, reasons or {}
 
     def _in_file(self, *names: str) -> tuple[str, ...]:
         """What the file calls arrays that are known here by what takes them."""
@@ -113,7 +121,11 @@ class Plan:
             lines.append(f"  {pair.path:<{width}} <- {names}  ({pair.says}; by {pair.how})")
         for path, shapes in self.missing.items():
             near = self.ambiguous.get(path)
-            why = f"as well {' or '.join(near)}" if near else f"no arrays for {_shapes(shapes)}"
+            rule = f'; rules=["{near[0]} -> {path}"] says which' if near and path else ""
+            why = (
+                f"as well {' or '.join(near)}{rule}" if near else f"no arrays for {_shapes(shapes)}"
+            )
+            why = f"{why}: {self._reasons[path]}" if path in self._reasons else why
             lines.append(f"  {path:<{width}} <- ?  ({why})")
         lines += [
             f"  {', '.join(self._in_file(name))}{list(self._arrays[name].shape)} goes nowhere"
@@ -224,9 +236,10 @@ def match(
         ``state_dict``.
       rules: corrections, a line each: ``"theirs -> ours"`` renames a prefix of theirs (``*`` is any
         part between two separators, on both sides), ``"theirs ->"`` leaves out what it matches.
-      library: ``"torch"``, ``"keras"``, ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None
-        for that of a file that holds a graph, otherwise for the one that fits most layers, and of
-        several for that of the file's format.
+      library: ``"torch"``, ``"keras"``, ``"keras_weights"`` (the names in a ``.weights.h5``),
+        ``"flax"``, ``"haiku"``, ``"onnx"`` or ``"tflite"``; None for that of a file that holds a
+        graph or numbered variables, otherwise for the one that fits most layers, and of several
+        for that of the file's format.
 
     Returns:
       A ``Plan``; ``plan.load()`` gives ``(params, state)``.
@@ -251,11 +264,11 @@ def match(
     """
     check_arrays(arrays)
     hint = None
-    if library is not None and library not in LAYOUTS:
-        raise InteropError(f"no layouts of {library!r}", expected=", ".join(LAYOUTS))
+    if library is not None and library not in (*LAYOUTS, _COUNTED):
+        raise InteropError(f"no layouts of {library!r}", expected=", ".join((*LAYOUTS, _COUNTED)))
     if isinstance(arrays, GraphArrays) and library in (None, arrays.library):
         library, arrays = arrays.library, GraphWeights(arrays)
-    elif library in ("onnx", "tflite"):
+    elif library in _GRAPHS:
         raise InteropError(
             f"which operator takes an array is what tells the layers of {library} apart",
             expected=f"the mapping that interop.read gives for a file of {library}",
@@ -268,6 +281,9 @@ def match(
     targets = targets_of(model, x)
     names, left_out = paths_of(arrays, rules)
     check_targets(rules, [target.place.path for target in targets], arrays.keys())
+    if library == _COUNTED or (library is None and is_numbered(arrays)):
+        names, counted = by_class(targets, dict(walk(model)), names, arrays)
+        return _planned(targets, names, arrays, left_out, _COUNTED, hint, counted)
     plan = _planned(targets, names, arrays, left_out, library, hint)
     if not plan.complete and (ties := tied_names(arrays, names.values())):
         once = {path: name for path, name in names.items() if name not in ties}
@@ -283,18 +299,24 @@ def _planned(
     left_out: set[str],
     library: str | None,
     hint: str | None,
+    counted: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan for names that were changed by the rules."""
+    """The plan for names that were changed by the rules, and those that were counted."""
     found = {
-        each: _fits(targets, names, arrays, LAYOUTS[each])
+        each: _fits(targets, names, arrays, LAYOUTS[each.removesuffix("_weights")])
         for each in ([library] if library else _BY_NAMES)
     }
     for fits in found.values():
         one_side(fits)
         told_apart([target.place.path for target in targets], fits)
-    best = library_of([target.place for target in targets], found, arrays, hint)
-    chosen, ambiguous = paired([target.place for target in targets], found[best])
-    pairs = [(targets[i], fit, how) for i, fit, how in chosen]
+    places = [target.place for target in targets]
+    best = library_of(places, found, arrays, hint)
+    chosen, ambiguous = paired(places, found[best], in_order_of_use=best in _GRAPHS)
+    counted = counted or {}
+    pairs = []
+    for i, fit, how in chosen:
+        group = counted.get(targets[i].place.path)
+        pairs.append((targets[i], fit, "class and number" if group == "" else how))
     taken = {name for _, fit, _ in pairs for name in fit.names.values()}
     done = {id(target) for target, _, _ in pairs}
     extra = [
@@ -306,7 +328,7 @@ def _planned(
         and not name.startswith(_OPTIMIZER)
     ]
     missing = [target for target in targets if id(target) not in done]
-    return Plan(arrays, best, pairs, missing, extra, ambiguous)
+    return Plan(arrays, best, pairs, missing, extra, ambiguous, counted)
 
 
 def _fits(
@@ -323,7 +345,11 @@ def _fits(
         for maker in layout.makers:
             by_maker.setdefault(maker, []).append(layout)
     shapes = {path: tuple(arrays[name].shape) for path, name in names.items()}
-    order = {path: i for i, path in enumerate(names)}
+    above = [*dict.fromkeys(path.rpartition("/")[0] for path in names)]
+    # In the order of text, layers/10 is before layers/2.
+    by_number = {path: i for i, path in enumerate(sorted(names, key=natural))}
+    in_file = {path: i for i, path in enumerate(names)}
+    order = by_number if above == sorted(above) else in_file
 
     def first(fit: Fit) -> int:
         return min(order[join(fit.prefix, name)] for name in fit.names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .layouts.base import Layout, Place
@@ -41,9 +41,14 @@ def other_direction(place: Place, fit: Fit) -> bool:
 
 
 def paired(
-    places: Sequence[Place], fits: Sequence[Sequence[Fit]]
+    places: Sequence[Place], fits: Sequence[Sequence[Fit]], *, in_order_of_use: bool = False
 ) -> tuple[list[tuple[int, Fit, str]], dict[str, list[str]]]:
-    """Places by their numbers with what was found for them, and those that several prefixes fit."""
+    """Places by their numbers with what was found for them, and those that several prefixes fit.
+
+    Args:
+      in_order_of_use: whether the arrays are in the order in which a graph uses them, and not in
+        that in which layers were defined, where either branch of a sum may come first.
+    """
     still = _Open(fits)
     for i, place in enumerate(places):
         named = [fit for fit in still.of(i) if fit.prefix == place.path]
@@ -56,7 +61,7 @@ def paired(
             if still.only_one(i):
                 still.choose(i, still.of(i)[0], "the only one that fits")
                 changed = True
-        changed = changed or _by_order(still)
+        changed = changed or _by_order(still, places, in_order_of_use)
     ambiguous = {
         places[i].path: [fit.prefix for fit in left]
         for i in still.places()
@@ -109,7 +114,18 @@ class _Open:
         del self._open[i]
 
 
-def _by_order(still: _Open) -> bool:
+def _beside(places: Iterable[Place]) -> bool:
+    """Whether a place is in the shortcut of a residual block and another one in its body."""
+    sides: dict[str, set[str]] = {}
+    for place in places:
+        parts = place.path.split("/")
+        for i, part in enumerate(parts):
+            if part in ("body", "shortcut"):
+                sides.setdefault("/".join(parts[:i]), set()).add(part)
+    return any(len(found) > 1 for found in sides.values())
+
+
+def _by_order(still: _Open, places: Sequence[Place], in_order_of_use: bool) -> bool:
     """Pairs places with as many prefixes, all of which fit all of them; whether there were any."""
     alike: dict[tuple[tuple[str, ...], ...], list[int]] = {}
     for i in still.places():
@@ -118,6 +134,8 @@ def _by_order(still: _Open) -> bool:
             alike.setdefault(names, []).append(i)
     for names, group in alike.items():
         every = [name for some in names for name in some]
+        if not in_order_of_use and _beside(places[i] for i in group):
+            continue
         if len(group) == len(names) and len(set(every)) == len(every):
             options = [still.of(i) for i in group]
             for number, i in enumerate(group):

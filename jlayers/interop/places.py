@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 
 from ..base.layer import Layer
+from ..base.tracing import trace
 from ..base.types import PyTree
-from ..inspection import parameters, summary, walk
+from ..inspection import summary, walk
 from .layouts.base import Place
 
 
@@ -74,15 +75,14 @@ def _path(steps: tuple[str | int, ...]) -> str:
 
 def _arrays(model: Layer, x: PyTree) -> Iterator[_Array]:
     """All arrays of params, and those of the state, whose copies are those of the layer."""
-    table = parameters(model, x)
+    found = trace(model, x)
     copied: dict[str, tuple[str | int, ...]] = {}
-    for path, spec in table.items():
+    for path, spec in found.parameters.items():
         above, _, name = path.rpartition("/")
         # The key of a length of weight norm is that of its kernel.
         yield _Array(0, path, spec.shape, spec.copies, (*spec.key_path[:-1], name))
         copied[above] = spec.key_path[:-1]
-    _, state = jax.eval_shape(model.init, jax.random.key(0), x)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(found.state):
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
         above, _, name = path.rpartition("/")
         steps = copied.get(above, tuple(above.split("/")) if above else ())

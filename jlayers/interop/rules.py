@@ -11,6 +11,8 @@ from .formats.base import Arrays
 _COLLECTIONS = re.compile("^(params|state|batch_stats|model|state_dict|module|variables)/")
 # As Keras 1 names weights: dense_1/dense_1_W.
 _OF_LAYER = re.compile(r"(^|/)([^/]+)/\2_(?=[^/]+$)")
+# And those in the halves of a bidirectional layer: bidirectional_1/forward_lstm_1_W_i.
+_OF_HALF = re.compile(r"(^|/)((?:forward|backward)_[^/]+)_(?=[WUb](_[a-z])?$)")
 
 
 def renamed(
@@ -36,6 +38,8 @@ def renamed(
     split = dict(names)
     left_out: set[str] = set()
     for rule in rules:
+        if not isinstance(rule, str):
+            raise InteropError("a rule must be text", got=repr(rule))
         old, arrow, new = (part.strip() for part in rule.partition("->"))
         if not arrow:
             raise InteropError(f"a rule must have an arrow, as 'theirs -> ours': {rule!r}")
@@ -70,7 +74,9 @@ def renamed(
 def paths_of(arrays: Arrays, rules: Iterable[str]) -> tuple[dict[str, str], set[str]]:
     """The names in a file by their paths, as the rules make them, and those that are left out."""
     split = {
-        name: _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
+        name: _OF_HALF.sub(
+            r"\1\2/", _OF_LAYER.sub(r"\1\2/", _COLLECTIONS.sub("", re.sub(r"[.|]", "/", name)))
+        )
         for name in arrays
     }
     whole = {name: name.replace(".", "/") for name in arrays}

@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_SHORTCUT = "shortcut"
+# In torchvision and timm, and in networks of many others.
+_CALLED_SO = {"downsample", "skip"}
 _WORD = re.compile("[a-z]+", re.IGNORECASE)
 
 
@@ -48,4 +51,5 @@ def _count(word: str, prefixes: Iterable[set[str]]) -> int:
 
 
 def _words(path: str) -> set[str]:
-    return {word.lower() for word in _WORD.findall(path)}
+    words = {word.lower() for word in _WORD.findall(path)}
+    return words | {_SHORTCUT} if words & _CALLED_SO else words

@@ -76,10 +76,29 @@ def test_equal_shapes_go_by_a_word_of_both_before_order():
         "residual_1/body": "blocks.1.fc.weight",
         "residual_1/shortcut": "blocks.1.shortcut.weight",
     }
-    # Another number of places than of arrays has the word: it is about something else.
-    renamed = {name.replace("1.shortcut", "1.other"): array for name, array in arrays.items()}
+    # As others call it.
+    renamed = {name.replace("shortcut", "downsample.0"): array for name, array in arrays.items()}
     plan = jl.interop.match(model, jl.spec((2, 4)), renamed)
-    assert [pair.names[0] for pair in plan.matched] == [*renamed][::2]
+    assert plan.matched[3].names[0] == "blocks.1.downsample.0.weight"
+
+
+def test_the_branches_of_a_sum_do_not_go_by_order():
+    """Either may have been defined first, and both have the same shape."""
+    body = jl.serial(jl.Dense(4), jax.nn.relu, jl.Dense(8))
+    model, x = jl.serial(jl.residual(body, shortcut=jl.Dense(8))), jl.spec((2, 4))
+    arrays = linear("0", 4, 4) | linear("1", 4, 8) | linear("2", 4, 8)
+    plan = jl.interop.match(model, x, arrays)
+    either = ["1", "2"]
+    assert plan.ambiguous == {"residual/body/dense_1": either, "residual/shortcut": either}
+    with pytest.raises(jl.InteropError) as raised:
+        plan.load()
+    rule = "1 -> residual/shortcut"
+    assert f'(as well 1 or 2; rules=["{rule}"] says which)' in str(raised.value)
+    plan = jl.interop.match(model, x, arrays, rules=[rule])
+    params, _ = plan.load()
+    np.testing.assert_array_equal(params["residual"]["shortcut"]["kernel"], arrays["1.weight"].T)
+    kernel = params["residual"]["body"]["dense_1"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["2.weight"].T)
 
 
 def test_what_is_missing_extra_and_ambiguous():

@@ -54,11 +54,16 @@ def test_stacked_experts_are_cut_up():
     }
     plan = jl.interop.match(jl.MixtureOfExperts(mlp, 3), jl.spec((2, 4)), file)
     assert names_by_path(plan)["experts/2/up"] == ("mlp.experts.2.up_proj.weight",)
-    experts = plan.load()[0]["experts"]
+    params, state = plan.load()
+    experts = params["experts"]
     up = file["mlp.experts.gate_up_proj"][:, 5:]
     np.testing.assert_array_equal(experts["up"]["kernel"], np.swapaxes(up, 1, 2))
     down = file["mlp.experts.down_proj"]
     np.testing.assert_array_equal(experts["down"]["kernel"], np.swapaxes(down, 1, 2))
+    # The way back gives the arrays of the module, not those of single experts.
+    back = plan.export(params, state)
+    assert back.keys() == file.keys()
+    jax.tree.map(np.testing.assert_array_equal, dict(back), file)
     # Without gates nothing is an expert's.
     plain = {"down_proj": down}
     assert jl.interop.match(dense(2), jl.spec((2, 4)), plain).extra == ["down_proj"]

@@ -75,6 +75,11 @@ _CELLS = {
 }
 
 
+def attribute_of(name: str) -> str:
+    """The attribute, which a file has, of a layer in a layer that Keras prints as ``name``."""
+    return next(attribute for attribute, printed in _INSIDE.items() if printed == name)
+
+
 class Node:
     """A layer in ``config.json``: its class, name, configuration, and the layers in it."""
 
@@ -105,13 +110,24 @@ class Node:
             cell = _CELLS[self.kind]
             name = snake_case(cell) if cell != "ConvLSTMCell" else None
             return Node(cell, {**self.config, "name": name})
-        if attribute == "forward_layer":
-            attribute = "layer"
+        if attribute in ("forward_layer", "backward_layer") and "layer" in self.config:
+            return self._half(attribute)
         if attribute in _INSIDE:
             bias = self.config.get("use_bias", True)
             config = {"name": _INSIDE[attribute], "bias_axes": "d" if bias else None}
             return Node("EinsumDense", config)
         return Node.of(self.config.get(attribute))
+
+    def _half(self, attribute: str) -> Node | None:
+        """Half of a bidirectional layer: Keras 2 describes one for both."""
+        found = Node.of(self.config.get(attribute)) or Node.of(self.config["layer"])
+        if found is None or found.name is None:
+            return found
+        side = attribute.removesuffix("layer")
+        if found.name.startswith(side):
+            return found
+        name = side + found.name.removeprefix("forward_")
+        return Node(found.kind, {**found.config, "name": name}, found.module)
 
     def counted(self, container: str) -> dict[str, Node]:
         """The layers of a list by the names of their groups: the class, counted within the list."""

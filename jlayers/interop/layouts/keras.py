@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .base import Layout, Place, Shapes, Weights, gru_biases, other_axes, renamed, with_bias
@@ -76,6 +78,24 @@ def _gru(weights: Weights, place: Place) -> dict[str, np.ndarray]:
     return params
 
 
+def _gate_by_gate(gates: str) -> Convert:
+    """Of Keras 1, which has three arrays for each gate, named here in our order."""
+
+    def convert(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+        if place.options.get("reset_after") and gates == "rzh":
+            raise ValueError("the GRU of Keras 1 has reset_after=False")
+        return {
+            ours: np.concatenate([weights[f"{name}_{gate}"] for gate in gates], axis=-1)
+            for name, ours in _KERAS_1.items()
+        }
+
+    return convert
+
+
+def _gru_of_keras_1(weights: Weights, place: Place) -> dict[str, np.ndarray]:
+    return _gru({ours: weights[name] for name, ours in _KERAS_1.items()}, place)
+
+
 def _swapped(values: np.ndarray) -> np.ndarray:
     z, r, h = np.split(values, 3, axis=-1)
     return np.concatenate([r, z, h], axis=-1)
@@ -87,6 +107,8 @@ def _bias(weights: Weights) -> dict[str, np.ndarray]:
 
 _HEADS = {"query": "query", "key": "key", "value": "value", "attention_output": "out"}
 _RECURRENT = ("kernel", "recurrent_kernel")
+_KERAS_1 = {"W": "kernel", "U": "recurrent_kernel", "b": "bias"}
+Convert = Callable[[Weights, Place], dict[str, np.ndarray]]
 LAYOUTS = (
     Layout(
         "as it is",
@@ -135,6 +157,7 @@ LAYOUTS = (
         renamed(_NORM | {"moving_mean": "mean", "moving_variance": "var"}),
     ),
     Layout("Keras norm", ("LayerNorm", "GroupNorm"), ("gamma",), ("beta",), renamed(_NORM)),
+    Layout("Keras norm without gamma", ("LayerNorm", "GroupNorm"), ("beta",), (), renamed(_NORM)),
     Layout("Keras RMSNormalization", ("RMSNorm",), ("scale",), (), renamed({"scale": "scale"})),
     Layout(
         "Keras LSTM or SimpleRNN",
@@ -152,6 +175,24 @@ LAYOUTS = (
     ),
     Layout("Keras GRU: r before z", ("GRU",), _RECURRENT, ("bias",), _gru, _gru_shapes),
     Layout("Keras 1 Dense", ("Dense",), ("W",), ("b",), renamed({"W": "kernel", "b": "bias"})),
+    *(
+        Layout(
+            f"Keras 1 {maker}, gate by gate",
+            (maker,),
+            tuple(f"{name}_{gate}" for gate in gates for name in _KERAS_1),
+            (),
+            _gate_by_gate(gates),
+        )
+        for maker, gates in (("LSTM", "ifco"), ("GRU", "rzh"))
+    ),
+    Layout(
+        "Keras 1 LSTM or SimpleRNN",
+        ("LSTM", "SimpleRNN"),
+        tuple(_KERAS_1),
+        (),
+        renamed(_KERAS_1),
+    ),
+    Layout("Keras 1 GRU: r before z", ("GRU",), tuple(_KERAS_1), (), _gru_of_keras_1),
     Layout("Keras 1 Embedding", ("Embedding",), ("W",), (), renamed({"W": "embedding"})),
     Layout(
         # Its "std" is a variance: Keras 1 adds epsilon to it and takes the root.

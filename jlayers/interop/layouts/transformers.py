@@ -12,6 +12,25 @@ from .base import Layout, Place, Shapes, Weights, renamed
 _GATE_UP = re.compile(r"^(.*experts)([./])gate_up_proj$")
 
 
+class Unstacked(dict[str, np.ndarray]):
+    """Arrays, some of which are parts of one in the file.
+
+    Attributes:
+      wholes: for each array that was cut up, its parts: for each expert those above each other.
+    """
+
+    wholes: dict[str, list[list[str]]]
+
+    def put_together(self, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The arrays as the file has them, where all parts of one are there."""
+        made = dict(parts)
+        for whole, experts in self.wholes.items():
+            if all(name in made for names in experts for name in names):
+                kernels = [np.concatenate([made.pop(n) for n in names]) for names in experts]
+                made[whole] = np.stack(kernels)
+        return made
+
+
 def unstacked(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """The arrays, with those of all experts of a block cut up: a kernel for each layer of each.
 
@@ -22,7 +41,8 @@ def unstacked(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     if not any(_GATE_UP.match(name) for name in arrays):
         return arrays
     experts = {match[1]: match[2] for name in arrays if (match := _GATE_UP.match(name))}
-    found: dict[str, np.ndarray] = {}
+    found = Unstacked()
+    found.wholes = {}
     for name, array in arrays.items():
         prefix = name.rpartition("down_proj")[0][:-1] or name.rpartition("gate_up_proj")[0][:-1]
         if prefix not in experts or array.ndim != 3:
@@ -33,8 +53,9 @@ def unstacked(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
             parts = [("down", kernel)]
             if not down:
                 parts = list(zip(("gate", "up"), np.split(kernel, 2), strict=True))
-            for part, rows in parts:
-                found[dot.join((prefix, str(i), f"{part}_proj", "weight"))] = rows
+            named = {dot.join((prefix, str(i), f"{part}_proj", "weight")): p for part, p in parts}
+            found.update(named)
+            found.wholes.setdefault(name, []).append(list(named))
     return found
 
 
