@@ -14,7 +14,7 @@ import jax
 
 from .errors import LayerError, public_api
 from .specs import format_short, path_text
-from .types import Params, PyTree
+from .types import Params, PyTree, State
 
 
 def join(path: str, name: str) -> str:
@@ -54,6 +54,19 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     {'dense/bias': 2, 'dense/kernel': 1}
     """
     return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+# What an instrument, such as a tap, keeps in the state beside the layers' own entries.
+INSTRUMENT = "<"
+
+
+def own_paths(state: State) -> list[str]:
+    """The paths of a state that are of layers, and not of an instrument that looks at them.
+
+    >>> own_paths({"norm": {"mean": 0, "<tap 2>": 1}, "<tap 1>": 2})
+    ['norm/mean']
+    """
+    return [path for path in flatten(state) if not path.rpartition("/")[2].startswith(INSTRUMENT)]
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:

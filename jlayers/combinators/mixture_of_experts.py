@@ -19,7 +19,7 @@ from ..base.constructors import LayerOrFunction, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import flatten
+from ..base.paths import own_paths
 from ..base.receptive_field import EVERYWHERE
 from ..base.scope import Scope, composite
 from ..base.sequence import Sequence, Steps
@@ -274,11 +274,11 @@ def _of_rows(experts: Layer) -> StepPair:
 def _check_stateless(experts: Layer, x: jax.Array, options: _Options) -> None:
     rows = x.shape[-1:] if options.dropless else (1, x.shape[-1])
     rows = (1, *rows) if options.dropless else (options.num_experts, *rows)
-    state = trace(experts, jax.ShapeDtypeStruct(rows, x.dtype)).state
+    state = own_paths(trace(experts, jax.ShapeDtypeStruct(rows, x.dtype)).state)
     if state:
         raise LayerError(
             "an expert has state, which would also see what other experts are for",
-            got=", ".join(flatten(state)),
+            got=", ".join(state),
             hint="layers without state in it: LayerNorm for BatchNorm",
         )
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .basic_forms import padded
 from .dtypes import is_symbolic
 from .inlining import Values, bound
+from .simple_forms import padded
 
 _IMAGE = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
@@ -60,7 +60,7 @@ def _of_places(x: Any, kernel: Any, strides: Any, gaps: Any, params: Any) -> jax
     dtype = params["preferred_element_type"] or x.dtype
     if max(gaps) > 1:
         # So that a sum of several is rounded once.
-        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        half = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
         wide = jnp.float32 if half else dtype
         x, kernel = (lax.convert_element_type(value, wide) for value in (x, kernel))
     sizes = [

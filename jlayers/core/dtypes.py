@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -41,6 +44,25 @@ def max_value(dtype: DTypeLike) -> np.ndarray:
     """
     floating = jnp.issubdtype(dtype, jnp.floating)
     return np.array(np.inf if floating else np.iinfo(jnp.dtype(dtype)).max, dtype)
+
+
+def rounding_at_zero(dtype: DTypeLike) -> float:
+    """How far apart two numbers next to 0 may be by rounding alone; 0 for integers.
+
+    Numbers below the smallest normal one are 0 on some processors. In float16 they are not so
+    small, and kept: there it is a few of their steps.
+
+    >>> import jax.numpy as jnp
+    >>> [f"{rounding_at_zero(dtype):.0e}" for dtype in (jnp.float32, jnp.float16)]
+    ['1e-38', '2e-07']
+    """
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return 0.0
+    # Untyped; NumPy's knows no bfloat16.
+    finfo: Any = ml_dtypes.finfo
+    info = finfo(jnp.dtype(dtype))
+    flushed = info.maxexp >= np.finfo(np.float32).maxexp
+    return float(info.tiny if flushed else 4 * info.smallest_subnormal)
 
 
 def is_symbolic(*sizes: int) -> bool:

@@ -18,7 +18,8 @@ Values = list[Any]
 
 def is_empty(equation: Any) -> bool:
     """Whether what it makes has no numbers, as edges of width 0 that are joined to an array."""
-    return all(
+    # One without outputs is there for what it does, such as a callback.
+    return bool(equation.outvars) and all(
         not is_symbolic(*out.aval.shape)
         and 0 in out.aval.shape
         and isinstance(out.aval.dtype, np.dtype)

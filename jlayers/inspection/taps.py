@@ -19,7 +19,7 @@ from jax.nn import initializers
 from ..base.errors import error_context
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
-from ..base.paths import join
+from ..base.paths import INSTRUMENT, join
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import specs_of
 from ..base.step_pair import Stepping, stream_of
@@ -28,7 +28,7 @@ from ..base.types import Carry, Key, Params, PyTree, Spec, State
 from ..base.wrong_input import checked_trees
 
 Side = Literal["input", "output"]
-_ENTRY = "<tap "
+_ENTRY = f"{INSTRUMENT}tap "
 
 
 class Site(NamedTuple):
@@ -193,7 +193,8 @@ def _tapped(
             abstract=abstract,
             sequence_mode=SequenceMode.DELEGATE,
             stream=Stepping(start, advance),
-        )
+            # An error is about the layer, and not about its tap.
+        )._replace(_text=layer._text, site=layer.site)
 
     return again(inner)
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..core.dtypes import rounding_at_zero
+
 Shape = tuple[int, ...]
 
 
@@ -23,11 +25,14 @@ class Comparison(NamedTuple):
       difference: the largest, absolute.
       relative: the same over the largest number of theirs.
       layout: how theirs was read, in words; ``""`` as it is.
+      nans: how many numbers are NaN in both, which is left out of the difference; where all are, it
+        is NaN.
     """
 
     difference: float
     relative: float
     layout: str
+    nans: int = 0
 
 
 def _moved(array: np.ndarray, source: int, target: int) -> np.ndarray:
@@ -104,31 +109,37 @@ def compare(
     best: Comparison | None = None
     for layout in layouts(theirs.shape, ours.shape, images):
         found = _difference(ours, read_as(theirs, ours.shape, layout), mask)
-        if best is None or found[1] < best.relative:
-            best = Comparison(*found, layout)
+        # NaN is larger than all.
+        if best is None or found[1] < best.relative or math.isnan(best.relative):
+            best = Comparison(*found[:2], layout, found[2])
     return best
 
 
 def _difference(
     ours: np.ndarray, theirs: np.ndarray, mask: np.ndarray | None
-) -> tuple[float, float]:
+) -> tuple[float, float, int]:
     wide = np.complex128 if np.iscomplexobj(ours) or np.iscomplexobj(theirs) else np.float64
-    a, b = ours.astype(wide), theirs.astype(wide)
+    # A scalar is an array of one number.
+    a, b = (np.atleast_1d(array).astype(wide) for array in (ours, theirs))
     if mask is not None:
         valid = np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (a.ndim - mask.ndim)), a.shape)
         a, b = a[valid], b[valid]
     if not a.size:
-        return 0.0, 0.0
-    # Equal infinities, of masked scores, and NaN where theirs has one too, do not differ.
+        return 0.0, 0.0, 0
+    unknown = np.isnan(a) & np.isnan(b)
+    nans = int(unknown.sum())
+    if nans == a.size:
+        return math.nan, math.nan, nans
+    # Equal infinities, of masked scores, do not differ.
     with np.errstate(invalid="ignore"):
         apart = np.abs(a - b)
-    apart[(a == b) | (np.isnan(a) & np.isnan(b))] = 0
+    apart[(a == b) | unknown] = 0
     largest = float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max())
     finite = np.abs(b[np.isfinite(b)])
     scale = float(finite.max()) if finite.size else 0.0
-    if largest == 0:
-        return 0.0, 0.0
-    return largest, largest / scale if scale else float("inf")
+    if largest <= max(rounding_at_zero(array.dtype) for array in (ours, theirs)):
+        return largest, 0.0, nans
+    return largest, largest / scale if scale else math.inf, nans
 
 
 def fingerprint(array: np.ndarray) -> tuple[float, float, float, float]:

@@ -16,15 +16,17 @@ class Row(NamedTuple):
 
     Attributes:
       path: of the layer; with the number of a copy (``blocks/3/mlp``), and with ``#2`` for a second
-        call; ``""`` for the output of the model.
+        call; ``""`` for the output of the model, ``"(output) logits"`` for one of several.
       theirs: the name of the original's.
       difference: the largest, absolute.
       relative: the same over the largest number of the original's activation.
       tolerance: that ``relative`` may have.
       shape: of ours.
       layout: how the original's was read, such as ``"channels first"``; ``""`` as it is.
-      how: by what they were paired: ``"rule"``, ``"name"``, ``"plan"``, ``"equal values"`` or
-        ``"order"``.
+      how: by what they were paired: ``"rule"``, ``"name"``, ``"plan"``, ``"equal values"``,
+        ``"order"``, or ``"output"`` where both are outputs of the models.
+      nans: how many numbers are NaN in both. They are left out of the difference; an output that
+        has some, and a layer that has no others, departs, since they prove nothing.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     layout: str
     how: str
+    nans: int = 0
 
     @property
     def ok(self) -> bool:
@@ -47,8 +50,8 @@ class Report(NamedTuple):
 
     Attributes:
       rows: a ``Row`` for each layer that has a counterpart, in the order in which layers ran; the
-        output of the model is the last.
-      unpaired: paths of layers without a counterpart, in that order.
+        outputs of the model are the last.
+      unpaired: paths of layers without a counterpart, in that order, and outputs without one.
       theirs_unpaired: names of the original's activations without one.
       hint: what would make the first layer that departs agree, if one of the usual mistakes does.
       reference: what the original is, in words.
@@ -67,8 +70,13 @@ class Report(NamedTuple):
 
     @property
     def output(self) -> Row:
-        """The row of the model's output."""
-        return self.rows[-1]
+        """The row of the model's output; of several, of the one that differs most."""
+        return max(self.outputs, key=lambda row: (not row.ok, row.relative))
+
+    @property
+    def outputs(self) -> tuple[Row, ...]:
+        """The rows of the model's outputs."""
+        return tuple(row for row in self.rows if row.how == "output")
 
     @property
     def ok(self) -> bool:
@@ -83,7 +91,7 @@ class Report(NamedTuple):
         for row in self.rows:
             shape = "x".join(map(str, row.shape)) or "()"
             mark = "<- departs first" if row is first else "" if row.ok else "departs"
-            words = ", ".join(filter(None, (row.layout, mark)))
+            words = ", ".join(filter(None, (row.layout, _of_nans(row), mark)))
             cells.append(
                 (
                     _short(row.path or "(output)"),
@@ -125,16 +133,29 @@ class Report(NamedTuple):
         row = self.first
         if row is None:
             return
-        name = f"the layer {row.path!r}" if row.path else "the output"
+        name = f"the layer {row.path!r}"
+        if row.how == "output":
+            name = f"the {_of_output(row)}"
+        departing = [_of_output(each) for each in self.outputs if not each.ok]
         agree = self.rows[: self.rows.index(row)]
         raise InteropError(
             f"{name} departs from {row.theirs or 'the output'!r} of {self.reference}",
             expected=f"a difference of at most {row.tolerance:.0e} of the largest number",
             got=f"{row.relative:.1e}, {row.difference:.1e} absolute, shape {row.shape}"
             + (f", theirs read as {row.layout}" if row.layout else "")
-            + f"; paired by {row.how}, {len(agree)} activations before it agree",
+            + (f", {_of_nans(row)}" if row.nans else "")
+            + f"; paired by {row.how}, {len(agree)} activations before it agree"
+            + (f"; departing: {', '.join(departing)}" if len(self.outputs) > 1 else ""),
             hint=self.hint,
         )
+
+
+def _of_nans(row: Row) -> str:
+    return f"{row.nans} NaN in both" if row.nans else ""
+
+
+def _of_output(row: Row) -> str:
+    return f"output {row.path.partition(' ')[2]!r}" if row.path else "output"
 
 
 def _short(name: str) -> str:

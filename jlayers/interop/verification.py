@@ -8,23 +8,24 @@ How to read this file: both run once, and what each of their layers gave is reco
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..base.errors import InteropError, JlayersError, public_api, truncate
-from ..base.layer import Layer
+from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import InteropError, JlayersError, public_api
 from ..base.specs import format_spec, specs_of
 from ..base.types import Params, PyTree, State
 from ..inspection.taps import Activation, recorded
-from .activation_layouts import compare
-from .activation_pairs import Allowed, Ours, Pair, images_of, is_leaf, ours_of, paired
-from .hypotheses import Run, explained
+from . import hints
+from .activation_layouts import Comparison
+from .activation_pairs import Allowed, Ours, Pair, images_of, ours_of, paired
 from .matching import Plan
+from .output_pairs import label, outputs_of, paired_outputs
 from .references import REFERENCES, Given, Reference
 from .references import recorded as recorded_activations
 from .references.recorded import arrays_of
@@ -38,13 +39,16 @@ _TOLERANCES = {"float64": 1e-9, "complex128": 1e-9, "float16": 1e-2, "bfloat16":
 _FLOAT32 = 1e-5
 # Rounding grows from layer to layer: by how much at one, and altogether.
 _GROWTH, _GROWN = 10, 100
+# Of terminals, in what Keras says.
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
+_SHOWN = 500
 # Activations that do not belong together do not differ as little as this.
 _CLOSE = 1e-2
 
 
 @public_api
 def verify(
-    model: Layer,
+    model: LayerOrFunction,
     params: Params,
     state: State,
     reference: Any,
@@ -62,15 +66,18 @@ def verify(
     Both run in evaluation on the same input. Activations are paired by rules, by names that are
     equal but for the separators, by the plan, by equal values, and at last by order and shape. They
     are compared in the layout in which the shapes fit: with channels, time or heads first, or as an
-    image that was flattened with its channels first. The report says which. Of several outputs the
-    first is compared; of a ``Sequence`` the valid steps. All activations are in memory at once.
+    image that was flattened with its channels first. The report says which. Of several outputs (a
+    tuple, a dict, a ``ModelOutput``) each is compared, by name or place; of several arrays of a
+    layer inside, the first; of a ``Sequence`` the valid steps. All activations are in memory at
+    once.
 
     Args:
       model, params, state: ours.
       reference: a ``torch.nn.Module``, a Keras model, an ONNX file (a path, its bytes or a
-        ``ModelProto``), or recorded activations: a mapping of names to arrays in the order in which
-        they were computed, or an ``.npz`` or ``.safetensors`` file. The output is the entry
-        ``"output"``, or the last one.
+        ``ModelProto``), a ``.tflite`` file (a path or its bytes), or recorded activations: a
+        mapping of names to arrays in the order in which they were computed, or an ``.npz`` or
+        ``.safetensors`` file. The output is the entry ``"output"``, several ``"output.0"`` or
+        ``"output.logits"``, or the last one.
       x: our input, or its spec, for random numbers (ids in the range of the smallest embedding).
         Recorded activations hold it as ``"input"``, and need none.
       channels_first: whether the original's images and signals have their channels behind the
@@ -104,43 +111,56 @@ def verify(
       tanh      (output)  ...       ...      4x3
       (output)  (output)  ...       ...      4x3
     """
-    kind = _kind_of(reference)
+    kind, model = _kind_of(reference), lift(model)
     recording = arrays_of(reference) if kind is recorded_activations.REFERENCE else None
     x = our_input(model, x, recording, channels_first, key)
-    given = _run(kind, reference, their_input(x, channels_first, to_reference))
+    inputs = their_input(x, channels_first, to_reference)
+    given = ran = _run(kind, reference, inputs)
     # Other processors multiply float32 in fewer digits by default.
     with jax.default_matmul_precision("highest"):
         _, activations = recorded(model, params, state, x, key=key)
-        ours = ours_of(activations)
-        *inside, output = ours
-        # The output is that of the last layer too.
-        their_inside, their_output = given, given[-1]
+        whole = activations[-1]
+        outputs = outputs_of(whole)
+        inside = [one for one in ours_of(activations) if one.activation is not whole]
+        ours = [*inside, *outputs]
+        kept = []
         if rules:
-            left_out = paths_of({one.name: one.value for one in given[:-1]}, rules)[1]
+            left_out = paths_of({one.name: one.value for one in given if one.name}, rules)[1]
             kept = [rule for rule in rules if rule.partition("->")[2].strip()]
-            their_inside = [one for one in their_inside if one.name not in left_out]
-        else:
-            kept = []
+            given = [one for one in given if one.name not in left_out]
+        # The output is that of the last layer too.
+        theirs = [one for one in given if one.output]
         allowed = functools.partial(_allowed, tolerance)
-        pairs = paired(inside, their_inside, plan=plan, rules=kept, allowed=allowed)
-        rows = [_row(inside[p.ours], their_inside[p.theirs], p, allowed) for p in pairs]
-        last = _output(output, their_output, images_of(ours), allowed)
+        pairs = paired(inside, given, plan=plan, rules=kept, allowed=allowed)
+        rows = [_row(inside[p.ours], given[p.theirs], p, allowed) for p in pairs]
+        ends = paired_outputs(outputs, theirs, images_of(ours), allowed)
+        last = [_output(outputs[i], theirs[j], found, allowed) for i, j, found in ends]
         if tolerance is None:
-            *rows, last = _with_growth([*rows, last])
-        pairs, rows = _without_wrong_pairs(inside, output, their_inside, pairs, rows, last)
-        compared = [(inside[p.ours], their_inside[p.theirs]) for p in pairs]
-        compared.append((output, their_output))
-        rows.append(last)
+            grown = [*_with_growth(rows, last)]
+            rows, last = grown[: len(rows)], grown[len(rows) :]
+        pairs, rows = _without_wrong_pairs(inside, whole, given, pairs, rows, last)
+        compared = [(inside[p.ours], given[p.theirs]) for p in pairs]
+        compared += [(outputs[i], theirs[j]) for i, j, _ in ends]
+        rows += last
         departing = next((i for i, row in enumerate(rows) if not row.ok), None)
         hint = None
         if departing is not None:
             given_here = params, state, x
-            hint = _hint(model, given_here, ours, *compared[departing], rows[departing].tolerance)
+            row = rows[departing]
+            hint = (
+                hints.of_another_input(x, recording, channels_first)
+                or hints.of_the_run(row, ran, lambda: _run(kind, reference, inputs))
+                or hints.of_a_layer(model, given_here, ours, *compared[departing], row.tolerance)
+            )
     ours_paired = {p.ours for p in pairs}
+    unpaired = [one.path for i, one in enumerate(inside) if i not in ours_paired]
+    compared_ends = {i for i, *_ in ends}
+    unpaired += [label(one.path) for i, one in enumerate(outputs) if i not in compared_ends]
+    ends_of_theirs = [theirs[j] for _, j, _ in ends]
     return Report(
         tuple(rows),
-        tuple(one.path for i, one in enumerate(inside) if i not in ours_paired),
-        _left(their_inside, {p.theirs for p in pairs}),
+        tuple(unpaired),
+        _left(given, [*(given[p.theirs] for p in pairs), *ends_of_theirs]),
         hint,
         kind.short,
     )
@@ -174,14 +194,21 @@ def _run(kind: Reference, reference: Any, inputs: PyTree) -> list[Given]:
         raise InteropError(
             f"the original, {kind.short}, does not take the input",
             got=f"{format_spec(specs_of(jax.tree.map(np.asarray, inputs)))}: "
-            f"{type(error).__name__}: {truncate(str(error))}",
+            f"{type(error).__name__}: {_words(error)}",
             hint="channels_first=True, or to_reference=lambda x: ...",
         ) from error
+
+
+def _words(error: Exception) -> str:
+    return " ".join(_COLOURS.sub("", str(error)).split())[:_SHOWN]
 
 
 def _allowed(tolerance: float | None, ours: np.ndarray, theirs: np.ndarray) -> float:
     if tolerance is not None:
         return tolerance
+    # Ids and masks are equal or not, however large they are.
+    if ours.dtype.kind in "biu" and theirs.dtype.kind in "biu":
+        return 0.0
     # What one of them computed in fewer digits agrees in as many.
     return max(_TOLERANCES.get(array.dtype.name, _FLOAT32) for array in (ours, theirs))
 
@@ -189,41 +216,37 @@ def _allowed(tolerance: float | None, ours: np.ndarray, theirs: np.ndarray) -> f
 def _row(one: Ours, other: Given, pair: Pair, allowed: Allowed) -> Row:
     found, limit = pair.comparison, allowed(one.value, other.value)
     shape = one.value.shape
-    return Row(one.path, other.name, *found[:2], limit, shape, found.layout, pair.how)
+    name = label(other.name) if other.output else other.name
+    return Row(one.path, name, *found[:2], limit, shape, found.layout, pair.how, found.nans)
 
 
-def _output(
-    output: Ours, their_output: Given, images: tuple[tuple[int, ...], ...], allowed: Allowed
-) -> Row:
-    found = compare(output.value, their_output.value, images, output.mask)
-    if found is None:
-        raise InteropError(
-            "the outputs have other shapes",
-            expected=f"{list(their_output.value.shape)} as the original's",
-            got=f"{list(output.value.shape)}",
-            hint="of several outputs the first is compared: wrap the original, or change the head "
-            "here",
-        )
-    limit = allowed(output.value, their_output.value)
-    return Row("", "", *found[:2], limit, output.value.shape, found.layout, "output")
+def _output(output: Ours, other: Given, found: Comparison, allowed: Allowed) -> Row:
+    limit, shape = allowed(output.value, other.value), output.value.shape
+    names = label(output.path), label(other.name)
+    relative = math.nan if found.nans else found.relative
+    row = Row(*names, found.difference, relative, limit, shape, found.layout, "output")
+    return row._replace(nans=found.nans)
 
 
-def _left(theirs: Sequence[Given], paired: set[int]) -> tuple[str, ...]:
+def _left(theirs: Sequence[Given], paired: Sequence[Given]) -> tuple[str, ...]:
     """Names of what was paired with nothing, and is not the same as what was (a dropout's)."""
-    known = {(theirs[j].value.shape, theirs[j].value.tobytes()) for j in paired}
+    taken = {id(one) for one in paired}
+    known = {(one.value.shape, one.value.tobytes()) for one in paired}
     left = (
-        one.name
-        for j, one in enumerate(theirs[:-1])
-        if j not in paired and (one.value.shape, one.value.tobytes()) not in known
+        label(one.name) if one.output else one.name
+        for one in theirs
+        if id(one) not in taken
+        # Each output counts.
+        and (one.output or (one.value.shape, one.value.tobytes()) not in known)
     )
     # Once, since a layer inside a loop has a call for each step.
     return tuple(dict.fromkeys(left))
 
 
-def _with_growth(rows: list[Row]) -> Iterator[Row]:
+def _with_growth(rows: list[Row], outputs: list[Row]) -> Iterator[Row]:
     """The rows with the tolerances that they have behind those before them."""
     largest = 0.0
-    for row in rows:
+    for row in (*rows, *outputs):
         limit = max(row.tolerance, min(_GROWTH * largest, _GROWN * row.tolerance))
         row = row._replace(tolerance=limit)
         if row.ok:
@@ -233,11 +256,11 @@ def _with_growth(rows: list[Row]) -> Iterator[Row]:
 
 def _without_wrong_pairs(
     ours: Sequence[Ours],
-    whole: Ours,
+    whole: Activation,
     theirs: Sequence[Given],
     pairs: list[Pair],
     rows: list[Row],
-    output: Row,
+    outputs: list[Row],
 ) -> tuple[list[Pair], list[Row]]:
     """Without pairs that do not belong together.
 
@@ -251,9 +274,9 @@ def _without_wrong_pairs(
     near = [ours[p.ours].activation for p, row in zip(pairs, rows, strict=True) if _near(row)]
     equal = {p.theirs for p, row in zip(pairs, rows, strict=True) if row.ok}
     in_line = {
-        one.activation.path
-        for one in (*ours, whole)
-        if one.activation.site.layer.maker in ("serial", "repeat")
+        one.path
+        for one in (*(each.activation for each in ours), whole)
+        if one.site.layer.maker in ("serial", "repeat")
     }
 
     def is_wrong(pair: Pair, row: Row) -> bool:
@@ -264,7 +287,7 @@ def _without_wrong_pairs(
             return False
         mine = ours[pair.ours].activation
         parent = mine.path.rpartition("/")[0]
-        return _near(output) or any(
+        return all(map(_near, outputs)) or any(
             mine.path.startswith(f"{one.path}/")
             or (parent in in_line and _follows(one, mine, parent))
             for one in near
@@ -289,52 +312,3 @@ def _follows(one: Activation, other: Activation, parent: str) -> bool:
         other.copy,
         other.site.order,
     )
-
-
-def _hint(
-    model: Layer,
-    given: tuple[Params, State, PyTree],
-    ours: Sequence[Ours],
-    one: Ours,
-    other: Given,
-    tolerance: float,
-) -> str | None:
-    """What would make this layer agree."""
-    layer = one.activation.site.layer
-    if not is_leaf(one):
-        return None
-    params, state, x = given
-    _, inputs = recorded(model, params, state, x, side="input", path=one.activation.site.path)
-    same = (one.activation.path, one.activation.call)
-    own = next(each for each in inputs if (each.path, each.call) == same)
-    images = images_of(ours)
-    run = Run(layer, *_arrays_at(own, params, state), own.value, images)
-    others = {
-        each.activation.path: _arrays_at(each.activation, params, state)
-        for each in ours
-        if each.activation.site.layer.maker == layer.maker
-        and each.activation.path != one.activation.path
-        and is_leaf(each)
-    }
-
-    def agrees(y: PyTree) -> bool:
-        (changed,) = ours_of([one.activation._replace(value=jax.tree.map(np.asarray, y))])
-        found = compare(changed.value, other.value, images, changed.mask)
-        return found is not None and found.relative <= tolerance
-
-    return explained(run, others, agrees)
-
-
-def _arrays_at(activation: Activation, params: Params, state: State) -> tuple[Params, State]:
-    """The parameters and the state of one copy of a layer."""
-
-    def below(tree: Mapping[str, Any]) -> dict[str, Any]:
-        for step in activation.site.steps:
-            if isinstance(step, str):
-                tree = tree.get(step, {})
-        return {
-            name: jax.tree.map(lambda leaf: jnp.asarray(leaf)[activation.copy], entry)
-            for name, entry in tree.items()
-        }
-
-    return below(params), below(state)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import InteropError
+from ...core.dtypes import rounding_at_zero
 
 # Relative to the largest value of an output, by the bytes of a number.
 _TOLERANCE = {1: 1e-1, 2: 2e-2, 4: 1e-4, 8: 1e-9}
@@ -42,9 +43,13 @@ def differs(expected: np.ndarray, got: np.ndarray) -> str | None:
             return None
         where = tuple(int(i) for i in np.argwhere(expected != got)[0])
         return f"{got[where]} in place of {expected[where]} at {where}"
-    relative = _TOLERANCE[expected.dtype.itemsize]
+    relative, floor = _TOLERANCE[expected.dtype.itemsize], rounding_at_zero(expected.dtype)
     expected, got = expected.astype(np.float64), got.astype(np.float64)
-    largest = float(np.max(np.abs(expected), initial=1, where=np.isfinite(expected)))
-    if np.allclose(got, expected, rtol=relative, atol=relative * largest, equal_nan=True):
+    # Of its own numbers: with any other scale, outputs of 1e-6 would be equal to whatever is small.
+    largest = float(np.max(np.abs(expected), initial=0, where=np.isfinite(expected)))
+    if np.allclose(got, expected, rtol=0, atol=relative * largest + floor, equal_nan=True):
         return None
-    return f"{float(np.nanmax(np.abs(got - expected))):.1e} apart, of {largest:.1e}"
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(got - expected)
+    apart[(got == expected) | (np.isnan(got) & np.isnan(expected))] = 0
+    return f"{float(np.nan_to_num(apart, nan=np.inf).max()):.1e} apart, of {largest:.1e}"

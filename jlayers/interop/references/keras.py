@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from ...base.types import PyTree
-from .base import Given, Reference, needed
+from .base import Given, Reference, named, needed, outputs
+
+_SEEDS = itertools.count()
 
 
 def _takes(reference: object) -> bool:
@@ -66,12 +69,18 @@ def _run(model: Any, inputs: PyTree) -> list[Given]:
         if inspect.isfunction(function := layer.__dict__.get("activation"))
         and function is not keras.activations.linear
     }
+    # Statistics, counters and the states of random numbers.
+    variables = [(v, keras.ops.copy(v.value)) for v in model.non_trainable_variables]
     try:
         # Past Keras's own __setattr__, which tracks what is set.
         for name, layer in layers.items():
             layer.__dict__["call"] = call_of(name, layer)
         for name, function in functions.items():
             layers[name].__dict__["activation"] = activation_of(name, function)
+        for variable, kept in variables:
+            # Of its random numbers: two runs show whether they are used.
+            if variable.name == "seed_generator_state":
+                variable.assign(kept + next(_SEEDS))
         as_list = list(inputs) if isinstance(inputs, tuple) else inputs
         output = model(as_list, training=False)
     finally:
@@ -79,10 +88,9 @@ def _run(model: Any, inputs: PyTree) -> list[Given]:
             layer.__dict__.pop("call", None)
         for name, function in functions.items():
             layers[name].__dict__["activation"] = function
-    value = _first(output, keras)
-    if value is None:
-        raise ValueError(f"its output holds no tensor: {type(output).__name__}")
-    return [*given, Given("", type(model).__name__, value)]
+        for variable, kept in variables:
+            variable.assign(kept)
+    return [*given, *outputs(type(model).__name__, output, lambda each: _array(each, keras))]
 
 
 def _layers(layer: Any, keras: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
@@ -107,8 +115,12 @@ def _inside(layer: Any, keras: Any) -> Iterator[Any]:
 
 
 def _first(output: Any, keras: Any) -> np.ndarray | None:
-    while isinstance(output, list | tuple | dict) and output:
-        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return next((array for _, array in named(output, lambda each: _array(each, keras))), None)
+
+
+def _array(output: Any, keras: Any) -> np.ndarray | None:
+    if output is None:
+        return None
     try:
         return np.array(keras.ops.convert_to_numpy(output))
     except (TypeError, ValueError, NotImplementedError):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...base.errors import InteropError
+from ...base.errors import InteropError, truncate
 from ...base.types import PyTree
-from .base import Given, Reference, needed
+from .base import Given, Reference, named, needed
 
 
 def _takes(reference: object) -> bool:
@@ -22,19 +22,12 @@ def _takes(reference: object) -> bool:
 def _run(reference: Any, inputs: PyTree) -> list[Given]:
     what = "an ONNX model"
     onnx, runtime = needed("onnx", what), needed("onnxruntime", what)
-    if isinstance(reference, bytes):
-        model = onnx.load_model_from_string(reference)
-    elif isinstance(reference, str | os.PathLike):
-        model = onnx.load(reference)
-    else:
-        model = onnx.ModelProto()
-        model.CopyFrom(reference)
+    model = _loaded(reference, onnx)
     graph = model.graph
-    output = graph.output[0].name
+    outputs = [each.name for each in graph.output]
     tensors = dict(_tensors(graph))
-    known = {each.name for each in graph.output}
     # Without a type, which onnxruntime finds by itself.
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs)
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -46,10 +39,35 @@ def _run(reference: Any, inputs: PyTree) -> list[Given]:
     given = [
         Given(name, kind, values[name], arrays)
         for name, (kind, arrays) in tensors.items()
-        if isinstance(values[name], np.ndarray) and name != output
+        if isinstance(values[name], np.ndarray) and name not in outputs
     ]
-    kind, arrays = tensors.get(output, ("", frozenset[str]()))
-    return [*given, Given("", kind, values[output], arrays)]
+    for name in outputs:
+        kind, arrays = tensors.get(name, ("", frozenset[str]()))
+        for key, array in named(values[name], _array, name if len(outputs) > 1 else ""):
+            given.append(Given(key, kind, array, arrays, output=True))
+    return given
+
+
+def _loaded(reference: Any, onnx: Any) -> Any:
+    """A copy of the model."""
+    try:
+        if isinstance(reference, bytes):
+            return onnx.load_model_from_string(reference)
+        if isinstance(reference, str | os.PathLike):
+            return onnx.load(reference)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        where = "the bytes are" if isinstance(reference, bytes) else f"{os.fspath(reference)} is"
+        raise InteropError(f"{where} not an ONNX model", got=truncate(str(error))) from error
+    model = onnx.ModelProto()
+    model.CopyFrom(reference)
+    return model
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """Of a sequence of tensors each is one; optional ones may have none."""
+    return value if isinstance(value, np.ndarray) and value.dtype != object else None
 
 
 def _tensors(graph: Any) -> Iterator[tuple[str, tuple[str, frozenset[str]]]]:

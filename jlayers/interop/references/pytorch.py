@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ...base.types import PyTree
-from .base import Given, Reference, needed
+from .base import Given, Reference, named, needed, outputs
+
+# Of the random numbers of a run.
+_SEEDS = itertools.count()
 
 
 def _takes(reference: object) -> bool:
@@ -30,8 +35,9 @@ def _run(module: Any, inputs: PyTree) -> list[Given]:
         if (value := _first(output, torch)) is not None:
             given.append(Given(name, kind, value))
 
-    tensors = jax.tree.map(lambda array: _tensor(np.asarray(array), torch), inputs)
-    with _evaluating(module, torch) as modules, torch.no_grad():
+    like = _like(module, torch)
+    tensors = jax.tree.map(lambda array: _tensor(np.asarray(array), torch, like), inputs)
+    with _kept(module, torch), _evaluating(module, torch) as modules, torch.no_grad():
         # The hooks of a scripted module see nothing of what is inside it.
         scripted = isinstance(module, torch.jit.ScriptModule)
         inside = {} if scripted else modules
@@ -48,10 +54,7 @@ def _run(module: Any, inputs: PyTree) -> list[Given]:
         finally:
             for each in hooks:
                 each.remove()
-    value = _first(output, torch)
-    if value is None:
-        raise ValueError(f"its output holds no tensor: {type(output).__name__}")
-    return [*given, Given("", type(module).__name__, value)]
+    return [*given, *outputs(type(module).__name__, output, lambda each: _array(each, torch))]
 
 
 @contextlib.contextmanager
@@ -74,25 +77,67 @@ def _evaluating(module: Any, torch: Any) -> Iterator[dict[str, Any]]:
             each.training = training[name]
 
 
-def _tensor(array: np.ndarray, torch: Any) -> Any:
+@contextlib.contextmanager
+def _kept(module: Any, torch: Any) -> Iterator[None]:
+    """Buffers and random numbers, as they were, whatever a module does to them in evaluation.
+
+    Each time the random numbers are others, so that two runs show whether they are used.
+    """
+    plain = [each for each in module.modules() if not isinstance(each, torch.jit.ScriptModule)]
+    owned = [(each, dict(each._buffers)) for each in plain]
+    buffers = [(each, each.detach().clone()) for each in module.buffers()]
+    cards = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed(next(_SEEDS))
+        try:
+            yield
+        finally:
+            for owner, own in owned:
+                owner._buffers.update(own)
+            with torch.no_grad():
+                for each, before in buffers:
+                    if not torch.equal(each, before):
+                        each.copy_(before)
+
+
+def _like(module: Any, torch: Any) -> Any:
+    """A parameter that says where the module is, and in which dtype it computes; or None."""
+    floating = [each for each in module.parameters() if each.is_floating_point()]
+    one_dtype = len({each.dtype for each in floating}) == 1
+    return floating[0] if one_dtype else None
+
+
+def _tensor(array: np.ndarray, torch: Any, like: Any) -> Any:
     if array.dtype.name == "bfloat16":
-        return torch.tensor(array.astype(np.float32)).bfloat16()
-    return torch.tensor(array)
+        tensor = torch.tensor(array.astype(np.float32)).bfloat16()
+    else:
+        tensor = torch.tensor(array)
+    if like is None:
+        return tensor
+    dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(device=like.device, dtype=dtype)
 
 
 def _first(output: Any, torch: Any) -> np.ndarray | None:
     """The first tensor of an output, copied."""
-    if isinstance(output, torch.Tensor):
-        tensor = output.detach().cpu()
-        # NumPy has no bfloat16, and a comparison needs no more digits.
-        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        return np.array(wide.numpy())
+    # What a packed sequence holds is in another order.
     if isinstance(output, torch.nn.utils.rnn.PackedSequence):
         return None
-    values = output.values() if isinstance(output, dict) else output
-    if not isinstance(values, list | tuple) and not isinstance(output, dict):
-        return None
-    return next((found for each in values if (found := _first(each, torch)) is not None), None)
+    return next((array for _, array in named(output, lambda each: _array(each, torch))), None)
+
+
+def _array(output: Any, torch: Any) -> np.ndarray | None:
+    return array_of(output) if isinstance(output, torch.Tensor) else None
+
+
+def array_of(tensor: Any) -> np.ndarray:
+    """A copy of what a tensor holds."""
+    tensor = tensor.detach().cpu()
+    try:
+        return np.array(tensor.numpy())
+    except TypeError:
+        # What NumPy lacks has few digits, and is not compared in more.
+        return np.array(tensor.float().numpy().astype(jnp.bfloat16))
 
 
 REFERENCE = Reference("a torch.nn.Module", _takes, _run)
