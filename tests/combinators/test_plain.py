@@ -176,3 +176,16 @@ def test_children_and_names_are_the_models():
     assert repr(changed) == "plain(serial(Dense(3), head=Dense(5)))"
     params, _ = model.init(KEY, VECTOR)
     assert sorted(params) == ["dense", "head"]
+
+
+def test_callbacks_stay():
+    seen = []
+
+    def seeing(x):
+        jax.debug.callback(seen.append, jnp.sum(x))
+        return 2 * x
+
+    model = jl.plain(jl.serial(seeing))
+    model.apply({}, {}, jnp.ones((2, 3)))
+    jax.effects_barrier()
+    assert [float(each) for each in seen][-1:] == [6]

@@ -224,9 +224,10 @@ def test_modules_that_give_more_than_one_tensor_and_scripts():
     report = verify(model, params, {}, net, x, to_reference=arguments)
     assert [(row.path, row.theirs) for row in report.rows] == [
         ("dense", "fc"),
-        ("lambda", ""),
-        ("", ""),
+        ("lambda", "(output) y"),
+        ("", "(output) y"),
     ]
+    assert report.theirs_unpaired == ("(output) h",)
     with pytest.warns(DeprecationWarning, match="deprecated"):
         script = torch.jit.trace(nn.Sequential(net.fc, nn.Tanh()), torch.zeros(6, 4))
     report = verify(jl.serial(jl.Dense(3), jnp.tanh), params, {}, script, x)

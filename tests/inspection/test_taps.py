@@ -64,8 +64,26 @@ def test_copies_are_told_apart_and_come_one_after_the_other():
         (jl.weight_norm(jl.Dense(3)), (2, 4), "", [(2, 3), (2, 3)]),
         (jl.bidirectional(jl.LSTM(3)), (2, 5, 4), "backward", [(2, 5, 3)]),
         (jl.serial(jl.BatchNorm(), jax.nn.relu), (2, 4), "relu", [(2, 4)]),
+        (jl.MixtureOfExperts(jl.Dense(4), 2), (2, 5, 4), "experts/1", [(10, 4)]),
+        (
+            jl.repeat(jl.MixtureOfExperts(jl.Dense(4), 2, capacity_factor=1.0), 2),
+            (2, 5, 4),
+            "1/experts/0",
+            [(10, 4)],
+        ),
+        (jl.plain(jl.serial(jl.Dense(4), jnp.tanh)), (2, 4), "dense", [(2, 4)]),
     ],
-    ids=["calls, remat", "a user's scan", "each_step", "weight_norm", "bidirectional", "function"],
+    ids=[
+        "calls, remat",
+        "a user's scan",
+        "each_step",
+        "weight_norm",
+        "bidirectional",
+        "function",
+        "experts",
+        "experts with places, in repeat",
+        "plain",
+    ],
 )
 def test_each_call_is_recorded(model, x, path, shapes):
     _, found = run(model, jax.random.normal(KEY, x))

@@ -36,7 +36,7 @@ ERRORS = {
     "nothing recorded": (({"input": X}, None, {}), ["holds no activations"]),
     "other outputs": (
         ({"a": np.ones((6, 5))}, X, {}),
-        ["the outputs have other shapes", "[6, 5]", "[6, 3]", "of several outputs the first"],
+        ["the outputs have other shapes", "[6, 5]", "[6, 3]", "change the head here"],
     ),
     "a rule": (
         ({"a": X, "y": X[:, :3]}, X, {"rules": ["head -> a"]}),

@@ -22,6 +22,7 @@ import jlayers as jl
 PACKAGES = {"PyTorch": "torch", "Keras": "keras", "Flax": "flax", "Haiku": "dm-haiku"}
 PACKAGES |= {"SciPy": "scipy", "einops": "einops", "Equinox": "equinox"}
 PACKAGES["transformers"] = "transformers"
+PACKAGES["LiteRT"] = "ai-edge-litert"
 PACKAGES["PyTorch Geometric"] = "torch-geometric"
 PROPERTY = "conformance"
 # Tests over the whole table of instances, and the page's column that they fill.

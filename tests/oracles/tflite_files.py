@@ -104,9 +104,12 @@ class Writer:
         }
         return self.table(6, fields)
 
-    def finish(self, subgraphs, buffers):
+    def finish(self, subgraphs, buffers, codes=()):
+        # The number of an operator is in two fields, of which the first holds small ones alone.
+        codes = [self.table(4, {0: ("Int8", c), 3: ("Int32", c), 2: ("Int32", 1)}) for c in codes]
         fields = {
             0: ("Uint32", 3),
+            1: ("Offset", self.vector(codes)),
             2: ("Offset", self.vector(subgraphs)),
             4: ("Offset", self.vector(buffers)),
         }
@@ -132,6 +135,54 @@ def model(*entries):
         tensors.append(writer.tensor(name, shape, kind, len(buffers), **dict(*others)))
         buffers.append(writer.buffer(content))
     return writer.finish([writer.subgraph(tensors)], buffers)
+
+
+# Operators, and the table of their options: its number in the union, and its fields.
+FULLY_CONNECTED, TANH = (9, (8, 4)), (28, None)
+
+
+def network(arrays, shape, operators, outputs, quantization=None):
+    """A graph that runs, with the input "x".
+
+    Args:
+      arrays: constants by name.
+      shape: of the input; the first size may differ when it runs.
+      operators: (operator, names of inputs, name of the output, its shape).
+      outputs: names.
+      quantization: of the activations, which are then int8.
+    """
+    writer = Writer()
+    buffers, tensors, numbers = [writer.buffer(b"")], [], {}
+    kind = KINDS["float32" if quantization is None else "int8"]
+
+    def add(name, *fields, **options):
+        numbers[name] = len(tensors)
+        tensors.append(writer.tensor(name, *fields, **options))
+
+    add("x", shape, kind, 0, quantization=quantization)
+    for name, array in arrays.items():
+        add(name, array.shape, KINDS[array.dtype.name], len(buffers))
+        buffers.append(writer.buffer(stored(array)))
+    for *_, name, size in operators:
+        add(name, size, kind, 0, quantization=quantization)
+    made = []
+    for number, ((_, options), inputs, output, _) in enumerate(operators):
+        fields = {
+            0: ("Uint32", number),
+            1: ("Offset", writer.numbers([numbers[name] for name in inputs], np.int32)),
+            2: ("Offset", writer.numbers([numbers[output]], np.int32)),
+        }
+        if options:
+            fields |= {3: ("Uint8", options[0]), 4: ("Offset", writer.table(options[1], {}))}
+        made.append(writer.table(9, fields))
+    graph = {
+        0: ("Offset", writer.vector(tensors)),
+        1: ("Offset", writer.numbers([0], np.int32)),
+        2: ("Offset", writer.numbers([numbers[name] for name in outputs], np.int32)),
+        3: ("Offset", writer.vector(made)),
+    }
+    codes = [operator[0] for operator, *_ in operators]
+    return writer.finish([writer.table(6, graph)], buffers, codes)
 
 
 def values(name):
