@@ -228,7 +228,7 @@ def test_gates_are_turned_in_files_of_keras_and_not_in_our_own_arrays():
     shapes = {"kernel": (4, 6), "recurrent_kernel": (2, 6), "bias": (6,)}
     rng = np.random.default_rng(0)
     theirs = {f"gru/gru_cell/{name}": rng.normal(size=shape) for name, shape in shapes.items()}
-    plan = interop.match(gru, x, theirs)
+    plan = interop.match(gru, x, theirs, library="keras")
     assert str(plan).startswith("1 of 1 layers, keras\n")
     params, _ = plan.load()
     want = np.asarray(theirs["gru/gru_cell/bias"], "float32")[[2, 3, 0, 1, 4, 5]]
