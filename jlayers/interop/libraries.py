@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..base.errors import InteropError
+from ..base.paths import join
 from .formats.base import Arrays
 from .layouts.base import Place, Renamed
 from .pairing import Fit
@@ -70,9 +71,14 @@ def _own(fits: Sequence[Fit]) -> bool:
 
 def _named_alike(places: Sequence[Place], fits: Fits) -> bool:
     """Whether all arrays have the names that they have here, as parameters of jlayers have."""
+
+    # Not by a rule: a rule may give the arrays of any library our names.
+    def named(fit: Fit, place: Place) -> bool:
+        own = {name: join(place.path, name) for name in fit.names}
+        return not fit.layout.makers and dict(fit.names) == own
+
     return all(
-        any(not fit.layout.makers and fit.prefix == place.path for fit in here)
-        for place, here in zip(places, fits, strict=True)
+        any(named(fit, place) for fit in here) for place, here in zip(places, fits, strict=True)
     )
 
 

@@ -236,8 +236,10 @@ def test_gates_are_turned_in_files_of_keras_and_not_in_our_own_arrays():
     # A rule may call it as ours is called: it is one of Keras all the same.
     old = {name.replace("gru_cell/", ""): array for name, array in theirs.items()}
     named = jl.serial(rnn=gru)
-    params, _ = interop.match(named, x, old, rules=["gru -> rnn"]).load()
+    params, _ = interop.match(named, x, old, rules=["gru -> rnn"], library="keras").load()
     np.testing.assert_array_equal(params["rnn"]["bias"], want)
+    with pytest.raises(jl.InteropError, match="may be of keras or flax"):
+        interop.match(named, x, old, rules=["gru -> rnn"])
     own = {name.replace("gru/", "rnn/"): array for name, array in old.items()}
     params, _ = interop.match(named, x, own).load()
     np.testing.assert_array_equal(params["rnn"]["bias"], own["rnn/bias"].astype("float32"))
