@@ -126,27 +126,59 @@ class Examined:
         x: PyTree,
         masked: PyTree,
         train: bool,
+        lead: int = 2,
     ) -> list[bool]:
         """Which outputs of ``run(*plain, x)`` are made of arrays of ``x`` that have no mask.
 
         Args:
-          plain, x, train: as for ``verdicts``.
+          plain, x, train, lead: as for ``verdicts``.
           masked: for each array of ``x``, whether it has a mask.
         """
         plain, x = _with_numbers(plain, x)
-        known = (train, _known(plain, x, masked))
+        known = (train, lead, _known(plain, x, masked))
         found = self._of_arrays.get(known)
         if found is None:
             from .dependence import results_reached
 
             kinds = jax.tree.leaves(masked)
             others = [False] * len(jax.tree.leaves(plain))
-            program = jax.make_jaxpr(run)(*plain, x)
+            program, out = jax.make_jaxpr(run, return_shape=True)(*plain, x)
             of_masked = results_reached(program, [*others, *kinds])
             of_rest = results_reached(program, [*others, *(not kind for kind in kinds)])
             made = [b and not a for a, b in zip(of_masked, of_rest, strict=True)]
+            # Constants, such as zeros like an array, have the steps that they are made with.
+            if lead == 2 and not all(a or b for a, b in zip(of_masked, of_rest, strict=True)):
+                apart = _of_their_steps(run, plain, x, kinds, jax.tree.leaves(out))
+                zipped = zip(made, of_masked, apart, strict=True)
+                made = [own or (alike and not a) for own, a, alike in zipped]
             found = remember(self._of_arrays, known, made)
         return found
+
+
+def _of_their_steps(
+    run: Callable[..., PyTree],
+    plain: tuple[PyTree, ...],
+    x: PyTree,
+    masked: list[bool],
+    results: Sequence[Any],
+) -> list[bool]:
+    """Which results have one step more if the arrays beside a Sequence of as many steps do."""
+    leaves, structure = jax.tree.flatten(x)
+    leads = [leaf.shape[:2] for leaf, mask in zip(leaves, masked, strict=True) if mask]
+    longer = [
+        (leaf.shape[0], leaf.shape[1] + 1, *leaf.shape[2:])
+        if leaf.shape[:2] in leads and not mask
+        else leaf.shape
+        for leaf, mask in zip(leaves, masked, strict=True)
+    ]
+    specs = [jax.ShapeDtypeStruct(s, leaf.dtype) for s, leaf in zip(longer, leaves, strict=True)]
+    try:
+        found = jax.eval_shape(run, *plain, jax.tree.unflatten(structure, specs))
+        pairs = list(zip(results, jax.tree.leaves(found), strict=True))
+    except Exception:
+        # It joins them with the Sequence.
+        return [False] * len(results)
+    return [len(one.shape) > 1 and one.shape[1] != other.shape[1] for one, other in pairs]
 
 
 def _known(plain: tuple[PyTree, ...], x: PyTree, kinds: PyTree) -> tuple[Any, ...]:

@@ -149,7 +149,8 @@ def _of_arrays(
         return apply(params, state, values, key=keys[0] if keys else None, train=train)[0]
 
     given = (params, state, [] if key is None else [key])
-    return examined.of_arrays(run, given, without_masks(x), masked, train)
+    lead = sequences_in(x)[0].mask.ndim
+    return examined.of_arrays(run, given, without_masks(x), masked, train, lead)
 
 
 def verdicts_of(

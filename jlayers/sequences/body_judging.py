@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as SizesOf
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import get_opaque_trace_state
@@ -20,7 +20,7 @@ from ..base.scope import InitScope, Variable
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import without_masks
 from ..base.specs import specs_of
-from ..base.tracing import trace
+from ..base.tracing import Trace, trace
 from ..base.types import Initializer, PyTree, Spec
 from .body_plan import INPUT, LOSS, CalledInsideError, Keys, Plan, Source
 from .body_sources import key_of
@@ -31,7 +31,31 @@ class NotTracedError(Exception):
 
 
 class StoppedError(BaseException):
-    """A body is left where the keys of a call are not yet decided; no ``except`` of it holds it."""
+    """A body is left at a call whose keys are guessed wrongly; no ``except`` of it holds it."""
+
+
+class Guesses(NamedTuple):
+    """The keys of what the first calls are given, where shapes do not tell.
+
+    Attributes:
+      keys: for each of them.
+      sure: how many of them are known to be right: an error of theirs is one.
+    """
+
+    keys: list[Keys]
+    sure: int
+
+
+class Asked(NamedTuple):
+    """A call of a child, or a loss that is added: without a child.
+
+    Attributes:
+      x: specs of what it is given.
+    """
+
+    name: str
+    child: Layer | None
+    x: PyTree
 
 
 class Judging(InitScope):
@@ -49,12 +73,13 @@ class Judging(InitScope):
         sized: PyTree,
         plan: Plan | None,
         whole: bool,
-        decided: list[Keys] | None,
+        guesses: Guesses | None,
     ):
         super().__init__(children, x, key)
         # The first of each length: the number of a mask is its place here.
         masks = {sequence.mask.shape[1]: sequence for sequence in sequences_in(sized)}
         self._judged_masks = list(masks.values())
+        self._judged_own = list(masks.values())
         self._judged_inputs = [
             Source(INPUT, i, key_of(leaf.shape, self._judged_leads()), is_sequence(leaf))
             for i, leaf in enumerate(jax.tree.leaves(sized, is_leaf=is_sequence))
@@ -66,9 +91,8 @@ class Judging(InitScope):
         self._judged_inside: str | None = None
         self._plan = plan
         self._whole = whole
-        self._decided = decided
-        # The child that the body calls where it is left, and its input; None at its end.
-        self._judged_asked: tuple[str, Layer, Any] | None = None
+        self._guesses = guesses
+        self._judged_asked: list[Asked] = []
         self._level = get_opaque_trace_state()
         self._first: dict[str, jax.Array] = {}
 
@@ -111,58 +135,90 @@ class Judging(InitScope):
         return super()._call(name, *xs, **named)
 
     def _run_child(self, name: str, child: Layer, x: PyTree) -> PyTree:
-        number = len(self._judged_calls)
-        planned = self._plan.calls[number] if self._plan else None
+        planned = self._plan.calls[len(self._judged_calls)] if self._plan else None
         values = without_masks(x)
         self._judged_given.append(values)
-        if self._decided is None:
+        if self._guesses is None:
             taken = self._keys_of(values, None if planned is None else planned[0])
-        elif number < len(self._decided):
-            taken = self._decided[number]
+            found = self._of_child(child, x, taken)
         else:
-            self._judged_asked = (name, child, jax.tree.structure(values))
-            raise StoppedError
-        inputs = specs_of(x if self._whole else self._with_masks(x, taken))
-        found = trace(child, inputs)
+            self._judged_asked.append(Asked(name, child, specs_of(x)))
+            taken, found = self._guessed(child, x, self._guesses)
         self._found.setdefault(name, found)
         self._inputs.setdefault(name, []).append(specs_of(x))
-        returned = [
-            self._number(leaf) if is_sequence(leaf) else None
-            for leaf in jax.tree.leaves(found.out, is_leaf=is_sequence)
-        ]
+        returned = numbered(found.out, self._judged_masks)
         if planned is not None and returned != planned[1]:
             raise NotTracedError
         self._judged_calls.append((taken, returned))
         out = found.out if self._whole else without_masks(found.out)
         leaves, structure = jax.tree.flatten(out)
         given = jax.tree.leaves(x if self._whole else values)
+        number = len(self._judged_calls) - 1
         return jax.tree.unflatten(structure, mixing.opaque(leaves, given, str(number)))
 
-    def _with_masks(self, tree: PyTree, keys: Keys) -> PyTree:
-        """The tree with a Sequence for every array that has a key."""
-        leaves, structure = jax.tree.flatten(tree, is_leaf=is_sequence)
-        # A Sequence that the body made has a mask of its own.
-        masked = [
-            leaf if key is None or is_sequence(leaf) else self._judged_masks[key]._with(leaf)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        return jax.tree.unflatten(structure, masked)
+    def _of_child(self, child: Layer, x: PyTree, keys: Keys) -> Trace:
+        masks = self._judged_masks
+        return trace(child, specs_of(x if self._whole else with_masks(x, keys, masks)))
+
+    def _guessed(self, child: Layer, x: PyTree, guesses: Guesses) -> tuple[Keys, Trace]:
+        """The keys of what a child is given, as guessed, and its trace."""
+        number = len(self._judged_calls)
+        by_shape = self._keys_of(without_masks(x), None)
+        # Without masks the shapes of its result are the same, mostly, and nothing is refused.
+        tries: list[Keys] = [[None] * len(by_shape), by_shape]
+        if number < len(guesses.keys) and _fits(guesses.keys[number], by_shape):
+            tries.insert(0, guesses.keys[number])
+        for keys in tries:
+            try:
+                return keys, self._of_child(child, x, keys)
+            except Exception:
+                if number < guesses.sure:
+                    raise
+        raise StoppedError
+
+    def _judged_call(self, number: int, known: object) -> tuple[Keys, Keys]:
+        """The keys of what a call takes and gives."""
+        return self._judged_calls[number]
 
     def add_loss(self, value: jax.Array) -> None:
         self._judged_given.append(check_loss(value))
-        if self._decided is not None and len(self._judged_calls) == len(self._decided):
-            self._decided.append([LOSS])
+        self._judged_asked.append(Asked("", None, None))
         self._judged_calls.append(([LOSS], []))
-
-    def _number(self, sequence: Sequence) -> int:
-        """The number of its mask, which may be a new one."""
-        lengths = [mask.mask.shape[1] for mask in self._judged_masks]
-        if sequence.mask.shape[1] not in lengths:
-            self._judged_masks.append(sequence)
-            return len(lengths)
-        return lengths.index(sequence.mask.shape[1])
 
     def _entry(self, tree: Any, name: str, init: Initializer, spec: Spec) -> jax.Array:
         # Not what the initialiser makes: it may be all zeros, and trained parameters are not.
         (value,) = mixing.opaque([spec], [])
         return value
+
+
+def with_masks(tree: PyTree, keys: Keys, masks: list[Sequence]) -> PyTree:
+    """The tree with a Sequence for every array that has a key."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_sequence)
+    # A Sequence that the body made has a mask of its own.
+    masked = [
+        leaf if key is None or is_sequence(leaf) else masks[key]._with(leaf)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, masked)
+
+
+def numbered(out: PyTree, masks: list[Sequence]) -> Keys:
+    """The number of the mask of each leaf, to which new ones are added."""
+    keys: Keys = []
+    for leaf in jax.tree.leaves(out, is_leaf=is_sequence):
+        if not is_sequence(leaf):
+            keys.append(None)
+            continue
+        lengths = [mask.mask.shape[1] for mask in masks]
+        if leaf.mask.shape[1] not in lengths:
+            masks.append(leaf)
+            lengths.append(leaf.mask.shape[1])
+        keys.append(lengths.index(leaf.mask.shape[1]))
+    return keys
+
+
+def _fits(keys: Keys, by_shape: Keys) -> bool:
+    """Whether a call may be given these keys: it may be another than the one they are of."""
+    return len(keys) == len(by_shape) and all(
+        key in (None, like) for key, like in zip(keys, by_shape, strict=True)
+    )

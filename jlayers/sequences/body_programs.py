@@ -25,9 +25,10 @@ from ..base.scope import Body
 from ..base.sequence import Sequence, is_sequence, sequences_in
 from ..base.sequence_mode import without_masks
 from ..base.types import PyTree
-from .body_judging import Judging, NotTracedError, StoppedError
-from .body_plan import Keys, Plan, Sources, tried
-from .body_sources import UNDECIDED, key_of, made_by, owner, settled, sources_of, undecided
+from .body_deciding import Deciding
+from .body_judging import Guesses, Judging, NotTracedError, StoppedError
+from .body_plan import Plan, Sources, UndecidedError, tried
+from .body_sources import Known, sources_of
 
 
 class _Traced(NamedTuple):
@@ -55,12 +56,13 @@ def judged_plan(
     rows, steps = (max(size, 2) for size in sequences_in(x)[0].mask.shape)
     # So has an array beside them, unless the body joins it with theirs.
     beside = not whole and _has_steps_beside(x)
-    found: tuple[Tracing, _Traced, _Traced] | None = None
+    tracings: list[Tracing] = [
+        functools.partial(_trace, body, children, x, train, whole, groups, shared, beside)
+        for shared, groups in itertools.product((False, True) if beside else (True,), apart)
+    ]
     nested = mixing.is_looking()
     with mixing.looking():
-        for shared, groups in itertools.product((False, True) if beside else (True,), apart):
-            given = (body, children, x, train, whole, groups, shared, beside)
-            found = found or _found(functools.partial(_trace, *given), rows, steps)
+        found = _found(tracings, rows, steps)
         if found is None:
             raise NotTracedError
         traced, one, two = found
@@ -104,14 +106,35 @@ def _of_sources(verdict: Verdict, key: int, sources: Sources) -> Verdict:
 Tracing = Callable[[tuple[int, int], Plan | None], _Traced]
 
 
-def _found(traced: Tracing, rows: int, steps: int) -> tuple[Tracing, _Traced, _Traced] | None:
-    """Two programs whose plans agree: no array is taken for steps by a coincidence of sizes."""
+def _found(
+    tracings: list[Tracing], rows: int, steps: int
+) -> tuple[Tracing, _Traced, _Traced] | None:
+    """Two programs whose plans agree: no array is taken for steps by a coincidence of sizes.
+
+    At the first sizes at which there are such, by the first of the tracings that gives them.
+    """
+    refused: UndecidedError | None = None
     near = [(rows + 1, steps + more) for more in (1, 2, 4)]
     for first, others in (((rows, steps), near), *((a, [b]) for a, b in OWN_SIZES)):
-        one = tried(traced, first, None)
-        two = one and _first(traced, others, one.plan)
-        if one and two:
-            return traced, one, two
+        ones: dict[int, _Traced | None] = {}
+        for second in others:
+            # One that fails where a later one does not joins what it is to keep apart.
+            for i, traced in enumerate(tracings):
+                try:
+                    if i not in ones:
+                        ones[i] = tried(traced, first, None)
+                    one = ones[i]
+                    two = one and tried(traced, second, one.plan)
+                except UndecidedError as error:
+                    if i == 0:
+                        raise
+                    # Only if those before it fail at all sizes.
+                    refused, tracings = error, tracings[:i]
+                    break
+                if one and two:
+                    return traced, one, two
+    if refused:
+        raise refused
     return None
 
 
@@ -170,39 +193,49 @@ def _trace(
 
     sized = jax.tree.map(resized, x, is_leaf=is_sequence)
     inputs = sized if whole else without_masks(sized)
-    # What is in an array shows in a program up to there: so it grows call by call.
-    decided: list[Keys] | None = [] if beside and plan is None else None
+    guesses = Guesses([], 0) if beside and plan is None else None
     scopes: list[Judging] = []
+    ended: list[bool] = []
+    known: Known = {}
+
+    def run(key: jax.Array, x: PyTree) -> tuple[list[PyTree], PyTree, list[jax.Array]]:
+        f = Judging(children, x, key, sized, plan, whole, guesses)
+        f.train = train
+        scopes.append(f)
+        ended.append(False)
+        try:
+            y = without_masks(body(f, x))
+        except StoppedError:
+            return f._judged_given, None, []
+        except Exception:
+            # With keys that are guessed wrongly it may well fail.
+            if guesses is None or len(f._judged_calls) <= guesses.sure:
+                raise
+            return f._judged_given, None, []
+        ended[-1] = True
+        if guesses is None:
+            f._judged_outputs = f._keys_of(y, None if plan is None else plan.outputs)
+        f._judged_stated = f._variables_set()
+        return f._judged_given, y, f._judged_stated
+
     while True:
-
-        def run(key: jax.Array, x: PyTree) -> tuple[list[PyTree], PyTree, list[jax.Array]]:
-            f = Judging(children, x, key, sized, plan, whole, decided)
-            f.train = train
-            scopes.append(f)
-            try:
-                y = without_masks(body(f, x))
-            except StoppedError:
-                return f._judged_given, None, []
-            f._judged_asked = None
-            if decided is None:
-                f._judged_outputs = f._keys_of(y, None if plan is None else plan.outputs)
-            f._judged_stated = f._variables_set()
-            return f._judged_given, y, f._judged_stated
-
         key = jax.eval_shape(lambda: jax.random.key(0))
-        program, results = jax.make_jaxpr(run, return_shape=True)(key, inputs)
+        # Another function each time: one that JAX remembers is not run again.
+        again = functools.partial(run)
+        program, results = jax.make_jaxpr(again, return_shape=True)(key, inputs)
         f = scopes[-1]
-        sources: list[Sources] = []
         if whole or plan is not None:
             break
-        sources = sources_of(program.jaxpr, f._judged_inputs, f._judged_calls, f._judged_leads())
-        if decided is None:
+        if guesses is None:
+            known = sources_of(program.jaxpr, f._judged_inputs, f._judged_call, f._judged_leads())
             break
-        keys = _decided(program.jaxpr, sources, f, shared)
-        if f._judged_asked is None:
-            f._judged_outputs = keys
+        deciding = Deciding(program.jaxpr, f, guesses.sure, shared, ended[-1])
+        if deciding.agrees and ended[-1]:
+            known = deciding.known
             break
-        decided.append(keys)
+        guesses = Guesses(deciding.keys, deciding.sure)
+    nothing: Sources = frozenset()
+    sources = [known.get(id(variable), nothing) for variable in program.jaxpr.outvars]
     found = Plan(
         [source.key if source.masked else None for source in f._judged_inputs],
         f._judged_calls,
@@ -210,38 +243,10 @@ def _trace(
         [],
         len(f._judged_stated),
         f._judged_inside,
-        tuple(sources),
+        tuple(sources) if known else (),
     )
     lengths = [sequence.mask.shape[1] for sequence in f._judged_masks]
     return _Traced(Trace(program, jax.tree.structure(results), rows, steps), found, lengths)
-
-
-def _decided(program: Any, sources: list[Sources], f: Judging, shared: bool) -> Keys:
-    """The keys of what the next call is given, or else of the body's output.
-
-    Raises:
-      UndecidedError: nothing tells whose steps an array has.
-    """
-    start = sum(len(taken) for taken, _ in f._judged_calls)
-    end = len(program.outvars) - len(f._judged_stated)
-    leads = f._judged_leads()
-    # Where no array has these steps, they are those of a Sequence.
-    every = frozenset(f._judged_inputs).union(*sources)
-    plain = {source.key for source in every if not source.masked}
-    keys: Keys = []
-    for variable, own in zip(program.outvars[start:end], sources[start:end], strict=True):
-        key, like = owner(variable.aval.shape, own, leads), key_of(variable.aval.shape, leads)
-        keys.append(like if key == UNDECIDED and not (shared and like in plain) else key)
-    if UNDECIDED not in keys:
-        return keys
-    equations = [made_by(program, variable) for variable in program.outvars[start:end]]
-    if f._judged_asked is None:
-        raise undecided("returns", equations[keys.index(UNDECIDED)])
-    name, child, structure = f._judged_asked
-    given = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.outvars[start:end]]
-    return settled(
-        name, child, jax.tree.unflatten(structure, given), keys, f._judged_masks, equations
-    )
 
 
 def of_arrays(body: Body, children: Mapping[str, Layer], x: PyTree, train: bool) -> list[bool]:

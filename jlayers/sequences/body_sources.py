@@ -9,6 +9,7 @@ How to read this file: ``sources_of`` follows a program, ``owner`` says whose st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from .body_plan import INPUT, Keys, Source, Sources, UndecidedError
 # Instead of a key: nothing that the array is made of has its steps.
 UNDECIDED = -3
 _NONE: Sources = frozenset()
+Known = dict[int, Sources]
+CallOf = Callable[[int, Known], tuple[Keys, Keys] | None]
 
 
 def undecided(what: str, equation: Any) -> UndecidedError:
@@ -51,19 +54,20 @@ def owner(shape: tuple[int, ...], sources: Sources, leads: list[tuple[int, ...]]
 
 
 def sources_of(
-    program: Any, inputs: list[Source], calls: list[tuple[Keys, Keys]], leads: list[tuple[int, ...]]
-) -> list[Sources]:
-    """For each result of a body's program, what is in it.
+    program: Any, inputs: list[Source], call: CallOf, leads: list[tuple[int, ...]]
+) -> Known:
+    """What is in each variable of a body's program, by its ``id``.
 
     What comes out of a child without a mask stays in what later children make of it: that a value
     is behind a summary of all steps is never lost.
 
     Args:
       inputs: those of its arguments, after the key.
-      calls: the keys of what each call of a child took and gave.
+      call: the keys of what each call of a child takes and gives, by its number and by what is
+        known before it; None to follow the program no further.
       leads: rows and steps of each mask.
     """
-    known: dict[int, Sources] = {
+    known: Known = {
         id(variable): frozenset([source])
         for variable, source in zip(program.invars[1:], inputs, strict=True)
     }
@@ -72,7 +76,10 @@ def sources_of(
         name = str(equation.params.get("name"))
         if name.startswith(OPAQUE) and name[len(OPAQUE) :].isdigit():
             number = int(name[len(OPAQUE) :])
-            results = _results_of_child(equation, given, number, *calls[number], leads)
+            keys = call(number, known)
+            if keys is None:
+                break
+            results = _results_of_child(equation, given, number, *keys, leads)
         else:
             results = _results(equation, given)
         for variable, sources in zip(equation.outvars, results, strict=True):
@@ -81,15 +88,19 @@ def sources_of(
         for variable in equation.invars:
             if "Ref" in type(getattr(variable, "aval", None)).__name__:
                 known[id(variable)] = _NONE.union(*given)
-    return [known.get(id(variable), _NONE) for variable in program.outvars]
+    return known
 
 
 def _results(equation: Any, given: list[Sources]) -> list[Sources]:
-    results = [_NONE] * len(equation.outvars)
+    # Those that are in the same operands are in the same results.
+    alike: dict[tuple[bool, ...], list[Source]] = {}
     for source in _NONE.union(*given):
-        within = reached(equation, [source in sources for sources in given])
+        alike.setdefault(tuple(source in sources for sources in given), []).append(source)
+    results = [_NONE] * len(equation.outvars)
+    for marked, same in alike.items():
+        within = reached(equation, marked)
         results = [
-            sources | {source} if inside else sources
+            sources.union(same) if inside else sources
             for sources, inside in zip(results, within, strict=True)
         ]
     return results
@@ -129,19 +140,17 @@ def _results_of_child(
 
 
 def settled(
-    name: str, child: Any, x: PyTree, keys: Keys, masks: list[Sequence], equations: list[Any]
+    name: str, child: Any, x: PyTree, keys: Keys, masks: list[Sequence], equation: Any
 ) -> Keys:
     """The keys of what a child is given, where its sources do not tell: arrays without a mask.
 
     Args:
       x: specs of what it is given.
-      equations: what made each leaf.
+      equation: what made the first of these arrays.
 
     Raises:
       UndecidedError: for a child that mixes their steps.
     """
-    if UNDECIDED not in keys:
-        return keys
     leads = [tuple(mask.mask.shape) for mask in masks]
     leaves, structure = jax.tree.flatten(x)
     for i, key in enumerate(keys):
@@ -152,7 +161,6 @@ def settled(
     found = trace(child, jax.tree.unflatten(structure, leaves)).out
     for leaf in jax.tree.leaves(found, is_leaf=is_sequence):
         if not is_sequence(leaf) or leaf._receptive_field != ReceptiveField():
-            equation = equations[keys.index(UNDECIDED)]
             raise undecided(f"gives its child {name!r}", equation)
     return [None if key == UNDECIDED else key for key in keys]
 

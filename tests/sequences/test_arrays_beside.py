@@ -190,6 +190,18 @@ CASES = {
         (X, A[:, :4]),
         [ROW, ARRAY, ARRAY],
     ),
+    "lifted, of constants": (
+        jl.serial(lambda x: (jnp.tanh(x[0]), jnp.ones_like(x[1])), jl.parallel(conv(), conv())),
+        None,
+        PAIR,
+        [ROW, ARRAY],
+    ),
+    "a child for arrays alone, behind a child for pairs": (
+        lambda f, x: (f.pair((jnp.tanh(x[0]), 2 * x[1]))[0], f.reverse(f.pair(x)[1])),
+        {"pair": jl.parallel(conv(), conv()), "reverse": jl.serial(lambda x: x[:, ::-1])},
+        PAIR,
+        [ROW, ARRAY],
+    ),
     "repeated": (
         lambda f, x: f.blocks((x[0], 2 * x[1])),
         {
@@ -277,6 +289,30 @@ def test_blocks_of_a_pair_are_the_whole():
             assert type(found) is type(whole[i])
             for one, other in zip(plain([found]), plain([whole[i]]), strict=True):
                 np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_body_is_looked_at_as_often_for_many_calls_as_for_few(joins):
+    def looks(calls):
+        runs = []
+
+        def body(f, x):
+            runs.append(x)
+            x, a = x
+            for i in range(calls):
+                x, a = f.pair((jnp.tanh(x), 2 * a))
+                x, a = x + f[f"x{i}"](2 * x), f[f"a{i}"](jnp.tanh(a))
+            return (x + a if joins else x), a
+
+        names = [f"{which}{i}" for which in "xa" for i in range(calls)]
+        children = {name: jl.Dense(F) for name in names}
+        model = jl.compose(body, pair=jl.parallel(dense(), dense()), **children)
+        found, alone = jl.out_spec(model, PAIR)
+        assert isinstance(found, jl.Sequence)
+        assert not isinstance(alone, jl.Sequence)
+        return len(runs)
+
+    assert looks(5) == looks(2) <= 16
 
 
 @pytest.mark.full
