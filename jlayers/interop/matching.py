@@ -8,6 +8,7 @@ fits, and at last by their order, as long as as many places as prefixes of a kin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,8 +45,11 @@ _BY_NAMES = [name for name in LAYOUTS if name not in _GRAPHS]
 _COUNTED = "keras_weights"
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
-# What read() puts before the names of an optimiser's variables in files of Keras.
-_OPTIMIZER = "optimizer/"
+# What read() puts before an optimiser's variables in files of Keras; in checkpoints of torch these
+# are below a key for the optimiser, numbered in what its state_dict() calls "state".
+_OF_AN_OPTIMIZER = re.compile(
+    r"optimizer/|([^./]+[./])*opt(im[^./]*|_[^./]*)?[./](\d+[./])?state[./]\d+[./]"
+).match
 _SHOWN = 20
 
 
@@ -325,7 +329,7 @@ def _planned(
         if name not in taken
         and name not in left_out
         and not name.endswith(_COUNTERS)
-        and not name.startswith(_OPTIMIZER)
+        and not _OF_AN_OPTIMIZER(name)
     ]
     missing = [target for target in targets if id(target) not in done]
     return Plan(arrays, best, pairs, missing, extra, ambiguous, counted)
