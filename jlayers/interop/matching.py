@@ -350,8 +350,9 @@ def _fits(
             by_maker.setdefault(maker, []).append(layout)
     shapes = {path: tuple(arrays[name].shape) for path, name in names.items()}
     above = [*dict.fromkeys(path.rpartition("/")[0] for path in names)]
-    # In the order of text, layers/10 is before layers/2.
-    by_number = {path: i for i, path in enumerate(sorted(names, key=natural))}
+    # In the order of text, layers/10 is before layers/2, and norm_after before norm_before.
+    as_run = {path: path.replace("_before", "_a") for path in names}
+    by_number = {p: i for i, p in enumerate(sorted(names, key=lambda p: natural(as_run[p])))}
     in_file = {path: i for i, path in enumerate(names)}
     order = by_number if above == sorted(above) else in_file
 
