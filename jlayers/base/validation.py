@@ -83,7 +83,7 @@ def check_tree_matches(
         f"{_MISMATCHES[what]}: {', '.join(counts)}",
         expected=f"the {what.split()[-1]} that {maker} gives for x {format_spec(x)}",
         got="".join(lines),
-        hint=_hint(tree, expected, what, beside),
+        hint=_hint(tree, expected, what, beside) or _without(rows),
     )
 
 
@@ -98,8 +98,15 @@ def _hint(tree: Params, expected: Mapping[str, PyTree], what: str, beside: objec
         return "params and state are swapped: layer.apply(params, state, x)"
     # One level too high: the tree of the training state, or of a parent.
     for name, value in tree.items():
-        if tree_matches(value, expected):
+        if type(value) is dict and value and tree_matches(value, expected):
             return f"its entry {name!r} fits: {what.split()[-1]}[{name!r}]"
+    return None
+
+
+def _without(rows: list[tuple[str, str, str]]) -> str | None:
+    """A hint where all that differs are entries of layers that have nothing to hold."""
+    if all((kind, text) == ("extra", "{}") for kind, _, text in rows):
+        return f"leave out {rows[0][1]!r}: a layer that holds nothing has no entry"
     return None
 
 

@@ -8,6 +8,7 @@ fits, and at last by their order, as long as as many places as prefixes of a kin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,8 +45,11 @@ _BY_NAMES = [name for name in LAYOUTS if name not in _GRAPHS]
 _COUNTED = "keras_weights"
 # Counters of the library itself, which nothing here has a place for.
 _COUNTERS = ("num_batches_tracked",)
-# What read() puts before the names of an optimiser's variables in files of Keras.
-_OPTIMIZER = "optimizer/"
+# What read() puts before an optimiser's variables in files of Keras; in checkpoints of torch these
+# are below a key for the optimiser, numbered in what its state_dict() calls "state".
+_OF_AN_OPTIMIZER = re.compile(
+    r"optimizer/|([^./]+[./])*opt(im[^./]*|_[^./]*)?[./](\d+[./])?state[./]\d+[./]"
+).match
 _SHOWN = 20
 
 
@@ -325,7 +329,7 @@ def _planned(
         if name not in taken
         and name not in left_out
         and not name.endswith(_COUNTERS)
-        and not name.startswith(_OPTIMIZER)
+        and not _OF_AN_OPTIMIZER(name)
     ]
     missing = [target for target in targets if id(target) not in done]
     return Plan(arrays, best, pairs, missing, extra, ambiguous, counted)
@@ -346,8 +350,9 @@ def _fits(
             by_maker.setdefault(maker, []).append(layout)
     shapes = {path: tuple(arrays[name].shape) for path, name in names.items()}
     above = [*dict.fromkeys(path.rpartition("/")[0] for path in names)]
-    # In the order of text, layers/10 is before layers/2.
-    by_number = {path: i for i, path in enumerate(sorted(names, key=natural))}
+    # In the order of text, layers/10 is before layers/2, and norm_after before norm_before.
+    as_run = {path: path.replace("_before", "_a") for path in names}
+    by_number = {p: i for i, p in enumerate(sorted(names, key=lambda p: natural(as_run[p])))}
     in_file = {path: i for i, path in enumerate(names)}
     order = by_number if above == sorted(above) else in_file
 

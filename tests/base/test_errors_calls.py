@@ -98,6 +98,11 @@ CALLS = [
         "missing    dense_1/kernel  float32[4, 3]",
     ),
     (
+        lambda: run(PARAMS, STATE | {"dense": {}}),
+        "serial: state does not fit the model: 1 extra",
+        "hint:     leave out 'dense': a layer that holds nothing has no entry",
+    ),
+    (
         lambda: run(PARAMS | {0.5: X, "more": {}}),
         "serial: params do not fit the model: 2 extra",
         "extra      [0.5]  float32[8, 5]",

@@ -175,13 +175,15 @@ def test_the_plan_says_that_rows_are_turned():
         assert plan.matched[0].says == says
 
 
-def test_variables_of_an_optimizer_of_keras_are_left_out():
+def test_variables_of_an_optimizer_are_left_out():
     arrays = {"dense/kernel": draw(3, 2), "dense/bias": draw(2)}
-    arrays |= {f"optimizer/Variable_{i}": draw(3, 2) for i in range(30)}
-    plan = jl.interop.match(jl.Dense(2), jl.spec((1, 3)), arrays)
-    assert plan.complete
-    plan = jl.interop.match(jl.Dense(2), jl.spec((1, 3)), arrays | {"other": draw(7)})
-    assert plan.extra == ["other"]
+    of_torch = ("optimizer", "optimizer_states.0", "train.opt_g", "optim")
+    names = ["optimizer/Variable_0", *(f"{key}.state.7.exp_avg" for key in of_torch)]
+    arrays |= {name: draw(3, 2) for name in names}
+    assert jl.interop.match(jl.Dense(2), jl.spec((1, 3)), arrays).complete
+    others = {name: draw(7) for name in ("other", "optical.state.0.x", "optimizer.scale")}
+    plan = jl.interop.match(jl.Dense(2), jl.spec((1, 3)), arrays | others)
+    assert plan.extra == list(others)
 
 
 def test_a_long_list_of_what_goes_nowhere_is_cut():

@@ -118,3 +118,27 @@ def test_layouts_of_single_layers():
     np.testing.assert_array_equal(
         params["position_embedding"]["embedding"], positions["embed_positions.weight"]
     )
+
+
+def test_the_names_of_vit_in_a_file_by_order_of_text():
+    block = jl.TransformerBlock(jl.SelfAttention(2), jl.serial(jl.Dense(6), jl.Dense(4)))
+    parts = {
+        "attention.attention.query": "query_kernel",
+        "attention.attention.key": "key_kernel",
+        "attention.attention.value": "value_kernel",
+        "attention.output.dense": "out_kernel",
+    }
+    file = {f"{name}.weight": draw(4, 4) for name in parts}
+    file |= {"intermediate.dense.weight": draw(6, 4), "output.dense.weight": draw(4, 6)}
+    file |= {f"layernorm_{name}.weight": draw(4) for name in ("before", "after")}
+    file |= {name.replace("weight", "bias"): draw(len(array)) for name, array in file.items()}
+    file = {f"layer.0.{name}": file[name] for name in sorted(file)}
+    plan = jl.interop.match(block, jl.spec((1, 3, 4)), file)
+    found = names_by_path(plan)
+    assert found["norm_attend"] == (
+        "layer.0.layernorm_before.weight",
+        "layer.0.layernorm_before.bias",
+    )
+    params, _ = plan.load()
+    for name, ours in parts.items():
+        np.testing.assert_array_equal(params["attend"][ours], file[f"layer.0.{name}.weight"].T)

@@ -321,4 +321,9 @@ LAYOUTS = (
         "transformers BERT attention", "self/query", "self/key", "self/value", "output/dense"
     ),
     _projections("transformers ALBERT attention", "query", "key", "value", "dense"),
+    _projections(
+        "transformers ViT attention",
+        *(f"attention/{name}" for name in ("query", "key", "value")),
+        "output/dense",
+    ),
 )
