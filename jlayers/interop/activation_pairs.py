@@ -37,6 +37,9 @@ _KINDS = {
     "GlobalAvgPool": ("averagepool", "adaptiveavgpool", "mean"),
     "serial": ("sequential", "functional", "block"),
 }
+# Elsewhere such a layer gives the positions alone, which ours has added to its input. Of one row
+# both have the same shape.
+_ADDS = ("PositionEmbedding",)
 
 
 # ``allowed(ours, theirs)``: how much they may differ, over the largest number.
@@ -57,6 +60,10 @@ class Ours(NamedTuple):
     activation: Activation
     value: np.ndarray
     mask: np.ndarray | None
+
+
+def _adds(one: Ours) -> bool:
+    return one.activation.site.layer.maker in _ADDS
 
 
 class Pair(NamedTuple):
@@ -122,6 +129,9 @@ def paired(
         if i in found or j in used:
             return False
         comparison = compare(ours[i].value, theirs[j].value, images, ours[i].mask)
+        if comparison is not None and _adds(ours[i]):
+            limit = _ROUNDED * allowed(ours[i].value, theirs[j].value)
+            comparison = comparison if comparison.relative <= limit else None
         if comparison is not None:
             found[i] = Pair(i, j, how, comparison)
             used.add(j)
@@ -178,6 +188,8 @@ def _planned(
             if len(own.get(path, ())) == len(given[name]):
                 for i, j in zip(own[path], given[name], strict=True):
                     yield i, [j]
+            if any(_adds(ours[i]) for i in own.get(path, ())):
+                break
     # In a graph of operators a layer is the last of those that take its arrays.
     for pair in plan.matched:
         takers = [j for j, one in enumerate(theirs) if not one.arrays.isdisjoint(pair.names)]

@@ -204,6 +204,24 @@ def test_transformer_in_repeat():
     assert report.hint == "it agrees with the arrays of 'blocks/1/attn/body/layer_norm'"
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_positions_of_one_row_have_the_shape_of_what_they_are_added_to(rows):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wpe, self.head = nn.Embedding(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(x + self.wpe(torch.arange(5)))
+
+    net, x = Net().eval(), jl.spec((rows, 5, 8))
+    model = jl.serial(positions=jl.PositionEmbedding(5), head=jl.Dense(3))
+    plan = match(model, x, arrays_of(net))
+    report = verify(model, *plan.load(), net, x, plan=plan)
+    report.check()
+    assert "head" in {row.path for row in report.rows}
+
+
 def test_modules_that_give_more_than_one_tensor_and_scripts():
     class Two(nn.Module):
         def __init__(self):
