@@ -433,6 +433,7 @@ _LAZY = (
     "metrics",
     "models",
     "records",
+    "sharding",
     "testing",
     "training",
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, Never, TypeAlias
+from typing import Any, Literal, Never, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,14 @@ from ..base.specs import format_short, format_spec, specs_of
 from ..base.types import Params, PyTree, State
 from ..inspection.donation import check_not_donated
 from ..inspection.training_loss import Batch, LossFunction, Metrics, training_loss
+from ..sharding import Layout, Rules
 from . import optimizer
 from .divided_loss import divided_loss
 from .finite import cond_update, edges_are_finite, is_finite, select_if
 from .gradient import accumulated, gradient_of
 from .loss_scale import LossScale, check_loss_scale
 from .optimizer import Optimizer, Schedule
+from .sharded import check_sharding, layout_of, start_sharded
 from .state import (
     TrainState,
     check_model,
@@ -42,6 +44,7 @@ from .state import (
     widened,
 )
 
+T = TypeVar("T")
 # Any pure step over any pytree: what ``fit`` takes.
 Step: TypeAlias = Callable[[Any, Any], tuple[Any, Metrics]]
 
@@ -82,6 +85,9 @@ class TrainStep:
         it always is. It reads all of the gradient, which is noticeable in a small model's step.
       non_finite: "skip" leaves the state as it was, except for its number, after a step whose loss
         or gradient is not finite.
+      mesh: the devices to train on, with ``rules``. ``start`` then makes the state in its places,
+        the step splits the batch and keeps the state where it is, and ``fit`` puts batches there.
+      rules: which part of each array lies where: ``sharding.fsdp("data")``, or ``sharding.rules``.
 
     Args of the step:
       state: a ``TrainState``; ``step.start(key, x)`` makes the first.
@@ -123,6 +129,8 @@ class TrainStep:
     learning_rate: Schedule | float | None = None
     grad_norm: bool = False
     non_finite: Literal["apply", "skip"] = "apply"
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
+    rules: Rules | None = None
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -146,6 +154,11 @@ class TrainStep:
             raise TrainingError(
                 f"unknown non_finite {self.non_finite!r}", expected="'apply' or 'skip'"
             )
+        check_sharding(self.mesh, self.rules)
+
+    def layout(self, x: PyTree) -> Layout | None:
+        """Where the mesh and the rules place the state, for an input ``x``; None without them."""
+        return layout_of(self.model, x, self.mesh, self.rules)
 
     def start(
         self,
@@ -155,18 +168,22 @@ class TrainStep:
         params: Params | None = None,
         state: State | None = None,
     ) -> TrainState:
-        """The state before the first step: ``train_state`` with the options of this step."""
-        return train_state(
+        """The state before the first step: ``train_state`` with the options of this step.
+
+        With a mesh each device draws its own part: no parameter is whole in any memory.
+        """
+        make = functools.partial(
+            train_state,
             self.model,
             self.tx,
-            key,
-            x,
-            params=params,
-            state=state,
             frozen=self.frozen,
             ema=self.ema is not None,
             loss_scale=self.loss_scale,
         )
+        layout = self.layout(x)
+        if layout is None:
+            return make(key, x, params=params, state=state)
+        return start_sharded(make, layout, key, x, params, state)
 
     def __call__(self, state: TrainState, batch: Batch, *more: Never) -> tuple[TrainState, Metrics]:
         return self.train_step(state, batch, *more)  # which refuses more by name
@@ -176,6 +193,9 @@ class TrainStep:
         """The step; a method of its own, so that errors name it."""
         _check_batch(batch, self.steps)
         self._check_state(state)
+        return self._where_placed(self._steps, state, batch)
+
+    def _steps(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return self._one(state, batch) if self.steps == 1 else lax.scan(self._one, state, batch)
 
     def guarded(
@@ -193,19 +213,40 @@ class TrainStep:
         """
         _check_batch(batch, 1)
         self._check_state(state)
-        return self._guarded(state, batch, active)
+        return self._where_placed(self._guarded, state, batch, active)
+
+    def _where_placed(self, steps: Callable[..., T], state: TrainState, *given: Any) -> T:
+        """``steps(state, *given)``, on explicit axes of the mesh too."""
+        batch, stacked = given[0], int(self.steps > 1 and steps == self._steps)
+        layout = self.layout(jax.tree.map(lambda leaf: leaf[0] if stacked else leaf, batch[0]))
+        if layout is None or not layout.explicit:
+            return steps(state, *given)
+        places = layout.of(state), layout.sharding(jax.sharding.PartitionSpec())
+        return layout.as_auto(steps, (*places, places[1])[: 3 if len(given) > 1 else 2])(
+            state, *given
+        )
+
+    def _placed(self, tree: T, batch: Batch) -> T:
+        """A tree like the state or the gradient, where the rules place it."""
+        layout = self.layout(batch[0])
+        return tree if layout is None else layout.constrain(tree)
 
     def _one(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        layout = self.layout(batch[0])
+        batch = batch if layout is None else layout.constrain_batch(batch)
         if self.non_finite == "skip" or self.loss_scale:
             state, metrics, _ = self._guarded(state, batch, None)
             return state, metrics
         gradient, model_state, metrics, loss_of = self._gradient(state, batch)
         new = self._update(loss_of, state, gradient, model_state, metrics["loss"])
-        return new._replace(step=state.step + 1), metrics | self._rate(state, new)
+        new = self._placed(new._replace(step=state.step + 1), batch)
+        return new, metrics | self._rate(state, new)
 
     def _guarded(
         self, state: TrainState, batch: Batch, active: jax.Array | None
     ) -> tuple[TrainState, Metrics, jax.Array]:
+        layout = self.layout(batch[0])
+        batch = batch if layout is None else layout.constrain_batch(batch)
         gradient, model_state, metrics, loss_of = self._gradient(state, batch)
         finite = jnp.isfinite(metrics["loss"])
         # The norm, where it is computed anyway, reads all of the gradient.
@@ -232,7 +273,8 @@ class TrainStep:
         counts = jnp.int32(1) if active is None else (finite & active).astype(jnp.int32)
         if active is None:
             metrics["skipped"] = (~usable).astype(jnp.int32)
-        return new._replace(step=state.step + counts), metrics | self._rate(state, new), finite
+        new = self._placed(new._replace(step=state.step + counts), batch)
+        return new, metrics | self._rate(state, new), finite
 
     def _gradient(
         self, state: TrainState, batch: Batch
@@ -271,7 +313,7 @@ class TrainStep:
             gradient, model_state, metrics = accumulated(
                 self.accumulate, one, divided, state.state, key, batch
             )
-        narrow = gradient
+        narrow = gradient = self._placed(gradient, batch)
         if scale is not None:
             # In float32: float16 holds neither large scales nor large norms.
             gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / scale, gradient)

@@ -1,0 +1,251 @@
+"""Layout: where each array of a model lies on a mesh, and so all that is made from its parameters.
+
+How to read this file: ``Placed`` is one parameter. ``Layout.of`` finds the parameter behind a leaf
+of any tree, be it a moment of an optimiser, an average or an entry of a checkpoint, by the end of
+its path; ``shard`` and ``constrain`` use it, ``gathered`` is for layers on meshes with explicit
+axes, and ``__str__`` is the table that users read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ..base.errors import LayerError
+from ..base.paths import unflatten
+from ..base.specs import format_short, path_text
+from ..base.types import Params, PyTree
+
+T = TypeVar("T")
+P = PartitionSpec
+
+
+class Placed(NamedTuple):
+    """One parameter, or one entry of the state.
+
+    Attributes:
+      shape, dtype: of the whole array, stacked axes included.
+      spec: which axes of the mesh split which of its axes.
+      trained: False for an entry of the state.
+      note: why it is not split where one would expect it to be.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    spec: PartitionSpec
+    trained: bool = True
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The places of a model's arrays on a mesh; ``Rules.layout`` makes one.
+
+    Attributes:
+      mesh: the mesh.
+      batch: how arrays of a batch are split, by their first axes.
+      placed: every parameter and entry of the state, by its path.
+    """
+
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
+    batch: PartitionSpec
+    placed: Mapping[str, Placed]
+
+    def sharding(self, spec: PartitionSpec) -> NamedSharding:
+        """``NamedSharding`` on this mesh."""
+        return NamedSharding(self.mesh, spec)
+
+    @property
+    def params(self) -> Params:
+        """The tree of a model's ``params``, with a ``NamedSharding`` for each."""
+        flat = {path: self.sharding(one.spec) for path, one in self.placed.items() if one.trained}
+        return unflatten(flat)
+
+    def spec_of(self, path: str, shape: tuple[int, ...]) -> PartitionSpec:
+        """The spec of an array that was made from a parameter, by the end of its path.
+
+        A moment has the parameter's shape and so its spec. One that an optimiser keeps of the rows
+        or the columns alone (Adafactor) has the spec of the axes that are left. All others, such as
+        counters, are whole on each device.
+        """
+        names = path.split("/")
+        for start in range(len(names)):
+            one = self.placed.get("/".join(names[start:]))
+            if one is not None:
+                return _spec_for(shape, one)
+        return P()
+
+    def of(self, tree: PyTree) -> PyTree:
+        """The tree with a ``NamedSharding`` for each leaf: parameters, a ``TrainState``, gradients.
+
+        Args:
+          tree: arrays or specs. Paths end with those of the model's parameters and state.
+
+        >>> import jax, optax, jlayers as jl
+        >>> mesh = jax.sharding.AbstractMesh((2,), ("data",))
+        >>> model, x = jl.Dense(4), jl.spec((8, 3))
+        >>> layout = jl.sharding.fsdp("data").layout(model, x, mesh)
+        >>> params, _ = jax.eval_shape(model.init, jax.random.key(0), x)
+        >>> layout.of(optax.sgd(0.1, momentum=0.9).init(params))[0].trace["kernel"].spec
+        PartitionSpec(None, 'data')
+        """
+        return jax.tree.map_with_path(
+            lambda path, leaf: self.sharding(self.spec_of(path_text(path), np.shape(leaf))), tree
+        )
+
+    def of_batch(self, tree: PyTree, *, stacked: int = 0) -> PyTree:
+        """The tree with a ``NamedSharding`` for each array of a batch.
+
+        Args:
+          tree: arrays or specs.
+          stacked: axes in front that are whole, such as the one of ``steps=``.
+
+        Raises:
+          LayerError: for an array that cannot be divided evenly.
+        """
+
+        def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+            shape = np.shape(leaf)
+            entries = tuple(self.batch)[: max(len(shape) - stacked, 0)]
+            for size, entry in zip(shape[stacked:], entries, strict=False):
+                if size % (parts := self.parts_of(entry)):
+                    name = path_text(path)
+                    raise LayerError(
+                        f"the batch cannot be divided over the mesh"
+                        + (f", at {name!r}" * bool(name)),
+                        expected=f"a multiple of {parts}, the devices along {entry!r}",
+                        got=f"an axis of {size} in the shape {shape}",
+                        hint="drop_last=True, or a batch size that the devices divide",
+                    )
+            return self.sharding(P(*(None,) * stacked, *entries))
+
+        return jax.tree.map_with_path(one, tree)
+
+    def shard(self, tree: T) -> T:
+        """The arrays of a tree on the devices of the mesh, see ``of``."""
+        self.check_devices("shard")
+        return jax.device_put(tree, self.of(tree))  # type: ignore[no-any-return]
+
+    def constrain(self, tree: T) -> T:
+        """The same values in a program that is being traced, placed as ``of`` says.
+
+        Under ``jit`` XLA is told so, and axes that are explicit are resharded.
+        """
+        return jax.tree.map(_placed_as, tree, self.of(tree))  # type: ignore[no-any-return]
+
+    def constrain_batch(self, tree: T) -> T:
+        """The same for the arrays of a batch, see ``of_batch``."""
+        return jax.tree.map(_placed_as, tree, self.of_batch(tree))  # type: ignore[no-any-return]
+
+    def as_auto(self, function: Callable[..., T], out: PyTree) -> Callable[..., T]:
+        """The function with XLA to place what is computed inside, on a mesh with explicit axes.
+
+        Types that say where each array lies leave open where a product of two arrays lies that are
+        both split along what is summed, as those of ``tensor_parallel`` and ``fsdp`` are. Outside
+        the function types are as they were.
+
+        Args:
+          function: of trees of arrays.
+          out: the shardings of what it returns, or a prefix of that tree.
+        """
+        if not self.explicit:
+            return function
+        return jax.sharding.auto_axes(function, out_sharding=out)  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def explicit(self) -> bool:
+        """Whether an axis of the mesh is explicit: the types of arrays then say where they lie."""
+        return AxisType.Explicit in self.mesh.axis_types
+
+    def parts_of(self, entry: Any) -> int:
+        """Into how many parts an entry of a spec divides an axis."""
+        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+        return math.prod(self.mesh.shape[name] for name in names)
+
+    def bytes_of(self, one: Placed) -> int:
+        """Bytes of one array on one device."""
+        parts = math.prod(self.parts_of(entry) for entry in one.spec)
+        return math.prod(one.shape) * one.dtype.itemsize // parts
+
+    def check_devices(self, what: str) -> None:
+        """Raises for a mesh without devices."""
+        if not isinstance(self.mesh, jax.sharding.Mesh):
+            raise LayerError(
+                f"{what} needs devices, and this mesh is abstract",
+                expected="jax.make_mesh(...)",
+                got=format_short(self.mesh),
+            )
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                path,
+                f"{one.dtype}[{', '.join(map(str, one.shape))}]",
+                f"P({', '.join(map(repr, one.spec))})",
+                f"{human(self.bytes_of(one))} a device" + f" ({one.note})" * bool(one.note),
+            )
+            for path, one in self.placed.items()
+        ]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+        lines = [
+            "  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=False)])
+            + f"  {row[3]}"
+            for row in rows
+        ]
+        own = sum(map(self.bytes_of, self.placed.values()))
+        whole = sum(math.prod(one.shape) * one.dtype.itemsize for one in self.placed.values())
+        sizes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        batch = f"P({', '.join(map(repr, self.batch))})"
+        lines.append(
+            f"total {human(own)} a device, {human(whole)} in all; batches {batch}; mesh {sizes}"
+        )
+        return "\n".join(lines)
+
+
+def axes_of(spec: PartitionSpec) -> Iterator[str]:
+    """The axes of the mesh that a spec names."""
+    for entry in spec:
+        if entry is not None:
+            yield from (entry,) if isinstance(entry, str) else entry
+
+
+def _placed_as(leaf: Any, sharding: NamedSharding) -> Any:
+    around = jax.sharding.get_abstract_mesh()
+    # In ``as_auto`` the mesh that counts is the one around, whose axes are not explicit there.
+    if AxisType.Explicit in sharding.mesh.axis_types and not around.are_all_axes_auto:
+        return jax.sharding.reshard(leaf, sharding)
+    place = sharding if around.empty else sharding.spec
+    return jax.lax.with_sharding_constraint(leaf, place)
+
+
+def _spec_for(shape: tuple[int, ...], one: Placed) -> PartitionSpec:
+    if shape == one.shape:
+        return one.spec
+    spec = (*one.spec, *(None,) * (len(one.shape) - len(one.spec)))
+    without = {
+        P(*spec[:axis], *spec[axis + 1 :])
+        for axis in range(len(one.shape))
+        if (*one.shape[:axis], *one.shape[axis + 1 :]) == shape
+    }
+    # Of a square matrix it could be either; small as it is, it may lie on each device.
+    return without.pop() if len(without) == 1 else P()
+
+
+def human(size: float) -> str:
+    """``1.5 GB``: bytes in powers of 1000.
+
+    >>> human(24), human(1500), human(2.5e9)
+    ('24 B', '1.5 kB', '2.5 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

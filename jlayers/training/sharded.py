@@ -1,0 +1,69 @@
+"""How a training step lies on a mesh: its options checked, its state started, its values placed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ..base.errors import TrainingError
+from ..base.layer import Layer
+from ..base.specs import format_short, specs_of
+from ..base.types import Params, PyTree, State
+from ..sharding import Layout, Rules
+from .state import TrainState
+
+
+def check_sharding(mesh: object, rules: object) -> None:
+    """Raises unless there are both a mesh and rules, or neither."""
+    if rules is not None and not isinstance(rules, Rules):
+        raise TrainingError(
+            "rules must be sharding rules",
+            expected='jl.sharding.fsdp("data"), or jl.sharding.rules({...})',
+            got=format_short(rules),
+        )
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh | jax.sharding.AbstractMesh):
+        raise TrainingError(
+            "mesh must be a mesh of devices",
+            expected='jax.make_mesh((4, 2), ("data", "model"))',
+            got=format_short(mesh),
+        )
+    if (mesh is None) != (rules is None):
+        given, missing = ("rules", "mesh") if mesh is None else ("mesh", "rules")
+        raise TrainingError(
+            f"{given} are given without {missing}"
+            if given == "rules"
+            else f"a {given} is given without {missing}",
+            hint='mesh=jax.make_mesh((4,), ("data",)), rules=jl.sharding.data_parallel("data")',
+        )
+
+
+def layout_of(model: Layer, x: PyTree, mesh: Any, rules: Rules | None) -> Layout | None:
+    """The layout of a model, where there are a mesh and rules."""
+    return None if mesh is None or rules is None else rules.layout(model, x, mesh)
+
+
+def start_sharded(
+    make: Callable[..., TrainState],
+    layout: Layout,
+    key: jax.Array,
+    x: PyTree,
+    params: Params | None,
+    state: State | None,
+) -> TrainState:
+    """What ``make(key, x, params=, state=)`` returns, made where it is to lie."""
+    layout.check_devices("step.start")
+    specs = specs_of(x)
+
+    def start(key: jax.Array, params: Params | None, state: State | None) -> TrainState:
+        return make(key, specs, params=params, state=state)
+
+    places = layout.of(jax.eval_shape(start, key, params, state))
+    # Those that are given lie on one device or on the host: each device takes its own part.
+    given = (
+        None if params is None else layout.shard(params),
+        None if state is None else layout.shard(state),
+    )
+    everywhere = layout.sharding(jax.sharding.PartitionSpec())
+    return jax.jit(start, out_shardings=places)(jax.device_put(key, everywhere), *given)  # type: ignore[no-any-return]
