@@ -22,6 +22,7 @@ from ..base.errors import LayerError
 from ..base.paths import unflatten
 from ..base.specs import format_short, path_text
 from ..base.types import Params, PyTree
+from .batches import AnyMesh, batch_shardings, parts_of
 
 T = TypeVar("T")
 P = PartitionSpec
@@ -54,7 +55,7 @@ class Layout:
       placed: every parameter and entry of the state, by its path.
     """
 
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
+    mesh: AnyMesh
     batch: PartitionSpec
     placed: Mapping[str, Placed]
 
@@ -91,10 +92,10 @@ class Layout:
         >>> import jax, optax, jlayers as jl
         >>> mesh = jax.sharding.AbstractMesh((2,), ("data",))
         >>> model, x = jl.Dense(4), jl.spec((8, 3))
-        >>> layout = jl.sharding.fsdp("data").layout(model, x, mesh)
+        >>> layout = jl.sharding.fsdp("data", least=0).layout(model, x, mesh)
         >>> params, _ = jax.eval_shape(model.init, jax.random.key(0), x)
         >>> layout.of(optax.sgd(0.1, momentum=0.9).init(params))[0].trace["kernel"].spec
-        PartitionSpec(None, 'data')
+        P(None, 'data')
         """
         return jax.tree.map_with_path(
             lambda path, leaf: self.sharding(self.spec_of(path_text(path), np.shape(leaf))), tree
@@ -110,23 +111,7 @@ class Layout:
         Raises:
           LayerError: for an array that cannot be divided evenly.
         """
-
-        def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-            shape = np.shape(leaf)
-            entries = tuple(self.batch)[: max(len(shape) - stacked, 0)]
-            for size, entry in zip(shape[stacked:], entries, strict=False):
-                if size % (parts := self.parts_of(entry)):
-                    name = path_text(path)
-                    raise LayerError(
-                        f"the batch cannot be divided over the mesh"
-                        + (f", at {name!r}" * bool(name)),
-                        expected=f"a multiple of {parts}, the devices along {entry!r}",
-                        got=f"an axis of {size} in the shape {shape}",
-                        hint="drop_last=True, or a batch size that the devices divide",
-                    )
-            return self.sharding(P(*(None,) * stacked, *entries))
-
-        return jax.tree.map_with_path(one, tree)
+        return batch_shardings(self.mesh, self.batch, tree, stacked=stacked)
 
     def shard(self, tree: T) -> T:
         """The arrays of a tree on the devices of the mesh, see ``of``."""
@@ -164,14 +149,9 @@ class Layout:
         """Whether an axis of the mesh is explicit: the types of arrays then say where they lie."""
         return AxisType.Explicit in self.mesh.axis_types
 
-    def parts_of(self, entry: Any) -> int:
-        """Into how many parts an entry of a spec divides an axis."""
-        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
-        return math.prod(self.mesh.shape[name] for name in names)
-
     def bytes_of(self, one: Placed) -> int:
         """Bytes of one array on one device."""
-        parts = math.prod(self.parts_of(entry) for entry in one.spec)
+        parts = math.prod(parts_of(self.mesh, entry) for entry in one.spec)
         return math.prod(one.shape) * one.dtype.itemsize // parts
 
     def check_devices(self, what: str) -> None:

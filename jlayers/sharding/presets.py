@@ -15,7 +15,8 @@ from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.specs import format_short
 from .layout import axes_of
-from .rules import AnyMesh, Choice, Leaf, Part, Rules, as_batch
+from .batches import AnyMesh
+from .rules import Choice, Choose, Leaf, Part, Rules
 
 P = PartitionSpec
 # Kernels (in, out) whose outputs are the heads, the gates or the hidden features of a layer: each
@@ -44,7 +45,7 @@ def data_parallel(axis: str | tuple[str, ...] = "data") -> Rules:
     def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
         return before or Choice((None,) * len(leaf.whole_shape))
 
-    return _preset(f"data_parallel({axis!r})", choose, names, as_batch(P(_entry(names))))
+    return _preset(f"data_parallel({axis!r})", choose, names, _batch(names), 3)
 
 
 @public_api
@@ -80,7 +81,7 @@ def fsdp(axis: str | tuple[str, ...] = "data", *, least: int = 1024) -> Rules:
         return _split(leaf, chosen, sorted(free, key=lambda i: -leaf.whole_shape[i]), names, parts)
 
     return _preset(
-        f"fsdp({axis!r}{_not_default('least', least, 1024)})", choose, names, _batch(names)
+        f"fsdp({axis!r}{_not_default('least', least, 1024)})", choose, names, _batch(names), 2
     )
 
 
@@ -115,7 +116,7 @@ def tensor_parallel(axis: str = "model") -> Rules:
             return chosen
         return _split(leaf, chosen, [which], names, math.prod(mesh.shape[n] for n in names))
 
-    return _preset(f"tensor_parallel({axis!r})", choose, names, P())
+    return _preset(f"tensor_parallel({axis!r})", choose, names, P(), 1)
 
 
 @public_api
@@ -142,7 +143,7 @@ def expert_parallel(axis: str = "expert") -> Rules:
             return chosen
         return _split(leaf, chosen, stacked[-1:], names, math.prod(mesh.shape[n] for n in names))
 
-    return _preset(f"expert_parallel({axis!r})", choose, names, P())
+    return _preset(f"expert_parallel({axis!r})", choose, names, P(), 1)
 
 
 @public_api
@@ -167,7 +168,7 @@ def sequence_parallel(axis: str = "sequence", *, batch: str | None = "data") -> 
         return before or Choice((None,) * len(leaf.whole_shape))
 
     text = f"sequence_parallel({axis!r}, batch={batch!r})"
-    return _preset(text, choose, names, P(batch, _entry(names)))
+    return _preset(text, choose, names, P(batch, _entry(names)), 3)
 
 
 def _feature_axis(leaf: Leaf) -> int | None:
@@ -212,8 +213,10 @@ def _split(
     return chosen._replace(note=chosen.note or note)
 
 
-def _preset(text: str, choose: object, names: tuple[str, ...], batch: PartitionSpec) -> Rules:
-    return Rules((Part(text, choose, names),), batch)  # type: ignore[arg-type]
+def _preset(
+    text: str, choose: Choose, names: tuple[str, ...], batch: PartitionSpec, turn: int
+) -> Rules:
+    return Rules((Part(text, choose, names, turn=turn),), batch)
 
 
 def _names(axis: object) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ and gives a ``Layout`` (``layout.py``). What is checked of a spec comes last.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,9 +21,9 @@ from ..base.paths import matches, similar_pattern
 from ..base.specs import format_short
 from ..base.tracing import trace
 from ..base.types import PyTree
+from .batches import AnyMesh, parts_of
 from .layout import Layout, Placed, axes_of
 
-AnyMesh: TypeAlias = jax.sharding.Mesh | jax.sharding.AbstractMesh
 P = PartitionSpec
 # All that no other pattern fits.
 REST = "**"
@@ -88,20 +87,23 @@ class Part:
       choose: see ``Choose``.
       axes: those of the mesh that it names.
       patterns: of a table, to find those that fit nothing.
+      turn: which parts of a sum choose first: tables, then those that split what a layer computes,
+        then those that split what is left.
     """
 
     text: str
     choose: Choose
     axes: tuple[str, ...]
     patterns: tuple[str, ...] = ()
+    turn: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """From the leaves of a model to their places on a mesh: a table, presets, or a sum of these.
 
-    In a sum each part goes on from those before it: a table's specs stay as they are, and a preset
-    splits further what they leave whole.
+    In a sum a table's specs stay as they are, and a preset splits further what is left whole, in
+    whatever order they are added.
 
     Attributes:
       parts: tables and presets, in order.
@@ -109,7 +111,7 @@ class Rules:
     """
 
     parts: tuple[Part, ...]
-    batch: PartitionSpec = P()
+    batch: PartitionSpec
 
     def __add__(self, other: object) -> Rules:
         if not isinstance(other, Rules):
@@ -120,7 +122,8 @@ class Rules:
                 got=f"{self.batch} and {other.batch}",
                 hint="sharding.rules({}, batch=...) + ..., and presets with the same batch axis",
             )
-        return Rules(self.parts + other.parts, self.batch or other.batch)
+        parts = sorted(self.parts + other.parts, key=lambda part: part.turn)
+        return Rules(tuple(parts), self.batch or other.batch)
 
     def __repr__(self) -> str:
         return " + ".join(part.text for part in self.parts)
@@ -295,18 +298,12 @@ def check_fits(spec: PartitionSpec, leaf: Leaf, mesh: AnyMesh, rule: str) -> Non
             got=spec_text(spec),
         )
     for size, entry in zip(leaf.shape, spec, strict=False):
-        if size % (parts := parts_of(entry, mesh)):
+        if size % (parts := parts_of(mesh, entry)):
             raise LayerError(
                 f"the rule {rule!r} cannot divide {leaf.path!r} evenly",
                 expected=f"a multiple of {parts}, the devices along {entry!r}",
                 got=f"an axis of {size} in the shape {leaf.shape}",
             )
-
-
-def parts_of(entry: Any, mesh: AnyMesh) -> int:
-    """Into how many parts an entry of a spec divides an axis."""
-    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
-    return math.prod(mesh.shape[name] for name in names)
 
 
 def spec_text(spec: PartitionSpec) -> str:

@@ -9,9 +9,10 @@ import jax
 
 from ..base.errors import TrainingError
 from ..base.layer import Layer
-from ..base.specs import format_short, specs_of
+from ..base.specs import format_short, path_text, specs_of
 from ..base.types import Params, PyTree, State
 from ..sharding import Layout, Rules
+from ..sharding.batches import put_batch
 from .state import TrainState
 
 
@@ -67,3 +68,25 @@ def start_sharded(
     )
     everywhere = layout.sharding(jax.sharding.PartitionSpec())
     return jax.jit(start, out_shardings=places)(jax.device_put(key, everywhere), *given)  # type: ignore[no-any-return]
+
+
+def batch_placer(mesh: Any, rules: Rules, stacked: bool) -> Callable[[Any], Any]:
+    """``put(item)`` for the items of a loop, whose first entry is a batch or a stack of batches."""
+
+    def put(item: Any) -> Any:
+        batch, *others = item
+        return put_batch(mesh, rules.batch, batch, stacked=int(stacked)), *others
+
+    return put
+
+
+def check_placed(state: PyTree, mesh: Any) -> None:
+    """Raises unless the arrays of a state lie on this mesh."""
+    for path, leaf in jax.tree.leaves_with_path(state):
+        if getattr(getattr(leaf, "sharding", None), "mesh", None) != mesh:
+            raise TrainingError(
+                f"the state does not lie on the mesh of the step, at {path_text(path)!r}",
+                expected=f"arrays on {mesh}",
+                got=str(getattr(leaf, "sharding", "an array on the host")),
+                hint="step.start(key, x) makes it there, step.layout(x).shard(state) puts it there",
+            )

@@ -196,7 +196,11 @@ class TrainStep:
         return self._where_placed(self._steps, state, batch)
 
     def _steps(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return self._one(state, batch) if self.steps == 1 else lax.scan(self._one, state, batch)
+        if self.steps == 1:
+            return self._one(state, batch)
+        new, metrics = lax.scan(self._one, state, batch)
+        # What leaves a scan lies where XLA likes.
+        return self.placed(new, jax.tree.map(lambda leaf: leaf[0], batch)), metrics
 
     def guarded(
         self, state: TrainState, batch: Batch, active: jax.Array | None = None
@@ -226,7 +230,7 @@ class TrainStep:
             state, *given
         )
 
-    def _placed(self, tree: T, batch: Batch) -> T:
+    def placed(self, tree: T, batch: Batch) -> T:
         """A tree like the state or the gradient, where the rules place it."""
         layout = self.layout(batch[0])
         return tree if layout is None else layout.constrain(tree)
@@ -239,7 +243,7 @@ class TrainStep:
             return state, metrics
         gradient, model_state, metrics, loss_of = self._gradient(state, batch)
         new = self._update(loss_of, state, gradient, model_state, metrics["loss"])
-        new = self._placed(new._replace(step=state.step + 1), batch)
+        new = self.placed(new._replace(step=state.step + 1), batch)
         return new, metrics | self._rate(state, new)
 
     def _guarded(
@@ -273,7 +277,7 @@ class TrainStep:
         counts = jnp.int32(1) if active is None else (finite & active).astype(jnp.int32)
         if active is None:
             metrics["skipped"] = (~usable).astype(jnp.int32)
-        new = self._placed(new._replace(step=state.step + counts), batch)
+        new = self.placed(new._replace(step=state.step + counts), batch)
         return new, metrics | self._rate(state, new), finite
 
     def _gradient(
@@ -313,7 +317,7 @@ class TrainStep:
             gradient, model_state, metrics = accumulated(
                 self.accumulate, one, divided, state.state, key, batch
             )
-        narrow = gradient = self._placed(gradient, batch)
+        narrow = gradient = self.placed(gradient, batch)
         if scale is not None:
             # In float32: float16 holds neither large scales nor large norms.
             gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / scale, gradient)

@@ -22,6 +22,7 @@ from ...core.compiler import compiler_options as default_compiler_options
 from ...data import Source, as_source
 from ...records.progress import Progress
 from ...records.record import Record
+from ..sharded import batch_placer, check_placed
 from ..step import Step, TrainStep
 from .early_stopping import EarlyStopping, StopEarly
 from .hooks import Evaluate, Evaluation, FitResult, Hook, ProgressBar, as_hook
@@ -105,7 +106,8 @@ def fit(
       compiler_options: of XLA, for the step; what ``jl.compiler_options`` gives by default, and
         none for ``{}``.
       device: a device or a sharding to put batches on: ``NamedSharding(mesh, P("data"))`` for a
-        state on that mesh. With ``steps_per_call`` their first axis is that of the steps.
+        state on that mesh. With ``steps_per_call`` their first axis is that of the steps. A step
+        that has a mesh of its own has batches put there.
 
     Returns:
       The state with the records. An error that ends the loop has the same as its attribute
@@ -145,6 +147,7 @@ def fit(
         manager=_instance("checkpoints", checkpoints, CheckpointManager),
         donate=arguments.flag("donate", donate),
         compiler_options=_checked_options(compiler_options),
+        put=_put_on_mesh(step, state, device, steps_per_call),
     )
     # Ten records to one of these: both wait for the device, which a record does not.
     evaluate_every = _positive("evaluate_every", evaluate_every) or 10 * log_every
@@ -208,6 +211,22 @@ def fit(
     if early is None or not early_stopping or not early_stopping.restore_best:
         return ended
     return ended._replace(state=early.best_state(ended.state, ended.records, checkpoints))
+
+
+def _put_on_mesh(
+    step: Step, state: Any, device: object, steps_per_call: int
+) -> Callable[[Any], Any] | None:
+    """What puts batches on the mesh of a step, if it has one."""
+    if not isinstance(step, TrainStep) or step.mesh is None or step.rules is None:
+        return None
+    if device is not None:
+        raise TrainingError(
+            "the step has a mesh, which says where batches go",
+            expected="fit(...) without device=",
+            got=format_short(device),
+        )
+    check_placed(state, step.mesh)
+    return batch_placer(step.mesh, step.rules, steps_per_call > 1)
 
 
 def _checked_options(options: Mapping[str, bool | str] | None) -> Mapping[str, bool | str]:

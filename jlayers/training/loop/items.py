@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import jax
@@ -36,6 +36,7 @@ def call_items(
     steps_per_call: int,
     prefetch: int,
     device: Any,
+    put: Callable[[Any], Any] | None,
     recent: RecentBatches,
 ) -> contextlib.AbstractContextManager[Iterator[Item]]:
     """The batches for each call from a position on.
@@ -45,6 +46,7 @@ def call_items(
       step: the number of steps taken so far.
       left: how many are still to be taken at most.
       steps_per_call, prefetch, device: as for ``fit``.
+      put: puts an item on a mesh, instead of ``device``.
       recent: what the loop finds batches again by, while a thread reads these.
     """
     read: Any = read_owned(source, position, epochs)
@@ -59,8 +61,10 @@ def call_items(
         items = _one_by_one(itertools.islice(read, left))
     # The thread of prefetch also puts batches on the device.
     if prefetch:
-        return Prefetched(recent.reading(items), prefetch, put_on(device))
-    if device is not None:
+        return Prefetched(recent.reading(items), prefetch, put or put_on(device))
+    if put is not None:
+        items = map(put, items)
+    elif device is not None:
         items = ((jax.device_put(batch, device), after, count) for batch, after, count in items)
     return contextlib.nullcontext(items)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -62,6 +62,7 @@ class Plan(NamedTuple):
     manager: CheckpointManager | None
     donate: bool
     compiler_options: Mapping[str, bool | str]
+    put: Callable[[Any], Any] | None
 
 
 class Loop:
@@ -188,6 +189,7 @@ class Loop:
             steps_per_call=plan.steps_per_call,
             prefetch=plan.prefetch,
             device=plan.device,
+            put=plan.put,
             recent=self._recent,
         )
 

@@ -111,9 +111,11 @@ def program_of(step: Step, guard: bool, stops: bool, many: bool, options: Option
 def _program_of(step: Step, guard: bool, stops: bool, many: bool, options: Options) -> Program:
     # It is traced for the names of its metrics first; inlined, its second trace reuses the first.
     one = jax.jit(guarded(step, guard), inline=True)
-    watch = CompileWatch(tick_of("tick", one, stops, many), name="the step", unit="step")
+    place = step.placed if isinstance(step, TrainStep) else None
+    ticks = functools.partial(tick_of, step=one, stops=stops, many=many, place=place)
+    watch = CompileWatch(ticks("tick"), name="the step", unit="step")
     # A name of its own: JAX reports compilations by name, and that of a rest is expected.
-    rest = tick_of("rest", one, stops, many)
+    rest = ticks("rest")
     # A loop that stops must still see the bad step at the next record; others may forget it.
     flushes = jax.jit(functools.partial(flush, clear=not stops))
     tick, other = (_jitted(traced, options) for traced in (watch.traced, rest))
@@ -157,13 +159,16 @@ def guarded(step: Step, guard: bool) -> Guarded:
     return call
 
 
-def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Tick:
+def tick_of(
+    name: str, step: Guarded, stops: bool, many: bool, place: Callable[[Any, Any], Any] | None
+) -> Tick:
     """(state, accumulator, batch) to the next two: a call of a loop.
 
     Args:
       name: by which JAX knows the program.
       step: a guarded step.
       stops, many: as for ``program_of``.
+      place: of a step with a mesh: (state, batch) to the state in its places.
     """
 
     def one(
@@ -179,7 +184,13 @@ def tick_of(name: str, step: Guarded, stops: bool, many: bool) -> Tick:
         state: Any, accumulator: MetricAccumulator, batch: Any
     ) -> tuple[Any, MetricAccumulator]:
         carry = state, accumulator
-        return (lax.scan(one, carry, batch) if many else one(carry, batch))[0]
+        if not many:
+            return one(carry, batch)[0]
+        (state, accumulator), _ = lax.scan(one, carry, batch)
+        if place is not None:
+            # What leaves a scan lies where XLA likes.
+            state = place(state, jax.tree.map(lambda leaf: leaf[0], batch))
+        return state, accumulator
 
     tick.__name__ = name
     return tick
