@@ -129,6 +129,23 @@ class Layout:
         """The same for the arrays of a batch, see ``of_batch``."""
         return jax.tree.map(_placed_as, tree, self.of_batch(tree))  # type: ignore[no-any-return]
 
+    def keep_rows(self, rows: int) -> Callable[[PyTree], PyTree]:
+        """What keeps arrays of these rows split as a batch is, by their first axis alone.
+
+        Args:
+          rows: of the batch; arrays whose first axis is no multiple of it stay as they are.
+        """
+        entry = self.batch[0] if self.batch else None
+
+        def place(leaf: Any) -> Any:
+            if leaf.ndim < 2 or not rows or leaf.shape[0] % rows:
+                return leaf
+            spec = P(entry, *(P.UNCONSTRAINED,) * (leaf.ndim - 1))
+            return _placed_as(leaf, self.sharding(spec))
+
+        splits = entry is not None and rows % parts_of(self.mesh, entry) == 0
+        return lambda tree: jax.tree.map(place, tree) if splits else tree
+
     def as_auto(self, function: Callable[..., T], out: PyTree) -> Callable[..., T]:
         """The function with XLA to place what is computed inside, on a mesh with explicit axes.
 

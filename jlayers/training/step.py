@@ -22,6 +22,7 @@ from ..base.errors import TrainingError, public_api, public_init
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
 from ..base.types import Params, PyTree, State
+from ..combinators.placed import with_placed_outputs
 from ..inspection.donation import check_not_donated
 from ..inspection.training_loss import Batch, LossFunction, Metrics, training_loss
 from ..sharding import Layout, Rules
@@ -289,6 +290,10 @@ class TrainStep:
         scale = state.loss_scale.scale if state.loss_scale else None
         frozen = check_patterns(self.frozen)
         model = evaluated(self.model, state.params, frozen)
+        layout = self.layout(batch[0])
+        if layout is not None:
+            rows = jax.tree.leaves(batch)[0].shape[0] // self.accumulate
+            model = with_placed_outputs(model, layout.keep_rows(rows))
 
         def one(
             loss: LossFunction, model_state: State, key: jax.Array, batch: Batch
