@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
 
@@ -78,13 +79,26 @@ def is_symbolic(*sizes: int) -> bool:
     return any(not isinstance(size, int | np.integer) for size in sizes)
 
 
-def is_sharded(x: jax.Array) -> bool:
-    """Whether an axis of ``x`` is sharded over an explicit axis of a mesh.
-
-    JAX then has to infer the sharding of every intermediate result, and it does so most reliably
-    for its own operations: the algorithms of this package that reshape or scan step aside.
-    """
+def has_sharded_type(x: jax.Array) -> bool:
+    """Whether an axis of ``x`` is sharded over an explicit axis of a mesh, as its type says."""
     return any(jax.typeof(x).sharding.spec)
+
+
+def is_sharded(x: jax.Array) -> bool:
+    """Whether ``x`` may be sharded over devices, so that XLA is to be given its own operations.
+
+    It is where its type says so, and where a mesh is around (``jax.set_mesh``, or a step of
+    training that has one) whose axes are not manual. JAX or XLA then has to infer the sharding of
+    every intermediate result, and does so most reliably for operations that leave axes as they
+    are: the algorithms of this package that merge axes or scan step aside.
+    """
+    if has_sharded_type(x):
+        return True
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and any(
+        size > 1 and kind != AxisType.Manual
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    )
 
 
 def sharded_as(bools: jax.Array, x: jax.Array) -> jax.Array:
@@ -92,7 +106,7 @@ def sharded_as(bools: jax.Array, x: jax.Array) -> jax.Array:
 
     ``jnp.where`` refuses a condition that is not.
     """
-    return bools & jnp.ones_like(x, bool) if is_sharded(x) else bools
+    return bools & jnp.ones_like(x, bool) if has_sharded_type(x) else bools
 
 
 def turned_round(x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .dtypes import is_sharded
+from .dtypes import has_sharded_type
 
 
 class Slots(NamedTuple):
@@ -123,7 +123,7 @@ def slots_of_experts(
 def _limits(limit: jax.Array | int, valid: jax.Array) -> jax.Array:
     """One for each group, int32 under x64 too, on the devices of the groups."""
     limits = jnp.broadcast_to(jnp.asarray(limit).astype(jnp.int32), valid.shape[:1])
-    return limits + jnp.zeros_like(valid[:, 0], jnp.int32) if is_sharded(valid) else limits
+    return limits + jnp.zeros_like(valid[:, 0], jnp.int32) if has_sharded_type(valid) else limits
 
 
 def into_slots(x: jax.Array, slots: Slots) -> jax.Array:

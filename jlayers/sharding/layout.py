@@ -123,11 +123,17 @@ class Layout:
 
         Under ``jit`` XLA is told so, and axes that are explicit are resharded.
         """
-        return jax.tree.map(_placed_as, tree, self.of(tree))  # type: ignore[no-any-return]
+        return self._constrained(tree, self.of(tree))  # type: ignore[no-any-return]
 
     def constrain_batch(self, tree: T) -> T:
         """The same for the arrays of a batch, see ``of_batch``."""
-        return jax.tree.map(_placed_as, tree, self.of_batch(tree))  # type: ignore[no-any-return]
+        return self._constrained(tree, self.of_batch(tree))  # type: ignore[no-any-return]
+
+    def _constrained(self, tree: T, places: PyTree) -> T:
+        def place(leaf: Any, sharding: NamedSharding) -> Any:
+            return _placed_as(leaf, self.mesh, sharding.spec)
+
+        return jax.tree.map(place, tree, places)  # type: ignore[no-any-return]
 
     def keep_rows(self, rows: int) -> Callable[[PyTree], PyTree]:
         """What keeps arrays of these rows split as a batch is, by their first axis alone.
@@ -141,25 +147,37 @@ class Layout:
             if leaf.ndim < 2 or not rows or leaf.shape[0] % rows:
                 return leaf
             spec = P(entry, *(P.UNCONSTRAINED,) * (leaf.ndim - 1))
-            return _placed_as(leaf, self.sharding(spec))
+            return _placed_as(leaf, self.mesh, spec)
 
-        splits = entry is not None and rows % parts_of(self.mesh, entry) == 0
-        return lambda tree: jax.tree.map(place, tree) if splits else tree
+        if entry is None or rows % parts_of(self.mesh, entry):
+            return lambda tree: tree
+        return functools.partial(jax.tree.map, place)
 
     def as_auto(self, function: Callable[..., T], out: PyTree) -> Callable[..., T]:
-        """The function with XLA to place what is computed inside, on a mesh with explicit axes.
+        """The function with the mesh around it, and XLA to place what is computed inside.
 
-        Types that say where each array lies leave open where a product of two arrays lies that are
-        both split along what is summed, as those of ``tensor_parallel`` and ``fsdp`` are. Outside
-        the function types are as they were.
+        On a mesh with explicit axes these are not explicit inside: types that say where each array
+        lies leave open where a product of two arrays lies that are both split along what is summed,
+        as those of ``tensor_parallel`` and ``fsdp`` are.
 
         Args:
           function: of trees of arrays.
           out: the shardings of what it returns, or a prefix of that tree.
         """
         if not self.explicit:
-            return function
+
+            def around(*args: Any) -> T:
+                with jax.sharding.use_abstract_mesh(self.abstract_mesh):
+                    return function(*args)
+
+            return around
         return jax.sharding.auto_axes(function, out_sharding=out)  # type: ignore[no-any-return]
+
+    @property
+    def abstract_mesh(self) -> jax.sharding.AbstractMesh:
+        """The mesh without its devices."""
+        mesh = self.mesh
+        return mesh if isinstance(mesh, jax.sharding.AbstractMesh) else mesh.abstract_mesh
 
     @functools.cached_property
     def explicit(self) -> bool:
@@ -213,13 +231,14 @@ def axes_of(spec: PartitionSpec) -> Iterator[str]:
             yield from (entry,) if isinstance(entry, str) else entry
 
 
-def _placed_as(leaf: Any, sharding: NamedSharding) -> Any:
+def _placed_as(leaf: Any, mesh: AnyMesh, spec: PartitionSpec) -> Any:
     around = jax.sharding.get_abstract_mesh()
     # In ``as_auto`` the mesh that counts is the one around, whose axes are not explicit there.
-    if AxisType.Explicit in sharding.mesh.axis_types and not around.are_all_axes_auto:
-        return jax.sharding.reshard(leaf, sharding)
-    place = sharding if around.empty else sharding.spec
-    return jax.lax.with_sharding_constraint(leaf, place)
+    if AxisType.Explicit in mesh.axis_types and not around.are_all_axes_auto:
+        return jax.sharding.reshard(leaf, NamedSharding(mesh, spec))
+    return jax.lax.with_sharding_constraint(
+        leaf, NamedSharding(mesh, spec) if around.empty else spec
+    )
 
 
 def _spec_for(shape: tuple[int, ...], one: Placed) -> PartitionSpec:

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec
 from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.specs import format_short
-from .layout import axes_of
 from .batches import AnyMesh
+from .layout import axes_of
 from .rules import Choice, Choose, Leaf, Part, Rules
 
 P = PartitionSpec

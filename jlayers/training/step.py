@@ -224,7 +224,7 @@ class TrainStep:
         """``steps(state, *given)``, on explicit axes of the mesh too."""
         batch, stacked = given[0], int(self.steps > 1 and steps == self._steps)
         layout = self.layout(jax.tree.map(lambda leaf: leaf[0] if stacked else leaf, batch[0]))
-        if layout is None or not layout.explicit:
+        if layout is None:
             return steps(state, *given)
         places = layout.of(state), layout.sharding(jax.sharding.PartitionSpec())
         return layout.as_auto(steps, (*places, places[1])[: 3 if len(given) > 1 else 2])(

@@ -23,7 +23,7 @@ from ...base.errors import LayerError
 from ...base.parameters import initialize
 from ...base.specs import format_spec
 from ...base.types import Initializer, Params
-from ...core.dtypes import at_least_float32, is_sharded, sharded_as
+from ...core.dtypes import at_least_float32, has_sharded_type, sharded_as
 
 # As in Flax: rows have length one on average (docs/notes/0004-defaults.md).
 ROWS = initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
@@ -108,14 +108,14 @@ def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
     """The rows (..., features) of int32 ids; NaN for an id that is out of range."""
     # embedding[x] would clip an id that is out of range, and silently give the last row.
     how: dict[str, Any] = {"mode": "fill", "fill_value": jnp.nan}
-    if is_sharded(table) or is_sharded(ids):
+    if has_sharded_type(table) or has_sharded_type(ids):
         # JAX asks how rows are to be sharded: as their ids are, and along the features as the
         # table is, unless the ids use that axis of the mesh already.
         of_ids, of_table = jax.typeof(ids).sharding, jax.typeof(table).sharding
         rows, columns = of_ids.spec, of_table.spec[1]
         if set(_axes(rows)) & set(_axes([columns])):
             columns = None
-        mesh = of_ids.mesh if is_sharded(ids) else of_table.mesh
+        mesh = of_ids.mesh if has_sharded_type(ids) else of_table.mesh
         how["out_sharding"] = NamedSharding(mesh, PartitionSpec(*rows, columns))
     # As read from a file it may be NumPy's, which has no ``at``.
     y: jax.Array = jnp.asarray(table).at[ids].get(**how)
