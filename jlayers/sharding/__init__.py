@@ -3,16 +3,19 @@
 from typing import TYPE_CHECKING
 
 from .layout import Layout, Placed
+from .plan import Plan, plan
 from .presets import data_parallel, expert_parallel, fsdp, sequence_parallel, tensor_parallel
 from .rules import Rules, rules
 
 __all__ = [
     "Layout",
     "Placed",
+    "Plan",
     "Rules",
     "data_parallel",
     "expert_parallel",
     "fsdp",
+    "plan",
     "rules",
     "sequence_parallel",
     "tensor_parallel",

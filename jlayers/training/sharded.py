@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,10 @@ from ..base.errors import TrainingError
 from ..base.layer import Layer
 from ..base.specs import format_short, path_text, specs_of
 from ..base.types import Params, PyTree, State
+from ..inspection.training_loss import training_loss
 from ..sharding import Layout, Rules
 from ..sharding.batches import put_batch
-from .state import TrainState
+from .state import TrainState, check_patterns, evaluated
 
 
 def check_sharding(mesh: object, rules: object) -> None:
@@ -68,6 +70,29 @@ def start_sharded(
     )
     everywhere = layout.sharding(jax.sharding.PartitionSpec())
     return jax.jit(start, out_shardings=places)(jax.device_put(key, everywhere), *given)  # type: ignore[no-any-return]
+
+
+def kept_activations(step: Any, state: TrainState, batch: Any) -> int:
+    """Bytes of what the derivative of a step's loss keeps, without the parameters themselves."""
+    rows = step.accumulate
+
+    def kept(state: TrainState, batch: Any) -> list[Any]:
+        def loss(params: Params) -> jax.Array:
+            key = jax.random.fold_in(state.key, state.step)
+            model = evaluated(step.model, params, check_patterns(step.frozen))
+            given = (params, state.state, key, batch, None, state.step)
+            return training_loss(model, step.loss, *given)[0]
+
+        return jax.tree.leaves(jax.vjp(loss, state.params)[1])
+
+    part = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // rows, *leaf.shape[1:]), leaf.dtype),
+        batch,
+    )
+    program = jax.make_jaxpr(kept)(state, part).jaxpr
+    # What is an argument of the program is counted where it lies, and what occurs twice once.
+    own = {id(var): var.aval for var in program.outvars if var not in program.invars}
+    return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in own.values())
 
 
 def batch_placer(mesh: Any, rules: Rules, stacked: bool) -> Callable[[Any], Any]:

@@ -32,7 +32,7 @@ from .finite import cond_update, edges_are_finite, is_finite, select_if
 from .gradient import accumulated, gradient_of
 from .loss_scale import LossScale, check_loss_scale
 from .optimizer import Optimizer, Schedule
-from .sharded import check_sharding, layout_of, start_sharded
+from .sharded import check_sharding, kept_activations, layout_of, start_sharded
 from .state import (
     TrainState,
     check_model,
@@ -161,6 +161,17 @@ class TrainStep:
         """Where the mesh and the rules place the state, for an input ``x``; None without them."""
         return layout_of(self.model, x, self.mesh, self.rules)
 
+    def spec(self, x: PyTree) -> TrainState:
+        """The shapes and dtypes of the state for an input ``x``. Nothing is computed."""
+        return jax.eval_shape(self._make(), jax.random.key(0), specs_of(x))
+
+    def activations(self, state: TrainState, batch: Batch) -> int:
+        """Bytes that the backward pass keeps of the forward pass, for one of ``accumulate`` parts.
+
+        As JAX derives it, over all devices together. XLA keeps less where it merges operations.
+        """
+        return kept_activations(self, state, batch)
+
     def start(
         self,
         key: jax.Array,
@@ -173,18 +184,16 @@ class TrainStep:
 
         With a mesh each device draws its own part: no parameter is whole in any memory.
         """
-        make = functools.partial(
-            train_state,
-            self.model,
-            self.tx,
-            frozen=self.frozen,
-            ema=self.ema is not None,
-            loss_scale=self.loss_scale,
-        )
-        layout = self.layout(x)
+        make, layout = self._make(), self.layout(x)
         if layout is None:
             return make(key, x, params=params, state=state)
         return start_sharded(make, layout, key, x, params, state)
+
+    def _make(self) -> Callable[..., TrainState]:
+        options = {"frozen": self.frozen, "ema": self.ema is not None}
+        return functools.partial(
+            train_state, self.model, self.tx, loss_scale=self.loss_scale, **options
+        )
 
     def __call__(self, state: TrainState, batch: Batch, *more: Never) -> tuple[TrainState, Metrics]:
         return self.train_step(state, batch, *more)  # which refuses more by name
