@@ -39,7 +39,7 @@ from oracles import ledger
 AS_IT_COMES = os.environ.get("JLAYERS_OPTIMISED", "0") != "0"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_disable_most_optimizations", True)
 
 

@@ -33,11 +33,9 @@ def check_sharding(mesh: object, rules: object) -> None:
             got=format_short(mesh),
         )
     if (mesh is None) != (rules is None):
-        given, missing = ("rules", "mesh") if mesh is None else ("mesh", "rules")
+        which = "rules are given without a mesh" if mesh is None else "a mesh is given without rules"
         raise TrainingError(
-            f"{given} are given without {missing}"
-            if given == "rules"
-            else f"a {given} is given without {missing}",
+            which,
             hint='mesh=jax.make_mesh((4,), ("data",)), rules=jl.sharding.data_parallel("data")',
         )
 
