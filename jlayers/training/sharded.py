@@ -33,7 +33,9 @@ def check_sharding(mesh: object, rules: object) -> None:
             got=format_short(mesh),
         )
     if (mesh is None) != (rules is None):
-        which = "rules are given without a mesh" if mesh is None else "a mesh is given without rules"
+        which = (
+            "rules are given without a mesh" if mesh is None else "a mesh is given without rules"
+        )
         raise TrainingError(
             which,
             hint='mesh=jax.make_mesh((4,), ("data",)), rules=jl.sharding.data_parallel("data")',

@@ -21,6 +21,7 @@ from ..padding import Padding, apart, extend, modes_of
 from ..windows import explicit_padding
 from .algorithms import algorithm, is_small
 from .geometry import Geometry, direct, output_sizes
+from .on_mesh import by_element, on_mesh
 from .rows import takes_rows
 
 # How often a pixel may be copied into patches, kernel elements / strides: beyond that, copying
@@ -91,7 +92,13 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, method: str | 
     if is_sharded(x) and method is None:
         choice = AlgorithmChoice("direct", "sharded over devices: XLA's own convolution")
         record_choice("conv", choice, choice, None)
-        return direct(x, kernel, geometry)
+        if 0 in x.shape or 0 in kernel.shape:
+            return direct(x, kernel, geometry)
+        return on_mesh(
+            lambda x, kernel: direct(x, kernel, geometry),
+            lambda x, kernel: by_element(x, kernel, geometry),
+            geometry.groups,
+        )(x, kernel)
     cpu, default = (
         choose_conv(x.shape, kernel.shape, geometry, platform) for platform in ("cpu", "gpu")
     )

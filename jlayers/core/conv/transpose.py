@@ -28,6 +28,7 @@ from ..windows import interleave, pad_or_crop
 from .algorithms import algorithm
 from .conv import choose_conv, convolve
 from .geometry import Geometry, channels_last
+from .on_mesh import by_element, on_mesh, with_gaps
 
 # With fewer output channels, interleaving the phases costs more than the product with zeros
 # (0.66 to 0.85x of XLA's own).
@@ -99,7 +100,14 @@ def _convolve_transposed(
 ) -> jax.Array:
     if all(stride == 1 for stride in geometry.strides) and method is None:
         return convolve(x, kernel, geometry, None)
-    if method is None and (is_sharded(x) or is_symbolic(*x.shape[1:-1])):
+    if method is None and is_sharded(x):
+        ordinary = geometry._replace(strides=(1,) * len(geometry.strides))
+        return on_mesh(
+            lambda x, kernel: _direct(x, kernel, geometry),
+            lambda x, kernel: by_element(with_gaps(x, geometry.strides), kernel, ordinary),
+            geometry.groups,
+        )(x, kernel)
+    if method is None and is_symbolic(*x.shape[1:-1]):
         return _direct(x, kernel, geometry)
     xla = BilinearRule(lambda x, kernel: _direct(x, kernel, geometry))
     phases = BilinearRule(lambda x, kernel: _phases(x, kernel, geometry))
