@@ -18,6 +18,9 @@ from ..data import Batches, Source, as_source
 from ..inspection.donation import check_not_donated
 from ..inspection.training_loss import Batch, Metrics, call_with_offers
 from ..metrics import Metric
+from ..sharding import Rules
+from ..sharding.batches import put_batch
+from .sharded import check_sharding, on_mesh
 from .state import TrainState, check_model, ema_params
 
 # The metrics' sums, and beside each number what rounding took from it (Neumaier, 1974).
@@ -33,6 +36,8 @@ def make_evaluator(
     *,
     ema: bool = False,
     key: jax.Array | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    rules: Rules | None = None,
 ) -> Callable[[TrainState], Metrics]:
     """``evaluate(state) -> metrics``, for ``fit`` or to be called alone.
 
@@ -55,6 +60,7 @@ def make_evaluator(
       ema: use the moving averages instead of the parameters.
       key: for a model that draws random numbers in evaluation too, such as Monte-Carlo dropout;
         each batch has a key of its own, the same at each evaluation.
+      mesh, rules: as for ``train_step``; a batch that the devices do not divide is whole on each.
 
     Raises:
       TrainingError: for an invalid argument, and for a loader that drops rows; when called, where a
@@ -75,6 +81,7 @@ def make_evaluator(
             "measure must be a function", expected="measure(y, *targets)", got=format_short(measure)
         )
     batches = _all_rows(data)
+    check_sharding(mesh, rules)
     ema = arguments.flag("ema", ema)
     if key is not None:
         arguments.typed_key(key)
@@ -114,15 +121,17 @@ def make_evaluator(
 
         return {name: sums(value) for name, value in metrics.items()}
 
+    parts = on_mesh(part, mesh, rules)
+
     @jax.jit
     def first(state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
-        value = part(state, number, batch)
+        value = parts(state, number, batch)
         return value, jax.tree.map(jnp.zeros_like, value)
 
     # On the device: nothing is read until the record is.
     @jax.jit
     def further(sums: _Sums, state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
-        own = part(state, number, batch)
+        own = parts(state, number, batch)
         # A metric that says how its sums go together has no rest.
         merged = {name: sums[0][name] + metric for name, metric in own.items() if metric.merge}
         plain = {name: metric for name, metric in own.items() if name not in merged}
@@ -155,6 +164,8 @@ def make_evaluator(
             _check_batch(batch)
             if not _rows(batch):
                 continue
+            if mesh is not None and rules is not None:
+                batch = put_batch(mesh, rules.batch, batch, uneven=True)
             index = np.uint32(number % 2**32)
             sums = (
                 first(given, index, batch) if sums is None else further(sums, given, index, batch)

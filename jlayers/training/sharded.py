@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -16,6 +16,8 @@ from ..inspection.training_loss import training_loss
 from ..sharding import Layout, Rules
 from ..sharding.batches import put_batch
 from .state import TrainState, check_patterns, evaluated
+
+T = TypeVar("T")
 
 
 def check_sharding(mesh: object, rules: object) -> None:
@@ -45,6 +47,14 @@ def check_sharding(mesh: object, rules: object) -> None:
 def layout_of(model: Layer, x: PyTree, mesh: Any, rules: Rules | None) -> Layout | None:
     """The layout of a model, where there are a mesh and rules."""
     return None if mesh is None or rules is None else rules.layout(model, x, mesh)
+
+
+def on_mesh(function: Callable[..., T], mesh: Any, rules: Rules | None) -> Callable[..., T]:
+    """The function with the mesh around it, if any; what it returns is whole on each device."""
+    if mesh is None or rules is None:
+        return function
+    layout = Layout(mesh, rules.batch, {})
+    return layout.as_auto(function, layout.sharding(jax.sharding.PartitionSpec()))
 
 
 def start_sharded(

@@ -108,6 +108,36 @@ def test_fit_puts_batches_on_the_mesh(mesh, steps_per_call):
     np.testing.assert_allclose(losses, alone, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mesh", [AUTO, *full(EXPLICIT)])
+def test_an_evaluation_on_a_mesh(mesh):
+    """Of 42 rows, the last batch of which no two devices divide."""
+    data = training.Batches((DATA[0][:41], DATA[1][:41]), 16)
+
+    def measure(y, target):
+        return {"loss": loss(y, target)}
+
+    state = step_of(mesh).start(jax.random.key(0), X)
+    evaluate = training.make_evaluator(MODEL, measure, data, mesh=mesh, rules=BOTH)
+    alone = jax.tree.map(np.asarray, state._replace(key=None))
+    expected = training.make_evaluator(MODEL, measure, data)(alone._replace(key=state.key))
+    np.testing.assert_allclose(evaluate(state)["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_text_is_generated_on_a_mesh():
+    model = jl.serial(
+        jl.Embedding(16, 8),
+        jl.repeat(jl.residual(jl.SelfAttention(2, causal=True)), 2),
+        jl.Dense(16),
+    )
+    ids = jnp.arange(8).reshape(4, 2)
+    layout = BOTH.layout(model, ids, AUTO)
+    params, state = model.init(jax.random.key(0), ids)
+    expected = jl.decoding.generate(model, params, state, ids, 6)
+    with jax.set_mesh(AUTO):
+        got = jl.decoding.generate(model, layout.shard(params), state, ids, 6)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 def test_a_checkpoint_goes_to_another_mesh(tmp_path):
     """A sharded state is saved as one, and read back into other places, bit by bit."""
     batches, manager = training.Batches(DATA, 16, key=0), training.CheckpointManager(tmp_path)
