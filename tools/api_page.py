@@ -18,6 +18,7 @@ PACKAGES = {
     "jlayers.losses": "Losses",
     "jlayers.metrics": "Metrics",
     "jlayers.training": "Training",
+    "jlayers.sharding": "Many devices",
     "jlayers.data": "Data",
     "jlayers.checkpoint": "Checkpoints",
     "jlayers.decoding": "Decoding",

@@ -35,13 +35,13 @@ class Traffic(NamedTuple):
     """What one device does in one run of a program.
 
     Attributes:
-      count: of the collectives, by kind.
+      collectives: how many there are, by kind.
       bytes: that one device receives as the results of them, by kind.
       flops: of matrix products and convolutions, two for each multiplication.
       loops_unknown: whether the text does not say how often some loop runs; it counts once.
     """
 
-    count: dict[str, int]
+    collectives: dict[str, int]
     bytes: dict[str, float]
     flops: float
     loops_unknown: bool
@@ -50,7 +50,7 @@ class Traffic(NamedTuple):
 @dataclasses.dataclass
 class _Computation:
     count: Counter[str] = dataclasses.field(default_factory=Counter)
-    bytes: Counter[str] = dataclasses.field(default_factory=Counter)
+    bytes: dict[str, float] = dataclasses.field(default_factory=dict)
     flops: float = 0.0
     # (name, how often it runs), and whether all of these numbers are known.
     calls: list[tuple[str, int]] = dataclasses.field(default_factory=list)
@@ -66,12 +66,12 @@ def traffic(text: str) -> Traffic:
     >>> import jax, jax.numpy as jnp
     >>> compiled = jax.jit(lambda a: a @ a).lower(jnp.ones((4, 4))).compile()
     >>> found = traffic(compiled.as_text())
-    >>> found.count, found.flops
+    >>> found.collectives, found.flops
     ({}, 128.0)
     """
     entry, computations = _parse(text)
     count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
+    size: dict[str, float] = {}
     flops, unknown = 0.0, False
     # A computation may be called from several places: each call counts.
     todo = [(entry, 1)]
@@ -82,11 +82,11 @@ def traffic(text: str) -> Traffic:
             continue
         for kind, number in own.count.items():
             count[kind] += times * number
-            size[kind] += times * own.bytes[kind]
+            size[kind] = size.get(kind, 0.0) + times * own.bytes[kind]
         flops += times * own.flops
         unknown |= own.unknown
         todo += [(called, times * often) for called, often in own.calls]
-    return Traffic(dict(count), dict(size), flops, unknown)
+    return Traffic(dict(count), size, flops, unknown)
 
 
 def _parse(text: str) -> tuple[str, dict[str, _Computation]]:
@@ -111,7 +111,8 @@ def _add(own: _Computation, shape: str, operation: str, rest: str, shapes: dict[
         own.count[kind] += 1
         sizes = list(_sizes(shape))
         # A start returns its operand too, before its result.
-        own.bytes[kind] += sum(sizes[len(sizes) // 2 :] if kind != operation else sizes)
+        results = sizes[len(sizes) // 2 :] if kind != operation else sizes
+        own.bytes[kind] = own.bytes.get(kind, 0.0) + sum(results)
     elif operation in ("dot", "convolution"):
         own.flops += _flops(shape, operation, rest, shapes)
     trips = 1

@@ -123,11 +123,11 @@ class Layout:
 
         Under ``jit`` XLA is told so, and axes that are explicit are resharded.
         """
-        return self._constrained(tree, self.of(tree))  # type: ignore[no-any-return]
+        return self._constrained(tree, self.of(tree))
 
     def constrain_batch(self, tree: T) -> T:
         """The same for the arrays of a batch, see ``of_batch``."""
-        return self._constrained(tree, self.of_batch(tree))  # type: ignore[no-any-return]
+        return self._constrained(tree, self.of_batch(tree))
 
     def _constrained(self, tree: T, places: PyTree) -> T:
         def place(leaf: Any, sharding: NamedSharding) -> Any:

@@ -96,7 +96,7 @@ class Plan(NamedTuple):
                 f"XLA's own: {human(of.arguments)} of arguments, {human(of.temporary)} in between"
             )
             lines.append(f"{of.traffic.flops:.3g} FLOPs in products a step and a device")
-            for kind, count in sorted(of.traffic.count.items()):
+            for kind, count in sorted(of.traffic.collectives.items()):
                 lines.append(f"  {kind:<18} {count:>6} of {human(of.traffic.bytes[kind])} in all")
             if of.traffic.loops_unknown:
                 lines.append("  loops of unknown length are counted once")
@@ -209,7 +209,7 @@ def _itemsize(dtype: Any) -> int:
     # A typed key is held as its words.
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-        return math.prod(words.shape) * words.dtype.itemsize
+        return int(math.prod(words.shape) * words.dtype.itemsize)
     return int(np.dtype(dtype).itemsize)
 
 
@@ -235,10 +235,12 @@ def _placed(tree: PyTree, places: PyTree) -> PyTree:
 def _compiled(step: PlannedStep, state: Any, batch: Any) -> Compiled:
     program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     memory = program.memory_analysis()
+    if memory is None:
+        raise LayerError("XLA says nothing of the memory of programs for these devices")
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = arguments + temporary + max(new, 0)
-    return Compiled(arguments, temporary, total, traffic(program.as_text()))
+    return Compiled(arguments, temporary, total, traffic(program.as_text() or ""))
 
 
 def _whole(state: Any, places: Any, layout: Layout) -> dict[str, int]:

@@ -20,10 +20,9 @@ from jax import lax
 from ..base import arguments
 from ..base.errors import TrainingError, public_api, public_init
 from ..base.layer import Layer
-from ..base.specs import format_short, format_spec, specs_of
+from ..base.specs import format_short, specs_of
 from ..base.types import Params, PyTree, State
 from ..combinators.placed import with_placed_outputs
-from ..inspection.donation import check_not_donated
 from ..inspection.training_loss import Batch, LossFunction, Metrics, training_loss
 from ..sharding import Layout, Rules
 from . import optimizer
@@ -44,6 +43,7 @@ from .state import (
     train_state,
     widened,
 )
+from .step_checks import check_batch, check_state
 
 T = TypeVar("T")
 # Any pure step over any pytree: what ``fit`` takes.
@@ -163,7 +163,8 @@ class TrainStep:
 
     def spec(self, x: PyTree) -> TrainState:
         """The shapes and dtypes of the state for an input ``x``. Nothing is computed."""
-        return jax.eval_shape(self._make(), jax.random.key(0), specs_of(x))
+        made: TrainState = jax.eval_shape(self._make(), jax.random.key(0), specs_of(x))
+        return made
 
     def activations(self, state: TrainState, batch: Batch) -> int:
         """Bytes that the backward pass keeps of the forward pass, for one of ``accumulate`` parts.
@@ -190,10 +191,8 @@ class TrainStep:
         return start_sharded(make, layout, key, x, params, state)
 
     def _make(self) -> Callable[..., TrainState]:
-        options = {"frozen": self.frozen, "ema": self.ema is not None}
-        return functools.partial(
-            train_state, self.model, self.tx, loss_scale=self.loss_scale, **options
-        )
+        more: dict[str, Any] = {"frozen": self.frozen, "loss_scale": self.loss_scale}
+        return functools.partial(train_state, self.model, self.tx, ema=self.ema is not None, **more)
 
     def __call__(self, state: TrainState, batch: Batch, *more: Never) -> tuple[TrainState, Metrics]:
         return self.train_step(state, batch, *more)  # which refuses more by name
@@ -201,8 +200,8 @@ class TrainStep:
     @public_api
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The step; a method of its own, so that errors name it."""
-        _check_batch(batch, self.steps)
-        self._check_state(state)
+        check_batch(batch, self.steps)
+        check_state(self, state)
         return self._where_placed(self._steps, state, batch)
 
     def _steps(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -225,8 +224,8 @@ class TrainStep:
         Returns:
           The next state, the metrics, and whether the step was finite, bool ().
         """
-        _check_batch(batch, 1)
-        self._check_state(state)
+        check_batch(batch, 1)
+        check_state(self, state)
         return self._where_placed(self._guarded, state, batch, active)
 
     def _where_placed(self, steps: Callable[..., T], state: TrainState, *given: Any) -> T:
@@ -373,31 +372,6 @@ class TrainStep:
             self.learning_rate, before.opt_state, after.opt_state, before.step
         )
 
-    def _check_state(self, state: object) -> None:
-        if not isinstance(state, TrainState):
-            raise TrainingError(
-                "state must be a TrainState", got=format_short(state), hint="step.start(key, x)"
-            )
-        check_not_donated(state)
-        hint = "step.start(key, x) makes the state that a step starts with"
-        for name, option in (("ema", self.ema), ("loss_scale", self.loss_scale)):
-            if (getattr(state, name) is None) != (option is None):
-                which = "has no" if option is not None else "has an unused"
-                raise TrainingError(f"the state {which} {name}", hint=hint)
-        trained, _ = split_trained(state.params, check_patterns(self.frozen))
-        # Abstractly, while the step is traced: moments as large as the model are not made for this.
-        expected: object = jax.tree.structure(
-            jax.eval_shape(functools.partial(optimizer.init, self.tx), trained, state.params)
-        )
-        got: object = jax.tree.structure(state.opt_state)
-        if expected != got:
-            raise TrainingError(
-                "opt_state is not that of this optimiser and these trained parameters",
-                expected=format_short(expected),
-                got=format_short(got),
-                hint=hint,
-            )
-
 
 # As users write it: a step is made by a function, as a layer is.
 train_step = TrainStep
@@ -422,20 +396,3 @@ def compiled(step: Step) -> Any:
     # Not a function around it, which could name the leaf as ``fit`` does: at each call it would
     # cost 0.4 microseconds of the 15 that a small step takes to launch.
     return jax.jit(step, donate_argnums=0)
-
-
-def _check_batch(batch: object, steps: int) -> None:
-    if not isinstance(batch, tuple | list) or not batch:
-        raise TrainingError(
-            "the batch must be a tuple", expected="(x, *targets)", got=format_short(batch)
-        )
-    if steps == 1:
-        return
-    for leaf in jax.tree.leaves(batch):
-        if jnp.shape(leaf)[:1] != (steps,):
-            raise TrainingError(
-                f"the batch does not hold {steps} batches",
-                expected=f"the first axis of every array is steps={steps}",
-                got=format_spec(specs_of(batch)),
-                hint="jax.tree.map(lambda *leaves: np.stack(leaves), *batches)",
-            )

@@ -26,6 +26,7 @@ SUBPACKAGES = [
     "metrics",
     "models",
     "records",
+    "sharding",
     "testing",
     "training",
 ]
@@ -75,7 +76,7 @@ def test_subpackages_load_at_their_first_use():
         f"print(*[n for n in {SUBPACKAGES} if 'jlayers.' + n in before], 'and')\n"
         "print(*[n for n in ('optax', 'safetensors', 'matplotlib') if n in before], 'and')\n"
         "jl.training.fit, jl.decoding.generate, jl.testing.check_layer\n"
-        "jl.data, jl.checkpoint, jl.export, jl.interop, jl.models, jl.records\n"
+        "jl.data, jl.checkpoint, jl.export, jl.interop, jl.models, jl.records, jl.sharding\n"
         f"print(*[n for n in {SUBPACKAGES} if 'jlayers.' + n in sys.modules])\n"
     )
     assert fresh(code) == ["and", "and", *SUBPACKAGES]

@@ -188,7 +188,7 @@ def test_a_plan_is_what_xla_needs():
     assert plan.compiled.arguments == arguments
     assert plan.fits
     assert plan.total == plan.compiled.total
-    assert plan.compiled.traffic.count["all-gather"] > 0
+    assert plan.compiled.traffic.collectives["all-gather"] > 0
     assert "fits: " in str(plan)
 
 

@@ -84,4 +84,5 @@ def _split(x: jax.Array, first: object, last: object) -> jax.Array:
     around = jax.sharding.get_abstract_mesh()
     if around.empty or AxisType.Auto not in around.axis_types:
         return x
-    return lax.with_sharding_constraint(x, spec)
+    placed: jax.Array = lax.with_sharding_constraint(x, spec)
+    return placed
