@@ -139,7 +139,7 @@ class Layout:
         """What keeps arrays of these rows split as a batch is, by their first axis alone.
 
         Args:
-          rows: of the batch; arrays whose first axis is no multiple of it stay as they are.
+          rows: of the batch; arrays whose first axis it does not divide stay as they are.
         """
         entry = self.batch[0] if self.batch else None
 

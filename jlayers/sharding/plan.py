@@ -25,7 +25,7 @@ from .layout import Layout, human
 
 _UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20,
           "GiB": 2**30}  # fmt: skip
-# Shares of what is on a device below which an array that is whole on all of them is no accident.
+# Below this share of what is on a device, an array that is whole on all of them is not told.
 _NOTABLE = 0.01
 
 
