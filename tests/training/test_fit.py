@@ -348,7 +348,7 @@ def test_the_same_step_is_not_compiled_again_by_the_next_loop():
 @pytest.mark.cold
 @pytest.mark.parametrize("options", [{}, {"prefetch": 0}, {"steps_per_call": 2}], ids=str)
 def test_a_run_on_two_devices_is_compiled_once_and_resumed(tmp_path, options):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
     axes = (None, "data") if "steps_per_call" in options else ("data",)
     options |= {"device": NamedSharding(mesh, PartitionSpec(*axes)), "max_compiles": 1}
     model = jl.serial(jl.Dense(8), jl.BatchNorm(), jax.nn.relu, jl.Dense(2))
