@@ -323,7 +323,9 @@ LAYOUTS = (
     _projections("transformers ALBERT attention", "query", "key", "value", "dense"),
     _projections(
         "transformers ViT attention",
-        *(f"attention/{name}" for name in ("query", "key", "value")),
+        "attention/query",
+        "attention/key",
+        "attention/value",
         "output/dense",
     ),
 )
