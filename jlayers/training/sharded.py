@@ -57,6 +57,25 @@ def on_mesh(function: Callable[..., T], mesh: Any, rules: Rules | None) -> Calla
     return layout.as_auto(function, layout.sharding(jax.sharding.PartitionSpec()))
 
 
+def run_on_mesh(layout: Layout | None, run: Callable[..., T], further: int, *given: Any) -> T:
+    """``run(*given)``, with the mesh around it, if there is one.
+
+    Args:
+      layout: of the model, or None.
+      run: returns a state and so many ``further`` trees of scalars.
+      given: the arguments of ``run``, a state first.
+    """
+    if layout is None:
+        return run(*given)
+    whole = layout.sharding(jax.sharding.PartitionSpec())
+    return layout.as_auto(run, (layout.of(given[0]), *(whole,) * further))(*given)
+
+
+def first_of(stack: PyTree) -> PyTree:
+    """The first of the batches in a stack."""
+    return jax.tree.map(lambda leaf: leaf[0], stack)
+
+
 def start_sharded(
     make: Callable[..., TrainState],
     layout: Layout,

@@ -31,7 +31,14 @@ from .finite import cond_update, edges_are_finite, is_finite, select_if
 from .gradient import accumulated, gradient_of
 from .loss_scale import LossScale, check_loss_scale
 from .optimizer import Optimizer, Schedule
-from .sharded import check_sharding, kept_activations, layout_of, start_sharded
+from .sharded import (
+    check_sharding,
+    first_of,
+    kept_activations,
+    layout_of,
+    run_on_mesh,
+    start_sharded,
+)
 from .state import (
     TrainState,
     check_model,
@@ -202,14 +209,15 @@ class TrainStep:
         """The step; a method of its own, so that errors name it."""
         check_batch(batch, self.steps)
         check_state(self, state)
-        return self._where_placed(self._steps, state, batch)
+        x = batch[0] if self.steps == 1 or self.mesh is None else first_of(batch[0])
+        return run_on_mesh(self.layout(x), self._steps, 1, state, batch)
 
     def _steps(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if self.steps == 1:
             return self._one(state, batch)
         new, metrics = lax.scan(self._one, state, batch)
         # What leaves a scan lies where XLA likes.
-        return self.placed(new, jax.tree.map(lambda leaf: leaf[0], batch)), metrics
+        return (new if self.mesh is None else self.placed(new, first_of(batch))), metrics
 
     def guarded(
         self, state: TrainState, batch: Batch, active: jax.Array | None = None
@@ -226,18 +234,7 @@ class TrainStep:
         """
         check_batch(batch, 1)
         check_state(self, state)
-        return self._where_placed(self._guarded, state, batch, active)
-
-    def _where_placed(self, steps: Callable[..., T], state: TrainState, *given: Any) -> T:
-        """``steps(state, *given)``, on explicit axes of the mesh too."""
-        batch, stacked = given[0], int(self.steps > 1 and steps == self._steps)
-        layout = self.layout(jax.tree.map(lambda leaf: leaf[0] if stacked else leaf, batch[0]))
-        if layout is None:
-            return steps(state, *given)
-        places = layout.of(state), layout.sharding(jax.sharding.PartitionSpec())
-        return layout.as_auto(steps, (*places, places[1])[: 3 if len(given) > 1 else 2])(
-            state, *given
-        )
+        return run_on_mesh(self.layout(batch[0]), self._guarded, 2, state, batch, active)
 
     def placed(self, tree: T, batch: Batch) -> T:
         """A tree like the state or the gradient, where the rules place it."""

@@ -23,6 +23,7 @@ from ...base.types import PyTree
 from ...inspection.compilation.watch import CompileWatch
 from ...inspection.training_loss import Metrics
 from ..finite import is_finite, select_if
+from ..sharded import first_of
 from ..step import Step, TrainStep
 from .metrics import MetricAccumulator, flush
 
@@ -111,7 +112,7 @@ def program_of(step: Step, guard: bool, stops: bool, many: bool, options: Option
 def _program_of(step: Step, guard: bool, stops: bool, many: bool, options: Options) -> Program:
     # It is traced for the names of its metrics first; inlined, its second trace reuses the first.
     one = jax.jit(guarded(step, guard), inline=True)
-    place = step.placed if isinstance(step, TrainStep) else None
+    place = step.placed if isinstance(step, TrainStep) and step.mesh is not None else None
     ticks = functools.partial(tick_of, step=one, stops=stops, many=many, place=place)
     watch = CompileWatch(ticks("tick"), name="the step", unit="step")
     # A name of its own: JAX reports compilations by name, and that of a rest is expected.
@@ -189,7 +190,7 @@ def tick_of(
         (state, accumulator), _ = lax.scan(one, carry, batch)
         if place is not None:
             # What leaves a scan lies where XLA likes.
-            state = place(state, jax.tree.map(lambda leaf: leaf[0], batch))
+            state = place(state, first_of(batch))
         return state, accumulator
 
     tick.__name__ = name
