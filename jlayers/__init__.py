@@ -46,6 +46,7 @@ from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.once import once
 from .combinators.orthogonalize import orthogonalize_weights
+from .combinators.pipeline import pipeline
 from .combinators.plain import plain
 from .combinators.serial import branch, parallel, serial
 from .combinators.spectral_norm import spectral_norm
@@ -398,6 +399,7 @@ __all__ = [
     "parallel",
     "parameters",
     "partition",
+    "pipeline",
     "plain",
     "receptive_field",
     "remat",

@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING
 
 from .layout import Layout, Placed
 from .plan import Plan, plan
-from .presets import data_parallel, expert_parallel, fsdp, sequence_parallel, tensor_parallel
+from .presets import (
+    data_parallel,
+    expert_parallel,
+    fsdp,
+    pipeline_parallel,
+    sequence_parallel,
+    tensor_parallel,
+)
 from .rules import Rules, rules
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "data_parallel",
     "expert_parallel",
     "fsdp",
+    "pipeline_parallel",
     "plan",
     "rules",
     "sequence_parallel",

@@ -147,6 +147,32 @@ def expert_parallel(axis: str = "expert") -> Rules:
 
 
 @public_api
+def pipeline_parallel(axis: str = "stage") -> Rules:
+    """Every device has some of the copies of each ``repeat``, for ``jl.pipeline``.
+
+    Args:
+      axis: of the mesh.
+
+    >>> import jax, jlayers as jl
+    >>> mesh = jax.sharding.AbstractMesh((4,), ("stage",))
+    >>> model = jl.pipeline(jl.Dense(8, bias=False), 12, stages=4, parts=2)
+    >>> print(jl.sharding.pipeline_parallel("stage").layout(model, jl.spec((2, 8)), mesh))
+    kernel  float32[12, 8, 8]  P('stage')  768 B a device
+    total 768 B a device, 3.07 kB in all; batches P(); mesh stage=4
+    """
+    names = _names(axis)
+
+    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
+        chosen = before or Choice((None,) * len(leaf.whole_shape))
+        # The outermost stack: what is inside it belongs to one copy.
+        if not leaf.trained or not leaf.copies or "experts" in leaf.stacks[:1]:
+            return chosen
+        return _split(leaf, chosen, [0], names, math.prod(mesh.shape[n] for n in names))
+
+    return _preset(f"pipeline_parallel({axis!r})", choose, names, P(), 1)
+
+
+@public_api
 def sequence_parallel(axis: str = "sequence", *, batch: str | None = "data") -> Rules:
     """Every device has some of the steps in time of a batch (batch, time, ...).
 
