@@ -2,19 +2,24 @@
 
 from typing import TYPE_CHECKING
 
+from .launch import Launch, initialize
 from .layout import Layout, Placed
+from .options import compiler_options
 from .plan import Plan, plan
 from .presets import data_parallel, expert_parallel, fsdp, sequence_parallel, tensor_parallel
 from .rules import Rules, rules
 
 __all__ = [
+    "Launch",
     "Layout",
     "Placed",
     "Plan",
     "Rules",
+    "compiler_options",
     "data_parallel",
     "expert_parallel",
     "fsdp",
+    "initialize",
     "plan",
     "rules",
     "sequence_parallel",
