@@ -19,8 +19,9 @@ TINY = {
         (jl.spec((8, 16, 16, 3)), jl.spec((8,), int)),
         "",
     ),
+    # So many rows and steps that one CPU would take the steps in chunks.
     "lstm": scaling.Workload(
-        jl.models.LSTMLM(features=32, num_embeddings=64), scaling.ids(8, 4), ""
+        jl.models.LSTMLM(features=128, num_embeddings=64), scaling.ids(64, 16), ""
     ),
 }
 FAST = ([4], ["data_parallel", "tensor_parallel"])
