@@ -43,8 +43,8 @@ class _Source(NamedTuple):
     name: str
     address: str
     port: str | None
-    count: str
-    index: tuple[str, ...]
+    number: str
+    process: tuple[str, ...]
 
 
 _SOURCES = (
@@ -205,10 +205,10 @@ def _completed(environ: Mapping[str, str], given: Launch, source: _Source) -> La
             address += f":{environ[source.port]}"
         address = _address(address, source.address)
     count, index = given.num_processes, given.process_id
-    if count is None and source.count in environ:
-        count = _number(environ, source.count, 1)
+    if count is None and source.number in environ:
+        count = _number(environ, source.number, 1)
     if index is None:
-        named = next((name for name in source.index if name in environ), None)
+        named = next((name for name in source.process if name in environ), None)
         index = None if named is None else _number(environ, named)
     return Launch(source.name, address, count, index, given.local_device_ids)
 
@@ -262,7 +262,7 @@ def _seen(environ: Mapping[str, str], given: Launch) -> list[str]:
     has = [name for name in named if getattr(given, name) is not None]
     lines = [f"the arguments {', '.join(has)}"] if has else []
     groups = {
-        **{s.name: ((s.address,), (s.count,), s.index) for s in _SOURCES},
+        **{s.name: ((s.address,), (s.number,), s.process) for s in _SOURCES},
         "Slurm": tuple((name,) for name in _SLURM),
         "TPUs": tuple((name,) for name in _TPU),
     }
