@@ -53,14 +53,16 @@ def check_platform(platform: str) -> None:
 @functools.cache
 def _known() -> tuple[str, ...]:
     """The options that this jaxlib knows."""
-    return tuple(name for name in _CPU if _is_known(name))
+    return tuple(name for name, value in _CPU.items() if is_known_option(name, value, "cpu"))
 
 
-def _is_known(name: str) -> bool:
+@functools.cache
+def is_known_option(name: str, value: bool | int | str, platform: str) -> bool:
+    """Whether this jaxlib's compiler for the devices of a platform takes an option."""
     # Nothing lists them: an unknown one is an error of the compiler.
-    program = jax.jit(lambda: 0, compiler_options={name: _CPU[name]})
+    program = jax.jit(lambda: 0, compiler_options={name: value})
     try:
-        with jax.default_device(jax.devices("cpu")[0]):
+        with jax.default_device(jax.local_devices(backend=platform)[0]):
             program.lower().compile()
     except RuntimeError:
         return False

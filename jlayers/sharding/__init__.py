@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from .launch import Launch, initialize
 from .layout import Layout, Placed
+from .options import compiler_options
 from .plan import Plan, plan
 from .presets import (
     data_parallel,
@@ -15,13 +17,16 @@ from .presets import (
 from .rules import Rules, rules
 
 __all__ = [
+    "Launch",
     "Layout",
     "Placed",
     "Plan",
     "Rules",
+    "compiler_options",
     "data_parallel",
     "expert_parallel",
     "fsdp",
+    "initialize",
     "pipeline_parallel",
     "plan",
     "rules",

@@ -25,7 +25,7 @@ from jax import lax
 from ..custom_gradient import with_custom_gradient
 from ..dense import affine, kernel_gradient, matrix_product
 from ..dispatch import check_method, record_choice
-from ..dtypes import at_least_float32
+from ..dtypes import at_least_float32, is_sharded
 from .chunking import (
     METHODS,
     Arrays,
@@ -102,6 +102,10 @@ def recurrence(
     check_method(method, METHODS, name)
     hidden, width = weights.recurrent_kernel.shape
     choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
+    # The gradients of the weights would be summed over the devices at each chunk.
+    together = is_sharded(x)
+    if together:
+        choice = choice._replace(reason="sharded over devices: all steps at once")
     record_choice(name, choice, choice, method)
     stores = (method or choice.method) == "store"
     # A custom gradient takes arrays only, so absent weights and masks are left out.
@@ -125,6 +129,8 @@ def recurrence(
         chunked, whole = (Plan(cell, reverse, stores, chunked) for chunked in (True, False))
         if chunked.chunks(x, width) == whole.chunks(x, width):
             return functools.partial(run, chunked)
+        if together:
+            return functools.partial(run, whole)
         # Chunks are for the caches of a CPU; on accelerators one product of all steps is fastest.
         return functools.partial(
             lax.platform_dependent,
