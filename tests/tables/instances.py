@@ -748,7 +748,7 @@ INSTANCES = {
     "repeat, rematerialised": Instance(
         jl.repeat(jl.residual(jl.Dense(4)), 2, remat=jax.checkpoint_policies.dots_saveable), VECTOR
     ),
-    "pipeline": Instance(jl.pipeline(jl.residual(jl.Dense(4)), 4, 2, 3), VECTOR),
+    "pipeline": Instance(jl.pipeline(jl.residual(jl.Dense(4)), 4, 2, 3), VECTOR, symbolic_axes=()),
     "repeat, shared": Instance(
         jl.repeat(jl.serial(jl.GRU(4), jl.BatchNorm(), jl.Dropout(0.2)), 3, shared=True), STEPS
     ),
