@@ -132,7 +132,10 @@ _NAMES = {
         ),
         "jl.repeat(jl.TransformerBlock(attend, mlp), n)": "TransformerEncoder",
         "jl.SimpleRNNCell(features)": "RNNCell SimpleCell",
-        "a sharded batch under jax.jit": "DataParallel DistributedDataParallel",
+        "train_step(..., mesh=mesh, rules=jl.sharding.data_parallel('data'))": (
+            "DataParallel DistributedDataParallel"
+        ),
+        "train_step(..., mesh=mesh, rules=jl.sharding.fsdp('data'))": "FullyShardedDataParallel",
         "jl.STFT(frame_length, strides=hop), with output='power' or 'magnitude'": (
             "STFTSpectrogram Spectrogram stft"
         ),
