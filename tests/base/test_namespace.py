@@ -99,7 +99,7 @@ def test_star_takes_the_public_names():
 NAMES = {
     "TransformerEncoder": "jl.repeat(jl.TransformerBlock(attend, mlp), n)",
     "Rescaling": "lambda x: x * scale + offset",
-    "DataParallel": "a sharded batch under jax.jit",
+    "DataParallel": "train_step(..., mesh=mesh, rules=jl.sharding.data_parallel('data'))",
     "Linear": "jl.Dense(features): sizes come from the input",
     "Sequential": "jl.serial(*layers)",
     "MultiHeadAttention": "jl.SelfAttention(num_heads), or jl.CrossAttention(num_heads)",
