@@ -90,13 +90,16 @@ def ours_of(activations: Sequence[Activation]) -> list[Ours]:
             continue
         leaves = jax.tree.leaves(one.value, is_leaf=is_sequence)
         if leaves:
-            first: Any = leaves[0]
-            mask = None
-            if is_sequence(first):
-                first, mask = first.values, np.asarray(first.mask)
             name = f"{one.path}#{one.call + 1}" if one.call else one.path
-            found.append(Ours(name, one, np.asarray(first), mask))
+            found.append(Ours(name, one, *value_and_mask(leaves[0])))
     return found
+
+
+def value_and_mask(leaf: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """The numbers of an array, which has no mask, or of a ``Sequence``."""
+    if is_sequence(leaf):
+        return np.asarray(leaf.values), np.asarray(leaf.mask)
+    return np.asarray(leaf), None
 
 
 def images_of(ours: Sequence[Ours]) -> tuple[Shape, ...]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
-import numpy as np
 
 from ..base.errors import InteropError
 from ..base.sequence import is_sequence
 from ..base.specs import format_spec, specs_of
 from ..inspection.taps import Activation
 from .activation_layouts import Comparison, Shape, compare
-from .activation_pairs import Allowed, Ours
+from .activation_pairs import Allowed, Ours, value_and_mask
 from .references import Given
 
 
@@ -26,21 +24,14 @@ def outputs_of(activation: Activation) -> list[Ours]:
     found = []
     leaves = jax.tree_util.tree_leaves_with_path(activation.value, is_leaf=is_sequence)
     for place, leaf in leaves:
-        value: Any = leaf
-        mask = None
-        if is_sequence(value):
-            value, mask = value.values, np.asarray(value.mask)
-        found.append(Ours(".".join(map(_key, place)), activation, np.asarray(value), mask))
+        name = jax.tree_util.keystr(place, simple=True, separator=".")
+        found.append(Ours(name, activation, *value_and_mask(leaf)))
     if not any(one.value.size for one in found):
         raise InteropError(
             "the model's output has no numbers to compare",
             got=format_spec(specs_of(activation.value)) if found else "no arrays",
         )
     return found
-
-
-def _key(entry: Any) -> str:
-    return str(next(getattr(entry, k) for k in ("key", "idx", "name") if hasattr(entry, k)))
 
 
 def paired_outputs(
