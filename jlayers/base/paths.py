@@ -177,8 +177,8 @@ def _flat_dict(tree: Params) -> dict[str, Any]:
     return flatten(tree)
 
 
-def check_each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
-    """Raises for a pattern that fits none of the paths."""
+def check_each_fits(patterns: tuple[str, ...], paths: list[str], what: str = "pattern") -> None:
+    """Raises for a pattern that fits none of the paths; ``what`` is what users call it."""
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise LayerError(
@@ -189,7 +189,7 @@ def check_each_fits(patterns: tuple[str, ...], paths: list[str]) -> None:
             # Twenty show how paths look here; a model may have thousands.
             shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
             raise LayerError(
-                f"the pattern {pattern!r} fits no path",
+                f"the {what} {pattern!r} fits no path",
                 got=shown or "nothing inside",
                 hint=similar_pattern(pattern, paths),
             )

@@ -8,14 +8,11 @@ device instead of the parameters. Said of the outputs of all layers, the rows st
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import jax
+from typing import Any
 
 from ..base.layer import Layer
-from ..base.step_pair import Stepping, stream_of
-from ..base.tracing import Trace
-from ..base.types import Carry, Key, Params, PyTree, State
-from .transparent import traced, wrapper
+from ..base.types import Params, PyTree
+from .transformed import transformed
 
 # Their children see rows of several copies, or of some experts.
 _OTHER_ROWS = ("ensemble", "MixtureOfExperts", "map")
@@ -34,25 +31,9 @@ def with_placed_outputs(layer: Layer, place: Callable[[PyTree], PyTree]) -> Laye
 
 
 def _placed(inner: Layer, place: Callable[[PyTree], PyTree]) -> Layer:
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, State]:
-        y, new = inner._apply(params, state, x, key=key, train=train)
-        return (place(y) if params else y), new
+    def call(run: Callable[..., Any], params: Params, *given: Any) -> Any:
+        # The output comes first, whether the program takes a whole input or a block of it.
+        (y, *rest), losses = run(params, *given)
+        return (place(y) if params else y, *rest), losses
 
-    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        return traced(inner, key, x)
-
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        return stream_of(inner).start(params, state, x, capacity=capacity)
-
-    def advance(
-        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, Carry, State]:
-        y, carry, new = stream_of(inner).advance(params, state, carry, x, key=key, train=train)
-        return (place(y) if params else y), carry, new
-
-    def again(layer: Layer) -> Layer:
-        return _placed(layer, place)
-
-    return wrapper(inner, abstract, apply, again, Stepping(start, advance))
+    return transformed(inner, call, lambda new: _placed(new, place))

@@ -2,8 +2,8 @@
 
 How to read this file: ``Placed`` is one parameter. ``Layout.of`` finds the parameter behind a leaf
 of any tree, be it a moment of an optimiser, an average or an entry of a checkpoint, by the end of
-its path; ``shard`` and ``constrain`` use it, ``gathered`` is for layers on meshes with explicit
-axes, and ``__str__`` is the table that users read.
+its path; ``shard`` and ``constrain`` use it, ``as_auto`` and ``keep_rows`` are for programs of a
+step, and ``__str__`` is the table that users read.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Layout:
             (
                 path,
                 f"{one.dtype}[{', '.join(map(str, one.shape))}]",
-                f"P({', '.join(map(repr, one.spec))})",
+                spec_text(one.spec),
                 f"{human(self.bytes_of(one))} a device" + f" ({one.note})" * bool(one.note),
             )
             for path, one in self.placed.items()
@@ -216,11 +216,8 @@ class Layout:
         ]
         own = sum(map(self.bytes_of, self.placed.values()))
         whole = sum(math.prod(one.shape) * one.dtype.itemsize for one in self.placed.values())
-        sizes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
-        batch = f"P({', '.join(map(repr, self.batch))})"
-        lines.append(
-            f"total {human(own)} a device, {human(whole)} in all; batches {batch}; mesh {sizes}"
-        )
+        sizes = f"total {human(own)} a device, {human(whole)} in all"
+        lines.append(f"{sizes}; batches {spec_text(self.batch)}; mesh {mesh_text(self.mesh)}")
         return "\n".join(lines)
 
 
@@ -229,6 +226,16 @@ def axes_of(spec: PartitionSpec) -> Iterator[str]:
     for entry in spec:
         if entry is not None:
             yield from (entry,) if isinstance(entry, str) else entry
+
+
+def spec_text(spec: PartitionSpec) -> str:
+    """``P('data', None)``."""
+    return f"P({', '.join(map(repr, spec))})"
+
+
+def mesh_text(mesh: AnyMesh) -> str:
+    """``data=2, model=4``."""
+    return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
 
 
 def _placed_as(leaf: Any, mesh: AnyMesh, spec: PartitionSpec) -> Any:

@@ -21,7 +21,7 @@ from ..base.specs import format_short, path_text, specs_of
 from ..base.types import PyTree
 from .batches import parts_of
 from .collectives import Traffic, traffic
-from .layout import Layout, human
+from .layout import Layout, human, mesh_text
 
 _UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20,
           "GiB": 2**30}  # fmt: skip
@@ -86,8 +86,8 @@ class Plan(NamedTuple):
         return None if self.memory is None else self.total <= self.memory
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{name}={size}" for name, size in self.layout.mesh.shape.items())
-        lines = [f"mesh {sizes}: {self.layout.mesh.size} devices; of each:"]
+        mesh = self.layout.mesh
+        lines = [f"mesh {mesh_text(mesh)}: {mesh.size} devices; of each:"]
         lines += [f"  {name:<12} {human(size):>8}" for name, size in self.parts.items()]
         lines.append(f"  {'sum':<12} {human(sum(self.parts.values())):>8}")
         if self.compiled is not None:

@@ -1,22 +1,22 @@
 """Presets: rules that look at the shapes and the names of jlayers' own layers.
 
-How to read this file: each preset is a function from the name of an axis of the mesh to ``Rules``;
-what it chooses for a leaf is the small function inside it. ``print(rules.layout(model, x, mesh))``
-shows what came out for a model.
+How to read this file: each preset says which axes of a parameter may be split, and ``_preset``
+splits the first that can be. ``print(rules.layout(model, x, mesh))`` shows what came out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from jax.sharding import PartitionSpec
 
 from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.specs import format_short
-from .batches import AnyMesh
+from .batches import AnyMesh, parts_of
 from .layout import axes_of
-from .rules import Choice, Choose, Leaf, Part, Rules
+from .rules import Choice, Leaf, Part, Rules
 
 P = PartitionSpec
 # Kernels (in, out) whose outputs are the heads, the gates or the hidden features of a layer: each
@@ -41,11 +41,7 @@ def data_parallel(axis: str | tuple[str, ...] = "data") -> Rules:
     total 32 B a device, 32 B in all; batches P('data'); mesh data=4
     """
     names = _names(axis)
-
-    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
-        return before or Choice((None,) * len(leaf.whole_shape))
-
-    return _preset(f"data_parallel({axis!r})", choose, names, _batch(names), 3)
+    return _preset(f"data_parallel({axis!r})", names, _no_axes, turn=3, batch=P(_entry(names)))
 
 
 @public_api
@@ -70,19 +66,15 @@ def fsdp(axis: str | tuple[str, ...] = "data", *, least: int = 1024) -> Rules:
     names = _names(axis)
     least = arguments.integer("least", least, 0)
 
-    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
-        chosen = before or Choice((None,) * len(leaf.whole_shape))
-        if not leaf.trained or math.prod(leaf.whole_shape) < least:
-            return chosen
-        parts = math.prod(mesh.shape[name] for name in names)
-        first = len(leaf.copies)
+    def axes(leaf: Leaf) -> list[int]:
+        if math.prod(leaf.whole_shape) < least:
+            return []
         # Not the axis of copies: a scan over split copies would gather all of them at once.
-        free = [i for i in range(first, len(chosen.spec)) if chosen.spec[i] is None]
-        return _split(leaf, chosen, sorted(free, key=lambda i: -leaf.whole_shape[i]), names, parts)
+        own = range(len(leaf.copies), len(leaf.whole_shape))
+        return sorted(own, key=lambda i: -leaf.whole_shape[i])
 
-    return _preset(
-        f"fsdp({axis!r}{_not_default('least', least, 1024)})", choose, names, _batch(names), 2
-    )
+    more = "" if least == 1024 else f", least={least}"
+    return _preset(f"fsdp({axis!r}{more})", names, axes, turn=2, batch=P(_entry(names)))
 
 
 @public_api
@@ -107,16 +99,12 @@ def tensor_parallel(axis: str = "model") -> Rules:
     dense_1/bias    float32[8]      P()               32 B a device
     total 576 B a device, 2.21 kB in all; batches P(); mesh model=4
     """
-    names = _names(axis)
 
-    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
-        chosen = before or Choice((None,) * len(leaf.whole_shape))
-        which = _feature_axis(leaf) if leaf.trained else None
-        if which is None or chosen.spec[which := which + len(leaf.copies)] is not None:
-            return chosen
-        return _split(leaf, chosen, [which], names, math.prod(mesh.shape[n] for n in names))
+    def axes(leaf: Leaf) -> list[int]:
+        which = _feature_axis(leaf)
+        return [] if which is None else [which + len(leaf.copies)]
 
-    return _preset(f"tensor_parallel({axis!r})", choose, names, P(), 1)
+    return _preset(f"tensor_parallel({axis!r})", _names(axis), axes, turn=1)
 
 
 @public_api
@@ -134,16 +122,11 @@ def expert_parallel(axis: str = "expert") -> Rules:
     experts/kernel  float32[4, 8, 8]  P('expert')  256 B a device
     total 384 B a device, 1.15 kB in all; batches P(); mesh expert=4
     """
-    names = _names(axis)
 
-    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
-        chosen = before or Choice((None,) * len(leaf.whole_shape))
-        stacked = [i for i, name in enumerate(leaf.stacks) if name == "experts"]
-        if not leaf.trained or not stacked or chosen.spec[stacked[-1]] is not None:
-            return chosen
-        return _split(leaf, chosen, stacked[-1:], names, math.prod(mesh.shape[n] for n in names))
+    def axes(leaf: Leaf) -> list[int]:
+        return [i for i, name in enumerate(leaf.stacks) if name == "experts"][-1:]
 
-    return _preset(f"expert_parallel({axis!r})", choose, names, P(), 1)
+    return _preset(f"expert_parallel({axis!r})", _names(axis), axes, turn=1)
 
 
 @public_api
@@ -160,16 +143,12 @@ def pipeline_parallel(axis: str = "stage") -> Rules:
     kernel  float32[12, 8, 8]  P('stage')  768 B a device
     total 768 B a device, 3.07 kB in all; batches P(); mesh stage=4
     """
-    names = _names(axis)
 
-    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
-        chosen = before or Choice((None,) * len(leaf.whole_shape))
+    def axes(leaf: Leaf) -> list[int]:
         # The outermost stack: what is inside it belongs to one copy.
-        if not leaf.trained or not leaf.copies or "experts" in leaf.stacks[:1]:
-            return chosen
-        return _split(leaf, chosen, [0], names, math.prod(mesh.shape[n] for n in names))
+        return [0] if leaf.copies and leaf.stacks[0] != "experts" else []
 
-    return _preset(f"pipeline_parallel({axis!r})", choose, names, P(), 1)
+    return _preset(f"pipeline_parallel({axis!r})", _names(axis), axes, turn=1)
 
 
 @public_api
@@ -177,8 +156,7 @@ def sequence_parallel(axis: str = "sequence", *, batch: str | None = "data") -> 
     """Every device has some of the steps in time of a batch (batch, time, ...).
 
     Layers that act on each step alone need nothing from other devices; attention gathers keys and
-    values, convolutions the steps at the edges, and a recurrence, which goes from step to step,
-    gathers its input.
+    values, and convolutions and recurrences, which go along the steps, gather their inputs.
 
     Args:
       axis: of the mesh, for the steps.
@@ -189,12 +167,8 @@ def sequence_parallel(axis: str = "sequence", *, batch: str | None = "data") -> 
     P('data', 'sequence')
     """
     names = _names(axis)
-
-    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice | None:
-        return before or Choice((None,) * len(leaf.whole_shape))
-
     text = f"sequence_parallel({axis!r}, batch={batch!r})"
-    return _preset(text, choose, names, P(batch, _entry(names)), 3)
+    return _preset(text, names, _no_axes, turn=3, batch=P(batch, _entry(names)))
 
 
 def _feature_axis(leaf: Leaf) -> int | None:
@@ -224,24 +198,41 @@ def _out_axis(kernel: tuple[int, ...], leaf: Leaf) -> int:
     return len(kernel) - 1
 
 
-def _split(
-    leaf: Leaf, chosen: Choice, axes: list[int], names: tuple[str, ...], parts: int
-) -> Choice:
-    """``chosen``, with the first of these axes that can be divided split over ``names``."""
-    if set(names) & set(axes_of(P(*chosen.spec))):
-        return chosen
-    for axis in axes:
-        if leaf.whole_shape[axis] and leaf.whole_shape[axis] % parts == 0:
-            spec = (*chosen.spec[:axis], _entry(names), *chosen.spec[axis + 1 :])
-            return chosen._replace(spec=spec)
-    sizes = " or ".join(str(leaf.whole_shape[axis]) for axis in axes)
-    note = f"{parts} devices do not divide {sizes}" if sizes else ""
-    return chosen._replace(note=chosen.note or note)
+def _no_axes(leaf: Leaf) -> list[int]:
+    return []
 
 
 def _preset(
-    text: str, choose: Choose, names: tuple[str, ...], batch: PartitionSpec, turn: int
+    text: str,
+    names: tuple[str, ...],
+    axes: Callable[[Leaf], list[int]],
+    *,
+    turn: int,
+    batch: PartitionSpec = P(),
 ) -> Rules:
+    """Rules that split one axis of each parameter over ``names``.
+
+    Args:
+      text, turn: as for ``Part``.
+      names: axes of the mesh.
+      axes: of a parameter, those that may be split, the likeliest first.
+      batch: as for ``Rules``.
+    """
+
+    def choose(leaf: Leaf, mesh: AnyMesh, before: Choice | None) -> Choice:
+        chosen = before or Choice((None,) * len(leaf.whole_shape))
+        if not leaf.trained or set(names) & set(axes_of(P(*chosen.spec))):
+            return chosen
+        free = [i for i in axes(leaf) if chosen.spec[i] is None]
+        parts = parts_of(mesh, names)
+        for i in free:
+            if leaf.whole_shape[i] and leaf.whole_shape[i] % parts == 0:
+                spec = (*chosen.spec[:i], _entry(names), *chosen.spec[i + 1 :])
+                return chosen._replace(spec=spec)
+        sizes = " or ".join(str(leaf.whole_shape[i]) for i in free)
+        note = f"{parts} devices do not divide {sizes}" if sizes else ""
+        return chosen._replace(note=chosen.note or note)
+
     return Rules((Part(text, choose, names, turn=turn),), batch)
 
 
@@ -258,11 +249,3 @@ def _names(axis: object) -> tuple[str, ...]:
 
 def _entry(names: tuple[str, ...]) -> str | tuple[str, ...]:
     return names[0] if len(names) == 1 else names
-
-
-def _batch(names: tuple[str, ...]) -> PartitionSpec:
-    return P(_entry(names))
-
-
-def _not_default(name: str, value: object, default: object) -> str:
-    return "" if value == default else f", {name}={value!r}"

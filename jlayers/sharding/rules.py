@@ -8,7 +8,8 @@ and gives a ``Layout`` (``layout.py``). What is checked of a spec comes last.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -17,12 +18,12 @@ from jax.sharding import PartitionSpec
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, public_api, truncate
 from ..base.parameters import ParamSpec
-from ..base.paths import matches, similar_pattern
+from ..base.paths import check_each_fits, matches
 from ..base.specs import format_short
-from ..base.tracing import trace
+from ..base.tracing import Trace, trace
 from ..base.types import PyTree
 from .batches import AnyMesh, parts_of
-from .layout import Layout, Placed, axes_of
+from .layout import Layout, Placed, axes_of, spec_text
 
 P = PartitionSpec
 # All that no other pattern fits.
@@ -112,6 +113,9 @@ class Rules:
 
     parts: tuple[Part, ...]
     batch: PartitionSpec
+    _layouts: weakref.WeakKeyDictionary[Trace, dict[AnyMesh, Layout]] = dataclasses.field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __add__(self, other: object) -> Rules:
         if not isinstance(other, Rules):
@@ -151,13 +155,21 @@ class Rules:
         """
         self._check_mesh(mesh)
         found = trace(lift(model), x)
+        # A step asks several times while it is traced.
+        known = self._layouts.setdefault(found, {})
+        if mesh not in known:
+            known[mesh] = self._layout(found, mesh)
+        return known[mesh]
+
+    def _layout(self, found: Trace, mesh: AnyMesh) -> Layout:
         tables = ((True, found.parameters), (False, found.variables))
         leaves = {
-            path: (spec, _leaf(path, table, trained))
+            path: (table[path], leaf)
             for trained, table in tables
-            for path, spec in table.items()
+            for path, leaf in _leaves(table, trained)
         }
-        self._check_patterns(list(leaves))
+        patterns = tuple(one for part in self.parts for one in part.patterns if one != REST)
+        check_each_fits(patterns, list(leaves), "rule")
         placed = {path: self._place(leaf, spec, mesh) for path, (spec, leaf) in leaves.items()}
         return Layout(mesh, self.batch, _all_placed(placed))
 
@@ -172,16 +184,6 @@ class Rules:
         while entries and entries[-1] is None:
             entries = entries[:-1]
         return Placed(spec.shape, spec.dtype, P(*entries), leaf.trained, note)
-
-    def _check_patterns(self, paths: list[str]) -> None:
-        for pattern in (one for part in self.parts for one in part.patterns):
-            if pattern != REST and not any(matches(path, pattern) for path in paths):
-                shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
-                raise LayerError(
-                    f"the rule {pattern!r} fits no path",
-                    got=shown or "a model without parameters",
-                    hint=similar_pattern(pattern, paths),
-                )
 
     def _check_mesh(self, mesh: object) -> None:
         if not isinstance(mesh, jax.sharding.Mesh | jax.sharding.AbstractMesh):
@@ -262,18 +264,18 @@ def rules(table: Mapping[str, PartitionSpec], *, batch: PartitionSpec | str | No
     return Rules((Part(text, choose, axes, tuple(specs)),), split)
 
 
-def _leaf(path: str, table: Mapping[str, ParamSpec], trained: bool) -> Leaf:
-    spec, parent = table[path], path.rpartition("/")[0]
-    steps = spec.key_path
-    stacks = tuple(
-        str(steps[i - 1]) if i else "" for i, step in enumerate(steps) if isinstance(step, int)
-    )
-    siblings = {
-        other.rpartition("/")[2]: one.shape_of_one
-        for other, one in table.items()
-        if other.rpartition("/")[0] == parent
-    }
-    return Leaf(path, spec.shape_of_one, spec.copies, stacks, siblings, trained)
+def _leaves(table: Mapping[str, ParamSpec], trained: bool) -> Iterator[tuple[str, Leaf]]:
+    siblings: dict[str, dict[str, tuple[int, ...]]] = {}
+    for path, spec in table.items():
+        parent, _, name = path.rpartition("/")
+        siblings.setdefault(parent, {})[name] = spec.shape_of_one
+    for path, spec in table.items():
+        steps = spec.key_path
+        stacks = tuple(
+            str(steps[i - 1]) if i else "" for i, step in enumerate(steps) if isinstance(step, int)
+        )
+        beside = siblings[path.rpartition("/")[0]]
+        yield path, Leaf(path, spec.shape_of_one, spec.copies, stacks, beside, trained)
 
 
 def as_batch(batch: object) -> PartitionSpec:
@@ -304,11 +306,6 @@ def check_fits(spec: PartitionSpec, leaf: Leaf, mesh: AnyMesh, rule: str) -> Non
                 expected=f"a multiple of {parts}, the devices along {entry!r}",
                 got=f"an axis of {size} in the shape {leaf.shape}",
             )
-
-
-def spec_text(spec: PartitionSpec) -> str:
-    """``P('data', None)``."""
-    return f"P({', '.join(map(repr, spec))})"
 
 
 def _all_placed(placed: Mapping[str, Placed | str]) -> dict[str, Placed]:
