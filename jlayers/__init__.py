@@ -18,6 +18,7 @@ from .base.errors import (
     InteropError,
     JlayersError,
     LayerError,
+    ProcessError,
     TrainingError,
 )
 from .base.factory import factory
@@ -329,6 +330,7 @@ __all__ = [
     "PixelUnshuffle",
     "Pool",
     "PositionEmbedding",
+    "ProcessError",
     "QRNNCell",
     "RMSNorm",
     "RReLU",

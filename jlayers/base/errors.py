@@ -162,6 +162,12 @@ class InteropError(JlayersError):
     __module__ = "jlayers"
 
 
+class ProcessError(JlayersError):
+    """One of several processes differs from the others, has ended, or does not come."""
+
+    __module__ = "jlayers"
+
+
 class TrainingError(JlayersError):
     """A training step, loop or log is set up wrongly, or gives what it must not."""
 
