@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from .formats.base import CorruptFileError, Format, register
 from .formats.safetensors import read_safetensors
+from .group import CorruptCheckpointError
 from .manager import CheckpointManager
 from .manifest import Manifest
+from .parts import Part
 from .plan import RestorePlan
 from .restore import (
-    CorruptCheckpointError,
     Restored,
     read_arrays,
     read_checkpoint,
@@ -29,6 +30,7 @@ __all__ = [
     "Format",
     "LeafSpec",
     "Manifest",
+    "Part",
     "RestorePlan",
     "Restored",
     "read_arrays",

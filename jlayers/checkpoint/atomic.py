@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,36 +27,65 @@ except ImportError:  # Windows has no flock, so nothing half-written is cleaned 
 _TEMPORARY = re.compile(
     r"\.(?P<name>step_[0-9]{8,})\.(?P<state>writing|replaced|removed)-[0-9a-f]{8}"
 )
+# To delete a directory.
+_TRIES = 5
 
 
-def _temporary(target: Path, state: str) -> Path:
-    # At random: two processes may write the same step at once.
-    return target.parent / f".{target.name}.{state}-{secrets.token_hex(4)}"
+def new_token() -> str:
+    """What tells a temporary name from others. At random: two may write the same step at once."""
+    return secrets.token_hex(4)
+
+
+def writing_name(target: Path, token: str) -> Path:
+    """The directory that ``atomic_directory`` fills."""
+    return _temporary(target, "writing", token)
+
+
+def _temporary(target: Path, state: str, token: str | None = None) -> Path:
+    return target.parent / f".{target.name}.{state}-{token or new_token()}"
 
 
 @contextlib.contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, token: str | None = None) -> Iterator[Path]:
     """A directory to fill, renamed to ``target`` at the end; an existing ``target`` is replaced.
 
     Everything inside is on the disk before the name is: the caller syncs the files, this function
     the directories. Nothing is left behind if anything fails.
 
+    Args:
+      target: its name at the end.
+      token: part of its name before, where others have to know it.
+
     Raises:
       OSError: if the system cannot create, sync or rename it.
     """
-    temporary, lock = _create_locked(target)
+    temporary, lock = _create_locked(target, token)
     try:
         yield temporary
         sync(temporary)
         replaced = _rename(temporary, target)
         sync(target.parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary, target)
         raise
     finally:
         os.close(lock)
     for previous in replaced:
         _delete(previous)
+
+
+def _discard(temporary: Path, target: Path) -> None:
+    """Deletes a directory that other processes may be writing into."""
+    removed = _temporary(target, "removed")
+    # Without its name they make no more files in it, but for one that they are just making.
+    with contextlib.suppress(OSError):
+        temporary.rename(removed)
+    for path in (removed, temporary):
+        for _ in range(_TRIES):
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -78,9 +108,26 @@ def atomic_file(target: Path) -> Iterator[Path]:
     sync(target.parent)
 
 
-def _create_locked(target: Path) -> tuple[Path, int]:
+@contextlib.contextmanager
+def landmark(folder: Path) -> Iterator[Path]:
+    """Something hidden in a folder, by which other processes recognise it; removed at the end.
+
+    ``clean`` takes it for a checkpoint that is being written.
+
+    Raises:
+      OSError: if the system cannot make it.
+    """
+    temporary, lock = _create_locked(folder / "step_00000000")
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _create_locked(target: Path, token: str | None = None) -> tuple[Path, int]:
     while True:
-        temporary = _temporary(target, "writing")
+        temporary = _temporary(target, "writing", token)
         temporary.mkdir()
         try:
             lock = os.open(temporary, os.O_RDONLY)

@@ -1,19 +1,20 @@
 """A folder of checkpoints, written in the background; the last and the best are kept.
 
 How to read this file: ``save`` copies on the caller's thread and starts ``_write``, which writes
-and then prunes the folder. All state is in the folder, except metrics (read once) and which
-checkpoints were found corrupt. ``restore`` falls back to earlier ones.
+and then prunes the folder. All state is in the folder, except which checkpoints were found
+corrupt. ``restore`` falls back to earlier ones. Where there are several processes, each does all of
+this on its main thread together with the others (``Group.together``), the first decides
+(``Group.decided``), and the threads meet by files alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -21,10 +22,14 @@ from ..base import arguments
 from ..base.errors import CheckpointError, public_api, warn
 from ..base.specs import format_short
 from ..base.types import PyTree
-from .atomic import atomic_remove, clean
+from .atomic import clean, landmark
 from .formats.base import find
-from .restore import CorruptCheckpointError, Restored, read_checkpoint, read_manifest
-from .saving import MANIFEST, Snapshot, directory_name, snapshot, steps_in, write_snapshot
+from .group import CorruptCheckpointError, Group
+from .layout import directory_name, steps_in
+from .restore import Restored, read_checkpoint
+from .retention import Retention, identity
+from .saving import begin, snapshot
+from .writing import Snapshot, Writing, wait_until_seen
 
 
 class CheckpointManager:
@@ -34,6 +39,10 @@ class CheckpointManager:
     processes may read the folder and even write to it. What a killed process left half-written is
     removed when the next one starts: a writer holds a lock on its directory until it dies. On a
     file system without locks it is not removed.
+
+    The processes of ``jax.distributed`` save and restore together, in a folder that all of them
+    see: each calls everything but ``path`` and ``cut_short``, on its main thread. Each writes its
+    own shards; what each has whole, the first one writes. An error on one is raised on all.
 
     Args:
       folder: where the checkpoints are; it is created.
@@ -45,7 +54,9 @@ class CheckpointManager:
       format: the name of the file format of the arrays.
 
     Raises:
-      CheckpointError: if the folder cannot be created, and for an invalid option.
+      CheckpointError: if the folder cannot be created, for an invalid option, and if not all
+        processes see the same folder.
+      ProcessError: here and by all methods, if a process does not come in time.
 
     >>> import tempfile, jax.numpy as jnp
     >>> from jlayers import checkpoint
@@ -57,6 +68,9 @@ class CheckpointManager:
     >>> checkpoints.restore({"kernel": jnp.zeros(3, jnp.int32)}).tree
     {'kernel': Array([300, 300, 300], dtype=int32)}
     """
+
+    # A stand-in for several processes in tests.
+    _processes: Callable[[], Group] = Group
 
     @public_api
     def __init__(
@@ -75,9 +89,6 @@ class CheckpointManager:
         self.best = arguments.integer("best", best, 0)
         self.metric, self.mode = metric, mode
         self.format = find(format).name
-        # Read once: pruning would parse all manifests again after every save. With the identity of
-        # the manifest, which another process may have replaced.
-        self._metrics: dict[int, tuple[object, dict[str, float]]] = {}
         # `save` does not warn of these when training goes back before them.
         self._corrupt: set[int] = set()
         self._thread: threading.Thread | None = None
@@ -87,22 +98,34 @@ class CheckpointManager:
         self._errors: list[Exception] = []
         # Of what went wrong beside a write that did not fail.
         self._warnings: list[str] = []
-        # Steps that could not be removed, and were told of.
-        self._stuck: set[int] = set()
+        self._group = self._processes()
+        # A later chdir changes nothing.
+        self.folder = Path(os.path.abspath(folder))
+        self._retention = Retention(self.folder, self.keep, best, metric, mode)
+        self._identity: object = None
+
+        def see() -> None:
+            wait_until_seen(self.folder / mark, self._group)
+
+        with contextlib.ExitStack() as opened:
+            mark = self._group.decided("opening checkpoints", lambda: self._open(opened))
+            self._group.together("opening checkpoints", see)
+        # Python waits for threads at exit; the error of the last one would be lost otherwise.
+        weakref.finalize(self, _warn_of_errors, self._errors, self._warnings)
+
+    def _open(self, opened: contextlib.ExitStack) -> str:
+        """Makes and cleans the folder, and with several processes leaves a mark for the others."""
         try:
-            # A later chdir changes nothing.
-            self.folder = Path(os.path.abspath(folder))
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._identity = _identity(self.folder)
+            self._identity = identity(self.folder)
             clean(self.folder)
+            return opened.enter_context(landmark(self.folder)).name if self._group.count > 1 else ""
         except OSError as error:
             raise CheckpointError(
                 f"cannot create the folder for checkpoints: {error.strerror}",
-                got=str(folder),
+                got=str(self.folder),
                 hint="a folder that can be written",
             ) from error
-        # Python waits for threads at exit; the error of the last one would be lost otherwise.
-        weakref.finalize(self, _warn_of_errors, self._errors, self._warnings)
 
     @public_api
     def save(
@@ -129,43 +152,56 @@ class CheckpointManager:
         """
         # One write at a time, so that at most one copy of the tree is in memory.
         self.wait()
-        shot = snapshot(
-            tree, step, position, metrics, history, extra, model, self.format, copy=True
-        )
-        later = [s for s in self.steps() if s > shot.manifest.step and s not in self._corrupt]
-        if later:
-            warn(
-                f"saving step {shot.manifest.step} into {self.folder}, where step {later[-1]} "
-                "remains the latest checkpoint; use another folder to go back"
+
+        def take() -> Snapshot:
+            shot = snapshot(
+                *(tree, step, position, metrics, history, extra, model, self.format, self._group),
+                copy=True,
             )
+            if self._group.index == 0:
+                self._warn_of_later(shot.manifest.step)
+            return shot
+
+        writing = begin(f"saving step {format_short(step)}", self.folder, self._group, take)
         # Not a daemon: a program that ends waits for its last checkpoint.
-        self._thread = threading.Thread(target=self._write, args=(shot,), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(writing,), name="checkpoint")
         try:
             self._thread.start()
         except RuntimeError:  # the system has no more threads, or Python is exiting
             self._thread = None
-            self._write(shot)
+            self._write(writing)
 
-    def _write(self, shot: Snapshot) -> None:
-        step = shot.manifest.step
+    def _warn_of_later(self, step: int) -> None:
+        later = [s for s in steps_in(self.folder) if s > step and s not in self._corrupt]
+        if later:
+            warn(
+                f"saving step {step} into {self.folder}, where step {later[-1]} "
+                "remains the latest checkpoint; use another folder to go back"
+            )
+
+    def _write(self, writing: Writing) -> None:
+        step, first = writing.step, self._group.index == 0
         try:
-            self._check_folder(step)
-            write_snapshot(self.folder, shot)
+            if first:
+                self._check_folder(step)
+            writing.run()
         except Exception as error:
             self._errors.append(error)
             return
         self._corrupt.discard(step)
+        if not first:
+            return
         # What was written is good, whatever happens to older ones: training goes on.
         try:
-            self._identity = self._identity or _identity(self.folder)
-            self._metrics[step] = _identity(self.path(step) / MANIFEST), shot.manifest.metrics
-            self._prune(step)
+            self._identity = self._identity or identity(self.folder)
+            self._retention.wrote(step, writing.metrics)
+            self._warnings += self._retention.prune(step)
         except Exception as error:
             self._warnings.append(f"old checkpoints were not removed: {error}")
 
     def _check_folder(self, step: int) -> None:
         """Says so where the folder is not the one that it was, and forgets what was read there."""
-        found = _identity(self.folder)
+        found = identity(self.folder)
         if found != self._identity:
             what = "is another one than before" if found else "was renamed or removed"
             self._warnings.append(
@@ -174,65 +210,6 @@ class CheckpointManager:
             )
             self._identity = found
             self._corrupt.clear()
-
-    def _prune(self, just_written: int) -> None:
-        if self.keep is None:
-            return
-        steps = self.steps()
-        # When training goes back, the step just written is not among the last ones.
-        kept = {just_written, *steps[-self.keep :], *self._best(steps)}
-        for step in steps:
-            if step not in kept:
-                self._remove(step)
-
-    def _remove(self, step: int) -> None:
-        try:
-            # Another process may have removed it already.
-            with contextlib.suppress(FileNotFoundError):
-                atomic_remove(self.path(step))
-            self._metrics.pop(step, None)
-            self._stuck.discard(step)
-        except OSError as error:  # tried again with the next save, and told of once
-            if step not in self._stuck:
-                self._stuck.add(step)
-                self._warnings.append(f"{self.path(step)} could not be removed: {error.strerror}")
-
-    def _best(self, steps: list[int]) -> list[int]:
-        if not self.best:
-            return []
-        ranked, unknown = self._ranked(steps)
-        # What could not be read may be the best.
-        return [*unknown, *ranked[: self.best]]
-
-    def _ranked(self, steps: list[int]) -> tuple[list[int], list[int]]:
-        """The steps that have the metric, the best first, and those that cannot be read."""
-        sign = 1 if self.mode == "min" else -1
-        ranked, unknown = [], []
-        for step in steps:
-            metrics = self._metrics_of(step)
-            if metrics is None:
-                unknown.append(step)
-            elif not math.isnan(value := metrics.get(self.metric, math.nan)):
-                ranked.append((sign * value, -step))
-        # Of equal ones the later is better.
-        return [-step for _, step in sorted(ranked)], unknown
-
-    def _metrics_of(self, step: int) -> dict[str, float] | None:
-        """The metrics of a checkpoint, none of a corrupt one; None where they cannot be read."""
-        path = self.path(step)
-        identity = _identity(path / MANIFEST)
-        known, metrics = self._metrics.get(step, (None, {}))
-        if identity is None or identity != known:
-            try:
-                manifest = read_manifest(path)
-                # A checkpoint that was renamed is that of another step.
-                metrics = manifest.metrics if manifest.step == step else {}
-            except CorruptCheckpointError:
-                metrics = {}  # or just removed: not among the best in any case
-            except CheckpointError:
-                return None
-            self._metrics[step] = identity, metrics
-        return metrics
 
     def cut_short(self, early: bool) -> None:
         """Whether the training that used this ended before its time: ``fit`` says so."""
@@ -245,6 +222,9 @@ class CheckpointManager:
         Raises:
           CheckpointError: if the last write failed.
         """
+        self._group.together("waiting for the last checkpoint", self._finish)
+
+    def _finish(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -260,9 +240,15 @@ class CheckpointManager:
         Where the training was ended early, by a signal or an error, there is no such warning.
         """
         self.wait()
-        steps = self.steps()
-        if self.best and not self._cut_short and steps and not self._best(steps):
-            names = sorted({name for step in steps for name in self._metrics_of(step) or {}})
+        self._group.together("closing the checkpoints", self._warn_of_no_best)
+
+    def _warn_of_no_best(self) -> None:
+        if not self.best or self._cut_short or self._group.index != 0:
+            return
+        steps = steps_in(self.folder)
+        if steps and not self._retention.best(steps):
+            found = [self._retention.metrics_of(step) or {} for step in steps]
+            names = sorted({name for metrics in found for name in metrics})
             warn(
                 f"no checkpoint in {self.folder} has the metric {self.metric!r}, so none was kept "
                 f"as a best one; their metrics: {', '.join(names) or 'none'}"
@@ -273,7 +259,8 @@ class CheckpointManager:
 
     def __exit__(self, *details: object) -> None:
         self._cut_short = self._cut_short or details[0] is not None
-        self.close()
+        # The other processes may be anywhere where this one has failed: they are not waited for.
+        self._finish() if details[0] is not None else self.close()
 
     def __repr__(self) -> str:
         return f"CheckpointManager({str(self.folder)!r}, keep={self.keep}, best={self.best})"
@@ -284,7 +271,7 @@ class CheckpointManager:
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, in order."""
-        return steps_in(self.folder)
+        return self._group.decided("listing checkpoints", lambda: steps_in(self.folder))
 
     def latest(self) -> int | None:
         """The last step that has a complete checkpoint."""
@@ -295,8 +282,12 @@ class CheckpointManager:
 
         Of those that are still there: ``best=1`` keeps it. ``restore(like, best_step())`` reads it.
         """
-        ranked, _ = self._ranked(self.steps())
-        return ranked[0] if ranked else None
+
+        def decide() -> int | None:
+            ranked, _ = self._retention.ranked(steps_in(self.folder))
+            return ranked[0] if ranked else None
+
+        return self._group.decided("finding the best checkpoint", decide)
 
     @public_api
     def restore(
@@ -349,31 +340,32 @@ class CheckpointManager:
             if not fallback:
                 first.hint = f"step={earlier}, the last good one, or fallback=True"
                 raise first
-            warn(f"{first}\n  Training continues from step {earlier}, the last good checkpoint.")
+            if self._group.index == 0:
+                warn(
+                    f"{first}\n  Training continues from step {earlier}, the last good checkpoint."
+                )
             return found
         first.hint = "all earlier checkpoints are corrupt or of another model"
         raise first
 
     def _read(self, step: int, like: PyTree, allow: Sequence[str]) -> Restored:
-        path = self.path(step)
-        found = read_checkpoint(path, like, allow=allow)
-        if found.step != step:
-            raise CorruptCheckpointError(
-                f"the checkpoint {path} is that of step {found.step}: its directory was renamed "
-                "or copied"
-            )
-        return found
+        """The checkpoint of a step; where one process finds it corrupt, all of them do.
 
+        Raises:
+          CheckpointError: as ``read_checkpoint``.
+        """
+        path, found = self.path(step), list[Restored]()
 
-def _identity(path: Path) -> object:
-    """What tells a file or a directory from another one of the same name; None for none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    # A directory changes with what is in it.
-    changed = None if path.is_dir() else found.st_mtime_ns
-    return found.st_dev, found.st_ino, changed
+        def read() -> None:
+            found.append(read_checkpoint(path, like, allow=allow))
+            if found[0].step != step:
+                raise CorruptCheckpointError(
+                    f"the checkpoint {path} is that of step {found[0].step}: its directory was "
+                    "renamed or copied"
+                )
+
+        self._group.together(f"reading step {step}", read)
+        return found[0]
 
 
 def _warn_of_errors(errors: list[Exception], others: list[str]) -> None:

@@ -2,7 +2,8 @@
 
 How to read this file: ``as_json`` and ``from_json`` bring users' values to JSON and back without
 loss; ``text_of`` and ``write`` make the file; ``read`` and ``_parse`` read it and trust nothing.
-Version 1 had no ``file`` entry: its arrays were always in a safetensors file.
+Version 1 had no ``file`` entry: its arrays were always in a safetensors file. Version 3 is that of
+several processes, with a file of each: arrays have ``parts`` there, and not one checksum.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import numpy as np
 from ..base.errors import CheckpointError
 from ..base.specs import format_short
 from .formats.base import CorruptFileError, open_regular
+from .parts import Part, check_grid, parse, whole
 from .tree import DTYPES, KEYS, SCALARS, LeafSpec
 
-FORMAT, VERSION = "jlayers checkpoint", 2
-_READABLE = (1, 2)
+FORMAT, VERSION = "jlayers checkpoint", 3
+# What one file of arrays is written as, so that earlier versions of jlayers read it.
+_ONE_FILE = 2
 # No manifest of ours is longer, and parsing one takes several times its size in memory.
 _MAX_BYTES = 256 << 20
 # A text of this length is parsed whatever it holds. Of a longer one Python's objects must not take
@@ -53,9 +56,11 @@ class Manifest(NamedTuple):
       model: text, or None.
       versions: of the writer: "jlayers", "jax", "numpy", "python".
       leaves: a ``LeafSpec`` by path.
-      checksums: the CRC-32 of each array's bytes in the file, by path.
+      parts: by path, the parts that the array is stored in, with the CRC-32 of the bytes of each.
+        What one process has written has one part, which is the whole.
       format: the name of the file format.
-      size: of the file in bytes, or None if the manifest does not say.
+      sizes: of the files in bytes, one for each process that wrote; None where the manifest does
+        not say.
     """
 
     step: int
@@ -66,9 +71,15 @@ class Manifest(NamedTuple):
     model: str | None
     versions: dict[str, str]
     leaves: dict[str, LeafSpec]
-    checksums: dict[str, int]
+    parts: dict[str, tuple[Part, ...]]
     format: str = "safetensors"
-    size: int | None = None
+    sizes: tuple[int | None, ...] = (None,)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files together, or None if the manifest does not say."""
+        known = [size for size in self.sizes if size is not None]
+        return sum(known) if len(known) == len(self.sizes) else None
 
 
 _VALUES = Manifest._fields[: Manifest._fields.index("leaves")]
@@ -150,11 +161,13 @@ def text_of(manifest: Manifest) -> str:
     Raises:
       CheckpointError: for a value that JSON does not have.
     """
+    split = len(manifest.sizes) > 1
+    sizes = {"sizes": manifest.sizes} if split else {"size": manifest.sizes[0]}
     fields = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if split else _ONE_FILE,
         **{name: as_json(name, getattr(manifest, name)) for name in _VALUES},
-        "file": {"format": manifest.format, "size": manifest.size},
+        "file": {"format": manifest.format, **sizes},
     }
     arrays = {
         path: {
@@ -162,13 +175,18 @@ def text_of(manifest: Manifest) -> str:
             **({"impl": leaf.impl} if leaf.impl else {}),
             "dtype": leaf.dtype,
             "shape": leaf.shape,
-            "crc32": f"{manifest.checksums[path]:08x}",
+            **_parts_json(manifest.parts[path], split),
         }
         for path, leaf in manifest.leaves.items()
     }
     checksum = {"checksum": _checksum({**fields, "arrays": arrays})}
     lines = [*_lines(fields, " "), ' "arrays": {\n' + ",\n".join(_lines(arrays, "  ")) + "\n }"]
     return "{\n" + ",\n".join([*lines, *_lines(checksum, " ")]) + "\n}\n"
+
+
+def _parts_json(parts: tuple[Part, ...], split: bool) -> dict[str, Any]:
+    # As texts: lists of numbers would take far more memory when they are parsed.
+    return {"parts": [str(part) for part in parts]} if split else {"crc32": f"{parts[0].crc32:08x}"}
 
 
 def _lines(fields: dict[str, Any], indent: str) -> list[str]:
@@ -241,10 +259,10 @@ def read(path: Path) -> Manifest:
         raise CorruptFileError(f"{path.name} is not a manifest ({why})") from None
     if not matches:
         raise CorruptFileError(f"the checksum of {path.name} is wrong")
-    if version not in _READABLE:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise CheckpointError(
             f"{path} has a format that this version of jlayers does not know",
-            expected=f"version {' or '.join(map(str, _READABLE))}",
+            expected=f"version 1 to {VERSION}",
             got=f"version {format_short(version)}, of jlayers {format_short(writer)}",
             hint="install a newer jlayers",
         )
@@ -257,15 +275,25 @@ def read(path: Path) -> Manifest:
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    leaves, checksums = {}, {}
-    for path, fields in content["arrays"].items():
-        crc32 = fields.pop("crc32")
-        leaves[path] = _leaf_spec(**fields)
-        checksums[path] = int(crc32, 16)
     # Missing and additional entries raise a KeyError or TypeError, which `read` translates.
+    version = content["version"]
+    file: dict[str, Any] = (
+        {"format": "safetensors", "size": None} if version == 1 else content["file"]
+    )
+    sizes = _sizes(version, file)
+    leaves: dict[str, LeafSpec] = {}
+    parts: dict[str, tuple[Part, ...]] = {}
+    for path, fields in content["arrays"].items():
+        stored = fields.pop("parts" if version == 3 else "crc32")
+        leaf = leaves[path] = _leaf_spec(**fields)
+        if version != 3:
+            parts[path] = (Part(0, whole(leaf.shape), int(stored, 16)),)
+            continue
+        parts[path] = tuple(map(parse, stored))
+        _require(all(part.file < len(sizes) for part in parts[path]))
+        check_grid(leaf.shape, [part.place for part in parts[path]])
     values = {name: from_json(content[name]) for name in _VALUES}
-    file = {"format": "safetensors", "size": None} if content["version"] == 1 else content["file"]
-    manifest = Manifest(**values, leaves=leaves, checksums=checksums, **file)
+    manifest = Manifest(**values, leaves=leaves, parts=parts, format=file["format"], sizes=sizes)
     # The checksum is right, but anyone can compute one.
     _require(type(manifest.step) is int and manifest.step >= 0)
     _require(all(type(value) is float for value in manifest.metrics.values()))
@@ -273,8 +301,16 @@ def _parse(content: dict[str, Any]) -> Manifest:
     _require(manifest.model is None or type(manifest.model) is str)
     _require(all(type(value) is str for value in manifest.versions.values()))
     _require(type(manifest.format) is str)
-    _require(manifest.size is None or type(manifest.size) is int)
     return manifest
+
+
+def _sizes(version: int, file: dict[str, Any]) -> tuple[int | None, ...]:
+    split = version == 3
+    _require(file.keys() == {"format", "sizes" if split else "size"})
+    sizes = file["sizes"] if split else [file["size"]]
+    _require(type(sizes) is list and (len(sizes) > 1) == split)
+    _require(all(type(size) is int or (size is None and not split) for size in sizes))
+    return tuple(sizes)
 
 
 def _leaf_spec(kind: str, dtype: str, shape: list[int], impl: str | None = None) -> LeafSpec:

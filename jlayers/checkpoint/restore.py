@@ -1,17 +1,16 @@
 """Reading a checkpoint: strictly, into a tree like the one that is wanted, or without one.
 
-How to read this file: ``read_checkpoint`` compares first (``_plan``), and reads the arrays, each
-checked (``_arrays``), only if nothing is refused. ``reraise_corruption`` is around all that opens a
-file.
+How to read this file: ``read_checkpoint`` compares first (``_plan``), and reads the arrays
+(``reading.py``) only if nothing is refused. ``reraise_corruption`` is around all that opens a file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,26 +19,15 @@ from ..base.errors import CheckpointError, public_api
 from ..base.specs import format_short
 from ..base.types import PyTree
 from . import manifest
-from .formats.base import CorruptFileError, find, open_regular
+from .formats.base import CorruptFileError
+from .group import CorruptCheckpointError
+from .layout import MANIFEST, directory_name, has_arrays, hint_for, is_shortage, steps_in
 from .manifest import Manifest
+from .parts import whole
 from .plan import RestorePlan, make_plan
-from .saving import (
-    MANIFEST,
-    checksum,
-    directory_name,
-    file_name,
-    has_arrays,
-    hint_for,
-    is_shortage,
-    steps_in,
-)
-from .tree import from_file, is_concrete, leaf_specs, named_leaves, place_like, stored_name
-
-
-class CorruptCheckpointError(CheckpointError):
-    """A checkpoint is not what was written, or cannot be read."""
-
-    __module__ = "jlayers.checkpoint"
+from .reading import read_parts
+from .transfer import is_concrete, needed, place_like
+from .tree import leaf_specs, named_leaves
 
 
 class Restored(NamedTuple):
@@ -100,8 +88,9 @@ def read_checkpoint(
             )
     with reraise_corruption(path):
         # Placed one by one, so that the host never holds all arrays at once.
-        for name, array in _arrays(path, content, set(plan.matched)):
-            values[name] = place_like(templates[name], content.leaves[name], array)
+        wanted = {name: needed(templates[name], content.leaves[name]) for name in plan.matched}
+        for name, parts in read_parts(path, content, wanted):
+            values[name] = place_like(templates[name], content.leaves[name], parts)
     tree = jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in templates])
     # step, position, metrics, history and extra come first in both.
     return Restored(tree, *content[:5], plan, path)
@@ -139,44 +128,6 @@ def _plan(
     return content, make_plan(path.name, expected, content.leaves, allow)
 
 
-def _arrays(
-    path: Path, content: Manifest, wanted: Collection[str]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The wanted arrays one after the other, in the order of the file, each checked.
-
-    Raises:
-      CorruptFileError: if the file is not the one that was written.
-    """
-    file_format = find(content.format)
-    file = path / file_name(file_format)
-    # Before the format opens it: most corrupt files are truncated ones.
-    descriptor = open_regular(file)
-    size = os.fstat(descriptor).st_size
-    os.close(descriptor)
-    # Version 1 of the manifest has no size.
-    if content.size is not None and size != content.size:
-        problem = "is truncated" if size < content.size else "is too long"
-        raise CorruptFileError(f"{file.name} {problem}: {size} bytes, {content.size} were written")
-    names = {stored_name(leaf): leaf for leaf in content.leaves}
-    opened = file_format.read(file)
-    # A format may return a plain mapping.
-    plain = not isinstance(opened, contextlib.AbstractContextManager)
-    with contextlib.nullcontext(cast(Any, opened)) if plain else opened as arrays:
-        if arrays.keys() != names.keys():
-            different = min(arrays.keys() ^ names.keys())
-            where = "the manifest" if different in arrays else file.name
-            raise CorruptFileError(
-                f"{file.name} does not match the manifest: {different!r} is missing in {where}"
-            )
-        # In the order of the file, which a disk reads fastest.
-        for name in arrays:
-            if (leaf := names[name]) in wanted:
-                array = from_file(leaf, content.leaves[leaf], arrays[name])
-                if checksum(array) != content.checksums[leaf]:
-                    raise CorruptFileError(f"the checksum of {leaf!r} in {file.name} is wrong")
-                yield leaf, array
-
-
 @public_api
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by path, without a template.
@@ -195,8 +146,10 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = Path(path)
     with reraise_corruption(path):
         content = manifest.read(path / MANIFEST)
-        arrays = dict(_arrays(path, content, content.leaves))
-    return {name: arrays[name] for name in content.leaves}
+        wholes = {name: whole(leaf.shape) for name, leaf in content.leaves.items()}
+        wanted = {name: [index] for name, index in wholes.items()}
+        found = dict(read_parts(path, content, wanted))
+    return {name: found[name][index] for name, index in wholes.items()}
 
 
 @public_api

@@ -1,8 +1,7 @@
-"""The leaves of a tree as arrays for a file, and back: what a checkpoint holds of each leaf.
+"""The leaves of a tree: their names, and what a checkpoint says of each.
 
-How to read this file: ``LeafSpec`` describes a leaf in the manifest. Saving goes through
-``named_leaves``, ``leaf_specs`` and ``to_host``; restoring through ``from_file``, which undoes
-``LeafSpec.stored``, and ``place_like``, which brings an array to where the template has its own.
+How to read this file: ``named_leaves`` names them, ``leaf_specs`` describes them. ``LeafSpec`` is
+what the manifest has; ``transfer.py`` brings the values to a file and back.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from ..base.arrays import native_dtype
 from ..base.errors import CheckpointError
 from ..base.specs import format_short, path_text
 from ..base.types import PyTree, Spec
-from .formats.base import CorruptFileError
 
 # Every file format stores these as they are.
 _NATIVE = (
@@ -38,8 +36,8 @@ DTYPES = {
     for name in (*_NATIVE, *_PAIRS, *_BYTES)
     if hasattr(jnp, name) or name in _NATIVE
 }
-_PYTHON = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
-SCALARS = {kind.__name__: dtype for kind, dtype in _PYTHON.items()}
+PYTHON = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
+SCALARS = {kind.__name__: dtype for kind, dtype in PYTHON.items()}
 # How many uint32 numbers a typed key has, by the name of its algorithm.
 KEYS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}
 
@@ -148,8 +146,8 @@ def leaf_specs(leaves: dict[str, object], what: str) -> dict[str, LeafSpec]:
 
 def _leaf_spec(path: str, leaf: object, what: str) -> LeafSpec:
     traced = isinstance(leaf, jax.core.Tracer)
-    if type(leaf) in _PYTHON:
-        return LeafSpec(type(leaf).__name__, _PYTHON[type(leaf)], ())
+    if type(leaf) in PYTHON:
+        return LeafSpec(type(leaf).__name__, PYTHON[type(leaf)], ())
     dtype, shape = getattr(leaf, "dtype", None), getattr(leaf, "shape", None)
     if isinstance(leaf, np.ma.MaskedArray):
         # The file would hold the masked values, without the mask.
@@ -181,134 +179,3 @@ def _key_impl(dtype: np.dtype) -> str | None:
         if jax.eval_shape(lambda impl=impl: jax.random.key(0, impl=impl)).dtype == dtype:
             return impl
     return None
-
-
-def to_host(
-    leaves: dict[str, object], specs: dict[str, LeafSpec], what: str, *, copy: bool
-) -> dict[str, np.ndarray]:
-    """The array to store for every leaf, contiguous.
-
-    Args:
-      leaves: as ``named_leaves`` gives them.
-      specs: of the leaves.
-      what: the name of the tree in messages.
-      copy: False allows views of the leaves' own memory, which the next step may overwrite.
-
-    Raises:
-      CheckpointError: for an int beyond 64 bits, a deleted array, and one that is not
-        wholly on devices of this process.
-    """
-    arrays = {path: _as_array(path, leaf, what) for path, leaf in leaves.items()}
-    for leaf in arrays.values():
-        if isinstance(leaf, jax.Array):
-            # All copies are started before the first is waited for.
-            leaf.copy_to_host_async()
-    return {path: _stored(leaf, specs[path], copy) for path, leaf in arrays.items()}
-
-
-def _as_array(path: str, leaf: object, what: str) -> np.ndarray | jax.Array:
-    # The exact types: a NumPy float64 is a Python float, too.
-    if isinstance(leaf, bool | int | float | complex) and type(leaf) in _PYTHON:
-        try:
-            return np.array(leaf, _PYTHON[type(leaf)])
-        except OverflowError:
-            raise CheckpointError(
-                f"{path!r} of {what} is an int that does not fit in 64 bits", got=format_short(leaf)
-            ) from None
-    if isinstance(leaf, np.ndarray | np.generic):
-        return np.asarray(leaf)
-    if not isinstance(leaf, jax.Array):
-        raise CheckpointError(f"{path!r} of {what} must be an array", got=format_short(leaf))
-    if leaf.is_deleted():
-        raise CheckpointError(
-            f"the memory of {path!r} of {what} was donated",
-            got=f"{format_short(leaf)}, deleted",
-            hint="save the state that the step returned, not the one donated to it",
-        )
-    if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
-        raise CheckpointError(
-            f"{path!r} of {what} is sharded over several processes",
-            hint="jax.experimental.multihost_utils.process_allgather",
-        )
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
-
-
-def _stored(leaf: np.ndarray | jax.Array, spec: LeafSpec, copy: bool) -> np.ndarray:
-    array = np.asarray(leaf)
-    # In native byte order, and contiguous: formats may write the memory as it lies.
-    array = np.asarray(array, DTYPES[array.dtype.name], order="C")
-    if copy and _shares_memory(leaf) and np.may_share_memory(array, np.asarray(leaf)):
-        array = array.copy()
-    dtype, shape = spec.stored
-    # Flat first, as an array without axes has no view of another size.
-    return array.reshape(-1).view(dtype).reshape(shape)
-
-
-def _shares_memory(leaf: np.ndarray | jax.Array) -> bool:
-    """Whether ``np.asarray`` of a leaf is the leaf's own memory, not a copy on the host."""
-    if not isinstance(leaf, jax.Array):
-        return True
-    on_host = {device.platform for device in leaf.devices()} == {"cpu"}
-    return on_host or leaf.sharding.memory_kind != "device"
-
-
-def from_file(path: str, spec: LeafSpec, array: np.ndarray) -> np.ndarray:
-    """The array of a leaf from the one in the file; of keys, their numbers.
-
-    Raises:
-      CorruptFileError: if it is not the one that ``spec`` describes.
-    """
-    dtype, shape = spec.stored
-    # A format that cannot name a dtype returns bytes of its size.
-    unnamed = array.dtype.type is np.void and array.dtype.itemsize == dtype.itemsize
-    if array.shape != shape or not (array.dtype == dtype or unnamed):
-        wanted = f"{dtype.name}[{', '.join(map(str, shape))}]"
-        found = f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
-        raise CorruptFileError(f"{path!r} is {found} in the file, and {wanted} in the manifest")
-    if spec.kind == "key":
-        return array.view(dtype)
-    return array.reshape(-1).view(DTYPES[spec.dtype]).reshape(spec.shape)
-
-
-def place_like(template: object, spec: LeafSpec, array: np.ndarray) -> object:
-    """The array as the template has it: on its devices, in NumPy, or a Python number.
-
-    Raises:
-      CheckpointError: for a dtype that JAX has only with 64 bits enabled.
-    """
-    if spec.kind in SCALARS:
-        return array.item()
-    # A NumPy scalar is restored as one, not as an array without axes.
-    if isinstance(template, np.generic):
-        return array[()]
-    if isinstance(template, np.ndarray):
-        return array
-    is_key = spec.kind == "key"
-    leaf = jax.random.wrap_key_data(jnp.asarray(array), impl=spec.impl) if is_key else array
-    result = jax.device_put(leaf, _sharding_of(template))
-    if spec.kind == "array" and result.dtype != array.dtype:
-        raise CheckpointError(
-            f"{array.dtype} is not enabled in JAX",
-            got=f"{array.dtype} in the checkpoint and in the template",
-            hint='jax.config.update("jax_enable_x64", True), or a NumPy array in the template',
-        )
-    return result
-
-
-def _sharding_of(template: object) -> jax.sharding.Sharding | None:
-    # An uncommitted array stays uncommitted, so that a jitted step is not compiled again.
-    if not getattr(template, "committed", True):
-        return None
-    sharding: jax.sharding.Sharding | None = getattr(template, "sharding", None)
-    # `jax.eval_shape` of a sharded array has a mesh without devices.
-    abstract = isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh)
-    return None if abstract else sharding
-
-
-def is_concrete(leaf: object) -> bool:
-    """Whether a leaf of a template has a value."""
-    # A template may be the state that was donated: its shapes are known, its values are gone.
-    if isinstance(leaf, jax.Array):
-        return not leaf.is_deleted()
-    return type(leaf) in _PYTHON or isinstance(leaf, np.ndarray | np.generic)

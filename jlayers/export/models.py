@@ -32,18 +32,10 @@ from ..base.wrong_input import refuse_other_trees
 from ..checkpoint import manifest
 from ..checkpoint.formats.base import CorruptFileError
 from ..checkpoint.formats.safetensors import OpenFile, Safetensors
-from ..checkpoint.saving import checksum
-from ..checkpoint.tree import (
-    DTYPES,
-    KEYS,
-    LeafSpec,
-    from_file,
-    leaf_specs,
-    named_leaves,
-    place_like,
-    stored_name,
-    to_host,
-)
+from ..checkpoint.parts import whole
+from ..checkpoint.transfer import from_file, place_like, to_host
+from ..checkpoint.tree import DTYPES, KEYS, LeafSpec, leaf_specs, named_leaves, stored_name
+from ..checkpoint.writing import checksum
 from ..inspection.traverse import walk
 from .architecture import Decoder, Encoder
 from .files import file_path, new_file
@@ -299,7 +291,7 @@ def _placed(name: str, spec: LeafSpec, array: np.ndarray) -> object:
             f"{name!r} is {dtype}, which is not enabled in JAX",
             hint='jax.config.update("jax_enable_x64", True)',
         )
-    return place_like(None, spec, array)
+    return place_like(None, spec, {whole(spec.shape): array})
 
 
 def _arguments(arrays: _Arrays) -> list[np.ndarray]:

@@ -231,9 +231,9 @@ def test_there_is_no_checkpoint(filled, tmp_path):
 
 
 def test_a_newer_version_is_not_corruption(filled, monkeypatch):
-    monkeypatch.setattr(manifest, "VERSION", 3)
+    monkeypatch.setattr(manifest, "_ONE_FILE", 4)
     path = training.save_checkpoint(filled.folder, tree(), step=400)
     monkeypatch.undo()
     wrong = lambda: training.read_arrays(path)  # noqa: E731
     first = "read_arrays: *has a format that this version of jlayers does not know"
-    read((wrong, first, "version 1 or 2", "version 3", "a newer jlayers"))
+    read((wrong, first, "version 1 to 3", "version 4", "a newer jlayers"))

@@ -16,8 +16,8 @@ from error_text import read
 from soak import run_program
 
 from jlayers import training
-from jlayers.checkpoint import manager as module
 from jlayers.checkpoint.atomic import atomic_directory
+from jlayers.checkpoint.writing import Writing
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -88,8 +88,8 @@ def test_going_back_warns_and_keeps_what_was_just_written(filled):
 
 
 def test_the_tree_may_be_donated_after_save(folder, monkeypatch):
-    write, go = module.write_snapshot, threading.Event()
-    monkeypatch.setattr(module, "write_snapshot", lambda *a: (go.wait(10), write(*a)))
+    run, go = Writing.run, threading.Event()
+    monkeypatch.setattr(Writing, "run", lambda self: (go.wait(10), run(self)))
     x, y = jnp.arange(5000.0), np.arange(3)
     step = jax.jit(lambda x: -x, donate_argnums=0)
     with training.CheckpointManager(folder) as checkpoints:
@@ -104,15 +104,15 @@ def test_the_tree_may_be_donated_after_save(folder, monkeypatch):
 
 
 def test_one_write_at_a_time_and_history_as_of_its_save(folder, monkeypatch):
-    write, running, most = module.write_snapshot, [], []
+    run, running, most = Writing.run, [], []
 
-    def slow(*args):
+    def slow(self):
         running.append(1)
         most.append(len(running))
-        write(*args)
+        run(self)
         running.pop()
 
-    monkeypatch.setattr(module, "write_snapshot", slow)
+    monkeypatch.setattr(Writing, "run", slow)
     history = []
     with training.CheckpointManager(folder) as checkpoints:
         for step in range(5):

@@ -18,6 +18,7 @@ from error_text import read
 import jlayers as jl
 from jlayers import checkpoint, training
 from jlayers.checkpoint import atomic, manager, manifest
+from jlayers.checkpoint.retention import Retention
 
 METRICS = {"loss": 0.5}
 
@@ -414,7 +415,7 @@ def test_the_thread_that_prunes_ends_with_a_warning_at_worst(filled, monkeypatch
     def fail(self, steps):
         raise TypeError("a fault of ours")
 
-    monkeypatch.setattr(manager.CheckpointManager, "_best", fail)
+    monkeypatch.setattr(Retention, "best", fail)
     filled.save(400, tree(400))
     with pytest.warns(UserWarning, match="old checkpoints were not removed: a fault of ours"):
         filled.wait()
