@@ -7,7 +7,7 @@ import types
 
 import numpy as np
 import pytest
-from soak import checkpoint_fuzz, kills, step_memory
+from soak import checkpoint_fuzz, kills, shard_kills, step_memory
 
 from bench import soak as soak_rows
 from bench.data import default_promotion
@@ -79,6 +79,17 @@ def test_killed_programs_complete():
     assert counts["programs"] >= 2
     where = ("at the start", "in a write", "after the start")
     assert sum(counts[name] for name in where) == 2
+
+
+def test_a_killed_process_of_several(tmp_path):
+    counts = shard_kills.run(1, tmp_path)
+    assert counts["kills"] == 1
+    assert counts["read"] >= 1
+    path = max((tmp_path / "run").glob("step_*"))
+    shard_kills.assert_intact(path)
+    path.rename(other := path.with_name("step_00009999"))
+    with pytest.raises(AssertionError, match="step_00009999"):
+        shard_kills.assert_intact(other)
 
 
 def left_by_a_program(folder: pathlib.Path, scale: float = 1.0) -> pathlib.Path:

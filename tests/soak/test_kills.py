@@ -1,4 +1,6 @@
-"""``kill -9`` at 200 random moments, of programs that train and of programs that only save."""
+"""``kill -9`` at random moments, of programs that train and of programs that only save."""
+
+import functools
 
 import pytest
 
@@ -22,3 +24,13 @@ def test_killed_writers_leave_intact_checkpoints_only(tmp_path):
     numbers = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines())
     assert numbers["kills"] == "200"
     assert int(numbers["read intact"]) > 0
+
+
+def test_a_killed_process_of_several_leaves_whole_checkpoints_only(tmp_path, record_property):
+    done = run_program("shard_kills", 30)
+    assert done.returncode == 0, done.stderr
+    split = functools.partial(str.rsplit, maxsplit=1)
+    numbers = {name: int(n) for name, n in map(split, done.stdout.splitlines())}
+    record_property("figure", f"{numbers['kills']} of 30, {numbers['in a save']} in a save")
+    assert numbers["kills"] == 30
+    assert numbers["in a save"] > 0
