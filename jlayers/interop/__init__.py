@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from .exporting import export_state_dict
 from .formats import FORMATS, Format
 from .matching import Pairing, Plan, match
+from .read_sharded import read_sharded
 from .reading import read
 from .report import Report, Row
 from .verification import verify
@@ -20,6 +21,7 @@ __all__ = [
     "export_state_dict",
     "match",
     "read",
+    "read_sharded",
     "verify",
     "write",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..base.errors import InteropError, public_api
 from .formats import FORMATS
-from .formats.base import Arrays, OfLibrary
+from .formats.base import Arrays, Format, OfLibrary
 
 
 @public_api
@@ -29,7 +29,18 @@ def read(path: str | os.PathLike[str], *, format: str | None = None) -> Arrays:
         it names the file and the entry.
       FileNotFoundError: where there is none.
     """
-    path = Path(path)
+    known = format_of(Path(path), format)
+    arrays = known.read(Path(path))
+    return OfLibrary(arrays, known.library) if known.library else arrays
+
+
+def format_of(path: Path, format: str | None) -> Format:
+    """The format of that name; None to recognise a file by its first bytes.
+
+    Raises:
+      InteropError: if there is none.
+      FileNotFoundError: where there is no file.
+    """
     if format is not None and format not in FORMATS:
         raise InteropError(f"no format {format!r}", expected=", ".join(FORMATS))
     start = b""
@@ -42,8 +53,7 @@ def read(path: str | os.PathLike[str], *, format: str | None = None) -> Arrays:
         known = [FORMATS[format]]
     for each in known:
         if format is not None or each.recognise(path, start):
-            arrays = each.read(path)
-            return OfLibrary(arrays, each.library) if each.library else arrays
+            return each
     raise InteropError(
         f"{path} is of no format that is known by its first bytes",
         got=repr(start[:16]),

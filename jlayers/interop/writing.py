@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ..base.errors import InteropError, public_api
-from ..checkpoint.atomic import atomic_directory, atomic_file
+from ..checkpoint.atomic import atomic_directory, atomic_file, new_token, writing_name
+from ..checkpoint.group import Group
 from .formats import FORMATS, Format
 from .formats.base import Writer
 
@@ -47,12 +50,31 @@ def write(
     known, writer = _format(path, format)
     try:
         checked = {name: _checked(name, array, known, writer) for name, array in arrays.items()}
-        with (atomic_directory if writer.folder else atomic_file)(path) as temporary:
-            writer.write(temporary, checked)
+        group = Group()
+        if writer.sharded and group.count > 1:
+            _write_together(path, writer, checked, group)
+        else:
+            with (atomic_directory if writer.folder else atomic_file)(path) as temporary:
+                writer.write(temporary, checked)
     except InteropError as error:
         error.problem = f"{path} cannot be written: {error.problem}"
         raise
     return path
+
+
+def _write_together(path: Path, writer: Writer, arrays: Mapping[str, Any], group: Group) -> None:
+    """All processes fill one folder, and the first one gives it its name."""
+    where = f"writing {path}"
+    with contextlib.ExitStack() as opened:
+
+        def make() -> str:
+            token = new_token()
+            opened.enter_context(atomic_directory(path, token))
+            return token
+
+        temporary = writing_name(path, group.decided(where, make))
+        group.together(where, lambda: writer.write(temporary, arrays))
+        group.together(where, opened.close)
 
 
 def _format(path: Path, format: str | None) -> tuple[Format, Writer]:
@@ -73,10 +95,12 @@ def _format(path: Path, format: str | None) -> tuple[Format, Writer]:
     return FORMATS[format], written[format]
 
 
-def _checked(name: object, array: Any, known: Format, writer: Writer) -> np.ndarray:
+def _checked(name: object, array: Any, known: Format, writer: Writer) -> Any:
     """The array as a writer takes it."""
     if not isinstance(name, str) or "\0" in name or not _is_unicode(name):
         raise InteropError("the names of arrays must be text", got=repr(name))
+    if not writer.sharded:
+        _check_addressable(name, array)
     try:
         if isinstance(array, Mapping):
             raise InteropError(
@@ -84,8 +108,10 @@ def _checked(name: object, array: Any, known: Format, writer: Writer) -> np.ndar
                 got="a dict",
                 hint="jl.interop.export_state_dict(model, x, params, state), or jl.flatten(params)",
             )
-        found = np.asarray(array)
-        found = np.asarray(found, found.dtype.newbyteorder("="), order="C")
+        found = array
+        if not (writer.sharded and isinstance(array, jax.Array)):
+            found = np.asarray(array)
+            found = np.asarray(found, found.dtype.newbyteorder("="), order="C")
     except (TypeError, ValueError) as error:
         raise InteropError(f"{name!r} must be an array of numbers", got=str(error)) from None
     if found.dtype not in writer.dtypes:
@@ -95,6 +121,16 @@ def _checked(name: object, array: Any, known: Format, writer: Writer) -> np.ndar
             got=str(found.dtype),
         )
     return found
+
+
+def _check_addressable(name: str, array: Any) -> None:
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
+        raise InteropError(
+            f"{name!r} is sharded over several processes",
+            hint='format="orbax", or jlayers.checkpoint',
+        )
 
 
 def _is_unicode(text: str) -> bool:

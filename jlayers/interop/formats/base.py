@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ...base.errors import InteropError
@@ -13,6 +14,8 @@ from ...base.errors import InteropError
 # Arrays by the names that they have in the file; groups, scopes and dicts are joined by "/" or by
 # ".", as the format's own library prints them.
 Arrays = Mapping[str, np.ndarray]
+# What is wanted of them, by the same names.
+Template = Mapping[str, jax.ShapeDtypeStruct]
 
 
 # What every library has.
@@ -46,12 +49,15 @@ class Writer(NamedTuple):
       suffixes: of files that ``interop.write`` takes for this format, with their dots.
       dtypes: those that the format has.
       folder: whether it is a folder and not a file.
+      sharded: whether it takes arrays of JAX as they lie on their devices, also those of several
+        processes, which all call it then.
     """
 
-    write: Callable[[Path, Arrays], None]
+    write: Callable[[Path, Mapping[str, Any]], None]
     suffixes: tuple[str, ...]
     dtypes: Collection[np.dtype]
     folder: bool = False
+    sharded: bool = False
 
 
 class Format(NamedTuple):
@@ -64,6 +70,8 @@ class Format(NamedTuple):
       extra: the extra of jlayers that brings the package it needs, or None.
       writer: how it is written, or None.
       library: the one whose format it is, where its arrays are in its order alone.
+      read_onto: the arrays of a path by a template of specs, on the devices of their shardings;
+        None where they are placed after they were read.
     """
 
     name: str
@@ -72,6 +80,7 @@ class Format(NamedTuple):
     extra: str | None = None
     writer: Writer | None = None
     library: str | None = None
+    read_onto: Callable[[Path, Template], dict[str, jax.Array]] | None = None
 
 
 FORMATS: dict[str, Format] = {}
@@ -82,7 +91,22 @@ def register(format: Format) -> None:
     FORMATS[format.name] = format
 
 
-def nested(arrays: Arrays) -> dict[str, Any]:
+def check_like(path: Path, name: str, wanted: jax.ShapeDtypeStruct, found: Any) -> None:
+    """Raises unless an array, or what is known of one, is as a template has it.
+
+    Raises:
+      InteropError: if it has another shape or dtype, or is not there (None).
+    """
+    spec = None if found is None else (tuple(found.shape), np.dtype(found.dtype))
+    if spec != (wanted.shape, wanted.dtype):
+        raise InteropError(
+            f"{path} does not have {name!r} as the template does",
+            expected=f"{wanted.dtype}{list(wanted.shape)}",
+            got="nothing of this name" if spec is None else f"{spec[1]}{list(spec[0])}",
+        )
+
+
+def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Dicts in dicts, from names joined by ``/``."""
     root: dict[str, Any] = {}
     for name, array in arrays.items():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import ml_dtypes
 import numpy as np
 
 from ...base.errors import InteropError
-from .base import NUMPY_DTYPES, Arrays, Format, Writer, nested, register
+from .base import NUMPY_DTYPES, Arrays, Format, Template, Writer, check_like, nested, register
 from .hdf5 import damage
 
 _METADATA = "_METADATA"
@@ -37,13 +41,27 @@ def _read(path: Path) -> Arrays:
     return {f"{item.name}/{name}": a for item in items for name, a in _read_item(item).items()}
 
 
-def _read_item(path: Path) -> dict[str, np.ndarray]:
-    import jax
+class _Opened(NamedTuple):
+    """A checkpoint whose metadata was read: a leaf of it by its place, and the tree of these."""
 
+    orbax: Any
+    checkpointer: Any
+    leaves: list[tuple[Any, Any]]
+    treedef: Any
+
+    def restore(self, item: list[Any] | None, restore_args: list[Any], path: Path) -> Any:
+        unflatten = functools.partial(jax.tree.unflatten, self.treedef)
+        args = self.orbax.args.PyTreeRestore(
+            item=None if item is None else unflatten(item), restore_args=unflatten(restore_args)
+        )
+        return self.checkpointer.restore(path.absolute(), args=args)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[_Opened]:
     orbax = _import_orbax(str(path))
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     with damage(str(path)), closing(orbax.PyTreeCheckpointer()) as checkpointer:
-        names = _names(path)
         metadata = checkpointer.metadata(path.absolute())
         tree = getattr(metadata, "item_metadata", metadata)
         tree = getattr(tree, "tree", tree)
@@ -59,17 +77,18 @@ def _read_item(path: Path) -> dict[str, np.ndarray]:
                     got=f"shape {shape}, of {promised} bytes in all",
                     expected=f"what {size} bytes of files can hold",
                 )
+        yield _Opened(orbax, checkpointer, leaves, treedef)
+
+
+def _read_item(path: Path) -> dict[str, np.ndarray]:
+    with _open(path) as opened:
+        names = _names(path)
         # Texts have no shape, and stay what they are.
         kinds = [
-            orbax.RestoreArgs(restore_type=np.ndarray if hasattr(leaf, "shape") else None)
-            for _, leaf in leaves
+            opened.orbax.RestoreArgs(restore_type=np.ndarray if hasattr(leaf, "shape") else None)
+            for _, leaf in opened.leaves
         ]
-        restored = checkpointer.restore(
-            path.absolute(),
-            args=orbax.args.PyTreeRestore(
-                restore_args=jax.tree_util.tree_unflatten(treedef, kinds)
-            ),
-        )
+        restored = opened.restore(None, kinds, path)
         found = {
             _join(place): np.asarray(leaf)
             for place, leaf in jax.tree_util.tree_flatten_with_path(restored)[0]
@@ -77,6 +96,31 @@ def _read_item(path: Path) -> dict[str, np.ndarray]:
         }
     order = {name: i for i, name in enumerate(names)}
     return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def _read_onto(path: Path, like: Template) -> dict[str, jax.Array]:
+    items = [path] if (path / _METADATA).is_file() else sorted(path.glob(f"*/{_METADATA}"))
+    if len(items) != 1:
+        raise InteropError(f"{path} must be the folder of one item", got=f"{len(items)} of them")
+    item = items[0] if items[0] == path else items[0].parent
+    with _open(item) as opened:
+        known = {_join(place): leaf for place, leaf in opened.leaves}
+        for name, wanted in like.items():
+            check_like(item, name, wanted, known.get(name))
+        skipped, orbax = opened.orbax.PLACEHOLDER, opened.orbax
+        # What is not asked for is not read.
+        targets = [like.get(name, skipped) for name in known]
+        arguments = [
+            orbax.RestoreArgs()
+            if spec is skipped
+            else orbax.ArrayRestoreArgs(
+                sharding=spec.sharding, global_shape=spec.shape, dtype=spec.dtype
+            )
+            for spec in targets
+        ]
+        found = opened.restore(targets, arguments, item)
+        arrays = dict(zip(known, jax.tree.leaves(found), strict=True))
+    return {name: arrays[name] for name in like}
 
 
 def _import_orbax(place: str) -> Any:
@@ -90,7 +134,7 @@ def _import_orbax(place: str) -> Any:
     return orbax
 
 
-def _write(path: Path, arrays: Arrays) -> None:
+def _write(path: Path, arrays: Mapping[str, Any]) -> None:
     orbax = _import_orbax("a folder of orbax")
     with closing(orbax.PyTreeCheckpointer()) as checkpointer:
         # orbax makes the folder itself, in place of the empty one.
@@ -125,7 +169,8 @@ register(
         _is_checkpoint,
         _read,
         extra="interop",
-        writer=Writer(_write, (), _WRITTEN, folder=True),
+        writer=Writer(_write, (), _WRITTEN, folder=True, sharded=True),
         library="flax",
+        read_onto=_read_onto,
     )
 )
