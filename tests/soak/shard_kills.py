@@ -88,10 +88,17 @@ def last(folder: pathlib.Path) -> int:
 
 
 class Kill:
-    """Kills a process so many seconds after all of them have written their first checkpoint."""
+    """Kills a process some time after all of them have written their first checkpoint.
 
-    def __init__(self, folder: pathlib.Path, victim: Any, delay: float):
-        self._folder, self._victim, self._delay = folder, victim, delay
+    Args:
+      folder: what the processes write to.
+      victim: the process.
+      delay: seconds.
+      in_a_save: whether to wait for the next save besides.
+    """
+
+    def __init__(self, folder: pathlib.Path, victim: Any, delay: float, in_a_save: bool):
+        self._folder, self._victim, self._delay, self._wanted = folder, victim, delay, in_a_save
         self._before = last(folder)
         self.at: float | None = None
         self.in_a_save: bool | None = None
@@ -100,8 +107,10 @@ class Kill:
         if self.at is None and last(self._folder) > self._before:
             self.at = time.monotonic() + self._delay
         if self.in_a_save is None and self.at is not None and time.monotonic() > self.at:
-            self._victim.kill()
-            self.in_a_save = bool(list(self._folder.glob("run/.step_*.writing-*")))
+            saving = any(self._folder.glob("run/.step_*.writing-*"))
+            if saving or not self._wanted:
+                self._victim.kill()
+                self.in_a_save = saving
 
 
 def run(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
@@ -120,7 +129,8 @@ def run(count: int, folder: pathlib.Path, seed: int = 0) -> dict[str, int]:
     for number in range(count):
         output, before = folder / f"output-{number}", last(folder)
         started = launched.start(__file__, [folder], count=COUNT, devices=DEVICES, folder=output)
-        kill = Kill(folder, started[victim := pick.randrange(COUNT)], pick.uniform(0, 0.5))
+        victim, in_a_save = pick.randrange(COUNT), pick.random() < 0.7
+        kill = Kill(folder, started[victim], pick.uniform(0, 0.5), in_a_save)
         ended = launched.finish(started, output, TIMEOUT, kill)
         texts = "\n".join(f"process {i}: {one.status}\n{one.text}" for i, one in enumerate(ended))
         assert kill.at is not None, f"nothing was written\n{texts}"
