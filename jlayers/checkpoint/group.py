@@ -103,7 +103,7 @@ def _kind(error: Exception) -> str:
         return "process"
     if isinstance(error, CorruptCheckpointError):
         return "corrupt"
-    # What is not ours is no property of the checkpoint either: memory, for instance.
+    # Errors that are not ours say nothing of the checkpoint either, such as one of memory.
     ours = isinstance(error, JlayersError) and not isinstance(error.__cause__, OSError)
     return "other" if ours else "system"
 

@@ -4,7 +4,7 @@ How to read this file: ``fill`` writes the arrays of one process. ``Writing`` ma
 what all of them write: they meet in one hidden directory, where each leaves a note when its file
 is on the disk; when all notes are there, the first process writes the manifest and gives the
 directory its name. Threads may do this, as the processes tell each other nothing but by files.
-With one process there is nobody to wait for.
+With one process there is nothing to wait for.
 """
 
 from __future__ import annotations

@@ -305,7 +305,7 @@ def test_the_error_comes_with_the_next_save_on_all(tmp_path, failed):
     assert each(3, save) == [[500]] * 3
 
 
-def begun(group, folder, format="safetensors"):
+def started(group, folder, format="safetensors"):
     """A write of step 400 that every process is about to do."""
     state = {"a": np.zeros((4, 3)), "b": np.ones(2)}
 
@@ -325,11 +325,11 @@ def said(errors):
 
 
 def test_a_process_that_does_not_write(tmp_path):
-    """One that was killed after the others had begun: they wait for a while, and say so."""
+    """One that was killed after the others had started: they wait for a while, and say so."""
 
     def save(group):
         group.patience = 0.3
-        writing = begun(group, tmp_path)
+        writing = started(group, tmp_path)
         if group.index != 2:
             writing.run()
 
@@ -348,7 +348,7 @@ def test_a_process_that_does_not_write(tmp_path):
 def test_a_first_process_that_does_not_write(tmp_path):
     def wait(group):
         group.patience = 0.3
-        writing, error = begun(group, tmp_path), None
+        writing, error = started(group, tmp_path), None
         try:
             if group.index:
                 writing.run()
@@ -369,7 +369,7 @@ def test_a_first_process_that_does_not_write(tmp_path):
 
 @pytest.mark.parametrize("failed", [1], indirect=True)
 def test_what_the_first_process_says_of_another(tmp_path, failed):
-    first, second, third = said(each(3, lambda group: begun(group, tmp_path, "failing").run()))
+    first, second, third = said(each(3, lambda group: started(group, tmp_path, "failing").run()))
     own = "the checkpoint of step 400 could not be written: No space left on device"
     assert first.startswith("process 1 could not write its part of the checkpoint of step 400\n")
     assert "No space left on device" in first
@@ -383,7 +383,7 @@ def test_what_the_first_process_says_of_another(tmp_path, failed):
 @pytest.mark.parametrize("failed", [0], indirect=True)
 def test_a_process_that_comes_when_the_first_has_failed(tmp_path, failed):
     def save(group):
-        writing = begun(group, tmp_path, "failing")
+        writing = started(group, tmp_path, "failing")
         if group.index:
             gone(tmp_path)
         writing.run()
