@@ -63,13 +63,14 @@ def patience() -> float:
     return _patience
 
 
-def exchange(where: str, value: Any, timeout: float | None = None) -> list[Any]:
+def exchange(where: str, value: Any, timeout: float | None = None, *, doing: str = "") -> list[Any]:
     """What each process gives, in their order.
 
     Args:
       where: what the processes do there, for the error.
       value: a JSON value.
       timeout: seconds to wait for the others.
+      doing: what this process does there, in the error of one that waits in vain.
 
     Raises:
       ProcessError: where not all of them come in time, or another one has ended.
@@ -82,21 +83,22 @@ def exchange(where: str, value: Any, timeout: float | None = None) -> list[Any]:
         return [json.loads(text)]
     own = text.encode()
     seconds = patience() if timeout is None else timeout
-    words = _gathered(_filled(own, _AT_ONCE), where, seconds)
+    words = _gathered(_filled(own, _AT_ONCE), where, seconds, doing)
     sizes = [int.from_bytes(row[:8].tobytes(), "little") for row in words]
     if max(sizes) > _AT_ONCE - 8:
         # By powers of two, so that few programs are compiled.
         room = 1 << (max(sizes) + 7).bit_length()
-        words = _gathered(_filled(own, room), where, seconds)
+        words = _gathered(_filled(own, room), where, seconds, doing)
     return [json.loads(row[8 : 8 + size].tobytes()) for row, size in zip(words, sizes, strict=True)]
 
 
-def agree(where: str, facts: Mapping[str, str]) -> None:
+def agree(where: str, facts: Mapping[str, str], *, doing: str = "") -> None:
     """Raises on every process where a fact is not the same on all of them.
 
     Args:
       where: what the processes do there, for the error.
       facts: texts by name, such as the ``repr`` of a model; the first that differs is named.
+      doing: as for ``exchange``.
 
     Raises:
       ProcessError: names the fact, and what it is on two of the processes.
@@ -104,7 +106,7 @@ def agree(where: str, facts: Mapping[str, str]) -> None:
     >>> agree("an example", {"model": "Dense(4)"})
     """
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in facts.items()}
-    found = exchange(where, digests)
+    found = exchange(where, digests, doing=doing)
     if all(one == found[0] for one in found):
         return
     names = dict.fromkeys(name for one in found for name in one)
@@ -113,8 +115,9 @@ def agree(where: str, facts: Mapping[str, str]) -> None:
     # Everybody comes here, since everybody has seen the same digests.
     texts = exchange(where, facts.get(name, "nothing"))
     mine, theirs = _from_difference(texts[0], texts[other])
-    raise ProcessError(
-        f"{where}: the processes differ in {name}",
+    raise _error(
+        where,
+        f"the processes differ in {name}",
         expected=f"process 0 has {mine}",
         got=f"process {other} has {theirs}",
         hint="start the same program with the same arguments and data on every process",
@@ -133,8 +136,9 @@ def lost_process(error: BaseException) -> bool:
 def ended(where: str, error: BaseException, hint: str | None = None) -> ProcessError:
     """The error on a process that has lost another one, from XLA's own."""
     first = str(error).strip().splitlines() or [type(error).__name__]
-    return ProcessError(
-        f"{where}: process {index()} has lost another of the {count()} processes",
+    return _error(
+        where,
+        f"process {index()} has lost another of the {count()} processes",
         got=" ".join(first[0].split())[:_SHOWN],
         hint=hint or "look at the output of the others for the one that ended first",
     )
@@ -169,7 +173,9 @@ def _filled(content: bytes, room: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return row
 
 
-def _gathered(row: np.ndarray[Any, Any], where: str, seconds: float) -> np.ndarray[Any, Any]:
+def _gathered(
+    row: np.ndarray[Any, Any], where: str, seconds: float, doing: str
+) -> np.ndarray[Any, Any]:
     """The rows of all processes, by a collective on a thread that is left behind after a while."""
     from jax.experimental import multihost_utils
 
@@ -185,15 +191,22 @@ def _gathered(row: np.ndarray[Any, Any], where: str, seconds: float) -> np.ndarr
     thread.start()
     thread.join(seconds)
     if not result:
-        raise ProcessError(
-            f"{where}: not all of the {count()} processes came here within {seconds:g} s",
-            got=f"process {index()} has waited",
+        raise _error(
+            where,
+            f"not all of the {count()} processes came within {seconds:g} s",
+            got=f"process {index()} has waited {doing}".strip(),
             hint="look at the output of the others: one may have failed, or do something else; "
             "sharding.initialize(timeout=) allows more time",
         )
     if isinstance(result[0], Exception):
         raise ended(where, result[0]) from result[0]
     return np.asarray(result[0])
+
+
+def _error(where: str, problem: str, **more: str | None) -> ProcessError:
+    error = ProcessError(problem, **more)
+    error.attribute_to(where)
+    return error
 
 
 def _from_difference(one: str, other: str) -> tuple[str, str]:

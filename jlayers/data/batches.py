@@ -99,6 +99,7 @@ class Batches:
         whole, rest = divmod(self._rows, self._size)
         self._count = whole + (last != "drop" and rest > 0)
         self._functions: tuple[tuple[Callable[..., PyTree], jax.Array | None], ...] = ()
+        self._part: Callable[[int], np.ndarray] | None = None
         # One order is kept, at 8 bytes a row: epochs are read one after the other.
         self._latest: tuple[int, np.ndarray] = (-1, np.arange(0))
 
@@ -135,6 +136,21 @@ class Batches:
             return self
         new = copy.copy(self)
         new._last, new._count = "keep", self._count + 1
+        return new
+
+    def of_places(self, part: Callable[[int], np.ndarray]) -> Batches:
+        """The same batches with some of their rows alone, for one of several processes.
+
+        Args:
+          part: the places in a batch, for its number of rows.
+
+        Returns:
+          These batches themselves where functions of ``map`` are given whole ones.
+        """
+        if self._functions:
+            return self
+        new = copy.copy(self)
+        new._part = part
         return new
 
     @public_api
@@ -256,10 +272,15 @@ class Batches:
         return self._gather(np.stack(rows), index)
 
     def _gather(self, rows: np.ndarray | slice, index: int | np.ndarray) -> PyTree:
+        places: np.ndarray | slice = slice(None)
+        if self._part is not None:
+            rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            places = self._part(rows.shape[-1])
+            rows = rows[..., places]
         batch = self._take(rows)
         if self._last != "pad":
             return batch
-        return (*batch, index * self._size + np.arange(self._size) < self._rows)
+        return (*batch, index * self._size + np.arange(self._size)[places] < self._rows)
 
     def _take(self, rows: np.ndarray | slice) -> PyTree:
         leaves = [_converted(take(leaf, rows)) for take, leaf in self._takes]

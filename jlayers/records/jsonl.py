@@ -81,6 +81,7 @@ def json_lines(path: Path) -> Callable[[Record], None]:
             last, first_new = record.step, None
 
     json_lines.on_start = on_start  # type: ignore[attr-defined]
+    json_lines.writes_a_file = True  # type: ignore[attr-defined]
     return json_lines
 
 

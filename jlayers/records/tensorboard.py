@@ -18,6 +18,9 @@ _WAITING = 10_000
 class _Events:
     """Passes records to the writer's own thread."""
 
+    # Of several processes the first one alone writes it.
+    writes_a_file = True
+
     def __init__(self, folder: str, flush_seconds: float):
         self._folder = folder
         self._flush_seconds = flush_seconds

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import jax
 
-from ..base import arguments
+from ..base import arguments, processes
 from ..base.errors import LayerError, public_api
 from ..base.specs import format_short
 from .slurm import slurm_devices
@@ -115,7 +115,9 @@ def initialize(
       num_processes: how many there are.
       process_id: which of them this one is, from 0.
       local_device_ids: the GPUs of this process, by their numbers among those that it sees.
-      timeout: seconds to wait for the other processes. JAX ends a process that has waited longer.
+      timeout: seconds to wait for the other processes, here, where JAX ends a process that has
+        waited longer, and wherever they meet later: at the start and the end of ``fit``, at
+        checkpoints. There it is a ``ProcessError``.
       optional: True to run as one process where nothing says that there are several.
 
     Returns:
@@ -144,6 +146,7 @@ def initialize(
     _log(found, timeout)
     if complete and found.process_id and found.coordinator_address:
         _await_coordinator(found.coordinator_address, timeout)
+    processes.set_patience(timeout)
     try:
         with _reminder(found, timeout):
             jax.distributed.initialize(
@@ -164,6 +167,7 @@ def initialize(
         if not optional or seen:
             raise _unknown(seen) from error
         return Launch("one process", None, 1, 0)
+    processes.end_at_once()
     return found
 
 

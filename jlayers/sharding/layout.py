@@ -22,7 +22,7 @@ from ..base.errors import LayerError
 from ..base.paths import unflatten
 from ..base.specs import format_short, path_text
 from ..base.types import Params, PyTree
-from .batches import AnyMesh, batch_shardings, parts_of
+from .batches import AnyMesh, batch_shardings, parts_of, put
 
 T = TypeVar("T")
 P = PartitionSpec
@@ -116,7 +116,7 @@ class Layout:
     def shard(self, tree: T) -> T:
         """The arrays of a tree on the devices of the mesh, see ``of``."""
         self.check_devices("shard")
-        return jax.device_put(tree, self.of(tree))  # type: ignore[no-any-return]
+        return put(tree, self.of(tree))
 
     def constrain(self, tree: T) -> T:
         """The same values in a program that is being traced, placed as ``of`` says.

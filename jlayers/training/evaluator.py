@@ -20,7 +20,7 @@ from ..inspection.training_loss import Batch, Metrics, call_with_offers
 from ..metrics import Metric
 from ..sharding import Rules
 from ..sharding.batches import put_batch
-from .sharded import check_sharding, on_mesh
+from .sharded import check_sharding, on_mesh, one_at_a_time
 from .state import TrainState, check_model, ema_params
 
 # The metrics' sums, and beside each number what rounding took from it (Neumaier, 1974).
@@ -123,12 +123,14 @@ def make_evaluator(
 
     parts = on_mesh(part, mesh, rules)
 
+    @one_at_a_time
     @jax.jit
     def first(state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
         value = parts(state, number, batch)
         return value, jax.tree.map(jnp.zeros_like, value)
 
     # On the device: nothing is read until the record is.
+    @one_at_a_time
     @jax.jit
     def further(sums: _Sums, state: TrainState, number: jax.Array, batch: Batch) -> _Sums:
         own = parts(state, number, batch)

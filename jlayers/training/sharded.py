@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from ..base import processes
 from ..base.errors import TrainingError
 from ..base.layer import Layer
-from ..base.specs import format_short, path_text, specs_of
+from ..base.specs import format_short, format_spec, path_text, specs_of
 from ..base.types import Params, PyTree, State
 from ..inspection.training_loss import training_loss
 from ..sharding import Layout, Rules
-from ..sharding.batches import put_batch
+from ..sharding.batches import put, put_batch, put_rows
 from .state import TrainState, check_patterns, evaluated
 
 T = TypeVar("T")
@@ -87,6 +90,7 @@ def start_sharded(
     """What ``make(key, x, params=, state=)`` returns, made where it is to lie."""
     layout.check_devices("step.start")
     specs = specs_of(x)
+    _check_alike(layout, key, specs, (params, state))
 
     def start(key: jax.Array, params: Params | None, state: State | None) -> TrainState:
         return make(key, specs, params=params, state=state)
@@ -98,7 +102,34 @@ def start_sharded(
         None if state is None else layout.shard(state),
     )
     everywhere = layout.sharding(jax.sharding.PartitionSpec())
-    return jax.jit(start, out_shardings=places)(jax.device_put(key, everywhere), *given)  # type: ignore[no-any-return]
+    return jax.jit(start, out_shardings=places)(put(key, everywhere), *given)  # type: ignore[no-any-return]
+
+
+def _check_alike(layout: Layout, key: jax.Array, x: PyTree, given: PyTree) -> None:
+    """Raises on every process where they would start from different states.
+
+    Of values that are given 64 of each array are looked at, as ``Batches.fingerprint`` does.
+    """
+    if processes.count() == 1:
+        return
+
+    def values(leaf: Any) -> str:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return str(leaf.sharding)
+        flat = np.asarray(leaf).reshape(-1)
+        return str(flat[np.linspace(0, max(flat.size - 1, 0), min(flat.size, 64)).astype(int)])
+
+    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    lines = [
+        f"{path_text(path)}: {values(leaf)}" for path, leaf in jax.tree.leaves_with_path(given)
+    ]
+    facts = {
+        "the key": str(np.asarray(words).tolist()),
+        "the shapes of the input": ", ".join(map(format_spec, jax.tree.leaves(x))),
+        "the parameters and where they lie": str(layout),
+        "the values that are given": "\n".join(lines),
+    }
+    processes.agree("step.start", facts)
 
 
 def kept_activations(step: Any, state: TrainState, batch: Any) -> int:
@@ -124,14 +155,34 @@ def kept_activations(step: Any, state: TrainState, batch: Any) -> int:
     return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in own.values())
 
 
-def batch_placer(mesh: Any, rules: Rules, stacked: bool) -> Callable[[Any], Any]:
-    """``put(item)`` for the items of a loop, whose first entry is a batch or a stack of batches."""
+def batch_placer(mesh: Any, rules: Rules, stacked: bool, own: bool) -> Callable[[Any], Any]:
+    """``put(item)`` for the items of a loop, whose first entry is a batch or a stack of batches.
 
-    def put(item: Any) -> Any:
+    Args:
+      own: whether they have the rows of this process alone.
+    """
+    place = put_rows if own else put_batch
+
+    def put_item(item: Any) -> Any:
         batch, *others = item
-        return put_batch(mesh, rules.batch, batch, stacked=int(stacked)), *others
+        return place(mesh, rules.batch, batch, stacked=int(stacked)), *others
 
-    return put
+    return put_item
+
+
+def one_at_a_time(call: Callable[..., T]) -> Callable[..., T]:
+    """On CPUs, a program that has ended when the call returns, where there are several processes.
+
+    Gloo's collectives hold the threads that they wait on, so that two programs under way may stand
+    in each other's way for good.
+    """
+    if processes.count() == 1 or jax.default_backend() != "cpu":
+        return call
+
+    def waiting(*args: Any) -> T:
+        return jax.block_until_ready(call(*args))  # type: ignore[no-any-return]
+
+    return waiting
 
 
 def check_placed(state: PyTree, mesh: Any) -> None:

@@ -15,7 +15,7 @@ def others(monkeypatch):
     """Two processes of which this is the first; a list of what the second one gives."""
     answers = []
 
-    def gathered(row, where, seconds):
+    def gathered(row, where, seconds, doing):
         content = answers.pop(0)
         room = len(row)
         return np.stack([row, processes._filled(json.dumps(content).encode(), room)])
@@ -47,7 +47,9 @@ def test_what_differs_is_named(others):
     def digests(facts):
         found = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(processes, "exchange", lambda where, value: found.append(value) or [1, 1])
+            patch.setattr(
+                processes, "exchange", lambda where, value, doing: found.append(value) or [1, 1]
+            )
             processes.agree("fit", facts)
         return found[0]
 

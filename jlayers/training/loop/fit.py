@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jax
 
-from ...base import arguments
+from ...base import arguments, processes
 from ...base.errors import TrainingError, public_api, warn
 from ...base.layer import Layer
 from ...base.specs import format_short
@@ -24,6 +24,7 @@ from ...records.progress import Progress
 from ...records.record import Record
 from ..sharded import batch_placer, check_placed
 from ..step import Step, TrainStep
+from . import several
 from .early_stopping import EarlyStopping, StopEarly
 from .hooks import Evaluate, Evaluation, FitResult, Hook, ProgressBar, as_hook
 from .loop import Loop, Plan
@@ -131,11 +132,13 @@ def fit(
     [[3.]] [1.]
     """
     step = _checked_step(step)
+    several.check_mesh(step)
     source = as_source(data)
     log_every = arguments.positive("log_every", log_every)
     plan = Plan(
         step=step,
         source=source,
+        reads=several.own_rows(source, step),
         steps=_positive("steps", steps),
         epochs=_positive("epochs", epochs),
         steps_per_call=arguments.positive("steps_per_call", steps_per_call),
@@ -147,8 +150,10 @@ def fit(
         manager=_instance("checkpoints", checkpoints, CheckpointManager),
         donate=arguments.flag("donate", donate),
         compiler_options=_checked_options(compiler_options),
-        put=_put_on_mesh(step, state, device, steps_per_call),
+        put=None,
     )
+    own = plan.reads is not source
+    plan = plan._replace(put=_put_on_mesh(step, state, device, steps_per_call, own))
     # Ten records to one of these: both wait for the device, which a record does not.
     evaluate_every = _positive("evaluate_every", evaluate_every) or 10 * log_every
     checkpoint_every = _positive("checkpoint_every", checkpoint_every) or 10 * log_every
@@ -158,12 +163,12 @@ def fit(
     if evaluate is not None:
         arguments.function("evaluate", evaluate, "state")
         made.append(Evaluation(evaluate, evaluate_every))
-    if progress:
+    if progress and processes.index() == 0:
         bar = _instance(
             "progress", Progress(plan.steps) if progress is True else progress, Progress
         )
         made.append(ProgressBar(bar))
-    made += map(as_hook, hooks)
+    made += (as_hook(hook) for hook in hooks if several.is_called_here(hook))
     if checkpoints is not None:
         made.append(Checkpointing(checkpoints, checkpoint_every, step, source))
     early: StopEarly | None = None
@@ -181,6 +186,22 @@ def fit(
             "neither steps nor epochs is given, and the data has no end",
             expected="steps= or epochs=",
         )
+    several.check_alike(
+        step,
+        state,
+        source,
+        {
+            "steps": steps,
+            "epochs": epochs,
+            "steps_per_call": steps_per_call,
+            "log_every": log_every,
+            "non_finite": non_finite,
+            "evaluate": None if evaluate is None else evaluate_every,
+            "checkpoints": None if checkpoints is None else checkpoint_every,
+            "resume": resume,
+            "early_stopping": early_stopping,
+        },
+    )
     loop = Loop(plan, state, tuple(made))
     stopped = "error"
 
@@ -199,6 +220,8 @@ def fit(
         except Exception as error:
             # So that a notebook keeps the state of a loop that failed.
             error.fitted = result()  # type: ignore[attr-defined]
+            if (gone := several.lost(error, checkpoints)) is not None:
+                raise gone from error
             raise
     # As a process that SIGTERM kills: schedulers tell it from a failure by the status.
     if stopped == "SIGTERM":
@@ -214,7 +237,7 @@ def fit(
 
 
 def _put_on_mesh(
-    step: Step, state: Any, device: object, steps_per_call: int
+    step: Step, state: Any, device: object, steps_per_call: int, own: bool
 ) -> Callable[[Any], Any] | None:
     """What puts batches on the mesh of a step, if it has one."""
     if not isinstance(step, TrainStep) or step.mesh is None or step.rules is None:
@@ -226,7 +249,7 @@ def _put_on_mesh(
             got=format_short(device),
         )
     check_placed(state, step.mesh)
-    return batch_placer(step.mesh, step.rules, steps_per_call > 1)
+    return batch_placer(step.mesh, step.rules, steps_per_call > 1, own)
 
 
 def _checked_options(options: Mapping[str, bool | str] | None) -> Mapping[str, bool | str]:

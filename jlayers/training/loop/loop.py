@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ...base import processes
 from ...base.errors import warn
 from ...base.specs import specs_of
 from ...checkpoint import CheckpointManager
 from ...data import Position, Source
 from ...data.recent_batches import RecentBatches
 from ...inspection.donation import Donation, check_distinct, check_not_donated, copied
+from ..sharded import one_at_a_time
 from ..state import TrainState
 from ..step import Step
 from .hooks import Hook, HookMetrics, LoopSnapshot, Schedule, Scheduled, next_multiple
@@ -43,14 +45,19 @@ from .recovery import (
     sums_of,
     with_sums,
 )
+from .several import Preemption, check_end, saved_by_all
 from .signals import Interrupted, Signals
 
 
 class Plan(NamedTuple):
-    """The arguments of ``fit`` that concern the loop itself, checked."""
+    """The arguments of ``fit`` that concern the loop itself, checked.
+
+    ``reads`` is the source of what this process is to read, ``source`` that of whole batches.
+    """
 
     step: Step
     source: Source
+    reads: Source
     steps: int | None
     epochs: int | None
     steps_per_call: int
@@ -82,7 +89,7 @@ class Loop:
         self._plan, self._schedule = plan, Schedule(hooks)
         self.history = History(hooks)
         self._recovery = Recovery(plan.step, plan.non_finite, plan.manager)
-        self._signals = Signals()
+        self._signals = Signals() if processes.count() == 1 else Preemption()
         self._donation: Donation | None = None
         self.resumed: int | None = None
         # Looks at what is due: the first two verify donation.
@@ -157,7 +164,7 @@ class Loop:
             # A new segment reads the data again: after a rollback from another position.
             with self._batches() as batches:
                 try:
-                    stopped = self._take(batches)
+                    stopped = self._take(self._signals.watched(batches))
                 except Interrupted:
                     stopped = self._signals.reason or "interrupt"
             return self._finish(stopped)
@@ -181,7 +188,7 @@ class Loop:
         """The batches for each call, read ahead."""
         plan = self._plan
         return call_items(
-            plan.source,
+            plan.reads,
             self.position,
             epochs=plan.epochs,
             step=self.step,
@@ -204,7 +211,7 @@ class Loop:
         if stopped := self._run_due():
             return stopped
         form = form_of((self.state, self._accumulator))
-        tick, rest = self._program.tick(form), self._program.rest(form)
+        tick, rest = map(one_at_a_time, (self._program.tick(form), self._program.rest(form)))
         leaves, full = self._carry(), self._plan.steps_per_call
         watch, signals, recent = self._watch.counts, self._signals, self._recent
         step, position, due = self.step, self.position, 0.0
@@ -358,6 +365,7 @@ class Loop:
         Snapshots come first, so that a resumed loop does not find a record of this step in them.
         After a signal it is the resumed loop that makes the record, when it is due.
         """
+        check_end(stopped, self.step)
         if self._accumulator is None:
             return stopped
         self.history.read(0, self._check)
@@ -376,7 +384,7 @@ class Loop:
 
     def _save_after(self, error: BaseException) -> None:
         """Saves what there is when the loop ends by an error."""
-        if self._accumulator is None:
+        if self._accumulator is None or not saved_by_all(error):
             return
         try:
             # A hook may be what failed; records must not fail a second time.

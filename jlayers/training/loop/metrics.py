@@ -24,6 +24,7 @@ from ...base.errors import TrainingError
 from ...base.specs import format_spec, specs_of
 from ...inspection.training_loss import Metrics
 from ...records.record import Record
+from ...sharding.batches import put
 from .hooks import Hook, stops
 
 # Seconds: more than it takes to copy numbers that have been computed already.
@@ -235,5 +236,5 @@ def placed(state: Any, accumulator: MetricAccumulator) -> MetricAccumulator:
     for leaf in jax.tree.leaves(state):
         if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.device_put(accumulator, everywhere)  # type: ignore[no-any-return]
+            return put(accumulator, everywhere)
     return accumulator

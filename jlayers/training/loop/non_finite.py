@@ -13,10 +13,14 @@ from ...data.recent_batches import FoundBatch
 from ...inspection.nonfinite.find import find_non_finite as find_in_model
 from ...inspection.nonfinite.report import NonFinite
 from ...inspection.training_loss import Batch, LossFunction, asked_by
+from ...sharding.batches import fetched, size_of
 from ..divided_loss import divided_loss
 from ..state import TrainState, check_model, check_patterns, evaluated
 from ..step import Step, TrainStep
 from .hooks import FitResult
+
+# Bytes of a state on a mesh that is brought together to be looked at on one device.
+_LARGEST = 4 << 30
 
 
 class NonFiniteError(TrainingError):
@@ -43,6 +47,8 @@ class NonFiniteError(TrainingError):
             text = f"a batch that was {found.missing}"
         else:
             text = "no layer shows it with the current parameters"
+            if size_of(state) > _LARGEST:
+                text = f"a state of {size_of(state) >> 30} GiB, too large to look for the layer"
         super().__init__(
             f"the loss or the gradient of step {step} is not finite "
             f"(its batch is at {found.position} in the data)",
@@ -102,9 +108,14 @@ def find_non_finite(
 
 
 def diagnose(step: Step, state: Any, batch: Any) -> NonFinite | None:
-    """The report on a step of ``train_step``; nothing is known of other steps."""
+    """The report on a step of ``train_step``; nothing is known of others, and of large states."""
     if batch is None or not (isinstance(step, TrainStep) and isinstance(state, TrainState)):
         return None
+    if step.mesh is not None:
+        # Layer by layer, and not as one program that XLA could divide.
+        if size_of(state) > _LARGEST:
+            return None
+        state = fetched(state)
     return find_non_finite(
         step.model, step.loss, state, batch, frozen=step.frozen, accumulate=step.accumulate
     )

@@ -158,7 +158,7 @@ def _compare(found: Restored, source: Source, step: Step) -> None:
     manifest = read_manifest(found.path)
     if not isinstance(step, TrainStep) or manifest.model is None:
         return
-    own, other = _description(repr(step.model)), _description(manifest.model)
+    own, other = description(repr(step.model)), description(manifest.model)
     # Another version may write the same model differently.
     if own != other and manifest.versions.get("jlayers") == sys.modules["jlayers"].__version__:
         warn(
@@ -167,9 +167,9 @@ def _compare(found: Restored, source: Source, step: Step) -> None:
         )
 
 
-def _description(model: str) -> str:
-    """The repr of a model, without the lines of functions, which move when a file is edited."""
-    return re.sub(r":\d+>|0x[0-9a-f]+", ">", " ".join(model.split()))
+def description(text: str) -> str:
+    """A repr without the lines of functions, which move when a file is edited, and addresses."""
+    return re.sub(r":\d+>|0x[0-9a-f]+", ">", " ".join(text.split()))
 
 
 class Recovery:

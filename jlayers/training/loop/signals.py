@@ -13,10 +13,11 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 # Seconds that a source has to give its batch after a signal, and an evaluation to end.
 GRACE, LONG_GRACE = 0.25, 5.0
 # What Python itself sets. Other handlers are the user's, and decide themselves what happens.
@@ -98,6 +99,11 @@ class Signals:
             signal.signal(number, handler)
         self._before = {}
         self.attend()
+
+    @staticmethod
+    def watched(items: Iterator[T]) -> Iterator[T]:
+        """The items of a loop: signals come by themselves."""
+        return items
 
     def attend(self) -> None:
         """Between two steps: calls the handlers of the user's that were postponed."""
