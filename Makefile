@@ -6,7 +6,7 @@ DEPS   := pyproject.toml Makefile
 export KERAS_BACKEND := jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: run run-lm pretrained test test-all soak lint docs bench bench-gpu conformance conformance-page test-newest tpu-check tpu clean
+.PHONY: run run-lm run-multi pretrained test test-all soak lint docs bench bench-gpu conformance conformance-page test-newest tpu-check tpu clean
 
 run: $(VENV)/.examples  ## train on real digits, save, load in a new process, predict
 	$(BIN)/python examples/digits.py train
@@ -14,6 +14,9 @@ run: $(VENV)/.examples  ## train on real digits, save, load in a new process, pr
 
 run-lm: $(VENV)/.examples  ## train two language models on Python's library, or go on; ARGS=--fresh
 	$(BIN)/python examples/language_model.py $(ARGS)
+
+run-multi: $(VENV)/.examples  ## four processes train one model on this machine; kill one, start again
+	$(BIN)/python examples/processes.py start $(ARGS)
 
 pretrained: export JAX_PLATFORMS = cpu
 pretrained: export PYTHONPATH := $(VENV)/pretrained
