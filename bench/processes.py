@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,10 +25,12 @@ import optax
 
 import jlayers as jl
 from jlayers import sharding, training
-from jlayers.base import processes
 from jlayers.sharding.batches import put_batch
 
+from . import workers
+
 DEVICES, PROCESSES, STEPS = 8, 4, 30
+TIMEOUT = 600
 # Axes of the mesh, and the rules.
 Placed = tuple[tuple[int, ...], tuple[str, ...], sharding.Rules]
 _ROWS = sharding.fsdp("data", least=0)
@@ -85,41 +84,11 @@ def measure(name: str) -> dict[str, Any]:
     return {"ms": 1e3 * statistics.median(times[5:]), "loss": float(metrics["loss"])}
 
 
-def child(name: str) -> None:
-    """One of the processes, or the only one."""
-    sharding.initialize(timeout=120, optional=True)
-    found = measure(name)
-    if processes.index() == 0:
-        print("RESULT", json.dumps(found), flush=True)
-
-
 def run(name: str, count: int) -> dict[str, Any]:
     """What process 0 of so many finds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
-    }
-    if count > 1:
-        environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
-        environment["JAX_NUM_PROCESSES"] = str(count)
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench.processes", "--child", name],
-            env=environment | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    texts = [process.communicate(timeout=600)[0] for process in started]
-    line = next((line for line in texts[0].splitlines() if line.startswith("RESULT")), None)
-    if line is None:
-        raise RuntimeError(texts[0])
-    return json.loads(line.removeprefix("RESULT"))  # type: ignore[no-any-return]
+    arguments = ["--child", name]
+    found = workers.run("bench.processes", arguments, count=count, devices=DEVICES, timeout=TIMEOUT)
+    return found[0]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -130,7 +99,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--child")
     options = parser.parse_args(arguments)
     if options.child:
-        child(options.child)
+        sharding.initialize(timeout=120, optional=True)
+        print(json.dumps(measure(options.child)))
         return
     for name in options.names or WORKLOADS:
         pairs = [(run(name, 1), run(name, PROCESSES)) for _ in range(options.rounds)]

@@ -15,13 +15,12 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
+
+from . import workers
 
 MB = 1_000_000
 DEVICES = 4
@@ -67,38 +66,6 @@ def save(megabytes: int, saves: int, folder: pathlib.Path) -> dict[str, Any]:
     return {"seconds": seconds, "written": names[index].stat().st_size, "own shards": own}
 
 
-def run(count: int, arguments: list[str]) -> list[dict[str, Any]]:
-    """What each of so many processes reports."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
-    }
-    if count > 1:
-        environment |= {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": str(count),
-        }
-    command = [sys.executable, "-m", "bench.shards", "--worker", *arguments]
-    started = [
-        subprocess.Popen(
-            command,
-            env=environment | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    try:
-        texts = [process.communicate(timeout=TIMEOUT)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [json.loads(text.splitlines()[-1]) for text in texts]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=400)
@@ -113,7 +80,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for count in (1, 2, 2, 1):
             arguments = ["--megabytes", options.megabytes, "--saves", options.saves]
-            found = run(count, [*map(str, arguments), "--folder", folder])
+            found = workers.run(
+                "bench.shards",
+                ["--worker", *arguments, "--folder", folder],
+                count=count,
+                devices=DEVICES,
+                timeout=TIMEOUT,
+            )
             # The slowest process is the time of all.
             seconds[count] += map(max, zip(*(one["seconds"] for one in found), strict=True))
             for index, one in enumerate(found):

@@ -56,8 +56,9 @@ def train(steps):
             checkpoint_every=40,
             hooks=[training.json_lines(RUNS / "log.jsonl")],
         )
-    shards = fitted.state.params["embedding"]["table"].addressable_shards
-    print(f"process {jax.process_index()} has {len(shards)} parts {shards[0].data.shape}")
+    largest = max(jax.tree.leaves(fitted.state.params), key=lambda array: array.size)
+    parts = [shard.data.shape for shard in largest.addressable_shards]
+    print(f"process {jax.process_index()} holds {parts} of the largest array, {largest.shape}")
 
 
 def start(count, devices, steps):

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .errors import ProcessError, truncate
+from .errors import ProcessError, truncate, warn
 
 # Seconds to wait for the others; ``sharding.initialize(timeout=)`` sets it.
 _patience = 300.0
@@ -122,6 +122,12 @@ def agree(where: str, facts: Mapping[str, str], *, doing: str = "") -> None:
         got=f"process {other} has {theirs}",
         hint="start the same program with the same arguments and data on every process",
     )
+
+
+def warn_once(text: str) -> None:
+    """A warning that all processes have come to, by the first of them."""
+    if index() == 0:
+        warn(text)
 
 
 def lost_process(error: BaseException) -> bool:

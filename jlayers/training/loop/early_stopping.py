@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from ...base import arguments
-from ...base.errors import TrainingError, public_api, public_init, warn
+from ...base import arguments, processes
+from ...base.errors import TrainingError, public_api, public_init
 from ...base.specs import format_short
 from ...checkpoint import CheckpointManager
 from ...inspection.donation import copied
@@ -110,7 +110,7 @@ class StopEarly(Hook):
         # From before a resumption.
         if checkpoints is not None and self._best_step in checkpoints.steps():
             return checkpoints.restore(last, self._best_step).tree
-        warn(
+        processes.warn_once(
             f"the best state, of step {self._best_step}, was not kept, and the last is returned\n"
             f"  CheckpointManager(..., best=1, metric={self._rule.metric!r}) keeps it in a file, "
             "where a checkpoint is due at the same step as the evaluation"

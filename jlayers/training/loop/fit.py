@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 
 from ...base import arguments, processes
-from ...base.errors import TrainingError, public_api, warn
+from ...base.errors import TrainingError, public_api
 from ...base.layer import Layer
 from ...base.specs import format_short
 from ...checkpoint import CheckpointManager
@@ -229,7 +229,7 @@ def fit(
     if loop.resumed == loop.step:
         of = "" if steps is None else f" of {steps}"
         text = f"resumed at step {loop.step}{of}, nothing to do"
-        warn(text) if bar is None else bar.note(text)
+        processes.warn_once(text) if bar is None else bar.note(text)
     ended = result()
     if early is None or not early_stopping or not early_stopping.restore_best:
         return ended

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from ...base import processes
-from ...base.errors import warn
 from ...base.specs import specs_of
 from ...checkpoint import CheckpointManager
 from ...data import Position, Source
@@ -231,7 +230,7 @@ class Loop:
                     report = self._watch.report(step, *form.tree(given), batch)
                     # The first call of a loop may differ from the last one of another.
                     if report is not None and self._looks:
-                        warn(report)
+                        processes.warn_once(report)
                 stopped, due = self._attend()
                 leaves = self._carry()
                 if stopped is not None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ...base.errors import CheckpointError, truncate, warn
+from ...base import processes
+from ...base.errors import CheckpointError, truncate
 from ...checkpoint import CheckpointManager, Restored, read_manifest
 from ...data import Source
 from ...data.recent_batches import RecentBatches
@@ -149,7 +150,7 @@ def _compare(found: Restored, source: Source, step: Step) -> None:
     now, then = fingerprint_of(source).get(_DATA), found.extra.get(_DATA)
     if isinstance(now, dict) and isinstance(then, dict) and now != then:
         changed = [name for name in now if now[name] != then.get(name)]
-        warn(
+        processes.warn_once(
             f"the checkpoint of step {found.step} is of other data, and its position "
             f"{found.position} is one in them\n"
             + "\n".join(f"  {name}: {then.get(name)} became {now[name]}" for name in changed)
@@ -161,7 +162,7 @@ def _compare(found: Restored, source: Source, step: Step) -> None:
     own, other = description(repr(step.model)), description(manifest.model)
     # Another version may write the same model differently.
     if own != other and manifest.versions.get("jlayers") == sys.modules["jlayers"].__version__:
-        warn(
+        processes.warn_once(
             f"the checkpoint of step {found.step} is of another model with parameters of the same "
             f"shapes\n  then: {truncate(other)}\n  now:  {truncate(own)}"
         )
@@ -211,7 +212,7 @@ class Recovery:
         found, tree = recent.find(bad), state()
         error = NonFiniteError(found, bad, tree, diagnose(self._step, tree, found.batch))
         if self.policy == "skip":
-            warn(str(error))
+            processes.warn_once(str(error))
             return None
         return error
 
@@ -231,5 +232,5 @@ class Recovery:
         if self._rollbacks > _ROLLBACKS:
             error.add_note(f"no rollback: {_ROLLBACKS} times in a row")
             raise error
-        warn(f"{error}\n  The loop goes back to step {snapshot.step}.")
+        processes.warn_once(f"{error}\n  The loop goes back to step {snapshot.step}.")
         return snapshot._replace(position=error.after)
