@@ -135,19 +135,20 @@ class Layout:
 
         return jax.tree.map(place, tree, places)  # type: ignore[no-any-return]
 
-    def keep_rows(self, rows: int) -> Callable[[PyTree], PyTree]:
+    def keep_rows(self, rows: int, *, stacked: int = 0) -> Callable[[PyTree], PyTree]:
         """What keeps arrays of these rows split as a batch is, by their first axis alone.
 
         Args:
           rows: of the batch; arrays whose first axis it does not divide stay as they are.
+          stacked: axes in front that are whole, such as that of the parts of a batch.
         """
         entry = self.batch[0] if self.batch else None
 
         def place(leaf: Any) -> Any:
-            if leaf.ndim < 2 or not rows or leaf.shape[0] % rows:
+            if leaf.ndim < 2 or not rows or leaf.shape[stacked] % rows:
                 return leaf
-            spec = P(entry, *(P.UNCONSTRAINED,) * (leaf.ndim - 1))
-            return _placed_as(leaf, self.mesh, spec)
+            others = (P.UNCONSTRAINED,) * (leaf.ndim - 1 - stacked)
+            return _placed_as(leaf, self.mesh, P(*(None,) * stacked, entry, *others))
 
         if entry is None or rows % parts_of(self.mesh, entry):
             return lambda tree: tree

@@ -219,6 +219,36 @@ def test_a_plan_counts_the_steps_of_loops():
     assert line.flops == 11 * product
 
 
+def test_a_tied_head_gathers_its_table_and_not_the_logits():
+    mesh = jax.make_mesh((4,), ("data",))
+    model = jl.tied(jl.Embedding(256, 8), jl.Dense(8))
+    step = training.train_step(
+        model, lambda y: jnp.mean(y**2), TX, mesh=mesh, rules=sharding.fsdp("data", least=0)
+    )
+    found = sharding.plan(step, (jl.spec((8, 64), jnp.int32),)).compiled.traffic.bytes
+    logits = 4 * 8 * 64 * 256
+    assert "all-to-all" not in found
+    assert sum(found.values()) < logits / 4
+
+
+def test_parts_of_a_batch_stay_split():
+    """Each part is computed on all devices; only the batch itself is sorted anew, once."""
+    mesh = jax.make_mesh((4,), ("data",))
+    model = jl.serial(jl.Dense(256), jax.nn.relu, jl.Dense(4))
+    batch = (jl.spec((32, 8)), jl.spec((32, 4)))
+
+    def received(parts):
+        rules = sharding.data_parallel("data")
+        step = training.train_step(model, loss, TX, mesh=mesh, rules=rules, accumulate=parts)
+        return sharding.plan(step, batch).compiled.traffic.bytes
+
+    once, twice = received(1), received(2)
+    assert set(once) == {"all-reduce"}
+    # XLA's CPU compiler sums the gradient of each part over the devices.
+    assert twice.pop("all-reduce") <= 2 * once["all-reduce"]
+    assert sum(twice.values()) <= 32 * (8 + 4) * 4
+
+
 @each(
     [
         (
