@@ -21,7 +21,7 @@ _OTHER_ROWS = ("ensemble", "MixtureOfExperts", "map")
 def with_placed_outputs(model: Layer, place: Callable[[PyTree], PyTree]) -> Layer:
     """The model with ``place`` on its output and on that of every layer with parameters of its own.
 
-    The model's own too, since a head that shares its table with an embedding is no layer.
+    The model's own too: a head that shares its table with an embedding is a part of its parent.
     """
     return model if model.maker in _OTHER_ROWS else _placed(_inside(model, place), place)
 

@@ -3,7 +3,7 @@
 How to read this file: ``traffic`` adds up the computations of a program from its entry on, a loop's
 body as often as the loop runs. ``_Computation`` is what one of them has of its own; the patterns
 are those of XLA's text. That of the compiler for TPUs differs: a loop's length is in its condition,
-and a collective may stand in several fusions, one of which starts it.
+and a collective may occur in several fusions, one of which starts it.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def test_a_tied_head_gathers_its_table_and_not_the_logits():
 
 
 def test_parts_of_a_batch_stay_split():
-    """Each part is computed on all devices; only the batch itself is sorted anew, once."""
+    """Each part is computed on all devices; only the batch itself is rearranged, once."""
     mesh = jax.make_mesh((4,), ("data",))
     model = jl.serial(jl.Dense(256), jax.nn.relu, jl.Dense(4))
     batch = (jl.spec((32, 8)), jl.spec((32, 4)))

@@ -19,7 +19,7 @@ HloModule jit_step, is_scheduled=true
   ROOT %sum = f32[]{:T(128)} add(%a, %b)
 }
 
-%begun (p.0: f32[4,8]) -> (f32[4,8], f32[16,8]) {
+%started (p.0: f32[4,8]) -> (f32[4,8], f32[16,8]) {
   %p.0 = f32[4,8]{1,0:T(4,128)} parameter(0)
   %g.0 = f32[16,8]{1,0} all-gather(%p.0), channel_id=3, dimensions={0}, frontend_attributes={chain_id="0"}
   ROOT %c.0 = (f32[4,8]{1,0}, f32[16,8]{1,0}) custom-call(%p.0, %g.0), custom_call_target="Start"
@@ -41,7 +41,7 @@ HloModule jit_step, is_scheduled=true
 %body (in: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
   %in = (s32[]{:T(128)}, /*index=1*/f32[4,8]{1,0:T(4,128)S(1)}) parameter(0)
   %x = f32[4,8]{1,0:T(4,128)S(1)} get-tuple-element(%in), index=1
-  %f.0 = (f32[4,8]{1,0}, f32[16,8]{1,0}) fusion(%x), kind=kCustom, calls=%begun
+  %f.0 = (f32[4,8]{1,0}, f32[16,8]{1,0}) fusion(%x), kind=kCustom, calls=%started
   %f.1 = f32[16,16]{1,0} fusion(%x), kind=kOutput, calls=%beside
   %f.2 = f32[4,8]{1,0} fusion(%f.1), kind=kCustom, calls=%all-reduce-scatter.1
   ROOT %out = (s32[]{:T(128)}, f32[4,8]{1,0:T(4,128)S(1)}) tuple(%i, %f.2)
