@@ -5,6 +5,7 @@ import optax
 import pytest
 
 import jlayers as jl
+from bench.data import default_promotion
 from jlayers import sharding, training
 
 from .programs import mesh
@@ -25,7 +26,8 @@ def plan(num_layers, batch=IDS, hidden_dim=2816, **axes):
 
     chips = mesh("16x16", **axes)
     step = training.train_step(model, loss, optax.adam(1e-3), mesh=chips, rules=RULES)
-    return sharding.plan(step, batch, memory="16 GiB")
+    with default_promotion():
+        return sharding.plan(step, batch, memory="16 GiB")
 
 
 def test_a_transformer_on_256_chips():
