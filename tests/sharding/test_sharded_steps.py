@@ -1,5 +1,7 @@
 """Steps of training on a mesh: equal to one device, placed as the rules say, looped by fit."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,6 +201,23 @@ def test_a_plan_is_what_xla_needs():
     assert plan.total == plan.compiled.total
     assert plan.compiled.traffic.collectives["all-gather"] > 0
     assert "fits: " in str(plan)
+
+
+def test_what_xla_refuses_does_not_fit(monkeypatch):
+    """As the compiler for TPUs does, which knows their memory."""
+    problem = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, 24.31G exceed 15.75G.\nLargest: ..."
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(problem)
+
+    module = sys.modules["jlayers.sharding.plan"]
+    monkeypatch.setattr(module, "_compiled", refuse)
+    plan = sharding.plan(step_of(), DATA)
+    assert plan.fits is False
+    assert str(plan).endswith("does not fit: Ran out of memory on HBM, 24.31G exceed 15.75G.")
+    problem = "INTERNAL: a fault"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        sharding.plan(step_of(), DATA)
 
 
 def test_a_plan_counts_the_steps_of_loops():
