@@ -34,6 +34,7 @@ _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"\b(stride|pad|lhs_dilate|rhs_dilate)=([\dx_\-]+)")
 _OPERAND = re.compile(r"%([\w.\-]+)")
+_INDEX = re.compile(r"\bindex=(\d+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _NUMBER = re.compile(r"(\d+)\)")
 # Of one collective in several fusions, which run beside each other.
@@ -65,8 +66,10 @@ class _Computation:
     flops: float = 0.0
     # (name, how often it runs), or the name of the condition of a loop that does not say.
     calls: list[tuple[str, int | str]] = dataclasses.field(default_factory=list)
-    # As a condition: i < turns.
-    turns: int | None = None
+    # As a condition: (n, k) for i < n, where i is the entry k of what the loop carries.
+    limit: tuple[int, int] | None = None
+    # As a body: by how much an entry grows.
+    steps: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def traffic(text: str) -> Traffic:
@@ -92,9 +95,11 @@ def traffic(text: str) -> Traffic:
         for called, often in own.calls:
             inside, times = total(called), often
             if isinstance(times, str):
-                turns = computations.get(times, _Computation()).turns
-                unknown |= turns is None and bool(inside.flops or inside.collectives)
-                times = 1 if turns is None else turns
+                limit = computations.get(times, _Computation()).limit
+                unknown |= limit is None and bool(inside.flops or inside.collectives)
+                number, entry_ = limit or (1, 0)
+                step = computations[called].steps.get(entry_, 1) if limit else 1
+                times = -(-number // step)
             for kind in inside.collectives:
                 count[kind] += times * inside.collectives[kind]
                 size[kind] = size.get(kind, 0.0) + times * inside.bytes[kind]
@@ -111,10 +116,12 @@ def _parse(text: str) -> tuple[str, dict[str, _Computation]]:
     current, scatters = _Computation(), False
     shapes: dict[str, str] = {}
     constants: dict[str, int] = {}
+    entries: dict[str, int] = {}
+    sums: dict[str, list[str]] = {}
     chains: set[str] = set()
     for line in text.splitlines():
         if head := _HEAD.match(line):
-            current, shapes, constants = _Computation(), {}, {}
+            current, shapes, constants, entries, sums = _Computation(), {}, {}, {}, {}
             found[head[2]] = current
             entry = head[2] if head[1] else entry
             # How the compiler for TPUs writes a reduce-scatter.
@@ -126,7 +133,21 @@ def _parse(text: str) -> tuple[str, dict[str, _Computation]]:
             if operation == "constant" and (number := _NUMBER.match(rest)):
                 constants[name] = int(number[1])
             elif operation == "compare" and "direction=LT" in rest:
-                current.turns = constants.get(_OPERAND.findall(rest)[1])
+                counter, number_of = _OPERAND.findall(rest)[:2]
+                if number_of in constants:
+                    current.limit = constants[number_of], entries.get(counter, 0)
+            elif operation == "get-tuple-element" and (index := _INDEX.search(rest)):
+                entries[name] = int(index[1])
+            elif operation == "add":
+                sums[name] = _OPERAND.findall(rest)[:2]
+            elif operation == "tuple":
+                # The last one of a body is what the loop carries on.
+                after = enumerate(_OPERAND.findall(rest.split("),")[0]))
+                current.steps = {
+                    i: constants[sums[one][1]]
+                    for i, one in after
+                    if one in sums and entries.get(sums[one][0]) == i and sums[one][1] in constants
+                }
             elif scatters and operation in ("all-reduce", "dynamic-slice"):
                 if operation == "dynamic-slice":
                     _add(current, shape, "reduce-scatter", rest, shapes)

@@ -78,6 +78,18 @@ def test_the_text_of_a_tpu():
     assert not found.loops_unknown
 
 
+def test_a_loop_that_takes_two_steps_at_once():
+    """As XLA unrolls the loop of a product and the gather of its operand."""
+    twice = TPU.replace(
+        "  %x = f32[4,8]{1,0:T(4,128)S(1)} get-tuple-element(%in), index=1",
+        "  %i = s32[]{:T(128)} get-tuple-element(%in), index=0\n"
+        "  %two = s32[]{:T(128)} constant(2)\n"
+        "  %next = s32[]{:T(128)} add(%i, %two)\n"
+        "  %x = f32[4,8]{1,0:T(4,128)S(1)} get-tuple-element(%in), index=1",
+    ).replace("tuple(%i, %f.2)", "tuple(%next, %f.2)")
+    assert traffic(twice).collectives["all-gather"] == 6
+
+
 def test_a_loop_of_unknown_length_counts_once_and_is_told():
     found = traffic(TPU.replace("constant(12)", "parameter(1)"))
     assert found.loops_unknown
