@@ -18,13 +18,20 @@ from .transformed import transformed
 _OTHER_ROWS = ("ensemble", "MixtureOfExperts", "map")
 
 
-def with_placed_outputs(layer: Layer, place: Callable[[PyTree], PyTree]) -> Layer:
-    """The model with ``place`` on the output of every layer that has parameters of its own."""
+def with_placed_outputs(model: Layer, place: Callable[[PyTree], PyTree]) -> Layer:
+    """The model with ``place`` on its output and on that of every layer with parameters of its own.
+
+    The model's own too: a head that shares its table with an embedding is a part of its parent.
+    """
+    return model if model.maker in _OTHER_ROWS else _placed(_inside(model, place), place)
+
+
+def _inside(layer: Layer, place: Callable[[PyTree], PyTree]) -> Layer:
     if layer.maker in _OTHER_ROWS:
         return layer
     if not layer.children:
         return _placed(layer, place)
-    new = {name: with_placed_outputs(child, place) for name, child in layer.children.items()}
+    new = {name: _inside(child, place) for name, child in layer.children.items()}
     changed = any(new[name] is not child for name, child in layer.children.items())
     # A pair written by hand around others runs them itself.
     return layer.rebuild(new) if changed and layer._rebuild is not None else layer

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax.sharding import AxisType
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 
@@ -99,6 +101,19 @@ def is_sharded(x: jax.Array) -> bool:
         size > 1 and kind != AxisType.Manual
         for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     )
+
+
+def reshape_rows(x: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """``x.reshape(shape)``, whose first axis is split over explicit axes of a mesh as that of x is.
+
+    JAX does not infer it where other axes are merged and split at once. Where more than the first
+    axis is split, it asks for the sharding of the result.
+    """
+    first, *others = jax.typeof(x).sharding.spec or (None,)
+    if first is None or any(others):
+        return x.reshape(shape)
+    spec = PartitionSpec(first, *(None,) * (len(shape) - 1))
+    return lax.reshape(x, shape, out_sharding=NamedSharding(jax.typeof(x).sharding.mesh, spec))
 
 
 def sharded_as(bools: jax.Array, x: jax.Array) -> jax.Array:

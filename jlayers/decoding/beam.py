@@ -1,7 +1,7 @@
 """beam_search: the likeliest continuations, several at a time.
 
 How to read this file: ``beam_search`` runs ``advance`` in a while loop over a ``_Loop``, whose
-beams are rows of the model's batch, (rows * beams). ``_batch_axes`` and ``_take_rows`` make the
+beams are rows of the model's batch, (rows * beams). ``batch_axes`` and ``_take_rows`` make the
 carry of a beam follow its parent, whatever the layout of the carry.
 """
 
@@ -15,15 +15,14 @@ import numpy as np
 from jax import lax
 
 from ..base import arguments
-from ..base.errors import LayerError, public_api
+from ..base.errors import public_api
 from ..base.layer import Layer
-from ..base.specs import format_spec
 from ..base.types import Carry, Params, PyTree, State
 from ..core.dispatch import is_staged
+from .batch_axes import batch_axes
 from .context import as_context
 from .programs import program
 from .prompts import (
-    Decoder,
     Prompt,
     PromptLike,
     as_prompt,
@@ -165,7 +164,7 @@ def _search(
     prompt = prompt.right_aligned()
     decoder = prefill(model, params, state, prompt, steps, stop, context=context, copies=beams)
     rows = decoder.last.shape[0]
-    axes = _batch_axes(decoder, rows)
+    axes = batch_axes(decoder.start, rows)
     # The first beam of each row, as an index into the rows of the carry.
     first_beam = jnp.arange(rows, dtype=jnp.int32)[:, None] * beams
 
@@ -235,31 +234,6 @@ def _search(
 
 def _penalty(lengths: jax.Array, alpha: float) -> jax.Array:
     return ((5 + lengths.astype(jnp.float32)) / 6) ** alpha
-
-
-def _batch_axes(decoder: Decoder, rows: int) -> dict[str, object]:
-    """For each array of the carry the axis of its rows, -1 where it has none.
-
-    It need not be the first: under ``repeat`` that is the axis of the copies. It is the one that
-    grows with the batch.
-
-    Raises:
-      LayerError: where several axes grow, or one by another number.
-    """
-
-    def axis(small: jax.ShapeDtypeStruct, large: jax.ShapeDtypeStruct) -> int:
-        # By shapes for two batch sizes, and not by position: any layer's carry is understood.
-        grown = [i for i, n in enumerate(small.shape) if large.shape[i] != n]
-        if len(grown) > 1 or any(small.shape[i] != rows for i in grown):
-            raise LayerError(
-                "an array of the carry must have one axis for the batch",
-                got=f"{format_spec(small)}, {format_spec(large)}",
-            )
-        return grown[0] if grown else -1
-
-    small, large = (jax.eval_shape(lambda n=n: decoder.start(n)) for n in (rows, rows + 1))
-    axes: dict[str, object] = jax.tree.map(axis, small, large)
-    return axes
 
 
 def _take_rows(carry: Carry, axes: dict[str, object], rows: jax.Array) -> Carry:

@@ -22,7 +22,10 @@ from ..base.sequence import Sequence
 from ..base.specs import format_short
 from ..base.types import Carry, Params, PyTree, State
 from ..core.dispatch import is_staged
+from ..sharding import Rules
+from .batch_axes import PlaceCarry, as_it_is
 from .context import as_context
+from .on_mesh import AnyMesh, OnMesh, on_mesh
 from .programs import program
 from .prompts import (
     Prompt,
@@ -52,6 +55,8 @@ def decode(
     key: jax.Array | None = None,
     stop: int | tuple[int, ...] | None = None,
     pad: int = 0,
+    mesh: AnyMesh | None = None,
+    rules: Rules | None = None,
 ) -> Sequence:
     """Continues a prompt: the model reads the prompt as one block, then a loop adds id after id.
 
@@ -76,6 +81,10 @@ def decode(
         of the row folded in, so that it does not depend on other rows.
       stop: the id that ends a row, or several.
       pad: the id in the padding of the result.
+      mesh: the devices to decode on, with ``rules``. Parameters, rows of the batch, and caches and
+        states of the stream lie there as the rules say: rows are split as those of a batch, and
+        heads and units as the kernels of their layer. The result is whole on each device.
+      rules: which part of each array lies where: ``sharding.tensor_parallel("model")``.
 
     Returns:
       A ``Sequence`` of int32 ids, (batch, steps). A row is valid up to its first ``stop``,
@@ -102,15 +111,17 @@ def decode(
     if key is not None:
         arguments.typed_key(key)
     steps, pad = arguments.positive("steps", steps), pad_id(pad)
+    given, where = (params, state, ids, key, context), on_mesh(mesh, rules)
     run: Callable[..., Decoded]
-    if is_staged((params, state, ids, key, context)) or not isinstance(choose, Hashable):
+    if is_staged(given) or not isinstance(choose, Hashable):
         run = functools.partial(decode_prompt, model)
     else:
         # Before it is traced: afterwards the values are unknown.
         check_ids(model, ids, stops, context)
-        run = program(model, decode_prompt, "steps", "choose", "stop", "pad")
-    options = {"steps": steps, "choose": choose, "stop": stops, "pad": pad}
-    return reported(run(params, state, ids, key, context, **options))
+        run = program(model, decode_prompt, "steps", "choose", "stop", "pad", "where")
+        given = given if where is None else where.put(model, given)
+    options = {"steps": steps, "choose": choose, "stop": stops, "pad": pad, "where": where}
+    return reported(run(*given, **options))
 
 
 class Decoded(NamedTuple):
@@ -186,9 +197,30 @@ def decode_prompt(
     choose: Choose,
     stop: tuple[int, ...],
     pad: int,
+    where: OnMesh | None = None,
 ) -> Decoded:
     """``decode`` of arguments that have been checked."""
-    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stop, context=context)
+    run = functools.partial(_decoded, model, steps=steps, choose=choose, stop=stop, pad=pad)
+    given = (params, state, prompt, key, context)
+    return run(*given, as_it_is) if where is None else where.run(model, run, given)
+
+
+def _decoded(
+    model: Layer,
+    params: Params,
+    state: State,
+    prompt: Prompt,
+    key: jax.Array | None,
+    context: PyTree,
+    place: PlaceCarry,
+    *,
+    steps: int,
+    choose: Choose,
+    stop: tuple[int, ...],
+    pad: int,
+) -> Decoded:
+    more = {"context": context, "place": place}
+    decoder = prefill(model, params, state, prompt.right_aligned(), steps, stop, **more)
     rows = decoder.last.shape[0]
 
     def row_keys(step: jax.Array) -> jax.Array | None:

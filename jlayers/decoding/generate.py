@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import abc
 
 import jax
@@ -11,8 +12,10 @@ from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.types import Params, PyTree, State
+from ..sharding import Rules
 from .context import as_context
 from .decode import Decoded, decode_prompt, reported
+from .on_mesh import AnyMesh, OnMesh, on_mesh
 from .programs import program
 from .prompts import (
     Prompt,
@@ -44,6 +47,8 @@ def generate(
     stop: int | tuple[int, ...] | None = None,
     pad: int = 0,
     buckets: abc.Sequence[int] | None = None,
+    mesh: AnyMesh | None = None,
+    rules: Rules | None = None,
 ) -> Sequence:
     """Continues a prompt, in one compiled program.
 
@@ -53,7 +58,7 @@ def generate(
     ``top_p`` is used for the first time; lengths and values are data.
 
     Args:
-      model, params, state, prompt, steps, context, key, stop, pad: as for ``decode``.
+      model, params, state, prompt, steps, context, key, stop, pad, mesh, rules: as for ``decode``.
       temperature: logits are divided by it before an id is drawn; at 0 the likeliest id is chosen,
         whatever the filters.
       top_k: draws from the ``top_k`` likeliest ids only.
@@ -103,37 +108,35 @@ def generate(
     check_ids(model, ids, stop_ids(stop), context)
     # Traced as data. Which of them are used is part of the program: without top_p there is no sort.
     numbers = {"temperature": float(temperature), "top_p": top_p}
-    decoded = program(model, _generate, "steps", "top_k", "stop", "pad")(
-        params,
-        state,
-        ids,
-        key if draws else None,
+    given, where = (params, state, ids, key if draws else None, context), on_mesh(mesh, rules)
+    decoded = program(model, _generate, "steps", "top_k", "stop", "pad", "where")(
         {name: value for name, value in numbers.items() if draws and value is not None},
-        context,
+        *(given if where is None else where.put(model, given)),
         steps=arguments.positive("steps", steps),
         top_k=top_k if draws else None,
         stop=stop_ids(stop),
         pad=pad_id(pad),
+        where=where,
     )
     return reported(decoded)
 
 
 def _generate(
     model: Layer,
+    numbers: dict[str, jax.Array],
     params: Params,
     state: State,
     prompt: Prompt,
     key: jax.Array | None,
-    numbers: dict[str, jax.Array],
     context: PyTree,
     *,
     steps: int,
     top_k: int | None,
     stop: tuple[int, ...],
     pad: int,
+    where: OnMesh | None,
 ) -> Decoded:
     # Without a temperature among the numbers, the choice is greedy.
     choose = sampler(numbers.get("temperature", 0.0), top_k, numbers.get("top_p"))
-    return decode_prompt(
-        model, params, state, prompt, key, context, steps=steps, choose=choose, stop=stop, pad=pad
-    )
+    run = functools.partial(decode_prompt, model, params, state, prompt, key, context)
+    return run(steps=steps, choose=choose, stop=stop, pad=pad, where=where)

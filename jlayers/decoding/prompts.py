@@ -27,6 +27,7 @@ from ..base.specs import format_short, format_spec, spec, specs_of
 from ..base.types import Carry, Params, PyTree, State
 from ..core.dtypes import at_least_float32
 from ..sequences.streaming import check_causal, stream
+from .batch_axes import PlaceCarry, as_it_is
 from .context import beside, repeated, specs_for
 
 # Of NumPy as long as the values are known: nothing is compiled to look at a prompt.
@@ -154,6 +155,7 @@ def prefill(
     *,
     context: PyTree = None,
     copies: int = 1,
+    place: PlaceCarry = as_it_is,
 ) -> Decoder:
     """Has the model read a prompt that is ``right_aligned``, all but its last ids, as one block.
 
@@ -167,6 +169,7 @@ def prefill(
       stop: ids that end a row, to be checked.
       context: what the model reads beside the ids, (batch, ...), or None.
       copies: how many rows in place of one ``advance`` is called with.
+      place: where the carry is to lie; with ``copies`` of 1.
 
     Raises:
       LayerError: for a model that cannot be streamed, one whose output is not logits, and for ids
@@ -188,12 +191,14 @@ def prefill(
         ids = spec((rows, length), jnp.int32)
         return start(params, state, beside(ids, specs_for(context, rows)))
 
+    placed = place(start_of, rows)
+
     def advance(carry: Carry, ids: jax.Array) -> tuple[jax.Array, Carry]:
         y, carry = step(params, state, carry, beside(ids[:, None], of_copies))
         logits = _logits_of(y)[:, 0]
-        return logits.astype(at_least_float32(logits.dtype)), carry
+        return logits.astype(at_least_float32(logits.dtype)), placed(carry)
 
-    carry = start_of(rows)
+    carry = placed(start_of(rows))
     if context is not None:
         # With inputs of several kinds only the ids are a sequence that may be looked ahead in.
         looked_at = spec((rows, _unlike(length, context)), jnp.int32)
@@ -202,7 +207,7 @@ def prefill(
         block = ids[:, :-1]
         x = block if mask is None else Sequence(block, mask[:, :-1])
         _, carry = step(params, state, carry, beside(x, context))
-    return Decoder(carry, ids[:, -1], advance, start_of)
+    return Decoder(placed(carry), ids[:, -1], advance, start_of)
 
 
 def _unlike(steps: int, context: PyTree) -> int:

@@ -2,14 +2,15 @@
 
 How to read this file: ``Placed`` is one parameter. ``Layout.of`` finds the parameter behind a leaf
 of any tree, be it a moment of an optimiser, an average or an entry of a checkpoint, by the end of
-its path; ``shard`` and ``constrain`` use it, ``as_auto`` and ``keep_rows`` are for programs of a
-step, and ``__str__`` is the table that users read.
+its path, and ``of_carry`` the layer behind a cache; ``shard`` and ``constrain`` use them.
+``as_auto`` and ``keep_rows`` are for programs of a step, ``__str__`` is the table that users read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +27,8 @@ from .batches import AnyMesh, batch_shardings, parts_of, put
 
 T = TypeVar("T")
 P = PartitionSpec
+# Kernels of layers whose carry has heads, or units with gates.
+_OF_UNITS = ("key_kernel", "recurrent_kernel")
 
 
 class Placed(NamedTuple):
@@ -113,6 +116,50 @@ class Layout:
         """
         return batch_shardings(self.mesh, self.batch, tree, stacked=stacked)
 
+    def of_carry(self, carry: PyTree, rows: PyTree) -> PyTree:
+        """The tree with a ``NamedSharding`` for each array of a stream's carry: keys, states.
+
+        Rows are split as those of a batch, and where the heads or the gates of a layer are split so
+        is the axis after the rows, which is that of heads or of units.
+
+        Args:
+          carry: arrays or specs, under the names of the model's layers.
+          rows: for each of them the axis of its rows, -1 where it has none.
+
+        >>> import jax, jlayers as jl
+        >>> mesh = jax.sharding.AbstractMesh((2, 2), ("data", "model"))
+        >>> model, x = jl.SelfAttention(4, causal=True), jl.spec((8, 5, 16))
+        >>> rules = jl.sharding.tensor_parallel("model") + jl.sharding.data_parallel("data")
+        >>> layout = rules.layout(model, x, mesh)
+        >>> cache = {"keys": jl.spec((8, 4, 10, 4))}
+        >>> layout.of_carry(cache, {"keys": 0})["keys"].spec
+        P('data', 'model')
+        """
+
+        def one(path: tuple[Any, ...], leaf: Any, axis: int) -> NamedSharding:
+            shape = np.shape(leaf)
+            if axis < 0:
+                return self.sharding(P())
+            entries = [*(None,) * axis, self.batch[0] if self.batch else None]
+            entries.append(self._entry_of_units(path_text(path).rpartition("/")[0]))
+            fitting = [
+                None if size % parts_of(self.mesh, entry) else entry
+                for size, entry in zip(shape, entries, strict=False)
+            ]
+            return self.sharding(P(*fitting))
+
+        return jax.tree.map_with_path(one, carry, rows)
+
+    def _entry_of_units(self, layer: str) -> Any:
+        """What splits the heads or the gates of a layer, beside what splits the batch."""
+        names, taken = layer.split("/") if layer else [], set(axes_of(self.batch))
+        for start, kernel in itertools.product(range(len(names) + 1), _OF_UNITS):
+            one = self.placed.get("/".join((*names[start:], kernel)))
+            if one is not None:
+                own = [entry for entry in one.spec if entry and not taken & set(axes_of(P(entry)))]
+                return own[-1] if own else None
+        return None
+
     def shard(self, tree: T) -> T:
         """The arrays of a tree on the devices of the mesh, see ``of``."""
         self.check_devices("shard")
@@ -129,25 +176,30 @@ class Layout:
         """The same for the arrays of a batch, see ``of_batch``."""
         return self._constrained(tree, self.of_batch(tree))
 
+    def constrain_carry(self, carry: T, rows: PyTree) -> T:
+        """The same for a stream's carry, see ``of_carry``."""
+        return self._constrained(carry, self.of_carry(carry, rows))
+
     def _constrained(self, tree: T, places: PyTree) -> T:
         def place(leaf: Any, sharding: NamedSharding) -> Any:
             return _placed_as(leaf, self.mesh, sharding.spec)
 
         return jax.tree.map(place, tree, places)  # type: ignore[no-any-return]
 
-    def keep_rows(self, rows: int) -> Callable[[PyTree], PyTree]:
+    def keep_rows(self, rows: int, *, stacked: int = 0) -> Callable[[PyTree], PyTree]:
         """What keeps arrays of these rows split as a batch is, by their first axis alone.
 
         Args:
           rows: of the batch; arrays whose first axis it does not divide stay as they are.
+          stacked: axes in front that are whole, such as that of the parts of a batch.
         """
         entry = self.batch[0] if self.batch else None
 
         def place(leaf: Any) -> Any:
-            if leaf.ndim < 2 or not rows or leaf.shape[0] % rows:
+            if leaf.ndim < 2 or not rows or leaf.shape[stacked] % rows:
                 return leaf
-            spec = P(entry, *(P.UNCONSTRAINED,) * (leaf.ndim - 1))
-            return _placed_as(leaf, self.mesh, spec)
+            others = (P.UNCONSTRAINED,) * (leaf.ndim - 1 - stacked)
+            return _placed_as(leaf, self.mesh, P(*(None,) * stacked, entry, *others))
 
         if entry is None or rows % parts_of(self.mesh, entry):
             return lambda tree: tree

@@ -66,7 +66,8 @@ class Plan(NamedTuple):
         backward pass keeps of the forward pass, before XLA merges operations).
       whole: the path and the bytes of each large array that lies on each device as a whole.
       memory: of a device, if it was given.
-      compiled: what XLA says; None for a mesh without devices.
+      compiled: what XLA says; None for a mesh without devices, and where it refuses.
+      refused: what XLA says of a step that does not fit the memory of the devices it compiles for.
     """
 
     layout: Layout
@@ -74,6 +75,7 @@ class Plan(NamedTuple):
     whole: Mapping[str, int]
     memory: int | None
     compiled: Compiled | None
+    refused: str | None = None
 
     @property
     def total(self) -> int:
@@ -83,6 +85,8 @@ class Plan(NamedTuple):
     @property
     def fits(self) -> bool | None:
         """Whether a device's memory suffices; None if it was not given."""
+        if self.refused is not None:
+            return False
         return None if self.memory is None else self.total <= self.memory
 
     def __str__(self) -> str:
@@ -103,7 +107,9 @@ class Plan(NamedTuple):
         lines += [
             f"whole on each device: {path}, {human(size)}" for path, size in self.whole.items()
         ]
-        if self.memory is not None:
+        if self.refused is not None:
+            lines.append(f"does not fit: {self.refused}")
+        elif self.memory is not None:
             verdict = "fits" if self.fits else "does not fit"
             lines.append(f"{verdict}: {human(self.total)} of {human(self.memory)}")
         return "\n".join(lines)
@@ -170,11 +176,17 @@ def plan(
         "batch": layout_bytes(specs, split),
         "activations": step.activations(state, specs) // _rows_apart(layout),
     }
-    found = None
+    found, refused = None, None
     if compile and isinstance(layout.mesh, jax.sharding.Mesh):
-        found = _compiled(step, _placed(state, places), _placed(specs, split))
+        try:
+            found = _compiled(step, _placed(state, places), _placed(specs, split))
+        except jax.errors.JaxRuntimeError as error:
+            # The compiler for TPUs knows how much memory they have.
+            refused = str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]
+            if not refused:
+                raise
     limit = None if memory is None else as_bytes(memory)
-    return Plan(layout, parts, _whole(state, places, layout), limit, found)
+    return Plan(layout, parts, _whole(state, places, layout), limit, found, refused)
 
 
 def layout_bytes(tree: PyTree, places: PyTree) -> int:

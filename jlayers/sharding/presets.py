@@ -48,8 +48,9 @@ def data_parallel(axis: str | tuple[str, ...] = "data") -> Rules:
 def fsdp(axis: str | tuple[str, ...] = "data", *, least: int = 1024) -> Rules:
     """Every device has a part of each parameter, and of the batch (Zhao et al., arXiv:2304.11277).
 
-    The largest axis that can be divided evenly is split; XLA gathers a layer's parameters where
-    they are used and scatters their gradients, and the optimiser's state stays split.
+    The largest axis that can be divided evenly is split, of a recurrence's kernels rather the
+    inputs than the gates. XLA gathers a layer's parameters where they are used and scatters their
+    gradients, and the optimiser's state stays split.
 
     Args:
       axis: of the mesh, or several of them.
@@ -71,7 +72,9 @@ def fsdp(axis: str | tuple[str, ...] = "data", *, least: int = 1024) -> Rules:
             return []
         # Not the axis of copies: a scan over split copies would gather all of them at once.
         own = range(len(leaf.copies), len(leaf.whole_shape))
-        return sorted(own, key=lambda i: -leaf.whole_shape[i])
+        # Nor that of gates, which a step takes apart, while there is another.
+        gates = own[-1:] if _has_gates(leaf) else range(0)
+        return sorted(own, key=lambda i: (i in gates, -leaf.whole_shape[i]))
 
     more = "" if least == 1024 else f", least={least}"
     return _preset(f"fsdp({axis!r}{more})", names, axes, turn=2, batch=P(_entry(names)))
@@ -178,6 +181,8 @@ def _feature_axis(leaf: Leaf) -> int | None:
         return 0
     if name in _ROWS:
         return 0
+    if name == "recurrent_kernel" and len(shape) > len(leaf.siblings.get("kernel", shape)):
+        return 0  # that of heads
     if name in _COLUMNS:
         return len(shape) - 1
     if name == "kernel" and len(shape) >= 2:
@@ -193,9 +198,14 @@ def _feature_axis(leaf: Leaf) -> int | None:
 
 def _out_axis(kernel: tuple[int, ...], leaf: Leaf) -> int:
     """Of a ``Dense`` the larger axis; of a convolution and of a recurrence the outputs."""
-    if len(kernel) == 2 and kernel[0] > kernel[1] and "recurrent_kernel" not in leaf.siblings:
+    if len(kernel) == 2 and kernel[0] > kernel[1] and not _has_gates(leaf):
         return 0
     return len(kernel) - 1
+
+
+def _has_gates(leaf: Leaf) -> bool:
+    """Whether it is of a recurrence, whose gates lie side by side along the last axis."""
+    return "recurrent_kernel" in leaf.siblings
 
 
 def _no_axes(leaf: Leaf) -> list[int]:

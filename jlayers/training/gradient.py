@@ -49,6 +49,7 @@ def accumulated(
     state: State,
     key: jax.Array,
     batch: Batch,
+    place: Callable[[PyTree], PyTree],
 ) -> tuple[PyTree, State, Metrics]:
     """The gradient of a batch from ``parts`` equal parts, computed one after the other.
 
@@ -60,6 +61,7 @@ def accumulated(
     Args:
       one: the gradient, the new state and the metrics of a part, with the loss that is given.
       loss: makes that loss, where the batch can be split.
+      place: where the stacked parts, (parts, rows, ...), are to lie.
     """
 
     def part_of(leaf: jax.Array) -> jax.Array:
@@ -72,7 +74,7 @@ def accumulated(
             )
         return jnp.reshape(leaf, (parts, size[0] // parts, *jnp.shape(leaf)[1:]))
 
-    items = (jnp.arange(parts), jax.tree.map(part_of, batch))
+    items = (jnp.arange(parts), place(jax.tree.map(part_of, batch)))
     divided = loss()
 
     def step(

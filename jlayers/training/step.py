@@ -296,9 +296,11 @@ class TrainStep:
         frozen = check_patterns(self.frozen)
         model = evaluated(self.model, state.params, frozen)
         layout = self.layout(batch[0])
+        place: Callable[[PyTree], PyTree] = lambda parts: parts  # noqa: E731
         if layout is not None:
             rows = jax.tree.leaves(batch)[0].shape[0] // self.accumulate
             model = with_placed_outputs(model, layout.keep_rows(rows))
+            place = layout.keep_rows(rows, stacked=1)
 
         def one(
             loss: LossFunction, model_state: State, key: jax.Array, batch: Batch
@@ -325,7 +327,7 @@ class TrainStep:
             gradient, model_state, metrics = one(self.loss, state.state, key, batch)
         else:
             gradient, model_state, metrics = accumulated(
-                self.accumulate, one, divided, state.state, key, batch
+                self.accumulate, one, divided, state.state, key, batch, place
             )
         narrow = gradient = self.placed(gradient, batch)
         if scale is not None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_text import each, read
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tables.instances import INSTANCES, Instance
 from tables.tiers import full, rows, sample
@@ -89,13 +90,8 @@ OTHER_SIZES = {
     ),
 }
 PLACED = {name: row for name, row in (INSTANCES | OTHER_SIZES).items() if row.batch_axis == 0}
-# Explicit sharding: JAX asks for ``out_sharding`` where axes of the user's own are merged.
-REFUSED = {
-    "pixel shuffle",
-    "rearrange, patches",
-    "reshape",
-    "self-attention in blocks, heads that share",
-}
+# Explicit sharding: this method, which the row asks for, scans over rows and heads.
+REFUSED = {"self-attention in blocks, heads that share"}
 
 
 @pytest.mark.parametrize("name", rows(PLACED))
@@ -130,3 +126,38 @@ def test_every_layer_has_gradients_on_two_devices(name):
             jax.eval_shape(
                 program, place(params, everywhere), place(x, split), place(state, everywhere)
             )
+
+
+def of_explicit_rows(layer, *shape):
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
+    params, state = layer.init(jax.random.key(0), jnp.ones(shape))
+    x = jax.device_put(jnp.ones(shape), NamedSharding(mesh, PartitionSpec("batch")))
+    with jax.set_mesh(mesh):
+        return layer.apply(params, state, x)[0]
+
+
+def test_axes_are_merged_beside_rows_that_are_split():
+    y = of_explicit_rows(jl.Reshape((3, -1)), 4, 2, 6)
+    assert y.shape == (4, 3, 4)
+    assert jax.typeof(y).sharding.spec == PartitionSpec("batch", None, None)
+
+
+@each(
+    [
+        (
+            lambda: of_explicit_rows(jl.SelfAttention(2, method="blocks"), 2, 4, 8),
+            "SelfAttention: raised ValueError: method 'blocks' takes rows and heads one after the "
+            "other, and an explicit axis of a mesh divides them; without method= all scores are "
+            "computed at once",
+        ),
+        (
+            lambda: of_explicit_rows(jl.Rearrange("b t c -> t b c"), 2, 4, 8),
+            "Rearrange: on explicit axes of a mesh only rows can be split, and they have to stay "
+            "in front",
+            "expected: the same first axis before and after, got 'b t c -> t b c'",
+            "hint:     axis types Auto",
+        ),
+    ]
+)
+def test_what_explicit_axes_refuse(case):
+    read(case)

@@ -71,7 +71,7 @@ def test_sums_do_not_depend_on_the_order():
 def test_a_table_overrides_presets():
     both = sharding.rules({"head/kernel": P()}) + sharding.fsdp("data", least=0)
     assert specs(both)["head/kernel"] == P()
-    assert specs(both)["cell/kernel"] == P(None, "data")
+    assert specs(both)["cell/kernel"] == P("data")
 
 
 def test_experts_lie_apart():

@@ -1,5 +1,7 @@
 """Steps of training on a mesh: equal to one device, placed as the rules say, looped by fit."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,6 +203,23 @@ def test_a_plan_is_what_xla_needs():
     assert "fits: " in str(plan)
 
 
+def test_what_xla_refuses_does_not_fit(monkeypatch):
+    """As the compiler for TPUs does, which knows their memory."""
+    problem = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, 24.31G exceed 15.75G.\nLargest: ..."
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(problem)
+
+    module = sys.modules["jlayers.sharding.plan"]
+    monkeypatch.setattr(module, "_compiled", refuse)
+    plan = sharding.plan(step_of(), DATA)
+    assert plan.fits is False
+    assert str(plan).endswith("does not fit: Ran out of memory on HBM, 24.31G exceed 15.75G.")
+    problem = "INTERNAL: a fault"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        sharding.plan(step_of(), DATA)
+
+
 def test_a_plan_counts_the_steps_of_loops():
     """Four blocks in a scan send and compute what four blocks one after the other do."""
     mesh = jax.make_mesh((4,), ("data",))
@@ -217,6 +236,36 @@ def test_a_plan_counts_the_steps_of_loops():
     # Three products a block; of the first one the gradient of the input is dropped, in a line.
     assert loop.flops == 12 * product
     assert line.flops == 11 * product
+
+
+def test_a_tied_head_gathers_its_table_and_not_the_logits():
+    mesh = jax.make_mesh((4,), ("data",))
+    model = jl.tied(jl.Embedding(256, 8), jl.Dense(8))
+    step = training.train_step(
+        model, lambda y: jnp.mean(y**2), TX, mesh=mesh, rules=sharding.fsdp("data", least=0)
+    )
+    found = sharding.plan(step, (jl.spec((8, 64), jnp.int32),)).compiled.traffic.bytes
+    logits = 4 * 8 * 64 * 256
+    assert "all-to-all" not in found
+    assert sum(found.values()) < logits / 4
+
+
+def test_parts_of_a_batch_stay_split():
+    """Each part is computed on all devices; only the batch itself is rearranged, once."""
+    mesh = jax.make_mesh((4,), ("data",))
+    model = jl.serial(jl.Dense(256), jax.nn.relu, jl.Dense(4))
+    batch = (jl.spec((32, 8)), jl.spec((32, 4)))
+
+    def received(parts):
+        rules = sharding.data_parallel("data")
+        step = training.train_step(model, loss, TX, mesh=mesh, rules=rules, accumulate=parts)
+        return sharding.plan(step, batch).compiled.traffic.bytes
+
+    once, twice = received(1), received(2)
+    assert set(once) == {"all-reduce"}
+    # XLA's CPU compiler sums the gradient of each part over the devices.
+    assert twice.pop("all-reduce") <= 2 * once["all-reduce"]
+    assert sum(twice.values()) <= 32 * (8 + 4) * 4
 
 
 @each(

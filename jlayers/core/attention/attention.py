@@ -20,7 +20,7 @@ from jax import lax
 
 from ..custom_gradient import with_custom_gradient
 from ..dispatch import AlgorithmChoice, check_method, record_choice, traced_once
-from ..dtypes import at_least_float32, is_sharded, is_symbolic, sharded_as
+from ..dtypes import at_least_float32, has_sharded_type, is_sharded, is_symbolic, sharded_as
 from . import blockwise
 from .blockwise import BlockSizes, ScoreOptions
 from .direct import ScoreTerms, four_axes, shown_by_bias, with_weights, zero_empty
@@ -117,6 +117,11 @@ def attention(
     options = score_options(q, scale, soft_cap)
     terms = ScoreTerms(bias, sinks, relative, key if dropout_rate else None, dropout_rate)
     check_method(method, _possible_methods(q, v, keys, attention_mask, options, terms), "attention")
+    if method == "blocks" and has_sharded_type(q):
+        raise ValueError(
+            "method 'blocks' takes rows and heads one after the other, and an explicit axis of a "
+            "mesh divides them; without method= all scores are computed at once"
+        )
     cpu, default = (
         choose_attention(q.shape, k.shape, platform, all_scores=terms.any)
         for platform in ("cpu", "gpu")

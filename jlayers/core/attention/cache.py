@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..dispatch import compiled_when_eager
+from ..dtypes import is_sharded
 from ..positions import positions_from_mask
 from .attention import attention, score_options
 from .direct import ScoreTerms, attend_to_cached
@@ -187,6 +188,8 @@ def _written(block: _Block, cache: Cache, fits: jax.Array) -> Cache:
     # Slots from S on do not exist: what is written there is dropped.
     nowhere = lax.broadcasted_iota(jnp.int32, (batch, steps), 1) + slots
     slot = jnp.where(block.valid & fits, block.positions % slots, nowhere)
+    if is_sharded(cache.keys):
+        return _written_apart(block, cache, slot)
     slot = jnp.repeat(slot, heads, 0)
     rows = lax.broadcasted_iota(jnp.int32, slot.shape, 0)
     if slot.shape == (1, 1):
@@ -205,6 +208,21 @@ def _written(block: _Block, cache: Cache, fits: jax.Array) -> Cache:
             return buffer.at[at].set(new, mode="drop", unique_indices=True)
         written = folded.at[rows, slot].set(new, mode="drop", unique_indices=True)
         return written.reshape(buffer.shape)
+
+    keys = write(cache.keys, block.k)
+    values = None if cache.values is None else write(cache.values, block.v)
+    return Cache(keys, values, block.lengths_after(cache))
+
+
+def _written_apart(block: _Block, cache: Cache, slot: jax.Array) -> Cache:
+    """``_written`` on a mesh that may split rows and heads, whose axes are left as they are."""
+
+    def write(buffer: jax.Array, new: jax.Array) -> jax.Array:
+        def one(buffer: jax.Array, slot: jax.Array, new: jax.Array) -> jax.Array:
+            return buffer.at[slot].set(new, mode="drop", unique_indices=True)
+
+        of_heads = jax.vmap(one, (0, None, 0))
+        return jax.vmap(of_heads)(buffer, slot, jnp.swapaxes(new, 1, 2))
 
     keys = write(cache.keys, block.k)
     values = None if cache.values is None else write(cache.values, block.v)

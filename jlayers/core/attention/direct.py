@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..dtypes import at_least_float32, sharded_as
+from ..dtypes import at_least_float32, is_sharded, sharded_as
 from .blockwise import ScoreOptions
 from .mask import AttentionMask
 from .relative import RelativeTables
@@ -103,22 +103,25 @@ def attend_to_cached(
     num_kv_heads, groups, size = mask.num_kv_heads, mask.groups, v[0].shape[-1]
     keys = sum(part.shape[2] for part in k)
     # Three axes, in the order of the products: of four, XLA for CPU may choose another layout for
-    # the cache, which it then copies (docs/notes/0015-decoding.md).
-    folded = (batch * num_kv_heads, groups * steps)
+    # the cache, which it then copies (docs/notes/0015-decoding.md). A mesh may split two of them.
+    leading = (batch, num_kv_heads) if is_sharded(k[0]) else (batch * num_kv_heads,)
+    folded = (*leading, groups * steps)
     rows = q.reshape(batch, steps, num_kv_heads, groups, head_dim)
     rows = rows.transpose(0, 2, 3, 1, 4).reshape(*folded, head_dim)
-    k, v = ([part.reshape(folded[0], *part.shape[2:]) for part in parts] for parts in (k, v))
+    k, v = ([part.reshape(*leading, *part.shape[2:]) for part in parts] for parts in (k, v))
     wide = at_least_float32(q.dtype)
-    products = [jnp.einsum("nth,nsh->nts", rows, part, preferred_element_type=wide) for part in k]
+    products = [
+        jnp.einsum("...th,...sh->...ts", rows, part, preferred_element_type=wide) for part in k
+    ]
     scores = products[0] if len(k) == 1 else jnp.concatenate(products, -1)
     shape = (batch, num_heads, steps, keys)
     scores = _masked_scores(scores.reshape(shape), q, mask, options, terms)
     weights = _weights(scores, shape, terms.sinks).astype(q.dtype)
     used = _dropped(weights, terms)
     weights = used.reshape(*folded, keys)
-    ends = np.cumsum([part.shape[1] for part in v])[:-1]
+    ends = np.cumsum([part.shape[-2] for part in v])[:-1]
     split = [weights] if len(v) == 1 else jnp.split(weights, ends, -1)
-    outs = [jnp.einsum("nts,nsh->nth", w, part) for w, part in zip(split, v, strict=True)]
+    outs = [jnp.einsum("...ts,...sh->...th", w, part) for w, part in zip(split, v, strict=True)]
     out = functools.reduce(jnp.add, outs).reshape(batch, num_kv_heads, groups, steps, size)
     out = out.transpose(0, 3, 1, 2, 4).reshape(*q.shape[:3], size)
     out = _with_relative_values(out, used, mask, terms)

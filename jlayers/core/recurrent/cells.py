@@ -20,6 +20,7 @@ from ..dtypes import at_least_float32
 from ..norm import normalize
 from ..windows import Padding
 from .chunking import Carry
+from .gates import on_mesh
 from .stepwise import StepCell
 
 # Added to the variance in layer norms, as LayerNorm does by default.
@@ -76,15 +77,18 @@ def lstm_cell(
     products: Products = _MATRIX,
 ) -> StepCell[jax.Array]:
     """The LSTM of ``jlayers.LSTM``; gates i, f, g, o, or i, g, o where they are coupled."""
-    peepholes = None
-    if peephole is not None:
-        peepholes = jnp.split(peephole, 2 if coupled else 3)
+    count = 3 if coupled else 4
+    # A layer norm is over all gates, and a convolution has one axis of them.
+    axis, (kernel, recurrent_kernel, bias) = on_mesh(
+        kernel.shape[-1] // count, kernel, recurrent_kernel, bias,
+        may=kernel_scale is None and products is _MATRIX,
+    )  # fmt: skip
+    peepholes = None if peephole is None else jnp.split(peephole, count - 1)
 
     def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
         _, c = carry
         recurrent = _layer_norm(products.of_state(h_in, recurrent_kernel), recurrent_scale)
-        gates = jnp.split(projected + recurrent, 3 if coupled else 4, axis=-1)
-        i, *f, g, o = gates
+        i, *f, g, o = axis.split(projected + recurrent, count)
         if peepholes is not None:
             i = i + _broadcast(peepholes[0], c) * c
             f = [gate + _broadcast(peepholes[1], c) * c for gate in f]
@@ -121,18 +125,21 @@ def gru_cell(
     products: Products = _MATRIX,
 ) -> StepCell[_Parts]:
     """The GRU of ``jlayers.GRU``; gates r, z, n."""
-    # r and z share a product; the candidate has its own, since r may act on h before it.
-    split = recurrent_kernel.shape[-1] // 3 * 2
+    axis, (kernel, recurrent_kernel, bias) = on_mesh(
+        kernel.shape[-1] // 3, kernel, recurrent_kernel, bias,
+        may=kernel_scale is None and products is _MATRIX,
+    )  # fmt: skip
 
-    def parts(values: jax.Array | None) -> list[jax.Array] | tuple[None, None]:
+    def parts(values: jax.Array | None) -> tuple[jax.Array, jax.Array] | tuple[None, None]:
         """The columns of the gates, and those of the candidate."""
-        return (None, None) if values is None else jnp.split(values, [split], axis=-1)
+        return (None, None) if values is None else axis.without_last(values)
 
-    gate_kernel, candidate_kernel = jnp.split(recurrent_kernel, [split], axis=-1)
+    # r and z share a product; the candidate has its own, since r may act on h before it.
+    gate_kernel, candidate_kernel = axis.without_last(recurrent_kernel)
     gate_scale, candidate_scale = parts(recurrent_scale)
 
     def project(x: jax.Array) -> _Parts:
-        both = jnp.split(products.of_input(x, kernel), [split], axis=-1)
+        both = axis.without_last(products.of_input(x, kernel))
         gates, candidate = (
             _add_bias(_layer_norm(y, scale), b)
             for y, scale, b in zip(both, parts(kernel_scale), parts(bias), strict=True)
@@ -143,7 +150,7 @@ def gru_cell(
         (h,) = carry
         gates, candidate = projected
         gates = gates + _layer_norm(products.of_state(h_in, gate_kernel), gate_scale)
-        r, z = jnp.split(recurrent_activation(_clip(gates, clip)), 2, axis=-1)
+        r, z = axis.split(recurrent_activation(_clip(gates, clip)), 2)
         product = products.of_state(h_in if reset_after else r * h_in, candidate_kernel)
         product = _add_bias(_layer_norm(product, candidate_scale), recurrent_bias)
         n = activation(_clip(candidate + (r * product if reset_after else product), clip))
@@ -164,10 +171,14 @@ def mgu_cell(
 ) -> StepCell[jax.Array]:
     """The minimal gated unit of ``jlayers.MGU``; gates f, n."""
 
+    axis, (kernel, recurrent_kernel, bias) = on_mesh(
+        kernel.shape[-1] // 2, kernel, recurrent_kernel, bias
+    )
+
     def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
         (h,) = carry
-        recurrent = jnp.split(matrix_product(h_in, recurrent_kernel), 2, axis=-1)
-        of_input = jnp.split(projected, 2, axis=-1)
+        recurrent = axis.split(matrix_product(h_in, recurrent_kernel), 2)
+        of_input = axis.split(projected, 2)
         f = recurrent_activation(of_input[0] + recurrent[0])
         candidate = _add_bias(recurrent[1], recurrent_bias)
         n = activation(of_input[1] + (f * candidate if reset_gate else candidate))

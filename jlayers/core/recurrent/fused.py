@@ -1,31 +1,30 @@
 """SimpleRNN, LSTM, GRU and MGU as single functions, with the custom gradient of ``recurrence``.
 
 How to read this file: each function gives ``recurrence`` its ``Cell``, the elementwise part of a
-step forwards and backwards. Sigmoids are (tanh(v / 2) + 1) / 2, so that all gates of an LSTM share
-one call of tanh.
+step forwards and backwards, for both ways in which gates may lie (``GateAxis``). Sigmoids are
+(tanh(v / 2) + 1) / 2, so that all gates of an LSTM share one call of tanh.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ..dense import add_bias
 from ..dispatch import traced_once
 from .chunking import Arrays, Carry, Cell
 from .gates import (
-    flat,
+    GateAxis,
     one_less,
     one_less_square,
     repeat,
     select_part,
     sigmoid,
     sigmoid_of,
-    split,
     stack,
 )
 from .scan import Weights, recurrence
@@ -82,7 +81,7 @@ def simple_rnn(
         return (dgates,), dgates, (lax.full_like(dgates, 0),)
 
     outputs, (h,) = recurrence(
-        Cell(True, _as_it_is, _sum, step, coefficients, backward, _same_for_both),
+        lambda _: Cell(True, _as_it_is, _sum, step, coefficients, backward, _same_for_both),
         x,
         carry,
         Weights(kernel, recurrent_kernel, None, bias),
@@ -132,7 +131,7 @@ def lstm(
     ((2, 3, 5), (2, 5), True)
     """
     outputs, (h, c) = recurrence(
-        _LSTM,
+        _lstm,
         x,
         carry,
         Weights(kernel, recurrent_kernel, None, bias),
@@ -147,27 +146,28 @@ def lstm(
 # The functions below are of `lax` alone: those of `jnp` are each a program within the program.
 
 
-def _lstm_step(gates: jax.Array, carry: Carry) -> Carry:
-    _, c = carry
-    # tanh(v / 2) of i, f and o, and tanh(v) of g.
-    half = np.repeat([0.5, 0.5, 1.0, 0.5], gates.shape[-1] // 4).astype(gates.dtype)
-    scaled = lax.mul(gates, lax.broadcast_in_dim(half, gates.shape, (gates.ndim - 1,)))
-    # Without the barrier XLA recomputes the tanh in each fusion that uses it.
-    i, f, g, o = split(lax.optimization_barrier(lax.tanh(scaled)), 4)
-    c = lax.add(lax.mul(sigmoid_of(f), c), lax.mul(sigmoid_of(i), g))
-    return lax.mul(sigmoid_of(o), lax.tanh(c)), c
+@functools.cache
+def _lstm(axis: GateAxis) -> Cell:
+    def step(gates: jax.Array, carry: Carry) -> Carry:
+        _, c = carry
+        # tanh(v / 2) of i, f and o, and tanh(v) of g.
+        scaled = lax.mul(gates, axis.spread([0.5, 0.5, 1.0, 0.5], gates))
+        # Without the barrier XLA recomputes the tanh in each fusion that uses it.
+        i, f, g, o = axis.split(lax.optimization_barrier(lax.tanh(scaled)), 4)
+        c = lax.add(lax.mul(sigmoid_of(f), c), lax.mul(sigmoid_of(i), g))
+        return lax.mul(sigmoid_of(o), lax.tanh(c)), c
 
+    def coefficients(gates: jax.Array, before: Carry, after: Carry) -> Arrays:
+        # The factors themselves are 6 H a step to write and read, more than it costs to compute
+        # them again (docs/notes/0009).
+        return gates, before[1]
 
-def _lstm_coefficients(gates: jax.Array, before: Carry, after: Carry) -> Arrays:
-    # The factors themselves are 6 H a step to write and read, more than it costs to compute them
-    # again (docs/notes/0009).
-    return gates, before[1]
+    def backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
+        _, pull = jax.vjp(lambda gates, c: step(gates, (c, c)), *coefficients)
+        dgates, dc = pull(dcarry)
+        return (dgates,), dgates, (lax.full_like(dc, 0), dc)
 
-
-def _lstm_backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
-    _, pull = jax.vjp(lambda gates, c: _lstm_step(gates, (c, c)), *coefficients)
-    dgates, dc = pull(dcarry)
-    return (dgates,), dgates, (lax.full_like(dc, 0), dc)
+    return Cell(True, _as_it_is, _sum, step, coefficients, backward, _same_for_both)
 
 
 def _same_for_both(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, jax.Array]:
@@ -182,17 +182,6 @@ def _as_it_is(values: jax.Array) -> jax.Array:
 # The bias in each step: added to the projections it would be one more pass over them.
 def _sum(projected: jax.Array, recurrent: jax.Array, bias: jax.Array | None) -> jax.Array:
     return lax.add(projected, recurrent if bias is None else add_bias(recurrent, bias))
-
-
-_LSTM = Cell(
-    summed=True,
-    prepare=_as_it_is,
-    activate=_sum,
-    step=_lstm_step,
-    coefficients=_lstm_coefficients,
-    backward=_lstm_backward,
-    gradients=_same_for_both,
-)
 
 
 @traced_once("reverse", "method")
@@ -237,7 +226,7 @@ def gru(
     ((2, 3, 5), (2, 5), True)
     """
     outputs, (h,) = recurrence(
-        _GRU,
+        _gru,
         x,
         carry,
         Weights(kernel, recurrent_kernel, bias, recurrent_bias),
@@ -249,18 +238,41 @@ def gru(
     return outputs, (h,)
 
 
-def _gru_prepare(projected: jax.Array) -> Arrays:
-    return tuple(split(projected, 3))
-
-
 # XLA for CPU makes a function of a value that is read at several indices. It does not vectorise a
 # loop that calls it, or asks at each call whether the arrays are far enough apart. So the three
 # projections are three arrays, and the bias comes after the split (docs/notes/0009).
-def _kept_activate(
-    prepared: Arrays, recurrent: jax.Array, recurrent_bias: jax.Array | None
-) -> tuple[Arrays, Arrays]:
-    *gates, hn = split(recurrent, len(prepared))
-    return prepared, (*gates, hn if recurrent_bias is None else add_bias(hn, recurrent_bias))
+def _kept_cell(
+    axis: GateAxis,
+    count: int,
+    step: Callable[[tuple[Arrays, Arrays], Carry], Carry],
+    coefficients: Callable[[tuple[Arrays, Arrays], Carry, Carry], Arrays],
+) -> Cell:
+    """Of gates whose coefficients are of ``h U``, of the candidate, and how much of h is kept."""
+
+    def prepare(projected: jax.Array) -> Arrays:
+        return tuple(axis.split(projected, count))
+
+    def activate(
+        prepared: Arrays, recurrent: jax.Array, recurrent_bias: jax.Array | None
+    ) -> tuple[Arrays, Arrays]:
+        *gates, hn = axis.split(recurrent, count)
+        if recurrent_bias is not None:
+            hn = add_bias(hn, *axis.split(recurrent_bias, 1))
+        return prepared, (*gates, hn)
+
+    def backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
+        recurrent, _, kept = coefficients
+        (dh,) = dcarry
+        return (dh,), axis.join(lax.mul(recurrent, repeat(dh, count))), (lax.mul(dh, kept),)
+
+    def gradients(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, jax.Array]:
+        recurrent, candidate, _ = coefficients
+        dh = repeat(signal[0], count)
+        # Only the candidate has another slope in ``x W`` than in ``h U``.
+        projected = select_part(count - 1, repeat(candidate, count), recurrent)
+        return axis.join(lax.mul(projected, dh)), axis.join(lax.mul(recurrent, dh))
+
+    return Cell(False, prepare, activate, step, coefficients, backward, gradients)
 
 
 def _gru_gates(activated: tuple[Arrays, Arrays]) -> tuple[jax.Array, ...]:
@@ -290,32 +302,9 @@ def _gru_coefficients(activated: tuple[Arrays, Arrays], before: Carry, after: Ca
     return stack(own), candidate, z
 
 
-def _kept_backward(coefficients: Arrays, dcarry: Carry) -> tuple[Arrays, jax.Array, Carry]:
-    """Of a cell whose coefficients are of ``h U``, of the candidate, and how much of h is kept."""
-    recurrent, _, kept = coefficients
-    (dh,) = dcarry
-    parts = recurrent.shape[-2]
-    return (dh,), flat(lax.mul(recurrent, repeat(dh, parts))), (lax.mul(dh, kept),)
-
-
-def _kept_gradients(coefficients: Arrays, signal: Arrays) -> tuple[jax.Array, jax.Array]:
-    recurrent, candidate, _ = coefficients
-    parts = recurrent.shape[-2]
-    dh = repeat(signal[0], parts)
-    # Only the candidate has another slope in ``x W`` than in ``h U``.
-    projected = select_part(parts - 1, repeat(candidate, parts), recurrent)
-    return flat(lax.mul(projected, dh)), flat(lax.mul(recurrent, dh))
-
-
-_GRU = Cell(
-    summed=False,
-    prepare=_gru_prepare,
-    activate=_kept_activate,
-    step=_gru_step,
-    coefficients=_gru_coefficients,
-    backward=_kept_backward,
-    gradients=_kept_gradients,
-)
+@functools.cache
+def _gru(axis: GateAxis) -> Cell:
+    return _kept_cell(axis, 3, _gru_step, _gru_coefficients)
 
 
 @traced_once("reset_gate", "reverse", "method")
@@ -341,7 +330,7 @@ def mgu(
       x, carry, reverse, method, mask: as in ``gru``, as are results and errors.
     """
     outputs, (h,) = recurrence(
-        _MGU[reset_gate],
+        functools.partial(_mgu, reset_gate),
         x,
         carry,
         Weights(kernel, recurrent_kernel, bias, recurrent_bias),
@@ -353,11 +342,8 @@ def mgu(
     return outputs, (h,)
 
 
-def _mgu_prepare(projected: jax.Array) -> Arrays:
-    return tuple(split(projected, 2))
-
-
-def _mgu_cell(reset_gate: bool) -> Cell:
+@functools.cache
+def _mgu(reset_gate: bool, axis: GateAxis) -> Cell:
     def gates(activated: tuple[Arrays, Arrays]) -> Arrays:
         (xf, xn), (hf, hn) = activated
         f = sigmoid(lax.add(xf, hf))
@@ -377,9 +363,4 @@ def _mgu_cell(reset_gate: bool) -> Cell:
         own = [lax.mul(lax.mul(through_f, f), one_less(f)), through_hn]
         return stack(own), candidate, f
 
-    return Cell(
-        False, _mgu_prepare, _kept_activate, step, coefficients, _kept_backward, _kept_gradients
-    )
-
-
-_MGU = {reset_gate: _mgu_cell(reset_gate) for reset_gate in (True, False)}
+    return _kept_cell(axis, 2, step, coefficients)

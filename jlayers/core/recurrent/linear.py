@@ -14,6 +14,7 @@ import numpy as np
 from ..dense import affine
 from ..dtypes import at_least_float32
 from .chunking import Carry
+from .gates import on_mesh
 from .linear_scan import linear_scan
 from .stepwise import ScanOptions, StepCell, expand
 
@@ -99,8 +100,10 @@ def min_gru_cell(
     In float32 at least: in bfloat16 ``1 - z`` would be 1 for all small z.
     """
 
+    axis, (kernel, bias) = on_mesh(kernel.shape[-1] // 2, kernel, bias)
+
     def project(x: jax.Array) -> Coefficients:
-        z, n = jnp.split(_widen(affine(x, kernel, bias)), 2, axis=-1)
+        z, n = axis.split(_widen(affine(x, kernel, bias)), 2)
         n = n if activation is None else activation(n)
         return jax.nn.sigmoid(-z), jax.nn.sigmoid(z) * n
 
@@ -118,8 +121,10 @@ def min_lstm_cell(
     In float32 at least, as ``min_gru_cell``.
     """
 
+    axis, (kernel, bias) = on_mesh(kernel.shape[-1] // 3, kernel, bias)
+
     def project(x: jax.Array) -> Coefficients:
-        f, i, n = jnp.split(_widen(affine(x, kernel, bias)), 3, axis=-1)
+        f, i, n = axis.split(_widen(affine(x, kernel, bias)), 3)
         n = n if activation is None else activation(n)
         # f / (f + i) is the sigmoid of log f - log i, also where both are near zero.
         ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
@@ -141,9 +146,11 @@ def rg_lru_cell(
       decay: (H,), float32 or wider. gate_kernel: (H, 2 H). gate_bias: (2 H,), or None.
     """
 
+    axis, (gate_kernel, gate_bias) = on_mesh(decay.shape[0], gate_kernel, gate_bias)
+
     def project(u: jax.Array) -> Coefficients:
         gates = _widen(affine(u, gate_kernel, gate_bias))
-        r, i = jnp.split(jax.nn.sigmoid(gates), 2, axis=-1)
+        r, i = axis.split(jax.nn.sigmoid(gates), 2)
         log_a = _SHARPNESS * r * jnp.broadcast_to(jax.nn.log_sigmoid(decay), r.shape)
         # 1 - a ** 2 to full precision; above zero, where the root has a slope.
         rest = jnp.maximum(-jnp.expm1(2 * log_a), float(np.finfo(r.dtype).tiny))

@@ -18,6 +18,7 @@ from ..dense import add_bias, affine, matrix_product
 from ..dtypes import at_least_float32
 from .chunking import Carry
 from .context import one_step, with_context
+from .gates import on_mesh
 from .linear import last_valid
 from .matrix import MatrixState, MatrixSteps, matrix_scan, matrix_step
 from .stepwise import ScanOptions, StepCell
@@ -268,6 +269,7 @@ def slstm_cell(
 ) -> StepCell[jax.Array]:
     """The sLSTM of ``jlayers.SLSTM``; recurrent_kernel (heads, K, 4 K); carry (h, c, n, m)."""
     heads, size, _ = recurrent_kernel.shape
+    axis, (kernel, bias) = on_mesh(heads * size, kernel, bias)
 
     def project(x: jax.Array) -> jax.Array:
         return affine(x, kernel, bias)
@@ -279,7 +281,7 @@ def slstm_cell(
         # (batch, 4, heads, size), in the order of the kernel's columns.
         recurrent = recurrent.reshape(h.shape[0], heads, 4, size).swapaxes(1, 2)
         gates = projected + recurrent.reshape(projected.shape)
-        i, f, g, o = jnp.split(gates.astype(c.dtype), 4, axis=-1)
+        i, f, g, o = axis.split(gates.astype(c.dtype), 4)
         # Before the first step there is no largest exponent so far.
         kept = jnp.where(n == 0, i, m + jax.nn.log_sigmoid(f))
         new_m = jnp.maximum(kept, i)

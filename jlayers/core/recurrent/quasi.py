@@ -13,6 +13,7 @@ from ..dense import add_bias, affine, matrix_product
 from ..dtypes import at_least_float32
 from .chunking import Carry
 from .context import one_step, with_context
+from .gates import on_mesh
 from .linear import linear_recurrence_read
 from .stepwise import ScanOptions, StepCell
 
@@ -52,16 +53,17 @@ def sru_cell(
     activation: _Function | None = None,
 ) -> StepCell[SRUInput]:
     """The SRU of ``jlayers.SRU``, in float32 at least; carry (h, c)."""
+    count = kernel.shape[-1] // features
+    axis, (kernel,) = on_mesh(features, kernel)
 
     def project(x: jax.Array) -> SRUInput:
         wide = at_least_float32(x.dtype)
-        y = matrix_product(x, kernel).astype(wide)
-        candidate, gates, skip = jnp.split(y, [features, 3 * features], axis=-1)
-        if bias is not None:
-            gates = add_bias(gates, bias.astype(wide))
+        candidate, *gates = axis.split(matrix_product(x, kernel).astype(wide), count)
         # Without a fourth part of the kernel the input is as wide as the state.
-        skip = skip if skip.shape[-1] else x.astype(wide)
-        forget, reset = jnp.split(gates, 2, axis=-1)
+        forget, reset, skip = (*gates, x.astype(wide))[:3]
+        if bias is not None:
+            b_f, b_r = jnp.split(bias.astype(wide), 2)
+            forget, reset = add_bias(forget, b_f), add_bias(reset, b_r)
         return SRUInput(candidate, forget, reset, skip)
 
     def step(at: SRUInput, h_in: jax.Array, carry: Carry) -> Carry:

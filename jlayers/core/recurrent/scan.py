@@ -16,6 +16,7 @@ the end.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from .chunking import (
     over_chunks,
     swap_leading,
 )
+from .gates import GateAxis, on_mesh
 
 # Steps in a turn of the forward loop on accelerators, where each turn costs some microseconds. On
 # CPU one step is faster (docs/notes/0009).
@@ -45,6 +47,8 @@ _UNROLLED = 8
 
 class Weights(NamedTuple):
     """kernel (in, G), recurrent_kernel (H, G), and optional biases.
+
+    G is one axis, or two where gates are apart.
 
     Attributes:
       bias: (G,), or None.
@@ -73,7 +77,7 @@ _BackwardStep = tuple[jax.Array, Arrays, jax.Array | None]
 
 
 def recurrence(
-    cell: Cell,
+    cell_of: Callable[[GateAxis], Cell],
     x: jax.Array,
     carry: Carry,
     weights: Weights,
@@ -86,6 +90,7 @@ def recurrence(
     """Runs a cell over (batch, time, in).
 
     Args:
+      cell_of: the cell for gates that lie side by side, or apart.
       carry: before the first step, arrays (batch, H); the first is the output of a step.
       reverse: from the last step to the first; outputs stay in the order of ``x``.
       method: whether the gradient stores the gates or recomputes them: ``"store"``,
@@ -101,9 +106,11 @@ def recurrence(
     """
     check_method(method, METHODS, name)
     hidden, width = weights.recurrent_kernel.shape
-    choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
     # The gradients of the weights would be summed over the devices at each chunk.
     together = is_sharded(x)
+    axis, viewed = on_mesh(hidden, *weights, may=together and width > hidden)
+    cell, weights = cell_of(axis), Weights(*viewed)
+    choice = choose_recurrence(x.shape, hidden, width, cell.summed, x.dtype)
     if together:
         choice = choice._replace(reason="sharded over devices: all steps at once")
     record_choice(name, choice, choice, method)
@@ -177,7 +184,7 @@ def _forward(plan: Plan, x: _Input, carry: Carry, weights: Weights) -> tuple[_Ou
 
     # Broadcast from the carry, so that they have its sharding.
     stacked = tuple(_repeated(lax.full_like(c, 0), x.values.shape[1]) for c in carry)
-    chunks = plan.chunks(x.values, weights.kernel.shape[1])
+    chunks = plan.chunks(x.values, math.prod(weights.kernel.shape[1:]))
     (carry, stacked), stored = over_chunks(chunk, (carry, stacked), None, chunks)
     return (stacked[0], carry), (stacked, stored)
 
@@ -188,7 +195,8 @@ def _backward(
     """The cotangents of x, the first carry and the weights."""
     steps, (doutputs, dcarry), (stacked, stored) = x.values.shape[1], ct, residuals
     # Once, and not at every step.
-    transposed = lax.transpose(weights.recurrent_kernel, (1, 0))
+    recurrent_axes = range(weights.recurrent_kernel.ndim)
+    transposed = lax.transpose(weights.recurrent_kernel, (*recurrent_axes[1:], 0))
 
     def before(start: Index, after: Carry) -> Carry:
         """The carries before each step of a chunk, of those after them; (size, batch, ...)."""
@@ -229,7 +237,7 @@ def _backward(
             doutput, coefficients, valid = at
             dcarry = (lax.add(dcarry[0], doutput), *dcarry[1:])
             signal, drecurrent, (dh, *rest) = plan.cell.backward(coefficients, dcarry)
-            dh = lax.add(dh, matrix_product(drecurrent, transposed))
+            dh = lax.add(dh, _product_back(drecurrent, transposed, recurrent_axes[:-1]))
             signal = _select(valid, signal, _zeros(signal))
             return _select(valid, (dh, *rest), dcarry), signal
 
@@ -242,17 +250,23 @@ def _backward(
             _bias_gradient(drecurrent, weights.recurrent_bias),
         )
         dweights = jax.tree.map(lax.add, dweights, more)
-        dx = lax.dot_general(dprojected, weights.kernel, (((2,), (1,)), ((), ())))
+        dx = _product_back(dprojected, weights.kernel, range(1, weights.kernel.ndim))
         return (dcarry, dweights), dx
 
     # Sums over all steps, so in float32 at least.
     dweights = jax.tree.map(lambda w: lax.full(w.shape, 0, at_least_float32(w.dtype)), weights)
     doutputs = plan.ordered(swap_leading(doutputs), 0)
-    chunks = plan.chunks(x.values, weights.kernel.shape[1])
+    chunks = plan.chunks(x.values, math.prod(weights.kernel.shape[1:]))
     state, dx = over_chunks(chunk, (dcarry, dweights), (doutputs, stored), chunks, reverse=True)
     dcarry, dweights = state
     dweights = jax.tree.map(lambda w, d: d.astype(w.dtype), weights, dweights)
     return swap_leading(plan.ordered(dx, 0)), dcarry, dweights
+
+
+def _product_back(ct: jax.Array, kernel: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """The product of ``ct`` with these axes of a kernel, which are the last of ``ct``."""
+    last = range(ct.ndim - len(axes), ct.ndim)
+    return lax.dot_general(ct, kernel, ((tuple(last), tuple(axes)), ((), ())))
 
 
 def _select(valid: jax.Array | None, new: Arrays, old: Arrays) -> Arrays:
@@ -282,5 +296,6 @@ def _bias_gradient(ct: jax.Array, bias: jax.Array | None) -> jax.Array | None:
     """The sum over steps and rows of the last entries, as many as the bias has."""
     if bias is None:
         return None
-    own = lax.slice_in_dim(ct, ct.shape[-1] - bias.shape[0], None, axis=ct.ndim - 1)
+    axis = ct.ndim - bias.ndim
+    own = lax.slice_in_dim(ct, ct.shape[axis] - bias.shape[0], None, axis=axis)
     return lax.reduce_sum(own.astype(at_least_float32(ct.dtype)), (0, 1))

@@ -9,6 +9,7 @@ import jax
 from ...base.arguments import Sizes
 from ...base.factory import factory
 from ...base.layer import Layer
+from ...core.dtypes import reshape_rows
 from ..shape.base import per_row
 from .base import check_divides, spatial
 
@@ -46,6 +47,6 @@ def PixelShuffle(factor: Sizes) -> Layer:
         pairs = [axis for i in range(rank) for axis in (1 + i, rank + 2 + i)]
         y = x.transpose(0, *pairs, rank + 1)
         sizes = (size * f for size, f in zip(x.shape[1 : rank + 1], factors, strict=True))
-        return y.reshape(x.shape[0], *sizes, channels)
+        return reshape_rows(y, (x.shape[0], *sizes, channels))
 
     return per_row(shuffle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from ...base.layer import Layer
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import format_short, format_spec
 from ...base.types import Params
+from ...core.dtypes import has_sharded_type
 
 
 @factory
@@ -50,18 +52,42 @@ def Rearrange(pattern: str, **sizes: int) -> Layer:
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         arguments.one_array(x, pattern.partition("->")[0].strip())
-        try:
+
+        def rearrange(x: jax.Array) -> jax.Array:
             y: jax.Array = einops.rearrange(x, pattern, **sizes)
+            return y
+
+        try:
+            return _on_mesh(rearrange, x, pattern)(x)
         except einops.EinopsError as error:
             # Its last line says what is wrong; those before repeat the pattern and the input.
             problem = str(error).strip().splitlines()[-1].strip()
             raise LayerError(
                 f"einops: {problem}", expected=repr(pattern), got=format_spec(x)
             ) from None
-        return y
 
     # Where steps stay where they are each is rearranged by itself: that is found out.
     return pure(no_params, apply, sequence_mode=SequenceMode.UNKNOWN)
+
+
+def _on_mesh(
+    rearrange: Callable[[jax.Array], jax.Array], x: jax.Array, pattern: str
+) -> Callable[[jax.Array], jax.Array]:
+    """With the sharding of the result, for which einops does not ask, where an axis is explicit."""
+    if not has_sharded_type(x):
+        return rearrange
+    first, *others = jax.typeof(x).sharding.spec
+    before, after = (side.split()[0] for side in pattern.split("->"))
+    if before != after or any(others):
+        raise LayerError(
+            "on explicit axes of a mesh only rows can be split, and they have to stay in front",
+            expected=f"the same first axis before and after, got {pattern!r}",
+            got=str(jax.typeof(x)),
+            hint="axis types Auto, or training.train_step(..., mesh=mesh, rules=rules)",
+        )
+    spec = jax.sharding.PartitionSpec(first)
+    placed: Callable[[jax.Array], jax.Array] = jax.sharding.auto_axes(rearrange, out_sharding=spec)
+    return placed
 
 
 def _einops() -> Any:

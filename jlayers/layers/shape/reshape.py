@@ -11,6 +11,7 @@ from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.specs import format_short, format_spec
+from ...core.dtypes import reshape_rows
 from .base import per_row
 
 
@@ -50,6 +51,7 @@ def Reshape(shape: tuple[int, ...]) -> Layer:
                 got=format_spec(x),
                 hint="the shape leaves out the batch axis, which stays as it is",
             )
-        return x.reshape(x.shape[0], *(size // known if n == -1 else n for n in row_shape))
+        sizes = (size // known if n == -1 else n for n in row_shape)
+        return reshape_rows(x, (x.shape[0], *sizes))
 
     return per_row(reshape)
