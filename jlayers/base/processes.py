@@ -18,15 +18,16 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from .errors import ProcessError, truncate, warn
 
+T = TypeVar("T")
 # Seconds to wait for the others; ``sharding.initialize(timeout=)`` sets it.
 _patience = 300.0
 # What fits is exchanged by one collective, and not by one for the length and one for the value.
@@ -179,34 +180,61 @@ def _filled(content: bytes, room: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return row
 
 
+def ready(where: str, tree: T) -> T:
+    """``jax.block_until_ready`` with a time limit, for a program of all processes.
+
+    Raises:
+      ProcessError: where it does not end in time, since another process runs something else.
+    """
+    problem = f"a program of all {count()} processes has not ended"
+
+    def wait() -> T:
+        return jax.block_until_ready(tree)  # type: ignore[no-any-return]
+
+    return _within(wait, where, patience(), problem, "in it")
+
+
 def _gathered(
     row: np.ndarray[Any, Any], where: str, seconds: float, doing: str
 ) -> np.ndarray[Any, Any]:
-    """The rows of all processes, by a collective on a thread that is left behind after a while."""
+    """The rows of all processes."""
     from jax.experimental import multihost_utils
 
-    result: list[Any] = []
+    def gather() -> np.ndarray[Any, Any]:
+        return np.asarray(multihost_utils.process_allgather(row))
 
-    def gather() -> None:
+    problem = f"not all of the {count()} processes came"
+    try:
+        return _within(gather, where, seconds, problem, doing)
+    except jax.errors.JaxRuntimeError as error:
+        raise ended(where, error) from error
+
+
+def _within(function: Callable[[], T], where: str, seconds: float, problem: str, doing: str) -> T:
+    """What a function returns, on a thread that is left behind after a while."""
+    result: list[T] = []
+    raised: list[Exception] = []
+
+    def call() -> None:
         try:
-            result.append(multihost_utils.process_allgather(row))
+            result.append(function())
         except Exception as error:
-            result.append(error)
+            raised.append(error)
 
-    thread = threading.Thread(target=gather, name="processes", daemon=True)
+    thread = threading.Thread(target=call, name="processes", daemon=True)
     thread.start()
     thread.join(seconds)
-    if not result:
-        raise _error(
-            where,
-            f"not all of the {count()} processes came within {seconds:g} s",
-            got=f"process {index()} has waited {doing}".strip(),
-            hint="look at the output of the others: one may have failed, or do something else; "
-            "sharding.initialize(timeout=) allows more time",
-        )
-    if isinstance(result[0], Exception):
-        raise ended(where, result[0]) from result[0]
-    return np.asarray(result[0])
+    if raised:
+        raise raised[0]
+    if result:
+        return result[0]
+    raise _error(
+        where,
+        f"{problem} within {seconds:g} s",
+        got=f"process {index()} has waited {doing}".strip(),
+        hint="look at the output of the others: one may have failed, or do something else; "
+        "sharding.initialize(timeout=) allows more time",
+    )
 
 
 def _error(where: str, problem: str, **more: str | None) -> ProcessError:

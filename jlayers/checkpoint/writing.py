@@ -217,7 +217,8 @@ def wait_until_seen(path: Path, group: Group) -> None:
     Raises:
       CheckpointError: if it does not, since it is in another folder.
     """
-    end = time.monotonic() + min(_UNSEEN, group.patience)
+    # Before the others give up waiting for this one.
+    end = time.monotonic() + min(_UNSEEN, group.patience / 2)
     while not path.exists():
         if time.monotonic() > end:
             raise CheckpointError(

@@ -14,7 +14,7 @@ from ..base.layer import Layer
 from ..base.specs import format_short, spec
 from ..base.types import Carry, Params, PyTree, State
 from ..sharding import Layout, Rules
-from ..sharding.batches import put_batch
+from ..sharding.batches import put, put_batch
 from .batch_axes import batch_axes
 from .context import beside, specs_for
 from .prompts import Prompt
@@ -44,7 +44,7 @@ class OnMesh(NamedTuple):
         params, state = layout.shard(params), layout.shard(state)
         rows = jax.sharding.PartitionSpec(*layout.batch[:1])
         prompt, context = put_batch(self.mesh, rows, (prompt, context), uneven=True)
-        key = None if key is None else jax.device_put(key, _whole(layout))
+        key = None if key is None else put(key, _whole(layout))
         return params, state, prompt, key, context
 
     def run(self, model: Layer, function: Callable[..., T], given: Given) -> T:

@@ -95,13 +95,16 @@ def _moved(leaf: jax.Array, place: NamedSharding) -> jax.Array:
 
 
 def fetched(tree: T) -> T:
-    """The arrays as a whole, on the default device of each process."""
+    """What lies on a mesh as whole arrays, on the default device of each process."""
 
-    def one(leaf: Any) -> jax.Array:
+    def one(leaf: Any) -> Any:
+        if not isinstance(getattr(leaf, "sharding", None), NamedSharding):
+            return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(  # type: ignore[no-any-return]
-                one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
-            )
+            words = one(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        if leaf.is_fully_addressable:
+            return jnp.asarray(np.asarray(leaf))
         return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
     from jax.experimental import multihost_utils

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from ..base import processes
 from ..base.errors import LayerError
 from ..base.paths import unflatten
 from ..base.specs import format_short, path_text
@@ -248,6 +249,14 @@ class Layout:
                 f"{what} needs devices, and this mesh is abstract",
                 expected="jax.make_mesh(...)",
                 got=format_short(self.mesh),
+            )
+        here = {device.process_index for device in self.mesh.devices.flat}
+        missing = [index for index in range(processes.count()) if index not in here]
+        if missing:
+            raise LayerError(
+                f"{what}: the mesh has no device of process {', '.join(map(str, missing))}",
+                expected=f"devices of all {processes.count()} processes, as jax.make_mesh takes",
+                got=f"a mesh of {self.mesh.devices.size} of {jax.device_count()} devices",
             )
 
     def __str__(self) -> str:

@@ -286,7 +286,7 @@ def as_batch(batch: object) -> PartitionSpec:
         return batch or P()
     raise LayerError(
         "batch must be a PartitionSpec or the name of an axis of the mesh",
-        expected='P("data")',
+        expected='P("data"), or P(("data", "model")) for rows over both',
         got=format_short(batch),
     )
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base import arguments
+from ..base import arguments, processes
 from ..base.added_losses import collected
 from ..base.errors import LayerError, TrainingError, public_api
 from ..base.layer import Layer
@@ -20,6 +20,7 @@ from ..inspection.training_loss import Batch, Metrics, call_with_offers
 from ..metrics import Metric
 from ..sharding import Rules
 from ..sharding.batches import put_batch
+from .alike import Shapes, text_of_data
 from .sharded import check_sharding, on_mesh, one_at_a_time
 from .state import TrainState, check_model, ema_params
 
@@ -148,6 +149,9 @@ def make_evaluator(
         totals: dict[str, Metric] = jax.tree.map(jnp.add, *sums)
         return {name: metric.value() for name, metric in totals.items()}
 
+    # Whether the processes have compared their data.
+    agreed: list[bool] = []
+
     @public_api
     def evaluate(state: TrainState) -> Metrics:
         if not isinstance(state, TrainState):
@@ -162,8 +166,13 @@ def make_evaluator(
             state.step, ema_params(state) if ema else state.params, state.state, None, state.key
         )
         sums: _Sums | None = None
+        if not agreed and processes.count() > 1:
+            processes.agree("evaluation", {"the data": text_of_data(batches)})
+            agreed.append(True)
+        shapes, number = Shapes("evaluation"), -1
         for number, (batch, _) in enumerate(batches.read(None, 1)):
             _check_batch(batch)
+            shapes.check(batch)
             if not _rows(batch):
                 continue
             if mesh is not None and rules is not None:
@@ -172,6 +181,10 @@ def make_evaluator(
             sums = (
                 first(given, index, batch) if sums is None else further(sums, given, index, batch)
             )
+        if processes.count() > 1:
+            doing = f"at the end of an evaluation of {number + 1} batches"
+            count = {"the number of batches": str(number + 1)}
+            processes.agree("evaluation", count, doing=doing)
         if sums is None:
             raise TrainingError("the data of the evaluation has no rows")
         return finished(sums)  # type: ignore[no-any-return]

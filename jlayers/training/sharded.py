@@ -180,9 +180,19 @@ def one_at_a_time(call: Callable[..., T]) -> Callable[..., T]:
         return call
 
     def waiting(*args: Any) -> T:
-        return jax.block_until_ready(call(*args))  # type: ignore[no-any-return]
+        return processes.ready("fit", call(*args))
 
     return waiting
+
+
+def on_devices(batch: T, mesh: Any, rules: Rules | None, stacked: bool) -> T:
+    """A batch of a loop of the user's own, on the mesh; one that is traced stays as it is."""
+    leaves = jax.tree.leaves(batch)
+    if not isinstance(mesh, jax.sharding.Mesh) or rules is None:
+        return batch
+    if any(isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct) for leaf in leaves):
+        return batch
+    return put_batch(mesh, rules.batch, batch, stacked=int(stacked))
 
 
 def check_placed(state: PyTree, mesh: Any) -> None:

@@ -36,6 +36,7 @@ from .sharded import (
     first_of,
     kept_activations,
     layout_of,
+    on_devices,
     run_on_mesh,
     start_sharded,
 )
@@ -209,6 +210,7 @@ class TrainStep:
         """The step; a method of its own, so that errors name it."""
         check_batch(batch, self.steps)
         check_state(self, state)
+        batch = on_devices(batch, self.mesh, self.rules, self.steps > 1)
         x = batch[0] if self.steps == 1 or self.mesh is None else first_of(batch[0])
         return run_on_mesh(self.layout(x), self._steps, 1, state, batch)
 

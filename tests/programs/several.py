@@ -18,7 +18,7 @@ import optax
 from jax.experimental import multihost_utils
 
 import jlayers as jl
-from jlayers import sharding, training
+from jlayers import decoding, sharding, training
 from jlayers.base import processes
 from jlayers.training.loop import several
 
@@ -31,10 +31,10 @@ def error(y: Any, target: Any) -> Any:
     return jnp.mean((y - target) ** 2)
 
 
-def make_step(model: Any = MODEL, **options: Any) -> Any:
+def make_step(model: Any = MODEL, loss: Any = error, rate: float = 1e-2, **options: Any) -> Any:
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     rules = sharding.fsdp("data", least=0)
-    return training.train_step(model, error, optax.adam(1e-2), mesh=mesh, rules=rules, **options)
+    return training.train_step(model, loss, optax.adam(rate), mesh=mesh, rules=rules, **options)
 
 
 def numbers(tree: Any) -> dict[str, float]:
@@ -99,6 +99,25 @@ def refused() -> Any:
     alone = training.train_step(MODEL, error, optax.adam(1e-2))
     read, _ = next(several.own_rows(batches, step).read())
     given = MODEL.init(jax.random.key(number), ROWS[:16])[0]
+    rows = ROWS[: 48 + 16 * number]
+    evaluate = training.make_evaluator(
+        MODEL,
+        lambda y: {"mean": y.mean()},
+        training.Batches((rows,), 16),
+        mesh=step.mesh,
+        rules=step.rules,
+    )
+    half = training.train_step(
+        MODEL,
+        error,
+        optax.adam(1e-2),
+        mesh=jax.sharding.Mesh(jax.devices()[:2], ("data",)),
+        rules=step.rules,
+    )
+
+    def own(state: Any, batch: Any) -> Any:
+        return {"w": state["w"] * 0.9}, {"loss": state["w"].sum()}
+
     return {
         "read": [len(leaf) for leaf in read],
         "model": text_of(fit(make_step(other))),
@@ -106,6 +125,11 @@ def refused() -> Any:
         "order": text_of(fit(data=training.Batches((ROWS, TARGETS), 16, key=number))),
         "list": text_of(fit(data=[(ROWS[number : 16 + number], TARGETS[:16])])),
         "steps": text_of(fit(steps=2 + number)),
+        "rate": text_of(fit(make_step(rate=1e-2 * (1 + number)))),
+        "loss": text_of(fit(make_step(loss=lambda y, t: error(y, t) * (1 + number)))),
+        "evaluation": text_of(fit(evaluate=evaluate, evaluate_every=1)),
+        "local": text_of(lambda: training.fit(own, {"w": jnp.ones(3)}, batches, steps=2)),
+        "mesh": text_of(lambda: half.start(jax.random.key(0), ROWS[:16])),
         "key": text_of(lambda: step.start(jax.random.key(number), ROWS[:16])),
         "values": text_of(lambda: step.start(jax.random.key(0), ROWS[:16], params=given)),
         "input": text_of(lambda: step.start(jax.random.key(0), ROWS[:16, : 8 - number])),
@@ -122,14 +146,29 @@ def not_finite() -> Any:
     batches = training.Batches((rows, TARGETS), 16)
     state = step.start(jax.random.key(0), ROWS[:16])
     stopped = text_of(lambda: training.fit(step, state, batches, steps=6, progress=False))
+    # What is read once is kept on the mesh, to be looked at.
+    once = (batch for batch in list(batches))
+    read_once = text_of(lambda: training.fit(step, state, once, steps=6, progress=False))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         skipped = training.fit(step, state, batches, steps=6, progress=False, non_finite="skip")
     return {
         "stopped": stopped,
+        "read once": read_once,
         "skipped": numbers(skipped.state.params),
         "warned": [str(one.message) for one in caught],
     }
+
+
+def generate() -> Any:
+    """Ids that are drawn, by a model of which no process has all parameters."""
+    model = jl.serial(jl.Embedding(16, 16), jl.SelfAttention(4, causal=True), jl.Dense(16))
+    mesh = jax.make_mesh((2, jax.device_count() // 2), ("data", "model"))
+    rules = sharding.tensor_parallel("model") + sharding.data_parallel("data")
+    ids = np.arange(8, dtype=np.int32).reshape(4, 2)
+    params, state = model.init(jax.random.key(0), ids)
+    options = {"key": jax.random.key(1), "temperature": 1.0, "mesh": mesh, "rules": rules}
+    return decoding.generate(model, params, state, ids, 4, **options).values
 
 
 class Ended(training.Hook):
@@ -163,7 +202,7 @@ def end(name: str) -> None:
 
 
 SIGNALS = {"killed": signal.SIGKILL, "SIGTERM": signal.SIGTERM}
-PARTS = {part.__name__: part for part in (train, stacked, refused, not_finite)}
+PARTS = {part.__name__: part for part in (train, stacked, refused, not_finite, generate)}
 
 
 def plain(value: Any) -> Any:

@@ -132,7 +132,7 @@ def fit(
     [[3.]] [1.]
     """
     step = _checked_step(step)
-    several.check_mesh(step)
+    several.check_mesh(step, state)
     source = as_source(data)
     log_every = arguments.positive("log_every", log_every)
     plan = Plan(

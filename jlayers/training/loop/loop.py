@@ -23,6 +23,7 @@ from ...checkpoint import CheckpointManager
 from ...data import Position, Source
 from ...data.recent_batches import RecentBatches
 from ...inspection.donation import Donation, check_distinct, check_not_donated, copied
+from ..alike import check_program
 from ..sharded import one_at_a_time
 from ..state import TrainState
 from ..step import Step
@@ -271,6 +272,7 @@ class Loop:
         active = jax.ShapeDtypeStruct((), bool) if self._stops else None
         state = self.state
         _, metrics, _ = jax.eval_shape(self._program.guarded, state, specs, active)
+        check_program("fit", self._program.guarded, state, specs, active)
         return placed(state, with_sums(empty_accumulator(metrics), self._sums))
 
     def _attend(self) -> tuple[str | None, float]:

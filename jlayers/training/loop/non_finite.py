@@ -85,6 +85,8 @@ def find_non_finite(
     """
     check_model(model)
     frozen = check_patterns(frozen)
+    # Layer by layer, and not as one program that XLA could divide over a mesh.
+    state, batch = fetched((state, batch))
     model = evaluated(model, state.params, frozen)
     key = jax.random.fold_in(state.key, state.step)
     leaves = jax.tree.leaves(batch)
@@ -111,11 +113,8 @@ def diagnose(step: Step, state: Any, batch: Any) -> NonFinite | None:
     """The report on a step of ``train_step``; nothing is known of others, and of large states."""
     if batch is None or not (isinstance(step, TrainStep) and isinstance(state, TrainState)):
         return None
-    if step.mesh is not None:
-        # Layer by layer, and not as one program that XLA could divide.
-        if size_of(state) > _LARGEST:
-            return None
-        state = fetched(state)
+    if step.mesh is not None and size_of((state, batch)) > _LARGEST:
+        return None
     return find_non_finite(
         step.model, step.loss, state, batch, frozen=step.frozen, accumulate=step.accumulate
     )

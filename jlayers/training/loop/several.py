@@ -11,12 +11,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import zlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
 from ...base import processes
 from ...base.errors import CheckpointError, ProcessError, TrainingError
@@ -25,6 +23,7 @@ from ...checkpoint import CheckpointManager
 from ...checkpoint.layout import steps_in
 from ...data import Batches, Source
 from ...sharding.batches import rows_here
+from ..alike import Shapes, text_of_data
 from ..step import Step, TrainStep
 from .non_finite import NonFiniteError
 from .recovery import description
@@ -34,12 +33,16 @@ T = TypeVar("T")
 _asked = itertools.count(1)
 
 
-def check_mesh(step: Step) -> None:
+def check_mesh(step: Step, state: Any) -> None:
     """Raises for a step of one process where there are several."""
-    if processes.count() > 1 and isinstance(step, TrainStep) and step.mesh is None:
+    if processes.count() == 1:
+        return
+    meshless = isinstance(step, TrainStep) and step.mesh is None
+    if meshless or all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(state)):
+        what = "the step has no mesh" if meshless else "the state lies on devices of this one alone"
         raise TrainingError(
-            f"there are {processes.count()} processes, and the step has no mesh: each of them "
-            "would train a model of its own",
+            f"there are {processes.count()} processes, and {what}: each of them would train a "
+            "model of its own",
             expected="train_step(..., mesh=mesh, rules=rules), with a mesh of all devices",
             hint='mesh = jax.make_mesh((jax.device_count(),), ("data",))',
         )
@@ -60,7 +63,7 @@ def check_alike(step: Step, state: Any, source: Source, options: dict[str, Any])
         f"{path_text(path)}: {format_spec(leaf)}"
         for path, leaf in jax.tree.leaves_with_path(specs_of(state, "the state"))
     )
-    facts["the data"] = _text_of_data(source)
+    facts["the data"] = text_of_data(source)
     facts |= {f"the argument {name}": repr(value) for name, value in options.items()}
     processes.agree("fit", facts)
 
@@ -74,20 +77,6 @@ def _text_of(step: Step) -> str:
     }
     lines = [f"{name}={description(repr(value))}" for name, value in named.items()]
     return "\n".join([*lines, f"mesh={step.mesh}"])
-
-
-def _text_of_data(source: Source) -> str:
-    """What tells data from other data: that of ``Batches``, or the first batch."""
-    fingerprint = getattr(source, "fingerprint", None)
-    if fingerprint is not None:
-        return str(fingerprint)
-    if not source.rereads:
-        return type(source).__name__
-    batch, _ = next(iter(source.read(list(source.start))))
-    leaves = [x for x in jax.tree.leaves(batch) if not isinstance(x, jax.Array)]
-    checksums = [zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for leaf in leaves]
-    shapes = [f"{np.asarray(leaf).dtype}{list(np.shape(leaf))}" for leaf in leaves]
-    return f"batches of {', '.join(shapes)}, the first with the checksums {checksums}"
 
 
 def own_rows(source: Source, step: Step) -> Source:
@@ -122,7 +111,7 @@ class Preemption(contextlib.AbstractContextManager["Preemption"]):
     def __init__(self) -> None:
         self.raised: str | None = None
         self.reason: str | None = None
-        self._shapes: set[tuple[Any, ...]] = set()
+        self._shapes = Shapes("fit")
 
     def __exit__(self, *details: object) -> None:
         return None
@@ -146,18 +135,8 @@ class Preemption(contextlib.AbstractContextManager["Preemption"]):
             item = next(items, None)
             if item is None:
                 return
-            self._check(item)
+            self._shapes.check(item)
             yield item
-
-    def _check(self, item: Any) -> None:
-        # Programs for batches of different shapes would exchange what does not belong together,
-        # and nothing in XLA would notice.
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(item[0]))
-        if shapes not in self._shapes:
-            self._shapes.add(shapes)
-            batch = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in shapes)
-            doing = f"with a first batch of {batch}"
-            processes.agree("fit", {"the shapes of a batch": batch}, doing=doing)
 
 
 def check_end(stopped: str, step: int) -> None:
