@@ -81,7 +81,7 @@ ERRORS = {
         EVERY,
     ],
     "local": [
-        "TrainingError: fit: there are 2 processes, and the state lies on devices of this one alon*",
+        "TrainingError: fit: there are 2 processes, and the state lies on devices of this*",
         "expected: train_step(..., mesh=mesh, rules=rules), with a mesh of all devices",
     ],
     "mesh": [
