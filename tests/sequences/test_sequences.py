@@ -184,7 +184,19 @@ OVER_TIME = {
 }
 
 
-@pytest.mark.parametrize("name", rows(OVER_TIME))
+# Masks, gradients and blocks are those of a loop over steps (as of lstm, and of a user's cell), of
+# a scan of linear steps (min gru), of chunks (gated delta net, mamba), of a cache (transformer
+# block) and of a layer's child, whatever a combinator does with the child's parameters.
+ALIKE = {
+    *("gru", "mgu", "simple rnn", "slstm", "ind rnn", "convolutional gru", "sru", "qrnn"),
+    *("min lstm", "linear recurrence", "s5", "selective ssm", "mamba2", "mlstm"),
+    *("linear attention", "latent attention", "tied", "repeat, shared"),
+    *("drop_connect", "weight_norm", "spectral_norm", "orthogonalize_weights"),
+    *("standardize_weights", "lp pool", "sum pool", "batch renorm"),
+}
+
+
+@pytest.mark.parametrize("name", rows(OVER_TIME, alike=ALIKE))
 def test_the_table_minds_its_masks_and_streams(name):
     instance = OVER_TIME[name]
     check_sequence(instance.layer, instance.x)
@@ -208,7 +220,11 @@ IN_THE_TABLE = {
 }
 
 
-@pytest.mark.parametrize("name", rows(LAYERS, without=IN_THE_TABLE))
+ALIKE_TOO = {"max pool, dilated, causal", "average pool, inside its stride", "repeat", "merges"}
+ALIKE_TOO |= {"mel spectrogram, causal", "a function with a pole at zero", "pool and back"}
+
+
+@pytest.mark.parametrize("name", rows(LAYERS, without=IN_THE_TABLE, alike=ALIKE_TOO))
 def test_a_layer_minds_its_mask_and_streams(name):
     check_sequence(LAYERS[name].layer, LAYERS[name].x)
 
