@@ -46,7 +46,6 @@ MODELS = {
     "transformer with a window": transformer(window=3, num_kv_heads=1, alibi=True),
     "tied": jl.tied(jl.Embedding(V, 8), jl.residual(jl.GRU(8)), bias=True, soft_cap=5.0),
 }
-every_model = pytest.mark.parametrize("name", MODELS)
 MODEL = MODELS["lstm"]
 
 
@@ -92,7 +91,9 @@ def rows_of(generated):
     ]
 
 
-@every_model
+@pytest.mark.parametrize(
+    "name", named(MODELS, "lstm", "conv and repeated gru", "transformer with a window", "tied")
+)
 def test_greedy_is_the_argmax_of_the_whole_model_row_by_row(name):
     model = MODELS[name]
     params, state = made(model)

@@ -341,7 +341,7 @@ def test_flax():
         jl.Dense(2),
     )
     with lenient():
-        variables = Net().init(jax.random.key(0), x)
+        variables = jax.eval_shape(Net().init, jax.random.key(0), x)
         leaves = jax.tree_util.tree_leaves_with_path(variables)
         arrays = {
             jax.tree_util.keystr(path, simple=True, separator="/"): draw(*leaf.shape)
@@ -349,7 +349,7 @@ def test_flax():
         }
         arrays = {n: abs(a) + 0.5 if "var" in n else a for n, a in arrays.items()}
         theirs = jax.tree.unflatten(jax.tree.structure(variables), arrays.values())
-        want = Net().apply(theirs, x)
+        want = jax.jit(Net().apply)(theirs, x)
     plan = jl.interop.match(ours, x, arrays, library="flax")
     params, state = plan.load()
     y, _ = jax.jit(ours.apply)(params, state, x)
@@ -379,7 +379,7 @@ def test_keras():
     )
     plan = jl.interop.match(ours, jnp.asarray(ids), arrays)
     assert plan.library == "keras"
-    y, _ = ours.apply(*plan.load(), jnp.asarray(ids))
+    y, _ = jax.jit(ours.apply)(*plan.load(), ids)
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
 
 

@@ -117,7 +117,7 @@ def test_each_row_is_that_of_its_valid_steps_alone(case):
     x = jl.Sequence(jnp.where(mask[..., None], values, jnp.nan), mask)
     y, _ = jax.jit(layer.apply)(params, {}, x)
     np.testing.assert_array_equal(y.mask, mask)
-    for row, here, got in zip(values, mask, y.values, strict=True):
+    for row, here, got in zip(*map(np.asarray, (values, mask, y.values)), strict=True):
         wanted = _reference(case, params, row[here])
         np.testing.assert_allclose(got[here], wanted, rtol=1e-9, atol=1e-12)
     # No mask at all: the first row had none.
@@ -133,15 +133,15 @@ def test_layers_that_share_a_table_of_distances():
     params = _random(own, x.values)
     rest = {name: value for name, value in params.items() if name != "relative_bias"}
     table = params["relative_bias"]
-    wanted, _ = own.apply(params, {}, x)
-    y, _ = shared.apply(rest, {}, {"x": x, "relative_bias": table})
+    wanted, _ = jax.jit(own.apply)(params, {}, x)
+    y, _ = jax.jit(shared.apply)(rest, {}, {"x": x, "relative_bias": table})
     np.testing.assert_allclose(y.fill(), wanted.fill(), rtol=1e-12)
-    start, step = jl.stream(shared, capacity=9)
+    start, step = map(jax.jit, jl.stream(shared, capacity=9))
     given = {"x": x[:, :4], "relative_bias": table}
     carry = start(rest, {}, given)
     first, carry = step(rest, {}, carry, given)
     second, _ = step(rest, {}, carry, given | {"x": x[:, 4:]})
-    streamed = jnp.concatenate([first.fill(), second.fill()], 1)
+    streamed = np.concatenate([first.fill(), second.fill()], 1)
     np.testing.assert_allclose(streamed, wanted.fill(), rtol=1e-9, atol=1e-12)
 
 
@@ -153,23 +153,24 @@ def test_keys_of_another_sequence_beside_the_steps():
     masks = _with_holes(), _with_holes()[:, ::-1]
     given = {"x": jl.Sequence(x, masks[0]), "memory": jl.Sequence(memory, masks[1])}
     params = _random(layer, given)
-    y, _ = layer.apply(params, {}, given)
-    here = masks[0] & masks[1]
+    y, _ = jax.jit(layer.apply)(params, {}, given)
+    here = np.asarray(masks[0] & masks[1])
     np.testing.assert_array_equal(y.mask, here)
-    place = jnp.cumsum(here, 1)
+    place = np.cumsum(here, 1)
     back = place[:, :, None] - place[:, None]
     seen = (back >= 0) & (back < 3) & here[:, None]
-    wanted, _ = jl.CrossAttention(4, head_dim=2).apply(
+    wanted, _ = jax.jit(jl.CrossAttention(4, head_dim=2).apply)(
         params, {}, {"x": x, "memory": memory, "mask": seen}
     )
-    np.testing.assert_allclose(y.values[here], wanted[here], rtol=1e-9, atol=1e-12)
-    start, step = jl.stream(layer)
+    values, wanted = np.asarray(y.values), np.asarray(wanted)
+    np.testing.assert_allclose(values[here], wanted[here], rtol=1e-9, atol=1e-12)
+    start, step = map(jax.jit, jl.stream(layer))
     carry, outputs = start(params, {}, {name: part[:, :1] for name, part in given.items()}), []
     for cut in (slice(0, 5), slice(5, 6), slice(6, 9)):
         block = {name: part[:, cut] for name, part in given.items()}
         out, carry = step(params, {}, carry, block)
         outputs.append(out.fill())
-    np.testing.assert_allclose(jnp.concatenate(outputs, 1), y.fill(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(np.concatenate(outputs, 1), y.fill(), rtol=1e-9, atol=1e-12)
 
 
 def _blocks_of(x, cuts):
@@ -182,8 +183,7 @@ def _blocks_of(x, cuts):
 
 def _streamed(layer, params, x, cuts, capacity=None):
     """The outputs of all blocks, put together, and the last carry."""
-    start, step = jl.stream(layer, capacity=capacity)
-    step = jax.jit(step)
+    start, step = map(jax.jit, jl.stream(layer, capacity=capacity))
     carry, outputs = start(params, {}, x[:, :1]), []
     avals = jax.tree.map(jax.typeof, carry)
     for block in _blocks_of(x, cuts):
@@ -239,7 +239,7 @@ def test_a_stream_is_the_whole_sequence_gradients_too(case):
 def test_plain_arrays_stream_as_well():
     layer, params = _layer("rope, window")
     values = _values()
-    whole, _ = layer.apply(params, {}, values)
+    whole, _ = jax.jit(layer.apply)(params, {}, values)
     for cuts in ((1,) * 9, (7, 2)):
         y, carry = _streamed(layer, params, values, cuts)
         np.testing.assert_allclose(y, whole, rtol=1e-9, atol=1e-12)
@@ -279,7 +279,7 @@ def _identity(key, shape, dtype):
 def test_steps_without_room_are_nan(cuts):
     layer, params = _layer("rope")
     mask = jnp.asarray(np.arange(9) < np.array(LENGTHS)[:, None])
-    whole, _ = layer.apply(params, {}, jl.Sequence(_values(), mask))
+    whole, _ = jax.jit(layer.apply)(params, {}, jl.Sequence(_values(), mask))
     y, carry = _streamed(layer, params, jl.Sequence(_values(), mask), cuts, capacity=6)
     assert carry["count"].tolist() == list(LENGTHS)
     assert bool(jnp.isnan(y[0, 6:]).all())

@@ -1,5 +1,6 @@
 """Options of batch norm and batch renorm against Flax, Haiku and Keras, over several batches."""
 
+import functools
 import os
 
 import jax
@@ -30,8 +31,9 @@ def batches(shape, count=3, dtype="float64"):
 
 
 def trained(layer, params, state, xs):
+    run = jax.jit(functools.partial(layer.apply, train=True))
     for x in xs:
-        y, state = layer.apply(params, state, jnp.asarray(x), train=True)
+        y, state = run(params, state, x)
     return y, state
 
 
@@ -51,17 +53,19 @@ def test_the_debiased_statistics_are_those_of_haiku(float64):
     with convert.lenient():
         # Haiku's init takes a step of its own: the statistics start again.
         running = jax.tree.map(jnp.zeros_like, running)
+    run = jax.jit(functools.partial(layer.apply, train=True))
+    apply = jax.jit(oracle.apply, static_argnums=4)
     for x in xs:
         with convert.lenient():
-            wanted, running = oracle.apply(theirs, running, None, x, True)
-        y, state = layer.apply(params, state, jnp.asarray(x), train=True)
+            wanted, running = apply(theirs, running, None, x, True)
+        y, state = run(params, state, x)
         np.testing.assert_allclose(y, wanted, rtol=1e-10)
         for name in ("mean", "var"):
             average = running[f"batch_norm/~/{name}_ema"]["average"].reshape(-1)
             np.testing.assert_allclose(state[name], average, rtol=1e-10)
     with convert.lenient():
-        wanted, _ = oracle.apply(theirs, running, None, xs[0], False)
-    y, _ = layer.apply(params, state, jnp.asarray(xs[0]))
+        wanted, _ = apply(theirs, running, None, xs[0], False)
+    y, _ = jax.jit(layer.apply)(params, state, xs[0])
     np.testing.assert_allclose(y, wanted, rtol=1e-10)
     assert state["count"] == 3
 
@@ -139,8 +143,9 @@ def test_renorm(options, clip, train):
         if variable is not None
     }
     state = layer.init(jax.random.key(0), jl.spec(xs[0].shape))[1]
+    run = jax.jit(functools.partial(layer.apply, train=True))
     for x in xs:
-        y, state = layer.apply(params, state, jnp.asarray(x), train=True)
+        y, state = run(params, state, x)
         wanted = oracle(x, training=True)
         np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state["mean"], oracle.moving_mean.value, rtol=1e-5)
@@ -167,11 +172,13 @@ def test_renorm_begins_as_the_paper_says(float64):
     tight = jl.BatchRenorm(max_scale=1.0, max_shift=0.0)
     state = {"mean": jnp.arange(5.0), "var": jnp.arange(1.0, 6.0)}
     plain = {"scale": jnp.ones(5), "bias": jnp.zeros(5)}
-    wanted, _ = jl.BatchNorm().apply(plain, state, xs[0], train=True)
-    np.testing.assert_allclose(tight.apply(plain, state, xs[0], train=True)[0], wanted, rtol=1e-12)
+
+    def run(layer, train):
+        return jax.jit(functools.partial(layer.apply, train=train))(plain, state, xs[0])[0]
+
+    np.testing.assert_allclose(run(tight, True), run(jl.BatchNorm(), True), rtol=1e-12)
     free = jl.BatchRenorm(max_scale=None, max_shift=None)
-    wanted, _ = free.apply(plain, state, xs[0])
-    np.testing.assert_allclose(free.apply(plain, state, xs[0], train=True)[0], wanted, rtol=1e-10)
+    np.testing.assert_allclose(run(free, True), run(free, False), rtol=1e-10)
 
 
 @pytest.mark.parametrize("make", [jl.BatchNorm, jl.BatchRenorm], ids=["norm", "renorm"])
@@ -205,7 +212,7 @@ def test_statistics_over_a_mapped_axis(float64, make, masked):
     def near(a, b):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
 
-    jax.tree.map(near, got(params, x), wanted(params, x))
+    jax.tree.map(near, jax.jit(got)(params, x), jax.jit(wanted)(params, x))
 
 
 def test_statistics_over_devices():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import convert
-from tables.tiers import sample
+from tables.tiers import named, sample
 
 import jlayers as jl
 
@@ -55,9 +55,8 @@ def _keras(layer, shape):
             for sequences in (True, False)
             for reverse, both_ways in ((False, False), (True, False), (False, True))
         ],
-        3,
         5,
-        8,
+        7,
     ),
     ids=str,
 )
@@ -110,7 +109,7 @@ FLAX = {
 
 
 @pytest.mark.parametrize("reverse", sample([False, True], 1), ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", FLAX)
+@pytest.mark.parametrize("name", named(FLAX, "LSTM"))
 def test_flax(name, reverse):
     cell, ours, conversion, states = FLAX[name]
     options = {"return_carry": True, "reverse": reverse, "keep_order": True}

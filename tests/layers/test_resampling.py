@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from tables.tiers import sample
 
 import jlayers as jl
 
@@ -16,7 +17,7 @@ SYMBOLIC = jax.ShapeDtypeStruct((2, *export.symbolic_shape("n"), 4), jnp.float32
 
 
 @pytest.mark.oracle("JAX")
-@pytest.mark.parametrize("sizes", [(12, 4), (3, 15), (7, 5)], ids=str)
+@pytest.mark.parametrize("sizes", sample([(12, 4), (3, 15), (7, 5)]), ids=str)
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("method", ["lanczos3", "lanczos5", "linear", "cubic"])
 def test_resize_as_jax_does(method, antialias, sizes):
@@ -24,16 +25,16 @@ def test_resize_as_jax_does(method, antialias, sizes):
     layer = jl.Resize(sizes, method=method, antialias=antialias, **cubic)
 
     def ours(x):
-        return layer.apply({}, {}, x)[0]
+        y = layer.apply({}, {}, x)[0]
+        return (y**2).sum(), y
 
     def theirs(x):
-        return jax.image.resize(x, (2, *sizes, 3), method, antialias=antialias)
+        y = jax.image.resize(x, (2, *sizes, 3), method, antialias=antialias)
+        return (y**2).sum(), y
 
-    for f in (
-        lambda resize: resize(X),
-        lambda resize: jax.grad(lambda x: (resize(x) ** 2).sum())(X),
-    ):
-        np.testing.assert_allclose(f(ours), f(theirs), rtol=1e-4, atol=1e-5)
+    got, wanted = (jax.jit(jax.grad(f, has_aux=True))(X) for f in (ours, theirs))
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_area_is_the_adaptive_pool():
@@ -51,7 +52,7 @@ def _nearest(places, rounding):
     }[rounding]
 
 
-@pytest.mark.parametrize("sizes", [4, 8, 3, 7])
+@pytest.mark.parametrize("sizes", sample([4, 8, 3, 7], 1, 2))
 @pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "align_corners"])
 @pytest.mark.parametrize("rounding", ["floor", "ceil", "half_up", "half_down"])
 def test_nearest_by_rounding(rounding, coordinates, sizes):
@@ -64,7 +65,7 @@ def test_nearest_by_rounding(rounding, coordinates, sizes):
     }[coordinates]
     layer = jl.Resize(sizes, coordinates=coordinates, rounding=rounding)
     wanted = np.clip(_nearest(places, rounding), 0, 3)
-    np.testing.assert_array_equal(layer.apply({}, {}, x)[0].ravel(), wanted)
+    np.testing.assert_array_equal(np.ravel(jax.jit(layer.apply)({}, {}, x)[0]), wanted)
 
 
 @pytest.mark.parametrize("factor", [2, 0.5])
@@ -72,9 +73,10 @@ def test_edges_that_are_repeated(factor):
     """As of an image that is padded with its outermost pixels, and cut off again."""
     options = {"method": "cubic", "antialias": True, "exclude_outside": False}
     x = jax.random.normal(jax.random.key(0), (1, 12, 1))
-    y, _ = jl.Resize(factor=factor, **options).apply({}, {}, x)
-    padded = jnp.pad(x, ((0, 0), (8, 8), (0, 0)), "edge")
-    wide, _ = jl.Resize(factor=factor, **options).apply({}, {}, padded)
+    apply = jax.jit(jl.Resize(factor=factor, **options).apply)
+    y, _ = apply({}, {}, x)
+    padded = np.pad(x, ((0, 0), (8, 8), (0, 0)), "edge")
+    wide, _ = apply({}, {}, padded)
     cut = int(8 * factor)
     np.testing.assert_allclose(y, wide[:, cut:-cut], rtol=1e-5, atol=1e-6)
 
@@ -138,7 +140,7 @@ def test_roi_align(samples, aligned):
     layer = jl.RoIAlign((3, 2), samples=samples, scale=0.5, aligned=aligned)
     with jax.enable_x64(True):
         x = np.random.default_rng(0).normal(size=(2, 6, 5, 3))
-        y, _ = layer.apply({}, {}, (jnp.asarray(x), jnp.asarray(boxes)))
+        y = np.asarray(jax.jit(layer.apply)({}, {}, (jnp.asarray(x), jnp.asarray(boxes)))[0])
     for image, row, got in zip(x, boxes, y, strict=True):
         for box, cells in zip(row, got, strict=True):
             wanted = _align(image, box, (3, 2), samples, 0.5, aligned)
@@ -151,7 +153,7 @@ def test_roi_align_as_onnx_runtime_does(aligned):
     """What version 1.32.0 made of random images and boxes, stored as (batch, boxes, 3, 2, 3)."""
     stored = np.load(Path(__file__).parent.parent / "data" / "onnx_roi_align.npz")
     layer = jl.RoIAlign((3, 2), scale=0.5, aligned=aligned)
-    y, _ = layer.apply({}, {}, (jnp.asarray(stored["x"]), jnp.asarray(stored["boxes"])))
+    y, _ = jax.jit(layer.apply)({}, {}, (stored["x"], stored["boxes"]))
     wanted = stored["aligned" if aligned else "unaligned"]
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=2e-6)
 
@@ -220,11 +222,11 @@ def test_a_place_that_is_nan(method, mode):
     (_, clean), _ = read(x, grid)
     (_, y), (of_x, of_grid) = read(x, grid.at[0, 2, 1].set(jnp.nan))
     lost = np.arange(6) == 2
-    np.testing.assert_array_equal(np.isnan(y[0]).all(-1), lost)
-    np.testing.assert_allclose(y[0, ~lost], clean[0, ~lost], rtol=1e-6)
-    np.testing.assert_array_equal(np.isnan(of_grid[0]).any(-1), lost)
+    np.testing.assert_array_equal(np.isnan(y).all(-1)[0], lost)
+    np.testing.assert_allclose(np.asarray(y)[0, ~lost], np.asarray(clean)[0, ~lost], rtol=1e-6)
+    np.testing.assert_array_equal(np.isnan(of_grid).any(-1)[0], lost)
     assert np.isnan(of_x).any()
-    far = layer.apply({}, {}, (x, grid.at[0, 2, 1].set(9.0)))[0]
+    (_, far), _ = read(x, grid.at[0, 2, 1].set(9.0))
     assert np.isfinite(far).all()
 
 

@@ -35,14 +35,15 @@ def same(got, wanted):
 
 def linear(layer, theirs, x):
     """A linear layer is ``theirs``, and its gradient the transpose of ``theirs``."""
-    same(of(layer, x), theirs(x))
     with jax.enable_x64(True):
         weights = np.random.default_rng(1).normal(size=theirs(x).shape)
 
         def loss(x):
-            return jnp.vdot(layer.apply({}, {}, x)[0], weights)
+            y = layer.apply({}, {}, x)[0]
+            return jnp.vdot(y, weights), y
 
-        gradient = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(x)))
+        gradient, y = map(np.asarray, jax.jit(jax.grad(loss, has_aux=True))(jnp.asarray(x)))
+    same(y, theirs(x))
     # <theirs(d), weights> in random directions d.
     for seed in range(3):
         direction = np.random.default_rng([2, seed]).normal(size=x.shape)
@@ -66,7 +67,7 @@ FILTERS = {
 
 
 @scipys
-@pytest.mark.parametrize("steps", [1, 5, 64, 200])
+@pytest.mark.parametrize("steps", sample([1, 5, 64, 200], 1, 3))
 @pytest.mark.parametrize("name", FILTERS)
 def test_iir_filter(name, steps):
     b, a = FILTERS[name]
@@ -74,8 +75,8 @@ def test_iir_filter(name, steps):
 
 
 @scipys
-@pytest.mark.parametrize("shape", [(2, 150), (2, 70, 3), (1, 70, 2, 3)], ids=str)
-@pytest.mark.parametrize("order", [1, 2, 5, 8])
+@pytest.mark.parametrize("shape", sample([(2, 150), (2, 70, 3), (1, 70, 2, 3)], 1), ids=str)
+@pytest.mark.parametrize("order", sample([1, 2, 5, 8], 1, 3))
 def test_biquad_filter(order, shape):
     sections = signal.butter(order, [0.1, 0.4], "band", output="sos")
     x = np.random.default_rng(3).normal(size=shape)
@@ -87,6 +88,7 @@ def test_the_carry_of_a_filter_is_the_state_of_lfilter():
     b, a = FILTERS["chebyshev"]
     with jax.enable_x64(True):
         start, step = jl.stream(jl.IIRFilter(b, a))
+        step = jax.jit(step)
         carry = start({}, {}, jnp.asarray(X))
         zi = np.zeros((2, 4, 3))
         for block in np.split(X, [1, 2, 80], axis=1):
@@ -97,7 +99,7 @@ def test_the_carry_of_a_filter_is_the_state_of_lfilter():
 
 
 @scipys
-@pytest.mark.parametrize("taps", [1, 2, 5, 8])
+@pytest.mark.parametrize("taps", sample([1, 2, 5, 8], 1, 2))
 def test_fir_filter(taps):
     h = np.random.default_rng(taps).normal(size=taps)
     linear(jl.FIRFilter(h), lambda x: signal.lfilter(h, 1, x, axis=1), X)
@@ -118,9 +120,8 @@ def test_trained_taps_have_the_gradient_of_a_convolution():
         params, _ = layer.init(jax.random.key(0), X)
         np.testing.assert_array_equal(params["taps"], h)
         weights = np.random.default_rng(1).normal(size=X.shape)
-        gradient = jax.grad(lambda p: jnp.vdot(layer.apply(p, {}, X)[0], weights))(
-            {"taps": jnp.asarray(h)}
-        )["taps"]
+        loss = jax.jit(jax.grad(lambda p: jnp.vdot(layer.apply(p, {}, X)[0], weights)))
+        gradient = loss({"taps": jnp.asarray(h)})["taps"]
     wanted = [np.vdot(signal.lfilter(tap, 1, X, axis=1), weights) for tap in np.eye(3)]
     np.testing.assert_allclose(gradient, wanted, 1e-10)
 
@@ -129,7 +130,7 @@ RATIOS = [(1, 2), (2, 1), (3, 2), (2, 3), (4, 6), (5, 7), (7, 5), (1, 1), (16, 9
 
 
 @scipys
-@pytest.mark.parametrize("steps", [200, 37, 1])
+@pytest.mark.parametrize("steps", sample([200, 37, 1], 1))
 @pytest.mark.parametrize("ratio", RATIOS, ids=str)
 def test_resample(ratio, steps):
     linear(jl.Resample(*ratio), lambda x: signal.resample_poly(x, *ratio, axis=1), X[:, :steps])
@@ -213,7 +214,7 @@ KERAS = [
 
 
 @keras_own
-@pytest.mark.parametrize("options", sample(KERAS, 0, 2))
+@pytest.mark.parametrize("options", sample(KERAS, 0))
 def test_stft_against_keras(options):
     theirs = k.STFTSpectrogram(frame_length=20, expand_dims=True, **options)
     names = {"mode": "output", "frame_step": "strides"}
@@ -235,9 +236,19 @@ def test_stft_against_keras(options):
         np.testing.assert_allclose(a, b, 0, 1e-4 * np.abs(b).max())
 
 
+def pulled_back(function, x, weights):
+    """The value at ``x``, and the weights pulled back, by one compiled program."""
+
+    def run(x, weights):
+        y, back = jax.vjp(function, x)
+        return y, back(weights)
+
+    return jax.jit(run)(x, weights)
+
+
 @keras_own
-@pytest.mark.parametrize("power", [1.0, 2.0])
-@pytest.mark.parametrize("window_length", [None, 48])
+@pytest.mark.parametrize("power", sample([1.0, 2.0]))
+@pytest.mark.parametrize("window_length", sample([None, 48], 1))
 def test_mel_spectrogram_against_keras(power, window_length):
     theirs = k.MelSpectrogram(
         fft_length=64,
@@ -266,11 +277,10 @@ def test_mel_spectrogram_against_keras(power, window_length):
     x = X[:, :, 0].astype("float32")
     weights = convert.projection(layer.apply({}, {}, x)[0].shape, "float32")
     with convert.lenient():
-        wanted, back = jax.vjp(lambda x: theirs(x).swapaxes(1, 2), jnp.asarray(x))
-        wanted_gradient = back(jnp.asarray(weights))
-    got, back = jax.vjp(lambda x: layer.apply({}, {}, x)[0], jnp.asarray(x))
+        wanted, wanted_gradient = pulled_back(lambda x: theirs(x).swapaxes(1, 2), x, weights)
+    got, gradient = pulled_back(lambda x: layer.apply({}, {}, x)[0], x, weights)
     np.testing.assert_allclose(got, wanted, 1e-4, 1e-3)
-    for a, b in zip(back(jnp.asarray(weights)), wanted_gradient, strict=True):
+    for a, b in zip(gradient, wanted_gradient, strict=True):
         np.testing.assert_allclose(a, b, 0, 1e-3 * np.abs(b).max())
 
 
@@ -329,7 +339,7 @@ def test_mel_filters_against_librosa(scale, norm):
 
 @pytest.mark.parametrize("output", ["complex", "real_imag"])
 @pytest.mark.parametrize("padding", ["VALID", "CENTER"])
-@pytest.mark.parametrize("strides", [3, 4, 10])
+@pytest.mark.parametrize("strides", sample([3, 4, 10]))
 def test_the_inverse_gives_the_signal_back(strides, padding, output):
     how = {"strides": strides, "window": "hamming", "padding": padding, "scaling": "density"}
     model = jl.serial(jl.STFT(10, output=output, **how), jl.InverseSTFT(10, **how))
@@ -353,10 +363,11 @@ def test_a_causal_spectrum_is_changed_in_a_stream():
     start, step = jl.stream(model)
     x = X.astype("float32")
     carry, parts = start({}, {}, x), []
+    step = jax.jit(step)
     for block in np.split(x, [5, 20, 100], axis=1):
-        y, carry = jax.jit(lambda carry, block: step({}, {}, carry, block))(carry, block)
+        y, carry = step({}, {}, carry, block)
         parts.append(y)
-    wanted = model.apply({}, {}, x)[0]
+    wanted = jax.jit(model.apply)({}, {}, x)[0]
     np.testing.assert_allclose(np.concatenate(parts, 1), wanted, 0, 1e-4)
     assert jl.receptive_field(model, x) == (1, 38, 0)
 

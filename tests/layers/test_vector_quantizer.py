@@ -1,11 +1,14 @@
 """VectorQuantizer against Haiku's two modules: outputs, losses, gradients and moving averages."""
 
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import convert
+from tables.tiers import sample
 
 import jlayers as jl
 
@@ -18,7 +21,7 @@ def weighted(y):
 
 
 @pytest.mark.oracle("Haiku")
-@pytest.mark.parametrize("commitment", [0.25, 1.5])
+@pytest.mark.parametrize("commitment", sample([0.25, 1.5]))
 def test_against_haiku(commitment):
     module = hk.without_apply_rng(
         hk.transform(lambda x: hk.nets.VectorQuantizer(D, K, commitment)(x, is_training=True))
@@ -30,7 +33,7 @@ def test_against_haiku(commitment):
             made = module.apply(weights, x)
             return weighted(made["quantize"]) + made["loss"], (made["quantize"], made["loss"])
 
-        wanted = jax.value_and_grad(theirs, (0, 1), has_aux=True)(weights, X[0])
+        wanted = jax.jit(jax.value_and_grad(theirs, (0, 1), has_aux=True))(weights, X[0])
 
     def ours(weights, x):
         params = {"embedding": weights["vector_quantizer"]["embeddings"].T}
@@ -39,7 +42,7 @@ def test_against_haiku(commitment):
         )
         return weighted(y) + loss, (y, loss)
 
-    got = jax.value_and_grad(ours, (0, 1), has_aux=True)(weights, X[0])
+    got = jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(weights, X[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
 
 
@@ -53,12 +56,14 @@ def test_moving_averages_against_haiku():
     _, state = layer.init(jax.random.key(0), X[0])
     with convert.lenient():
         _, theirs = module.init(jax.random.key(0), X[0], True)
+    run = jax.jit(functools.partial(layer.apply, train=True))
+    apply = jax.jit(module.apply, static_argnums=3)
     name = "vector_quantizer_ema"
     state["embedding"] = theirs[name]["embeddings"].T
     for batch in X:
         with convert.lenient():
-            made, theirs = module.apply({}, theirs, batch, True)
-        (y, loss), state = layer.apply({}, state, batch, train=True)
+            made, theirs = apply({}, theirs, batch, True)
+        (y, loss), state = run({}, state, batch)
         np.testing.assert_allclose(y, made["quantize"], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(loss, made["loss"], rtol=1e-5)
         averages = (
@@ -69,8 +74,8 @@ def test_moving_averages_against_haiku():
         for ours, other in averages:
             np.testing.assert_allclose(ours, other, rtol=1e-5, atol=1e-6)
     with convert.lenient():
-        made, _ = module.apply({}, theirs, X[0], False)
-    (y, loss), after = layer.apply({}, state, X[0])
+        made, _ = apply({}, theirs, X[0], False)
+    (y, loss), after = jax.jit(layer.apply)({}, state, X[0])
     np.testing.assert_allclose(y, made["quantize"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(loss, made["loss"], rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, after, state)
@@ -81,25 +86,27 @@ def test_padding_counts_in_no_loss_and_no_average():
     _, state = layer.init(jax.random.key(0), X[0])
     mask = np.array([[True] * 5, [True, True, False, False, False], [False] * 5, [True] * 5])
     values = np.where(mask[..., None], X[0], np.nan)
-    (y, loss), after = layer.apply({}, state, jl.Sequence(values, mask), train=True)
-    (rows, wanted), other = layer.apply({}, state, jnp.asarray(X[0][mask]), train=True)
-    np.testing.assert_allclose(y.values[mask], rows)
+    run = jax.jit(functools.partial(layer.apply, train=True))
+    (y, loss), after = run({}, state, jl.Sequence(values, mask))
+    (rows, wanted), other = run({}, state, X[0][mask])
+    np.testing.assert_allclose(np.asarray(y.values)[mask], rows)
     np.testing.assert_allclose(loss, wanted, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after, other)
     # Without a vector the averages stay as they are.
-    _, kept = layer.apply({}, after, jl.Sequence(values, np.zeros_like(mask)), train=True)
+    _, kept = run({}, after, jl.Sequence(values, np.zeros_like(mask)))
     jax.tree.map(np.testing.assert_array_equal, kept, after)
 
 
 def test_averages_over_a_mapped_axis_are_those_of_the_whole_batch():
     layer = jl.VectorQuantizer(K, decay=0.9, axis_name="parts")
     _, state = layer.init(jax.random.key(0), X[0])
-    _, whole = jl.VectorQuantizer(K, decay=0.9).apply({}, state, X[0], train=True)
+    alone = jl.VectorQuantizer(K, decay=0.9)
+    _, whole = jax.jit(functools.partial(alone.apply, train=True))({}, state, X[0])
 
     def part(x):
         return layer.apply({}, state, x, train=True)[1]
 
-    parts = jax.vmap(part, axis_name="parts")(X[0].reshape(2, 2, 5, D))
+    parts = jax.jit(jax.vmap(part, axis_name="parts"))(X[0].reshape(2, 2, 5, D))
     for i in range(2):
         jax.tree.map(
             lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6),

@@ -27,11 +27,10 @@ def test_what_is_masked_has_neither_value_nor_gradient(name):
     """Even where it is NaN; and the mask of a Sequence is a mask."""
     loss = KINDS[name]
     bad = np.where(MASK[..., None], LOGITS, np.nan).astype("float32")
-    value, gradient = jax.value_and_grad(lambda x: loss(x, mask=MASK))(jnp.asarray(bad))
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: loss(x, mask=MASK)))(jnp.asarray(bad))
     rows = np.nonzero(MASK)
-    each = jnp.stack(
-        [loss(LOGITS, mask=np.zeros_like(MASK) | _one(*at)) for at in zip(*rows, strict=True)]
-    )
+    alone = jax.jit(lambda mask: loss(LOGITS, mask=mask))
+    each = np.stack([alone(_one(*at)) for at in zip(*rows, strict=True)])
     np.testing.assert_allclose(value, each.mean(), rtol=1e-5)
     assert np.all(np.isfinite(gradient))
     assert not np.any(np.asarray(gradient)[~MASK])
@@ -57,9 +56,8 @@ def test_weights_count_as_copies_do(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_nothing_that_counts_is_zero(name):
-    value, gradient = jax.value_and_grad(lambda x: KINDS[name](x, mask=np.zeros_like(MASK)))(
-        jnp.asarray(LOGITS)
-    )
+    loss = jax.jit(jax.value_and_grad(lambda x: KINDS[name](x, mask=np.zeros_like(MASK))))
+    value, gradient = loss(jnp.asarray(LOGITS))
     assert value == 0
     assert not np.any(gradient)
 
@@ -80,11 +78,10 @@ def test_a_label_outside_the_classes_is_nan():
 def test_ctc_of_sequences():
     logits = jl.Sequence.from_lengths(jnp.asarray(LOGITS), jnp.array([4, 3, 0]))
     labels = jl.Sequence.from_lengths(jnp.asarray(LABELS[:, :2] % 4 + 1), jnp.array([2, 1, 0]))
-    each = losses.ctc(logits, labels, reduction="none")
+    ctc = jax.jit(losses.ctc, static_argnames="reduction")
+    each = ctc(logits, labels, reduction="none")
     for row, (steps, count) in enumerate([(4, 2), (3, 1)]):
-        alone = losses.ctc(
-            LOGITS[row : row + 1, :steps], np.asarray(labels.values)[row : row + 1, :count]
-        )
+        alone = ctc(LOGITS[row : row + 1, :steps], np.asarray(labels.values)[row : row + 1, :count])
         np.testing.assert_allclose(each[row], alone, rtol=1e-5)
     assert each[2] == 0
 
@@ -149,15 +146,17 @@ def test_info_nce_leaves_padding_out():
 def test_rows_of_padding_are_nothing_to_info_nce():
     """Zeros, whose norm has no slope, and NaN."""
     mask = np.array([True, True, False])
+    masked = jax.jit(
+        jax.value_and_grad(lambda x: losses.info_nce(x, x + 1, mask=mask, symmetric=True))
+    )
     for padding in (0.0, np.nan):
         rows = np.where(mask[:, None], LOGITS[:, 0], padding).astype("float32")
-        value, gradient = jax.value_and_grad(
-            lambda x: losses.info_nce(x, x + 1, mask=mask, symmetric=True)
-        )(jnp.asarray(rows))
-        alone = losses.info_nce(rows[:2], rows[:2] + 1, symmetric=True)
+        value, gradient = masked(rows)
+        alone = jax.jit(lambda x: losses.info_nce(x, x + 1, symmetric=True))(rows[:2])
         np.testing.assert_allclose(value, alone, rtol=1e-5)
         assert np.all(np.isfinite(gradient))
-    assert np.all(np.isfinite(jax.grad(lambda x: losses.info_nce(x, x))(jnp.zeros((2, 3)))))
+    slope = jax.jit(jax.grad(lambda x: losses.info_nce(x, x)))(jnp.zeros((2, 3)))
+    assert np.all(np.isfinite(slope))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -183,7 +182,8 @@ def test_what_is_masked_may_have_any_label():
     region = np.array([[[1.0], [0.0]]], "float32")
     labels = np.where(region > 0, region, np.nan)
     mask = np.array([[True, False]])
-    value, gradient = jax.value_and_grad(lambda p: losses.dice(p, labels, mask=mask))(region)
+    loss = jax.jit(jax.value_and_grad(lambda p: losses.dice(p, labels, mask=mask)))
+    value, gradient = loss(region)
     assert value == 0
     assert np.all(np.isfinite(gradient))
 

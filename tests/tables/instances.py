@@ -454,6 +454,7 @@ INSTANCES = {
     "self-attention, keys of another sequence": Instance(
         jl.SelfAttention(2, causal=True, window=3, rope=True),
         {"x": STEPS, "memory": jl.spec((2, 5, 6))},
+        full=True,
     ),
     "self-attention, waves of distances": Instance(
         jl.SelfAttention(2, causal=True, relative=jl.TransformerXLPositions(3)),
@@ -750,7 +751,9 @@ INSTANCES = {
     ),
     "pipeline": Instance(jl.pipeline(jl.residual(jl.Dense(4)), 4, 2, 3), VECTOR, symbolic_axes=()),
     "repeat, shared": Instance(
-        jl.repeat(jl.serial(jl.GRU(4), jl.BatchNorm(), jl.Dropout(0.2)), 3, shared=True), STEPS
+        jl.repeat(jl.serial(jl.GRU(4), jl.BatchNorm(), jl.Dropout(0.2)), 3, shared=True),
+        STEPS,
+        full=True,
     ),
     "ensemble": Instance(jl.ensemble(jl.serial(jl.Dense(3), jl.BatchNorm()), 2), VECTOR, 1),
     "ensemble of inputs": Instance(
@@ -790,7 +793,10 @@ INSTANCES = {
         full=True,
     ),
     "each step": Instance(jl.each_step(jl.Conv(3, 2)), jl.spec((2, 3, 4, 5, 2))),
-    "drop_connect": Instance(jl.drop_connect(jl.serial(jl.Dense(3), jl.GRU(4)), 0.3), STEPS),
+    "drop_connect": Instance(jl.drop_connect(jl.serial(jl.Dense(3), jl.Dense(4)), 0.3), VECTOR),
+    "drop_connect of a gru": Instance(
+        jl.drop_connect(jl.serial(jl.Dense(3), jl.GRU(4)), 0.3), STEPS, full=True
+    ),
     "once": Instance(jl.once(jl.serial(jl.Dense(3), jl.LayerNorm())), VECTOR),
     "inference": Instance(
         jl.inference(jl.serial(jl.Dense(3), jl.BatchNorm(), jl.Dropout(0.5))), VECTOR
@@ -800,7 +806,12 @@ INSTANCES = {
         jl.standardize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
     ),
     "orthogonalize_weights": Instance(
-        jl.orthogonalize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))), STEPS
+        jl.orthogonalize_weights(jl.Conv(3, 2, padding="CAUSAL")), STEPS
+    ),
+    "orthogonalize_weights of two": Instance(
+        jl.orthogonalize_weights(jl.serial(jl.Conv(3, 2, padding="CAUSAL"), jl.Dense(2))),
+        STEPS,
+        full=True,
     ),
     "orthogonalize_weights by other methods": Instance(
         jl.serial(

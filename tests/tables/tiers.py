@@ -32,11 +32,14 @@ def named(names, *fast):
     return [name if name in fast else full(name)[0] for name in names]
 
 
-def rows(table, optimised=(), without=()):
-    """The names of a table, marked ``full`` where the row's column says so."""
+def rows(table, optimised=(), without=(), alike=()):
+    """The names of a table, marked ``full`` where the row's column says so, or it is ``alike``.
+
+    ``alike`` are the rows in which what is asked here runs as it does in another one.
+    """
 
     def marks(name, row):
-        yield from [pytest.mark.full] * row.full
+        yield from [pytest.mark.full] * (row.full or name in alike)
         yield from [pytest.mark.optimised(full=True)] * (name in optimised)
 
     return [
