@@ -191,7 +191,8 @@ def ready(where: str, tree: T) -> T:
     def wait() -> T:
         return jax.block_until_ready(tree)  # type: ignore[no-any-return]
 
-    return _within(wait, where, patience(), problem, "in it")
+    # Longer than ``exchange``, so that a process which waits elsewhere for this one speaks first.
+    return _within(wait, where, 1.5 * patience(), problem, "in it")
 
 
 def _gathered(
