@@ -17,7 +17,7 @@ def test_a_part_in_evaluation_mode_is_that_part_in_evaluation():
     model = jl.inference(MODEL, "encoder")
     params, state = model.init(jax.random.key(1), X)
     y, after = jax.jit(model.apply, static_argnames="train")(params, state, X, train=True)
-    np.testing.assert_allclose(y, MODEL.apply(params, state, X)[0], rtol=1e-6)
+    np.testing.assert_allclose(y, MODEL.apply(params, state, X)[0], rtol=1e-5, atol=1e-6)
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(old, new)
     assert [path for path, _ in jl.walk(model)] == [
