@@ -1,8 +1,8 @@
 """jlayers: optax for layers. Pure ``init``/``apply`` pairs, and combinators that join them.
 
 The names below are what ``import jlayers as jl`` offers. The subpackages ``jl.training``,
-``jl.decoding``, ``jl.checkpoint``, ``jl.data``, ``jl.records`` and ``jl.testing`` are imported at
-their first use.
+``jl.decoding``, ``jl.transforms``, ``jl.checkpoint``, ``jl.data``, ``jl.records`` and
+``jl.testing`` are imported at their first use.
 """
 
 from __future__ import annotations
@@ -208,6 +208,7 @@ if TYPE_CHECKING:
     from . import records as records
     from . import testing as testing
     from . import training as training
+    from . import transforms as transforms
 
 __version__ = "0.1.0"
 
@@ -440,6 +441,7 @@ _LAZY = (
     "sharding",
     "testing",
     "training",
+    "transforms",
 )
 
 # Python binds every imported subpackage to a name of its parent. These are internal, and have

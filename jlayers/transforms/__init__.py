@@ -1,0 +1,28 @@
+"""Transforms: a layer to a layer by path, whose pair stays pure, and which may be combined."""
+
+from typing import TYPE_CHECKING
+
+from ..combinators.modes import inference
+from ..combinators.orthogonalize import orthogonalize_weights
+from ..combinators.spectral_norm import spectral_norm
+from ..combinators.standardize import standardize_weights
+from ..combinators.weight_norm import weight_norm
+
+__all__ = [
+    "inference",
+    "orthogonalize_weights",
+    "spectral_norm",
+    "standardize_weights",
+    "weight_norm",
+]
+
+if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
+
+    def __getattr__(name: str) -> object:
+        from ..base.unknown import unknown_attribute
+
+        raise unknown_attribute(__name__, name, __all__)
+
+
+def __dir__() -> list[str]:
+    return __all__
