@@ -14,13 +14,12 @@ from ..base.layer import Layer
 from ..base.specs import format_short, spec
 from ..base.types import Carry, Params, PyTree, State
 from ..sharding import Layout, Rules
-from ..sharding.batches import put, put_batch
+from ..sharding.batches import AnyMesh, put, put_batch
 from .batch_axes import batch_axes
 from .context import beside, specs_for
 from .prompts import Prompt
 
 T = TypeVar("T")
-AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 # What a program is given: parameters, state, prompt, key and context.
 Given = tuple[Params, State, Prompt, jax.Array | None, PyTree]
 

@@ -38,7 +38,7 @@ def test_monte_carlo_dropout_draws_in_evaluation_and_keeps_the_state():
     # A mode inside another one is kept; the rest of the outer part is in evaluation.
     outer = jl.inference(model)
     again, _ = outer.apply(params, state, X, key=jax.random.key(2), train=True)
-    np.testing.assert_allclose(again, one, rtol=1e-6)
+    np.testing.assert_allclose(again, one, rtol=1e-5, atol=1e-6)
 
 
 def test_a_mode_streams():
@@ -87,7 +87,7 @@ def test_losses_of_repeated_layers_and_their_gradients(remat):
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     expected, by_params = jax.value_and_grad(by_hand)(params, X, 3)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(by_params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -107,7 +107,7 @@ def test_losses_get_out_of_wrappers(name):
     model = jl.with_losses(layer)
     params, state = model.init(jax.random.key(1), X)
     (y, loss), _ = model.apply(params, state, X)
-    np.testing.assert_allclose(loss, times * 0.1 * jnp.mean(X**2), rtol=1e-6)
+    np.testing.assert_allclose(loss, times * 0.1 * jnp.mean(X**2), rtol=1e-5, atol=1e-6)
     # Without a collector the layer is what it was.
     assert jax.tree.structure(layer.apply(params, state, X)[0]) == jax.tree.structure(y)
     assert jl.out_spec(model, X)[1] == jax.ShapeDtypeStruct((), jnp.float32)
@@ -150,7 +150,7 @@ def test_a_loss_does_not_read_padding():
         params, state = model.init(jax.random.key(0), x)
         (_, loss), _ = model.apply(params, state, x)
         (_, same), _ = model.apply(params, state, x._with(x.values.at[1, 2:].set(jnp.nan)))
-        np.testing.assert_allclose(loss, same, rtol=1e-6)
+        np.testing.assert_allclose(loss, same, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -174,18 +174,20 @@ def test_a_step_and_an_evaluation_collect_them():
     added = by_hand(state.params, X, 2)
     _, metrics = jax.jit(step)(state, (x,))
     y, _ = model.apply(state.params, {}, X)
-    np.testing.assert_allclose(metrics["added_loss"], added, rtol=1e-6)
-    np.testing.assert_allclose(metrics["loss"], y.mean() + added, rtol=1e-6)
+    np.testing.assert_allclose(metrics["added_loss"], added, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], y.mean() + added, rtol=1e-5, atol=1e-6)
 
     def measure(y, *, added_loss):
         return {"loss": y.mean() + added_loss}
 
     evaluate = training.make_evaluator(model, measure, [(x,)])
-    np.testing.assert_allclose(evaluate(state)["loss"], metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(evaluate(state)["loss"], metrics["loss"], rtol=1e-5, atol=1e-6)
     evaluate = training.make_evaluator(model, lambda y: {"mean": y.mean()}, [(x,)])
-    np.testing.assert_allclose(evaluate(state)["added_loss"], added, rtol=1e-6)
+    np.testing.assert_allclose(evaluate(state)["added_loss"], added, rtol=1e-5, atol=1e-6)
     fitted = training.fit(step, state, [(x,)], steps=1, progress=False)
-    np.testing.assert_allclose(fitted.records[0].metrics["loss"], metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(
+        fitted.records[0].metrics["loss"], metrics["loss"], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_loss_gets_what_it_asks_for():
@@ -203,8 +205,10 @@ def test_a_loss_gets_what_it_asks_for():
     step = training.train_step(model, loss, optax.sgd(0.1))
     state = step.start(jax.random.key(0), X)._replace(step=jnp.int32(5))
     new, metrics = step(state, (X, jnp.float32(1)))
-    np.testing.assert_allclose(metrics["norm"], optax.tree.norm(state.params), rtol=1e-6)
-    np.testing.assert_allclose(metrics["mean"], new.state["batch_norm"]["mean"].sum(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["norm"], optax.tree.norm(state.params), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        metrics["mean"], new.state["batch_norm"]["mean"].sum(), rtol=1e-5, atol=1e-6
+    )
     assert (int(metrics["step"]), float(metrics["none"])) == (5, 0)
     assert metrics["drawn"] != step(new, (X, jnp.float32(1)))[1]["drawn"]
 

@@ -395,6 +395,6 @@ def test_slopes_that_keras_shares_between_axes():
     y, _ = ours.apply(params, state, jnp.asarray(x))
     with lenient():
         want = theirs(x)
-    np.testing.assert_allclose(y, want, rtol=1e-6)
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
     back = plan.export(params, state)
     assert {n: a.tolist() for n, a in back.items()} == {n: a.tolist() for n, a in arrays.items()}

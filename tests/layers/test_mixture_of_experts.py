@@ -132,7 +132,7 @@ def test_a_balanced_router_has_a_loss_of_one():
     params["router"]["kernel"] = 50 * jnp.eye(E)
     x = jnp.tile(jnp.eye(E), (2, 1))[None]
     (_, loss), _ = jl.with_losses(layer).apply(params, state, x)
-    np.testing.assert_allclose(loss, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(loss, 1.0, rtol=1e-5, atol=1e-6)
 
 
 def test_each_step_makes_one_row_of_the_whole_batch():
@@ -142,8 +142,8 @@ def test_each_step_makes_one_row_of_the_whole_batch():
     y, _ = jl.each_step(layer).apply(params, state, x)
     flat, _ = layer.apply(params, state, x.reshape(1, 12, D))
     rows, _ = layer.apply(params, state, x.reshape(12, D))
-    np.testing.assert_allclose(y.reshape(12, -1), flat[0], rtol=1e-6)
-    np.testing.assert_allclose(rows, flat[0], rtol=1e-6)
+    np.testing.assert_allclose(y.reshape(12, -1), flat[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rows, flat[0], rtol=1e-5, atol=1e-6)
 
 
 def test_an_expert_that_fails_does_no_harm_where_it_is_not_chosen():
@@ -187,7 +187,7 @@ def test_a_router_of_ones_own_with_learned_noise():
     assert sorted(params["router"]) == ["gate", "noise"]
     plain = {**params, "router": params["router"]["gate"]}
     expected, _ = jl.MixtureOfExperts(EXPERT, E).apply(plain, state, x)
-    np.testing.assert_allclose(layer.apply(params, state, x)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(layer.apply(params, state, x)[0], expected, rtol=1e-5, atol=1e-6)
     y, _ = layer.apply(params, state, x, key=jax.random.key(1), train=True)
     assert not np.allclose(y, expected)
 
@@ -201,7 +201,7 @@ def test_a_shared_expert_is_a_sum():
         jl.MixtureOfExperts(EXPERT, E).apply(params["moe"], {}, x)[0],
         EXPERT.apply(params["shared"], {}, x)[0],
     ]
-    np.testing.assert_allclose(y.fill(), (parts[0] + parts[1]).fill(), rtol=1e-6)
+    np.testing.assert_allclose(y.fill(), (parts[0] + parts[1]).fill(), rtol=1e-5, atol=1e-6)
 
 
 def test_it_is_rebuilt_around_other_experts():

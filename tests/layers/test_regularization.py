@@ -30,11 +30,11 @@ def test_spatial_dropout_drops_whole_channels():
     y = trained(jl.SpatialDropout(0.25), jnp.ones(IMAGES))
     assert (y == y[:, :1, :1]).all()
     channels = y[:, 0, 0]
-    np.testing.assert_allclose(np.unique(channels), [0, 1 / 0.75], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(channels), [0, 1 / 0.75], rtol=1e-5, atol=1e-6)
     # Each of the 320 channels by itself: five deviations of the share are 0.12.
     assert abs((channels == 0).mean() - 0.25) < 0.12
     theirs = by_keras(keras.layers.SpatialDropout2D(0.25, seed=1), np.ones(IMAGES, "float32"))
-    np.testing.assert_allclose(np.unique(y), np.unique(theirs), rtol=1e-6)
+    np.testing.assert_allclose(np.unique(y), np.unique(theirs), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("whole_channels", [False, True])
@@ -109,7 +109,7 @@ def test_the_penalty_is_that_of_keras():
     oracle(x)
     (y, loss), _ = jl.with_losses(jl.ActivityPenalty(l1=0.3, l2=0.2)).apply({}, {}, x)
     np.testing.assert_array_equal(y, x)
-    np.testing.assert_allclose(loss, oracle.losses[0], rtol=1e-6)
+    np.testing.assert_allclose(loss, oracle.losses[0], rtol=1e-5, atol=1e-6)
 
 
 def test_padding_has_no_penalty():
@@ -117,7 +117,7 @@ def test_padding_has_no_penalty():
     mask = np.arange(4) < np.array([[4], [2]])
     layer = jl.with_losses(jl.ActivityPenalty(l2=1.0))
     (_, loss), _ = layer.apply({}, {}, jl.Sequence(jnp.asarray(x).at[1, 2:].set(jnp.nan), mask))
-    np.testing.assert_allclose(loss, (x**2 * mask[..., None]).sum() / 2, rtol=1e-6)
+    np.testing.assert_allclose(loss, (x**2 * mask[..., None]).sum() / 2, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_drop_connect_of_the_recurrent_kernel():
     x = jax.random.normal(jax.random.key(1), (2, 4, 3))
     params, _ = layer.init(jax.random.key(0), x)
     y, (wanted, _) = trained_with(layer, params, x), plain.apply(params, {}, x)
-    np.testing.assert_allclose(y[:, 0], wanted[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(y[:, 0], wanted[:, 0], rtol=1e-5, atol=1e-6)
     assert not np.allclose(y[:, 1], wanted[:, 1])
     # Which weights are left is seen in the step from a known state.
     key = jax.random.key(0)
@@ -270,4 +270,4 @@ def test_drop_block_of_images_without_a_size():
     spec = jax.ShapeDtypeStruct(sizes, jnp.float32)
     exported = jax.export.export(jax.jit(drop))(jax.ShapeDtypeStruct(key.shape, key.dtype), spec)
     x = jnp.ones((2, 9, 7, 4))
-    np.testing.assert_allclose(exported.call(key, x), drop(key, x), rtol=1e-6)
+    np.testing.assert_allclose(exported.call(key, x), drop(key, x), rtol=1e-5, atol=1e-6)

@@ -40,7 +40,7 @@ def test_every_row_counts_once(name):
     measure, data = SOURCES[name]
     with jax.numpy_dtype_promotion("standard"):
         got = training.make_evaluator(MODEL, measure, data)(STATE)
-    np.testing.assert_allclose(got["mean"], WHOLE, rtol=1e-6)
+    np.testing.assert_allclose(got["mean"], WHOLE, rtol=1e-5, atol=1e-6)
 
 
 class Scalars:

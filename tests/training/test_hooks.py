@@ -85,7 +85,9 @@ def test_metrics_of_a_hook_join_the_record_of_their_step():
     found = {r.step: "weight_norm" in r.metrics for r in fitted.records}
     assert found == {4: True, 5: False, 8: True, 10: True}
     norm = optax.tree.norm(fitted.state.params)
-    np.testing.assert_allclose(fitted.records[-1].metrics["weight_norm"], norm, rtol=1e-6)
+    np.testing.assert_allclose(
+        fitted.records[-1].metrics["weight_norm"], norm, rtol=1e-5, atol=1e-6
+    )
     # They change nothing else.
     same(fitted.state, fit(steps=10).state)
 

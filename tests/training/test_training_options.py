@@ -108,7 +108,7 @@ def test_clipping_is_that_of_optax():
     gradient = gradient_by_hand(state.params)
     norm = optax.tree.norm(gradient)
     assert norm > 0.01
-    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5, atol=1e-6)
     moved = jax.tree.map(jnp.subtract, state.params, new.params)
     np.testing.assert_allclose(optax.tree.norm(moved), 0.01, rtol=1e-4)
 
@@ -162,10 +162,10 @@ def test_pretrained_parameters_to_begin_with():
 def test_the_learning_rate_is_among_the_metrics():
     schedule = optax.linear_schedule(1.0, 0.0, 10)
     _, metrics = taken(step_of(tx=optax.sgd(schedule), learning_rate=schedule), 3)
-    np.testing.assert_allclose(metrics["learning_rate"], 0.8, rtol=1e-6)
+    np.testing.assert_allclose(metrics["learning_rate"], 0.8, rtol=1e-5, atol=1e-6)
     injected = optax.inject_hyperparams(optax.sgd)(schedule)
     _, metrics = taken(step_of(tx=injected), 3)
-    np.testing.assert_allclose(metrics["learning_rate"], 0.8, rtol=1e-6)
+    np.testing.assert_allclose(metrics["learning_rate"], 0.8, rtol=1e-5, atol=1e-6)
     _, metrics = taken(step_of(learning_rate=0.01))
     np.testing.assert_allclose(metrics["learning_rate"], 0.01)
 
