@@ -1,0 +1,303 @@
+"""Weights in 8 or 4 bits with a scale, and products with them.
+
+How to read this file: ``quantize`` and ``dequantize`` are the format. ``quantized_dense`` is the
+product, and ``choose_quantized_dense`` the rule that decides how it is computed: ``_digits`` reads
+nothing but the small weights, the others make the wide array first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .dispatch import AlgorithmChoice, check_method, record_choice, traced_once
+from .dtypes import at_least_float32, is_sharded, is_symbolic
+
+
+class Format(NamedTuple):
+    """How a number is stored.
+
+    Attributes:
+      largest: the absolute value that the largest of a channel is scaled to.
+      stored: the dtype of the array.
+      packed: how many numbers share an entry.
+    """
+
+    largest: float
+    stored: np.dtype
+    packed: int = 1
+
+
+FORMATS = {
+    "int8": Format(127.0, jnp.dtype(jnp.int8)),
+    # JAX keeps an int4 in a byte, so two of them are packed by hand.
+    "int4": Format(7.0, jnp.dtype(jnp.uint8), 2),
+    "float8_e4m3fn": Format(448.0, jnp.dtype(jnp.float8_e4m3fn)),
+}
+METHODS = ("digits", "dequantize")
+
+# A digit is of -127 to 127, and the next one counts 1/254 of it: what is left after rounding is
+# at most a half.
+_BASE = 254.0
+# How many digits hold the numbers of a dtype as exactly as a product of that dtype needs.
+_DIGITS = {"float32": 3, "bfloat16": 2, "float16": 2}
+# With more rows the digits' own arithmetic costs what their traffic saves (docs/notes/0027).
+_MOST_ROWS = 8
+# The sum of so many products of two digits still fits into an int32.
+_MOST_INPUTS = (2**31 - 1) // 127**2
+
+
+def quantize(
+    weight: jax.Array, dtype: str = "int8", *, axis: int = -1, group_size: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """``weight ~ q * scale``, with a scale for each channel, or for each group of its inputs.
+
+    Symmetric: ``scale`` is the largest absolute value over 127 (int8), 7 (int4) or 448
+    (float8_e4m3fn), and ``q`` is rounded half to even. So ``|weight - q * scale| <= scale / 2`` for
+    integers. A channel of zeros has a scale of 1.
+
+    Args:
+      weight: floating, of two axes or more.
+      dtype: ``"int8"``, ``"int4"`` or ``"float8_e4m3fn"``.
+      axis: that of the channels, which comes first in ``q``.
+      group_size: how many neighbouring entries of the last of the other axes have a scale of their
+        own; None for one scale for the whole channel.
+
+    Returns:
+      ``(q, scale)``: q (channels, *others); of int4 two to a byte, so that the last axis has half
+      the size. scale (channels,), or (channels, *others but the last, groups), float32 at least.
+
+    Raises:
+      ValueError: for a last axis that ``group_size``, or for int4 2, does not divide.
+
+    >>> import jax.numpy as jnp
+    >>> q, scale = quantize(jnp.array([[1.0, 0.0], [-0.5, 0.0]]))
+    >>> q.tolist(), [round(s, 5) for s in scale.tolist()]
+    ([[127, -64], [0, 0]], [0.00787, 1.0])
+    """
+    form = FORMATS[dtype]
+    wide = jnp.moveaxis(weight, axis, 0).astype(at_least_float32(weight.dtype))
+    size = wide.shape[-1]
+    if size % form.packed or (group_size is not None and size % group_size):
+        raise ValueError(f"{group_size or form.packed} does not divide the last axis, {size}")
+    grouped = wide if group_size is None else _in_groups(wide, size // group_size)
+    over = tuple(range(1, grouped.ndim)) if group_size is None else (-1,)
+    largest = jnp.max(jnp.abs(grouped), over)
+    scale = largest / form.largest
+    scale = jnp.where(scale > 0, scale, jnp.ones_like(scale))
+    found = (grouped / jnp.expand_dims(scale, over)).reshape(wide.shape)
+    found = jnp.clip(found, -form.largest, form.largest)
+    if form.packed == 2:
+        return _packed(jnp.round(found).astype(jnp.int8)), scale
+    return (found if dtype.startswith("float") else jnp.round(found)).astype(form.stored), scale
+
+
+def dequantize(q: jax.Array, scale: jax.Array, dtype: str = "int8", *, axis: int = -1) -> jax.Array:
+    """``q * scale``, of the dtype of ``scale``: the inverse of ``quantize``, but for rounding.
+
+    >>> import jax.numpy as jnp
+    >>> dequantize(*quantize(jnp.array([[2.0, 7.0], [-1.0, 1.0]]), "int4"), "int4").tolist()
+    [[2.0, 7.0], [-1.142857..., 1.0]]
+    """
+    values = _unpacked(q) if FORMATS[dtype].packed == 2 else q
+    wide = values.astype(scale.dtype)
+    if scale.ndim == 1:
+        wide = wide * jnp.expand_dims(scale, tuple(range(1, wide.ndim)))
+    else:
+        wide = (_in_groups(wide, scale.shape[-1]) * scale[..., None]).reshape(wide.shape)
+    return jnp.moveaxis(wide, 0, axis)
+
+
+def quantized_dense(
+    x: jax.Array,
+    q: jax.Array,
+    scale: jax.Array,
+    dtype: str = "int8",
+    *,
+    activations: str | None = None,
+    method: str | None = None,
+) -> jax.Array:
+    """``x @ dequantize(q, scale)`` over the last axis of ``x``.
+
+    The gradients of ``x`` and ``scale`` are those of the product with the dequantised weight; ``q``
+    has none. With rounded activations that is the straight-through estimator.
+
+    Args:
+      x: (..., in), floating.
+      q, scale, dtype: as ``quantize`` returns and takes them, for a weight (in, out).
+      activations: ``"int8"`` to round each row of ``x`` to 255 levels up to its largest absolute
+        value, and to multiply integers, for integer weights with a scale per channel; None for
+        ``x`` as it is.
+      method: ``"digits"`` or ``"dequantize"``, in place of the choice by shapes and platform.
+
+    Returns:
+      (..., out), of the dtype of ``x``.
+
+    Raises:
+      ValueError: for another method, and ``"digits"`` where the rule has no digits.
+
+    >>> import jax.numpy as jnp
+    >>> q, scale = quantize(jnp.array([[1.0, 0.5], [-1.0, 0.25]]))
+    >>> [round(y, 3) for y in quantized_dense(jnp.array([2.0, 1.0]), q, scale).tolist()]
+    [1.0, 1.252]
+    """
+    digits = _digits_of(x, q, scale, dtype, activations)
+    check_method(method, METHODS if digits else METHODS[1:], "quantized_dense")
+    cpu = choose_quantized_dense(x, digits, activations, "cpu")
+    default = choose_quantized_dense(x, digits, activations, "gpu")
+    record_choice("quantized_dense", cpu, default, method)
+    methods = (method or cpu.method, method or default.method)
+    return _product(x, q, scale, dtype=dtype, digits=digits, methods=methods)
+
+
+def choose_quantized_dense(
+    x: jax.Array, digits: int, activations: str | None, platform: str
+) -> AlgorithmChoice:
+    """How ``quantized_dense`` computes the product, by its shapes and the platform.
+
+    Args:
+      digits: of a number of ``x``, 0 where integers cannot do it.
+    """
+    rows = x.shape[:-1]
+    if not digits:
+        return AlgorithmChoice("dequantize", "the format or the dtype has no product of integers")
+    if activations is not None:
+        return AlgorithmChoice("digits", "activations are integers")
+    if platform != "cpu":
+        return AlgorithmChoice("dequantize", "XLA reads the small weights in the product")
+    if is_sharded(x) or is_symbolic(*rows) or math.prod(rows) > _MOST_ROWS:
+        return AlgorithmChoice("dequantize", f"not certainly {_MOST_ROWS} rows at most on a device")
+    return AlgorithmChoice("digits", f"at most {_MOST_ROWS} rows: bound by reading the weights")
+
+
+def _digits_of(
+    x: jax.Array, q: jax.Array, scale: jax.Array, dtype: str, activations: str | None
+) -> int:
+    """How many digits a number of ``x`` has, 0 for none."""
+    whole = scale.ndim == 1 and q.ndim == 2 and not dtype.startswith("float")
+    if not whole or x.shape[-1] > _MOST_INPUTS:
+        return 0
+    return 1 if activations is not None else _DIGITS.get(str(x.dtype), 0)
+
+
+@traced_once("dtype", "digits", "methods")
+def _product(
+    x: jax.Array,
+    q: jax.Array,
+    scale: jax.Array,
+    *,
+    dtype: str,
+    digits: int,
+    methods: tuple[str, str],
+) -> jax.Array:
+    exact = functools.partial(_dequantized, dtype=dtype)
+    if set(methods) == {"dequantize"}:
+        return exact(x, q, scale)
+    fast = functools.partial(_by_digits, dtype=dtype, digits=digits)
+    ways = {"digits": fast, "dequantize": exact}
+
+    @jax.custom_jvp
+    def product(x: jax.Array, q: jax.Array, scale: jax.Array) -> jax.Array:
+        on_cpu, elsewhere = (ways[method] for method in methods)
+        if on_cpu is elsewhere:
+            return on_cpu(x, q, scale)
+        y: jax.Array = lax.platform_dependent(x, q, scale, cpu=on_cpu, default=elsewhere)
+        return y
+
+    @product.defjvp
+    def product_jvp(
+        primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, jax.Array]:
+        x, q, scale = primals
+        _, tangent = jax.jvp(
+            lambda x, scale: exact(x, q, scale), (x, scale), (tangents[0], tangents[2])
+        )
+        return product(x, q, scale), tangent
+
+    return product(x, q, scale)
+
+
+def _dequantized(x: jax.Array, q: jax.Array, scale: jax.Array, *, dtype: str) -> jax.Array:
+    """The product with the wide weight."""
+    contracted = (((x.ndim - 1,), (1,)), ((), ()))
+    if scale.ndim > 1:
+        return lax.dot_general(x, dequantize(q, scale, dtype, axis=0).astype(x.dtype), contracted)
+    values = _unpacked(q) if FORMATS[dtype].packed == 2 else q
+    # All of these formats are exact in bfloat16, so only the outputs have to be scaled.
+    wide = at_least_float32(x.dtype)
+    y = lax.dot_general(x, values.astype(x.dtype), contracted, preferred_element_type=wide)
+    return (y * _last_axis(scale.astype(wide), y)).astype(x.dtype)
+
+
+def _by_digits(
+    x: jax.Array, q: jax.Array, scale: jax.Array, *, dtype: str, digits: int
+) -> jax.Array:
+    """The product of integers: each row of ``x`` is as many rows of int8 as it has digits."""
+    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    count = rows.shape[0]
+    largest = jnp.max(jnp.abs(rows), 1, keepdims=True)
+    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest)) / 127
+    rest, found = rows / unit, []
+    for _ in range(digits):
+        digit = jnp.round(rest)
+        found.append(digit.astype(jnp.int8))
+        rest = (rest - digit) * _BASE
+    # XLA for CPU multiplies a single row by a loop of its own, three times slower.
+    if digits * count == 1:
+        found.append(jnp.zeros_like(found[0]))
+    whole = _integer_product(q, jnp.concatenate(found), dtype)[:, : digits * count]
+    parts = whole.astype(jnp.float32).reshape(-1, digits, count)
+    y = parts[:, -1]
+    for i in range(digits - 2, -1, -1):
+        y = parts[:, i] + y / _BASE
+    y = y.T * unit
+    y = y * _last_axis(scale.astype(jnp.float32), y)
+    return y.reshape(*x.shape[:-1], y.shape[-1]).astype(x.dtype)
+
+
+def _integer_product(q: jax.Array, x: jax.Array, dtype: str) -> jax.Array:
+    """(out, rows) of int32; the weights on the left, whose order XLA for CPU then leaves."""
+
+    def product(q: jax.Array, x: jax.Array) -> jax.Array:
+        return lax.dot_general(
+            q, x, (((1,), (1,)), ((), ())), preferred_element_type=jnp.dtype(jnp.int32)
+        )
+
+    if FORMATS[dtype].packed == 1:
+        return product(q, x)
+    low, high = _halves(q)
+    return product(low, x[:, : q.shape[1]]) + product(high, x[:, q.shape[1] :])
+
+
+def _packed(values: jax.Array) -> jax.Array:
+    """Numbers of 4 bits, int8, two to a byte: the first half of the last axis in the low bits."""
+    low, high = jnp.split(lax.bitcast_convert_type(values, jnp.uint8), 2, -1)
+    packed: jax.Array = (low & jnp.uint8(15)) | (high << jnp.uint8(4))
+    return packed
+
+
+def _unpacked(q: jax.Array) -> jax.Array:
+    return jnp.concatenate(_halves(q), -1)
+
+
+def _halves(q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    signed = lax.bitcast_convert_type(q, jnp.int8)
+    four = jnp.int8(4)
+    # Shifted to the top first, so that the sign comes along.
+    return lax.shift_right_arithmetic(signed << four, four * jnp.ones_like(signed)), (
+        lax.shift_right_arithmetic(signed, four * jnp.ones_like(signed))
+    )
+
+
+def _in_groups(wide: jax.Array, groups: int) -> jax.Array:
+    return wide.reshape(*wide.shape[:-1], groups, wide.shape[-1] // groups)
+
+
+def _last_axis(values: jax.Array, y: jax.Array) -> jax.Array:
+    return lax.broadcast_in_dim(values, y.shape, (y.ndim - 1,))
