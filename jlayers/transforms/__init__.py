@@ -7,10 +7,13 @@ from ..combinators.orthogonalize import orthogonalize_weights
 from ..combinators.spectral_norm import spectral_norm
 from ..combinators.standardize import standardize_weights
 from ..combinators.weight_norm import weight_norm
+from .quantize import quantize, quantize_params
 
 __all__ = [
     "inference",
     "orthogonalize_weights",
+    "quantize",
+    "quantize_params",
     "spectral_norm",
     "standardize_weights",
     "weight_norm",
