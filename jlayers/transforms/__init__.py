@@ -7,9 +7,14 @@ from ..combinators.orthogonalize import orthogonalize_weights
 from ..combinators.spectral_norm import spectral_norm
 from ..combinators.standardize import standardize_weights
 from ..combinators.weight_norm import weight_norm
+from .lora import dora, lora
+from .merging import merge
 
 __all__ = [
+    "dora",
     "inference",
+    "lora",
+    "merge",
     "orthogonalize_weights",
     "spectral_norm",
     "standardize_weights",
