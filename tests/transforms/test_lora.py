@@ -141,10 +141,10 @@ def test_the_scale():
 
 
 def products_in(jaxpr):
-    """The shapes of all products of matrices in a program."""
+    """The sizes, in order, of all products of matrices in a program."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
-            yield equation.outvars[0].aval.shape
+            yield tuple(sorted(equation.outvars[0].aval.shape))
         for value in jax.tree.leaves([*equation.params.values()]):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
@@ -167,7 +167,7 @@ def test_a_frozen_kernel_has_no_sum_and_no_gradient(name):
 
     found = shapes(adapters, rest)
     assert (2, 11) in found
-    assert not {(4, 11), (11, 4)} & found
+    assert (4, 11) not in found
     assert (4, 11) in shapes(params, {})
 
 
@@ -177,7 +177,7 @@ def test_the_whole_weight_of_a_repeat_is_never_there():
     tuned = transforms.lora(jl.weight_norm(deep), rank=2)
     params, state = tuned.init(jax.random.key(0), STEPS)
     program = jax.make_jaxpr(lambda x: tuned.apply(params, state, x)[0])(STEPS)
-    assert (12, 4) in [*products_in(program.jaxpr)]
+    assert (4, 12) in [*products_in(program.jaxpr)]
     assert not [shape for shape in products_in(program.jaxpr) if 7 in shape]
 
 
