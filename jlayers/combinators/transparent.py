@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ..base.errors import LayerError, error_context
 from ..base.layer import Layer
@@ -198,10 +199,10 @@ def with_entries(
 def weights_of(
     found: Trace, patterns: tuple[str, ...], least_axes: int = 2
 ) -> dict[str, ParamSpec]:
-    """The parameters that fit, which must have an axis beside that of outputs.
+    """The parameters that fit, which are floating and have an axis beside that of outputs.
 
     Raises:
-      LayerError: for a pattern that fits none, and for one of fewer axes.
+      LayerError: for a pattern that fits none, and for a parameter of fewer axes or of integers.
     """
     check_each_fits(patterns, [*found.parameters])
     fitting = {
@@ -210,6 +211,12 @@ def weights_of(
         if any(matches(path, pattern) for pattern in patterns)
     }
     for path, spec in fitting.items():
+        if not jnp.issubdtype(spec.dtype, jnp.floating):
+            raise LayerError(
+                f"{path} is not a floating array, and cannot be transformed",
+                got=format_spec(spec),
+                hint="a quantised weight comes last: quantize(lora(model))",
+            )
         if len(spec.shape_of_one) < least_axes:
             raise LayerError(
                 f"{path} has no axis beside that of outputs",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -40,7 +41,7 @@ FORMATS = {
     "int4": Format(7.0, jnp.dtype(jnp.uint8), 2),
     "float8_e4m3fn": Format(448.0, jnp.dtype(jnp.float8_e4m3fn)),
 }
-METHODS = ("digits", "dequantize")
+METHODS = ("digits", "blocks", "dequantize")
 
 # A digit is of -127 to 127, and the next one counts 1/254 of it: what is left after rounding is
 # at most a half.
@@ -49,6 +50,9 @@ _BASE = 254.0
 _DIGITS = {"float32": 3, "bfloat16": 2, "float16": 2}
 # With more rows the digits' own arithmetic costs what their traffic saves (docs/notes/0027).
 _MOST_ROWS = 8
+# Channels whose wide weight is made at once. A loop uses the same memory again; a wide weight for
+# each layer is memory that the system has to hand out anew at each call.
+_BLOCK = 512
 # The sum of so many products of two digits still fits into an int32.
 _MOST_INPUTS = (2**31 - 1) // 127**2
 
@@ -134,13 +138,15 @@ def quantized_dense(
       activations: ``"int8"`` to round each row of ``x`` to 255 levels up to its largest absolute
         value, and to multiply integers, for integer weights with a scale per channel; None for
         ``x`` as it is.
-      method: ``"digits"`` or ``"dequantize"``, in place of the choice by shapes and platform.
+      method: ``"digits"``, ``"blocks"`` or ``"dequantize"``, in place of the choice by shapes and
+        platform.
 
     Returns:
       (..., out), of the dtype of ``x``.
 
     Raises:
-      ValueError: for another method, and ``"digits"`` where the rule has no digits.
+      ValueError: for another method, for ``"digits"`` where integers cannot do it, and for
+        ``activations`` with weights for which they cannot.
 
     >>> import jax.numpy as jnp
     >>> q, scale = quantize(jnp.array([[1.0, 0.5], [-1.0, 0.25]]))
@@ -148,32 +154,36 @@ def quantized_dense(
     [1.0, 1.252]
     """
     digits = _digits_of(x, q, scale, dtype, activations)
+    if activations is not None and (activations != "int8" or not digits):
+        raise ValueError(f"activations={activations!r} needs integers with one scale a channel")
     check_method(method, METHODS if digits else METHODS[1:], "quantized_dense")
-    cpu = choose_quantized_dense(x, digits, activations, "cpu")
-    default = choose_quantized_dense(x, digits, activations, "gpu")
+    cpu = choose_quantized_dense(x, q, digits, activations, "cpu")
+    default = choose_quantized_dense(x, q, digits, activations, "gpu")
     record_choice("quantized_dense", cpu, default, method)
     methods = (method or cpu.method, method or default.method)
     return _product(x, q, scale, dtype=dtype, digits=digits, methods=methods)
 
 
 def choose_quantized_dense(
-    x: jax.Array, digits: int, activations: str | None, platform: str
+    x: jax.Array, q: jax.Array, digits: int, activations: str | None, platform: str
 ) -> AlgorithmChoice:
     """How ``quantized_dense`` computes the product, by its shapes and the platform.
 
     Args:
       digits: of a number of ``x``, 0 where integers cannot do it.
     """
-    rows = x.shape[:-1]
-    if not digits:
-        return AlgorithmChoice("dequantize", "the format or the dtype has no product of integers")
     if activations is not None:
         return AlgorithmChoice("digits", "activations are integers")
     if platform != "cpu":
         return AlgorithmChoice("dequantize", "XLA reads the small weights in the product")
-    if is_sharded(x) or is_symbolic(*rows) or math.prod(rows) > _MOST_ROWS:
-        return AlgorithmChoice("dequantize", f"not certainly {_MOST_ROWS} rows at most on a device")
-    return AlgorithmChoice("digits", f"at most {_MOST_ROWS} rows: bound by reading the weights")
+    rows = x.shape[:-1]
+    if is_sharded(x) or is_symbolic(*rows, *q.shape):
+        return AlgorithmChoice("dequantize", "sizes of a device are not known here")
+    if digits and math.prod(rows) <= _MOST_ROWS:
+        return AlgorithmChoice("digits", f"at most {_MOST_ROWS} rows: bound by reading the weights")
+    if q.shape[0] > _BLOCK:
+        return AlgorithmChoice("blocks", f"the wide weight of {_BLOCK} channels stays in the cache")
+    return AlgorithmChoice("dequantize", "the wide weight stays in the cache")
 
 
 def _digits_of(
@@ -199,8 +209,11 @@ def _product(
     exact = functools.partial(_dequantized, dtype=dtype)
     if set(methods) == {"dequantize"}:
         return exact(x, q, scale)
-    fast = functools.partial(_by_digits, dtype=dtype, digits=digits)
-    ways = {"digits": fast, "dequantize": exact}
+    ways = {
+        "digits": functools.partial(_by_digits, dtype=dtype, digits=digits),
+        "blocks": functools.partial(_by_blocks, dtype=dtype),
+        "dequantize": exact,
+    }
 
     @jax.custom_jvp
     def product(x: jax.Array, q: jax.Array, scale: jax.Array) -> jax.Array:
@@ -248,31 +261,58 @@ def _by_digits(
         digit = jnp.round(rest)
         found.append(digit.astype(jnp.int8))
         rest = (rest - digit) * _BASE
-    # XLA for CPU multiplies a single row by a loop of its own, three times slower.
-    if digits * count == 1:
-        found.append(jnp.zeros_like(found[0]))
-    whole = _integer_product(q, jnp.concatenate(found), dtype)[:, : digits * count]
-    parts = whole.astype(jnp.float32).reshape(-1, digits, count)
-    y = parts[:, -1]
-    for i in range(digits - 2, -1, -1):
-        y = parts[:, i] + y / _BASE
-    y = y.T * unit
+    # XLA for CPU multiplies a single row by a loop of its own, three times slower; and would drop
+    # a row whose product is not used.
+    padded = [*found, jnp.zeros_like(found[0])] if digits * count == 1 else found
+    whole = _integer_product(jnp.concatenate(padded), q, dtype)
+    if len(padded) > digits:
+        whole = jnp.sum(whole, 0, keepdims=True, dtype=whole.dtype)
+    parts = whole.astype(jnp.float32).reshape(digits, count, -1)
+    y = parts[-1]
+    for part in parts[-2::-1] if digits > 1 else ():
+        y = part + y / _BASE
+    y = y * unit
     y = y * _last_axis(scale.astype(jnp.float32), y)
     return y.reshape(*x.shape[:-1], y.shape[-1]).astype(x.dtype)
 
 
-def _integer_product(q: jax.Array, x: jax.Array, dtype: str) -> jax.Array:
-    """(out, rows) of int32; the weights on the left, whose order XLA for CPU then leaves."""
+def _by_blocks(x: jax.Array, q: jax.Array, scale: jax.Array, *, dtype: str) -> jax.Array:
+    """The product with one wide block of channels after the other."""
+    rows = x.reshape(-1, x.shape[-1])
+    y = _over_blocks(functools.partial(_dequantized, rows, dtype=dtype), q, scale)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
-    def product(q: jax.Array, x: jax.Array) -> jax.Array:
-        return lax.dot_general(
-            q, x, (((1,), (1,)), ((), ())), preferred_element_type=jnp.dtype(jnp.int32)
-        )
 
-    if FORMATS[dtype].packed == 1:
-        return product(q, x)
-    low, high = _halves(q)
-    return product(low, x[:, : q.shape[1]]) + product(high, x[:, q.shape[1] :])
+def _integer_product(x: jax.Array, q: jax.Array, dtype: str) -> jax.Array:
+    """(rows, out) of int32 for rows of int8."""
+
+    def product(x: jax.Array, q: jax.Array) -> jax.Array:
+        # The weights on the left: XLA for CPU then reads them in their order.
+        contracted = (((1,), (1,)), ((), ()))
+        return lax.dot_general(q, x, contracted, preferred_element_type=jnp.dtype(jnp.int32)).T
+
+    def of_halves(q: jax.Array) -> jax.Array:
+        low, high = _halves(q)
+        return product(x[:, : q.shape[1]], low) + product(x[:, q.shape[1] :], high)
+
+    return product(x, q) if FORMATS[dtype].packed == 1 else _over_blocks(of_halves, q)
+
+
+def _over_blocks(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """``function(*arrays)`` (rows, channels), for a block of channels after the other."""
+    channels = arrays[0].shape[0]
+    if is_symbolic(channels) or channels <= _BLOCK:
+        return function(*arrays)
+
+    def block(i: jax.Array, y: jax.Array) -> jax.Array:
+        # The last one overlaps with the one before it: slices stay inside the array.
+        start = jnp.minimum(i * _BLOCK, channels - _BLOCK)
+        parts = [lax.dynamic_slice_in_dim(a, start, _BLOCK) for a in arrays]
+        return lax.dynamic_update_slice_in_dim(y, function(*parts), start, 1)
+
+    like = jax.eval_shape(function, *arrays)
+    y: jax.Array = lax.fori_loop(0, -(-channels // _BLOCK), block, jnp.zeros_like(like))
+    return y
 
 
 def _packed(values: jax.Array) -> jax.Array:

@@ -93,9 +93,9 @@ class Weight:
         """
         return dense(x, self.array())
 
-    def rows(self, ids: jax.Array) -> jax.Array:
-        """The rows of these numbers, which are in range; outside of it NaN."""
-        return self.array().at[ids].get(mode="fill", fill_value=np.nan)
+    def rows(self, ids: jax.Array, lookup: Callable[[Any, jax.Array], jax.Array]) -> jax.Array:
+        """The rows of these numbers: ``lookup(array, ids)``."""
+        return lookup(self.array(), ids)
 
 
 def is_weight(value: object) -> bool:

@@ -7,10 +7,15 @@ from ..combinators.orthogonalize import orthogonalize_weights
 from ..combinators.spectral_norm import spectral_norm
 from ..combinators.standardize import standardize_weights
 from ..combinators.weight_norm import weight_norm
+from .lora import dora, lora
+from .merging import merge
 from .quantize import quantize, quantize_params
 
 __all__ = [
+    "dora",
     "inference",
+    "lora",
+    "merge",
     "orthogonalize_weights",
     "quantize",
     "quantize_params",
