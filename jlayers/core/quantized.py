@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from .dispatch import AlgorithmChoice, check_method, record_choice, traced_once
 from .dtypes import at_least_float32, is_sharded, is_symbolic
@@ -109,8 +110,7 @@ def dequantize(q: jax.Array, scale: jax.Array, dtype: str = "int8", *, axis: int
     >>> dequantize(*quantize(jnp.array([[2.0, 7.0], [-1.0, 1.0]]), "int4"), "int4").tolist()
     [[2.0, 7.0], [-1.142857..., 1.0]]
     """
-    values = _unpacked(q) if FORMATS[dtype].packed == 2 else q
-    wide = values.astype(scale.dtype)
+    wide = _values(q, dtype, scale.dtype)
     if scale.ndim == 1:
         wide = wide * jnp.expand_dims(scale, tuple(range(1, wide.ndim)))
     else:
@@ -241,10 +241,9 @@ def _dequantized(x: jax.Array, q: jax.Array, scale: jax.Array, *, dtype: str) ->
     contracted = (((x.ndim - 1,), (1,)), ((), ()))
     if scale.ndim > 1:
         return lax.dot_general(x, dequantize(q, scale, dtype, axis=0).astype(x.dtype), contracted)
-    values = _unpacked(q) if FORMATS[dtype].packed == 2 else q
     # All of these formats are exact in bfloat16, so only the outputs have to be scaled.
     wide = at_least_float32(x.dtype)
-    y = lax.dot_general(x, values.astype(x.dtype), contracted, preferred_element_type=wide)
+    y = lax.dot_general(x, _values(q, dtype, x.dtype), contracted, preferred_element_type=wide)
     return (y * _last_axis(scale.astype(wide), y)).astype(x.dtype)
 
 
@@ -322,8 +321,29 @@ def _packed(values: jax.Array) -> jax.Array:
     return packed
 
 
-def _unpacked(q: jax.Array) -> jax.Array:
-    return jnp.concatenate(_halves(q), -1)
+def _values(q: jax.Array, dtype: str, wide: DTypeLike) -> jax.Array:
+    """The stored numbers as floats."""
+    if FORMATS[dtype].packed == 2:
+        return jnp.concatenate(_halves(q), -1).astype(wide)
+    if dtype != "float8_e4m3fn":
+        return q.astype(wide)
+    return lax.platform_dependent(
+        q, cpu=lambda q: _by_bits(q).astype(wide), default=lambda q: q.astype(wide)
+    )
+
+
+def _by_bits(q: jax.Array) -> jax.Array:
+    """float8_e4m3fn as float32: XLA for CPU converts one number after the other, by a call."""
+    bits = lax.bitcast_convert_type(q, jnp.uint8).astype(jnp.uint32)
+    # The exponent's bias is 7 there and 127 here; without an exponent, 2 ** -6 is too much.
+    size = lax.bitcast_convert_type(
+        ((bits & 0x7F) << 20) + jnp.uint32(120 << 23), jnp.dtype(jnp.float32)
+    )
+    size = jnp.where((bits & 0x78) == 0, 2 * size - 2.0**-6, size)
+    sign = (bits & 0x80) << 24
+    return lax.bitcast_convert_type(
+        lax.bitcast_convert_type(size, jnp.uint32) | sign, jnp.dtype(jnp.float32)
+    )
 
 
 def _halves(q: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -25,10 +25,12 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec, entry_of, merge_entry
 from ..base.paths import check_each_fits, flatten, matches, unflatten
+from ..base.patterns import Patterns, each_pattern
 from ..base.specs import format_spec
 from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
+    copies_at,
     made_from,
     traced,
     weights_of,
@@ -46,7 +48,7 @@ Activations = Annotated[str, functools.partial(arguments.one_of, choices=("int8"
 @factory
 def quantize(
     layer: LayerOrFunction,
-    pattern: str = "**/*kernel",
+    pattern: Patterns = "**/*kernel",
     *,
     dtype: Dtype = "int8",
     axis: Integer = -1,
@@ -67,8 +69,8 @@ def quantize(
 
     Args:
       layer: a layer with kernels, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels. For a table of embeddings:
-        ``quantize(model, "**/embedding", axis=0)``, a scale for each row.
+      pattern: paths of parameters, one or a tuple; by default all kernels. For a table of
+        embeddings: ``quantize(model, "**/embedding", axis=0)``, a scale for each row.
       dtype: ``"int8"``, ``"int4"`` (two in a byte) or ``"float8_e4m3fn"``.
       axis: that of the channels, by default the last one, of the outputs.
       group_size: how many neighbouring inputs of a channel share a scale (of a convolution,
@@ -94,7 +96,7 @@ def quantize(
     >>> sorted(params)
     ['bias']
     """
-    inner = lift(layer)
+    inner, patterns = lift(layer), each_pattern(pattern)
     how = _How(dtype, axis, group_size, activations)
     if activations and (group_size or dtype.startswith("float")):
         raise LayerError(
@@ -104,8 +106,8 @@ def quantize(
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
-        _check_not_twice(pattern, found.parameters, found.variables)
-        specs = weights_of(found, (pattern,))
+        _check_not_twice(patterns, found.parameters, found.variables)
+        specs = weights_of(found, patterns)
         own: dict[str, ParamSpec] = {}
         for path, spec in specs.items():
             how.check(path, spec.shape_of_one, spec.dtype)
@@ -117,7 +119,7 @@ def quantize(
     def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
         own: dict[str, jax.Array] = {}
-        for path in _paths_in(rest, pattern):
+        for path in _paths_in(rest, patterns):
             parts = {name: rest.pop(name) for name in (f"{path}_q", f"{path}_scale")}
             leaves[path] = how.weight(*parts.values())
             own |= parts
@@ -125,9 +127,9 @@ def quantize(
 
     def convert(params: Params, state: State, copies: Callable[[str], int]) -> tuple[Params, State]:
         leaves, rest = flatten(params), flatten(state)
-        _check_not_twice(pattern, leaves, rest)
-        check_each_fits((pattern,), [*leaves])
-        for path in [path for path in leaves if matches(path, pattern)]:
+        _check_not_twice(patterns, leaves, rest)
+        check_each_fits(patterns, [*leaves])
+        for path in [path for path in leaves if _fits(path, patterns)]:
             kernel = jnp.asarray(leaves.pop(path))
             rest[f"{path}_q"], rest[f"{path}_scale"] = how.quantized(path, kernel, copies(path))
         return unflatten(leaves), unflatten(rest)
@@ -201,14 +203,16 @@ class Quantized(Weight):
         how = self.how
         return quantized_dense(x, self.kernel, scale, how.dtype, activations=how.activations)
 
-    def rows(self, ids: jax.Array) -> jax.Array:
+    def rows(self, ids: jax.Array, lookup: Callable[[Any, jax.Array], jax.Array]) -> jax.Array:
         if self.how.axis not in (0, -2):
-            return super().rows(ids)
-        scale = self.scale.at[ids].get(mode="fill", fill_value=np.nan)
-        # Rows as they are stored, of which a few are read; NaN comes by the scale.
+            return super().rows(ids, lookup)
+        # Rows as they are stored, of which a few are read; NaN out of range comes by the scale.
+        scale = lookup(lax.stop_gradient(self.scale), ids)
         q = self.kernel.at[ids].get(mode="clip")
-        flat = (q.reshape(-1, q.shape[-1]), scale.reshape(-1, *scale.shape[ids.ndim :]))
-        rows = dequantize(*flat, self.how.dtype, axis=0)
+        groups = scale.shape[ids.ndim :]
+        rows = dequantize(
+            q.reshape(-1, q.shape[-1]), scale.reshape(-1, *groups), self.how.dtype, axis=0
+        )
         return rows.reshape(*ids.shape, -1).astype(self.dtype)
 
 
@@ -279,16 +283,27 @@ class _How(NamedTuple):
         return tuple(sizes)
 
 
-def _paths_in(state: dict[str, Any], pattern: str) -> list[str]:
+def _fits(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(matches(path, pattern) for pattern in patterns)
+
+
+def _paths_in(state: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
     """The weights that fit and whose arrays are in the state."""
-    paths = [name.removesuffix("_q") for name in state if name.endswith("_q")]
-    return [path for path in paths if f"{path}_scale" in state and matches(path, pattern)]
+    names = set(state)
+    paths = [name.removesuffix("_q") for name in names if name.endswith("_q")]
+    return sorted(path for path in paths if f"{path}_scale" in names and _fits(path, patterns))
 
 
-def _check_not_twice(pattern: str, params: Any, state: Any) -> None:
-    twice = _paths_in(state, pattern)
-    if twice and not any(matches(path, pattern) for path in params):
-        raise LayerError(f"{twice[0]} is quantised already", hint="quantize once, with one dtype")
+def _check_not_twice(
+    patterns: tuple[str, ...], params: Iterable[str], state: Iterable[str]
+) -> None:
+    """Raises for a pattern whose weights are in the state alone."""
+    for pattern in patterns:
+        twice = _paths_in(state, (pattern,))
+        if twice and not any(matches(path, pattern) for path in params):
+            raise LayerError(
+                f"{twice[0]} is quantised already", hint="quantize each weight once, in one dtype"
+            )
 
 
 def _converts(model: Layer) -> bool:
@@ -309,12 +324,4 @@ def _converted(model: Layer, params: Params, state: State, copies: int) -> tuple
                 merge_entry(tree, name, entry)
     if model._weights.convert is None:
         return trees
-    return model._weights.convert(*trees, lambda path: copies + _copies_at(model, path))
-
-
-def _copies_at(model: Layer, path: str) -> int:
-    """How many axes of copies a parameter has inside of a model."""
-    name, _, rest = path.partition("/")
-    if "" in model.children:
-        return model._weights.stacked + _copies_at(model.children[""], path)
-    return _copies_at(model.children[name], rest) if name in model.children else 0
+    return model._weights.convert(*trees, lambda path: copies + copies_at(model, path))
