@@ -49,7 +49,7 @@ class Trace:
       own_parameters, own_variables: what the layer itself declares, by its path in the layer.
       inside: the pass of each child on its first call.
       copies: for ``repeat`` and ``ensemble``, how many copies of the child there are.
-      without: paths of parameters of the layer inside that this one keeps elsewhere.
+      without: paths of parameters of the child that are not in ``params``.
     """
 
     params: Params
@@ -80,11 +80,12 @@ def _entries(
 ) -> Iterator[tuple[str, ParamSpec]]:
     if found.copies is not None:
         above = (*above, found.copies)
-    without = {join(path, name) for name in found.without} if own == "own_parameters" else ()
     for name, child in found.inside.items():
-        for entry in _entries(child, own, join(path, name), (*above, name) if name else above):
-            if entry[0] not in without:
-                yield entry
+        entries = _entries(child, own, join(path, name), (*above, name) if name else above)
+        if found.without:
+            gone = {join(path, one) for one in found.without}
+            entries = (entry for entry in entries if entry[0] not in gone)
+        yield from entries
     table: Table = getattr(found, own)
     for name, spec in table.items():
         yield join(path, name), spec.inside(above) if above else spec

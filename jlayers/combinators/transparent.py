@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..base.errors import LayerError, error_context
 from ..base.layer import Layer
@@ -124,6 +125,7 @@ def with_lazy_weights(
     parts: Callable[[ParamSpec], Parts] = lambda spec: Parts(),
     update: Callable[..., Mapping[str, jax.Array]] | None = None,
     least_axes: int = 2,
+    floating: bool = True,
 ) -> Layer:
     """``with_changed_weights`` that treats each weight whose path fits by itself.
 
@@ -136,16 +138,19 @@ def with_lazy_weights(
       parts: how these are made, from the weight's entry of the table of parameters.
       update: ``update(array, **parts of the state)``, the next ones; called in training.
       least_axes: of one copy of a weight.
+      floating: whether it has to be a floating array.
     """
     beside, kept_beside = params, state
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(layer, key, x)
-        tables: tuple[dict[str, ParamSpec], ...] = ({}, {})
-        for path, spec in weights_of(found, patterns, least_axes).items():
+        tables: tuple[dict[str, ParamSpec], dict[str, ParamSpec]] = ({}, {})
+        weights = weights_of(found, patterns, least_axes, floating)
+        for path, spec in weights.items():
             for table, made in zip(tables, parts(spec), strict=True):
-                table.update({f"{path}_{name}" if name else path: s for name, s in made.items()})
-        return with_entries(found, *tables), y
+                table |= {f"{path}_{name}" if name else path: s for name, s in made.items()}
+        own = {path for path in tables[0] if path in weights}
+        return with_entries(found, tables[0], tables[1], own), y
 
     # Which of these paths are weights, and not what is beside one.
     @functools.lru_cache(maxsize=16)
@@ -174,9 +179,15 @@ def with_lazy_weights(
 
 
 def with_entries(
-    found: Trace, params: Mapping[str, ParamSpec], state: Mapping[str, ParamSpec]
+    found: Trace,
+    params: Mapping[str, ParamSpec],
+    state: Mapping[str, ParamSpec],
+    replaced: Iterable[str] = (),
 ) -> Trace:
     """The pass of a wrapper that adds entries to the tables of the layer inside, by their paths.
+
+    Args:
+      replaced: the paths of those that are there and made in another way.
 
     Raises:
       LayerError: where one has the name of another, as when a transform is applied twice.
@@ -186,8 +197,8 @@ def with_entries(
         (found.params, params, found.parameters),
         (found.state, state, found.variables),
     ):
-        for path, spec in table.items():
-            if path in known and known[path].shape != spec.shape:
+        for path in table:
+            if path in known and path not in replaced:
                 raise LayerError(f"{path!r} is there already", got=repr(known[path]))
         specs = {path: jax.ShapeDtypeStruct(s.shape, s.dtype) for path, s in table.items()}
         trees.append(unflatten({**flatten(tree), **specs}) if specs else tree)
@@ -197,7 +208,7 @@ def with_entries(
 
 
 def weights_of(
-    found: Trace, patterns: tuple[str, ...], least_axes: int = 2
+    found: Trace, patterns: tuple[str, ...], least_axes: int = 2, floating: bool = True
 ) -> dict[str, ParamSpec]:
     """The parameters that fit, which are floating and have an axis beside that of outputs.
 
@@ -211,7 +222,7 @@ def weights_of(
         if any(matches(path, pattern) for pattern in patterns)
     }
     for path, spec in fitting.items():
-        if not jnp.issubdtype(spec.dtype, jnp.floating):
+        if floating and not jnp.issubdtype(spec.dtype, jnp.floating):
             raise LayerError(
                 f"{path} is not a floating array, and cannot be transformed",
                 got=format_spec(spec),
@@ -252,7 +263,20 @@ def drawn_beside(
 
 
 def beside(
-    weight: ParamSpec, init: Initializer, shape: tuple[int, ...], key_path: tuple[str | int, ...]
+    weight: ParamSpec,
+    init: Initializer,
+    shape: tuple[int, ...],
+    key_path: tuple[str | int, ...],
+    dtype: np.dtype[Any] | None = None,
 ) -> ParamSpec:
-    dtype = weight.dtype
-    return ParamSpec(init, (*weight.copies, *shape), dtype, key_path)
+    """An array in as many copies as a weight; ``shape`` is that of one, ``dtype`` the weight's."""
+    return ParamSpec(init, (*weight.copies, *shape), dtype or weight.dtype, key_path)
+
+
+def copies_at(layer: Layer, path: str) -> int:
+    """How many axes of copies a parameter has in front, from the layers that it is in."""
+    name, _, rest = path.partition("/")
+    copies = int(layer._weights.stacked)
+    if "" in layer.children:
+        return copies + copies_at(layer.children[""], path)
+    return copies + (copies_at(layer.children[name], rest) if name in layer.children else 0)

@@ -327,9 +327,10 @@ def _values(q: jax.Array, dtype: str, wide: DTypeLike) -> jax.Array:
         return jnp.concatenate(_halves(q), -1).astype(wide)
     if dtype != "float8_e4m3fn":
         return q.astype(wide)
-    return lax.platform_dependent(
+    found: jax.Array = lax.platform_dependent(
         q, cpu=lambda q: _by_bits(q).astype(wide), default=lambda q: q.astype(wide)
     )
+    return found
 
 
 def _by_bits(q: jax.Array) -> jax.Array:
