@@ -40,7 +40,8 @@ FORMATS = {
     "int8": Format(127.0, jnp.dtype(jnp.int8)),
     # JAX keeps an int4 in a byte, so two of them are packed by hand.
     "int4": Format(7.0, jnp.dtype(jnp.uint8), 2),
-    "float8_e4m3fn": Format(448.0, jnp.dtype(jnp.float8_e4m3fn)),
+    # Its bits: XLA for CPU would convert whole arrays of a dtype that it does not compute with.
+    "float8_e4m3fn": Format(448.0, jnp.dtype(jnp.uint8)),
 }
 METHODS = ("digits", "blocks", "dequantize")
 
@@ -100,7 +101,9 @@ def quantize(
     found = jnp.clip(found, -form.largest, form.largest)
     if form.packed == 2:
         return _packed(jnp.round(found).astype(jnp.int8)), scale
-    return (found if dtype.startswith("float") else jnp.round(found)).astype(form.stored), scale
+    if dtype == "int8":
+        return jnp.round(found).astype(form.stored), scale
+    return lax.bitcast_convert_type(found.astype(dtype), form.stored), scale
 
 
 def dequantize(q: jax.Array, scale: jax.Array, dtype: str = "int8", *, axis: int = -1) -> jax.Array:
@@ -328,14 +331,16 @@ def _values(q: jax.Array, dtype: str, wide: DTypeLike) -> jax.Array:
     if dtype != "float8_e4m3fn":
         return q.astype(wide)
     found: jax.Array = lax.platform_dependent(
-        q, cpu=lambda q: _by_bits(q).astype(wide), default=lambda q: q.astype(wide)
+        q,
+        cpu=lambda q: _by_bits(q).astype(wide),
+        default=lambda q: lax.bitcast_convert_type(q, jnp.dtype(dtype)).astype(wide),
     )
     return found
 
 
 def _by_bits(q: jax.Array) -> jax.Array:
-    """float8_e4m3fn as float32: XLA for CPU converts one number after the other, by a call."""
-    bits = lax.bitcast_convert_type(q, jnp.uint8).astype(jnp.uint32)
+    """Bits of float8_e4m3fn as float32, where XLA for CPU calls a function for each number."""
+    bits = q.astype(jnp.uint32)
     # The exponent's bias is 7 there and 127 here; without an exponent, 2 ** -6 is too much.
     size = lax.bitcast_convert_type(
         ((bits & 0x7F) << 20) + jnp.uint32(120 << 23), jnp.dtype(jnp.float32)

@@ -80,8 +80,9 @@ def quantize(
         that of the product without rounding. The inputs of other layers stay as they are.
 
     State:
-      that of ``layer``; and for each kernel ``kernel_q`` (channels, *others), of int4 with half the
-      last axis, and ``kernel_scale`` (channels,), or (channels, *others but the last, groups).
+      that of ``layer``; and for each kernel ``kernel_q`` (channels, *others), int8, or uint8 (of int4
+      two to a byte, with half the last axis; of float8 the bits), and ``kernel_scale`` (channels,),
+      or (channels, *others but the last, groups).
 
     Raises:
       LayerError: for a pattern that fits no parameter or one that is quantised already, a parameter
@@ -207,12 +208,11 @@ class Quantized(Weight):
         if self.how.axis not in (0, -2):
             return super().rows(ids, lookup)
         # Rows as they are stored, of which a few are read; NaN out of range comes by the scale.
-        scale = lookup(lax.stop_gradient(self.scale), ids)
+        table = lax.stop_gradient(self.scale)
+        scale = lookup(table.reshape(len(table), -1), ids)
         q = self.kernel.at[ids].get(mode="clip")
-        groups = scale.shape[ids.ndim :]
-        rows = dequantize(
-            q.reshape(-1, q.shape[-1]), scale.reshape(-1, *groups), self.how.dtype, axis=0
-        )
+        flat = q.reshape(-1, q.shape[-1]), scale.reshape(-1, *table.shape[1:])
+        rows = dequantize(*flat, self.how.dtype, axis=0)
         return rows.reshape(*ids.shape, -1).astype(self.dtype)
 
 
