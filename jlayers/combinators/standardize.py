@@ -10,11 +10,9 @@ from ..base.arguments import AboveZero
 from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import flatten, matches, unflatten
-from ..base.tracing import Trace
-from ..base.types import Params, PyTree, State
 from ..core.dtypes import at_least_float32
-from .transparent import check_no_copies, traced, weights_of, with_changed_weights
+from ..core.weights import Weight, array_of, lazy, static
+from .transparent import with_lazy_weights
 
 
 @factory
@@ -33,8 +31,7 @@ def standardize_weights(
       epsilon: what is added to the variance.
 
     Raises:
-      LayerError: for a pattern that fits no parameter, one of fewer than two axes, and around
-        ``repeat`` or ``ensemble``, whose first axis is that of copies.
+      LayerError: for a pattern that fits no parameter, and for one of fewer than two axes.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> layer = jl.standardize_weights(jl.Conv(8, 3))
@@ -43,26 +40,22 @@ def standardize_weights(
     >>> bool(jnp.all(jnp.abs(y) < 1e-4))
     True
     """
-    inner = lift(layer)
-    check_no_copies(inner, "standardize_weights")
+    return with_lazy_weights(
+        lift(layer),
+        (pattern,),
+        lambda new: standardize_weights(new, pattern, epsilon=epsilon),
+        lambda kernel: Standardized(kernel, epsilon),
+    )
 
-    def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
-        leaves = flatten(params)
-        changed = {
-            path: _standardized(leaf, epsilon) if matches(path, pattern) else leaf
-            for path, leaf in leaves.items()
-        }
-        return unflatten(changed), state, {}
 
-    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        found, y = traced(inner, key, x)
-        weights_of(found, pattern)
-        return found, y
+@lazy
+class Standardized(Weight):
+    """``(kernel - mean) / sqrt(var + epsilon)``."""
 
-    def again(new: Layer) -> Layer:
-        return standardize_weights(new, pattern, epsilon=epsilon)
+    epsilon: float = static()
 
-    return with_changed_weights(inner, change, abstract, again)
+    def made(self) -> jax.Array:
+        return _standardized(array_of(self.kernel), self.epsilon)
 
 
 def _standardized(kernel: jax.Array, epsilon: float) -> jax.Array:

@@ -25,6 +25,7 @@ from .pool_indices import max_unpool
 from .pooling import avg_pool, max_pool, min_pool, sum_pool
 from .position_norm import position_norm
 from .positions import positions_from_mask, sinusoids
+from .quantized import dequantize, quantize, quantized_dense
 from .recurrent.fused import gru, lstm, simple_rnn
 from .resampling import Interpolation, resize
 from .roi_align import roi_align
@@ -52,6 +53,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "dense",
+    "dequantize",
     "fractional_max_pool",
     "frame",
     "global_max_pool",
@@ -69,6 +71,8 @@ __all__ = [
     "overlap_add",
     "position_norm",
     "positions_from_mask",
+    "quantize",
+    "quantized_dense",
     "resize",
     "roi_align",
     "segment_reduce",

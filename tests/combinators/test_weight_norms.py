@@ -58,6 +58,44 @@ def test_copies_outside_start_as_their_own_kernels():
     np.testing.assert_allclose(params["kernel_norm"], lengths, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: jl.weight_norm(layer, feature_axes=(1,)),
+        jl.spectral_norm,
+        jl.orthogonalize_weights,
+        jl.standardize_weights,
+    ],
+    ids=["weight_norm", "spectral_norm", "orthogonalize_weights", "standardize_weights"],
+)
+@pytest.mark.parametrize(
+    "copies",
+    [lambda layer: jl.repeat(layer, 3), lambda layer: jl.ensemble(jl.repeat(layer, 1), 2)],
+    ids=["repeat", "ensemble"],
+)
+def test_each_copy_makes_its_own_weight(wrap, copies):
+    """Around the copies or inside them: parameters, outputs, states and gradients are the same."""
+    layer = jl.serial(jl.SelfAttention(1), jl.Conv(3, 2, padding="SAME"))
+    outside, inside = wrap(copies(layer)), copies(wrap(layer))
+    x = X[0]
+    params, state = outside.init(jax.random.key(0), x)
+    assert jax.tree.all(
+        jax.tree.map(jnp.array_equal, (params, state), inside.init(jax.random.key(0), x))
+    )
+    params = convert.draw(params)
+
+    def run(layer):
+        def loss(params):
+            y, after = layer.apply(params, state, x, train=True)
+            return jnp.sum(y**3), (y, after)
+
+        gradient, given = jax.grad(loss, has_aux=True)(params)
+        return gradient, given
+
+    one, other = run(outside), run(inside)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, other)
+
+
 def test_a_layer_with_an_init_of_its_own():
     layer = jl.stateless(
         lambda key, x: {"kernel": jax.random.normal(key, (x.shape[-1], 2))},
@@ -72,7 +110,6 @@ def test_a_layer_with_an_init_of_its_own():
 @pytest.mark.parametrize(
     ("layer", "pattern", "text"),
     [
-        (jl.repeat(jl.Dense(3), 2), "**/*kernel", "has an axis of copies"),
         (jl.LayerNorm(), "**/*kernel", "'**/*kernel'"),
         (jl.Dense(3), "bias", "bias has no axis beside that of"),
     ],
