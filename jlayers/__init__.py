@@ -63,8 +63,10 @@ from .core.compiler import compiler_options
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
 from .inspection.parameters import parameters, variables
+from .inspection.rewriting import rewrite
+from .inspection.selectors import select_layers
 from .inspection.summary import Summary, summary
-from .inspection.traverse import rewrite, walk
+from .inspection.traverse import walk
 from .layers import (
     GRU,
     LSTM,
@@ -410,6 +412,7 @@ __all__ = [
     "residual",
     "rewrite",
     "select",
+    "select_layers",
     "serial",
     "spec",
     "spectral_norm",

@@ -10,8 +10,10 @@ from typing import Any
 from .explain import Decision, Explanation, explain
 from .flops import flops
 from .parameters import parameters, variables
+from .rewriting import rewrite
+from .selectors import select_layers
 from .summary import Summary, summary
-from .traverse import rewrite, walk
+from .traverse import walk
 
 __all__ = [
     "CompileWatch",
@@ -25,6 +27,7 @@ __all__ = [
     "jit_reporting_recompiles",
     "parameters",
     "rewrite",
+    "select_layers",
     "summary",
     "variables",
     "walk",
