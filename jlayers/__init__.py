@@ -60,12 +60,15 @@ from .combinators.weight_norm import weight_norm
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
+from .inspection.diff import ModelDiff, diff
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
 from .inspection.parameters import parameters, variables
 from .inspection.rewriting import rewrite
 from .inspection.selectors import select_layers
 from .inspection.summary import Summary, summary
+from .inspection.transfer import Transfer, transfer
+from .inspection.transfer_report import TransferReport
 from .inspection.traverse import walk
 from .layers import (
     GRU,
@@ -323,6 +326,7 @@ __all__ = [
     "MinLSTMCell",
     "MinPool",
     "MixtureOfExperts",
+    "ModelDiff",
     "NTKScaling",
     "OverlapAdd",
     "PReLU",
@@ -365,6 +369,8 @@ __all__ = [
     "Summary",
     "T5Bias",
     "TrainingError",
+    "Transfer",
+    "TransferReport",
     "TransformerBlock",
     "TransformerDecoderBlock",
     "TransformerXLPositions",
@@ -383,6 +389,7 @@ __all__ = [
     "compose",
     "concat",
     "core",
+    "diff",
     "drop_connect",
     "each_step",
     "ensemble",
@@ -421,6 +428,7 @@ __all__ = [
     "stream",
     "summary",
     "tied",
+    "transfer",
     "unflatten",
     "variables",
     "walk",
