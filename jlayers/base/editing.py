@@ -11,7 +11,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .description import Call
 from .errors import LayerError, error_context, public_api
@@ -129,6 +129,18 @@ class Editable:
                     got=format_short(where),
                 )
             return _number(self, number)  # type: ignore[no-any-return]
+
+    if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
+
+        def __getattr__(self, name: str) -> Any:
+            text = f"a Layer has no attribute {name!r}"
+            # Python and its tools ask for many names of the first kind.
+            if not name.startswith("_"):
+                from .answers_surgery import OF_A_LAYER
+
+                if name in OF_A_LAYER:
+                    raise AttributeError(f"{text}\n  hint:     {OF_A_LAYER[name]}", name=name)
+            raise AttributeError(text, name=name, obj=self)
 
 
 def _bound(call: Call) -> inspect.BoundArguments | None:

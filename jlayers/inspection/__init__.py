@@ -15,7 +15,7 @@ from .rewriting import rewrite
 from .selectors import select_layers
 from .summary import Summary, summary
 from .transfer import Transfer, transfer
-from .transfer_report import TransferReport
+from .transfer_report import TransferReport, TransferRow
 from .traverse import walk
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Summary",
     "Transfer",
     "TransferReport",
+    "TransferRow",
     "diff",
     "explain",
     "find_non_finite",

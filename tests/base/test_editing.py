@@ -12,6 +12,7 @@ from error_text import each, read
 from tables.instances import INSTANCES, VECTOR
 
 import jlayers as jl
+from jlayers.base import answers_surgery
 
 KEY = jax.random.key(0)
 FAST = {name: row for name, row in INSTANCES.items() if not row.full}
@@ -165,6 +166,30 @@ def test_slices_of_a_table_row_have_its_parameters():
     assert jax.tree.map(np.array_equal, params["dense_1"], mine["dense_1"])
     assert [*own] == ["batch_norm_1"]
     assert [*state] == ["batch_norm", "batch_norm_1"]
+
+
+WORDS = {
+    "get_submodule": "model['encoder/attend'], by path or by number",
+    "named_modules": "jl.walk(model), every layer with its path",
+    "parameters": "jl.flatten(params), arrays by path; a layer has none itself",
+    "pop": "model[:-1], another model",
+    "eval": "apply(..., train=False), the default; jl.inference(model) whatever it says",
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_attributes_of_other_libraries_modules(word):
+    with pytest.raises(AttributeError) as caught:
+        getattr(MODEL, word)
+    assert str(caught.value) == f"a Layer has no attribute {word!r}\n  hint:     {WORDS[word]}"
+    assert not any(hasattr(MODEL, word) for word in answers_surgery.OF_A_LAYER)
+
+
+def test_other_attributes_have_no_hint():
+    with pytest.raises(AttributeError, match=r"^a Layer has no attribute 'zzz'$"):
+        MODEL.zzz  # noqa: B018
+    assert not hasattr(MODEL, "_zzz")
+    assert not hasattr(MODEL, "shape")
 
 
 HAND_WRITTEN = jl.Layer(lambda key, x: ({}, {}), lambda *args, **kwargs: None, name="mine")
