@@ -60,11 +60,16 @@ from .combinators.weight_norm import weight_norm
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
+from .inspection.diff import ModelDiff, diff
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
 from .inspection.parameters import parameters, variables
+from .inspection.rewriting import rewrite
+from .inspection.selectors import select_layers
 from .inspection.summary import Summary, summary
-from .inspection.traverse import rewrite, walk
+from .inspection.transfer import Transfer, transfer
+from .inspection.transfer_report import TransferReport
+from .inspection.traverse import walk
 from .layers import (
     GRU,
     LSTM,
@@ -321,6 +326,7 @@ __all__ = [
     "MinLSTMCell",
     "MinPool",
     "MixtureOfExperts",
+    "ModelDiff",
     "NTKScaling",
     "OverlapAdd",
     "PReLU",
@@ -363,6 +369,8 @@ __all__ = [
     "Summary",
     "T5Bias",
     "TrainingError",
+    "Transfer",
+    "TransferReport",
     "TransformerBlock",
     "TransformerDecoderBlock",
     "TransformerXLPositions",
@@ -381,6 +389,7 @@ __all__ = [
     "compose",
     "concat",
     "core",
+    "diff",
     "drop_connect",
     "each_step",
     "ensemble",
@@ -410,6 +419,7 @@ __all__ = [
     "residual",
     "rewrite",
     "select",
+    "select_layers",
     "serial",
     "spec",
     "spectral_norm",
@@ -418,6 +428,7 @@ __all__ = [
     "stream",
     "summary",
     "tied",
+    "transfer",
     "unflatten",
     "variables",
     "walk",

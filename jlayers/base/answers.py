@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .answers_surgery import SURGERY
 from .answers_training import FURTHER, LOSSES, METRICS
 from .answers_weights import LEAVING, MODELS, WEIGHTS
 
@@ -247,7 +248,6 @@ _NAMES = {
         "layer.apply(params, state, x)": "apply",
         "jl.summary(layer, x)": "tabulate",
         "jax.jit(layer.apply): params are arrays alone": "filter_jit",
-        "jl.rewrite(layer, pattern, change)": "tree_at",
         f"jnp.tanh: {_FUNCTION}": "Tanh",
         f"jnp.exp: {_FUNCTION}": "Exp",
         "jl.losses.linear_cross_entropy(x, kernel, labels)": (
@@ -332,7 +332,7 @@ _NAMES = {
     },
 }
 NAMES = {module: _by_word(rows) for module, rows in _NAMES.items()}
-for _rows in (*FURTHER, WEIGHTS):  # an answer may be in several of them
+for _rows in (*FURTHER, SURGERY, WEIGHTS):  # an answer may be in several of them
     NAMES["jlayers"] |= _by_word(_rows)
 
 # The same argument under other words. It is suggested where the function has such an argument; of
@@ -409,6 +409,7 @@ _SAME_ARGUMENT = {
     "steps": "max_length max_len num_steps max_steps max_new_tokens",
     "receptive_field": "reach",
     "hint": "mend",
+    "selector": "pattern patterns where",
     "sequence_mode": "takes",
     # init and apply
     "key": "rng rngs prng_key seed shuffle",

@@ -53,6 +53,11 @@ def draw(found: Trace, key: jax.Array) -> tuple[Params, State]:
     )
 
 
+def draw_some(specs: Mapping[str, ParamSpec], key: jax.Array) -> dict[str, jax.Array]:
+    """Some entries of a model's table by path: the values that ``init`` gives them."""
+    return dict(zip(specs, _arrays([*specs.values()], key), strict=True))
+
+
 def _filled(specs: PyTree, arrays: Mapping[str, jax.Array], path: str = "") -> PyTree:
     """The nested dict of ``specs`` with an array instead of each spec.
 

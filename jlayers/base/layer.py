@@ -17,6 +17,7 @@ import jax
 from . import arguments
 from .arrays import native_tree
 from .description import Call, portable
+from .editing import Editable
 from .errors import LayerError, caller_location, error_context, public_api, truncate
 from .initialization import draw
 from .parameters import check_name
@@ -50,7 +51,7 @@ Rebuild = Callable[[dict[str, "Layer"]], "Layer"]
 
 
 @dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, weakref_slot=True)
-class Layer:
+class Layer(Editable):
     """A pair of pure functions, and a small description of itself.
 
     ::
@@ -89,6 +90,7 @@ class Layer:
       maker: the name of the function that built it.
       site: ``file:line`` of that call.
       copies: how many copies of its child it holds: n for ``repeat`` and ``ensemble``.
+      args: read-only mapping of the arguments that it was built with, by name.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> count = jl.Layer(
@@ -113,6 +115,7 @@ class Layer:
     _apply: ApplyFn
     _apply_to_array: ApplyFn
     _rebuild: Rebuild | None
+    _of_children: Rebuild | None
     _abstract: AbstractFn
     _sequence_mode: SequenceMode
     _stream: Stepping | str | None
@@ -174,6 +177,7 @@ class Layer:
             _apply=apply_to,
             _apply_to_array=apply,
             _rebuild=rebuild,
+            _of_children=None,
             _abstract=run_pair if abstract is None else abstract,
             _sequence_mode=sequence_mode,
             _stream=stream,

@@ -1,11 +1,13 @@
 """Paths: ``encoder/conv_1/kernel``, and what patterns select over the paths of a tree.
 
-How to read this file: ``matches`` says what a pattern means; ``flatten`` and ``unflatten`` go from
-nested dicts to paths and back; ``select`` (a mask) and ``partition`` (two trees) use the patterns.
+How to read this file: ``matches`` says what a pattern means, ``fits`` what several mean together;
+``flatten`` and ``unflatten`` go from nested dicts to paths and back; ``select`` (a mask) and
+``partition`` (two trees) use the patterns.
 """
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,6 +48,21 @@ def _match(path: list[str], pattern: list[str]) -> bool:
             return bool(path)
         return any(_match(path[i:], pattern[1:]) for i in range(len(path) + 1))
     return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _match(path[1:], pattern[1:])
+
+
+def fits(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a path fits one of the patterns, and none of those after a ``!``.
+
+    Where all of them have a ``!``, every other path fits.
+
+    >>> fits("head/bias", ["**/bias", "!head/**"]), fits("body/bias", ["!head/**"])
+    (False, True)
+    """
+    patterns = list(patterns)
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
+    unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    chosen = any(matches(path, pattern) for pattern in wanted) if wanted else bool(unwanted)
+    return chosen and not any(matches(path, pattern) for pattern in unwanted)
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
@@ -105,7 +122,8 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
 
     Args:
       tree: parameters, state, gradients: nested dicts.
-      *patterns: ``"**/bias"``, ``"encoder/**"``; see ``matches``.
+      *patterns: ``"**/bias"``, ``"encoder/**"``; those after a ``!`` are left out again:
+        ``"**/bias", "!head/**"``. ``*`` is anything within a name, ``**`` any number of names.
 
     Raises:
       LayerError: for a pattern that fits no path, which most likely is a typing error.
@@ -115,9 +133,9 @@ def select(tree: PyTree, *patterns: str) -> PyTree:
     {'encoder': {'bias': False, 'kernel': True}, 'head': {'bias': False, 'kernel': True}}
     """
     # A pattern with a mistake in it would freeze or decay nothing, unseen.
-    check_each_fits(patterns, list(flatten(tree)))
+    check_each_fits(patterns, list(flatten(tree)), negated=True)
     return jax.tree.map_with_path(
-        lambda path, leaf: any(matches(path_text(path), pattern) for pattern in patterns),
+        lambda path, leaf: fits(path_text(path), patterns),
         tree,
     )
 
@@ -128,7 +146,7 @@ def partition(tree: Params, *patterns: str) -> tuple[Params, Params]:
 
     Args:
       tree: parameters, state, gradients: nested dicts.
-      *patterns: ``"**/bias"``, ``"encoder/**"``; see ``matches``.
+      *patterns: as for ``select``.
 
     Returns:
       ``(fitting, others)``, two nested dicts that hold each leaf once; ``combine`` joins them.
@@ -140,12 +158,8 @@ def partition(tree: Params, *patterns: str) -> tuple[Params, Params]:
     ({'body': {'kernel': 1}}, {'head': {'kernel': 2}})
     """
     flat = _flat_dict(tree)
-    check_each_fits(patterns, list(flat))
-    fitting = {
-        path: leaf
-        for path, leaf in flat.items()
-        if any(matches(path, pattern) for pattern in patterns)
-    }
+    check_each_fits(patterns, list(flat), negated=True)
+    fitting = {path: leaf for path, leaf in flat.items() if fits(path, patterns)}
     others = {path: leaf for path, leaf in flat.items() if path not in fitting}
     return unflatten(fitting), unflatten(others)
 
@@ -179,28 +193,52 @@ def _flat_dict(tree: Params) -> dict[str, Any]:
     return flatten(tree)
 
 
-def check_each_fits(patterns: tuple[str, ...], paths: list[str], what: str = "pattern") -> None:
-    """Raises for a pattern that fits none of the paths; ``what`` is what users call it."""
+def check_each_fits(
+    patterns: tuple[str, ...],
+    paths: list[str],
+    what: str = "pattern",
+    *,
+    of: str = "path",
+    negated: bool = False,
+) -> None:
+    """Raises for a pattern that fits none of the paths.
+
+    Args:
+      what, of: what users call a pattern, and what has a path.
+      negated: whether a pattern may have a ``!`` (see ``fits``).
+    """
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise LayerError(
                 f"a pattern must be a text, got {format_short(pattern)}",
                 hint='each pattern by itself: select(params, "**/bias", "head/**")',
             )
-        if not any(matches(path, pattern) for path in paths):
+        sign = "!" if negated and pattern.startswith("!") else ""
+        plain = pattern.removeprefix(sign)
+        if not any(matches(path, plain) for path in paths):
             # Twenty show how paths look here; a model may have thousands.
-            shown = ", ".join(paths[:20]) + (", ..." if len(paths) > 20 else "")
+            known = list(dict.fromkeys(paths))  # a wrapper has the path of the layer inside it
+            shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise LayerError(
-                f"the {what} {pattern!r} fits no path",
+                f"the {what} {pattern!r} fits no {of}",
                 got=shown or "nothing inside",
-                hint=similar_pattern(pattern, paths),
+                hint=similar_pattern(plain, paths, sign),
             )
 
 
-def similar_pattern(pattern: str, paths: Iterable[str]) -> str | None:
-    """A hint for a pattern that fits none of the paths, where one more ``**`` does fit."""
+def similar_pattern(pattern: str, paths: Iterable[str], sign: str = "") -> str | None:
+    """A hint for a pattern that fits none of the paths: with one more ``**``, or spelt alike."""
     paths = list(paths)
     for other in (f"{pattern}/**", f"**/{pattern}", f"**/{pattern}/**"):
         if any(matches(path, other) for path in paths):
-            return repr(other)
+            return repr(sign + other)
+    names = {name for path in paths for name in path.split("/")}
+    near = "/".join(_closest(name, names) for name in pattern.split("/"))
+    if any(matches(path, near) for path in paths):
+        return f"did you mean {sign + near!r}?"
     return None
+
+
+def _closest(name: str, names: set[str]) -> str:
+    """The name that is spelt alike; itself where there is none, and where it has a wildcard."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.75)), name)

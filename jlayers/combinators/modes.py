@@ -8,19 +8,21 @@ import jax.numpy as jnp
 from ..base import arguments
 from ..base.added_losses import collected, total
 from ..base.constructors import LayerOrFunction, lift
-from ..base.errors import LayerError, error_context, public_api
+from ..base.errors import error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import join, matches, similar_pattern
 from ..base.specs import storage_dtype
 from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
+from ..inspection.selectors import Kinds, Selector, layer_selection, map_selected
 from .transparent import traced, wrapper
 
 
 @public_api
-def inference(layer: LayerOrFunction, pattern: str = "**", *, train: bool = False) -> Layer:
+def inference(
+    layer: LayerOrFunction, selector: Selector = "**", *, train: bool = False, kind: Kinds = None
+) -> Layer:
     """The model with a part of it in evaluation mode, whatever ``apply(train=)`` says.
 
     ``BatchNorm`` then uses its running statistics and leaves them as they are, and ``Dropout`` is
@@ -33,44 +35,28 @@ def inference(layer: LayerOrFunction, pattern: str = "**", *, train: bool = Fals
 
     Args:
       layer: a model.
-      pattern: paths of layers: ``"encoder/**"``, ``"**/dropout*"``; see ``rewrite``. The whole
-        model by default.
+      selector: paths of layers: ``"encoder/**"``, ``("**/dropout*", "!head/**")``, or a predicate;
+        see ``rewrite``. The whole model by default.
       train: the mode.
+      kind: ``"dropout"``, ``jl.BatchNorm``; see ``rewrite``.
 
     Raises:
-      LayerError: for a pattern that fits no layer.
+      LayerError: for a pattern or a kind that fits no layer.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> model = jl.serial(encoder=jl.serial(jl.Dense(8), jl.BatchNorm()), head=jl.Dense(3))
     >>> jl.inference(model, "encoder")
     serial(encoder=inference(serial(Dense(8), BatchNorm())), head=Dense(3))
+    >>> jl.inference(model, kind=jl.BatchNorm)
+    serial(encoder=serial(Dense(8), inference(BatchNorm())), head=Dense(3))
     >>> sampled = jl.inference(jl.Dropout(0.5), train=True)
     >>> sampled.apply({}, {}, jnp.ones(6), key=jax.random.key(1))[0]
     Array([2., 0., 2., 2., 0., 0.], dtype=float32)
     """
     layer, train = lift(layer), arguments.flag("train", train)
-    if pattern == "**":
-        return _mode(layer, train)
-    paths: list[str] = []
-    found = _outermost(layer, "", pattern, train, paths)
-    if found is layer:
-        shown = ", ".join(paths[:20]) or "nothing inside"
-        hint = similar_pattern(pattern, paths)
-        raise LayerError(f"the pattern {pattern!r} fits no layer", got=shown, hint=hint)
-    return found
-
-
-def _outermost(layer: Layer, path: str, pattern: str, train: bool, paths: list[str]) -> Layer:
-    new = {}
-    for name, child in layer.children.items():
-        own = join(path, name)
-        # A transparent wrapper has no name of its own.
-        if name:
-            paths.append(own)
-        fits = bool(name) and matches(own, pattern)
-        new[name] = _mode(child, train) if fits else _outermost(child, own, pattern, train, paths)
-    changed = any(new[name] is not child for name, child in layer.children.items())
-    return layer.rebuild(new) if changed else layer
+    # Every layer, and not those inside alone: the body of a compose has a mode too.
+    chosen = layer_selection(layer, None if selector == "**" else selector, kind)
+    return map_selected(layer, chosen, lambda _, found: _mode(found, train), outermost=True)
 
 
 def _mode(layer: Layer, train: bool) -> Layer:

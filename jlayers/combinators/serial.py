@@ -71,7 +71,21 @@ def serial(*layers: LayerOrFunction, **named: LayerOrFunction) -> Layer:
             x = f[name](x)
         return x
 
-    return of_layers(body, layers, named, serial)
+    return of_layers(body, layers, named, serial)._replace(_of_children=_serial_of)
+
+
+def _serial_of(children: Mapping[str, Layer]) -> Layer:
+    """A ``serial`` whose children have these names: by position as far as that gives the names."""
+    layers = list(children.values())
+    derived = list(name_children(layers[:1], {}))
+    count = 0
+    for i, name in enumerate(children):
+        derived = list(name_children(layers[: i + 1], {}))
+        if derived[-1] != name:
+            break
+        count = i + 1
+    rest = list(children.items())[count:]
+    return serial(*layers[:count], **dict(rest))
 
 
 @factory

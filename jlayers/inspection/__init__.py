@@ -7,25 +7,38 @@ None of this needs the training loop. ``find_non_finite`` takes parameters, a ke
 from importlib import import_module
 from typing import Any
 
+from .diff import Difference, ModelDiff, diff
 from .explain import Decision, Explanation, explain
 from .flops import flops
 from .parameters import parameters, variables
+from .rewriting import rewrite
+from .selectors import select_layers
 from .summary import Summary, summary
-from .traverse import rewrite, walk
+from .transfer import Transfer, transfer
+from .transfer_report import TransferReport, TransferRow
+from .traverse import walk
 
 __all__ = [
     "CompileWatch",
     "Decision",
+    "Difference",
     "Explanation",
+    "ModelDiff",
     "NonFinite",
     "Summary",
+    "Transfer",
+    "TransferReport",
+    "TransferRow",
+    "diff",
     "explain",
     "find_non_finite",
     "flops",
     "jit_reporting_recompiles",
     "parameters",
     "rewrite",
+    "select_layers",
     "summary",
+    "transfer",
     "variables",
     "walk",
 ]

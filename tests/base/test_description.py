@@ -203,5 +203,5 @@ def test_rewrite_keeps_paths_and_everybody_elses_parameters():
     deeper = jl.rewrite(model, "head", scaled)
     assert [*deeper.children] == [*model.children]
     assert "head/dense/kernel" in jl.flatten(deeper.init(jax.random.key(0), x)[0])
-    with pytest.raises(jl.LayerError, match="'nowhere' fits no path"):
+    with pytest.raises(jl.LayerError, match="'nowhere' fits no layer"):
         jl.rewrite(model, "nowhere", scaled)

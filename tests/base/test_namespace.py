@@ -131,6 +131,8 @@ NAMES = {
     "warmup_cosine_decay_schedule": "optax.warmup_cosine_decay_schedule",
     "R2Score": "jl.metrics.r2_score",
     "EarlyStopping": "jl.training.EarlyStopping",
+    "tree_at": "jl.rewrite(model, selector, lambda layer: ...)",
+    "get_submodule": "model['encoder/attend'], by path or by number",
     # old names of this library
     "reach": "jl.receptive_field(model, x)",
     "Namespace": "jl.Scope",

@@ -19,14 +19,14 @@ import numpy as np
 from ...base import arguments
 from ...base.errors import LayerError, public_api
 from ...base.layer import Layer
-from ...base.paths import check_each_fits, flatten
+from ...base.paths import check_each_fits, fits, flatten
 from ...base.specs import format_short, specs_of
 from ...base.tracing import trace
 from ...base.types import Params, PyTree, State
 from ..training_loss import Batch, LossFunction, Metrics, training_loss
 from .localize import Call, first_backward, first_forward, is_finite
 from .measure import measured
-from .probes import Node, matches_any, nodes_of, probed, probes_of, with_probes, without_probes
+from .probes import Node, nodes_of, probed, probes_of, with_probes, without_probes
 from .report import NonFinite, Rows, of_backward, of_forward, of_leaf, of_loss, of_norm, of_sum
 
 
@@ -110,7 +110,7 @@ def find_non_finite(
             expected=f"the first axis of every array is a multiple of accumulate={accumulate}",
             got=format_short(specs_of(batch)),
         )
-    check_each_fits(frozen, list(flatten(params)))
+    check_each_fits(frozen, list(flatten(params)), negated=True)
     rows //= accumulate
     parts, keys = [batch], [key]
     if accumulate > 1:
@@ -198,7 +198,7 @@ def _looking(
             gradient, (new, metrics) = _gradient(around, loss, *given, key, batch, scale)
             new_state, own = without_probes(new), without_probes(gradient)
             if frozen:
-                own = {p: leaf for p, leaf in flatten(own).items() if not matches_any(p, frozen)}
+                own = {p: leaf for p, leaf in flatten(own).items() if not fits(p, frozen)}
             if scale is not None:
                 own = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), own)
             norm = _norm(own)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from ...base.errors import error_context
 from ...base.layer import Layer
-from ...base.paths import join, matches
+from ...base.paths import fits, join
 from ...base.sequence import Sequence
 from ...base.sequence_mode import SequenceMode
 from ...base.specs import path_text
@@ -203,15 +203,11 @@ def _marked_params(
     flat, treedef = jax.tree.flatten_with_path(params)
     leaves = [leaf for _, leaf in flat]
     names = [join(path, path_text(name)) for name, _ in flat]
-    kept = [i for i, name in enumerate(names) if not matches_any(name, frozen)]
+    kept = [i for i, name in enumerate(names) if not fits(name, frozen)]
     trained = _marked([leaves[i] for i in kept], slots, at)
     for i, leaf in zip(kept, trained, strict=True):
         leaves[i] = leaf
     return jax.tree.unflatten(treedef, leaves)  # type: ignore[no-any-return]
-
-
-def matches_any(path: str, patterns: tuple[str, ...]) -> bool:
-    return any(matches(path, pattern) for pattern in patterns)
 
 
 # Not core's with_custom_gradient: its backward program has to be linear in the cotangent, and a
