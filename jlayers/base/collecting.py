@@ -22,7 +22,9 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 
+from .errors import LayerError
 from .types import PyTree
 
 Result = TypeVar("Result")
@@ -82,8 +84,28 @@ class Collected(NamedTuple):
 
 
 class _Collector(NamedTuple):
+    """Attributes:
+    level: the transformation that ``collected`` was called in; None if nothing is captured.
+    """
+
     wanted: Wanted
     found: Collected
+    level: object
+
+    def capture(self, captured: list[Captured]) -> None:
+        """Takes the values whose owner captures.
+
+        Raises:
+          LayerError: inside a transformation that a user called, from which they cannot leave.
+        """
+        own = [one for one in captured if one.owner in self.wanted.owners]
+        if own and get_opaque_trace_state() != self.level:
+            raise LayerError(
+                "is captured inside a transformation of JAX that a body calls",
+                expected="a call of the layer in the body itself",
+                hint="jl.repeat, jl.ensemble and jl.remat hand out what is captured inside them",
+            )
+        self.found.captured.extend(own)
 
 
 _collector: ContextVar[_Collector | None] = ContextVar("what is collected", default=None)
@@ -105,8 +127,8 @@ def add_loss(value: jax.Array) -> None:
 def add_captured(value: PyTree, owner: object, name: str) -> None:
     """The same for a captured value."""
     collector = _collector.get()
-    if collector is not None and owner in collector.wanted.owners:
-        collector.found.captured.append(Captured(value, owner, name))
+    if collector is not None:
+        collector.capture([Captured(value, owner, name)])
 
 
 def add_collected(found: Collected) -> None:
@@ -114,9 +136,8 @@ def add_collected(found: Collected) -> None:
     for loss in found.losses:
         add_loss(loss)
     collector = _collector.get()
-    if collector is not None:
-        captured = [one for one in found.captured if one.owner in collector.wanted.owners]
-        collector.found.captured.extend(captured)
+    if collector is not None and found.captured:
+        collector.capture(found.captured)
 
 
 def add_of_copies(found: Collected) -> None:
@@ -138,7 +159,8 @@ def _into(collector: _Collector | None) -> Iterator[None]:
 def collected(function: Callable[[], Result], wanted: Wanted = LOSSES) -> tuple[Result, Collected]:
     """What a function returns, and what layers gave while it ran."""
     found = Collected([], [])
-    with _into(_Collector(wanted, found) if wanted != NOTHING else None):
+    level = get_opaque_trace_state() if wanted.owners else None
+    with _into(_Collector(wanted, found, level) if wanted != NOTHING else None):
         return function(), found
 
 

@@ -113,6 +113,7 @@ class Layer:
     _abstract: AbstractFn
     _sequence_mode: SequenceMode
     _stream: Stepping | str | None
+    _values: tuple[str, ...]
     _traces: dict[Hashable, Trace]
 
     @public_api
@@ -171,6 +172,8 @@ class Layer:
             _abstract=run_pair if abstract is None else abstract,
             _sequence_mode=sequence_mode,
             _stream=stream,
+            # What it can give of its inside where that is asked for: see base/collecting.py.
+            _values=(),
             _traces={},
         )
 

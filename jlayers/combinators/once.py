@@ -85,7 +85,7 @@ def once(layer: LayerOrFunction) -> Layer:
                 if captured:
                     raise LayerError(
                         "a value is captured that only the first block of a stream computes",
-                        got=captured[0].name,
+                        got=repr(captured[0].name),
                         hint="capture it of whole sequences, by apply",
                     )
             leaves, structure = jax.tree.flatten(y)

@@ -111,8 +111,8 @@ def pipeline(
                 (y, _), found = run_collecting(stage, params, {}, x, here, train, collects)
                 if found.captured:
                     raise LayerError(
-                        "a value is captured in a pipeline, which has one for each part of the batch",
-                        got=found.captured[0].name,
+                        "a value is captured in a pipeline, which takes parts of the batch",
+                        got=repr(found.captured[0].name),
                         hint="repeat instead of pipeline, which has the same parameters",
                     )
             return y, found.losses

@@ -1,0 +1,96 @@
+"""Gradients with respect to what layers give: ``capture(what="gradient")``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..base.collecting import Collected, add_collected, collected, wanted
+from ..base.errors import LayerError, calling_user_code
+from ..base.sequence import Sequence, is_sequence
+from ..base.specs import format_short
+from ..base.types import PyTree, State
+from .injected import (
+    array_leaves,
+    called_several_times,
+    check_taken,
+    with_arrays,
+    with_entries,
+    without_entries,
+)
+
+Of = Callable[[PyTree], jax.Array]
+# By the path of a layer and the number of an array of its output.
+Deltas = dict[str, dict[str, jax.Array]]
+
+
+def with_gradients(
+    run: Callable[[State], tuple[PyTree, State]],
+    state: State,
+    entry: str,
+    owners: tuple[object, object],
+    of: Of | None,
+    reduce: Callable[[PyTree], PyTree],
+) -> tuple[PyTree, State, dict[str, PyTree]]:
+    """Output and state of a run, and the gradients of ``of(y)`` by path.
+
+    Args:
+      run: the model with an injector and a recorder around each selected layer, given its state.
+      entry: of the injectors.
+      owners: of what recorders and what injectors give.
+    """
+    recorders, injectors = owners
+    outside = wanted()
+    inside = outside._replace(owners=outside.owners | set(owners))
+
+    def outputs() -> Collected:
+        return collected(lambda: run(state), inside)[1]
+
+    specs = jax.eval_shape(outputs).of(recorders)
+    zeros: Deltas = {}
+    for one in specs:
+        if one.name in zeros:
+            raise called_several_times(one.name, sum(two.name == one.name for two in specs))
+        zeros[one.name] = {
+            str(i): jnp.zeros(leaf.shape, leaf.dtype)
+            for i, leaf in enumerate(array_leaves(one.value))
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+        }
+
+    def value(deltas: Deltas) -> tuple[jax.Array, Any]:
+        given = {
+            path: {number: {"delta": delta} for number, delta in own.items()}
+            for path, own in deltas.items()
+        }
+        (y, new), found = collected(lambda: run(with_entries(state, entry, given)), inside)
+        return _scalar(y, of), (y, new, found)
+
+    gradients, (y, new, found) = jax.grad(value, has_aux=True)(zeros)
+    check_taken(found.of(injectors), zeros)
+    add_collected(found.without(recorders).without(injectors))
+    captured = {}
+    for one in found.of(recorders):
+        function = reduce
+        for _ in range(one.copies):
+            function = jax.vmap(function)
+        captured[one.name] = function(with_arrays(one.value, gradients[one.name]))
+    return y, without_entries(new, state, entry), captured
+
+
+def _scalar(y: PyTree, of: Of | None) -> jax.Array:
+    if of is None:
+        leaves = [
+            leaf.fill() if isinstance(leaf, Sequence) else leaf
+            for leaf in jax.tree.leaves(y, is_leaf=is_sequence)
+        ]
+        floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return sum((jnp.sum(leaf) for leaf in floating), jnp.zeros((), jnp.float32))
+    with calling_user_code("of"):
+        value = of(y)
+    fits = isinstance(value, jax.Array) and value.shape == ()
+    if not fits or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise LayerError("of must return a floating scalar", got=format_short(value))
+    return value
