@@ -22,7 +22,6 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
 
 from .errors import LayerError
 from .types import PyTree
@@ -40,6 +39,14 @@ class Wanted(NamedTuple):
 
     losses: bool = False
     owners: frozenset[object] = frozenset()
+
+
+def trace_level() -> object:
+    """The transformation of JAX that runs; equal for two calls in one."""
+    # Only where it is needed: it takes longer to import than all of jlayers.
+    from jax.extend.core import get_opaque_trace_state
+
+    return get_opaque_trace_state()
 
 
 NOTHING = Wanted()
@@ -99,7 +106,7 @@ class _Collector(NamedTuple):
           LayerError: inside a transformation that a user called, from which they cannot leave.
         """
         own = [one for one in captured if one.owner in self.wanted.owners]
-        if own and get_opaque_trace_state() != self.level:
+        if own and trace_level() != self.level:
             raise LayerError(
                 "is captured inside a transformation of JAX that a body calls",
                 expected="a call of the layer in the body itself",
@@ -159,7 +166,7 @@ def _into(collector: _Collector | None) -> Iterator[None]:
 def collected(function: Callable[[], Result], wanted: Wanted = LOSSES) -> tuple[Result, Collected]:
     """What a function returns, and what layers gave while it ran."""
     found = Collected([], [])
-    level = get_opaque_trace_state() if wanted.owners else None
+    level = trace_level() if wanted.owners else None
     with _into(_Collector(wanted, found, level) if wanted != NOTHING else None):
         return function(), found
 
@@ -189,6 +196,20 @@ class Asked:
     def __init__(self, names: frozenset[str]):
         self.names = names
         self.given: dict[str, PyTree] = {}
+        self._level = trace_level()
+
+    def give(self, name: str, value: PyTree) -> None:
+        """Gives a value, whether it is asked for or not.
+
+        Raises:
+          LayerError: inside a transformation that runs the layer, as an export to ONNX does.
+        """
+        if trace_level() != self._level:
+            raise LayerError(
+                f"its {name!r} is captured, and the layer runs inside a transformation of JAX",
+                hint="capture its output",
+            )
+        self.given[name] = value
 
 
 _asked: ContextVar[Asked | None] = ContextVar("values that are asked for", default=None)

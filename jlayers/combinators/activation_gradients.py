@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base.collecting import Collected, add_collected, collected, wanted
+from ..base.added_losses import total
+from ..base.collecting import Collected, Wanted, collected
 from ..base.errors import LayerError, calling_user_code
 from ..base.sequence import Sequence, is_sequence
 from ..base.specs import format_short
 from ..base.types import PyTree, State
+from ..core.dtypes import at_least_float32
 from .injected import (
     array_leaves,
     called_several_times,
@@ -34,17 +36,18 @@ def with_gradients(
     owners: tuple[object, object],
     of: Of | None,
     reduce: Callable[[PyTree], PyTree],
-) -> tuple[PyTree, State, dict[str, PyTree]]:
-    """Output and state of a run, and the gradients of ``of(y)`` by path.
+    collects: Wanted,
+) -> tuple[PyTree, State, dict[str, PyTree], Collected]:
+    """Output and state of a run, the gradients of ``of(y)`` by path, and what else it gave.
 
     Args:
       run: the model with an injector and a recorder around each selected layer, given its state.
       entry: of the injectors.
       owners: of what recorders and what injectors give.
+      collects: what else is collected.
     """
     recorders, injectors = owners
-    outside = wanted()
-    inside = outside._replace(owners=outside.owners | set(owners))
+    inside = collects._replace(owners=collects.owners | set(owners))
 
     def outputs() -> Collected:
         return collected(lambda: run(state), inside)[1]
@@ -70,14 +73,14 @@ def with_gradients(
 
     gradients, (y, new, found) = jax.grad(value, has_aux=True)(zeros)
     check_taken(found.of(injectors), zeros)
-    add_collected(found.without(recorders).without(injectors))
     captured = {}
     for one in found.of(recorders):
         function = reduce
         for _ in range(one.copies):
             function = jax.vmap(function)
         captured[one.name] = function(with_arrays(one.value, gradients[one.name]))
-    return y, without_entries(new, state, entry), captured
+    rest = found.without(recorders).without(injectors)
+    return y, without_entries(new, state, entry), captured, rest
 
 
 def _scalar(y: PyTree, of: Of | None) -> jax.Array:
@@ -86,8 +89,13 @@ def _scalar(y: PyTree, of: Of | None) -> jax.Array:
             leaf.fill() if isinstance(leaf, Sequence) else leaf
             for leaf in jax.tree.leaves(y, is_leaf=is_sequence)
         ]
-        floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        return sum((jnp.sum(leaf) for leaf in floating), jnp.zeros((), jnp.float32))
+        return total(
+            [
+                jnp.sum(leaf.astype(at_least_float32(leaf.dtype)))
+                for leaf in leaves
+                if jnp.issubdtype(leaf.dtype, jnp.floating)
+            ]
+        )
     with calling_user_code("of"):
         value = of(y)
     fits = isinstance(value, jax.Array) and value.shape == ()

@@ -14,7 +14,16 @@ from typing import Any
 import jax
 
 from ..base import arguments
-from ..base.collecting import Captured, add_captured, asking, captured_for, wanted
+from ..base.collecting import (
+    Captured,
+    Collected,
+    Wanted,
+    add_captured,
+    add_collected,
+    asking,
+    captured_for,
+    wanted,
+)
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
@@ -23,6 +32,7 @@ from ..base.specs import placeholders
 from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
+from ..core.dispatch import compiled_when_eager
 from .activation_gradients import Of, with_gradients
 from .injected import UNSTREAMED, entry_name, injector
 from .selected import Selected, rewritten, selection, unseen
@@ -40,6 +50,58 @@ def capture(
     reduce: Reduce | None = None,
     of: Of | None = None,
 ) -> Layer:
+    """The same layer, whose output is ``(y, captured)``: what layers inside it gave, by path.
+
+    Parameters, state and paths are the layer's own, and what is captured are values of the program
+    like any others: under ``jit``, ``grad``, ``vmap``, in ``repeat`` and in a stream. In ``repeat``
+    and ``ensemble`` a value has an axis of the copies in front, and nested ones have two. Of a
+    layer that is called several times there is a tuple, in the order of the calls. Of a
+    ``Sequence`` a ``Sequence`` is captured, and in a stream what belongs to the block.
+
+    Where one path is that of a wrapper and of the layer inside it, as for ``repeat`` and
+    ``each_step``, the inner layer is captured, with what it was given and gave there.
+
+    Args:
+      layer: a model.
+      *patterns: paths of layers, ``"encoder/*"``, ``"**/attend"``, as in ``rewrite``; ``""`` is the
+        model itself. After a colon the name of a value inside the layer: ``"**/attend:weights"``,
+        the weights of attention after the softmax (batch, heads, queries, keys);
+        ``"**/lstm:*_gate"``, of an LSTM ``input_gate``, ``forget_gate``, ``candidate``,
+        ``output_gate`` and ``cell``, of a GRU ``reset_gate``, ``update_gate`` and ``candidate``,
+        (batch, time, units); ``"**/moe:probabilities"``, what a router gives each expert. These
+        are computed only where they are asked for, by the method that has them: attention then has
+        all weights in memory, and a recurrent layer is one plain scan.
+      what: ``"output"``, ``"input"``, or ``"gradient"``: that of ``of(y)`` with respect to the
+        output of the layer.
+      reduce: what becomes of a value where it arises, inside the loop of ``repeat`` for example, so
+        that it need not be stored: a function of it, or by name ``"mean"``, ``"std"``, ``"norm"``
+        (the root of the sum of squares), ``"histogram"`` (``counts`` and ``edges``) or ``"dead"``
+        (the share of units that are 0 for the whole batch); several names give a dict. Steps of
+        padding do not count, and no gradient passes through a named statistic.
+        ``jax.lax.stop_gradient`` is for values that are looked at and not trained on.
+      of: a function of the output to a scalar; its sum if None.
+
+    Shapes:
+      y: the output of the layer. captured: a dict from path to value.
+
+    Raises:
+      LayerError: for a pattern that fits no layer, a name that no such layer knows, a layer that a
+        body calls inside a transformation of JAX, a layer in a ``pipeline``; for gradients of a
+        layer that is called several times.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> block = jl.TransformerBlock(jl.SelfAttention(2), jl.Dense(8))
+    >>> model = jl.serial(blocks=jl.repeat(block, 3), head=jl.Dense(5))
+    >>> params, state = model.init(jax.random.key(0), jl.spec((4, 10, 8)))
+    >>> looking = jl.capture(model, "blocks", "**/attend:weights")
+    >>> (y, captured), _ = looking.apply(params, state, jnp.ones((4, 10, 8)))
+    >>> {path: value.shape for path, value in captured.items()}
+    {'blocks/attend:weights': (3, 4, 2, 10, 10), 'blocks': (3, 4, 10, 8)}
+    >>> statistics = jl.capture(model, "blocks", reduce=("mean", "std"))
+    >>> (y, captured), _ = statistics.apply(params, state, jnp.ones((4, 10, 8)))
+    >>> captured["blocks"]["std"].shape
+    (3,)
+    """
     inner = lift(layer)
     what = arguments.one_of("what", what, SIDES)
 
@@ -93,9 +155,9 @@ def _gradients(
     of: Of | None,
     again: Callable[[Layer], Layer],
 ) -> Layer:
-    if named := [one.path for one in selected.values() if one.names]:
+    if named := [f"{one.path}:{one.names[0]}" for one in selected.values() if one.names]:
         raise LayerError(
-            "gradients are of outputs of layers, and not of values inside them", got=repr(named[0])
+            "gradients are of outputs of layers, and not of values in them", got=repr(named[0])
         )
     owners, entry = (object(), object()), entry_name("gradient", inner)
 
@@ -105,14 +167,22 @@ def _gradients(
 
     recording = rewritten(inner, selected, around)
 
-    def apply(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool
-    ) -> tuple[PyTree, State]:
+    # Outside jit the gradient of a loop would be compiled at each call.
+    @compiled_when_eager("train", "collects")
+    def program(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: Wanted
+    ) -> tuple[PyTree, State, dict[str, PyTree], Collected]:
         def run(state: State) -> tuple[PyTree, State]:
             return recording._apply(params, state, x, key=key, train=train)
 
         with error_context(inner):
-            y, new, found = with_gradients(run, state, entry, owners, of, reduce)
+            return with_gradients(run, state, entry, owners, of, reduce, collects)
+
+    def apply(
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, State]:
+        y, new, found, rest = program(params, state, x, key=key, train=train, collects=wanted())
+        add_collected(rest)
         return (y, found), new if train else state
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:

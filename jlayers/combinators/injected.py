@@ -20,8 +20,9 @@ from ..base.layer import Layer
 from ..base.paths import INSTRUMENT
 from ..base.sequence import Sequence, is_sequence
 from ..base.specs import format_spec, specs_of
+from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
-from ..base.types import Key, Params, PyTree, State
+from ..base.types import Carry, Key, Params, PyTree, State
 from .selected import Selected, unseen
 from .transparent import traced, wrapper
 
@@ -37,23 +38,37 @@ def injector(owner: object, entry: str, how: Inject, selected: Selected, layer: 
     ``owner`` captures that a call took it, with an empty value.
     """
 
+    def around(state: State, run: Callable[[State], Any]) -> Any:
+        """What a run gives, the output first and the next state last."""
+        with error_context(layer):
+            if entry not in state:
+                return run(state)
+            y, *rest, new = run({name: value for name, value in state.items() if name != entry})
+            add_captured((), owner, selected.path)
+            # Kept, as a loop's carry may not lose an entry.
+            return _changed(y, state[entry], how), *rest, new | {entry: state[entry]}
+
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
+        return around(state, lambda own: layer._apply(params, own, x, key=key, train=train))  # type: ignore[no-any-return]
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        own = {name: value for name, value in state.items() if name != entry}
         with error_context(layer):
-            if entry not in state:
-                return layer._apply(params, state, x, key=key, train=train)
-            own = {name: value for name, value in state.items() if name != entry}
-            y, new = layer._apply(params, own, x, key=key, train=train)
-            add_captured((), owner, selected.path)
-            # Kept, as a loop's carry may not lose an entry.
-            return _changed(y, state[entry], how), new | {entry: state[entry]}
+            return stream_of(layer).start(params, own, x, capacity=capacity)
+
+    def advance(
+        params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
+    ) -> tuple[PyTree, Carry, State]:
+        step = stream_of(layer).advance
+        return around(state, lambda own: step(params, own, carry, x, key=key, train=train))  # type: ignore[no-any-return]
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         return traced(layer, key, x)
 
     again = functools.partial(injector, owner, entry, how, selected)
-    return unseen(wrapper(layer, abstract, apply, again, UNSTREAMED), layer)
+    return unseen(wrapper(layer, abstract, apply, again, Stepping(start, advance)), layer)
 
 
 def entry_name(kind: str, layer: Layer) -> str:

@@ -166,7 +166,7 @@ def _mixture(router: Layer, experts: Layer, options: _Options, rebuilt: object) 
         _check_logits(logits, (*wide.shape[:-1], options.num_experts))
         probabilities = jax.nn.softmax(logits, -1)
         if asked is not None:
-            asked.given["probabilities"] = tokens.like(probabilities, x)
+            asked.give("probabilities", tokens.like(probabilities, x))
         valid = tokens.valid
         if options.z_loss:
             f.add_loss(options.z_loss * routes.z_loss(logits, valid))

@@ -39,6 +39,34 @@ Given = dict[str, dict[str, dict[str, jax.Array]]]
 
 @factory
 def perturb(layer: LayerOrFunction, *patterns: str) -> Layer:
+    """The layer with ``output + delta`` for outputs inside it; its input is ``(x, {path: delta})``.
+
+    The gradient with respect to a delta of zeros is that with respect to the output, in any loss.
+    A path that is left out, or None, is not changed. Parameters, state and paths are the layer's
+    own; one input inside ``repeat`` has an axis of copies in front, as ``capture`` gives it.
+
+    Args:
+      layer: a model.
+      *patterns: as for ``capture``, without names of values inside layers.
+
+    Shapes:
+      delta: of the output; an array for a ``Sequence``. y: the output of the layer.
+
+    Raises:
+      LayerError: for a pattern that fits no layer; for a delta of another path or shape, or of a
+        layer that is called several times.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> model = jl.serial(encoder=jl.Dense(3), head=jl.Dense(1))
+    >>> params, state = model.init(jax.random.key(0), jl.spec((2, 4)))
+    >>> perturbed = jl.perturb(model, "encoder")
+    >>> def loss(delta):
+    ...     y, _ = perturbed.apply(params, state, (jnp.ones((2, 4)), {"encoder": delta}))
+    ...     return jnp.sum(y)
+    >>> gradient = jax.grad(loss)(jnp.zeros((2, 3)))
+    >>> bool(jnp.allclose(gradient, params["head"]["kernel"].T))
+    True
+    """
     return _taking(
         lift(layer),
         patterns,
@@ -54,6 +82,37 @@ def perturb(layer: LayerOrFunction, *patterns: str) -> Layer:
 
 @factory
 def patch(layer: LayerOrFunction, *patterns: str) -> Layer:
+    """The layer with other values for outputs inside it; its input is ``(x, {path: value})``.
+
+    With the values that ``capture`` gave for another input this is activation patching (Meng et
+    al., 2022, arXiv:2202.05262): which layers carry what differs between two inputs?
+    ``(x, values, {path: where})`` replaces a part, where bools that broadcast to the value are
+    True: some copies of ``repeat``, rows, steps or units. A path that is left out, or None, is not
+    changed. Parameters, state and paths are the layer's own.
+
+    Args:
+      layer: a model.
+      *patterns: as for ``capture``, without names of values inside layers.
+
+    Shapes:
+      value: of the output; an array or a ``Sequence`` for a ``Sequence``. y: the output of the
+      layer.
+
+    Raises:
+      LayerError: for a pattern that fits no layer; for a value of another path or shape, or of a
+        layer that is called several times.
+
+    >>> import jax, jax.numpy as jnp, jlayers as jl
+    >>> model = jl.serial(blocks=jl.repeat(jl.Dense(4), 3), head=jl.Dense(2))
+    >>> params, state = model.init(jax.random.key(0), jl.spec((1, 4)))
+    >>> (y, captured), _ = jl.capture(model, "blocks").apply(params, state, jnp.ones((1, 4)))
+    >>> second = (jnp.arange(3) == 1)[:, None, None]
+    >>> patched = jl.patch(model, "blocks")
+    >>> z, _ = patched.apply(params, state, (jnp.zeros((1, 4)), captured, {"blocks": second}))
+    >>> bool(jnp.allclose(y, z))
+    True
+    """
+
     def given(specs: dict[str, PyTree], values: dict[str, Any], where: dict[str, Any]) -> Given:
         if unknown := [path for path in where if path not in values]:
             raise LayerError(f"there is a where for {unknown[0]!r}, and no value")
@@ -97,9 +156,9 @@ def _taking(
       given: what the injectors get of these dicts, for the specs of the outputs by path.
     """
     selected = selection(inner, patterns)
-    if named := [one.path for one in selected.values() if one.names]:
+    if named := [f"{one.path}:{one.names[0]}" for one in selected.values() if one.names]:
         raise LayerError(
-            f"{kind} takes outputs of layers, and not values inside them", got=repr(named[0])
+            f"{kind} takes outputs of layers, and not values in them", got=repr(named[0])
         )
     owner, entry = object(), entry_name(kind, inner)
     around = rewritten(inner, selected, functools.partial(injector, owner, entry, how))

@@ -232,6 +232,6 @@ def attended(
         here = jnp.broadcast_to(mask[:, None, :, None], of_keys.shape)
         of_keys = jnp.where(here, of_keys, jnp.zeros_like(of_keys))
     if asked is not None:
-        asked.given["weights"] = of_keys
+        asked.give("weights", of_keys)
     y = maps.output(params, y, values)
     return (y, of_keys) if weights else y

@@ -182,7 +182,8 @@ def RNN(
             )
             found = steps, last
             if asked is not None:
-                asked.given |= {name: join(gate, mask) for name, gate in told.items()}
+                for name, gate in told.items():
+                    asked.give(name, join(gate, mask))
         outputs, after = found[0].astype(values.dtype), found[1]
         y = join(outputs, mask) if return_sequences else after[0].astype(outputs.dtype)
         return y, dict(zip(specs, after, strict=True))
