@@ -31,6 +31,7 @@ from .base.sequence import Sequence
 from .base.sequence_mode import SequenceMode
 from .base.specs import spec
 from .base.step_pair import StepPair
+from .combinators.capture import capture
 from .combinators.carried import carried
 from .combinators.compose import compose
 from .combinators.drop_connect import drop_connect
@@ -47,6 +48,7 @@ from .combinators.mixture_of_experts import MixtureOfExperts
 from .combinators.modes import inference, with_losses
 from .combinators.once import once
 from .combinators.orthogonalize import orthogonalize_weights
+from .combinators.perturb import patch, perturb
 from .combinators.pipeline import pipeline
 from .combinators.plain import plain
 from .combinators.serial import branch, parallel, serial
@@ -382,6 +384,7 @@ __all__ = [
     "average",
     "bidirectional",
     "branch",
+    "capture",
     "carried",
     "causal",
     "combine",
@@ -411,6 +414,8 @@ __all__ = [
     "parallel",
     "parameters",
     "partition",
+    "patch",
+    "perturb",
     "pipeline",
     "plain",
     "receptive_field",

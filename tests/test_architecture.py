@@ -23,7 +23,7 @@ LONGER = {
 
 
 # The one use of jax.extend, for what nothing public does: to tell whether calls are in one program.
-EXTENDED = {"sequences/body_judging.py": "from jax.extend.core import get_opaque_trace_state"}
+EXTENDED = {"base/collecting.py": "from jax.extend.core import get_opaque_trace_state"}
 
 
 def _id(path):

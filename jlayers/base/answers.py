@@ -233,6 +233,10 @@ _NAMES = {
         "jl.repeat(layer, n), or jax.lax.scan": "scan",
         "jl.repeat(layer, n)": "Scan",
         "jl.ensemble(layer, n), or jax.vmap": "vmap",
+        # looking inside
+        "jl.capture(model, pattern): the output of a layer, by path": (
+            "sow capture_intermediates register_forward_hook intermediates create_feature_extractor"
+        ),
         # writing layers
         "jl.compose(body, **children); a layer is a pair of functions, not a class": "Module",
         "jl.serial(*layers), or jl.compose(body, **children)": "Model",

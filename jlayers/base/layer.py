@@ -120,6 +120,7 @@ class Layer(Editable):
     _sequence_mode: SequenceMode
     _stream: Stepping | str | None
     _weights: WeightUse
+    _values: tuple[str, ...]
     _traces: dict[Hashable, Trace]
 
     @public_api
@@ -182,6 +183,8 @@ class Layer(Editable):
             _sequence_mode=sequence_mode,
             _stream=stream,
             _weights=WeightUse(tuple(lazy_weights)),
+            # What it can give of its inside where that is asked for: see base/collecting.py.
+            _values=(),
             _traces={},
         )
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ..core.weights import array_of, arrays_in
-from .added_losses import add_loss, check_loss
+from .added_losses import check_loss
+from .collecting import add_loss
 from .errors import LayerError, error_context
 from .layer import Layer, Rebuild
 from .parameters import ParamSpec, check_name, child_key, entry_of, make, merge_entry

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from .added_losses import muted
+from .collecting import muted
 from .errors import Described, LayerError, error_context
 from .memo import remember
 from .parameters import Made, OwnInit, PairInit, ParamSpec, is_name, recording

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from ..base import arguments
 from ..base.arguments import AboveZero, Fraction, NonNegative, Positive
+from ..base.collecting import asked_of_layer
 from ..base.constructors import LayerOrFunction, lift_child
 from ..base.errors import LayerError
 from ..base.factory import factory
@@ -152,6 +153,7 @@ def _mixture(router: Layer, experts: Layer, options: _Options, rebuilt: object) 
         experts = experts._replace(_stream=Stepping.of(_of_rows(experts)))
 
     def body(f: Scope, x: Steps) -> PyTree:
+        asked = asked_of_layer()
         tokens = _Tokens.of(x)
         _check_stateless(experts, tokens.values, options)
         wide = tokens.values.astype(at_least_float32(tokens.values.dtype))
@@ -163,6 +165,8 @@ def _mixture(router: Layer, experts: Layer, options: _Options, rebuilt: object) 
         logits = f["router"](wide)
         _check_logits(logits, (*wide.shape[:-1], options.num_experts))
         probabilities = jax.nn.softmax(logits, -1)
+        if asked is not None:
+            asked.give("probabilities", tokens.like(probabilities, x))
         valid = tokens.valid
         if options.z_loss:
             f.add_loss(options.z_loss * routes.z_loss(logits, valid))
@@ -187,7 +191,8 @@ def _mixture(router: Layer, experts: Layer, options: _Options, rebuilt: object) 
     unstreamed = None
     if not options.dropless:
         unstreamed = "the steps of a row share the places of an expert; without a capacity, not"
-    return composite(body, children, rebuild=rebuilt, unstreamed=unstreamed)  # type: ignore[arg-type]
+    layer = composite(body, children, rebuild=rebuilt, unstreamed=unstreamed)  # type: ignore[arg-type]
+    return layer._replace(_values=("probabilities",))
 
 
 def _of_all(

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ..base import arguments
-from ..base.added_losses import collected, total
+from ..base.added_losses import total
+from ..base.collecting import add_collected, collected, wanted
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import error_context, public_api
 from ..base.factory import factory
@@ -131,8 +132,9 @@ def with_losses(layer: LayerOrFunction) -> Layer:
             return inner._apply(params, state, x, key=key, train=train)
 
         with error_context(inner):
-            (y, new), losses = collected(run_inner)
-            return (y, total(losses).astype(storage_dtype(x))), new
+            (y, new), found = collected(run_inner, wanted()._replace(losses=True))
+            add_collected(found._replace(losses=[]))
+            return (y, total(found.losses).astype(storage_dtype(x))), new
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)

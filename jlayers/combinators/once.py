@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..base.added_losses import add_loss, collected, is_collecting
+from ..base.collecting import Collected, add_collected, collected, wanted
 from ..base.constructors import LayerOrFunction, lift
-from ..base.errors import error_context
+from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.receptive_field import EVERYWHERE
@@ -79,11 +79,17 @@ def once(layer: LayerOrFunction) -> Layer:
         def compute() -> tuple[list[jax.Array], State | None, list[jax.Array]]:
             nonlocal structure
             with error_context(inner):
-                (y, new), losses = collected(
-                    lambda: inner._apply(params, state, x, key=key, train=train)
+                (y, new), (losses, captured) = collected(
+                    lambda: inner._apply(params, state, x, key=key, train=train), wanted()
                 )
+                if captured:
+                    raise LayerError(
+                        "a value is captured that only the first block of a stream computes",
+                        got=repr(captured[0].name),
+                        hint="capture it of whole sequences, by apply",
+                    )
             leaves, structure = jax.tree.flatten(y)
-            return leaves, new if train else None, losses if is_collecting() else []
+            return leaves, new if train else None, losses
 
         def remember() -> tuple[list[jax.Array], State | None, list[jax.Array]]:
             losses = jax.eval_shape(compute)[2]
@@ -96,8 +102,7 @@ def once(layer: LayerOrFunction) -> Layer:
             leaves, new, losses = lax.cond(done, remember, compute)
         else:
             leaves, new, losses = remember() if done else compute()
-        for loss in losses:
-            add_loss(loss)
+        add_collected(Collected(losses, []))
         after = {
             "done": jnp.ones_like(carry["done"]),
             "output": {str(i): leaf for i, leaf in enumerate(leaves)},

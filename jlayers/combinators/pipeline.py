@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from ..base.added_losses import add_loss, is_collecting
 from ..base.arguments import Positive
+from ..base.collecting import Collected, Wanted, add_collected, wanted
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
@@ -29,7 +29,7 @@ from ..base.types import Carry, Key, Params, PyTree, State
 from ..core.dispatch import compiled_when_eager
 from ..core.dtypes import is_symbolic
 from .stack import Policy, repeat
-from .transformed import Losses, run_collecting
+from .transformed import run_collecting
 from .transparent import wrapper
 
 
@@ -94,8 +94,8 @@ def pipeline(
 
     @compiled_when_eager("train", "collects")
     def run(
-        params: Params, x: PyTree, *, key: Key, train: bool, collects: bool
-    ) -> tuple[PyTree, Losses]:
+        params: Params, x: PyTree, *, key: Key, train: bool, collects: Wanted
+    ) -> tuple[PyTree, list[jax.Array]]:
         own = jax.tree.map(lambda a: a.reshape(stages, n // stages, *a.shape[1:]), params)
         given = jax.tree.map(lambda a: _divided(a, parts), x)
         numbers = jnp.arange(stages, dtype=jnp.int32)
@@ -103,19 +103,25 @@ def pipeline(
 
         def compute(
             params: Params, x: PyTree, number: jax.Array, part: jax.Array
-        ) -> tuple[PyTree, Losses]:
+        ) -> tuple[PyTree, list[jax.Array]]:
             here = None
             if key is not None:
                 here = jax.random.fold_in(jax.random.fold_in(key, part), number)
             with error_context(inner):
-                (y, _), losses = run_collecting(stage, params, {}, x, here, train, collects)
-            return y, losses
+                (y, _), found = run_collecting(stage, params, {}, x, here, train, collects)
+                if found.captured:
+                    raise LayerError(
+                        "a value is captured in a pipeline, which takes parts of the batch",
+                        got=repr(found.captured[0].name),
+                        hint="repeat instead of pipeline, which has the same parameters",
+                    )
+            return y, found.losses
 
         all_stages = jax.vmap(compute, axis_size=stages, spmd_axis_name=mapped_axis)
 
         def tick(
             carry: tuple[PyTree, PyTree], t: jax.Array
-        ) -> tuple[tuple[PyTree, PyTree], Losses]:
+        ) -> tuple[tuple[PyTree, PyTree], list[jax.Array]]:
             held, done = carry
             # Behind the last part the stages that are through compute on it once more.
             new = jax.tree.map(lambda a: a[jnp.minimum(t, parts - 1)], given)
@@ -143,9 +149,13 @@ def pipeline(
         if is_symbolic(*(leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.ndim)):
             return whole._apply(params, state, x, key=key, train=train)
         _check_rows(x, parts)
-        y, losses = run(params, x, key=key, train=train, collects=is_collecting())
-        for loss in losses:
-            add_loss(loss)
+        if state:
+            raise LayerError(
+                "a value is given to a layer in a pipeline, which takes parts of the batch",
+                hint="repeat instead of pipeline, which has the same parameters",
+            )
+        y, losses = run(params, x, key=key, train=train, collects=wanted())
+        add_collected(Collected(losses, []))
         return y, state
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..base import arguments
-from ..base.added_losses import add_loss, is_collecting
+from ..base.collecting import Collected, Wanted, add_of_copies, wanted
 from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context
 from ..base.factory import factory
@@ -33,7 +33,7 @@ from ..base.types import Carry, Key, Params, PyTree, Spec, State
 from ..core.custom_gradient import varying_alike
 from ..core.dispatch import compiled_when_eager
 from .recomputation import stores_the_rest
-from .transformed import Advanced, Losses, Mode, advanced, run_collecting, transformed
+from .transformed import Advanced, Mode, advanced, run_collecting, transformed
 from .transparent import traced, wrapper
 
 Policy = Callable[..., bool]
@@ -92,19 +92,19 @@ def repeat(
             )
         return found, _through_copies(inner, n, x, with_receptive_field(y, None))
 
-    # Whether losses are collected is an argument: the compiled programs differ.
+    # What is collected is an argument: the compiled programs differ.
     @compiled_when_eager("train", "collects")
     def scan(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
-    ) -> tuple[PyTree, tuple[State, Losses]]:
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: Wanted
+    ) -> tuple[PyTree, tuple[State, Collected]]:
         def step(
             loop: tuple[PyTree, State], copy: tuple[Params, State, Key]
-        ) -> tuple[tuple[PyTree, State], tuple[State, Losses]]:
+        ) -> tuple[tuple[PyTree, State], tuple[State, Collected]]:
             own = (params, loop[1]) if shared else copy[:2]
             with error_context(inner):
                 given = *own, loop[0], copy[2]
-                (y, new), losses = run_collecting(inner, *given, train, collects)
-                return (y, new if shared else {}), ({} if shared else new, losses)
+                (y, new), found = run_collecting(inner, *given, train, collects)
+                return (y, new if shared else {}), ({} if shared else new, found)
 
         if remat is not False:
             policy: Policy | None = None
@@ -114,18 +114,17 @@ def repeat(
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
         stacked = ({}, {}) if shared else (params, state)
         loop = x, _varying_as(x, state) if shared else {}
-        (y, last), (new, losses) = lax.scan(step, loop, (*stacked, _keys(key, n)), length=n)
-        return y, (last if shared else new, losses)
+        (y, last), (new, found) = lax.scan(step, loop, (*stacked, _keys(key, n)), length=n)
+        return y, (last if shared else new, found)
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
         # The receptive field must not enter the loop's carry, whose structure cannot change.
         plain = with_receptive_field(x, None)
-        collects = is_collecting()
-        y, (new_state, losses) = scan(params, state, plain, key=key, train=train, collects=collects)
-        for loss in losses:
-            add_loss(jnp.sum(loss))
+        collects = wanted()
+        y, (new_state, found) = scan(params, state, plain, key=key, train=train, collects=collects)
+        add_of_copies(found)
         return _through_copies(inner, n, x, y), new_state if train else state
 
     def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
@@ -138,7 +137,7 @@ def repeat(
     @compiled_when_eager("mode")
     def scan_blocks(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, mode: Mode
-    ) -> tuple[PyTree, Carry, State | None, Losses]:
+    ) -> tuple[PyTree, Carry, State | None, Collected]:
         one: Callable[..., Advanced] = functools.partial(advanced, inner, mode)
         if remat is not None and remat is not False:
             policy = None if remat is True else remat
@@ -146,33 +145,32 @@ def repeat(
 
         def step(
             loop: tuple[PyTree, Carry, State], copy: PyTree
-        ) -> tuple[PyTree, tuple[State | None, Losses]]:
+        ) -> tuple[PyTree, tuple[State | None, Collected]]:
             (x, carries, last), (*own, key, i) = loop, copy
             before = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), carries)
             with error_context(inner):
                 given = (params, last) if shared else own
-                (x, after, new), losses = one(*given, before, x, key)
+                (x, after, new), found = one(*given, before, x, key)
                 check_carry(before, after)
             put = lax.dynamic_update_index_in_dim
             carries = jax.tree.map(lambda a, b: put(a, b, i, 0), carries, after)
             # Unchanged, it need not be written again.
             stored = new if mode.train and not shared else None
-            return (x, carries, new if shared else {}), (stored, losses)
+            return (x, carries, new if shared else {}), (stored, found)
 
         # The carries of all copies stay in one place: as a scan's input and output they would be
         # copied, and a cache of keys and values is most of what a short step touches.
         copies = (*(() if shared else (params, state)), _keys(key, n), jnp.arange(n))
         loop = x, carry, state if shared else {}
-        (y, after, last), (new, losses) = lax.scan(step, loop, copies, length=n)
-        return y, after, last if shared and mode.train else new, losses
+        (y, after, last), (new, found) = lax.scan(step, loop, copies, length=n)
+        return y, after, last if shared and mode.train else new, found
 
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
         mode = Mode.here(train)
-        y, after, new, losses = scan_blocks(params, state, carry, x, key=key, mode=mode)
-        for loss in losses:
-            add_loss(jnp.sum(loss))
+        y, after, new, found = scan_blocks(params, state, carry, x, key=key, mode=mode)
+        add_of_copies(found)
         return y, after, state if new is None else new
 
     again = functools.partial(repeat, n=n, remat=remat, shared=shared)
@@ -214,15 +212,14 @@ def ensemble(layer: LayerOrFunction, n: int, *, shared: bool = True) -> Layer:
     ) -> tuple[PyTree, State]:
         def one(
             params: Params, state: State, key: Key, x: PyTree
-        ) -> tuple[tuple[PyTree, State], Losses]:
+        ) -> tuple[tuple[PyTree, State], Collected]:
             with error_context(inner):
-                return run_collecting(inner, params, state, x, key, train, is_collecting())
+                return run_collecting(inner, params, state, x, key, train, wanted())
 
         # axis_size, for a layer without parameters, state and key has nothing to map over.
         mapped = jax.vmap(one, (0, 0, 0, None if shared else 0), axis_size=n)
-        (y, new_state), losses = mapped(params, state, _keys(key, n), x)
-        for loss in losses:
-            add_loss(jnp.sum(loss))
+        (y, new_state), found = mapped(params, state, _keys(key, n), x)
+        add_of_copies(found)
         return y, new_state if train else state
 
     unstreamed = "its output does not begin with (batch, time)"

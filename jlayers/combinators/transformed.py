@@ -1,6 +1,6 @@
 """A layer under a transformation of its program: what it does outside comes out as values.
 
-Losses that are added inside belong to the transformation, which has to return them.
+What is collected inside belongs to the transformation, which has to return it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ..base.added_losses import add_loss, collected, is_collecting
+from ..base.collecting import Collected, Wanted, add_collected, collected, wanted
 from ..base.errors import error_context
 from ..base.layer import Layer
 from ..base.step_pair import Stepping, are_streamed, are_whole, stream_of
@@ -20,8 +20,7 @@ from ..base.types import Carry, Key, Params, PyTree, State
 from ..core.dispatch import compiled_when_eager
 from .transparent import traced, wrapper
 
-Losses = list[jax.Array]
-Advanced = tuple[tuple[PyTree, Carry, State], Losses]
+Advanced = tuple[tuple[PyTree, Carry, State], Collected]
 
 
 def transformed(inner: Layer, call: Callable[..., Any], rebuild: Callable[[Layer], Layer]) -> Layer:
@@ -29,12 +28,12 @@ def transformed(inner: Layer, call: Callable[..., Any], rebuild: Callable[[Layer
 
     @compiled_when_eager("train", "collects")
     def program(
-        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: bool
-    ) -> tuple[tuple[PyTree, State], Losses]:
+        params: Params, state: State, x: PyTree, *, key: Key, train: bool, collects: Wanted
+    ) -> tuple[tuple[PyTree, State], Collected]:
         # train is closed over: as an argument it would be traced.
         def run(
             params: Params, state: State, x: PyTree, key: Key
-        ) -> tuple[tuple[PyTree, State], Losses]:
+        ) -> tuple[tuple[PyTree, State], Collected]:
             with error_context(inner):
                 return run_collecting(inner, params, state, x, key, train, collects)
 
@@ -43,9 +42,8 @@ def transformed(inner: Layer, call: Callable[..., Any], rebuild: Callable[[Layer
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, State]:
-        (y, new), losses = program(params, state, x, key=key, train=train, collects=is_collecting())
-        for loss in losses:
-            add_loss(loss)
+        (y, new), found = program(params, state, x, key=key, train=train, collects=wanted())
+        add_collected(found)
         return y, new if train else state
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
@@ -66,18 +64,17 @@ def transformed(inner: Layer, call: Callable[..., Any], rebuild: Callable[[Layer
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
-        found, losses = block(params, state, carry, x, key=key, mode=Mode.here(train))
-        for loss in losses:
-            add_loss(loss)
-        return found
+        result, found = block(params, state, carry, x, key=key, mode=Mode.here(train))
+        add_collected(found)
+        return result
 
     return wrapper(inner, abstract, apply, rebuild, Stepping(start, advance))
 
 
 def run_collecting(
-    layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool, collects: bool
-) -> tuple[tuple[PyTree, State], Losses]:
-    """The layer's output and state, and the losses added in it, which must not leave as they are.
+    layer: Layer, params: Params, state: State, x: PyTree, key: Key, train: bool, collects: Wanted
+) -> tuple[tuple[PyTree, State], Collected]:
+    """The layer's output and state, and what is collected in it, which must not leave as it is.
 
     They are values of the transformation that runs the layer: it has to return them.
     """
@@ -85,20 +82,20 @@ def run_collecting(
     def run() -> tuple[PyTree, State]:
         return layer._apply(params, state, x, key=key, train=train)
 
-    return collected(run) if collects else (run(), [])
+    return collected(run, collects)
 
 
 class Mode(NamedTuple):
     """What a program for blocks depends on beside its arguments."""
 
     train: bool
-    collects: bool
+    collects: Wanted
     whole: bool
     streamed: bool
 
     @classmethod
     def here(cls, train: bool) -> Mode:
-        return cls(train, is_collecting(), are_whole(), are_streamed())
+        return cls(train, wanted(), are_whole(), are_streamed())
 
 
 def advanced(
@@ -110,4 +107,4 @@ def advanced(
         with error_context(layer):
             return stream_of(layer).advance(params, state, carry, x, key=key, train=mode.train)
 
-    return collected(run) if mode.collects else (run(), [])
+    return collected(run, mode.collects)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..base.added_losses import collected, total
+from ..base.added_losses import total
+from ..base.collecting import collected
 from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
@@ -53,7 +54,9 @@ def training_loss(
         target against the output.
     """
     x, *targets = batch
-    (y, new_state), losses = collected(lambda: model.apply(params, state, x, key=key, train=True))
+    (y, new_state), (losses, _) = collected(
+        lambda: model.apply(params, state, x, key=key, train=True)
+    )
     result, added, own = call_with_offers(
         "the loss", loss, y, targets, losses, params=params, state=new_state, step=step, key=key
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ..base import mixing
-from ..base.added_losses import is_collecting
+from ..base.collecting import wanted
 from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.masks import SharedStepsError, joined_masks
@@ -127,7 +127,7 @@ def _check_masks(plan: Plan, tracked: bool) -> None:
             error = mixing.of_state(verdicts, "the body")
         elif key == LOSS:
             # A loss that nothing collects, in a stream for example, may be of anything.
-            error = _of_loss(verdicts) if is_collecting() else None
+            error = _of_loss(verdicts) if wanted().losses else None
         elif key is None:
             error = _of_constant(verdicts, tracked, is_output)
         elif not tracked:

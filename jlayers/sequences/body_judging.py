@@ -10,11 +10,11 @@ from collections.abc import Sequence as SizesOf
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import get_opaque_trace_state
 from jax.typing import DTypeLike
 
 from ..base import mixing
 from ..base.added_losses import check_loss
+from ..base.collecting import trace_level
 from ..base.layer import Layer
 from ..base.scope import InitScope, Variable
 from ..base.sequence import Sequence, is_sequence, sequences_in
@@ -93,7 +93,7 @@ class Judging(InitScope):
         self._whole = whole
         self._guesses = guesses
         self._judged_asked: list[Asked] = []
-        self._level = get_opaque_trace_state()
+        self._level = trace_level()
         self._first: dict[str, jax.Array] = {}
 
     def variable(
@@ -127,7 +127,7 @@ class Judging(InitScope):
         return planned
 
     def _call(self, name: str, /, *xs: PyTree, **named: PyTree) -> PyTree:
-        if get_opaque_trace_state() != self._level:
+        if trace_level() != self._level:
             # What the child is given belongs to another program: in this one, it is a constant.
             if not self._whole:
                 raise CalledInsideError(name)

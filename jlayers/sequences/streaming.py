@@ -14,8 +14,8 @@ from collections.abc import Callable
 import jax
 
 from ..base import arguments
-from ..base.added_losses import muted
 from ..base.arrays import native_tree
+from ..base.collecting import muted
 from ..base.constructors import LayerOrFunction, lift, of_step
 from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory

@@ -23,7 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..base.added_losses import collected, total
+from ..base.added_losses import total
+from ..base.collecting import collected
 from ..base.errors import TrainingError, calling_user_code
 from ..base.layer import Layer
 from ..base.specs import specs_of
@@ -94,7 +95,7 @@ def divided_loss(
 
     def run(batch: Batch) -> tuple[PyTree, State, jax.Array]:
         apply = functools.partial(model.apply, params, state, key=key, train=True)
-        (y, new), losses = collected(lambda: apply(batch[0]))
+        (y, new), (losses, _) = collected(lambda: apply(batch[0]))
         return y, new, total(losses)
 
     whole = specs_of(tuple(batch))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..base import arguments, processes
-from ..base.added_losses import collected
+from ..base.collecting import collected
 from ..base.errors import LayerError, TrainingError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, specs_of
@@ -98,7 +98,7 @@ def make_evaluator(
         # Of the moving averages, if they are what is evaluated: ``state`` has them by then.
         params, model_state = state.params, state.state
         try:
-            (y, _), losses = collected(lambda: model.apply(params, model_state, x, key=own))
+            (y, _), (losses, _) = collected(lambda: model.apply(params, model_state, x, key=own))
         except LayerError as error:
             if own is None and error.hint and "apply(..., key=key)" in error.hint:
                 error.hint = "make_evaluator(..., key=key)"

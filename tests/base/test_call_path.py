@@ -63,7 +63,7 @@ def test_what_serial_does_at_init_is_in_few_files():
         "base/layer.py",  # init draws the table
         "base/initialization.py",  # how
         "base/parameters.py",  # an entry of the table; keys by name
-        "base/added_losses.py",  # the pass adds nothing to a loss
+        "base/collecting.py",  # the pass adds nothing to a loss
     }
     # Helpers on trees and texts, of which the name says enough; the compiler of initialisers.
     helpers = {

@@ -832,6 +832,18 @@ INSTANCES = {
     "with_losses": Instance(
         jl.with_losses(jl.repeat(jl.compose(_penalised, dense=jl.Dense(4)), 2)), VECTOR, None, False
     ),
+    "capture": Instance(jl.capture(jl.serial(jl.Dense(3), jl.GRU(4)), "*"), STEPS),
+    "capture, gradients": Instance(
+        jl.capture(jl.serial(jl.Dense(3), jnp.tanh, jl.Dense(2)), "dense", what="gradient"),
+        VECTOR,
+        full=True,
+    ),
+    "perturb": Instance(
+        jl.perturb(jl.serial(jl.Dense(3), jnp.tanh), "dense"), (VECTOR, {"dense": jl.spec((3, 3))})
+    ),
+    "patch": Instance(
+        jl.patch(jl.serial(jl.Dense(3), jnp.tanh), "dense"), (VECTOR, {"dense": jl.spec((3, 3))})
+    ),
     "remat": Instance(jl.remat(jl.serial(jl.Dense(3), jl.Dropout(0.5))), VECTOR),
     "compose with state": Instance(jl.compose(_count_calls, dense=jl.Dense(3)), VECTOR),
     "compose, a child twice, a key": Instance(jl.compose(_shared, dense=jl.Dense(4)), VECTOR),

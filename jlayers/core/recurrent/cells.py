@@ -21,13 +21,17 @@ from ..norm import normalize
 from ..windows import Padding
 from .chunking import Carry
 from .gates import on_mesh
-from .stepwise import StepCell
+from .stepwise import Gates, StepCell
 
 # Added to the variance in layer norms, as LayerNorm does by default.
 _EPSILON = 1e-5
 # What GRU projects: that of the gates r and z, and that of the candidate.
 _Parts = tuple[jax.Array, jax.Array]
 _Function = Callable[[jax.Array], jax.Array]
+
+# What their ``gates`` give by name.
+LSTM_GATES = ("input_gate", "forget_gate", "candidate", "output_gate", "cell")
+GRU_GATES = ("reset_gate", "update_gate", "candidate")
 
 
 class Products(NamedTuple):
@@ -85,7 +89,7 @@ def lstm_cell(
     )  # fmt: skip
     peepholes = None if peephole is None else jnp.split(peephole, count - 1)
 
-    def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
+    def gates(projected: jax.Array, h_in: jax.Array, carry: Carry) -> tuple[Carry, Gates]:
         _, c = carry
         recurrent = _layer_norm(products.of_state(h_in, recurrent_kernel), recurrent_scale)
         i, *f, g, o = axis.split(projected + recurrent, count)
@@ -95,19 +99,26 @@ def lstm_cell(
         i = recurrent_activation(_clip(i, clip))
         # f is empty where the gates are coupled.
         forget = recurrent_activation(_clip(f[0], clip)) if f else 1 - i
-        c = forget * c + i * activation(_clip(g, clip))
+        kept = forget * c
+        candidate = activation(_clip(g, clip))
+        c = kept + i * candidate
         if cell_clip is not None:
             c = jnp.clip(c, -cell_clip, cell_clip)
         if peepholes is not None:
             o = o + _broadcast(peepholes[-1], c) * c
         seen = activation(_layer_norm(c, cell_scale, cell_bias))
-        h = recurrent_activation(_clip(o, clip)) * seen
-        return (h if projection_kernel is None else matrix_product(h, projection_kernel)), c
+        o = recurrent_activation(_clip(o, clip))
+        h = o * seen
+        h = h if projection_kernel is None else matrix_product(h, projection_kernel)
+        return (h, c), dict(zip(LSTM_GATES, (i, forget, candidate, o, c), strict=True))
+
+    def step(projected: jax.Array, h_in: jax.Array, carry: Carry) -> Carry:
+        return gates(projected, h_in, carry)[0]
 
     def project(x: jax.Array) -> jax.Array:
         return _add_bias(_layer_norm(products.of_input(x, kernel), kernel_scale), bias)
 
-    return StepCell(project, step)
+    return StepCell(project, step, gates)
 
 
 def gru_cell(
@@ -146,17 +157,20 @@ def gru_cell(
         )
         return gates, candidate
 
-    def step(projected: _Parts, h_in: jax.Array, carry: Carry) -> Carry:
+    def gates(projected: _Parts, h_in: jax.Array, carry: Carry) -> tuple[Carry, Gates]:
         (h,) = carry
-        gates, candidate = projected
-        gates = gates + _layer_norm(products.of_state(h_in, gate_kernel), gate_scale)
-        r, z = axis.split(recurrent_activation(_clip(gates, clip)), 2)
+        both, candidate = projected
+        both = both + _layer_norm(products.of_state(h_in, gate_kernel), gate_scale)
+        r, z = axis.split(recurrent_activation(_clip(both, clip)), 2)
         product = products.of_state(h_in if reset_after else r * h_in, candidate_kernel)
         product = _add_bias(_layer_norm(product, candidate_scale), recurrent_bias)
         n = activation(_clip(candidate + (r * product if reset_after else product), clip))
-        return (n + z * (h - n),)
+        return (n + z * (h - n),), dict(zip(GRU_GATES, (r, z, n), strict=True))
 
-    return StepCell(project, step)
+    def step(projected: _Parts, h_in: jax.Array, carry: Carry) -> Carry:
+        return gates(projected, h_in, carry)[0]
+
+    return StepCell(project, step, gates)
 
 
 def mgu_cell(

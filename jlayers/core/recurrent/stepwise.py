@@ -18,6 +18,7 @@ from .chunking import METHODS, Carry
 
 # What a cell computes from the input alone: one array, or a tuple of them.
 Projected = TypeVar("Projected")
+Gates = dict[str, jax.Array]
 
 
 class StepCell(NamedTuple, Generic[Projected]):
@@ -28,10 +29,12 @@ class StepCell(NamedTuple, Generic[Projected]):
         once, from (time, batch, ...).
       step: ``step(projected, h, carry) -> carry`` for one step. ``h`` is the first entry of the
         carry as the recurrent products read it: with recurrent dropout.
+      gates: ``step`` that also gives what it computes on the way, by name; None where it has none.
     """
 
     project: Callable[[jax.Array], Projected]
     step: Callable[[Projected, jax.Array, Carry], Carry]
+    gates: Callable[[Projected, jax.Array, Carry], tuple[Carry, Gates]] | None = None
 
 
 class ScanOptions(NamedTuple):
@@ -74,7 +77,8 @@ def stepwise(
     *,
     method: str | None = None,
     name: str = "stepwise",
-) -> tuple[jax.Array, Carry]:
+    gates: bool = False,
+) -> tuple[jax.Array, Carry, Gates]:
     """Runs a cell over (batch, time, ...).
 
     Args:
@@ -85,9 +89,11 @@ def stepwise(
       method: whether the gradient stores all that a step computes, ``"store"`` (the default), or
         only the carry, ``"recompute"``.
       name: of the operation, for errors and ``explain``.
+      gates: whether the gates of all steps are wanted.
 
     Returns:
-      (outputs (batch, time, ...), the carry after the last step that was not skipped).
+      (outputs (batch, time, ...), the carry after the last step that was not skipped, the gates by
+      name, (batch, time, ...), of a cell that has some).
 
     Raises:
       ValueError: for an unknown method.
@@ -105,11 +111,16 @@ def stepwise(
 
     def take(
         carry: Carry, at: tuple[Projected, jax.Array | None, jax.Array | None, Carry | None]
-    ) -> tuple[Carry, jax.Array]:
+    ) -> tuple[Carry, tuple[jax.Array, Gates]]:
         projected, valid, reset, keep_old = at
         before = carry if reset is None else _select(reset, options.initial, carry)
         dropout = options.recurrent_dropout_mask
-        after = cell.step(projected, before[0] if dropout is None else before[0] * dropout, before)
+        h = before[0] if dropout is None else before[0] * dropout
+        told: Gates = {}
+        if gates and cell.gates is not None:
+            after, told = cell.gates(projected, h, before)
+        else:
+            after = cell.step(projected, h, before)
         if keep_old is not None:
             after = tuple(
                 jnp.where(sharded_as(keep, old), old, new)
@@ -123,14 +134,15 @@ def stepwise(
         if valid is not None:
             # From ``carry``, not ``before``: a padded step does not reset either.
             after = _select(valid, after, carry)
-        return after, after[0]
+        return after, (after[0], told)
 
     if method == "recompute":
         # In a scan XLA cannot merge the two computations, so that it need not be prevented.
         take = jax.checkpoint(take, prevent_cse=False)
     at = (cell.project(jnp.swapaxes(x, 0, 1)), mask, resets, options.zoneout_mask)
-    carry, outputs = lax.scan(take, carry, at, reverse=options.reverse)
-    return jnp.swapaxes(outputs, 0, 1), carry
+    carry, steps = lax.scan(take, carry, at, reverse=options.reverse)
+    outputs, told = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), steps)
+    return outputs, carry, told
 
 
 def _select(rows: jax.Array, chosen: Carry, others: Carry) -> Carry:

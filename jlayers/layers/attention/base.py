@@ -12,6 +12,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
+from ...base.collecting import asked_of_layer
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.layer import Layer
@@ -206,7 +207,7 @@ def of_attention(
         sequence_mode=SequenceMode("whole", receptive_field),
         stream=unstreamed or pair,
         lazy_weights=lazy_weights,
-    )
+    )._replace(_values=("weights",))
 
 
 def attended(
@@ -226,11 +227,15 @@ def attended(
       how: for ``core.attention``.
     """
     values, mask = x
-    if not weights:
+    asked = asked_of_layer()
+    if not weights and asked is None:
         return maps.output(params, core.attention(*qkv, method=method, **how), values)
     y, of_keys = core.attention_with_weights(*qkv, **how)
     if mask is not None:
         # What a padded step attends to is nothing.
         here = jnp.broadcast_to(mask[:, None, :, None], of_keys.shape)
         of_keys = jnp.where(here, of_keys, jnp.zeros_like(of_keys))
-    return maps.output(params, y, values), of_keys
+    if asked is not None:
+        asked.give("weights", of_keys)
+    y = maps.output(params, y, values)
+    return (y, of_keys) if weights else y

@@ -15,6 +15,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base.arguments import AboveZero, Fraction, NonNegative, Positive
+from ...base.collecting import asked_of_layer
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -243,6 +244,11 @@ def SelfAttention(
             raise LayerError(
                 "a mask or a bias is of a whole sequence, and this is a block of a stream",
                 hint="pattern=, a function of positions; padding is the mask of a Sequence",
+            )
+        if asked_of_layer() is not None:
+            raise LayerError(
+                "the weights of attention are captured in a stream, which has blocks of them",
+                hint="capture them of whole sequences, by apply",
             )
         cache = core.Cache(carry["keys"], carry["values"], carry["count"])
         back = window if isinstance(window, int) else None

@@ -15,8 +15,8 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
-from ...base.added_losses import add_loss
 from ...base.arguments import Fraction, NonNegative, Positive
+from ...base.collecting import add_loss
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer

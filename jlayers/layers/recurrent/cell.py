@@ -72,6 +72,7 @@ class CellDefinition(NamedTuple):
       float32: parameters that stay in float32 at least, whatever the dtype of the input.
       has_product: whether h meets a kernel, where recurrent dropout would act.
       name: of the operation, in errors and ``explain``; by default the layer's kind.
+      gates: the names that the cell's ``gates`` gives, of what a step computes on the way.
     """
 
     parameters: Callable[[Spec], Parameters]
@@ -82,6 +83,7 @@ class CellDefinition(NamedTuple):
     float32: tuple[str, ...] = ()
     has_product: bool = True
     name: str | None = None
+    gates: tuple[str, ...] = ()
 
     def cast(self, params: Params, x: jax.Array) -> Params:
         """The parameters in the dtype in which they are used."""

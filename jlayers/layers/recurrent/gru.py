@@ -12,7 +12,7 @@ from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, Spec
-from ...core.recurrent.cells import gru_cell
+from ...core.recurrent.cells import GRU_GATES, gru_cell
 from ...core.recurrent.fused import gru
 from .activations import Activation, check_elementwise, check_functions
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
@@ -107,6 +107,7 @@ def GRUCell(
                 **params, reset_after=reset_after, clip=clip, **activations
             ),
             scan=fused_scan(gru) if plain else None,
+            gates=GRU_GATES,
         )
     )
 

@@ -13,7 +13,7 @@ from ...base.arguments import AboveZero, Fraction, Positive
 from ...base.factory import factory
 from ...base.layer import Layer
 from ...base.types import Initializer, Spec
-from ...core.recurrent.cells import lstm_cell
+from ...core.recurrent.cells import LSTM_GATES, lstm_cell
 from ...core.recurrent.fused import lstm
 from .activations import Activation, check_elementwise, check_functions
 from .cell import Cell, CellDefinition, Parameters, fused_scan, rows
@@ -129,6 +129,7 @@ def LSTMCell(
                 **params, coupled=coupled, clip=clip, cell_clip=cell_clip, **activations
             ),
             scan=fused_scan(lstm) if plain else None,
+            gates=LSTM_GATES,
         )
     )
 

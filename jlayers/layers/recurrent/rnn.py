@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from ...base.arguments import Fraction
+from ...base.collecting import asked_of_layer
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.factory import factory
@@ -32,7 +33,7 @@ from ...base.types import Carry, Key, Params, PyTree, Spec, State
 from ...core.dispatch import compiled_when_eager
 from ...core.recurrent.chunking import METHODS
 from ...core.recurrent.chunking import Carry as CoreCarry
-from ...core.recurrent.stepwise import ScanOptions, expand, stepwise
+from ...core.recurrent.stepwise import Gates, ScanOptions, expand, stepwise
 from .cell import CarrySpecs, Cell
 
 
@@ -169,17 +170,26 @@ def RNN(
         own = {name: value for name, value in params.items() if name not in initials}
         own = definition.cast(own, values)
         before = tuple(carry[name] for name in specs)
-        found = definition.scan and definition.scan(own, values, before, options, method)
+        # A faster algorithm has no gates to give.
+        asked = asked_of_layer()
+        fast = definition.scan if asked is None else None
+        found = fast and fast(own, values, before, options, method)
         if found is None:
             loop = options._replace(reverse=False, zoneout_rate=None)
-            rate = options.zoneout_rate
-            found = one_by_one(own, values, before, loop, names=tuple(specs), rate=rate)
+            names, rate, gates = tuple(specs), options.zoneout_rate, asked is not None
+            steps, last, told = one_by_one(
+                own, values, before, loop, names=names, rate=rate, gates=gates
+            )
+            found = steps, last
+            if asked is not None:
+                for name, gate in told.items():
+                    asked.give(name, join(gate, mask))
         outputs, after = found[0].astype(values.dtype), found[1]
         y = join(outputs, mask) if return_sequences else after[0].astype(outputs.dtype)
         return y, dict(zip(specs, after, strict=True))
 
     # The options that are not arrays are static, and put back inside.
-    @compiled_when_eager("names", "rate")
+    @compiled_when_eager("names", "rate", "gates")
     def one_by_one(
         params: Params,
         x: jax.Array,
@@ -188,10 +198,11 @@ def RNN(
         *,
         names: tuple[str, ...],
         rate: float | None,
-    ) -> tuple[jax.Array, CoreCarry]:
+        gates: bool,
+    ) -> tuple[jax.Array, CoreCarry, Gates]:
         step_cell, name = definition.bind(params, names), definition.name or cell.kind
         options = options._replace(reverse=reverse, zoneout_rate=rate)
-        return stepwise(step_cell, x, carry, options, method=method, name=name)
+        return stepwise(step_cell, x, carry, options, method=method, name=name, gates=gates)
 
     def draw_noise(
         specs: CarrySpecs, steps: int, key: Key, train: bool
@@ -227,7 +238,7 @@ def RNN(
         of_step(step),
         sequence_mode=SequenceMode("whole", lambda x: field),
         stream=Stepping.of(StepPair(start, step), whole),
-    )
+    )._replace(_values=definition.gates)
 
 
 _LOOP_OPTIONS = [name for name in inspect.signature(RNN).parameters if name != "cell"]

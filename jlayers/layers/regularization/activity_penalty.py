@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ...base import arguments
-from ...base.added_losses import add_loss
 from ...base.arguments import NonNegative
+from ...base.collecting import add_loss
 from ...base.constructors import pure
 from ...base.factory import factory
 from ...base.layer import Layer
