@@ -7,10 +7,14 @@ from ..combinators.orthogonalize import orthogonalize_weights
 from ..combinators.spectral_norm import spectral_norm
 from ..combinators.standardize import standardize_weights
 from ..combinators.weight_norm import weight_norm
+from .precision import precision
+from .precision_rules import Precision
 
 __all__ = [
+    "Precision",
     "inference",
     "orthogonalize_weights",
+    "precision",
     "spectral_norm",
     "standardize_weights",
     "weight_norm",
