@@ -7,16 +7,26 @@ from ..combinators.orthogonalize import orthogonalize_weights
 from ..combinators.spectral_norm import spectral_norm
 from ..combinators.standardize import standardize_weights
 from ..combinators.weight_norm import weight_norm
+from .audit import Audit, Cast, audit
+from .clip_gradients import clip_gradients
+from .gradient_checkpoint import gradient_checkpoint
 from .precision import precision
 from .precision_rules import Precision
+from .stop_gradient import stop_gradient
 
 __all__ = [
+    "Audit",
+    "Cast",
     "Precision",
+    "audit",
+    "clip_gradients",
+    "gradient_checkpoint",
     "inference",
     "orthogonalize_weights",
     "precision",
     "spectral_norm",
     "standardize_weights",
+    "stop_gradient",
     "weight_norm",
 ]
 

@@ -18,9 +18,8 @@ from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, RuleTable
 _ROUTES = ("serial", "parallel", "branch")
 # What they join has to be of one dtype. A layer without a factory is a block of a transformer, or
 # one that a user wrote by hand.
-_JOINS = (
-    "add", "average", "bidirectional", "concat", "layer", "maximum", "minimum", "multiply", "residual",
-)  # fmt: skip
+_MERGES = ("add", "average", "concat", "maximum", "minimum", "multiply", "residual")
+_JOINS = (*_MERGES, "bidirectional", "layer")
 # Transparent, and their layer's output is its next input.
 _LOOPS = ("repeat", "pipeline")
 

@@ -53,7 +53,11 @@ class Precision:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "output" and isinstance(value, str) and value in (AS_COMPUTED, AS_INPUT):
+            if (
+                field.name == "output"
+                and isinstance(value, str)
+                and value in (AS_COMPUTED, AS_INPUT)
+            ):
                 continue
             if value is not None:
                 # By name: such a rule can be compared, hashed and pickled.
@@ -65,9 +69,11 @@ class Precision:
 
 
 Rule = Precision | DTypeLike
+
+
 def _dtype_name(what: str, value: Any) -> str:
     try:
-        name = jnp.dtype(value).name
+        name: str = jnp.dtype(value).name
     except TypeError:
         near = difflib.get_close_matches(str(value), DTYPES, 1, 0.3)
         raise LayerError(
