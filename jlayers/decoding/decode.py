@@ -23,9 +23,10 @@ from ..base.specs import format_short
 from ..base.types import Carry, Params, PyTree, State
 from ..core.dispatch import is_staged
 from ..sharding import Rules
+from ..sharding.batches import AnyMesh
 from .batch_axes import PlaceCarry, as_it_is
 from .context import as_context
-from .on_mesh import AnyMesh, OnMesh, on_mesh
+from .on_mesh import OnMesh, on_mesh
 from .programs import program
 from .prompts import (
     Prompt,

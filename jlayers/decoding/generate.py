@@ -13,9 +13,10 @@ from ..base.layer import Layer
 from ..base.sequence import Sequence
 from ..base.types import Params, PyTree, State
 from ..sharding import Rules
+from ..sharding.batches import AnyMesh
 from .context import as_context
 from .decode import Decoded, decode_prompt, reported
-from .on_mesh import AnyMesh, OnMesh, on_mesh
+from .on_mesh import OnMesh, on_mesh
 from .programs import program
 from .prompts import (
     Prompt,
