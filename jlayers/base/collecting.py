@@ -110,7 +110,7 @@ class _Collector(NamedTuple):
             raise LayerError(
                 "is captured inside a transformation of JAX that a body calls",
                 expected="a call of the layer in the body itself",
-                hint="jl.repeat, jl.ensemble and jl.remat hand out what is captured inside them",
+                hint="jl.repeat, jl.ensemble and jl.remat return what is captured inside them",
             )
         self.found.captured.extend(own)
 

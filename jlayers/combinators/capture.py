@@ -159,7 +159,7 @@ def _gradients(
         raise LayerError(
             "gradients are of outputs of layers, and not of values in them", got=repr(named[0])
         )
-    owners, entry = (object(), object()), entry_name("gradient", inner)
+    owners, entry = (object(), object()), entry_name()
 
     def around(selected: Selected, layer: Layer) -> Layer:
         inside = injector(owners[1], entry, lambda y, given: y + given["delta"], selected, layer)

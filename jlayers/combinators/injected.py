@@ -8,6 +8,7 @@ in the state that users see.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ from .transparent import traced, wrapper
 
 # ``(leaf of the output, given arrays) -> leaf``
 Inject = Callable[[jax.Array, dict[str, jax.Array]], jax.Array]
+
+_numbers = itertools.count()
 
 UNSTREAMED = "the values that it is given are of whole sequences"
 
@@ -71,13 +74,10 @@ def injector(owner: object, entry: str, how: Inject, selected: Selected, layer: 
     return unseen(wrapper(layer, abstract, apply, again, Stepping(start, advance)), layer)
 
 
-def entry_name(kind: str, layer: Layer) -> str:
-    """A name for entries that differs from those of the same kind inside the layer."""
-
-    def count(layer: Layer) -> int:
-        return 1 + sum(map(count, layer.children.values()))
-
-    return f"{INSTRUMENT}{kind} {count(layer)}>"
+def entry_name() -> str:
+    """A name for entries of the state, which no other has."""
+    # In the order of creation as text too: JAX sorts the names.
+    return f"{INSTRUMENT}given {next(_numbers):09d}>"
 
 
 def with_entries(state: State, entry: str, values: Mapping[str, PyTree]) -> State:
@@ -118,7 +118,7 @@ def check_taken(found: list[Captured], values: Mapping[str, Any]) -> None:
         if not calls:
             raise LayerError(
                 f"the layer at {path!r} gets no value",
-                expected="parents that hand the state of their children to them",
+                expected="parents that call their children with their state",
                 hint="a combinator instead of a Layer that calls its children by hand",
             )
 

@@ -160,7 +160,7 @@ def _taking(
         raise LayerError(
             f"{kind} takes outputs of layers, and not values in them", got=repr(named[0])
         )
-    owner, entry = object(), entry_name(kind, inner)
+    owner, entry = object(), entry_name()
     around = rewritten(inner, selected, functools.partial(injector, owner, entry, how))
     outputs = capture(inner, *patterns, reduce=_of_one_call)
 

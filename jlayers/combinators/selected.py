@@ -97,7 +97,7 @@ def rewritten(
 
 
 def unseen(wrapped: Layer, layer: Layer) -> Layer:
-    """A wrapper that goes by the name, the text and the line of the layer inside it."""
+    """A wrapper with the name, the text and the line of the layer inside it."""
     named = {"kind": layer.kind, "maker": layer.maker, "site": layer.site, "_text": layer._text}
     return wrapped._replace(**named, _values=layer._values)
 

@@ -187,8 +187,8 @@ def test_errors_of_models():
     shared = jl.serial(blocks=jl.repeat(jl.Dense(4), 3, shared=True))
     with pytest.raises(jl.LayerError, match=r"(?s)several copies by one state.*without shared="):
         jl.capture(shared, "blocks", what="gradient").init(jax.random.key(0), X)
-    with pytest.raises(jl.LayerError, match=r"(?s)of must return a floating scalar.*\[3, 4\]"):
-        jl.capture(shared, "blocks", what="gradient", of=lambda y: y).init(jax.random.key(0), X)
+    with pytest.raises(jl.LayerError, match=r"(?s)of must return a floating scalar.*\[3, 2\]"):
+        jl.capture(MODEL, "blocks", what="gradient", of=lambda y: y).init(jax.random.key(0), X)
     pipeline = jl.serial(blocks=jl.pipeline(jl.Dense(4), 2, 2, 3))
     with pytest.raises(jl.LayerError, match="in a pipeline, which takes parts of the batch"):
         jl.capture(pipeline, "blocks", what="gradient").init(jax.random.key(0), X)
@@ -215,4 +215,4 @@ def test_a_layer_that_hands_no_state_to_its_children_is_found_out():
     with pytest.raises(jl.LayerError) as error:
         perturbed.init(jax.random.key(0), (X, {"layer/inner": X}))
     assert "the layer at 'layer/inner' gets no value" in text_of(error)
-    assert "parents that hand the state of their children to them" in text_of(error)
+    assert "parents that call their children with their state" in text_of(error)
