@@ -96,7 +96,7 @@ def quantize(
     over = tuple(range(1, grouped.ndim)) if group_size is None else (-1,)
     largest = jnp.max(jnp.abs(grouped), over)
     scale = largest / form.largest
-    scale = jnp.where(scale > 0, scale, jnp.ones_like(scale))
+    scale = jnp.where(scale == 0, jnp.ones_like(scale), scale)
     found = (grouped / jnp.expand_dims(scale, over)).reshape(wide.shape)
     found = jnp.clip(found, -form.largest, form.largest)
     if form.packed == 2:
@@ -257,7 +257,10 @@ def _by_digits(
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     count = rows.shape[0]
     largest = jnp.max(jnp.abs(rows), 1, keepdims=True)
-    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest)) / 127
+    # XLA for CPU may leave NaN out of a maximum, and a digit has no NaN.
+    finite = jnp.all(jnp.isfinite(rows), 1, keepdims=True)
+    largest = jnp.where(finite, largest, jnp.full_like(largest, jnp.nan))
+    unit = jnp.where(largest == 0, jnp.ones_like(largest), largest) / 127
     rest, found = rows / unit, []
     for _ in range(digits):
         digit = jnp.round(rest)
