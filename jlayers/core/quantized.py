@@ -52,8 +52,8 @@ _BASE = 254.0
 _DIGITS = {"float32": 3, "bfloat16": 2, "float16": 2}
 # With more rows the digits' own arithmetic costs what their traffic saves (docs/notes/0027).
 _MOST_ROWS = 8
-# Channels whose wide weight is made at once. A loop uses the same memory again; a wide weight for
-# each layer is memory that the system has to hand out anew at each call.
+# Channels whose wide weight is made at once. A loop uses its memory again and again, where a wide
+# weight for each layer is memory that the system has to provide at each call.
 _BLOCK = 512
 # The sum of so many products of two digits still fits into an int32.
 _MOST_INPUTS = (2**31 - 1) // 127**2
