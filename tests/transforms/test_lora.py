@@ -1,5 +1,7 @@
 """lora and dora beside weights that NumPy makes: values, gradients, copies, streams, refusals."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from oracles import convert
 
 import jlayers as jl
 from jlayers import transforms
+from jlayers.inspection.taps import recorded
 
 STEPS = convert.draw_input((2, 5, 4))
 IDS = np.array([[0, 3, -1], [2, 2, 1]], np.int32)
@@ -200,7 +203,8 @@ def test_a_stream_of_blocks():
 def test_what_looks_into_a_model():
     model = jl.serial(body=jl.repeat(jl.residual(jl.Dense(4)), 2), head=jl.Dense(3))
     tuned = transforms.lora(model, "**/kernel", rank=2)
-    assert eval(repr(tuned), {**vars(jl), "lora": transforms.lora}).children.keys() == {""}
+    again = eval(repr(tuned), {**vars(jl), "jl": jl, "lora": transforms.lora})
+    assert repr(again) == repr(tuned)
     params, state = tuned.init(jax.random.key(0), STEPS)
     params = convert.draw(params)
     wanted, _ = tuned.apply(params, state, STEPS)
@@ -212,6 +216,10 @@ def test_what_looks_into_a_model():
     same(jl.plain(tuned))
     same(jl.rewrite(tuned, "head", lambda layer: jl.remat(layer)))
     same(tuned.rebuild({"": model}))
+    same(pickle.loads(pickle.dumps(tuned)))
+    y, seen = recorded(tuned, params, state, STEPS)
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+    assert {"body/0/body", "body/1/body", "head"} <= {one.path for one in seen}
     assert jl.summary(tuned, STEPS).parameters == sum(p.size for p in jax.tree.leaves(params))
     assert jl.parameters(tuned, STEPS)["body/body/kernel_lora_a"].copies == (2,)
     # NumPy's arrays, as read from a file, and a mask.
