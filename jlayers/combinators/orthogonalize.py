@@ -13,6 +13,7 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
 from ..core.weights import Weight, array_of, lazy, static
 from .transparent import Parts, made_from, with_lazy_weights
@@ -20,7 +21,7 @@ from .transparent import Parts, made_from, with_lazy_weights
 
 @factory
 def orthogonalize_weights(
-    layer: LayerOrFunction, pattern: str = "**/*kernel", *, method: str = "householder"
+    layer: LayerOrFunction, pattern: Patterns = "**/*kernel", *, method: str = "householder"
 ) -> Layer:
     """The layer with orthogonal kernels, which stay orthogonal whatever a gradient step does.
 
@@ -42,7 +43,8 @@ def orthogonalize_weights(
 
     Args:
       layer: a layer with kernels, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels; ``"**/recurrent_kernel"`` of an RNN.
+      pattern: paths of parameters, one or a tuple, by default of all kernels;
+        ``"**/recurrent_kernel"`` of an RNN.
       method: one of the three.
 
     Raises:
@@ -65,7 +67,7 @@ def orthogonalize_weights(
 
     return with_lazy_weights(
         lift(layer),
-        (pattern,),
+        each_pattern(pattern),
         lambda new: orthogonalize_weights(new, pattern, method=method),
         lambda kernel: Orthogonal(kernel, method),
         parts=parts,

@@ -14,6 +14,7 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
 from ..core.weights import Weight, array_of, as_matrix, lazy
 from .transparent import Parts, made_from, with_lazy_weights
@@ -25,7 +26,7 @@ _FIRST_STEPS = 15
 @factory
 def spectral_norm(
     layer: LayerOrFunction,
-    pattern: str = "**/*kernel",
+    pattern: Patterns = "**/*kernel",
     *,
     steps: Positive = 1,
     epsilon: AboveZero = 1e-12,
@@ -38,7 +39,7 @@ def spectral_norm(
 
     Args:
       layer: a layer with kernels, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels.
+      pattern: paths of parameters, one or a tuple, by default of all kernels.
       steps: of power iteration, in each call in training.
       epsilon: the least length that a vector is divided by.
 
@@ -80,7 +81,7 @@ def spectral_norm(
 
     return with_lazy_weights(
         lift(layer),
-        (pattern,),
+        each_pattern(pattern),
         lambda new: spectral_norm(new, pattern, steps=steps, epsilon=epsilon),
         Spectral,
         state=("u", "v"),

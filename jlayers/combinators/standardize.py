@@ -10,6 +10,7 @@ from ..base.arguments import AboveZero
 from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
 from ..core.weights import Weight, array_of, lazy, static
 from .transparent import with_lazy_weights
@@ -17,7 +18,7 @@ from .transparent import with_lazy_weights
 
 @factory
 def standardize_weights(
-    layer: LayerOrFunction, pattern: str = "**/*kernel", *, epsilon: AboveZero = 1e-5
+    layer: LayerOrFunction, pattern: Patterns = "**/*kernel", *, epsilon: AboveZero = 1e-5
 ) -> Layer:
     """The layer with kernels of mean 0 and variance 1 for each output, whatever its parameters are.
 
@@ -27,7 +28,7 @@ def standardize_weights(
 
     Args:
       layer: a convolution, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels.
+      pattern: paths of parameters, one or a tuple, by default of all kernels.
       epsilon: what is added to the variance.
 
     Raises:
@@ -42,7 +43,7 @@ def standardize_weights(
     """
     return with_lazy_weights(
         lift(layer),
-        (pattern,),
+        each_pattern(pattern),
         lambda new: standardize_weights(new, pattern, epsilon=epsilon),
         lambda kernel: Standardized(kernel, epsilon),
     )

@@ -13,6 +13,7 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
 from ..core.norm import inverse_root
 from ..core.weights import Weight, array_of, lazy, static
@@ -21,7 +22,7 @@ from .transparent import Parts, made_from, with_lazy_weights
 
 @factory
 def weight_norm(
-    layer: LayerOrFunction, pattern: str = "**/*kernel", *, feature_axes: FeatureAxes = -1
+    layer: LayerOrFunction, pattern: Patterns = "**/*kernel", *, feature_axes: FeatureAxes = -1
 ) -> Layer:
     """The layer with kernels whose lengths are parameters of their own.
 
@@ -30,7 +31,7 @@ def weight_norm(
 
     Args:
       layer: a layer with kernels, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels.
+      pattern: paths of parameters, one or a tuple, by default of all kernels.
       feature_axes: the axes of a kernel that have a length for each entry, by default that of the
         outputs; ``()`` for one length of the whole kernel.
 
@@ -56,7 +57,7 @@ def weight_norm(
 
     return with_lazy_weights(
         lift(layer),
-        (pattern,),
+        each_pattern(pattern),
         lambda new: weight_norm(new, pattern, feature_axes=feature_axes),
         lambda kernel, norm: Normalized(kernel, norm, axes),
         params=("norm",),

@@ -52,8 +52,8 @@ _BASE = 254.0
 _DIGITS = {"float32": 3, "bfloat16": 2, "float16": 2}
 # With more rows the digits' own arithmetic costs what their traffic saves (docs/notes/0027).
 _MOST_ROWS = 8
-# Channels whose wide weight is made at once. A loop uses the same memory again; a wide weight for
-# each layer is memory that the system has to hand out anew at each call.
+# Channels whose wide weight is made at once. A loop uses its memory again and again, where a wide
+# weight for each layer is memory that the system has to provide at each call.
 _BLOCK = 512
 # The sum of so many products of two digits still fits into an int32.
 _MOST_INPUTS = (2**31 - 1) // 127**2
@@ -96,7 +96,7 @@ def quantize(
     over = tuple(range(1, grouped.ndim)) if group_size is None else (-1,)
     largest = jnp.max(jnp.abs(grouped), over)
     scale = largest / form.largest
-    scale = jnp.where(scale > 0, scale, jnp.ones_like(scale))
+    scale = jnp.where(scale == 0, jnp.ones_like(scale), scale)
     found = (grouped / jnp.expand_dims(scale, over)).reshape(wide.shape)
     found = jnp.clip(found, -form.largest, form.largest)
     if form.packed == 2:
@@ -257,7 +257,10 @@ def _by_digits(
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     count = rows.shape[0]
     largest = jnp.max(jnp.abs(rows), 1, keepdims=True)
-    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest)) / 127
+    # XLA for CPU may leave NaN out of a maximum, and a digit has no NaN.
+    finite = jnp.all(jnp.isfinite(rows), 1, keepdims=True)
+    largest = jnp.where(finite, largest, jnp.full_like(largest, jnp.nan))
+    unit = jnp.where(largest == 0, jnp.ones_like(largest), largest) / 127
     rest, found = rows / unit, []
     for _ in range(digits):
         digit = jnp.round(rest)

@@ -112,14 +112,20 @@ def explain(layer: LayerOrFunction, x: PyTree, *, platform: str | None = None) -
 
 
 def _decisions(layer: Layer, x: PyTree, path: str, platform: str) -> Iterator[Decision]:
-    found = trace(layer, x)
-    if not layer.children:
-        for record in _records(layer, found, x, platform):
-            yield Decision(path, layer.short(), record.operation, *record.choice)
+    found, own = trace(layer, x), []
+    # A transform of weights has operations that the layer inside, with arrays, has not.
+    if not layer.children or layer._weights.change is not None:
+        own = _records(layer, found, x, platform)
+    inside: list[Decision] = []
     for name, child in layer.children.items():
         # Calls with different shapes may be computed by different algorithms.
         for inputs in found.inputs[name]:
-            yield from _decisions(child, inputs, join(path, name), platform)
+            inside += _decisions(child, inputs, join(path, name), platform)
+    known = {decision[2:] for decision in inside}
+    for record in own:
+        if (record.operation, *record.choice) not in known:
+            yield Decision(path, layer.short(), record.operation, *record.choice)
+    yield from inside
 
 
 def _records(layer: Layer, found: Trace, x: PyTree, platform: str) -> list[Record]:

@@ -25,7 +25,6 @@ from ..core.weights import Weight, array_of, lazy, static
 
 # As in peft: uniform up to 1 / sqrt(rows).
 _FIRST = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-_MATRICES = ("lora_a", "lora_b")
 
 
 @factory
@@ -83,8 +82,8 @@ def lora(
         each_pattern(pattern),
         again,
         lambda kernel, lora_a, lora_b: LowRank(kernel, lora_a, lora_b, scale),
-        params=_MATRICES,
-        parts=lambda spec: Parts(matrices(spec, rank, init)),
+        params=("lora_a", "lora_b"),
+        parts=lambda spec: Parts(matrices(spec, "lora", rank, init)),
     )
 
 
@@ -107,7 +106,8 @@ def dora(
     Args:
       layer, pattern, rank, alpha, rank_stabilized, init: as for ``lora``.
 
-    The parameters are those of ``lora``, and ``kernel_dora_norm``, of the last axis.
+    The parameters are those of ``layer``, and beside each kernel ``kernel_dora_a``,
+    ``kernel_dora_b`` and ``kernel_dora_norm``, of the last axis.
 
     Raises:
       LayerError: as for ``lora``.
@@ -116,7 +116,7 @@ def dora(
     >>> layer = jl.transforms.dora(jl.Dense(3, bias=False), rank=1)
     >>> params, state = layer.init(jax.random.key(0), jl.spec((2, 4)))
     >>> {path: leaf.shape for path, leaf in jl.flatten(params).items()}
-    {'kernel': (4, 3), 'kernel_dora_norm': (3,), 'kernel_lora_a': (4, 1), 'kernel_lora_b': (1, 3)}
+    {'kernel': (4, 3), 'kernel_dora_a': (4, 1), 'kernel_dora_b': (1, 3), 'kernel_dora_norm': (3,)}
     """
     scale = scale_of(rank, alpha, rank_stabilized)
 
@@ -126,16 +126,16 @@ def dora(
 
     def parts(spec: ParamSpec) -> Parts:
         norm = made_from(spec, _lengths, spec.shape_of_one[-1:])
-        return Parts({**matrices(spec, rank, init), "dora_norm": norm})
+        return Parts({**matrices(spec, "dora", rank, init), "dora_norm": norm})
 
     return with_lazy_weights(
         lift(layer),
         each_pattern(pattern),
         again,
-        lambda kernel, lora_a, lora_b, dora_norm: Decomposed(
-            LowRank(kernel, lora_a, lora_b, scale), dora_norm
+        lambda kernel, dora_a, dora_b, dora_norm: Decomposed(
+            LowRank(kernel, dora_a, dora_b, scale), dora_norm
         ),
-        params=(*_MATRICES, "dora_norm"),
+        params=("dora_a", "dora_b", "dora_norm"),
         parts=parts,
     )
 
@@ -147,11 +147,11 @@ def scale_of(rank: int, alpha: float | None, rank_stabilized: bool) -> float:
     return alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
 
-def matrices(weight: ParamSpec, rank: int, init: Initializer) -> dict[str, ParamSpec]:
+def matrices(weight: ParamSpec, name: str, rank: int, init: Initializer) -> dict[str, ParamSpec]:
     """The two matrices of each copy of a weight."""
     *others, last = weight.shape_of_one
-    sizes = {"lora_a": (init, (math.prod(others), rank))}
-    sizes["lora_b"] = (initializers.zeros, (rank, last))
+    sizes = {f"{name}_a": (init, (math.prod(others), rank))}
+    sizes[f"{name}_b"] = (initializers.zeros, (rank, last))
     return {name: drawn_beside(weight, name, *how) for name, how in sizes.items()}
 
 

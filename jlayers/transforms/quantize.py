@@ -80,8 +80,8 @@ def quantize(
         that of the product without rounding. The inputs of other layers stay as they are.
 
     State:
-      that of ``layer``; and for each kernel ``kernel_q`` (channels, *others), int8, or uint8 (of int4
-      two to a byte, with half the last axis; of float8 the bits), and ``kernel_scale`` (channels,),
+      that of ``layer``; and for each kernel ``kernel_q`` (channels, *others), int8, or uint8 (int4:
+      two to a byte, with half the last axis; float8: the bits), and ``kernel_scale`` (channels,),
       or (channels, *others but the last, groups).
 
     Raises:

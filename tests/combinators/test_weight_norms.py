@@ -43,6 +43,60 @@ def test_spectral_norm_of_a_model():
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), state, after))
 
 
+def of_weight_norm(kernel, own, state):
+    """The weights of all copies, and the gradients of their parts from that of the weights."""
+    norm, length = own["kernel_norm"][:, None], np.sqrt((kernel**2).sum(1, keepdims=True))
+
+    def gradients(of_weight):
+        along = (of_weight * kernel).sum(1, keepdims=True) / length
+        found = {"kernel_norm": along[:, 0]}
+        return found | {"kernel": norm / length * (of_weight - along * kernel / length)}
+
+    return norm * kernel / length, gradients
+
+
+def of_spectral_norm(kernel, own, state):
+    outer = state["kernel_v"][:, :, None] * state["kernel_u"][:, None]
+    largest = (kernel * outer).sum((1, 2), keepdims=True)
+
+    def gradients(of_weight):
+        along = (of_weight * kernel).sum((1, 2), keepdims=True) / largest
+        return {"kernel": (of_weight - along * outer) / largest}
+
+    return kernel / largest, gradients
+
+
+@pytest.mark.parametrize(
+    ("wrap", "by_hand"),
+    [(jl.weight_norm, of_weight_norm), (jl.spectral_norm, of_spectral_norm)],
+    ids=["weight_norm", "spectral_norm"],
+)
+def test_values_and_gradients_by_hand(wrap, by_hand):
+    deep = jl.repeat(jl.Dense(3), 4)
+    with jax.enable_x64(True):
+        x = X[0, 0].astype(np.float64)
+        params, state = wrap(deep).init(jax.random.key(0), x)
+        params = convert.draw(params)
+        weight, gradients = by_hand(np.asarray(params["kernel"]), params, state)
+
+        def value_and_grad(layer, params, state):
+            def loss(params):
+                y, _ = layer.apply(params, state, x)
+                return jnp.sum(y**3), y
+
+            gradient, y = jax.grad(loss, has_aux=True)(params)
+            return y, gradient
+
+        y, found = value_and_grad(wrap(deep), params, state)
+        plain = {"kernel": jnp.asarray(weight), "bias": params["bias"]}
+        wanted_y, wanted = value_and_grad(deep, plain, {})
+        wanted |= gradients(np.asarray(wanted["kernel"]))
+        np.testing.assert_allclose(y, wanted_y, rtol=1e-9, atol=1e-9)
+        assert found.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            np.testing.assert_allclose(found[name], gradient, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
 def test_a_kernel_of_zeros_stays_zero():
     zeros = jax.nn.initializers.zeros
     for wrap in (jl.weight_norm, jl.spectral_norm):

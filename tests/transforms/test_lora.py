@@ -1,5 +1,7 @@
 """lora and dora beside weights that NumPy makes: values, gradients, copies, streams, refusals."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from oracles import convert
 
 import jlayers as jl
 from jlayers import transforms
+from jlayers.inspection.taps import recorded
 
 STEPS = convert.draw_input((2, 5, 4))
 IDS = np.array([[0, 3, -1], [2, 2, 1]], np.int32)
@@ -37,9 +40,9 @@ def as_matrix(kernel, copies):
     return kernel.reshape(*kernel.shape[:copies], -1, kernel.shape[-1])
 
 
-def by_hand(flat, path, scale):
+def by_hand(flat, path, scale, name):
     """The weight, and the gradients of its parts from that of the weight."""
-    kernel, a, b = (np.asarray(flat[path + end]) for end in ("", "_lora_a", "_lora_b"))
+    kernel, a, b = (np.asarray(flat[path + end]) for end in ("", f"_{name}_a", f"_{name}_b"))
     norm = flat.get(f"{path}_dora_norm")
     matrix = as_matrix(kernel, a.ndim - 2)
     made = matrix + scale * np.einsum("...ir,...ro->...io", a, b)
@@ -50,8 +53,8 @@ def by_hand(flat, path, scale):
         of_made = as_matrix(of_kernel, a.ndim - 2) * factor
         found = {
             path: of_made.reshape(kernel.shape),
-            f"{path}_lora_a": scale * np.einsum("...io,...ro->...ir", of_made, b),
-            f"{path}_lora_b": scale * np.einsum("...ir,...io->...ro", a, of_made),
+            f"{path}_{name}_a": scale * np.einsum("...io,...ro->...ir", of_made, b),
+            f"{path}_{name}_b": scale * np.einsum("...ir,...io->...ro", a, of_made),
         }
         if norm is not None:
             direction = as_matrix(of_kernel, a.ndim - 2) * made / length
@@ -72,8 +75,9 @@ def test_it_is_the_layer_with_the_sum(wrap, name):
         own, _ = layer.init(jax.random.key(0), x)
         params = convert.draw(jax.tree.map(lambda p: p.astype(np.float64), params))
         flat = jl.flatten(params)
-        paths = [path[: -len("_lora_a")] for path in flat if path.endswith("_lora_a")]
-        made = {path: by_hand(flat, path, 1.5) for path in paths}
+        a = f"_{wrap.__name__}_a"
+        paths = [path.removesuffix(a) for path in flat if path.endswith(a)]
+        made = {path: by_hand(flat, path, 1.5, wrap.__name__) for path in paths}
         plain = {path: flat[path] for path in jl.flatten(own)}
         plain |= {path: jnp.asarray(kernel) for path, (kernel, _) in made.items()}
         weights = np.random.default_rng(0).normal(size=jl.out_spec(layer, x).shape)
@@ -112,16 +116,16 @@ def test_it_starts_as_the_layer():
     for wrap in (transforms.lora, transforms.dora):
         tuned = wrap(model, "body/dense/kernel", rank=2)
         params, state = tuned.init(jax.random.key(0), STEPS)
-        flat = jl.flatten(params)
+        flat, name = jl.flatten(params), wrap.__name__
         for path, leaf in jl.flatten(own).items():
             np.testing.assert_array_equal(flat[path], leaf)
         np.testing.assert_allclose(tuned.apply(params, state, STEPS)[0], wanted, rtol=1e-5)
-    a = flat["body/dense/kernel_lora_a"]
+    a = flat[f"body/dense/kernel_{name}_a"]
     assert a.shape == (3, 4, 2)
     # Each copy has a draw of its own, uniform up to 1 / sqrt(rows).
     assert len({float(copy[0, 0]) for copy in a}) == 3
     assert np.abs(a).max() <= 1 / 2
-    assert not flat["body/dense/kernel_lora_b"].any()
+    assert not flat[f"body/dense/kernel_{name}_b"].any()
 
 
 def test_the_scale():
@@ -199,7 +203,8 @@ def test_a_stream_of_blocks():
 def test_what_looks_into_a_model():
     model = jl.serial(body=jl.repeat(jl.residual(jl.Dense(4)), 2), head=jl.Dense(3))
     tuned = transforms.lora(model, "**/kernel", rank=2)
-    assert eval(repr(tuned), {**vars(jl), "lora": transforms.lora}).children.keys() == {""}
+    again = eval(repr(tuned), {**vars(jl), "jl": jl, "lora": transforms.lora})
+    assert repr(again) == repr(tuned)
     params, state = tuned.init(jax.random.key(0), STEPS)
     params = convert.draw(params)
     wanted, _ = tuned.apply(params, state, STEPS)
@@ -211,6 +216,10 @@ def test_what_looks_into_a_model():
     same(jl.plain(tuned))
     same(jl.rewrite(tuned, "head", lambda layer: jl.remat(layer)))
     same(tuned.rebuild({"": model}))
+    same(pickle.loads(pickle.dumps(tuned)))
+    y, seen = recorded(tuned, params, state, STEPS)
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+    assert {"body/0/body", "body/1/body", "head"} <= {one.path for one in seen}
     assert jl.summary(tuned, STEPS).parameters == sum(p.size for p in jax.tree.leaves(params))
     assert jl.parameters(tuned, STEPS)["body/body/kernel_lora_a"].copies == (2,)
     # NumPy's arrays, as read from a file, and a mask.
@@ -232,7 +241,7 @@ def test_what_looks_into_a_model():
         (lambda wrap: wrap(jl.Dense(3), ("kernel", 1), rank=1), ["tuple of patterns"]),
         (
             lambda wrap: jl.serial(a=wrap(wrap(jl.Dense(3), "kernel", rank=1), "kernel", rank=2)),
-            ["at 'a'", "'kernel_lora_a' is there already"],
+            ["at 'a'", "ora_a' is there already"],
         ),
         (
             lambda wrap: wrap(
