@@ -94,6 +94,14 @@ def test_rewrite_by_kind_and_predicate_keeps_paths():
     ]
 
 
+def test_transparent_wrappers_keep_the_paths_of_every_layer_of_the_table():
+    for row in INSTANCES.values():
+        if not row.full:
+            wrapped = jl.rewrite(row.layer, lambda path, layer: not layer.children, jl.inference)
+            assert wrapped is not row.layer
+            assert [*jl.parameters(wrapped, row.x)] == [*jl.parameters(row.layer, row.x)]
+
+
 def test_of_a_wrapper_and_the_layer_inside_the_inner_is_changed_once():
     calls = []
     jl.rewrite(MODEL, "encoder", lambda layer: calls.append(layer.maker) or layer)
