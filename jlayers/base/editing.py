@@ -130,6 +130,15 @@ class Editable:
                 )
             return _number(self, number)  # type: ignore[no-any-return]
 
+    # Without it Python would look for the path in ``init, apply``, and not find it.
+    @public_api
+    def __contains__(self, path: object) -> bool:
+        """Whether there is a layer at that path: ``"encoder/attend" in model``."""
+        with error_context(self):
+            if not isinstance(path, str):
+                raise LayerError("a layer inside is found by its path", got=format_short(path))
+            return path == "" or path in _paths(self)
+
     if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
 
         def __getattr__(self, name: str) -> Any:

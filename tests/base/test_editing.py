@@ -117,6 +117,8 @@ def test_layers_inside():
     # Of a wrapper and the layer inside, which have one path, the one that the parent has.
     assert MODEL["residual"].maker == "repeat"
     assert repr(MODEL["residual/body"]) == "Dense(6)"
+    assert all(path in MODEL for path, _ in jl.walk(MODEL))
+    assert "residual/dense" not in MODEL
     # An iterator is still the pair.
     init, apply = MODEL
     assert (init, apply) == (MODEL.init, MODEL.apply)
@@ -265,6 +267,7 @@ CASES = [
     ),
     (lambda: MODEL[True], "serial: a layer inside is found by a path, a number or a slice"),
     (lambda: MODEL[0, 1], "serial: a layer inside is found by a path, a number or a slice"),
+    (lambda: 3 in MODEL, "serial: a layer inside is found by its path", "got:      3"),
     (
         lambda: jl.repeat(jl.Dense(3), 4)[0],
         "repeat: has 4 copies of one layer, which cannot be taken one by one",

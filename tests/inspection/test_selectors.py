@@ -44,6 +44,8 @@ def test_kinds():
         "head/dropout",
     ]
     assert paths("head/**", kind=jl.Dropout) == ["head/dropout"]
+    assert paths("head/**", kind="!dropout") == ["head/dense"]
+    assert paths("head/**", kind=(jl.Dense, "!dropout")) == ["head/dense"]
     # A wrapper has the kind of what is inside, and a factory of its own.
     assert [layer.maker for _, layer in jl.select_layers(MODEL, kind=jl.repeat)] == ["repeat"]
     assert len(jl.select_layers(MODEL, kind="residual")) == 2

@@ -135,6 +135,21 @@ def test_another_input_of_the_old_model():
     assert same(moved["head"], params["head"])
 
 
+def test_a_part_needs_no_key_and_it_all_compiles():
+    params, _, report = jl.transfer(PARAMS, OLD, OLD[:"head"], X, state=STATE)
+    assert report.left_over == ("head/kernel", "head/bias")
+    assert same(params, {name: PARAMS[name] for name in ("encoder", "norm")})
+    inner, _, _ = jl.transfer(
+        PARAMS, OLD, OLD["encoder"], X, state=STATE, rename={"encoder/**": "**"}
+    )
+    assert same(inner, PARAMS["encoder"])
+
+    def moved(params, key):
+        return jl.transfer(params, OLD, WIDE, X, state=STATE, key=key, partial="pad").params
+
+    assert same(jax.jit(moved)(PARAMS, OTHER), moved(PARAMS, OTHER))
+
+
 RENAMES = [
     ({"encoder/**": "backbone/**"}, "encoder/dense/kernel", "backbone/dense/kernel"),
     ({"encoder/**": "**"}, "encoder/dense/kernel", "dense/kernel"),
