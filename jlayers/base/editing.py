@@ -59,7 +59,7 @@ class Editable:
         )
 
     @public_api
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, /, **changes: Any) -> Self:
         """The same layer with other arguments, or with other layers in place of its children.
 
         It is built again by its factory, which checks the arguments, and keeps its name in the
@@ -92,6 +92,9 @@ class Editable:
             made = _with_arguments(self, bound, others)
         if layers:
             with error_context(made):
+                # Other arguments may give other children.
+                if gone := [name for name in layers if name not in made.children]:
+                    raise _unknown(made, known, gone, layers)
                 made = made.rebuild({**made.children, **_in_place(made, layers)})
         kind = made.kind if "name" in others else self.kind
         return made._replace(kind=kind)  # type: ignore[no-any-return]

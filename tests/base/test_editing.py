@@ -194,6 +194,11 @@ def test_other_attributes_have_no_hint():
     assert not hasattr(MODEL, "shape")
 
 
+@jl.factory
+def Deep(depth):
+    return jl.serial(*[jl.Dense(2) for _ in range(depth)])
+
+
 HAND_WRITTEN = jl.Layer(lambda key, x: ({}, {}), lambda *args, **kwargs: None, name="mine")
 
 CASES = [
@@ -226,6 +231,12 @@ CASES = [
         "hint:     jl.lift(function)",
     ),
     (lambda: MODEL.replace(dense=3), "serial: the child 'dense' must be a layer, got 3"),
+    (
+        lambda: Deep(3).replace(depth=1, dense_2=jl.Dense(4)),
+        "Deep: has no argument 'dense_2' and no such child",
+        "expected: arguments depth; children dense",
+    ),
+    (lambda: MODEL.replace(self=3), "serial: has no argument 'self' and no such child"),
     (lambda: MODEL.replace(layers=3), "serial: layers must be all of them, (*", "got:      3"),
     (lambda: MODEL.replace(named=[3]), "serial: named must be all of them, {head: Dense(3)}"),
     (
