@@ -59,7 +59,7 @@ class Editable:
         )
 
     @public_api
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, /, **changes: Any) -> Self:
         """The same layer with other arguments, or with other layers in place of its children.
 
         It is built again by its factory, which checks the arguments, and keeps its name in the
@@ -92,6 +92,9 @@ class Editable:
             made = _with_arguments(self, bound, others)
         if layers:
             with error_context(made):
+                # Other arguments may give other children.
+                if gone := [name for name in layers if name not in made.children]:
+                    raise _unknown(made, known, gone, layers)
                 made = made.rebuild({**made.children, **_in_place(made, layers)})
         kind = made.kind if "name" in others else self.kind
         return made._replace(kind=kind)  # type: ignore[no-any-return]
@@ -129,6 +132,15 @@ class Editable:
                     got=format_short(where),
                 )
             return _number(self, number)  # type: ignore[no-any-return]
+
+    # Without it Python would look for the path in ``init, apply``, and not find it.
+    @public_api
+    def __contains__(self, path: object) -> bool:
+        """Whether there is a layer at that path: ``"encoder/attend" in model``."""
+        with error_context(self):
+            if not isinstance(path, str):
+                raise LayerError("a layer inside is found by its path", got=format_short(path))
+            return path == "" or path in _paths(self)
 
     if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
 

@@ -65,6 +65,22 @@ def fits(path: str, patterns: Iterable[str]) -> bool:
     return chosen and not any(matches(path, pattern) for pattern in unwanted)
 
 
+def fitting(
+    patterns: str | tuple[str, ...], paths: Iterable[str], what: str = "pattern"
+) -> list[str]:
+    """The paths that fit the patterns (see ``fits``), in their order.
+
+    Raises:
+      LayerError: for a pattern that fits no path; ``what`` is what users call it.
+
+    >>> fitting(("**/kernel", "!head/**"), ["body/kernel", "body/bias", "head/kernel"])
+    ['body/kernel']
+    """
+    patterns, paths = (patterns,) if isinstance(patterns, str) else patterns, list(paths)
+    check_each_fits(patterns, paths, what, negated=True)
+    return [path for path in paths if fits(path, patterns)]
+
+
 def flatten(tree: PyTree) -> dict[str, Any]:
     """A nested dict as one flat dict from path to leaf, sorted by path.
 
@@ -158,10 +174,9 @@ def partition(tree: Params, *patterns: str) -> tuple[Params, Params]:
     ({'body': {'kernel': 1}}, {'head': {'kernel': 2}})
     """
     flat = _flat_dict(tree)
-    check_each_fits(patterns, list(flat), negated=True)
-    fitting = {path: leaf for path, leaf in flat.items() if fits(path, patterns)}
-    others = {path: leaf for path, leaf in flat.items() if path not in fitting}
-    return unflatten(fitting), unflatten(others)
+    chosen = dict.fromkeys(fitting(patterns, flat))
+    others = {path: leaf for path, leaf in flat.items() if path not in chosen}
+    return unflatten({path: flat[path] for path in chosen}), unflatten(others)
 
 
 @public_api

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -218,35 +218,48 @@ def _text(value: Any) -> str:
     return "not given" if value is _ABSENT else format_short(value)
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any, seen: frozenset[tuple[int, int]] = frozenset()) -> bool:
     """Whether two arguments are alike: values by value, functions by code and what they hold."""
-    if a is b:
+    if a is b or (id(a), id(b)) in seen:
         return True
+
+    def alike(ours: Iterable[Any], theirs: Iterable[Any]) -> bool:
+        # A function may hold itself.
+        within = seen | {(id(a), id(b))}
+        pairs = zip(ours, theirs, strict=True)
+        return all(_same(one, other, within) for one, other in pairs)
+
     if isinstance(a, Layer) and isinstance(b, Layer):
         return next(_differences(a, b), None) is None
     if isinstance(a, np.ndarray | jax.Array) and isinstance(b, np.ndarray | jax.Array):
         return bool(a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and alike(a.values(), (b[key] for key in a))
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and alike(a, b)
     if isinstance(a, int | float) and isinstance(b, int | float):
         return isinstance(a, bool) == isinstance(b, bool) and a == b
     if type(a) is not type(b):
         return False
     if inspect.isfunction(a):
-        return bool(a.__code__ == b.__code__) and _same(_held(a), _held(b))
+        return bool(a.__code__ == b.__code__) and alike(_held(a), _held(b))
     if isinstance(a, functools.partial):
-        return all(map(_same, (a.func, a.args, a.keywords), (b.func, b.args, b.keywords)))
+        return alike((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
     if dataclasses.is_dataclass(a) and not isinstance(a, type):
-        return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+        names = [field.name for field in dataclasses.fields(a)]
+        return alike((getattr(a, n) for n in names), (getattr(b, n) for n in names))
     # An object that says nothing of equality is equal only to itself.
     return bool(a == b)
 
 
 def _held(function: Any) -> tuple[Any, ...]:
-    kept = inspect.getclosurevars(function).nonlocals
-    return kept, function.__defaults__, function.__kwdefaults__
+    held = []
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # a variable that is not bound yet
+            held.append(None)
+    return held, function.__defaults__, function.__kwdefaults__
 
 
 def _arrays(a: Mapping[str, ParamSpec], b: Mapping[str, ParamSpec]) -> Iterator[Difference]:

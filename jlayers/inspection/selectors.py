@@ -38,7 +38,7 @@ def select_layers(
         ``("encoder/**", "!**/norm")``. Or a predicate, ``lambda path, layer: ...``. By default
         every layer, the model itself among them, which no pattern selects.
       kind: what the layers are, one or several: the text of ``layer.kind``, with wildcards
-        (``"dropout"``, ``"*norm"``), or a factory (``jl.Dropout``).
+        (``"dropout"``, ``"*norm"``, ``"!dropout"``), or a factory (``jl.Dropout``).
 
     Raises:
       LayerError: for a pattern or a kind that fits no layer, and where none is selected.
@@ -140,25 +140,39 @@ def _by_path(every: list[tuple[str, Layer]], selector: Selector) -> Predicate:
 def _by_kind(every: list[tuple[str, Layer]], kind: Kinds) -> Callable[[Layer], bool]:
     if kind is None:
         return lambda layer: True
-    kinds = tuple(kind) if isinstance(kind, tuple | list) else (kind,)
-    for one in kinds:
+    wanted: list[Kind] = []
+    unwanted: list[Kind] = []
+    for one in tuple(kind) if isinstance(kind, tuple | list) else (kind,):
         if not isinstance(one, str) and not getattr(one, "__jlayers_factory__", False):
-            hint = f"kind={one.kind!r}" if isinstance(one, Layer) else None
             raise LayerError(
                 f"a kind must be a text or a factory, got {format_short(one)}",
                 expected='kind="dropout", or kind=jl.Dropout',
-                hint=hint,
+                hint=f"kind={one.kind!r}" if isinstance(one, Layer) else None,
             )
-        if not any(_is_of_kind(layer, one) for _, layer in every):
-            there = list(dict.fromkeys(layer.kind for _, layer in every))
-            name = one if isinstance(one, str) else one.__name__
-            close = difflib.get_close_matches(name.lower(), there, n=1)
-            raise LayerError(
-                f"no layer is of the kind {name!r}",
-                got=", ".join(there[:20]) + (", ..." if len(there) > 20 else ""),
-                hint=f"did you mean kind={close[0]!r}?" if close else None,
-            )
-    return lambda layer: any(_is_of_kind(layer, one) for one in kinds)
+        negated = isinstance(one, str) and one.startswith("!")
+        plain = one[1:] if isinstance(one, str) and negated else one
+        _check_kind_fits(every, plain)
+        (unwanted if negated else wanted).append(plain)
+
+    # As ``fits`` for paths.
+    def chosen(layer: Layer) -> bool:
+        first = any(_is_of_kind(layer, one) for one in wanted) if wanted else bool(unwanted)
+        return first and not any(_is_of_kind(layer, one) for one in unwanted)
+
+    return chosen
+
+
+def _check_kind_fits(every: list[tuple[str, Layer]], kind: Kind) -> None:
+    if any(_is_of_kind(layer, kind) for _, layer in every):
+        return
+    there = list(dict.fromkeys(layer.kind for _, layer in every))
+    name = kind if isinstance(kind, str) else kind.__name__
+    close = difflib.get_close_matches(name.lower(), there, n=1)
+    raise LayerError(
+        f"no layer is of the kind {name!r}",
+        got=", ".join(there[:20]) + (", ..." if len(there) > 20 else ""),
+        hint=f"did you mean kind={close[0]!r}?" if close else None,
+    )
 
 
 def _is_of_kind(layer: Layer, kind: Kind) -> bool:

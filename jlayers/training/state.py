@@ -7,7 +7,6 @@ neither the gradient nor the optimiser is to see them. Checks of shared argument
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -194,14 +193,14 @@ def evaluated(model: Layer, params: Params, frozen: tuple[str, ...]) -> Layer:
         return model
     trained = set(flatten(split_trained(params, frozen)[0]))
     paths = list(flatten(params))
-    selected: list[str] = []
+    selected: dict[str, None] = {}
     for path, _ in walk(model):
         inside = [own for own in paths if own.startswith(f"{path}/")]
         # Outer layers come first, and those inside them follow.
         done = any(f"{path}/".startswith(f"{other}/") for other in selected)
         if path and inside and not done and not trained.intersection(inside):
-            selected.append(path)
-    return functools.reduce(inference, selected, model)
+            selected[path] = None
+    return inference(model, lambda path, _: path in selected) if selected else model
 
 
 def join_trained(trained: Params, fixed: Params) -> Params:

@@ -117,6 +117,8 @@ def test_layers_inside():
     # Of a wrapper and the layer inside, which have one path, the one that the parent has.
     assert MODEL["residual"].maker == "repeat"
     assert repr(MODEL["residual/body"]) == "Dense(6)"
+    assert all(path in MODEL for path, _ in jl.walk(MODEL))
+    assert "residual/dense" not in MODEL
     # An iterator is still the pair.
     init, apply = MODEL
     assert (init, apply) == (MODEL.init, MODEL.apply)
@@ -192,6 +194,11 @@ def test_other_attributes_have_no_hint():
     assert not hasattr(MODEL, "shape")
 
 
+@jl.factory
+def Deep(depth):
+    return jl.serial(*[jl.Dense(2) for _ in range(depth)])
+
+
 HAND_WRITTEN = jl.Layer(lambda key, x: ({}, {}), lambda *args, **kwargs: None, name="mine")
 
 CASES = [
@@ -224,6 +231,12 @@ CASES = [
         "hint:     jl.lift(function)",
     ),
     (lambda: MODEL.replace(dense=3), "serial: the child 'dense' must be a layer, got 3"),
+    (
+        lambda: Deep(3).replace(depth=1, dense_2=jl.Dense(4)),
+        "Deep: has no argument 'dense_2' and no such child",
+        "expected: arguments depth; children dense",
+    ),
+    (lambda: MODEL.replace(self=3), "serial: has no argument 'self' and no such child"),
     (lambda: MODEL.replace(layers=3), "serial: layers must be all of them, (*", "got:      3"),
     (lambda: MODEL.replace(named=[3]), "serial: named must be all of them, {head: Dense(3)}"),
     (
@@ -265,6 +278,7 @@ CASES = [
     ),
     (lambda: MODEL[True], "serial: a layer inside is found by a path, a number or a slice"),
     (lambda: MODEL[0, 1], "serial: a layer inside is found by a path, a number or a slice"),
+    (lambda: 3 in MODEL, "serial: a layer inside is found by its path", "got:      3"),
     (
         lambda: jl.repeat(jl.Dense(3), 4)[0],
         "repeat: has 4 copies of one layer, which cannot be taken one by one",

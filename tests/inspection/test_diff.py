@@ -25,6 +25,13 @@ def scaled(by, width):
     return jl.compose(body, dense=jl.Dense(width))
 
 
+def recursive(depth):
+    def halved(x, left=depth):
+        return x if left == 0 else halved(x / 2, left - 1)
+
+    return jl.serial(halved)
+
+
 def lines(a, b, x=None):
     return str(jl.diff(a, b, x)).splitlines()
 
@@ -107,6 +114,8 @@ def test_functions_are_compared_by_code_and_what_they_hold():
     assert not jl.diff(jl.serial(softmax), jl.serial(functools.partial(jax.nn.softmax, axis=-1)))
     assert jl.diff(jl.serial(softmax), jl.serial(functools.partial(jax.nn.softmax, axis=0)))
     assert not jl.diff(jnp.tanh, jnp.tanh)
+    assert not jl.diff(recursive(2), recursive(2))
+    assert jl.diff(recursive(2), recursive(3))
     own = jl.Layer(lambda key, x: ({}, {}), lambda params, state, x, *, key, train: (x, state))
     other = jl.Layer(own._call.args[0], lambda params, state, x, *, key, train: (2 * x, state))
     assert not jl.diff(own, jl.Layer(*own._call.args))

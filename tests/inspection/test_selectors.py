@@ -44,6 +44,8 @@ def test_kinds():
         "head/dropout",
     ]
     assert paths("head/**", kind=jl.Dropout) == ["head/dropout"]
+    assert paths("head/**", kind="!dropout") == ["head/dense"]
+    assert paths("head/**", kind=(jl.Dense, "!dropout")) == ["head/dense"]
     # A wrapper has the kind of what is inside, and a factory of its own.
     assert [layer.maker for _, layer in jl.select_layers(MODEL, kind=jl.repeat)] == ["repeat"]
     assert len(jl.select_layers(MODEL, kind="residual")) == 2
@@ -92,6 +94,14 @@ def test_rewrite_by_kind_and_predicate_keeps_paths():
         0.1,
         0.5,
     ]
+
+
+def test_transparent_wrappers_keep_the_paths_of_every_layer_of_the_table():
+    for row in INSTANCES.values():
+        if not row.full:
+            wrapped = jl.rewrite(row.layer, lambda path, layer: not layer.children, jl.inference)
+            assert wrapped is not row.layer
+            assert [*jl.parameters(wrapped, row.x)] == [*jl.parameters(row.layer, row.x)]
 
 
 def test_of_a_wrapper_and_the_layer_inside_the_inner_is_changed_once():

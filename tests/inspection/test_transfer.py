@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from error_text import each, read
+from tables.instances import INSTANCES
 
 import jlayers as jl
 from jlayers.inspection.renaming import Rename
@@ -35,6 +36,24 @@ def test_a_model_to_itself_is_complete():
     assert same((params, state), (PARAMS, STATE))
     assert str(report) == "12 moved"
     assert repr(report) == "<TransferReport 12 moved>"
+
+
+def test_every_layer_of_the_table_to_itself_built_again():
+    for row in INSTANCES.values():
+        if row.full:
+            continue
+        tables = jl.parameters(row.layer, row.x), jl.variables(row.layer, row.x)
+        params, state = (
+            jl.unflatten({path: np.zeros(s.shape, s.dtype) for path, s in table.items()})
+            for table in tables
+        )
+        moved = jl.transfer(params, row.layer, row.layer.replace(), row.x, state=state, strict=True)
+        assert moved.report.complete
+        # The same arrays, not copies of them.
+        for old, new in zip(
+            jax.tree.leaves((params, state)), jax.tree.leaves(moved[:2]), strict=True
+        ):
+            assert old is new
 
 
 def test_a_new_head_and_what_is_left_over():
@@ -116,6 +135,21 @@ def test_another_input_of_the_old_model():
     assert same(moved["head"], params["head"])
 
 
+def test_a_part_needs_no_key_and_it_all_compiles():
+    params, _, report = jl.transfer(PARAMS, OLD, OLD[:"head"], X, state=STATE)
+    assert report.left_over == ("head/kernel", "head/bias")
+    assert same(params, {name: PARAMS[name] for name in ("encoder", "norm")})
+    inner, _, _ = jl.transfer(
+        PARAMS, OLD, OLD["encoder"], X, state=STATE, rename={"encoder/**": "**"}
+    )
+    assert same(inner, PARAMS["encoder"])
+
+    def moved(params, key):
+        return jl.transfer(params, OLD, WIDE, X, state=STATE, key=key, partial="pad").params
+
+    assert same(jax.jit(moved)(PARAMS, OTHER), moved(PARAMS, OTHER))
+
+
 RENAMES = [
     ({"encoder/**": "backbone/**"}, "encoder/dense/kernel", "backbone/dense/kernel"),
     ({"encoder/**": "**"}, "encoder/dense/kernel", "dense/kernel"),
@@ -184,6 +218,19 @@ def test_copies_move_with_rename_and_inside_other_copies():
     again, _, report = jl.transfer(together, stacked, side, X, rename={"deep/**": "**"})
     assert report.complete
     assert same(again, params)
+
+
+def test_states_of_copies_move_with_them():
+    def block():
+        return jl.residual(jl.serial(jl.BatchNorm(), jl.Dense(6)))
+
+    side, stacked = jl.serial(block(), block()), jl.repeat(block(), 2)
+    params, state = side.init(KEY, X)
+    _, state = side.apply(params, state, VALUES, train=True)
+    together, states, report = jl.transfer(params, side, stacked, X, state=state, strict=True)
+    assert report.complete
+    y, _ = side.apply(params, state, VALUES)
+    np.testing.assert_allclose(stacked.apply(together, states, VALUES)[0], y, rtol=1e-4, atol=1e-4)
 
 
 def test_copies_of_another_number_are_not_mixed_up():
