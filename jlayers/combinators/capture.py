@@ -78,7 +78,6 @@ def capture(
         (the root of the sum of squares), ``"histogram"`` (``counts`` and ``edges``) or ``"dead"``
         (the share of units that are 0 for the whole batch); several names give a dict. Steps of
         padding do not count, and no gradient passes through a named statistic.
-        ``jax.lax.stop_gradient`` is for values that are looked at and not trained on.
       of: a function of the output to a scalar; its sum if None.
 
     Shapes:

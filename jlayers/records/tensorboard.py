@@ -6,7 +6,10 @@ import importlib
 import os
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from ..base.errors import TrainingError, public_api
 from .record import Record, first_new_step
@@ -16,7 +19,7 @@ _WAITING = 10_000
 
 
 class _Events:
-    """Passes records to the writer's own thread."""
+    """Passes records, and histograms, to the writer's own thread."""
 
     # Of several processes the first one alone writes it.
     writes_a_file = True
@@ -33,28 +36,54 @@ class _Events:
 
     @public_api
     def __call__(self, record: Record) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        now = time.time()
         # A metric of the user's that has one of these names is what is shown.
         own = {"steps_per_second": record.steps_per_second, "epoch": record.epoch}
         scalars = own | record.metrics
         values = [
             Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
         ]
+        self._write(record.step, values)
+
+    @public_api
+    def histograms(
+        self, step: int, histograms: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """Writes histograms of a step by name, as (counts, edges) each."""
+        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+        values = []
+        for name, (counts, edges) in histograms.items():
+            middles = (edges[:-1] + edges[1:]) / 2
+            proto = HistogramProto(
+                min=float(edges[0]),
+                max=float(edges[-1]),
+                num=float(counts.sum()),
+                sum=float((counts * middles).sum()),
+                sum_squares=float((counts * middles**2).sum()),
+                bucket_limit=edges[1:].tolist(),
+                bucket=counts.tolist(),
+            )
+            values.append(Summary.Value(tag=name, histo=proto))
+        self._write(step, values)
+
+    def _write(self, step: int, values: list[Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        now = time.time()
         try:
             opens = self._writer is None
             if opens:
                 self._writer = self._open()
             if opens or self._first_new is not None:
                 # For its readers: what was written of this step and later ones before is void.
-                first = record.step if self._first_new is None else self._first_new
+                first = step if self._first_new is None else min(step, self._first_new)
                 start = SessionLog(status=SessionLog.START)
-                step = min(record.step, first)
-                self._writer.add_event(Event(wall_time=now, step=step, session_log=start))
+                self._writer.add_event(Event(wall_time=now, step=first, session_log=start))
                 self._first_new = None
-            event = Event(wall_time=now, step=record.step, summary=Summary(value=values))
+            event = Event(wall_time=now, step=step, summary=Summary(value=values))
             self._writer.add_event(event)
         except OSError as error:
             raise TrainingError(

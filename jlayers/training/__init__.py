@@ -23,6 +23,7 @@ from ..inspection.compilation.watch import CompileWatch, jit_reporting_recompile
 from ..inspection.nonfinite.report import NonFinite
 from ..records import Progress, Record, json_lines, learning_curve, read_json_lines, tensorboard
 from .evaluator import make_evaluator
+from .loop.activations import Activations
 from .loop.early_stopping import EarlyStopping
 from .loop.fit import fit
 from .loop.hooks import FitResult, Hook, LoopSnapshot
@@ -32,6 +33,7 @@ from .state import TrainState, ema_params, train_state
 from .step import TrainStep, compiled, train_step
 
 __all__ = [
+    "Activations",
     "Batches",
     "CheckpointManager",
     "CompileWatch",

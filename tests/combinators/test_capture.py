@@ -1,5 +1,6 @@
 """Values from inside a model, against taps, which take them out by callbacks, and by hand."""
 
+import collections
 import functools
 import re
 
@@ -276,6 +277,34 @@ def test_values_that_are_dropped_leave_nothing_in_the_compiled_program(patterns)
 
 def inside(body, **children):
     return jl.capture(jl.compose(body, **children), "dense")
+
+
+def test_capturing_copies_is_a_scan_with_outputs_written_by_hand():
+    block = jl.residual(jl.serial(jl.Dense(8), jnp.tanh, jl.Dense(4)))
+    model = jl.repeat(block, 5, remat=False)
+    params, _ = model.init(jax.random.key(1), X)
+
+    def by_hand(params, x):
+        def step(x, own):
+            y, _ = block.apply(own, {}, x)
+            return y, y
+
+        return jax.lax.scan(step, x, params)
+
+    def captured(params, x):
+        (y, captured), _ = jl.capture(model, "").apply(params, {}, x)
+        return y, captured[""]
+
+    def operations(run):
+        def loss(params, x):
+            y, outputs = run(params, x)
+            return jnp.sum(y**2), outputs
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        text = step.lower(params, X).compile().as_text()
+        return collections.Counter(re.findall(r"= \S+ ([a-z\-]+)\(", text))
+
+    assert operations(captured) == operations(by_hand)
 
 
 def test_errors():
