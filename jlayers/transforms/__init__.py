@@ -10,7 +10,7 @@ from ..combinators.weight_norm import weight_norm
 from .audit import Audit, Cast, audit
 from .clip_gradients import clip_gradients
 from .gradient_checkpoint import gradient_checkpoint
-from .precision import precision
+from .precision import precision, without_precision
 from .precision_rules import Precision
 from .stop_gradient import stop_gradient
 
@@ -28,6 +28,7 @@ __all__ = [
     "standardize_weights",
     "stop_gradient",
     "weight_norm",
+    "without_precision",
 ]
 
 if not TYPE_CHECKING:  # mypy shall not take every name for one that exists

@@ -17,7 +17,7 @@ from ..base.parameters import OwnInit, ParamSpec
 from ..base.paths import flatten, unflatten
 from ..base.specs import floating_dtype
 from ..base.step_pair import Stepping, stream_of
-from ..base.tracing import Trace, trace
+from ..base.tracing import Trace, run_pair, trace
 from ..base.types import Carry, Initializer, Key, Params, PyTree, Spec, State
 from ..combinators.transformed import transformed
 from ..combinators.transparent import traced, wrapper
@@ -28,6 +28,8 @@ from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, check_available
 
 
 def _layer_in(layer: Layer, rule: Precision) -> Layer:
+    if rule.compute is not None and _is_written_by_hand(layer):
+        layer = _with_cast_parameters(layer, rule.compute)
     run = layer if rule.accumulate is None or layer.children else _summed(layer, rule.accumulate)
 
     def finished(y: PyTree, x: PyTree) -> PyTree:
@@ -88,6 +90,38 @@ def _layer_in(layer: Layer, rule: Precision) -> Layer:
 # Its repr is a call of the function that users call, which means the same.
 _layer_in.__name__, _layer_in.__qualname__ = "precision", "layer_in"
 layer_in = factory(_layer_in)
+
+
+def _is_written_by_hand(layer: Layer) -> bool:
+    """Whether its arithmetic is a user's, who need not have thought of dtypes."""
+    # Layers of this library use parameters in the dtype of their input, or in float32 by intention.
+    make = layer._call.make
+    module = getattr(make, "__module__", "")
+    ours = module.startswith("jlayers.") and not module.startswith("jlayers.base.")
+    return layer._abstract is run_pair and not ours
+
+
+def _with_cast_parameters(layer: Layer, dtype: Any) -> Layer:
+    """The same pair, whose parameters are cast where its input has floating arrays."""
+
+    def casting(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(params: Params, state: State, *inputs: PyTree, **options: Any) -> Any:
+            x = inputs[-1]
+            return function(
+                cast(params, dtype) if floating_dtype(x) is not None else params,
+                *(state, *inputs),
+                **options,
+            )
+
+        return call
+
+    stream = layer._stream
+    if isinstance(stream, Stepping):
+        stream = Stepping(casting(stream.start), casting(stream.advance), stream.whole)
+    apply, to_array = casting(layer._apply), casting(layer._apply_to_array)
+    # What was traced is of the pair as it was.
+    return layer._replace(_apply=apply, _apply_to_array=to_array, _stream=stream, _traces={})
 
 
 def _summed(layer: Layer, dtype: Any) -> Layer:

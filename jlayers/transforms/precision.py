@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from jax.typing import DTypeLike
 
 from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import LayerError, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import join
@@ -72,6 +73,35 @@ def precision(
     table.check_used(visit.used, visit.paths, visit.kept)
     # The kind is the layer's own, and not this function's name.
     return found._replace(kind=layer.kind, _named=True)
+
+
+@public_api
+def without_precision(layer: LayerOrFunction) -> Layer:
+    """The model without its rules of precision: all layers are again in the dtype of their input.
+
+    Parameters keep the dtypes that they are stored in.
+
+    Raises:
+      LayerError: for a model without such rules.
+
+    >>> import jlayers as jl
+    >>> mixed = jl.transforms.precision(jl.serial(jl.Dense(8), head=jl.Dense(3)), "mixed")
+    >>> jl.transforms.without_precision(mixed)
+    serial(Dense(8), head=Dense(3))
+    """
+    layer = lift(layer)
+    found = _taken_off(layer)
+    if found is layer:
+        raise LayerError("the model has no precision to take off", got=layer.short())
+    return found
+
+
+def _taken_off(layer: Layer) -> Layer:
+    new = {name: _taken_off(child) for name, child in layer.children.items()}
+    if is_in_precision(layer):
+        return new[""]
+    changed = any(new[name] is not child for name, child in layer.children.items())
+    return layer.rebuild(new) if changed else layer
 
 
 class _Visit:
