@@ -113,13 +113,12 @@ def audit(layer: LayerOrFunction, x: PyTree, *, train: bool = True) -> Audit:
     Raises:
       LayerError: where ``x`` does not fit the model.
 
-    >>> import numpy as np, jlayers as jl
-    >>> factors = np.ones((8,), np.float32)
-    >>> scaled = jl.serial(jl.Dense(8), scale=lambda x: x * factors, head=jl.Dense(3))
-    >>> mixed = jl.transforms.precision(scaled, "mixed")
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> wide = jl.serial(jl.Dense(8), half=lambda x: x.astype(jnp.float32) / 2, head=jl.Dense(3))
+    >>> mixed = jl.transforms.precision(wide, "mixed")
     >>> for row in jl.transforms.audit(mixed, jl.spec((2, 8))).unexpected:
     ...     print(row.path, row.what, row.unexpected)
-    scale bfloat16 -> float32 its output is wider than its inputs
+    half bfloat16 -> float32 its output is wider than its inputs
     """
     layer, train = lift(layer), flag("train", train)
     with error_context(layer):
