@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .answers_training import FURTHER, LOSSES, METRICS
-from .answers_weights import LEAVING, MODELS, WEIGHTS
+from .answers_weights import LEAVING, MODELS, TRANSFORMS, WEIGHTS
 
 _SIZES = "sizes come from the input"
 _FUNCTION = "any function of one array is a layer"
@@ -332,7 +332,7 @@ _NAMES = {
     },
 }
 NAMES = {module: _by_word(rows) for module, rows in _NAMES.items()}
-for _rows in (*FURTHER, WEIGHTS):  # an answer may be in several of them
+for _rows in (*FURTHER, TRANSFORMS, WEIGHTS):  # an answer may be in several of them
     NAMES["jlayers"] |= _by_word(_rows)
 
 # The same argument under other words. It is suggested where the function has such an argument; of

@@ -17,6 +17,17 @@ WEIGHTS = {
     ),
 }
 
+TRANSFORMS = {
+    'jl.transforms.lora(model, "**/query_kernel", rank=8)': (
+        "LoRA LoRAConfig LoraConfig LoRALayer LoRALinear get_peft_model enable_lora lora"
+    ),
+    "jl.transforms.merge(model, params, state)": (
+        "merge_and_unload remove_parametrizations remove_weight_norm remove_spectral_norm"
+    ),
+    "jl.transforms.prune(model), and magnitude_masks": "prune_low_magnitude l1_unstructured",
+    "jl.transforms.ema(model, decay), or train_step(..., ema=decay)": "AveragedModel PolyakAverage",
+}
+
 LEAVING = {
     "jl.export.onnx(model, params, state, x, path)": "export_onnx",
     "jl.interop.export_state_dict(model, x, params, state)": "torch to_torch keras flax state_dict",

@@ -74,6 +74,7 @@ def pure(
     name: str | None = None,
     sequence_mode: SequenceMode = SequenceMode.PER_STEP,
     stream: str | None = None,
+    lazy_weights: tuple[str, ...] = (),
 ) -> Layer:
     """``stateless`` for functions that are known to be right, with the rest of a description."""
     return Layer(
@@ -82,6 +83,7 @@ def pure(
         name=name,
         sequence_mode=sequence_mode,
         stream=stream,
+        lazy_weights=lazy_weights,
     )
 
 

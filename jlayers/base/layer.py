@@ -35,6 +35,7 @@ from .step_pair import StepPair, Stepping, filling, stream_of
 from .tracing import AbstractFn, Trace, checked_result, run, run_pair, trace, trace_given
 from .types import ApplyFn, Carry, InitFn, Key, Params, PyTree, State
 from .validation import check_tree, check_tree_matches
+from .weight_use import WeightUse
 from .wrong_input import refuse_trees
 
 
@@ -77,6 +78,8 @@ class Layer:
         work on each step by itself.
       stream: its ``StepPair`` if it is causal in time and mixes steps; or a text that says why it
         cannot be streamed.
+      lazy_weights: names of parameters that ``apply`` takes as they come from a transform of
+        weights, such as ``lora``: it calls ``core.dense`` with them. Others are arrays.
       abstract: instead of ``init``, the layer's part of the abstract pass, which writes the table
         of parameters; combinators have one.
 
@@ -113,6 +116,7 @@ class Layer:
     _abstract: AbstractFn
     _sequence_mode: SequenceMode
     _stream: Stepping | str | None
+    _weights: WeightUse
     _traces: dict[Hashable, Trace]
 
     @public_api
@@ -128,6 +132,7 @@ class Layer:
         abstract: AbstractFn | None = None,
         sequence_mode: SequenceMode = SequenceMode.UNKNOWN,
         stream: StepPair | Stepping | str | None = None,
+        lazy_weights: tuple[str, ...] = (),
     ):
         if abstract is None:
             arguments.function("Layer's init", init, "key, x")
@@ -146,6 +151,7 @@ class Layer:
             "abstract": abstract,
             "sequence_mode": sequence_mode,
             "stream": stream,
+            "lazy_weights": lazy_weights,
         }
         given = [function for function in (init, apply) if function is not None]
         # Blocks are filled with zeros in the padding, as whole Sequences are.
@@ -171,6 +177,7 @@ class Layer:
             _abstract=run_pair if abstract is None else abstract,
             _sequence_mode=sequence_mode,
             _stream=stream,
+            _weights=WeightUse(tuple(lazy_weights)),
             _traces={},
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from ..core.weights import is_weight
 from .errors import LayerError, public_api
 from .specs import format_short, path_text
 from .types import Params, PyTree, State
@@ -53,7 +54,8 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     >>> flatten({"dense": {"kernel": 1, "bias": 2}})
     {'dense/bias': 2, 'dense/kernel': 1}
     """
-    return {path_text(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=is_weight)
+    return {path_text(path): leaf for path, leaf in leaves}
 
 
 # What an instrument, such as a tap, keeps in the state beside the layers' own entries.

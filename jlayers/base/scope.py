@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ..core.weights import array_of, arrays_in
 from .added_losses import add_loss, check_loss
 from .errors import LayerError, error_context
 from .layer import Layer, Rebuild
@@ -383,7 +384,8 @@ class ApplyScope(Scope):
         return y
 
     def _params_of(self, name: str) -> Params:
-        return entry_of(self._given["params"], name)
+        params: Params = arrays_in(entry_of(self._given["params"], name))
+        return params
 
     def add_loss(self, value: jax.Array) -> None:
         add_loss(check_loss(value))
@@ -394,7 +396,7 @@ class ApplyScope(Scope):
                 f"{name!r} is declared in apply and was not at init",
                 hint="declare it whatever f.train is",
             )
-        return self._given[tree][name]  # type: ignore[no-any-return]
+        return array_of(self._given[tree][name])  # type: ignore[no-any-return]
 
     def next_state(self) -> State:
         old = self._given["state"]

@@ -200,7 +200,14 @@ def cast_like(params: PyTree, x: PyTree) -> PyTree:
     """
     dtype = floating_dtype(x)
     # Integer inputs, ids for instance, say nothing about the dtype of the computation.
-    return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return params if dtype is None else _cast(params, dtype)
+
+
+def _cast(params: PyTree, dtype: np.dtype[Any]) -> PyTree:
+    # Not by jax.tree, which looks into a lazy weight: only its array is to have the dtype.
+    if isinstance(params, dict):
+        return {name: _cast(entry, dtype) for name, entry in params.items()}
+    return params.astype(dtype)
 
 
 def tree_matches(tree: object, expected: Mapping[str, Any]) -> bool:

@@ -49,6 +49,7 @@ class Trace:
       own_parameters, own_variables: what the layer itself declares, by its path in the layer.
       inside: the pass of each child on its first call.
       copies: for ``repeat`` and ``ensemble``, how many copies of the child there are.
+      without: paths of parameters of the child that are not in ``params``.
     """
 
     params: Params
@@ -59,6 +60,7 @@ class Trace:
     own_variables: Table = dataclasses.field(default_factory=dict)
     inside: Mapping[str, Trace] = dataclasses.field(default_factory=dict)
     copies: int | None = None
+    without: frozenset[str] = frozenset()
 
     # Computed where a whole model is looked at, and not for each layer inside it: so the cost is
     # linear in the number of parameters, however deep the layers are nested.
@@ -79,7 +81,11 @@ def _entries(
     if found.copies is not None:
         above = (*above, found.copies)
     for name, child in found.inside.items():
-        yield from _entries(child, own, join(path, name), (*above, name) if name else above)
+        entries = _entries(child, own, join(path, name), (*above, name) if name else above)
+        if found.without:
+            gone = {join(path, one) for one in found.without}
+            entries = (entry for entry in entries if entry[0] not in gone)
+        yield from entries
     table: Table = getattr(found, own)
     for name, spec in table.items():
         yield join(path, name), spec.inside(above) if above else spec

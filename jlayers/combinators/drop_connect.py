@@ -15,8 +15,9 @@ from ..base.paths import flatten, matches, similar_pattern, unflatten
 from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
+from ..core.weights import array_of
 from ..layers.regularization.base import kept_or_zero
-from .transparent import traced, wrapper
+from .transparent import copies_at, traced, wrapper
 
 
 @factory
@@ -59,6 +60,7 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
         flat = flatten(params)
         for path, leaf in flat.items():
             if matches(path, pattern) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+                leaf = array_of(leaf, copies_at(inner, path))
                 flat[path] = kept_or_zero(child_key(own, path), leaf, rate, leaf.shape)
         return unflatten(flat)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -13,16 +12,16 @@ from ..base.arguments import one_of
 from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import flatten, matches, unflatten
-from ..base.tracing import Trace
-from ..base.types import Params, PyTree, State
+from ..base.parameters import ParamSpec
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
-from .transparent import check_no_copies, made_from, traced, weights_of, with_changed_weights
+from ..core.weights import Weight, array_of, lazy, static
+from .transparent import Parts, made_from, with_lazy_weights
 
 
 @factory
 def orthogonalize_weights(
-    layer: LayerOrFunction, pattern: str = "**/*kernel", *, method: str = "householder"
+    layer: LayerOrFunction, pattern: Patterns = "**/*kernel", *, method: str = "householder"
 ) -> Layer:
     """The layer with orthogonal kernels, which stay orthogonal whatever a gradient step does.
 
@@ -44,12 +43,12 @@ def orthogonalize_weights(
 
     Args:
       layer: a layer with kernels, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels; ``"**/recurrent_kernel"`` of an RNN.
+      pattern: paths of parameters, one or a tuple, by default of all kernels;
+        ``"**/recurrent_kernel"`` of an RNN.
       method: one of the three.
 
     Raises:
-      LayerError: for another method, a pattern that fits no parameter, one of fewer than two axes,
-        and around ``repeat`` or ``ensemble``, whose first axis is that of copies.
+      LayerError: for another method; for a pattern that fits no parameter, or one of one axis.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> layer = jl.orthogonalize_weights(jl.Dense(3, bias=False))
@@ -59,29 +58,30 @@ def orthogonalize_weights(
     True
     """
     one_of("method", method, tuple(_METHODS))
-    inner = lift(layer)
-    check_no_copies(inner, "orthogonalize_weights")
 
-    def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
-        changed = {
-            path: _as_tall(_METHODS[method], leaf) if matches(path, pattern) else leaf
-            for path, leaf in flatten(params).items()
-        }
-        return unflatten(changed), state, {}
-
-    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        found, y = traced(inner, key, x)
-        weights = weights_of(found, pattern)
+    def parts(spec: ParamSpec) -> Parts:
         if method != "householder":
-            return found, y
-        # Other initial values under the same paths.
-        first = {path: made_from(spec, _reflections, spec.shape) for path, spec in weights.items()}
-        return dataclasses.replace(found, own_parameters=first), y
+            return Parts()
+        # Other initial values under the same path.
+        return Parts({"": made_from(spec, _reflections, spec.shape_of_one)})
 
-    def again(new: Layer) -> Layer:
-        return orthogonalize_weights(new, pattern, method=method)
+    return with_lazy_weights(
+        lift(layer),
+        each_pattern(pattern),
+        lambda new: orthogonalize_weights(new, pattern, method=method),
+        lambda kernel: Orthogonal(kernel, method),
+        parts=parts,
+    )
 
-    return with_changed_weights(inner, change, abstract, again)
+
+@lazy
+class Orthogonal(Weight):
+    """The orthogonal matrix that a method makes of the kernel."""
+
+    method: str = static()
+
+    def made(self) -> jax.Array:
+        return _as_tall(_METHODS[self.method], array_of(self.kernel))
 
 
 def _as_tall(function: Callable[[jax.Array], jax.Array], kernel: jax.Array) -> jax.Array:

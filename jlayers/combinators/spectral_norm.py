@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 
@@ -14,11 +13,11 @@ from ..base.arguments import AboveZero, Positive
 from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import flatten, matches, unflatten
-from ..base.tracing import Trace
-from ..base.types import Params, PyTree, State
+from ..base.parameters import ParamSpec
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
-from .transparent import check_no_copies, made_from, traced, weights_of, with_changed_weights
+from ..core.weights import Weight, array_of, as_matrix, lazy
+from .transparent import Parts, made_from, with_lazy_weights
 
 # As PyTorch and Equinox do it: the first estimate is good before any training.
 _FIRST_STEPS = 15
@@ -27,7 +26,7 @@ _FIRST_STEPS = 15
 @factory
 def spectral_norm(
     layer: LayerOrFunction,
-    pattern: str = "**/*kernel",
+    pattern: Patterns = "**/*kernel",
     *,
     steps: Positive = 1,
     epsilon: AboveZero = 1e-12,
@@ -40,7 +39,7 @@ def spectral_norm(
 
     Args:
       layer: a layer with kernels, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels.
+      pattern: paths of parameters, one or a tuple, by default of all kernels.
       steps: of power iteration, in each call in training.
       epsilon: the least length that a vector is divided by.
 
@@ -49,8 +48,7 @@ def spectral_norm(
       the product of all others. They start from 15 steps of the initial kernel.
 
     Raises:
-      LayerError: for a pattern that fits no parameter, one of fewer than two axes, and around
-        ``repeat`` or ``ensemble``, whose first axis is that of copies.
+      LayerError: for a pattern that fits no parameter, and for one of fewer than two axes.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> layer = jl.spectral_norm(jl.Dense(3, bias=False))
@@ -59,43 +57,62 @@ def spectral_norm(
     >>> round(float(jnp.linalg.norm(y, 2)), 2)
     1.0
     """
-    inner = lift(layer)
-    check_no_copies(inner, "spectral_norm")
 
-    def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
-        leaves, rest, own = flatten(params), flatten(state), {}
-        for path in [path for path in leaves if matches(path, pattern)]:
-            u, v = rest.pop(f"{path}_u"), rest.pop(f"{path}_v")
-            kernel = leaves[path]
-            wide = kernel.astype(at_least_float32(kernel.dtype))
-            matrix = wide.reshape(-1, wide.shape[-1])
-            pair = (u.astype(matrix.dtype), v.astype(matrix.dtype))
-            if train:
-                pair = _iterated(lax.stop_gradient(matrix), *pair, steps, epsilon)
-            own[f"{path}_u"], own[f"{path}_v"] = pair[0].astype(u.dtype), pair[1].astype(v.dtype)
-            largest = pair[1] @ matrix @ pair[0]
-            # A kernel of zeros stays zero.
-            largest = jnp.where(largest == 0, 1, largest)
-            leaves[path] = (wide / largest).astype(kernel.dtype)
-        return unflatten(leaves), unflatten(rest), own
+    def parts(spec: ParamSpec) -> Parts:
+        *others, last = spec.shape_of_one
+        sizes = {"u": last, "v": math.prod(others)}
+        first = functools.partial(_first, epsilon=epsilon)
+        made = {
+            name: made_from(spec, functools.partial(first, which=i), (size,))
+            for i, (name, size) in enumerate(sizes.items())
+        }
+        return Parts(state=made)
 
-    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        found, y = traced(inner, key, x)
-        vectors = {}
-        for path, spec in weights_of(found, pattern).items():
-            rows = math.prod(spec.shape[:-1])
-            for i, (name, size) in enumerate((("u", spec.shape[-1]), ("v", rows))):
-                vectors[f"{path}_{name}"] = made_from(
-                    spec, functools.partial(_first, epsilon=epsilon, which=i), (size,)
-                )
-        specs = {path: jax.ShapeDtypeStruct(s.shape, s.dtype) for path, s in vectors.items()}
-        state = unflatten({**flatten(found.state), **specs})
-        return dataclasses.replace(found, state=state, own_variables=vectors), y
+    def update(kernel: jax.Array | Weight, u: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
+        def of_one(kernel: jax.Array | Weight, *pair: jax.Array) -> tuple[jax.Array, jax.Array]:
+            matrix = _matrix(lax.stop_gradient(array_of(kernel)))
+            return _iterated(matrix, *_as_wide(matrix, *pair), steps, epsilon)
 
-    def again(new: Layer) -> Layer:
-        return spectral_norm(new, pattern, steps=steps, epsilon=epsilon)
+        # All copies at once: they have a vector each.
+        for _ in range(u.ndim - 1):
+            of_one = jax.vmap(of_one)
+        new_u, new_v = of_one(kernel, u, v)
+        return {"u": new_u.astype(u.dtype), "v": new_v.astype(v.dtype)}
 
-    return with_changed_weights(inner, change, abstract, again)
+    return with_lazy_weights(
+        lift(layer),
+        each_pattern(pattern),
+        lambda new: spectral_norm(new, pattern, steps=steps, epsilon=epsilon),
+        Spectral,
+        state=("u", "v"),
+        parts=parts,
+        update=update,
+    )
+
+
+@lazy
+class Spectral(Weight):
+    """``kernel / (v kernel u)``."""
+
+    u: jax.Array
+    v: jax.Array
+
+    def made(self) -> jax.Array:
+        kernel = array_of(self.kernel)
+        matrix = _matrix(kernel)
+        u, v = _as_wide(matrix, self.u, self.v)
+        largest = v @ matrix @ u
+        # A kernel of zeros stays zero.
+        largest = jnp.where(largest == 0, 1, largest)
+        return (matrix / largest).reshape(kernel.shape)
+
+
+def _matrix(kernel: jax.Array) -> jax.Array:
+    return as_matrix(kernel.astype(at_least_float32(kernel.dtype)))
+
+
+def _as_wide(matrix: jax.Array, u: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return u.astype(matrix.dtype), v.astype(matrix.dtype)
 
 
 def _first(kernel: jax.Array, epsilon: float, which: int) -> jax.Array:

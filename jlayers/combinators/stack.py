@@ -176,7 +176,7 @@ def repeat(
         return y, after, state if new is None else new
 
     again = functools.partial(repeat, n=n, remat=remat, shared=shared)
-    return wrapper(inner, abstract, apply, again, Stepping(start, advance), 1 if shared else n)
+    return wrapper(inner, abstract, apply, again, Stepping(start, advance), None if shared else n)
 
 
 @factory

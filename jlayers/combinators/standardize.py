@@ -10,16 +10,15 @@ from ..base.arguments import AboveZero
 from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import flatten, matches, unflatten
-from ..base.tracing import Trace
-from ..base.types import Params, PyTree, State
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
-from .transparent import check_no_copies, traced, weights_of, with_changed_weights
+from ..core.weights import Weight, array_of, lazy, static
+from .transparent import with_lazy_weights
 
 
 @factory
 def standardize_weights(
-    layer: LayerOrFunction, pattern: str = "**/*kernel", *, epsilon: AboveZero = 1e-5
+    layer: LayerOrFunction, pattern: Patterns = "**/*kernel", *, epsilon: AboveZero = 1e-5
 ) -> Layer:
     """The layer with kernels of mean 0 and variance 1 for each output, whatever its parameters are.
 
@@ -29,12 +28,11 @@ def standardize_weights(
 
     Args:
       layer: a convolution, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels.
+      pattern: paths of parameters, one or a tuple, by default of all kernels.
       epsilon: what is added to the variance.
 
     Raises:
-      LayerError: for a pattern that fits no parameter, one of fewer than two axes, and around
-        ``repeat`` or ``ensemble``, whose first axis is that of copies.
+      LayerError: for a pattern that fits no parameter, and for one of fewer than two axes.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> layer = jl.standardize_weights(jl.Conv(8, 3))
@@ -43,26 +41,22 @@ def standardize_weights(
     >>> bool(jnp.all(jnp.abs(y) < 1e-4))
     True
     """
-    inner = lift(layer)
-    check_no_copies(inner, "standardize_weights")
+    return with_lazy_weights(
+        lift(layer),
+        each_pattern(pattern),
+        lambda new: standardize_weights(new, pattern, epsilon=epsilon),
+        lambda kernel: Standardized(kernel, epsilon),
+    )
 
-    def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
-        leaves = flatten(params)
-        changed = {
-            path: _standardized(leaf, epsilon) if matches(path, pattern) else leaf
-            for path, leaf in leaves.items()
-        }
-        return unflatten(changed), state, {}
 
-    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        found, y = traced(inner, key, x)
-        weights_of(found, pattern)
-        return found, y
+@lazy
+class Standardized(Weight):
+    """``(kernel - mean) / sqrt(var + epsilon)``."""
 
-    def again(new: Layer) -> Layer:
-        return standardize_weights(new, pattern, epsilon=epsilon)
+    epsilon: float = static()
 
-    return with_changed_weights(inner, change, abstract, again)
+    def made(self) -> jax.Array:
+        return _standardized(array_of(self.kernel), self.epsilon)
 
 
 def _standardized(kernel: jax.Array, epsilon: float) -> jax.Array:

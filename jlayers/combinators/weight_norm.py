@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -13,17 +12,17 @@ from ..base.arguments import FeatureAxes
 from ..base.constructors import LayerOrFunction, lift
 from ..base.factory import factory
 from ..base.layer import Layer
-from ..base.paths import flatten, matches, unflatten
-from ..base.tracing import Trace
-from ..base.types import Params, PyTree, State
+from ..base.parameters import ParamSpec
+from ..base.patterns import Patterns, each_pattern
 from ..core.dtypes import at_least_float32
 from ..core.norm import inverse_root
-from .transparent import check_no_copies, made_from, traced, weights_of, with_changed_weights
+from ..core.weights import Weight, array_of, lazy, static
+from .transparent import Parts, made_from, with_lazy_weights
 
 
 @factory
 def weight_norm(
-    layer: LayerOrFunction, pattern: str = "**/*kernel", *, feature_axes: FeatureAxes = -1
+    layer: LayerOrFunction, pattern: Patterns = "**/*kernel", *, feature_axes: FeatureAxes = -1
 ) -> Layer:
     """The layer with kernels whose lengths are parameters of their own.
 
@@ -32,7 +31,7 @@ def weight_norm(
 
     Args:
       layer: a layer with kernels, or any model with some in it.
-      pattern: paths of parameters, by default of all kernels.
+      pattern: paths of parameters, one or a tuple, by default of all kernels.
       feature_axes: the axes of a kernel that have a length for each entry, by default that of the
         outputs; ``()`` for one length of the whole kernel.
 
@@ -40,8 +39,7 @@ def weight_norm(
     ``feature_axes``.
 
     Raises:
-      LayerError: for a pattern that fits no parameter, one of fewer than two axes, and around
-        ``repeat`` or ``ensemble``, whose first axis is that of copies.
+      LayerError: for a pattern that fits no parameter, and for one of fewer than two axes.
 
     >>> import jax, jlayers as jl
     >>> layer = jl.weight_norm(jl.Dense(3))
@@ -49,36 +47,39 @@ def weight_norm(
     >>> {path: leaf.shape for path, leaf in jl.flatten(params).items()}
     {'bias': (3,), 'kernel': (4, 3), 'kernel_norm': (3,)}
     """
-    inner = lift(layer)
-    check_no_copies(inner, "weight_norm")
     axes = feature_axes if isinstance(feature_axes, tuple) else (feature_axes,)
 
-    def others(rank: int) -> tuple[int, ...]:
-        kept = {axis % rank for axis in axes}
-        return tuple(axis for axis in range(rank) if axis not in kept)
+    def parts(spec: ParamSpec) -> Parts:
+        shape = spec.shape_of_one
+        over = _others(axes, len(shape))
+        kept = tuple(size for axis, size in enumerate(shape) if axis not in over)
+        return Parts({"norm": made_from(spec, functools.partial(_length, axes=over), kept)})
 
-    def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
-        leaves = flatten(params)
-        for path in [path for path in leaves if matches(path, pattern)]:
-            norm = leaves.pop(f"{path}_norm")
-            leaves[path] = _with_length(leaves[path], norm, others(leaves[path].ndim))
-        return unflatten(leaves), state, {}
+    return with_lazy_weights(
+        lift(layer),
+        each_pattern(pattern),
+        lambda new: weight_norm(new, pattern, feature_axes=feature_axes),
+        lambda kernel, norm: Normalized(kernel, norm, axes),
+        params=("norm",),
+        parts=parts,
+    )
 
-    def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
-        found, y = traced(inner, key, x)
-        norms = {}
-        for path, spec in weights_of(found, pattern).items():
-            over = others(len(spec.shape))
-            shape = tuple(n for axis, n in enumerate(spec.shape) if axis not in over)
-            norms[f"{path}_norm"] = made_from(spec, functools.partial(_length, axes=over), shape)
-        specs = {path: jax.ShapeDtypeStruct(s.shape, s.dtype) for path, s in norms.items()}
-        params = unflatten({**flatten(found.params), **specs})
-        return dataclasses.replace(found, params=params, own_parameters=norms), y
 
-    def again(new: Layer) -> Layer:
-        return weight_norm(new, pattern, feature_axes=feature_axes)
+@lazy
+class Normalized(Weight):
+    """``norm * kernel / |kernel|``, with a length for each entry of the axes."""
 
-    return with_changed_weights(inner, change, abstract, again)
+    norm: jax.Array
+    axes: tuple[int, ...] = static()
+
+    def made(self) -> jax.Array:
+        kernel = array_of(self.kernel)
+        return _with_length(kernel, self.norm, _others(self.axes, kernel.ndim))
+
+
+def _others(axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    kept = {axis % rank for axis in axes}
+    return tuple(axis for axis in range(rank) if axis not in kept)
 
 
 def _length(kernel: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -10,14 +10,15 @@ from jax import lax
 from .custom_gradient import BilinearRule, bilinear_op
 from .dispatch import traced_once
 from .dtypes import at_least_float32, is_sharded
+from .weights import Weight
 
 
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def dense(x: jax.Array, kernel: jax.Array | Weight, bias: jax.Array | None = None) -> jax.Array:
     """``x @ kernel + bias`` over the last axis of ``x``.
 
     Args:
       x: (..., in).
-      kernel: (in, out), of the dtype of ``x``.
+      kernel: (in, out), of the dtype of ``x``; or a lazy weight, which has a product of its own.
       bias: (out,), or None.
 
     Returns:
@@ -31,6 +32,9 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax
     >>> jl.core.dense(x, jnp.eye(2), jnp.array([10.0, 20.0])).tolist()
     [[[11.0, 22.0], [13.0, 24.0]]]
     """
+    if isinstance(kernel, Weight):
+        y = kernel.product(x, dense)
+        return y if bias is None else add_bias(y, bias)
     # Two axes need no flattening, and the gradient that JAX derives is already the fast one.
     if x.ndim == 2 or is_sharded(x):
         return affine(x, kernel, bias)

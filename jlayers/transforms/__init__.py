@@ -8,11 +8,17 @@ from ..combinators.spectral_norm import spectral_norm
 from ..combinators.standardize import standardize_weights
 from ..combinators.weight_norm import weight_norm
 from .audit import Audit, Cast, audit
+from .averaging import ema
 from .clip_gradients import clip_gradients
+from .freezing import freeze
 from .gradient_checkpoint import gradient_checkpoint
+from .lora import dora, lora
+from .merging import merge
 from .precision import precision, without_precision
 from .precision_rules import Precision
+from .pruning import magnitude_masks, prune
 from .stop_gradient import stop_gradient
+from .tying import tie
 
 __all__ = [
     "Audit",
@@ -20,13 +26,21 @@ __all__ = [
     "Precision",
     "audit",
     "clip_gradients",
+    "dora",
+    "ema",
+    "freeze",
     "gradient_checkpoint",
     "inference",
+    "lora",
+    "magnitude_masks",
+    "merge",
     "orthogonalize_weights",
     "precision",
+    "prune",
     "spectral_norm",
     "standardize_weights",
     "stop_gradient",
+    "tie",
     "weight_norm",
     "without_precision",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import OwnInit, ParamSpec
-from ..base.paths import flatten, unflatten
 from ..base.specs import floating_dtype
 from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace, run_pair, trace
@@ -22,6 +21,7 @@ from ..base.types import Carry, Initializer, Key, Params, PyTree, Spec, State
 from ..combinators.transformed import transformed
 from ..combinators.transparent import traced, wrapper
 from ..core.accumulation import accumulating, is_narrow
+from ..core.weights import is_weight
 from ..inspection.traverse import walk
 from .dataflow import SCOPE, Program
 from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, check_available
@@ -45,11 +45,7 @@ def _layer_in(layer: Layer, rule: Precision) -> Layer:
         """The arrays of a body without a floating input, which uses them as they are."""
         if rule.compute is None or not layer.children or floating_dtype(x) is not None:
             return params
-        own = trace(layer, x).own_parameters
-        if not own:
-            return params
-        leaves = flatten(params)
-        return unflatten(leaves | {path: cast(leaves[path], rule.compute) for path in own})
+        return _cast_at(params, trace(layer, x).own_parameters, rule.compute)
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
@@ -170,7 +166,21 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
 
     # A profile shows what these cost, and ``audit`` tells them from casts inside layers.
     with jax.named_scope(f"{SCOPE}{jnp.dtype(dtype).name}"):
-        return jax.tree.map(leaf_in, tree)
+        return jax.tree.map(leaf_in, tree, is_leaf=is_weight)
+
+
+def _cast_at(params: Params, paths: Collection[str], dtype: Any, path: str = "") -> Params:
+    """The parameters with those at some paths in a dtype."""
+    if not paths:
+        return params
+    return {
+        name: _cast_at(entry, paths, dtype, f"{path}{name}/")
+        if isinstance(entry, dict)
+        else cast(entry, dtype)
+        if path + name in paths
+        else entry
+        for name, entry in params.items()
+    }
 
 
 def _stored_in(found: Trace, dtype: Any) -> Trace:

@@ -65,7 +65,6 @@ def test_a_part_of_a_model():
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
-        (lambda: jl.standardize_weights(jl.repeat(jl.Dense(3), 2)), "has an axis of copies"),
         (lambda: jl.standardize_weights(jl.LayerNorm()), "'**/*kernel'"),
         (lambda: jl.standardize_weights(jl.Dense(3), "bias"), "bias has no axis beside that of"),
         (
@@ -73,7 +72,7 @@ def test_a_part_of_a_model():
             "epsilon must be a number",
         ),
     ],
-    ids=["copies", "no kernel", "bias", "epsilon"],
+    ids=["no kernel", "bias", "epsilon"],
 )
 def test_refusals(layer, text):
     with pytest.raises(jl.LayerError) as caught:

@@ -43,6 +43,60 @@ def test_spectral_norm_of_a_model():
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), state, after))
 
 
+def of_weight_norm(kernel, own, state):
+    """The weights of all copies, and the gradients of their parts from that of the weights."""
+    norm, length = own["kernel_norm"][:, None], np.sqrt((kernel**2).sum(1, keepdims=True))
+
+    def gradients(of_weight):
+        along = (of_weight * kernel).sum(1, keepdims=True) / length
+        found = {"kernel_norm": along[:, 0]}
+        return found | {"kernel": norm / length * (of_weight - along * kernel / length)}
+
+    return norm * kernel / length, gradients
+
+
+def of_spectral_norm(kernel, own, state):
+    outer = state["kernel_v"][:, :, None] * state["kernel_u"][:, None]
+    largest = (kernel * outer).sum((1, 2), keepdims=True)
+
+    def gradients(of_weight):
+        along = (of_weight * kernel).sum((1, 2), keepdims=True) / largest
+        return {"kernel": (of_weight - along * outer) / largest}
+
+    return kernel / largest, gradients
+
+
+@pytest.mark.parametrize(
+    ("wrap", "by_hand"),
+    [(jl.weight_norm, of_weight_norm), (jl.spectral_norm, of_spectral_norm)],
+    ids=["weight_norm", "spectral_norm"],
+)
+def test_values_and_gradients_by_hand(wrap, by_hand):
+    deep = jl.repeat(jl.Dense(3), 4)
+    with jax.enable_x64(True):
+        x = X[0, 0].astype(np.float64)
+        params, state = wrap(deep).init(jax.random.key(0), x)
+        params = convert.draw(params)
+        weight, gradients = by_hand(np.asarray(params["kernel"]), params, state)
+
+        def value_and_grad(layer, params, state):
+            def loss(params):
+                y, _ = layer.apply(params, state, x)
+                return jnp.sum(y**3), y
+
+            gradient, y = jax.grad(loss, has_aux=True)(params)
+            return y, gradient
+
+        y, found = value_and_grad(wrap(deep), params, state)
+        plain = {"kernel": jnp.asarray(weight), "bias": params["bias"]}
+        wanted_y, wanted = value_and_grad(deep, plain, {})
+        wanted |= gradients(np.asarray(wanted["kernel"]))
+        np.testing.assert_allclose(y, wanted_y, rtol=1e-9, atol=1e-9)
+        assert found.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            np.testing.assert_allclose(found[name], gradient, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
 def test_a_kernel_of_zeros_stays_zero():
     zeros = jax.nn.initializers.zeros
     for wrap in (jl.weight_norm, jl.spectral_norm):
@@ -56,6 +110,44 @@ def test_copies_outside_start_as_their_own_kernels():
     params, _ = layer.init(jax.random.key(0), X)
     lengths = jnp.linalg.norm(params["kernel"], axis=1)
     np.testing.assert_allclose(params["kernel_norm"], lengths, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: jl.weight_norm(layer, feature_axes=(1,)),
+        jl.spectral_norm,
+        jl.orthogonalize_weights,
+        jl.standardize_weights,
+    ],
+    ids=["weight_norm", "spectral_norm", "orthogonalize_weights", "standardize_weights"],
+)
+@pytest.mark.parametrize(
+    "copies",
+    [lambda layer: jl.repeat(layer, 3), lambda layer: jl.ensemble(jl.repeat(layer, 1), 2)],
+    ids=["repeat", "ensemble"],
+)
+def test_each_copy_makes_its_own_weight(wrap, copies):
+    """Around the copies or inside them: parameters, outputs, states and gradients are the same."""
+    layer = jl.serial(jl.SelfAttention(1), jl.Conv(3, 2, padding="SAME"))
+    outside, inside = wrap(copies(layer)), copies(wrap(layer))
+    x = X[0]
+    params, state = outside.init(jax.random.key(0), x)
+    assert jax.tree.all(
+        jax.tree.map(jnp.array_equal, (params, state), inside.init(jax.random.key(0), x))
+    )
+    params = convert.draw(params)
+
+    def run(layer):
+        def loss(params):
+            y, after = layer.apply(params, state, x, train=True)
+            return jnp.sum(y**3), (y, after)
+
+        gradient, given = jax.grad(loss, has_aux=True)(params)
+        return gradient, given
+
+    one, other = run(outside), run(inside)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, other)
 
 
 def test_a_layer_with_an_init_of_its_own():
@@ -72,7 +164,6 @@ def test_a_layer_with_an_init_of_its_own():
 @pytest.mark.parametrize(
     ("layer", "pattern", "text"),
     [
-        (jl.repeat(jl.Dense(3), 2), "**/*kernel", "has an axis of copies"),
         (jl.LayerNorm(), "**/*kernel", "'**/*kernel'"),
         (jl.Dense(3), "bias", "bias has no axis beside that of"),
     ],

@@ -26,6 +26,8 @@ Spec = jax.ShapeDtypeStruct
 
 STEPS = "(batch, time, features)"
 PROJECTIONS = ("query", "key", "value", "gate", "out")
+# All of them go through ``core.dense``.
+KERNELS = tuple(f"{name}_kernel" for name in PROJECTIONS)
 
 
 def _biases(name: str, value: Any) -> bool | tuple[str, ...]:
@@ -184,6 +186,7 @@ def of_attention(
     *,
     dropout_rate: float,
     unstreamed: str | None = None,
+    lazy_weights: tuple[str, ...] = (),
 ) -> Layer:
     """``of_steps`` for a ``step`` that takes a key in training, where weights are dropped."""
 
@@ -202,6 +205,7 @@ def of_attention(
         of_step(random_step),
         sequence_mode=SequenceMode("whole", receptive_field),
         stream=unstreamed or pair,
+        lazy_weights=lazy_weights,
     )
 
 

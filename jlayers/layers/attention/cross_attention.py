@@ -11,7 +11,7 @@ from ...base.layer import Layer
 from ...base.sequence import join, split
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
-from .base import Biases, HeadNorm, Projections, attended, of_attention
+from .base import KERNELS, Biases, HeadNorm, Projections, attended, of_attention
 from .inputs import check_memory, field_of_memory, of_cross, split_pair
 
 
@@ -129,4 +129,5 @@ def CrossAttention(
         step,
         field_of_memory,
         dropout_rate=dropout_rate,
+        lazy_weights=KERNELS,
     )

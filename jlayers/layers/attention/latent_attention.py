@@ -187,4 +187,5 @@ def LatentAttention(
         (lambda x: CAUSAL) if causal else None,
         dropout_rate=0.0,
         unstreamed=None if causal else "every step sees the later ones",
+        lazy_weights=("latent_kernel", "query_latent_kernel", "query_kernel", "out_kernel"),
     )

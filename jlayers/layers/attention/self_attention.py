@@ -22,7 +22,7 @@ from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import join
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
-from .base import Biases, HeadNorm, Pattern, Projections, attended, of_attention
+from .base import KERNELS, Biases, HeadNorm, Pattern, Projections, attended, of_attention
 from .inputs import check_beside, of_self, split_pair
 from .options import AlibiOption, RelativeOption, RopeOption, WindowSize, check_rope, rope_of
 from .relative import T5Bias
@@ -259,6 +259,7 @@ def SelfAttention(
         None if field is None else lambda x: field,
         dropout_rate=dropout_rate,
         unstreamed=_unstreamed(causal, weights),
+        lazy_weights=KERNELS,
     )
 
 

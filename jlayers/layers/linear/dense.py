@@ -100,4 +100,5 @@ def Dense(
 
     # Other axes may be those of steps, or move them: whether they do is found out.
     mode = SequenceMode.PER_STEP if last_alone else SequenceMode.UNKNOWN
-    return pure(init, apply, sequence_mode=mode)
+    plain = last_alone and len(shape) == 1
+    return pure(init, apply, sequence_mode=mode, lazy_weights=("kernel",) if plain else ())

@@ -61,4 +61,4 @@ def Embedding(
     def init(key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         return table.init(key, x, "(...,) of integer ids")
 
-    return pure(init, table.rows)
+    return pure(init, table.rows, lazy_weights=("embedding",))

@@ -24,6 +24,7 @@ from ...base.parameters import initialize
 from ...base.specs import format_spec
 from ...base.types import Initializer, Params
 from ...core.dtypes import at_least_float32, has_sharded_type, sharded_as
+from ...core.weights import Weight
 
 # As in Flax: rows have length one on average (docs/notes/0004-defaults.md).
 ROWS = initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
@@ -104,8 +105,10 @@ def _limited(rows: jax.Array, max_norm: float, p: float) -> jax.Array:
     return rows * jnp.broadcast_to(scale, rows.shape).astype(rows.dtype)
 
 
-def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+def lookup(table: jax.Array | Weight, ids: jax.Array) -> jax.Array:
     """The rows (..., features) of int32 ids; NaN for an id that is out of range."""
+    if isinstance(table, Weight):
+        return table.rows(ids, lookup)
     # embedding[x] would clip an id that is out of range, and silently give the last row.
     how: dict[str, Any] = {"mode": "fill", "fill_value": jnp.nan}
     if has_sharded_type(table) or has_sharded_type(ids):

@@ -1,0 +1,30 @@
+"""An argument that selects parameters by their paths: one pattern, or a tuple of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from .errors import LayerError
+from .specs import format_short
+
+
+def _patterns(name: str, value: Any) -> str | tuple[str, ...]:
+    several = isinstance(value, tuple | list) and value and all(isinstance(p, str) for p in value)
+    if not isinstance(value, str) and not several:
+        raise LayerError(
+            f"{name} must be a pattern or a tuple of patterns, got {format_short(value)}",
+            hint='"**/*kernel", or ("**/query_kernel", "**/value_kernel")',
+        )
+    return value if isinstance(value, str) else tuple(value)
+
+
+Patterns = Annotated[str | tuple[str, ...], _patterns]
+
+
+def each_pattern(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One pattern or several as a tuple.
+
+    >>> each_pattern("**/bias")
+    ('**/bias',)
+    """
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
