@@ -14,7 +14,7 @@ from .freezing import freeze
 from .gradient_checkpoint import gradient_checkpoint
 from .lora import dora, lora
 from .merging import merge
-from .precision import precision
+from .precision import precision, without_precision
 from .precision_rules import Precision
 from .pruning import magnitude_masks, prune
 from .quantize import quantize, quantize_params
@@ -45,6 +45,7 @@ __all__ = [
     "stop_gradient",
     "tie",
     "weight_norm",
+    "without_precision",
 ]
 
 if not TYPE_CHECKING:  # mypy shall not take every name for one that exists

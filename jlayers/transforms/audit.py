@@ -96,7 +96,7 @@ def audit(layer: LayerOrFunction, x: PyTree, *, train: bool = True) -> Audit:
 
     * activations in float32 that are rounded to 16 bits, and used in float32 alone;
     * a layer with inputs of 16 bits alone that goes on in float32: a NumPy constant, for instance;
-    * float64, where no input and no parameter has it;
+    * float64, where no input has it and no rule asks for it;
     * sums in 16 bits of more terms than it tells apart, 256 in bfloat16 and 2,048 in float16.
       ``jnp.sum`` sums in float32 by itself, and so do matrix products and convolutions on all
       platforms, whose result is rounded once;
@@ -113,13 +113,12 @@ def audit(layer: LayerOrFunction, x: PyTree, *, train: bool = True) -> Audit:
     Raises:
       LayerError: where ``x`` does not fit the model.
 
-    >>> import numpy as np, jlayers as jl
-    >>> factors = np.ones((8,), np.float32)
-    >>> scaled = jl.serial(jl.Dense(8), scale=lambda x: x * factors, head=jl.Dense(3))
-    >>> mixed = jl.transforms.precision(scaled, "mixed")
+    >>> import jax.numpy as jnp, jlayers as jl
+    >>> wide = jl.serial(jl.Dense(8), half=lambda x: x.astype(jnp.float32) / 2, head=jl.Dense(3))
+    >>> mixed = jl.transforms.precision(wide, "mixed")
     >>> for row in jl.transforms.audit(mixed, jl.spec((2, 8))).unexpected:
     ...     print(row.path, row.what, row.unexpected)
-    scale bfloat16 -> float32 its output is wider than its inputs
+    half bfloat16 -> float32 its output is wider than its inputs
     """
     layer, train = lift(layer), flag("train", train)
     with error_context(layer):
@@ -128,8 +127,7 @@ def audit(layer: LayerOrFunction, x: PyTree, *, train: bool = True) -> Audit:
         paths = [path for path, _ in walk(layer)]
         program = _program(layer, x, train, paths)
     rows = [*_casts(program), *_wider(layer, x, ""), *_sums(program)]
-    given = jax.tree.leaves((found.params, found.state, x))
-    if not any(leaf.dtype == jnp.float64 for leaf in given):
+    if not any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(x)):
         rows += _doubles(program)
     if train:
         rows += _stored(found.parameters, paths)
@@ -282,12 +280,18 @@ def _kept(layer: Layer, inputs: tuple[PyTree, ...]) -> list[PyTree]:
 def _sums(program: Program) -> Iterator[Cast]:
     counts: Counter[tuple[str, str, str, str]] = Counter()
     for one in program.operations:
-        if one.name in _SUMS and one.inputs[0] is not None:
+        if _is_sum(one) and one.inputs[0] is not None:
             _count_sum(counts, one, one.inputs[0].dtype, _terms(one))
     for one, value, length in program.carried_sums:
         _count_sum(counts, one, value.dtype, length)
     for (path, where, dtype, wrong), times in counts.items():
         yield Cast(path, where, dtype, "activations", times, wrong)
+
+
+def _is_sum(one: Operation) -> bool:
+    if one.name == "reduce":
+        return [inner.primitive.name for inner in one.params["jaxpr"].jaxpr.eqns] == ["add"]
+    return one.name in _SUMS
 
 
 # 2 / eps, of 8 and 11 binary digits.
@@ -325,12 +329,11 @@ def _doubles(program: Program) -> Iterator[Cast]:
     for one in program.operations:
         made = any(value.dtype == jnp.float64 for value in one.outputs)
         before = [value.dtype for value in one.inputs if value is not None]
-        # Where it begins, and not all that follows.
-        if made and not any(dtype == jnp.float64 for dtype in before):
-            what = f"{before[0]} -> float64" if before else "float64"
-            counts[one.path, _where(one), what] += one.times
+        # Where it begins, and not all that follows, or what a rule says.
+        if made and before and not one.ruled and not any(d == jnp.float64 for d in before):
+            counts[one.path, _where(one), f"{before[0]} -> float64"] += one.times
     for (path, where, what), times in counts.items():
-        yield Cast(path, where, what, "activations", times, "no input and no parameter has float64")
+        yield Cast(path, where, what, "activations", times, "no input and no rule has float64")
 
 
 def _stored(table: Any, paths: list[str]) -> Iterator[Cast]:

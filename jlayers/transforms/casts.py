@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -14,20 +14,22 @@ from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import OwnInit, ParamSpec
-from ..base.paths import flatten, unflatten
 from ..base.specs import floating_dtype
 from ..base.step_pair import Stepping, stream_of
-from ..base.tracing import Trace, trace
+from ..base.tracing import Trace, run_pair, trace
 from ..base.types import Carry, Initializer, Key, Params, PyTree, Spec, State
 from ..combinators.transformed import transformed
 from ..combinators.transparent import traced, wrapper
 from ..core.accumulation import accumulating, is_narrow
+from ..core.weights import is_weight
 from ..inspection.traverse import walk
 from .dataflow import SCOPE, Program
 from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, check_available
 
 
 def _layer_in(layer: Layer, rule: Precision) -> Layer:
+    if rule.compute is not None and _is_written_by_hand(layer):
+        layer = _with_cast_parameters(layer, rule.compute)
     run = layer if rule.accumulate is None or layer.children else _summed(layer, rule.accumulate)
 
     def finished(y: PyTree, x: PyTree) -> PyTree:
@@ -43,11 +45,7 @@ def _layer_in(layer: Layer, rule: Precision) -> Layer:
         """The arrays of a body without a floating input, which uses them as they are."""
         if rule.compute is None or not layer.children or floating_dtype(x) is not None:
             return params
-        own = trace(layer, x).own_parameters
-        if not own:
-            return params
-        leaves = flatten(params)
-        return unflatten(leaves | {path: cast(leaves[path], rule.compute) for path in own})
+        return _cast_at(params, trace(layer, x).own_parameters, rule.compute)
 
     def apply(
         params: Params, state: State, x: PyTree, *, key: Key, train: bool
@@ -88,6 +86,38 @@ def _layer_in(layer: Layer, rule: Precision) -> Layer:
 # Its repr is a call of the function that users call, which means the same.
 _layer_in.__name__, _layer_in.__qualname__ = "precision", "layer_in"
 layer_in = factory(_layer_in)
+
+
+def _is_written_by_hand(layer: Layer) -> bool:
+    """Whether its arithmetic is a user's, who need not have thought of dtypes."""
+    # Layers of this library use parameters in the dtype of their input, or in float32 by intention.
+    make = layer._call.make
+    module = getattr(make, "__module__", "")
+    ours = module.startswith("jlayers.") and not module.startswith("jlayers.base.")
+    return layer._abstract is run_pair and not ours
+
+
+def _with_cast_parameters(layer: Layer, dtype: Any) -> Layer:
+    """The same pair, whose parameters are cast where its input has floating arrays."""
+
+    def casting(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(params: Params, state: State, *inputs: PyTree, **options: Any) -> Any:
+            x = inputs[-1]
+            return function(
+                cast(params, dtype) if floating_dtype(x) is not None else params,
+                *(state, *inputs),
+                **options,
+            )
+
+        return call
+
+    stream = layer._stream
+    if isinstance(stream, Stepping):
+        stream = Stepping(casting(stream.start), casting(stream.advance), stream.whole)
+    apply, to_array = casting(layer._apply), casting(layer._apply_to_array)
+    # What was traced is of the pair as it was.
+    return layer._replace(_apply=apply, _apply_to_array=to_array, _stream=stream, _traces={})
 
 
 def _summed(layer: Layer, dtype: Any) -> Layer:
@@ -136,7 +166,21 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
 
     # A profile shows what these cost, and ``audit`` tells them from casts inside layers.
     with jax.named_scope(f"{SCOPE}{jnp.dtype(dtype).name}"):
-        return jax.tree.map(leaf_in, tree)
+        return jax.tree.map(leaf_in, tree, is_leaf=is_weight)
+
+
+def _cast_at(params: Params, paths: Collection[str], dtype: Any, path: str = "") -> Params:
+    """The parameters with those at some paths in a dtype."""
+    if not paths:
+        return params
+    return {
+        name: _cast_at(entry, paths, dtype, f"{path}{name}/")
+        if isinstance(entry, dict)
+        else cast(entry, dtype)
+        if path + name in paths
+        else entry
+        for name, entry in params.items()
+    }
 
 
 def _stored_in(found: Trace, dtype: Any) -> Trace:

@@ -91,7 +91,7 @@ clipped_layer = factory(_clipped_layer)
 def _passed(bound: float, clip: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
     """``x`` itself, whose cotangent is clipped.
 
-    JAX has a rule of transposition of one's own for the solution of a linear system alone: here the
+    JAX takes a custom rule of transposition for the solution of a linear system alone: here the
     system is ``y = x``. ``jax.custom_vjp`` has no forward mode.
     """
     y: jax.Array = lax.custom_linear_solve(

@@ -106,8 +106,9 @@ class Program:
         scope = f"{place.scope}/{equation.source_info.name_stack}"
         inner = [*_jaxprs(params)]
         sizes = [(len(one.invars), len(one.outvars)) for one in inner]
-        same = sizes == [(len(equation.invars), len(equation.outvars))]
-        if same and name not in ("scan", "while"):
+        # Of others the function is of single numbers, or of a step.
+        calls = not name.startswith(("reduce", "scan", "scatter", "select_and", "sort", "while"))
+        if calls and sizes == [(len(equation.invars), len(equation.outvars))]:
             return self._read(inner[0], inputs, _Place(scope, place.times))
         outputs = [Value(v.aval.dtype, v.aval.shape) for v in equation.outvars]
         path, backward = self._layer(scope), "transpose(" in scope

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from jax.typing import DTypeLike
 
 from ..base.constructors import LayerOrFunction, lift
+from ..base.errors import LayerError, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import join
+from ..inspection.traverse import walk
 from .casts import is_in_precision, layer_in
 from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, RuleTable
 
@@ -74,6 +76,35 @@ def precision(
     return found._replace(kind=layer.kind, _named=True)
 
 
+@public_api
+def without_precision(layer: LayerOrFunction) -> Layer:
+    """The model without its rules of precision: all layers are again in the dtype of their input.
+
+    Parameters keep the dtypes that they are stored in.
+
+    Raises:
+      LayerError: for a model without such rules.
+
+    >>> import jlayers as jl
+    >>> mixed = jl.transforms.precision(jl.serial(jl.Dense(8), head=jl.Dense(3)), "mixed")
+    >>> jl.transforms.without_precision(mixed)
+    serial(Dense(8), head=Dense(3))
+    """
+    layer = lift(layer)
+    found = _taken_off(layer)
+    if found is layer:
+        raise LayerError("the model has no precision to take off", got=layer.short())
+    return found
+
+
+def _taken_off(layer: Layer) -> Layer:
+    new = {name: _taken_off(child) for name, child in layer.children.items()}
+    if is_in_precision(layer):
+        return new[""]
+    changed = any(new[name] is not child for name, child in layer.children.items())
+    return layer.rebuild(new) if changed else layer
+
+
 class _Visit:
     """One walk over a model, which wraps its layers."""
 
@@ -90,10 +121,12 @@ class _Visit:
           above: the place of the rule of the layer around it.
           output: what becomes of its output, if its rule does not say.
         """
-        self.paths.append(path)
         if is_in_precision(layer):
-            self.kept.append(path)
+            inside = [own for own, _ in walk(layer, path)]
+            self.paths += inside
+            self.kept += inside
             return layer
+        self.paths.append(path)
         place = self.table.find(path, above)
         # The combinator, which a factory around it hides.
         maker = layer.rebuild(layer.children).maker if layer.children else layer.maker
@@ -102,12 +135,12 @@ class _Visit:
         for name, child in layer.children.items():
             # A wrapper and the layer inside it have one path, and one rule.
             if not name:
-                inside = AS_INPUT if maker in _LOOPS else output
+                after = AS_INPUT if maker in _LOOPS else output
                 at = above if passes else place
             else:
-                inside = AS_INPUT if place is None or maker in _JOINS else AS_COMPUTED
+                after = AS_INPUT if place is None or maker in _JOINS else AS_COMPUTED
                 at = place
-            new[name] = self.layer(child, join(path, name), at, inside)
+            new[name] = self.layer(child, join(path, name), at, after)
         if any(new[name] is not child for name, child in layer.children.items()):
             layer = layer.rebuild(new)
         if place is None or ("" in new and passes):

@@ -19,15 +19,25 @@ class Transform(NamedTuple):
     differences: bool = True
 
 
+BELOW = 1e9  # no gradient of a test reaches it
+# Laws are checked in float64 too: a rule of a dtype would round.
+AS_GIVEN = transforms.Precision(output="input")
+
 TRANSFORMS = {
+    "clip_gradients": Transform(
+        lambda layer, path: transforms.clip_gradients(layer, "**", norm=BELOW)
+    ),
     "dora": Transform(lambda layer, path: transforms.dora(layer, path, rank=2), differences=False),
     "ema": Transform(lambda layer, path: transforms.ema(layer, 0.9, path)),
     "freeze": Transform(transforms.freeze, differences=False),
+    "gradient_checkpoint": Transform(lambda layer, path: transforms.gradient_checkpoint(layer)),
     "inference": Transform(lambda layer, path: jl.inference(layer)),
     "lora": Transform(lambda layer, path: transforms.lora(layer, path, rank=2, alpha=1.0)),
     "orthogonalize_weights": Transform(jl.orthogonalize_weights),
+    "precision": Transform(lambda layer, path: transforms.precision(layer, AS_GIVEN)),
     "prune": Transform(transforms.prune),
     "spectral_norm": Transform(jl.spectral_norm, differences=False),
     "standardize_weights": Transform(jl.standardize_weights),
+    "stop_gradient": Transform(lambda layer, path: transforms.stop_gradient(layer), False),
     "weight_norm": Transform(jl.weight_norm),
 }
