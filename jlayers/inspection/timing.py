@@ -4,15 +4,14 @@ How to read this file: ``layer_seconds`` is the measurement. ``_calls`` runs the
 keeps what each layer without children was called with; ``_looped`` writes the program that runs a
 function many times over, and ``_measured`` runs all of them in turns.
 
-A layer alone is a few microseconds, and so is the launch of a program. So one program calls it
-many times: a run of the loop differs from the next in one number of each input, which depends on
-the output before. XLA can neither leave a turn out nor compute it once for all.
+A layer takes microseconds, and so does the launch of a program: one program calls it many times. A
+call is a branch whose condition depends on the number of the turn, so that XLA computes it in each
+turn, and copies nothing for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,24 +21,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..base.errors import LayerError
 from ..base.layer import Layer
 from ..base.paths import join
-from ..base.specs import specs_of
+from ..base.specs import format_spec, specs_of
 from ..base.types import Key, Params, PyTree, State
 from ..core.compiler import compiler_options
+from ..core.dtypes import is_symbolic
 
 # Seconds of one run of a loop, long beside its launch; how often it is run, at least and at most,
-# and how close the two fastest runs have to be.
+# and how close the fastest three runs have to be.
 _SECONDS, _MOST_TURNS = 0.005, 100_000
-_ROUNDS, _MOST_ROUNDS, _AGREE = 5, 40, 0.03
+_ROUNDS, _MOST_ROUNDS, _CLOSE = 5, 40, 1.03
+# XLA makes one function of a loop over less than 512 bytes; LLVM takes out of it what is the same
+# in all turns.
+_FILLING = 1024
 # XLA moves no data for them.
-_LAYOUT_ALONE = frozenset(("reshape", "squeeze", "expand_dims", "stop_gradient", "copy"))
-# ``run(turns) -> seconds``.
+_LAYOUT_ALONE = frozenset(("reshape", "squeeze", "expand_dims", "stop_gradient"))
+# ``run(turns)`` takes so many seconds.
 Run = Callable[[int], float]
+Function = Callable[[list[Any], PyTree], PyTree]
 
 
 class Times(NamedTuple):
-    """Seconds of one ``apply``, medians.
+    """Seconds of one ``apply``.
 
     Attributes:
       layers: by path, of each layer without children, all its calls and copies together.
@@ -50,64 +55,78 @@ class Times(NamedTuple):
     whole: float
 
 
+def layer_seconds(model: Layer, params: Params, state: State, x: PyTree, key: jax.Array) -> Times:
+    """Measures a model and the layers inside it, in evaluation."""
+    runs: dict[str, Run] = {"": _looped(lambda _, x: x, 1, [], jnp.float32(0))}
+    whole = _Call("", model._apply).of(params, state, x)
+    program = _run_of(whole, key, runs)
+    parts = [
+        (call.path, len(call.weights), _run_of(call, key, runs))
+        for call in _calls(model, params, state, x, key)
+    ]
+    taken = _measured(runs)
+
+    def seconds(program: str) -> float:
+        return max(taken[program] - taken[""], 0.0)
+
+    layers: dict[str, float] = {}
+    for path, copies, own in parts:
+        layers[path] = layers.get(path, 0.0) + copies * seconds(own)
+    return Times(layers, seconds(program))
+
+
+def sample(x: PyTree) -> PyTree:
+    """The input, with values where it has specs: normal, zeros of integers, True.
+
+    Raises:
+      LayerError: for sizes that are symbols, and inside a program that is traced.
+    """
+
+    def filled(leaf: Any) -> Any:
+        if isinstance(leaf, jax.core.Tracer) or is_symbolic(*leaf.shape):
+            raise LayerError(
+                "profile=True runs the model",
+                expected="an input of known sizes, outside of jit",
+                got=format_spec(leaf),
+            )
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype)
+        make = jnp.ones if leaf.dtype == bool else jnp.zeros
+        return make(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(filled, x)
+
+
 @dataclasses.dataclass
 class _Call:
-    """A call of a layer in the traced program.
+    """A call of a layer in the traced program, and the values of its runs.
 
     Attributes:
       path, apply: of the layer.
-      keyed: whether it got a key.
-      given: the leaves of its parameters, state and input in each run of the call; those of later
-        copies without the input.
+      x: the input of the first run.
+      weights: the leaves of parameters and state, of each run.
     """
 
     path: str
     apply: Callable[..., Any]
-    keyed: bool
     treedef: Any = None
-    inputs: int = 0
-    given: list[list[Any]] = dataclasses.field(default_factory=list)
+    x: PyTree = None
+    weights: list[list[Any]] = dataclasses.field(default_factory=list)
 
-    def keep(self, *leaves: Any) -> None:
-        own = leaves if not self.given else leaves[: len(leaves) - self.inputs]
-        self.given.append([np.array(leaf) for leaf in own])
+    def of(self, params: Params, state: State, x: PyTree) -> _Call:
+        leaves, self.treedef = jax.tree.flatten((params, state))
+        self.keep(leaves, x)
+        return self
 
-
-def layer_seconds(
-    model: Layer, params: Params, state: State, x: PyTree, key: jax.Array | None
-) -> Times:
-    """Measures a model and the layers inside it, in evaluation."""
-    runs: dict[str, Run] = {"": _looped(lambda held, x: x, 1, [], jnp.float32(0))}
-    weights = [jax.tree.leaves((params, state))]
-    whole = _run_of(model._apply, weights, (params, state, x), key, runs)
-    programs = [
-        (
-            call.path,
-            len(call.given),
-            _run_of(
-                call.apply,
-                call.given,
-                jax.tree.unflatten(call.treedef, call.given[0]),
-                key if call.keyed else None,
-                runs,
-            ),
-        )
-        for call in _calls(model, params, state, x, key)
-    ]
-    medians = _measured(runs)
-
-    def seconds(program: str) -> float:
-        return max(medians[program] - medians[""], 0.0)
-
-    layers: dict[str, float] = {}
-    for path, copies, program in programs:
-        layers[path] = layers.get(path, 0.0) + copies * seconds(program)
-    return Times(layers, seconds(whole))
+    def keep(self, leaves: list[Any], x: PyTree) -> None:
+        if not self.weights:
+            self.x = jax.tree.map(np.array, x)
+        self.weights.append([np.array(leaf) for leaf in leaves])
 
 
-def _calls(
-    model: Layer, params: Params, state: State, x: PyTree, key: jax.Array | None
-) -> list[_Call]:
+def _calls(model: Layer, params: Params, state: State, x: PyTree, key: jax.Array) -> list[_Call]:
     """What each layer without children is called with, in a run of the model."""
     calls: list[_Call] = []
     kept = _keeping(model, "", calls)
@@ -115,21 +134,21 @@ def _calls(
     jax.block_until_ready(run(params, state, x, key))
     jax.effects_barrier()
     # A body may be traced more often than it is run.
-    return [call for call in calls if call.given]
+    return [call for call in calls if call.weights]
 
 
 def _keeping(layer: Layer, path: str, calls: list[_Call]) -> Layer:
+    """The same layer; those inside it that have no children keep what they are called with."""
     if layer.children:
-        new = {name: _keeping(child, join(path, name), calls) for name, child in layer.children.items()}
+        new = {n: _keeping(child, join(path, n), calls) for n, child in layer.children.items()}
         return layer.rebuild(new)
 
     def keeping(apply: Callable[..., Any]) -> Callable[..., Any]:
         def kept(params: Params, state: State, x: PyTree, *, key: Key, train: bool) -> Any:
-            call = _Call(path, apply, key is not None)
-            leaves, call.treedef = jax.tree.flatten((params, state, x))
-            call.inputs = len(jax.tree.leaves(x))
+            call = _Call(path, apply)
+            leaves, call.treedef = jax.tree.flatten((params, state))
             calls.append(call)
-            jax.debug.callback(call.keep, *leaves)
+            jax.debug.callback(call.keep, leaves, x)
             return apply(params, state, x, key=key, train=train)
 
         return kept
@@ -139,65 +158,52 @@ def _keeping(layer: Layer, path: str, calls: list[_Call]) -> Layer:
     )
 
 
-def _run_of(
-    apply: Callable[..., Any],
-    weights: list[list[Any]],
-    given: tuple[Params, State, PyTree],
-    key: jax.Array | None,
-    runs: dict[str, Run],
-) -> str:
-    """The name of the function's run in ``runs``; that of the empty loop where it computes nothing."""
-    weights_def = jax.tree.structure(given[:2])
-    held, x = jax.tree.leaves(given[:2]), given[2]
+def _run_of(call: _Call, key: jax.Array, runs: dict[str, Run]) -> str:
+    """The name of the call's loop in ``runs``: that of the empty one where nothing is computed."""
 
-    def once(held: list[Any], x: PyTree) -> PyTree:
-        own = jax.tree.unflatten(weights_def, held)
-        return apply(*own, x, key=key, train=False)[0]
+    def once(leaves: list[Any], x: PyTree) -> PyTree:
+        return call.apply(*jax.tree.unflatten(call.treedef, leaves), x, key=key, train=False)[0]
 
-    specs = specs_of(held), specs_of(x)
-    text = jax.make_jaxpr(once)(*specs)
-    if all(equation.primitive.name in _LAYOUT_ALONE for equation in text.jaxpr.eqns):
+    weights, copies = call.weights[0], 1
+    program = jax.make_jaxpr(once)(specs_of(weights), specs_of(call.x))
+    if all(equation.primitive.name in _LAYOUT_ALONE for equation in program.jaxpr.eqns):
         return ""
-    stacked = _stacked(weights)
-    copies = 1 if stacked is None else len(weights)
-    name = f"{copies} of {text}"
+    # Copies of one weight are one: a layer that is shared, or that runs in a loop of a body.
+    pairs = [zip(weights, others, strict=True) for others in call.weights[1:]]
+    if not all(np.array_equal(a, b, equal_nan=_floating(a)) for pair in pairs for a, b in pair):
+        weights = [np.stack(leaves) for leaves in zip(*call.weights, strict=True)]
+        copies = len(call.weights)
+    # Layers of one program take one time.
+    name = f"{copies} of {program}"
     if name not in runs:
-        runs[name] = _looped(once, copies, held if stacked is None else stacked, x)
+        runs[name] = _looped(once, copies, weights, call.x)
     return name
 
 
-def _stacked(weights: list[list[Any]]) -> list[Any] | None:
-    """The weights of all copies along a first axis; None for one copy, or for equal ones."""
-    if len(weights) == 1 or not weights[0]:
-        return None
-    counted = len(weights[1])
-    first = weights[0][:counted]
-    if all(np.array_equal(a, b) for other in weights[1:] for a, b in zip(first, other, strict=True)):
-        return None
-    return [np.stack(leaves) for leaves in zip(first, *weights[1:], strict=True)]
+def _floating(a: Any) -> bool:
+    return bool(jnp.issubdtype(a.dtype, jnp.floating))
 
 
-def _looped(
-    function: Callable[[list[Any], PyTree], PyTree], copies: int, held: list[Any], x: PyTree
-) -> Run:
-    def loop(turns: Any, first: Any, held: list[Any], x: PyTree) -> PyTree:
-        # As in the scan of repeat.
+def _looped(function: Function, copies: int, weights: list[Any], x: PyTree) -> Run:
+    def loop(turns: Any, first: Any, weights: list[Any], x: PyTree) -> PyTree:
         def once(i: Any) -> PyTree:
-            at = lax.rem(i, jnp.int32(copies))
-            pick = functools.partial(lax.dynamic_index_in_dim, index=at, keepdims=False)
-            return function(held if copies == 1 else [pick(leaf) for leaf in held], x)
+            own = weights
+            # As in the scan of repeat, whose copies are not in the cache from the turn before.
+            if copies > 1:
+                at = lax.rem(i, jnp.int32(copies))
+                own = [lax.dynamic_index_in_dim(leaf, at, keepdims=False) for leaf in weights]
+            return function(own, x), jnp.full(_FILLING, i)
 
-        def never(i: Any) -> PyTree:
-            return jax.tree.map(
-                lambda out: jnp.zeros(out.shape, out.dtype), jax.eval_shape(once, jnp.int32(0))
-            )
+        def zeros(i: Any) -> PyTree:
+            out = jax.eval_shape(once, i)
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out)
 
         def turn(i: Any, _: PyTree) -> PyTree:
-            return lax.cond(i >= first, once, never, i)
+            return lax.cond(i >= first, once, zeros, i)
 
-        return lax.fori_loop(0, turns, turn, never(0))
+        return lax.fori_loop(0, turns, turn, zeros(jnp.int32(0)))
 
-    args = jax.device_put((held, x))
+    args = jax.device_put((weights, x))
     program = jax.jit(loop, compiler_options=compiler_options())
     compiled = program.lower(jnp.int32(1), jnp.int32(0), *args).compile()
 
@@ -213,26 +219,23 @@ def _looped(
 def _measured(runs: dict[str, Run]) -> dict[str, float]:
     """Seconds of a turn of each loop: of the fastest run, as others on the machine only add.
 
-    In turns, until the two fastest runs of a loop agree.
+    In turns, until the fastest three runs of a loop agree.
     """
     turns = {name: _turns(run) for name, run in runs.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(_MOST_ROUNDS):
         for name, run in runs.items():
-            if number < _ROUNDS or _differ(taken[name]):
+            if number < _ROUNDS or taken[name][2] > _CLOSE * taken[name][0]:
                 taken[name] = sorted((*taken[name], run(turns[name]) / turns[name]))
     return {name: each[0] for name, each in taken.items()}
-
-
-def _differ(taken: list[float]) -> bool:
-    return taken[1] > (1 + _AGREE) * taken[0]
 
 
 def _turns(run: Run) -> int:
     """How many turns of a loop take about ``_SECONDS``."""
     run(1)
     count = 1
-    while (taken := run(count)) < _SECONDS / 2 and count < _MOST_TURNS:
+    # Of three runs: one that something else delayed would end the search at once.
+    while (taken := min(run(count) for _ in range(3))) < _SECONDS / 2 and count < _MOST_TURNS:
         more = count * _SECONDS / max(taken, 1e-6)
         count = min(_MOST_TURNS, 10 * count, max(2 * count, int(more)))
     return count
