@@ -60,6 +60,7 @@ from .combinators.weight_norm import weight_norm
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
+from .inspection.drawing.picture import Picture, picture
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
 from .inspection.parameters import parameters, variables
@@ -327,6 +328,7 @@ __all__ = [
     "Pad",
     "Pair",
     "ParamSpec",
+    "Picture",
     "PixelShuffle",
     "PixelUnshuffle",
     "Pool",
@@ -402,6 +404,7 @@ __all__ = [
     "parallel",
     "parameters",
     "partition",
+    "picture",
     "pipeline",
     "plain",
     "receptive_field",

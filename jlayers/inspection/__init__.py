@@ -7,6 +7,7 @@ None of this needs the training loop. ``find_non_finite`` takes parameters, a ke
 from importlib import import_module
 from typing import Any
 
+from .drawing.picture import Picture, picture
 from .explain import Decision, Explanation, explain
 from .flops import flops
 from .parameters import parameters, variables
@@ -17,13 +18,17 @@ __all__ = [
     "CompileWatch",
     "Decision",
     "Explanation",
+    "Histogram",
     "NonFinite",
+    "Picture",
     "Summary",
     "explain",
     "find_non_finite",
     "flops",
+    "histograms",
     "jit_reporting_recompiles",
     "parameters",
+    "picture",
     "rewrite",
     "summary",
     "variables",
@@ -32,8 +37,10 @@ __all__ = [
 # Loaded when they are first asked for, so that ``import jlayers`` does not pay for them.
 _LAZY = {
     "CompileWatch": ".compilation.watch",
+    "Histogram": ".histogram",
     "NonFinite": ".nonfinite.report",
     "find_non_finite": ".nonfinite.find",
+    "histograms": ".histogram",
     "jit_reporting_recompiles": ".compilation.watch",
 }
 

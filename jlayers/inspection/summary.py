@@ -47,7 +47,7 @@ class Row(NamedTuple):
       bytes: their size, in bytes.
       flops: floating-point operations of one ``apply``, of all calls and copies.
       activations: bytes that the backward pass of a training step keeps of the layer, if asked for.
-      receptive_field: of the layer by itself, if asked for; None where its output is no sequence.
+      receptive_field: of the layer by itself, if asked for; None where its output is not a sequence.
       seconds: of one ``apply``, of all calls and copies, if measured.
     """
 
@@ -168,7 +168,7 @@ def summary(
     >>> total.parameters, total.bytes, [row.path for row in total.rows]
     (101770, 407080, ['dense', 'relu', 'head'])
     >>> {row.path: row.activations for row in total.rows}
-    {'dense': 100352, 'relu': 4096, 'head': 16384}
+    {'dense': 0, 'relu': 36864, 'head': 0}
     """
     layer = lift(layer)
     more = _checked(columns)

@@ -6,6 +6,7 @@ import importlib
 import os
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from ..base.errors import TrainingError, public_api
@@ -33,28 +34,61 @@ class _Events:
 
     @public_api
     def __call__(self, record: Record) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        # A metric of the user's that has one of these names is what is shown.
+        own = {"steps_per_second": record.steps_per_second, "epoch": record.epoch}
+        scalars = own | record.metrics
+        self._write(
+            record.step,
+            [Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()],
+        )
+
+    @public_api
+    def histograms(self, step: int, histograms: Mapping[str, Any]) -> None:
+        """Writes what ``jl.inspection.histograms`` returned, under the paths.
+
+        Args:
+          step: the number that it is shown at.
+          histograms: ``{path: Histogram}``.
+        """
+        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+        values = []
+        for path, one in histograms.items():
+            count = one.size - one.non_finite
+            # All of them are of finite numbers, of which there may be none.
+            known = (one.smallest, one.largest, one.mean, one.std) if count else (0.0,) * 4
+            smallest, largest, mean, std = known
+            shown = HistogramProto(
+                min=smallest,
+                max=largest,
+                num=count,
+                sum=mean * count,
+                sum_squares=(std**2 + mean**2) * count,
+                bucket_limit=one.edges[1:],
+                bucket=one.counts,
+            )
+            values.append(Summary.Value(tag=path, histo=shown))
+        self._write(step, values)
+
+    def _write(self, step: int, values: list[Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         now = time.time()
-        # A metric of the user's that has one of these names is what is shown.
-        own = {"steps_per_second": record.steps_per_second, "epoch": record.epoch}
-        scalars = own | record.metrics
-        values = [
-            Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
-        ]
         try:
             opens = self._writer is None
             if opens:
                 self._writer = self._open()
             if opens or self._first_new is not None:
                 # For its readers: what was written of this step and later ones before is void.
-                first = record.step if self._first_new is None else self._first_new
+                first = step if self._first_new is None else self._first_new
                 start = SessionLog(status=SessionLog.START)
-                step = min(record.step, first)
-                self._writer.add_event(Event(wall_time=now, step=step, session_log=start))
+                event = Event(wall_time=now, step=min(step, first), session_log=start)
+                self._writer.add_event(event)
                 self._first_new = None
-            event = Event(wall_time=now, step=record.step, summary=Summary(value=values))
+            event = Event(wall_time=now, step=step, summary=Summary(value=values))
             self._writer.add_event(event)
         except OSError as error:
             raise TrainingError(
