@@ -63,6 +63,7 @@ from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScalin
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
 from .inspection.diff import ModelDiff, diff
+from .inspection.drawing.picture import Picture, picture
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
 from .inspection.parameters import parameters, variables
@@ -335,6 +336,7 @@ __all__ = [
     "Pad",
     "Pair",
     "ParamSpec",
+    "Picture",
     "PixelShuffle",
     "PixelUnshuffle",
     "Pool",
@@ -416,6 +418,7 @@ __all__ = [
     "partition",
     "patch",
     "perturb",
+    "picture",
     "pipeline",
     "plain",
     "receptive_field",

@@ -227,3 +227,12 @@ def tracked(y: PyTree, found: list[Sequence], mode: SequenceMode, x: PyTree) -> 
 def with_receptive_field(y: PyTree, field: ReceptiveField | None) -> PyTree:
     """The tree with ``field`` set on each Sequence; None clears it."""
     return map_sequences(lambda sequence: sequence._with_field(field), y)
+
+
+# By the values of a Sequence, so that any body is followed (docs/notes/0010-sequences.md).
+def tracking(x: PyTree) -> PyTree:
+    """The input with a receptive field on each Sequence, so that the pass follows it."""
+    whole = jax.tree.map(
+        lambda node: node if is_sequence(node) else Sequence(node), x, is_leaf=is_sequence
+    )
+    return with_receptive_field(whole, ReceptiveField())

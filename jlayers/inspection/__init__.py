@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from .diff import Difference, ModelDiff, diff
+from .drawing.picture import Picture, picture
 from .explain import Decision, Explanation, explain
 from .flops import flops
 from .parameters import parameters, variables
@@ -23,8 +24,10 @@ __all__ = [
     "Decision",
     "Difference",
     "Explanation",
+    "Histogram",
     "ModelDiff",
     "NonFinite",
+    "Picture",
     "Summary",
     "Transfer",
     "TransferReport",
@@ -33,8 +36,10 @@ __all__ = [
     "explain",
     "find_non_finite",
     "flops",
+    "histograms",
     "jit_reporting_recompiles",
     "parameters",
+    "picture",
     "rewrite",
     "select_layers",
     "summary",
@@ -45,8 +50,10 @@ __all__ = [
 # Loaded when they are first asked for, so that ``import jlayers`` does not pay for them.
 _LAZY = {
     "CompileWatch": ".compilation.watch",
+    "Histogram": ".histogram",
     "NonFinite": ".nonfinite.report",
     "find_non_finite": ".nonfinite.find",
+    "histograms": ".histogram",
     "jit_reporting_recompiles": ".compilation.watch",
 }
 

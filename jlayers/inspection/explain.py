@@ -16,7 +16,7 @@ from ..base.tracing import Trace, trace
 from ..base.types import PyTree
 from ..core.compiler import check_platform, compiler_options
 from ..core.dispatch import Record, recording
-from .summary import table_text
+from .summary_columns import table_text
 
 if TYPE_CHECKING:  # as in summary
     import rich.console

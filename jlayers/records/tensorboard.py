@@ -9,8 +9,6 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ..base.errors import TrainingError, public_api
 from .record import Record, first_new_step
 
@@ -41,31 +39,37 @@ class _Events:
         # A metric of the user's that has one of these names is what is shown.
         own = {"steps_per_second": record.steps_per_second, "epoch": record.epoch}
         scalars = own | record.metrics
-        values = [
-            Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()
-        ]
-        self._write(record.step, values)
+        self._write(
+            record.step,
+            [Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()],
+        )
 
     @public_api
-    def histograms(
-        self, step: int, histograms: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    ) -> None:
-        """Writes histograms of a step by name, as (counts, edges) each."""
+    def histograms(self, step: int, histograms: Mapping[str, Any]) -> None:
+        """Writes what ``jl.inspection.histograms`` returned, under the paths.
+
+        Args:
+          step: the number that it is shown at.
+          histograms: ``{path: Histogram}``.
+        """
         from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
         values = []
-        for name, (counts, edges) in histograms.items():
-            middles = (edges[:-1] + edges[1:]) / 2
-            proto = HistogramProto(
-                min=float(edges[0]),
-                max=float(edges[-1]),
-                num=float(counts.sum()),
-                sum=float((counts * middles).sum()),
-                sum_squares=float((counts * middles**2).sum()),
-                bucket_limit=edges[1:].tolist(),
-                bucket=counts.tolist(),
+        for path, one in histograms.items():
+            count = one.size - one.non_finite
+            # All of them are of finite numbers, of which there may be none.
+            known = (one.smallest, one.largest, one.mean, one.std) if count else (0.0,) * 4
+            smallest, largest, mean, std = known
+            shown = HistogramProto(
+                min=smallest,
+                max=largest,
+                num=count,
+                sum=mean * count,
+                sum_squares=(std**2 + mean**2) * count,
+                bucket_limit=one.edges[1:],
+                bucket=one.counts,
             )
-            values.append(Summary.Value(tag=name, histo=proto))
+            values.append(Summary.Value(tag=path, histo=shown))
         self._write(step, values)
 
     def _write(self, step: int, values: list[Any]) -> None:
@@ -79,9 +83,10 @@ class _Events:
                 self._writer = self._open()
             if opens or self._first_new is not None:
                 # For its readers: what was written of this step and later ones before is void.
-                first = step if self._first_new is None else min(step, self._first_new)
+                first = step if self._first_new is None else self._first_new
                 start = SessionLog(status=SessionLog.START)
-                self._writer.add_event(Event(wall_time=now, step=first, session_log=start))
+                event = Event(wall_time=now, step=min(step, first), session_log=start)
+                self._writer.add_event(event)
                 self._first_new = None
             event = Event(wall_time=now, step=step, summary=Summary(value=values))
             self._writer.add_event(event)

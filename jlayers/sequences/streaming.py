@@ -21,8 +21,8 @@ from ..base.errors import LayerError, error_context, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.receptive_field import CAUSAL, ReceptiveField
-from ..base.sequence import Sequence, is_sequence, sequences_in
-from ..base.sequence_mode import SequenceMode
+from ..base.sequence import is_sequence, sequences_in
+from ..base.sequence_mode import SequenceMode, tracking
 from ..base.specs import as_array, format_spec, path_text, specs_of
 from ..base.step_pair import Blocks, StepPair, check_carry, stream_of, taking
 from ..base.tracing import trace
@@ -195,7 +195,8 @@ def check_causal(layer: Layer, x: PyTree, beside: PyTree = None) -> None:
     # With several inputs their fields cannot be told apart in the output.
     if len(jax.tree.leaves(x, is_leaf=is_sequence)) > 1:
         return  # a memory beside the block, all of which may be read
-    tracked = _tracked(x) if beside is None else (_tracked(x), beside)
+    followed = tracking(specs_of(x))
+    tracked = followed if beside is None else (followed, beside)
     for sequence in sequences_in(trace(layer, tracked).out):
         # A finite one is that of windows and functions, each of which was asked for its own step:
         # windows may end in the block that their output comes with.
@@ -205,16 +206,6 @@ def check_causal(layer: Layer, x: PyTree, beside: PyTree = None) -> None:
                 "cannot be streamed: its output depends on later steps",
                 got=str(field),
             )
-
-
-# By the values of a Sequence, so that any body is followed (docs/notes/0010-sequences.md).
-def _tracked(x: PyTree) -> PyTree:
-    """The input with a receptive field on each Sequence, so that the pass follows it."""
-    return jax.tree.map(
-        lambda node: (node if is_sequence(node) else Sequence(node))._with_field(ReceptiveField()),
-        specs_of(x),
-        is_leaf=is_sequence,
-    )
 
 
 @public_api
@@ -240,7 +231,7 @@ def receptive_field(layer: LayerOrFunction, x: PyTree) -> ReceptiveField:
     layer = lift(layer)
     with error_context(layer):
         _check_blocks(x)
-        y = trace(layer, _tracked(x)).out
+        y = trace(layer, tracking(specs_of(x))).out
         found = [sequence._receptive_field for sequence in sequences_in(y)]
         # Two outputs may have two receptive fields, and one step has one.
         if len(found) != 1 or found[0] is None:

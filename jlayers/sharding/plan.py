@@ -179,7 +179,7 @@ def plan(
     found, refused = None, None
     if compile and isinstance(layout.mesh, jax.sharding.Mesh):
         try:
-            found = _compiled(step, _placed(state, places), _placed(specs, split))
+            found = compiled_step(step, _placed(state, places), _placed(specs, split))
         except jax.errors.JaxRuntimeError as error:
             # The compiler for TPUs knows how much memory they have.
             refused = str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]
@@ -244,7 +244,8 @@ def _placed(tree: PyTree, places: PyTree) -> PyTree:
     )
 
 
-def _compiled(step: PlannedStep, state: Any, batch: Any) -> Compiled:
+def compiled_step(step: PlannedStep, state: Any, batch: Any) -> Compiled:
+    """What XLA says of a step that it compiles with the state donated."""
     program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     memory = program.memory_analysis()
     if memory is None:

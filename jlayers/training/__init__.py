@@ -29,6 +29,7 @@ from .loop.fit import fit
 from .loop.hooks import FitResult, Hook, LoopSnapshot
 from .loop.non_finite import NonFiniteError, find_non_finite
 from .loss_scale import LossScale, ScaleState
+from .memory import MemoryPlan, memory_plan
 from .state import TrainState, ema_params, train_state
 from .step import TrainStep, compiled, train_step
 
@@ -44,6 +45,7 @@ __all__ = [
     "LoopSnapshot",
     "LossScale",
     "Manifest",
+    "MemoryPlan",
     "NonFinite",
     "NonFiniteError",
     "Progress",
@@ -62,6 +64,7 @@ __all__ = [
     "json_lines",
     "learning_curve",
     "make_evaluator",
+    "memory_plan",
     "prefetch",
     "read_arrays",
     "read_checkpoint",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from ..base.errors import TrainingError
 from ..base.layer import Layer
 from ..base.specs import format_short, format_spec, path_text, specs_of
 from ..base.types import Params, PyTree, State
+from ..inspection.residuals import stored_bytes
 from ..inspection.training_loss import training_loss
 from ..sharding import Layout, Rules
 from ..sharding.batches import put, put_batch, put_rows
@@ -149,10 +149,7 @@ def kept_activations(step: Any, state: TrainState, batch: Any) -> int:
         lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // rows, *leaf.shape[1:]), leaf.dtype),
         batch,
     )
-    program = jax.make_jaxpr(kept)(state, part).jaxpr
-    # What is an argument of the program is counted where it lies, and what occurs twice once.
-    own = {id(var): var.aval for var in program.outvars if var not in program.invars}
-    return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in own.values())
+    return sum(stored_bytes(jax.make_jaxpr(kept)(state, part).jaxpr).values())
 
 
 def batch_placer(mesh: Any, rules: Rules, stacked: bool, own: bool) -> Callable[[Any], Any]:

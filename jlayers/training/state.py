@@ -27,6 +27,7 @@ from ..inspection.traverse import walk
 from . import optimizer
 from .loss_scale import LossScale, ScaleState, check_loss_scale
 from .optimizer import Optimizer
+from .short_repr import short_repr
 
 # Far from the indices of repeated layers, which are folded into the same key.
 _TRAINING = np.uint32(0xFFFFFFFF)
@@ -51,6 +52,9 @@ class TrainState(NamedTuple):
     key: jax.Array
     ema: Params | None = None
     loss_scale: ScaleState | None = None
+
+    def __repr__(self) -> str:
+        return short_repr("TrainState", **self._asdict())
 
 
 @public_api

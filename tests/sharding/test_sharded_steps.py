@@ -211,7 +211,7 @@ def test_what_xla_refuses_does_not_fit(monkeypatch):
         raise jax.errors.JaxRuntimeError(problem)
 
     module = sys.modules["jlayers.sharding.plan"]
-    monkeypatch.setattr(module, "_compiled", refuse)
+    monkeypatch.setattr(module, "compiled_step", refuse)
     plan = sharding.plan(step_of(), DATA)
     assert plan.fits is False
     assert str(plan).endswith("does not fit: Ran out of memory on HBM, 24.31G exceed 15.75G.")

@@ -14,6 +14,7 @@ from ...base.errors import TrainingError, public_init
 from ...base.specs import format_short
 from ...base.types import PyTree
 from ...combinators.capture import capture
+from ...inspection.histogram import Histogram
 from .hooks import Hook
 
 _SCALARS = ("mean", "std", "norm", "dead")
@@ -100,7 +101,7 @@ class Activations(Hook):
 
     def on_step(self, step: int, state: Any) -> dict[str, float]:
         scalars: dict[str, float] = {}
-        histograms: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        histograms: dict[str, Histogram] = {}
         found = jax.device_get(self._measure(state.params, state.state))
         for kind, layers in found.items():
             for path, value in layers.items():
@@ -108,7 +109,7 @@ class Activations(Hook):
                     histogram = statistics.pop("histogram", None)
                     scalars |= {f"{name}/{own}": float(one) for own, one in statistics.items()}
                     if histogram is not None:
-                        histograms[name] = (histogram["counts"], histogram["edges"])
+                        histograms[name] = Histogram.of(histogram["counts"], histogram["edges"])
         # Of several processes the first one alone writes.
         if histograms and processes.index() == 0:
             self._log.histograms(step, histograms)

@@ -22,6 +22,8 @@ from ...base.specs import format_short
 from ...data import Position
 from ...records.progress import Progress
 from ...records.record import Record
+from ..short_repr import brief
+from ..state import TrainState
 from .signals import LONG_GRACE, interruptible
 
 HookMetrics: TypeAlias = Mapping[str, jax.typing.ArrayLike]
@@ -49,6 +51,15 @@ class FitResult(NamedTuple):
     step: int
     position: Position
     stopped: str
+
+    def __repr__(self) -> str:
+        state = self.state
+        shown = repr(state) if isinstance(state, TrainState) else brief(state)
+        count = f"{len(self.records)} record{'' if len(self.records) == 1 else 's'}"
+        return (
+            f"FitResult(stopped={self.stopped!r} at step {self.step}, {count}, "
+            f"position={self.position}, state={shown})"
+        )
 
 
 class LoopSnapshot(NamedTuple):

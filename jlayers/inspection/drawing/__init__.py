@@ -1,0 +1,1 @@
+"""Pictures of models: a layout of boxes and lines, written as SVG."""
