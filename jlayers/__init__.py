@@ -439,6 +439,7 @@ _LAZY = (
     "models",
     "records",
     "sharding",
+    "sklearn",
     "testing",
     "training",
     "transforms",
