@@ -20,9 +20,11 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # Pages that tests/conformance/test_beside.py runs, and the libraries that they import.
 BESIDE = {
+    "blackjax.md": ["blackjax"],
     "diffrax.md": ["diffrax"],
     "grain.md": ["grain"],
     "kfac-jax.md": ["kfac_jax"],
+    "laplax.md": ["laplax"],
     "numpyro.md": ["numpyro"],
     "optimistix.md": ["optimistix"],
     "orbax.md": ["orbax.checkpoint"],
