@@ -125,7 +125,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         return y
 
     def _trainer(self, model: Layer) -> Trainer:
-        return trainer(model, self.loss or self._default_loss(), self.tx, self.learning_rate)
+        rate = self.learning_rate
+        if not callable(rate):
+            rate = arguments.number("learning_rate", rate)
+        return trainer(model, self.loss or self._default_loss(), self.tx, rate)
 
     # Training.
 

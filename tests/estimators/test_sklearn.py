@@ -287,6 +287,10 @@ ERRORS = [
         "hint:     functools.partial(optax.adamw, weight_decay=1e-2) for further arguments",
     ),
     (
+        lambda: Regressor(jl.Dense(1), learning_rate="fast").fit(X, X[:, 0]),
+        "learning_rate must be a number of at least 0, got 'fast'",
+    ),
+    (
         lambda: Regressor(jl.Dense(1), loss=lambda y, t: ((y - t) ** 2).mean()).fit(X, X[:, 0]),
         "fit: loss must give the loss of each example",
         "expected: a floating array of shape (32,) or (32, ...)",
