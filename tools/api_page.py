@@ -24,6 +24,7 @@ PACKAGES = {
     "jlayers.decoding": "Decoding",
     "jlayers.inspection": "Inspection",
     "jlayers.records": "Records",
+    "jlayers.sklearn": "scikit-learn",
     "jlayers.testing": "Testing",
 }
 

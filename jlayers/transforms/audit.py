@@ -23,7 +23,7 @@ from ..base.paths import join
 from ..base.specs import specs_of
 from ..base.tracing import trace
 from ..base.types import PyTree
-from ..inspection.summary import table_text
+from ..inspection.summary_columns import table_text
 from ..inspection.traverse import walk
 from .casts import is_in_precision
 from .dataflow import MOVES, Operation, Program, Value

@@ -27,6 +27,7 @@ SUBPACKAGES = [
     "models",
     "records",
     "sharding",
+    "sklearn",
     "testing",
     "training",
     "transforms",
@@ -78,7 +79,7 @@ def test_subpackages_load_at_their_first_use():
         "print(*[n for n in ('optax', 'safetensors', 'matplotlib') if n in before], 'and')\n"
         "jl.training.fit, jl.decoding.generate, jl.testing.check_layer\n"
         "jl.data, jl.checkpoint, jl.export, jl.interop, jl.models, jl.records, jl.sharding\n"
-        "jl.transforms\n"
+        "jl.sklearn, jl.transforms\n"
         f"print(*[n for n in {SUBPACKAGES} if 'jlayers.' + n in sys.modules])\n"
     )
     assert fresh(code) == ["and", "and", *SUBPACKAGES]
