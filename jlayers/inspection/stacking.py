@@ -47,35 +47,39 @@ def copies_in(model: Layer, path: str = "", axis: int = 0) -> Iterator[Copies]:
 
 def stacked_from(
     model: Layer, paths: Iterable[str], old: Iterable[str]
-) -> dict[str, tuple[list[str], int]]:
-    """For stacked arrays of ``model`` at ``paths``: the old arrays of the copies, and the axis."""
-    old, found = list(old), {}
+) -> Iterator[dict[str, tuple[list[str], int]]]:
+    """For each stack of ``model``, its arrays with the old arrays of the copies, and the axis."""
+    paths, old = list(paths), list(old)
     for copies in copies_in(model):
         inside = {path: rest for path in paths if (rest := _below(path, copies.path))}
         sides = _side_by_side(copies.path, inside.values(), old, copies.n)
-        for path, rest in inside.items():
-            if sides is not None:
-                found[path] = [join(join(copies.path, name), rest) for name in sides], copies.axis
-    return found
+        if sides is not None:
+            places = [join(copies.path, name) for name in sides]
+            yield {
+                path: ([join(place, rest) for place in places], copies.axis)
+                for path, rest in inside.items()
+            }
 
 
 def unstacked_from(
     old: Layer, old_paths: Iterable[str], rename: Callable[[str], str], paths: Iterable[str]
-) -> dict[str, Part]:
-    """For arrays of a new model at ``paths``: the old stacked array, and which of its copies."""
-    paths, found = list(paths), {}
+) -> Iterator[dict[str, Part]]:
+    """For each stack of ``old``, the arrays of a new model at ``paths`` that are its copies."""
+    old_paths, paths = list(old_paths), list(paths)
     for copies in copies_in(old):
         inside = {path: rest for path in old_paths if (rest := _below(path, copies.path))}
         # Where the copies are now: the new path without its last names, the same for all of them.
         places = {_above(rename(path), rest) for path, rest in inside.items()}
         place = places.pop() if len(places) == 1 else None
-        sides = None
-        if place is not None:
-            sides = _side_by_side(place, inside.values(), paths, copies.n)
-        for i, name in enumerate(sides or ()):
-            for path, rest in inside.items():
-                found[join(join(place or "", name), rest)] = Part(path, i, copies.axis)
-    return found
+        if place is None:
+            continue
+        sides = _side_by_side(place, inside.values(), paths, copies.n)
+        if sides is not None:
+            yield {
+                join(join(place, name), rest): Part(path, i, copies.axis)
+                for i, name in enumerate(sides)
+                for path, rest in inside.items()
+            }
 
 
 def _below(path: str, place: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -62,7 +62,7 @@ def transfer(
 
     An array fits where it has the same path and shape; its dtype is kept. The copies of a
     ``repeat`` are taken apart for a ``serial`` of as many layers, and put together the other way
-    round. The report says what became of each array.
+    round; of nested ones, those of one. The report says what became of each array.
 
     Args:
       params: of the old model.
@@ -155,14 +155,13 @@ class _Source(NamedTuple):
             return jnp.stack([jnp.asarray(old[path]) for path in self.paths], self.axis)
         return old[self.paths[0]]
 
-    def spec(self, old: Mapping[str, Any]) -> Spec:
-        first = old[self.paths[0]]
-        shape = list(jnp.shape(first))
+    def shape(self, old: Mapping[str, ParamSpec]) -> tuple[int, ...]:
+        shape = list(old[self.paths[0]].shape)
         if self.at is not None:
-            del shape[self.axis]
+            del shape[self.axis : self.axis + 1]
         elif len(self.paths) > 1:
             shape.insert(self.axis, len(self.paths))
-        return Spec(tuple(shape), first.dtype)
+        return tuple(shape)
 
 
 class _Tree(NamedTuple):
@@ -173,6 +172,9 @@ class _Tree(NamedTuple):
     after: Mapping[str, ParamSpec]
     sources: Mapping[str, _Source]
     in_state: bool
+
+    def spec_of(self, source: _Source) -> Spec:
+        return Spec(source.shape(self.before), self.arrays[source.paths[0]].dtype)
 
 
 def _sources(
@@ -194,11 +196,25 @@ def _sources(
             )
         paths[target] = path
     found = {path: _Source((paths[path],)) for path in after if path in paths}
-    rest = [path for path in after if path not in found]
-    for path, (parts, axis) in stacked_from(new, rest, paths).items():
-        found[path] = _Source(tuple(paths[part] for part in parts), axis)
-    for path, part in unstacked_from(old, before, rename, rest).items():
-        found[path] = _Source((part.path,), part.axis, part.at)
+
+    def fit(sources: Mapping[str, _Source], group: Iterable[str]) -> bool:
+        return all(
+            path in sources and sources[path].shape(before) == after[path].shape for path in group
+        )
+
+    stacks = [
+        {path: _Source(tuple(paths[part] for part in parts), axis) for path, (parts, axis) in one}
+        for one in (group.items() for group in stacked_from(new, after, paths))
+    ] + [
+        {path: _Source((part.path,), part.axis, part.at) for path, part in group.items()}
+        for group in unstacked_from(old, before, rename, after)
+    ]
+    for group in stacks:
+        # A path may be in both models and mean another layer: all copies fit together or none.
+        if fit(group, group) and not fit(found, group):
+            found |= group
+        else:
+            found = group | found
     return found
 
 
@@ -252,7 +268,7 @@ def _fresh(trees: list[_Tree], modes: Mapping[str, str], key: Key) -> list[dict[
         own = {}
         for path, spec in tree.after.items():
             source = tree.sources.get(path)
-            old = None if source is None else source.spec(tree.arrays)
+            old = None if source is None else tree.spec_of(source)
             if _status(old, spec, modes.get(path)) in ("new", "changed", "padded"):
                 own[path] = spec
         needed.append(own)
@@ -275,7 +291,7 @@ def _moved(
     rows = []
     for path, wanted in tree.after.items():
         source = tree.sources.get(path)
-        spec = None if source is None else source.spec(tree.arrays)
+        spec = None if source is None else tree.spec_of(source)
         status = _status(spec, wanted, modes.get(path))
         leaf: Any = None
         if source is not None and status not in ("new", "changed"):

@@ -220,6 +220,22 @@ def test_copies_move_with_rename_and_inside_other_copies():
     assert same(again, params)
 
 
+def test_a_path_of_both_models_may_mean_another_layer():
+    block = jl.serial(jl.serial(jl.Dense(3)), jl.Dense(6))
+    stacked, side = jl.repeat(block, 2), jl.serial(block, block)
+    params, _ = stacked.init(KEY, X)
+    # The inner layer of a copy, and the outer one of the first of two.
+    assert "serial/dense/kernel" in jl.flatten(params)
+    apart, _, report = jl.transfer(params, stacked, side, X)
+    assert report.complete
+    assert np.array_equal(apart["serial"]["dense"]["kernel"], params["dense"]["kernel"][0])
+    inner = params["serial"]["dense"]["kernel"][1]
+    assert np.array_equal(apart["serial_1"]["serial"]["dense"]["kernel"], inner)
+    again, _, report = jl.transfer(apart, side, stacked, X)
+    assert report.complete
+    assert same(again, params)
+
+
 def test_states_of_copies_move_with_them():
     def block():
         return jl.residual(jl.serial(jl.BatchNorm(), jl.Dense(6)))
