@@ -168,6 +168,39 @@ def test_weights_of_attention_are_those_that_the_layer_can_return():
     near(captured["attend"].values[0, 1, :3], z.values[1, :3])
 
 
+OTHERS = {
+    "additive": (jl.AdditiveAttention(3), jl.AdditiveAttention(3, weights=True)),
+    "gmm": (jl.GMMAttention(2, 3, 4), jl.GMMAttention(2, 3, 4, weights=True)),
+    "cross": (jl.CrossAttention(2), jl.CrossAttention(2, weights=True)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_weights_of_other_attention(name):
+    attend, telling = OTHERS[name]
+    x = jl.Sequence.from_lengths(X, [5, 3]), X[:, :3]
+    model = jl.serial(attend=attend)
+    params, state = model.init(jax.random.key(1), x)
+    (y, captured), _ = jl.capture(model, "**:weights").apply(params, state, x)
+    (z, weights), _ = telling.apply(params["attend"], {}, x)
+    near(y.fill(), z.fill())
+    near(captured["attend:weights"], weights.reshape(2, -1, 5, 3))
+
+
+def test_weights_of_latent_attention_make_its_output():
+    attend = jl.LatentAttention(2, latent_dim=6, rope_dim=2)
+    model = jl.serial(attend=attend)
+    params, state = model.init(jax.random.key(1), X)
+    (y, captured), _ = jl.capture(model, "**:weights").apply(params, state, X)
+    near(y, model.apply(params, state, X)[0])
+    weights, own = captured["attend:weights"], params["attend"]
+    latents = X @ own["latent_kernel"][:, :6]
+    latents = latents / jnp.sqrt(jnp.mean(latents**2, -1, keepdims=True) + 1e-6)
+    values = (latents @ own["value_kernel"]).reshape(2, 5, 2, -1)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(2, 5, -1)
+    near(mixed @ own["out_kernel"], y)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gates_of_all_steps(reverse):
     x = jl.Sequence.from_lengths(X, [5, 3])

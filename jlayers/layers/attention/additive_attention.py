@@ -16,7 +16,7 @@ from ...base.sequence import join, split
 from ...base.specs import cast_like, format_spec
 from ...base.types import Carry, Initializer, Key, Params, PyTree
 from ...core.attention.direct import masked_mean
-from .base import of_attention
+from .base import asked_of_whole, of_attention
 from .inputs import check_memory, field_of_memory, of_cross, split_pair
 
 
@@ -103,13 +103,17 @@ def AdditiveAttention(
             key,
         )
         out = join(y[:, :, 0], mask)
-        if not weights:
+        asked = asked_of_whole()
+        if not weights and asked is None:
             return out, {}
         of_keys = of_keys[:, 0]
         if mask is not None:
             here = jnp.broadcast_to(mask[..., None], of_keys.shape)
             of_keys = jnp.where(here, of_keys, jnp.zeros_like(of_keys))
-        return (out, of_keys), {}
+        if asked is not None:
+            # With an axis for the one head, as other attention has them.
+            asked.give("weights", of_keys[:, None])
+        return ((out, of_keys) if weights else out), {}
 
     return of_attention(
         init, lambda params, x, capacity: {}, step, field_of_memory, dropout_rate=dropout_rate

@@ -12,7 +12,7 @@ from jax.nn import initializers
 
 from ... import core
 from ...base import arguments
-from ...base.collecting import asked_of_layer
+from ...base.collecting import Asked, asked_of_layer
 from ...base.constructors import of_step
 from ...base.errors import LayerError
 from ...base.layer import Layer
@@ -210,6 +210,29 @@ def of_attention(
     )._replace(_values=("weights",))
 
 
+def asked_of_whole(carry: Carry | None = None) -> Asked | None:
+    """What is asked of attention by name: its weights.
+
+    Raises:
+      LayerError: where a block of a stream attends to what is cached.
+    """
+    asked = asked_of_layer()
+    if asked is not None and carry is not None:
+        raise LayerError(
+            "the weights of attention are captured in a stream, which has blocks of them",
+            hint="capture them of whole sequences, by apply",
+        )
+    return asked
+
+
+def of_valid_queries(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Weights (batch, heads, queries, keys), zeros where a query is padding."""
+    if mask is None:
+        return weights
+    here = jnp.broadcast_to(mask[:, None, :, None], weights.shape)
+    return jnp.where(here, weights, jnp.zeros_like(weights))
+
+
 def attended(
     maps: Projections,
     params: Params,
@@ -227,14 +250,11 @@ def attended(
       how: for ``core.attention``.
     """
     values, mask = x
-    asked = asked_of_layer()
+    asked = asked_of_whole()
     if not weights and asked is None:
         return maps.output(params, core.attention(*qkv, method=method, **how), values)
     y, of_keys = core.attention_with_weights(*qkv, **how)
-    if mask is not None:
-        # What a padded step attends to is nothing.
-        here = jnp.broadcast_to(mask[:, None, :, None], of_keys.shape)
-        of_keys = jnp.where(here, of_keys, jnp.zeros_like(of_keys))
+    of_keys = of_valid_queries(of_keys, mask)
     if asked is not None:
         asked.give("weights", of_keys)
     y = maps.output(params, y, values)

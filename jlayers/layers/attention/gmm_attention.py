@@ -19,7 +19,7 @@ from ...base.sequence import join, split
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
 from ...core.dtypes import at_least_float32
-from .base import of_attention
+from .base import asked_of_whole, of_attention, of_valid_queries
 from .inputs import check_memory, field_of_memory, of_cross, split_pair
 
 
@@ -123,12 +123,13 @@ def GMMAttention(
         of_steps = of_steps.astype(q.dtype)
         y = jnp.einsum("bhts,bsv->bthv", of_steps, values)
         out = join(y.reshape(*q.shape[:2], num_heads * values.shape[-1]), mask)
-        if not weights:
+        asked = asked_of_whole()
+        if not weights and asked is None:
             return out, {"mean": last}
-        if mask is not None:
-            here = jnp.broadcast_to(mask[:, None, :, None], of_steps.shape)
-            of_steps = jnp.where(here, of_steps, jnp.zeros_like(of_steps))
-        return (out, of_steps), {"mean": last}
+        of_steps = of_valid_queries(of_steps, mask)
+        if asked is not None:
+            asked.give("weights", of_steps)
+        return ((out, of_steps) if weights else out), {"mean": last}
 
     return of_attention(init, start, step, _field, dropout_rate=0.0)
 

@@ -18,7 +18,7 @@ from ...base.receptive_field import CAUSAL
 from ...base.sequence import Steps, join, split
 from ...base.specs import cast_like, format_spec
 from ...base.types import Carry, Initializer, Key, Params
-from .base import Spec, check_steps, of_attention
+from .base import Spec, asked_of_whole, check_steps, of_attention, of_valid_queries
 from .options import RopeOption, check_rope, rope_of
 from .self_attention import positions_of
 
@@ -152,6 +152,7 @@ def LatentAttention(
         return q[..., :-rope_dim], core.apply_rope(q[..., -rope_dim:], positions, turns)
 
     def step(params: Params, carry: Carry | None, x: Steps, key: Key) -> tuple[Steps, Carry]:
+        asked = asked_of_whole(carry)
         values, mask = split(x)
         p = cast_like(params, values)
         count = None if carry is None else carry["count"]
@@ -165,7 +166,12 @@ def LatentAttention(
             shared = jnp.broadcast_to(shared, (*k.shape[:3], rope_dim))
             visible = None if mask is None else mask[:, None, None]
             k, q = jnp.concatenate([k, shared], -1), jnp.concatenate([q, turned], -1)
-            out = core.attention(q, k, v, causal=causal, mask=visible, **how)
+            where: dict[str, Any] = {"causal": causal, "mask": visible}
+            if asked is None:
+                out = core.attention(q, k, v, **where, **how)
+            else:
+                out, weights = core.attention_with_weights(q, k, v, **where, scale=how["scale"])
+                asked.give("weights", of_valid_queries(weights, mask))
             after: Carry = {}
         else:
             # One head of keys, the cache, which are values as well.

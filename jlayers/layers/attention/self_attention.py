@@ -15,7 +15,6 @@ from jax.nn import initializers
 
 from ... import core
 from ...base.arguments import AboveZero, Fraction, NonNegative, Positive
-from ...base.collecting import asked_of_layer
 from ...base.errors import LayerError
 from ...base.factory import factory
 from ...base.layer import Layer
@@ -23,7 +22,16 @@ from ...base.receptive_field import CAUSAL, ReceptiveField
 from ...base.sequence import join
 from ...base.specs import cast_like
 from ...base.types import Carry, Initializer, Key, Params, PyTree
-from .base import KERNELS, Biases, HeadNorm, Pattern, Projections, attended, of_attention
+from .base import (
+    KERNELS,
+    Biases,
+    HeadNorm,
+    Pattern,
+    Projections,
+    asked_of_whole,
+    attended,
+    of_attention,
+)
 from .inputs import check_beside, of_self, split_pair
 from .options import AlibiOption, RelativeOption, RopeOption, WindowSize, check_rope, rope_of
 from .relative import T5Bias
@@ -245,11 +253,7 @@ def SelfAttention(
                 "a mask or a bias is of a whole sequence, and this is a block of a stream",
                 hint="pattern=, a function of positions; padding is the mask of a Sequence",
             )
-        if asked_of_layer() is not None:
-            raise LayerError(
-                "the weights of attention are captured in a stream, which has blocks of them",
-                hint="capture them of whole sequences, by apply",
-            )
+        asked_of_whole(carry)
         cache = core.Cache(carry["keys"], carry["values"], carry["count"])
         back = window if isinstance(window, int) else None
         y, cache = core.cached_attention(q, k, v, cache, mask=mask, window=back, **options)
