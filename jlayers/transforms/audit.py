@@ -190,8 +190,11 @@ def _casts(program: Program) -> Iterator[Cast]:
 def _round_trip(rounding: Operation) -> list[Operation]:
     """The casts back, where a value that is rounded is not used as it is."""
     before, after = rounding.inputs[0], rounding.outputs[0]
-    # Parameters are rounded to the dtype that a layer computes in: that is what a rule says.
-    if before is None or before.parameter or not _narrower(after.dtype, before.dtype):
+    # Parameters are rounded to the dtype that a layer computes in: that is what a rule says. The
+    # gradient goes the way back, and is in float32 again where it comes to parameters.
+    if before is None or before.parameter or rounding.backward:
+        return []
+    if not _narrower(after.dtype, before.dtype):
         return []
     back = _all_casts(after)
     if not back or not all(_narrower(after.dtype, one.outputs[0].dtype) for one in back):
@@ -204,23 +207,15 @@ def _contradicts(rounding: Operation, back: Operation) -> bool:
     # A layer in bfloat16 may compute a mean in float32, and takes and gives bfloat16.
     if rounding.ruled or back.ruled:
         return rounding.ruled and back.ruled and rounding.path != back.path
-    return rounding.path == back.path and not back.backward
+    return rounding.path == back.path
 
 
 def _is_lossy(back: Operation, dtype: Any) -> bool:
     """Whether something is computed with what was cast back."""
     value = back.outputs[0]
-    # Gradients of parameters are made in the dtype of the arithmetic.
-    if back.backward and _only_leaves(value):
-        return False
     # Nothing is lost where it is rounded again before.
     again = _all_casts(value)
     return not again or not all(_narrower(one.outputs[0].dtype, dtype) for one in again)
-
-
-def _only_leaves(value: Value) -> bool:
-    moved = [user.outputs[0] for user in value.users]
-    return all(user.name in MOVES for user in value.users) and all(map(_only_leaves, moved))
 
 
 def _all_casts(value: Value) -> list[Operation]:
