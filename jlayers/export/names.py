@@ -74,6 +74,7 @@ def builders() -> Mapping[str, Callable[..., Any]]:
     """The factories of layers and models by name, and ``lift``, of a function."""
     public = sys.modules["jlayers"]
     found = {name: getattr(public.models, name) for name in public.models.__all__}
+    found |= {name: getattr(public.transforms, name) for name in public.transforms.__all__}
     found |= {name: getattr(public, name) for name in public.__all__}
     makers = {name: value for name, value in found.items() if hasattr(value, "__jlayers_factory__")}
     # A class, and what ``inference`` makes of a selected layer.

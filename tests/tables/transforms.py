@@ -13,10 +13,12 @@ class Transform(NamedTuple):
     Attributes:
       wrap: ``wrap(layer, path)``, around a layer with a weight of two axes or more at this path.
       differences: whether gradients of any layer stay those of differences.
+      last: whether it comes around all others, since it takes the weight away.
     """
 
     wrap: Callable[[jl.Layer, str], jl.Layer]
     differences: bool = True
+    last: bool = False
 
 
 BELOW = 1e9  # no gradient of a test reaches it
@@ -36,8 +38,16 @@ TRANSFORMS = {
     "orthogonalize_weights": Transform(jl.orthogonalize_weights),
     "precision": Transform(lambda layer, path: transforms.precision(layer, AS_GIVEN)),
     "prune": Transform(transforms.prune),
+    "quantize": Transform(transforms.quantize, last=True),
     "spectral_norm": Transform(jl.spectral_norm, differences=False),
     "standardize_weights": Transform(jl.standardize_weights),
     "stop_gradient": Transform(lambda layer, path: transforms.stop_gradient(layer), False),
     "weight_norm": Transform(jl.weight_norm),
 }
+
+
+def stacked(layer: jl.Layer, path: str, names: list[str]) -> jl.Layer:
+    """The transforms of these names around a layer, in this order but for those that come last."""
+    for name in sorted(names, key=lambda name: TRANSFORMS[name].last):
+        layer = TRANSFORMS[name].wrap(layer, path)
+    return layer

@@ -7,7 +7,7 @@ import pytest
 from oracles import convert
 from tables.instances import INSTANCES
 from tables.tiers import full, soak
-from tables.transforms import TRANSFORMS
+from tables.transforms import TRANSFORMS, stacked
 
 import jlayers as jl
 from jlayers import transforms
@@ -33,9 +33,7 @@ def drawn(seed):
             break
     path = str(rng.choice(paths))
     chosen = [str(name) for name in rng.choice(list(TRANSFORMS), 3, replace=False)]
-    layer = instance.layer
-    for one in chosen:
-        layer = TRANSFORMS[one].wrap(layer, path)
+    layer = stacked(instance.layer, path, chosen)
     differences = instance.differences and all(TRANSFORMS[one].differences for one in chosen)
     return f"{name}: {path}: {chosen}", instance._replace(layer=layer, differences=differences)
 
@@ -66,10 +64,9 @@ def test_merged_it_computes_the_same(name):
     ids = jnp.issubdtype(instance.x.dtype, jnp.integer)
     x = convert.draw_ids(instance.x.shape, 7) if ids else convert.draw_input(instance.x.shape)
     (path, *_) = weights_of(instance)
-    layer, order = instance.layer, list(TRANSFORMS)
+    order = list(TRANSFORMS)
     np.random.default_rng(len(name)).shuffle(order)
-    for one in order:
-        layer = TRANSFORMS[one].wrap(layer, path)
+    layer = stacked(instance.layer, path, order)
     params, state = layer.init(jax.random.key(0), x)
     params = convert.draw(params)
     _, state = layer.apply(params, state, x, train=True)
