@@ -47,7 +47,7 @@ class Row(NamedTuple):
       bytes: their size, in bytes.
       flops: floating-point operations of one ``apply``, of all calls and copies.
       activations: bytes that the backward pass of a training step keeps of the layer, if asked for.
-      receptive_field: of the layer by itself, if asked for; None where its output has no steps.
+      receptive_field: of the layer by itself, if asked for; None unless its output is a sequence.
       seconds: of one ``apply``, of all calls and copies, if measured.
     """
 

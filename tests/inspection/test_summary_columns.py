@@ -147,6 +147,8 @@ def test_a_layer_in_a_notebook():
     assert "script" not in html
 
 
+# Of NumPy 2.5, by treescope 0.1.10.
+@pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")
 def test_a_layer_in_treescope():
     model = jl.serial(encoder=jl.serial(jl.repeat(BLOCK, 3)), head=jl.Dense(2))
     text = treescope.render_to_text(model)
