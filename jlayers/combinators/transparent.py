@@ -155,13 +155,22 @@ def with_lazy_weights(
     # Which of these paths are weights, and not what is beside one.
     @functools.lru_cache(maxsize=16)
     def fitting(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
-        return [
-            path
-            for path in paths
-            if any(matches(path, pattern) for pattern in patterns)
-            and all(f"{path}_{name}" in paths for name in beside)
-            and all(f"{path}_{name}" in entries for name in kept_beside)
-        ]
+        fits = [path for path in paths if any(matches(path, pattern) for pattern in patterns)]
+        found, lacking = [], {}
+        for path in fits:
+            parts = [f"{path}_{name}" for name in beside if f"{path}_{name}" not in paths]
+            parts += [f"{path}_{name}" for name in kept_beside if f"{path}_{name}" not in entries]
+            if parts:
+                lacking[path] = parts
+            else:
+                found.append(path)
+        for path in found:
+            for name in beside:
+                lacking.pop(f"{path}_{name}", None)
+        # apply has checked its trees; merge is given trees, and no input to check them for.
+        if lacking or not found:
+            raise not_those_of_the_model(next(iter(lacking.values()), patterns))
+        return found
 
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
@@ -176,6 +185,15 @@ def with_lazy_weights(
         return unflatten(leaves), unflatten(rest) if after else state, after
 
     return with_changed_weights(layer, change, abstract, again)
+
+
+def not_those_of_the_model(absent: Iterable[str]) -> LayerError:
+    """The error for trees that lack what a transform has put into them."""
+    return LayerError(
+        "params and state are not those of the model",
+        got="none of " + ", ".join(absent),
+        hint="those that init of the model with its transforms gives",
+    )
 
 
 def with_entries(

@@ -272,7 +272,7 @@ def _by_digits(
     whole = _integer_product(jnp.concatenate(padded), q, dtype)
     if len(padded) > digits:
         whole = jnp.sum(whole, 0, keepdims=True, dtype=whole.dtype)
-    parts = whole.astype(jnp.float32).reshape(digits, count, -1)
+    parts = whole.astype(jnp.float32).reshape(digits, count, whole.shape[-1])
     y = parts[-1]
     for part in parts[-2::-1] if digits > 1 else ():
         y = part + y / _BASE

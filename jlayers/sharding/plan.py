@@ -204,7 +204,10 @@ def as_bytes(memory: str | int) -> int:
         return memory
     number, _, unit = memory.strip().partition(" ") if isinstance(memory, str) else ("", "", "")
     try:
-        return int(float(number) * _UNITS[unit.strip()])
+        size = float(number) * _UNITS[unit.strip()]
+        if not 1 <= size < math.inf:
+            raise ValueError
+        return int(size)
     except (KeyError, ValueError):
         raise LayerError(
             "memory must be bytes, or a number with a unit",

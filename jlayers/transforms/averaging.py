@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Annotated, Any
 
 import jax
@@ -24,11 +25,13 @@ from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     beside,
     copies_at,
+    not_those_of_the_model,
     traced,
     weights_of,
     with_changed_weights,
     with_entries,
 )
+from ..core.dtypes import at_least_float32
 from ..core.weights import array_of
 
 _AVERAGE, _STEPS = "ema", "ema_steps"
@@ -59,7 +62,8 @@ def ema(
       pattern: paths of parameters, one or a tuple; by default all of them.
 
     State:
-      that of ``layer``; for each parameter ``kernel_ema``, of its shape; and ``ema_steps``.
+      that of ``layer``; for each parameter ``kernel_ema``, of its shape, in float32 or its wider
+      dtype; and ``ema_steps``.
 
     Raises:
       LayerError: for a pattern that fits no parameter, and one of integers.
@@ -75,6 +79,7 @@ def ema(
     Array([[3.]], dtype=float32)
     """
     inner, patterns = lift(layer), each_pattern(pattern)
+    rate = math.log(decay) if decay else -math.inf
 
     @functools.lru_cache(maxsize=16)
     def fitting(paths: tuple[str, ...]) -> dict[str, int]:
@@ -83,6 +88,9 @@ def ema(
 
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
+        averages = [f"{path}_{_AVERAGE}" for path in fitting(tuple(leaves))]
+        if absent := [name for name in (_STEPS, *averages) if name not in rest]:
+            raise not_those_of_the_model(absent)
         steps = rest.pop(_STEPS)
         own = {_STEPS: steps + int(train)}
         count = own[_STEPS].astype(jnp.float32)
@@ -90,22 +98,29 @@ def ema(
             name = f"{path}_{_AVERAGE}"
             average, weight = rest.pop(name), array_of(leaves[path], copies)
             if train:
-                moved = decay * average + (1 - decay) * lax.stop_gradient(weight)
-                own[name] = moved.astype(average.dtype)
+                now = lax.stop_gradient(weight).astype(average.dtype)
+                # Not decay * average: the nearest float32 of a decay near 1 is another one.
+                own[name] = average + (1 - decay) * (now - average)
                 continue
             own[name] = average
-            whole = (1 - decay**count).astype(average.dtype)
             # Both are computed where there were no steps, and 0 / 0 is in the gradient.
-            whole = jnp.where(count > 0, whole, jnp.ones_like(whole))
-            used = jnp.where(count > 0, average / whole, weight)
+            whole = (-jnp.expm1(jnp.maximum(count, 1) * rate)).astype(average.dtype)
+            used = jnp.where(count > 0, average / whole, weight.astype(average.dtype))
             leaves[path] = used.astype(weight.dtype)
         return unflatten(leaves), unflatten(rest), own
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
         weights = weights_of(found, patterns, 0)
+        # In 16 bits a small step of the average would be lost.
         averages = {
-            f"{path}_{_AVERAGE}": beside(spec, initializers.zeros, spec.shape_of_one, spec.key_path)
+            f"{path}_{_AVERAGE}": beside(
+                spec,
+                initializers.zeros,
+                spec.shape_of_one,
+                spec.key_path,
+                at_least_float32(spec.dtype),
+            )
             for path, spec in weights.items()
         }
         steps = ParamSpec(initializers.zeros, (), np.dtype(np.int32), (_STEPS,))

@@ -32,6 +32,7 @@ from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     copies_at,
     made_from,
+    not_those_of_the_model,
     traced,
     weights_of,
     with_changed_weights,
@@ -107,7 +108,7 @@ def quantize(
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
-        _check_not_twice(patterns, found.parameters, found.variables)
+        _check_not_twice(patterns, found.variables)
         specs = weights_of(found, patterns)
         own: dict[str, ParamSpec] = {}
         for path, spec in specs.items():
@@ -120,7 +121,10 @@ def quantize(
     def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
         own: dict[str, jax.Array] = {}
-        for path in _paths_in(rest, patterns):
+        found = _paths_in(rest, patterns)
+        if not found or any(_fits(path, patterns) for path in leaves):
+            raise not_those_of_the_model([f"{path}_q" for path in found or patterns])
+        for path in found:
             parts = {name: rest.pop(name) for name in (f"{path}_q", f"{path}_scale")}
             leaves[path] = how.weight(*parts.values())
             own |= parts
@@ -128,7 +132,7 @@ def quantize(
 
     def convert(params: Params, state: State, copies: Callable[[str], int]) -> tuple[Params, State]:
         leaves, rest = flatten(params), flatten(state)
-        _check_not_twice(patterns, leaves, rest)
+        _check_not_twice(patterns, rest)
         check_each_fits(patterns, [*leaves])
         for path in [path for path in leaves if _fits(path, patterns)]:
             kernel = jnp.asarray(leaves.pop(path))
@@ -294,16 +298,13 @@ def _paths_in(state: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
     return sorted(path for path in paths if f"{path}_scale" in names and _fits(path, patterns))
 
 
-def _check_not_twice(
-    patterns: tuple[str, ...], params: Iterable[str], state: Iterable[str]
-) -> None:
-    """Raises for a pattern whose weights are in the state alone."""
-    for pattern in patterns:
-        twice = _paths_in(state, (pattern,))
-        if twice and not any(matches(path, pattern) for path in params):
-            raise LayerError(
-                f"{twice[0]} is quantised already", hint="quantize each weight once, in one dtype"
-            )
+def _check_not_twice(patterns: tuple[str, ...], state: Iterable[str]) -> None:
+    """Raises where a weight that fits is quantised: the formats cannot be told apart."""
+    if twice := _paths_in(state, patterns):
+        raise LayerError(
+            f"{twice[0]} is quantised already",
+            hint="quantize each weight once, in one dtype, by patterns that leave out the others",
+        )
 
 
 def _converts(model: Layer) -> bool:

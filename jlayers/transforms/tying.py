@@ -14,11 +14,11 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
-from ..base.paths import check_each_fits, flatten, unflatten
+from ..base.paths import check_each_fits, flatten, matches, unflatten
 from ..base.specs import format_short, format_spec
 from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
-from ..combinators.transparent import traced, with_changed_weights
+from ..combinators.transparent import not_those_of_the_model, traced, with_changed_weights
 from ..core.weights import Weight, array_of, lazy
 
 
@@ -71,6 +71,8 @@ def tie(
 
     def change(params: Params, state: State, _: bool) -> tuple[Params, State, State]:
         leaves = flatten(params)
+        if absent := [source for source in paths.values() if source not in leaves]:
+            raise not_those_of_the_model(absent)
         for path, source in paths.items():
             leaves[path] = _turned(leaves[source]) if transpose else leaves[source]
         return unflatten(leaves), state, {}
@@ -78,7 +80,14 @@ def tie(
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
         known = found.parameters
-        check_each_fits((*paths, *paths.values()), [*known], "path")
+        # A pattern fits paths, but is none.
+        exact = [path for path in (*paths, *paths.values()) if path not in known]
+        check_each_fits(tuple(exact), [*known], "path")
+        if exact:
+            raise LayerError(
+                f"{exact[0]!r} is a pattern, and tie takes paths in full",
+                hint=f"{next(path for path in known if matches(path, exact[0]))!r}",
+            )
         for path, source in paths.items():
             _check_alike(path, known[path], source, known[source], transpose)
         params = unflatten({p: leaf for p, leaf in flatten(found.params).items() if p not in paths})

@@ -141,6 +141,13 @@ def test_activations_of_8_bits(dtype, rows):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_no_rows(activations):
+    q, scale = core.quantize(jnp.asarray(drawn(4, 3), jnp.float32))
+    y = core.quantized_dense(jnp.ones((2, 0, 4)), q, scale, activations=activations)
+    assert y.shape == (2, 0, 3)
+
+
 def test_half_precision():
     weight, x = drawn(24, 5).astype(np.float32), jnp.asarray(drawn(2, 24), jnp.bfloat16)
     q, scale = core.quantize(weight)

@@ -1,5 +1,7 @@
 """memory_plan: against what XLA says of the compiled step; and the short reprs of states."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +99,14 @@ ERRORS = [
         lambda: training.memory_plan(STEP, BATCH, limit="much"),
         "memory_plan: memory must be bytes, or a number with a unit",
         "80 GiB",
+    ),
+    *(
+        (
+            functools.partial(training.memory_plan, STEP, BATCH, limit=limit),
+            "memory_plan: memory must be bytes, or a number with a unit",
+            limit,
+        )
+        for limit in ("-3 MB", "inf GB", "nan GB")
     ),
 ]
 

@@ -118,6 +118,25 @@ def test_ema_is_the_average_of_the_steps():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
 
 
+@pytest.mark.parametrize(
+    ("decay", "dtype", "steps"), [(0.999, "bfloat16", 400), (0.999999, "float32", 20)]
+)
+def test_the_average_of_a_constant_is_that_constant(decay, dtype, steps):
+    """Also where a step of the average, or 1 - decay, is below the precision of the weights."""
+    stored = transforms.precision(jl.Dense(2, bias=False), transforms.Precision(params=dtype))
+    model = transforms.ema(stored, decay)
+    x = np.ones((1, 1), np.float32)
+    params, state = model.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: jnp.full_like(p, 3.0), params)
+
+    def step(state, _):
+        return model.apply(params, state, x, train=True)[1], None
+
+    state, _ = jax.jit(lambda state: jax.lax.scan(step, state, length=steps))(state)
+    assert state["kernel_ema"].dtype == np.float32
+    np.testing.assert_allclose(model.apply(params, state, x)[0], 3.0, rtol=1e-4)
+
+
 def test_ema_of_a_weight_that_is_made():
     """Inside another transform it is the average of what that one makes, for each copy."""
     model = transforms.lora(transforms.ema(DEEP, 0.5), "residual/body/dense/kernel", rank=1)
@@ -195,6 +214,10 @@ TWO = jl.serial(a=jl.Dense(4), b=jl.Dense(3))
         (lambda: transforms.tie(TWO, {}), ["must be a dict of paths"]),
         (lambda: transforms.tie(TWO, {"a/kernel": "c/kernel"}), ["path 'c/kernel' fits no path"]),
         (
+            lambda: transforms.tie(TWO, {"b/bias": "*/kernel"}),
+            ["'*/kernel' is a pattern", "'a/kernel'"],
+        ),
+        (
             lambda: transforms.tie(TWO, {"a/kernel": "b/kernel"}),
             ["'b/kernel' cannot be used for 'a/kernel'", "float32[4, 4]", "float32[4, 3]"],
         ),
@@ -219,6 +242,32 @@ def test_refusals(make, texts):
         make().init(jax.random.key(0), STEPS)
     for text in texts:
         assert text in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: transforms.lora(layer, rank=1),
+        transforms.prune,
+        transforms.ema,
+        transforms.quantize,
+        lambda layer: transforms.tie(layer, {"a/bias": "b/bias"}),
+    ],
+)
+def test_merge_refuses_what_is_not_of_the_model(wrap):
+    """Parameters from before the transform, and a state that was left out."""
+    model = wrap(jl.serial(a=jl.Dense(4), b=jl.Dense(4)))
+    params, _ = model.init(jax.random.key(0), STEPS)
+    params = jl.unflatten(
+        {
+            path: leaf
+            for path, leaf in jl.flatten(params).items()
+            if "lora" not in path and path != "b/bias"
+        }
+    )
+    with pytest.raises(jl.LayerError, match="params and state are not those of the model") as found:
+        transforms.merge(model, params, {})
+    assert "none of" in str(found.value)
 
 
 def test_refusals_of_functions():

@@ -299,6 +299,11 @@ COMPLEX = jl.stateless(
     [
         (lambda q: q(jl.Dense(3), "head/kernel"), ["'head/kernel' fits no path", "kernel"]),
         (lambda q: q(jl.Dense(3), "bias"), ["bias has no axis beside that of outputs"]),
+        # Which of two formats a pattern meant could not be told from the arrays.
+        (
+            lambda q: q(q(jl.serial(a=jl.Dense(3), b=jl.Dense(3)), "a/*kernel"), dtype="int4"),
+            ["a/kernel is quantised already", "patterns that leave out the others"],
+        ),
         (
             lambda q: q(jl.serial(a=q(jl.Dense(3)))),
             ["a/kernel is quantised already", "quantize each weight once"],
