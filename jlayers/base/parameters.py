@@ -14,7 +14,7 @@ import functools
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, overload
 
 import jax
@@ -193,6 +193,28 @@ class OwnInit:
 
     def __repr__(self) -> str:
         return f"init of {self.source.layer.short()}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MadeFrom:
+    """The initialiser of an array that is computed of a weight: drawn by the weight's own key.
+
+    Attributes:
+      weight: the entry of the weight.
+      function: of one copy of it.
+    """
+
+    weight: ParamSpec
+    function: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, key: jax.Array, _: object, __: object) -> jax.Array:
+        how = self.weight.initializer
+        if isinstance(how, OwnInit):
+            return self.function(how.array(how.source.init(key, how.source.x)))
+        return self.function(how(key, self.weight.shape_of_one, self.weight.dtype))
+
+    def __repr__(self) -> str:
+        return f"made from {self.weight!r}"
 
 
 class Made(NamedTuple):

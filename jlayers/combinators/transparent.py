@@ -14,7 +14,7 @@ import numpy as np
 from ..base.errors import LayerError, error_context
 from ..base.layer import Layer
 from ..base.lazy_weights import guarded
-from ..base.parameters import OwnInit, ParamSpec
+from ..base.parameters import MadeFrom, ParamSpec
 from ..base.paths import check_each_fits, flatten, matches, unflatten
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import format_spec, specs_of
@@ -263,14 +263,7 @@ def made_from(
     Args:
       shape: of one copy.
     """
-    how = weight.initializer
-
-    def init(key: jax.Array, _: object, __: object) -> jax.Array:
-        if isinstance(how, OwnInit):
-            return function(how.array(how.source.init(key, how.source.x)))
-        return function(how(key, weight.shape_of_one, weight.dtype))
-
-    return beside(weight, init, shape, weight.key_path)
+    return beside(weight, MadeFrom(weight, function), shape, weight.key_path)
 
 
 def drawn_beside(

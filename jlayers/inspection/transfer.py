@@ -19,7 +19,7 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import LayerError, error_context, public_api
 from ..base.initialization import draw_some
 from ..base.layer import Layer
-from ..base.parameters import ParamSpec
+from ..base.parameters import MadeFrom, ParamSpec
 from ..base.paths import check_each_fits, flatten, matches, unflatten
 from ..base.specs import format_short
 from ..base.tracing import trace
@@ -62,7 +62,9 @@ def transfer(
 
     An array fits where it has the same path and shape; its dtype is kept. The copies of a
     ``repeat`` are taken apart for a ``serial`` of as many layers, and put together the other way
-    round; of nested ones, those of one. The report says what became of each array.
+    round; of nested ones, those of one. What a transform computes of a weight, as ``dora`` and
+    ``weight_norm`` its lengths, is computed of the one that moved. The report says what became of
+    each array.
 
     Args:
       params: of the old model.
@@ -127,6 +129,7 @@ def transfer(
     ]
     fresh = _fresh(trees, modes, key)
     done = [_moved(tree, modes, own) for tree, own in zip(trees, fresh, strict=True)]
+    arrays = [_with_made(trees, done, i) for i in range(2)]
     rows = tuple(row for _, rows in done for row in rows)
     report = TransferReport(rows, _rename_that_fits(rows))
     if strict and not report.complete:
@@ -138,7 +141,7 @@ def transfer(
             got="".join(f"\n    {line}" for line in lines),
             hint=report.hint or "strict=False to initialise what is new",
         )
-    return Transfer(done[0][0], done[1][0], report)
+    return Transfer(*arrays, report)
 
 
 class _Source(NamedTuple):
@@ -313,6 +316,30 @@ def _moved(
             old = _spec_of(tree.arrays[path])
             rows.append(TransferRow("left over", path, (path,), old, None, tree.in_state))
     return unflatten(arrays), rows
+
+
+def _with_made(
+    trees: list[_Tree], done: list[tuple[Params, list[TransferRow]]], which: int
+) -> Params:
+    """A tree in which what is new and computed of a weight is so of the weight that was moved."""
+    params, rows = done[0]
+    moved = {row.path for row in rows if row.status not in ("new", "changed")}
+    by_key = {
+        spec.key_path: path
+        for path, spec in trees[0].after.items()
+        if path in moved and not isinstance(spec.initializer, MadeFrom)
+    }
+    weights, arrays = flatten(params), flatten(done[which][0])
+    for row in done[which][1]:
+        spec = trees[which].after.get(row.path)
+        how = None if spec is None or row.status != "new" else spec.initializer
+        if spec is None or not isinstance(how, MadeFrom) or spec.key_path not in by_key:
+            continue
+        function = how.function
+        for _ in spec.copies:
+            function = jax.vmap(function)
+        arrays[row.path] = function(jnp.asarray(weights[by_key[spec.key_path]])).astype(spec.dtype)
+    return unflatten(arrays)
 
 
 def _spec_of(leaf: Any) -> Spec:

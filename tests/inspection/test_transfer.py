@@ -342,3 +342,39 @@ CASES = [
 @each(CASES)
 def test_errors(case):
     read(case)
+
+
+def by_lengths(layer):
+    return jl.weight_norm(layer, "**/kernel")
+
+
+def low_rank(layer):
+    return jl.transforms.dora(layer, "**/kernel", rank=1)
+
+
+@pytest.mark.parametrize("wrap", [by_lengths, low_rank])
+def test_what_is_computed_of_a_weight_is_so_of_the_one_that_moved(wrap):
+    """The transformed model computes what the old one did, in copies and under another path."""
+    old = jl.serial(a=jl.repeat(jl.Dense(3), 2), b=jl.Dense(2))
+    new = wrap(jl.serial(c=jl.repeat(jl.Dense(3), 2), b=jl.Dense(2)))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    params, state = old.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: 2 * p + 0.5, params)
+    moved, own, report = jl.transfer(
+        params, old, new, x, key=jax.random.key(1), rename={"a/**": "c/**"}
+    )
+    assert {row.status for row in report.rows} == {"moved", "new"}
+    wanted, _ = old.apply(params, state, x)
+    np.testing.assert_allclose(new.apply(moved, own, x)[0], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_singular_vectors_are_those_of_the_weight_that_moved():
+    old, new = jl.Dense(3), jl.spectral_norm(jl.Dense(3))
+    x = jl.spec((4, 5))
+    params, _ = old.init(jax.random.key(0), x)
+    moved, state, _ = jl.transfer(params, old, new, x, key=jax.random.key(1))
+    _, wanted = new.init(jax.random.key(0), x)
+    assert state.keys() == wanted.keys() == {"kernel_u", "kernel_v"}
+    for name, vector in wanted.items():
+        np.testing.assert_allclose(state[name], vector, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(moved["kernel"], params["kernel"])
