@@ -6,6 +6,7 @@ moves one tree by it, and ``transfer`` moves both and initialises the rest.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -129,7 +130,6 @@ def transfer(
     ]
     fresh = _fresh(trees, modes, key)
     done = [_moved(tree, modes, own) for tree, own in zip(trees, fresh, strict=True)]
-    arrays = [_with_made(trees, done, i) for i in range(2)]
     rows = tuple(row for _, rows in done for row in rows)
     report = TransferReport(rows, _rename_that_fits(rows))
     if strict and not report.complete:
@@ -141,7 +141,8 @@ def transfer(
             got="".join(f"\n    {line}" for line in lines),
             hint=report.hint or "strict=False to initialise what is new",
         )
-    return Transfer(*arrays, report)
+    made = functools.partial(_with_made, trees, done)
+    return Transfer(made(0), made(1), report)
 
 
 class _Source(NamedTuple):

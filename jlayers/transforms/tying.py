@@ -80,7 +80,7 @@ def tie(
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
         known = found.parameters
-        # A pattern fits paths, but is none.
+        # A pattern fits a path without being one.
         exact = [path for path in (*paths, *paths.values()) if path not in known]
         check_each_fits(tuple(exact), [*known], "path")
         if exact:
