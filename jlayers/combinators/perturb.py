@@ -20,7 +20,6 @@ from ..base.tracing import Trace, trace
 from ..base.types import Key, Params, PyTree, State
 from .capture import capture
 from .injected import (
-    UNSTREAMED,
     Inject,
     array_leaves,
     called_several_times,
@@ -185,7 +184,8 @@ def _taking(
         params, state = placeholders(found.params), placeholders(found.state)
         return found, apply(params, state, inputs, key=key, train=False)[0]
 
-    return wrapper(inner, abstract, apply, again, UNSTREAMED)
+    unstreamed = "the values that it is given are of whole sequences"
+    return wrapper(inner, abstract, apply, again, unstreamed)
 
 
 def _with_dicts(inputs: PyTree, most: int, expected: str) -> tuple[PyTree, list[dict[str, Any]]]:
