@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from error_text import each, read
+from tables.instances import INSTANCES
 
 import jlayers as jl
 from jlayers.inspection.drawing.wiring import INPUT, wiring
@@ -69,7 +70,18 @@ def apart(a, b):
 @pytest.mark.parametrize("model", [MODEL, *OTHERS], ids=lambda model: model.short()[:30])
 @pytest.mark.parametrize("x", [X, None], ids=["shapes", "plain"])
 def test_boxes_do_not_overlap_and_all_is_in_the_picture(model, x):
-    block = jl.picture(model, x).block
+    check(jl.picture(model, x))
+
+
+def test_every_layer_is_drawn():
+    for row in INSTANCES.values():
+        if not row.full:
+            check(jl.picture(row.layer, row.x))
+
+
+def check(picture):
+    ElementTree.fromstring(picture.svg)
+    block = picture.block
     for a, b in itertools.combinations(block.boxes, 2):
         nested = (b.kind == "frame" and inside(a, b)) or (a.kind == "frame" and inside(b, a))
         assert apart(a, b) or nested
