@@ -15,7 +15,7 @@ from ..base.errors import LayerError, error_context
 from ..base.layer import Layer
 from ..base.lazy_weights import guarded
 from ..base.parameters import OwnInit, ParamSpec
-from ..base.paths import check_each_fits, flatten, matches, unflatten
+from ..base.paths import fits, fitting, flatten, unflatten
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import format_spec, specs_of
 from ..base.step_pair import Stepping, stream_of
@@ -154,11 +154,11 @@ def with_lazy_weights(
 
     # Which of these paths are weights, and not what is beside one.
     @functools.lru_cache(maxsize=16)
-    def fitting(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
+    def weights_in(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
         return [
             path
             for path in paths
-            if any(matches(path, pattern) for pattern in patterns)
+            if fits(path, patterns)
             and all(f"{path}_{name}" in paths for name in beside)
             and all(f"{path}_{name}" in entries for name in kept_beside)
         ]
@@ -166,7 +166,7 @@ def with_lazy_weights(
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
         after: dict[str, jax.Array] = {}
-        for path in fitting(tuple(leaves), tuple(rest)):
+        for path in weights_in(tuple(leaves), tuple(rest)):
             given = {name: leaves.pop(f"{path}_{name}") for name in beside}
             kept = {name: rest.pop(f"{path}_{name}") for name in kept_beside}
             if update is not None and train:
@@ -215,13 +215,8 @@ def weights_of(
     Raises:
       LayerError: for a pattern that fits none, and for a parameter of fewer axes or of integers.
     """
-    check_each_fits(patterns, [*found.parameters])
-    fitting = {
-        path: spec
-        for path, spec in found.parameters.items()
-        if any(matches(path, pattern) for pattern in patterns)
-    }
-    for path, spec in fitting.items():
+    chosen = {path: found.parameters[path] for path in fitting(patterns, found.parameters)}
+    for path, spec in chosen.items():
         if floating and not jnp.issubdtype(spec.dtype, jnp.floating):
             raise LayerError(
                 f"{path} is not a floating array, and cannot be transformed",
@@ -234,7 +229,7 @@ def weights_of(
                 got=format_spec(spec),
                 hint='a pattern of kernels alone: "**/*kernel"',
             )
-    return fitting
+    return chosen
 
 
 def made_from(

@@ -17,7 +17,7 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
-from ..base.paths import flatten, matches, unflatten
+from ..base.paths import fits, flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
@@ -77,16 +77,15 @@ def ema(
     inner, patterns = lift(layer), each_pattern(pattern)
 
     @functools.lru_cache(maxsize=16)
-    def fitting(paths: tuple[str, ...]) -> dict[str, int]:
-        fits = [path for path in paths if any(matches(path, one) for one in patterns)]
-        return {path: copies_at(inner, path) for path in fits}
+    def copies_of(paths: tuple[str, ...]) -> dict[str, int]:
+        return {path: copies_at(inner, path) for path in paths if fits(path, patterns)}
 
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
         steps = rest.pop(_STEPS)
         own = {_STEPS: steps + int(train)}
         count = own[_STEPS].astype(jnp.float32)
-        for path, copies in fitting(tuple(leaves)).items():
+        for path, copies in copies_of(tuple(leaves)).items():
             name = f"{path}_{_AVERAGE}"
             average, weight = rest.pop(name), array_of(leaves[path], copies)
             if train:
