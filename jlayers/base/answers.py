@@ -277,6 +277,8 @@ _NAMES = {
         "a function that calls jax.debug.print and returns its input": "Logging",
         "lambda x: jax.lax.with_sharding_constraint(x, sharding)": "ApplySharding",
         "jl.remat(layer)": "CheckpointGradient",
+        "jl.transforms.precision(model, 'mixed')": "autocast amp DTypePolicy MixedPrecision Policy",
+        "jl.transforms.clip_gradients(model, pattern, norm=1.0)": "ClipGradient GradientClipping",
         "jl.Einsum('btd,tdk->btk', k=features, bias_axes='tk')": "SequenceDense",
         "lambda x: jnp.where(x > threshold, x, value)": "Threshold",
         "lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0.0)": "Hardshrink",
@@ -475,7 +477,8 @@ _ARGUMENTS = {
     "train=False is the default of apply": "inference",
     "train=False, the default of apply, uses the running statistics": "use_running_average",
     "apply always returns (y, state)": "mutable",
-    "leave it out: outputs have the dtype of the input, parameters are stored in float32": (
+    "leave it out: outputs have the dtype of the input, parameters are stored in float32; "
+    "jl.transforms.precision(model, rules) for others": (
         "dtype param_dtype promote_dtype preferred_element_type"
     ),
     "jax.device_put(params, device), or jax.jit(layer.init, out_shardings=...)": "device",

@@ -35,7 +35,7 @@ from ..base.types import Carry, Key, Params, PyTree, State
 from ..core.dispatch import compiled_when_eager
 from ..inspection.selectors import Kinds
 from .activation_gradients import Of, with_gradients
-from .injected import UNSTREAMED, entry_name, injector
+from .injected import entry_name, injector
 from .selected import Selected, rewritten, selection, unseen
 from .statistics import Reduce, reduction
 from .transparent import traced, wrapper
@@ -194,7 +194,7 @@ def _gradients(
         params, state = placeholders(found.params), placeholders(found.state)
         return found, apply(params, state, x, key=key, train=False)[0]
 
-    return wrapper(inner, abstract, apply, again, UNSTREAMED)
+    return wrapper(inner, abstract, apply, again, "gradients are of whole sequences")
 
 
 def _recorder(

@@ -21,7 +21,6 @@ from ..base.types import Key, Params, PyTree, State
 from ..inspection.selectors import Kinds
 from .capture import capture
 from .injected import (
-    UNSTREAMED,
     Inject,
     array_leaves,
     called_several_times,
@@ -191,7 +190,8 @@ def _taking(
         params, state = placeholders(found.params), placeholders(found.state)
         return found, apply(params, state, inputs, key=key, train=False)[0]
 
-    return wrapper(inner, abstract, apply, again, UNSTREAMED)
+    unstreamed = "the values that it is given are of whole sequences"
+    return wrapper(inner, abstract, apply, again, unstreamed)
 
 
 def _with_dicts(inputs: PyTree, most: int, expected: str) -> tuple[PyTree, list[dict[str, Any]]]:

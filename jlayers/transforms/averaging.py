@@ -17,13 +17,14 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
-from ..base.paths import fits, flatten, unflatten
+from ..base.paths import flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     beside,
     copies_at,
+    fits,
     traced,
     weights_of,
     with_changed_weights,

@@ -28,6 +28,7 @@ from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, check_available
 
 
 def _layer_in(layer: Layer, rule: Precision) -> Layer:
+    """One layer in the dtypes of a rule, whose ``output`` is what it says of this layer."""
     if rule.compute is not None and _is_written_by_hand(layer):
         layer = _with_cast_parameters(layer, rule.compute)
     run = layer if rule.accumulate is None or layer.children else _summed(layer, rule.accumulate)
@@ -78,14 +79,10 @@ def _layer_in(layer: Layer, rule: Precision) -> Layer:
             y, carry, new = step(params, state, carry, given, key=key, train=train)
         return finished(y, x), carry, new
 
-    return wrapper(
-        layer, abstract, apply, lambda new: layer_in(new, rule), Stepping(start, advance)
-    )
+    def again(new: Layer) -> Layer:
+        return layer_in_precision(new, rule)
 
-
-# Its repr is a call of the function that users call, which means the same.
-_layer_in.__name__, _layer_in.__qualname__ = "precision", "layer_in"
-layer_in = factory(_layer_in)
+    return wrapper(layer, abstract, apply, again, Stepping(start, advance))
 
 
 def _is_written_by_hand(layer: Layer) -> bool:
@@ -147,8 +144,15 @@ def _check_accumulates(layer: Layer, rule: Precision, found: Trace) -> None:
         )
 
 
+# Its repr is a call of the function that users call. In files it has a name of its own: there the
+# call of a user is another one.
+_layer_in.__name__ = "precision"
+layer_in_precision = factory(_layer_in)
+layer_in_precision.__name__ = layer_in_precision.__qualname__ = "layer_in_precision"
+
+
 def is_in_precision(layer: Layer) -> bool:
-    """Whether it is a layer that ``layer_in`` made."""
+    """Whether it is a layer that ``layer_in_precision`` made."""
     return layer.maker == "precision" and "" in layer.children
 
 

@@ -13,7 +13,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import join
 from ..inspection.traverse import walk
-from .casts import is_in_precision, layer_in
+from .casts import is_in_precision, layer_in_precision
 from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, RuleTable
 
 # They compute nothing: the layers inside cast what they are given.
@@ -153,4 +153,4 @@ class _Visit:
         if maker in _ROUTES:
             rule = Precision(output=rule.output)
         does_nothing = rule in (Precision(), Precision(output=AS_COMPUTED))
-        return layer if does_nothing else layer_in(layer, rule)
+        return layer if does_nothing else layer_in_precision(layer, rule)

@@ -124,6 +124,9 @@ def test_a_layer_that_is_called_twice_gives_a_tuple():
     text = "".join(repr(both).split())
     assert text.startswith("capture(capture(compose(")
     assert text.endswith(",'dense',),'norm',what='input',)")
+    same = jl.capture(jl.capture(jl.serial(a=jl.SelfAttention(2)), "a:*"), "a:weights")
+    ((_, inner), outer), _ = same.apply(*same.init(jax.random.key(1), X), X)
+    near(inner["a:weights"], outer["a:weights"])
     # Another layer inside goes on being captured.
     wider = jl.rewrite(both, "dense", lambda layer: jl.Dense(4, bias=False))
     params, state = wider.init(jax.random.key(1), X)
@@ -382,7 +385,9 @@ def test_a_layer_in_a_transformation_that_a_body_calls_raises(call):
     model = jl.capture(jl.compose(call, dense=jl.Dense(4)), "dense")
     with pytest.raises(jl.LayerError) as error:
         model.init(jax.random.key(0), X)
-    assert "Dense at 'dense': is captured inside a transformation of JAX" in text_of(error)
+    assert "Dense at 'dense': is captured or changed inside a transformation of JAX" in text_of(
+        error
+    )
     assert "jl.repeat, jl.ensemble and jl.remat" in text_of(error)
 
 

@@ -235,6 +235,28 @@ def test_streams_sequences_and_remat():
     np.testing.assert_array_equal(masked.values[1, :3], model.apply(params, state, ids)[0][1, :3])
 
 
+def test_models_are_saved_with_their_rules(tmp_path):
+    model = transforms.precision(jl.serial(blocks(True), head=jl.Dense(3)), {"head": "mixed"})
+    params, state = model.init(KEY, X)
+    jl.save_model(tmp_path / "model", model, params, state)
+    loaded = jl.load_model(tmp_path / "model")
+    assert repr(loaded.model) == repr(model)
+    # What is left of the call where layers have changed since.
+    other = transforms.stop_gradient(transforms.precision(NET, ISLANDS), "dense")
+    other = transforms.clip_gradients(other, "head", norm=1.0)
+    params, state = other.init(KEY, X)
+    jl.save_model(tmp_path / "other", other, params, state)
+    again = jl.load_model(tmp_path / "other").model
+    assert repr(again) == repr(other) == repr(pickle.loads(pickle.dumps(other)))
+    np.testing.assert_array_equal(
+        again.apply(params, state, X)[0], other.apply(params, state, X)[0]
+    )
+    assert jl.out_spec(again, X) == jl.out_spec(other, X)
+    assert repr(transforms.without_precision(again)).startswith(
+        "serial(\n    stop_gradient(Dense(8))"
+    )
+
+
 def test_what_is_joined_has_one_dtype():
     merged = jl.concat(a=jl.Dense(3), b=jl.serial(jl.Dense(4), norm=jl.LayerNorm()))
     for model, island in (
