@@ -142,6 +142,11 @@ class Layer:
         # Without it rewrite could not change the children.
         if children and rebuild is None:
             raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
+        if not isinstance(lazy_weights, tuple | list):
+            raise LayerError(
+                f"lazy_weights must be a tuple of names, got {format_short(lazy_weights)}",
+                hint='lazy_weights=("kernel",)',
+            )
         kind = name or "layer"
         options = {
             "name": name,

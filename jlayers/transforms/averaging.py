@@ -17,13 +17,14 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
-from ..base.paths import flatten, matches, unflatten
+from ..base.paths import flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     beside,
     copies_at,
+    fits,
     traced,
     weights_of,
     with_changed_weights,
@@ -78,8 +79,7 @@ def ema(
 
     @functools.lru_cache(maxsize=16)
     def fitting(paths: tuple[str, ...]) -> dict[str, int]:
-        fits = [path for path in paths if any(matches(path, one) for one in patterns)]
-        return {path: copies_at(inner, path) for path in fits}
+        return {path: copies_at(inner, path) for path in paths if fits(path, patterns)}
 
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)

@@ -231,6 +231,19 @@ def test_what_looks_into_a_model():
     assert tuned.apply(low, state, STEPS.astype(jnp.bfloat16))[0].dtype == jnp.bfloat16
 
 
+def test_a_layer_inside_that_overflows_is_found():
+    """Around each layer there is then a pair of functions, whose table hides the copies."""
+    model = jl.serial(blocks=jl.repeat(jl.residual(jl.serial(jl.Dense(4))), 3), head=jl.Dense(2))
+    tuned = transforms.lora(transforms.freeze(model, "**/bias"), "**/kernel", rank=1)
+    params, state = tuned.init(jax.random.key(0), STEPS)
+    kernel = params["blocks"]["body"]["dense"]["kernel"]
+    params["blocks"]["body"]["dense"]["kernel"] = kernel.at[1].set(3e38)
+    found = jl.inspection.find_non_finite(
+        tuned, lambda y: jnp.mean(y), params, state, jax.random.key(0), (STEPS,)
+    )
+    assert (found.path, found.copies) == ("blocks/body/dense", ((1, 3),))
+
+
 @pytest.mark.parametrize("wrap", [transforms.lora, transforms.dora], ids=["lora", "dora"])
 @pytest.mark.parametrize(
     ("make", "texts"),
