@@ -203,8 +203,6 @@ _NAMES = {
             "JaxLayer FlaxLayer FlaxModule LinenModule ToLinen ToNNX"
         ),
         "a function that takes a layer and gives one: jl.serial(layer, function)": "Wrapper",
-        "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
-        "kernel_init=jax.nn.initializers.zeros)))": "LoRA LoRALinear LoRAParam",
         "jl.Cell(parameters, carry, step)": "RNNCellBase RNNCore AbstractRNNCell",
         "causal=True of attention; as a mask jnp.tril(jnp.ones((1, time, time), bool))": (
             "make_causal_mask"
@@ -237,6 +235,7 @@ _NAMES = {
         "jl.capture(model, pattern): the output of a layer, by path": (
             "sow capture_intermediates register_forward_hook intermediates create_feature_extractor"
         ),
+        "jl.picture(model, x).save('model.svg')": "plot_model make_dot draw_graph",
         # writing layers
         "jl.compose(body, **children); a layer is a pair of functions, not a class": "Module",
         "jl.serial(*layers), or jl.compose(body, **children)": "Model",
@@ -528,8 +527,7 @@ _ARGUMENTS = {
     "leave it out: outputs are in the order of the input": "keep_order",
     "y.fill() of the Sequence that comes out": "zero_output_for_mask",
     "jl.Sequence.from_lengths(x, lengths) as the input": "seq_lengths lengths input_lengths",
-    "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
-    "kernel_init=jax.nn.initializers.zeros)))": "lora_rank lora_alpha",
+    "jl.transforms.lora(layer, 'kernel', rank=..., alpha=...)": "lora_rank lora_alpha",
     "jl.Einsum(equation), with a letter that x, kernel and y have": "batch_dims n_batch_dims",
     "groups=channels, features=channels * depth_multiplier": (
         "depth_multiplier channel_multiplier"

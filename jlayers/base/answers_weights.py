@@ -19,7 +19,7 @@ WEIGHTS = {
 
 TRANSFORMS = {
     'jl.transforms.lora(model, "**/query_kernel", rank=8)': (
-        "LoRA LoRAConfig LoraConfig LoRALayer LoRALinear get_peft_model enable_lora lora"
+        "LoRA LoRAConfig LoraConfig LoRALayer LoRALinear LoRAParam get_peft_model enable_lora lora"
     ),
     "jl.transforms.merge(model, params, state)": (
         "merge_and_unload remove_parametrizations remove_weight_norm remove_spectral_norm"

@@ -227,7 +227,7 @@ def check_each_fits(
         if not isinstance(pattern, str):
             raise LayerError(
                 f"a pattern must be a text, got {format_short(pattern)}",
-                hint='each pattern by itself: select(params, "**/bias", "head/**")',
+                hint='each pattern by itself: "**/bias", "head/**"; of a list *patterns',
             )
         sign = "!" if negated and pattern.startswith("!") else ""
         plain = pattern.removeprefix(sign)

@@ -114,6 +114,8 @@ def capture(
 
     selected = selection(inner, patterns, kind)
     owner, reduced = object(), reduction(reduce)
+    if of is not None:
+        arguments.function("of", of, "y")
     if what == "gradient":
         return _gradients(inner, selected, reduced, of, again)
     if of is not None:

@@ -208,9 +208,9 @@ def _check_paths(values: dict[str, Any], known: list[str], kind: str) -> None:
     for path in values:
         if path not in known:
             raise LayerError(
-                f"{kind} has no layer {path!r}",
+                f"no pattern of this {kind} fits {path!r}",
                 expected=", ".join(map(repr, known)),
-                hint=similar_pattern(path, known),
+                hint=similar_pattern(path, known) or f"jl.{kind}(model, ..., {path!r})",
             )
 
 

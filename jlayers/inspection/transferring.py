@@ -107,7 +107,7 @@ def transfer(
         if state is None and old_found.state and new_found.state:
             raise LayerError(
                 "the old model has state, and none is given",
-                expected=f"state with {', '.join(old_found.variables)}",
+                expected=f"state with {_some(old_found.variables)}",
                 hint="transfer(..., state=state); state={} for the new model's initial one",
             )
         if state is not None:
@@ -313,6 +313,11 @@ def _moved(
             old = _spec_of(tree.arrays[path])
             rows.append(TransferRow("left over", path, (path,), old, None, tree.in_state))
     return unflatten(arrays), rows
+
+
+def _some(paths: Iterable[str], most: int = 4) -> str:
+    first, rest = [*paths][:most], max(0, len([*paths]) - most)
+    return ", ".join(first) + (f", and {rest} more" if rest else "")
 
 
 def _spec_of(leaf: Any) -> Spec:

@@ -145,7 +145,7 @@ def quantize(
 
 @public_api
 def quantize_params(
-    model: Layer, params: Params, state: State | None = None
+    model: LayerOrFunction, params: Params, state: State | None = None
 ) -> tuple[Params, State]:
     """The parameters and the state of a model with ``quantize`` in it, from those without.
 
@@ -167,6 +167,7 @@ def quantize_params(
     >>> state["kernel_q"].tolist(), sorted(params)
     ([[127, 64], [127, 4]], ['bias'])
     """
+    model = lift(model)
     if not _converts(model):
         raise LayerError(
             "nothing in the model is quantised",

@@ -367,6 +367,8 @@ def test_errors():
         jl.capture(MODEL, "head", reduce=fails).init(jax.random.key(0), X)
     with pytest.raises(jl.LayerError, match=r"(?s)of= is what gradients are of.*what='gradient'"):
         jl.capture(MODEL, "head", of=jnp.sum)
+    with pytest.raises(jl.LayerError, match=r"of must be a function of \(y\)"):
+        jl.capture(MODEL, "head", what="gradient", of=lambda y, target: y)
 
 
 def fails(value):

@@ -151,7 +151,9 @@ def test_errors_of_inputs():
     assert "expected: (x, {path: delta})" in text
     assert "or (x, {path: value}, {path: where})" in error_of(patched, (X, [X]))
     text = error_of(perturbed, (X, {"block": X}))
-    assert "perturb has no layer 'block'" in text
+    assert "no pattern of this perturb fits 'block'" in text
+    text = error_of(perturbed, (X, {"head": X}))
+    assert "hint:     jl.perturb(model, ..., 'head')" in text
     assert "expected: 'blocks'" in text
     text = error_of(perturbed, (X, {"blocks": X}))
     assert "the delta for 'blocks' does not fit what the layer gives" in text

@@ -81,6 +81,13 @@ def test_receptive_fields_are_of_the_layers_and_of_the_whole():
     assert last.split()[-2:] == ["7", "2"]
 
 
+def test_a_wide_table_has_all_of_its_figures():
+    model = jl.serial(**{"a_long_name_" * 20: jl.Dense(4)})
+    table = jl.summary(model, jl.spec((1, 3)), columns=("share", "activations"))
+    assert "…" not in str(table)
+    assert len(str(table).splitlines()[0]) > 240
+
+
 def test_times_are_of_every_layer(monkeypatch):
     # No time is asserted: the clock is replaced by one that counts.
     monkeypatch.setattr(timing, "_measured", lambda runs: {n: float(bool(n)) for n in runs})

@@ -342,3 +342,10 @@ CASES = [
 @each(CASES)
 def test_errors(case):
     read(case)
+
+
+def test_the_state_that_is_missing_is_named_in_part():
+    deep = jl.serial(*[jl.BatchNorm() for _ in range(3)])
+    params, _ = deep.init(KEY, X)
+    with pytest.raises(jl.LayerError, match="batch_norm_1/mean, batch_norm_1/var, and 2 more"):
+        jl.transfer(params, deep, deep, X)

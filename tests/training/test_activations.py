@@ -84,3 +84,5 @@ def test_errors():
         training.Activations(MODEL, X, "heads")
     with pytest.raises(jl.TrainingError, match="every must be a positive int"):
         training.Activations(MODEL, X, "head", every=0)
+    with pytest.raises(jl.TrainingError, match=r"Activations: loss must be a function of \(y\)"):
+        training.Activations(MODEL, X, "head", loss=lambda y, target: y)

@@ -343,6 +343,7 @@ def test_refusals_of_parameters():
     odd = {"a": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
     for call, text in [
         (lambda: transforms.quantize_params(layer, params), "nothing in the model is quantised"),
+        (lambda: transforms.quantize_params(params, {}, model), "expected a layer"),
         (lambda: transforms.quantize_params(model, *small), "a/kernel is quantised already"),
         (lambda: transforms.quantize_params(model, small[0]), "fits no path"),
         (lambda: transforms.quantize_params(model, broken), "a/kernel holds values that are not"),
