@@ -31,7 +31,6 @@ from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     copies_at,
-    fits,
     made_from,
     traced,
     weights_of,
@@ -131,12 +130,7 @@ def quantize(
     def convert(params: Params, state: State, copies: Callable[[str], int]) -> tuple[Params, State]:
         leaves, rest = flatten(params), flatten(state)
         _check_not_twice(patterns, leaves, rest)
-<<<<<<< HEAD
         for path in fitting(patterns, leaves):
-=======
-        check_each_fits(patterns, [*leaves])
-        for path in [path for path in leaves if fits(path, patterns)]:
->>>>>>> quantize
             kernel = jnp.asarray(leaves.pop(path))
             rest[f"{path}_q"], rest[f"{path}_scale"] = how.quantized(path, kernel, copies(path))
         return unflatten(leaves), unflatten(rest)
