@@ -24,7 +24,7 @@ from ..base.errors import LayerError, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec, entry_of, merge_entry
-from ..base.paths import check_each_fits, flatten, unflatten
+from ..base.paths import fits, fitting, flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.specs import format_spec
 from ..base.tracing import Trace
@@ -130,12 +130,7 @@ def quantize(
     def convert(params: Params, state: State, copies: Callable[[str], int]) -> tuple[Params, State]:
         leaves, rest = flatten(params), flatten(state)
         _check_not_twice(patterns, leaves, rest)
-<<<<<<< HEAD
         for path in fitting(patterns, leaves):
-=======
-        check_each_fits(patterns, [*leaves], negated=True)
-        for path in [path for path in leaves if fits(path, patterns)]:
->>>>>>> selectors
             kernel = jnp.asarray(leaves.pop(path))
             rest[f"{path}_q"], rest[f"{path}_scale"] = how.quantized(path, kernel, copies(path))
         return unflatten(leaves), unflatten(rest)
