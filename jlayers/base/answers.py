@@ -415,6 +415,7 @@ _SAME_ARGUMENT = {
     "receptive_field": "reach",
     "hint": "mend",
     "selector": "pattern patterns where",
+    "pattern": "selector patterns",
     "sequence_mode": "takes",
     # init and apply
     "key": "rng rngs prng_key seed shuffle",

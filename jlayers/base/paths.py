@@ -16,6 +16,7 @@ import jax
 
 from ..core.weights import is_weight
 from .errors import LayerError, public_api
+from .patterns import each_pattern
 from .specs import format_short, path_text
 from .types import Params, PyTree, State
 
@@ -76,7 +77,7 @@ def fitting(
     >>> fitting(("**/kernel", "!head/**"), ["body/kernel", "body/bias", "head/kernel"])
     ['body/kernel']
     """
-    patterns, paths = (patterns,) if isinstance(patterns, str) else patterns, list(paths)
+    patterns, paths = each_pattern(patterns), list(paths)
     check_each_fits(patterns, paths, what, negated=True)
     return [path for path in paths if fits(path, patterns)]
 

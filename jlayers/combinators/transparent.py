@@ -15,7 +15,8 @@ from ..base.errors import LayerError, error_context
 from ..base.layer import Layer
 from ..base.lazy_weights import guarded
 from ..base.parameters import OwnInit, ParamSpec
-from ..base.paths import INSTRUMENT, check_each_fits, flatten, matches, unflatten
+from ..base.paths import INSTRUMENT, check_each_fits, flatten, unflatten
+from ..base.paths import fits as path_fits
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import format_spec, specs_of
 from ..base.step_pair import Stepping, stream_of
@@ -154,7 +155,7 @@ def with_lazy_weights(
 
     # Which of these paths are weights, and not what is beside one.
     @functools.lru_cache(maxsize=16)
-    def fitting(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
+    def weights_in(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
         return [
             path
             for path in paths
@@ -166,7 +167,7 @@ def with_lazy_weights(
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
         after: dict[str, jax.Array] = {}
-        for path in fitting(tuple(leaves), tuple(rest)):
+        for path in weights_in(tuple(leaves), tuple(rest)):
             given = {name: leaves.pop(f"{path}_{name}") for name in beside}
             kept = {name: rest.pop(f"{path}_{name}") for name in kept_beside}
             if update is not None and train:
@@ -222,11 +223,11 @@ def weights_of(
     Raises:
       LayerError: for a pattern that fits none, and for a parameter of fewer axes or of integers.
     """
-    check_each_fits(patterns, [*found.parameters])
-    fitting = {path: spec for path, spec in found.parameters.items() if fits(path, patterns)}
+    check_each_fits(patterns, [*found.parameters], negated=True)
+    chosen = {path: spec for path, spec in found.parameters.items() if fits(path, patterns)}
     if layer is not None:
-        fitting = {path: _weight(spec, copies_at(layer, path)) for path, spec in fitting.items()}
-    for path, spec in fitting.items():
+        chosen = {path: _weight(spec, copies_at(layer, path)) for path, spec in chosen.items()}
+    for path, spec in chosen.items():
         if floating and not jnp.issubdtype(spec.dtype, jnp.floating):
             raise LayerError(
                 f"{path} is not a floating array, and cannot be transformed",
@@ -239,13 +240,13 @@ def weights_of(
                 got=format_spec(spec),
                 hint='a pattern of kernels alone: "**/*kernel"',
             )
-    return fitting
+    return chosen
 
 
 def fits(path: str, patterns: tuple[str, ...]) -> bool:
     """Whether a parameter is selected: ``**`` takes none of an instrument, such as a probe."""
     own = not any(name.startswith(INSTRUMENT) for name in path.split("/"))
-    return own and any(matches(path, pattern) for pattern in patterns)
+    return own and path_fits(path, patterns)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

@@ -78,7 +78,7 @@ def ema(
     inner, patterns = lift(layer), each_pattern(pattern)
 
     @functools.lru_cache(maxsize=16)
-    def fitting(paths: tuple[str, ...]) -> dict[str, int]:
+    def copies_of(paths: tuple[str, ...]) -> dict[str, int]:
         return {path: copies_at(inner, path) for path in paths if fits(path, patterns)}
 
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
@@ -86,7 +86,7 @@ def ema(
         steps = rest.pop(_STEPS)
         own = {_STEPS: steps + int(train)}
         count = own[_STEPS].astype(jnp.float32)
-        for path, copies in fitting(tuple(leaves)).items():
+        for path, copies in copies_of(tuple(leaves)).items():
             name = f"{path}_{_AVERAGE}"
             average, weight = rest.pop(name), array_of(leaves[path], copies)
             if train:

@@ -91,7 +91,7 @@ def _is_written_by_hand(layer: Layer) -> bool:
     make = layer._call.make
     module = getattr(make, "__module__", "")
     ours = module.startswith("jlayers.") and not module.startswith("jlayers.base.")
-    return layer._abstract is run_pair and not ours
+    return layer._abstract is run_pair and not layer.children and not ours
 
 
 def _with_cast_parameters(layer: Layer, dtype: Any) -> Layer:
@@ -99,20 +99,29 @@ def _with_cast_parameters(layer: Layer, dtype: Any) -> Layer:
 
     def casting(function: Any) -> Any:
         @functools.wraps(function)
-        def call(params: Params, state: State, *inputs: PyTree, **options: Any) -> Any:
-            x = inputs[-1]
-            return function(
-                cast(params, dtype) if floating_dtype(x) is not None else params,
-                *(state, *inputs),
-                **options,
-            )
+        def call(params: Params, *inputs: PyTree, **options: Any) -> Any:
+            if floating_dtype(inputs[-1]) is not None:
+                params = cast(params, dtype)
+            return function(params, *inputs, **options)
 
+        call.casts = True  # type: ignore[attr-defined]
         return call
 
+    return _with_functions(layer, casting)
+
+
+def without_cast_parameters(layer: Layer) -> Layer:
+    """The pair as it was written."""
+    if not hasattr(layer._apply, "casts"):
+        return layer
+    return _with_functions(layer, lambda function: function.__wrapped__)
+
+
+def _with_functions(layer: Layer, change: Callable[[Any], Any]) -> Layer:
     stream = layer._stream
     if isinstance(stream, Stepping):
-        stream = Stepping(casting(stream.start), casting(stream.advance), stream.whole)
-    apply, to_array = casting(layer._apply), casting(layer._apply_to_array)
+        stream = Stepping(change(stream.start), change(stream.advance), stream.whole)
+    apply, to_array = change(layer._apply), change(layer._apply_to_array)
     # What was traced is of the pair as it was.
     return layer._replace(_apply=apply, _apply_to_array=to_array, _stream=stream, _traces={})
 

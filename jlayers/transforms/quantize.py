@@ -24,7 +24,7 @@ from ..base.errors import LayerError, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec, entry_of, merge_entry
-from ..base.paths import check_each_fits, flatten, matches, unflatten
+from ..base.paths import fits, fitting, flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.specs import format_spec
 from ..base.tracing import Trace
@@ -129,8 +129,7 @@ def quantize(
     def convert(params: Params, state: State, copies: Callable[[str], int]) -> tuple[Params, State]:
         leaves, rest = flatten(params), flatten(state)
         _check_not_twice(patterns, leaves, rest)
-        check_each_fits(patterns, [*leaves])
-        for path in [path for path in leaves if _fits(path, patterns)]:
+        for path in fitting(patterns, leaves):
             kernel = jnp.asarray(leaves.pop(path))
             rest[f"{path}_q"], rest[f"{path}_scale"] = how.quantized(path, kernel, copies(path))
         return unflatten(leaves), unflatten(rest)
@@ -284,24 +283,22 @@ class _How(NamedTuple):
         return tuple(sizes)
 
 
-def _fits(path: str, patterns: tuple[str, ...]) -> bool:
-    return any(matches(path, pattern) for pattern in patterns)
-
-
 def _paths_in(state: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
     """The weights that fit and whose arrays are in the state."""
     names = set(state)
     paths = [name.removesuffix("_q") for name in names if name.endswith("_q")]
-    return sorted(path for path in paths if f"{path}_scale" in names and _fits(path, patterns))
+    return sorted(path for path in paths if f"{path}_scale" in names and fits(path, patterns))
 
 
 def _check_not_twice(
     patterns: tuple[str, ...], params: Iterable[str], state: Iterable[str]
 ) -> None:
     """Raises for a pattern whose weights are in the state alone."""
-    for pattern in patterns:
-        twice = _paths_in(state, (pattern,))
-        if twice and not any(matches(path, pattern) for path in params):
+    unwanted = [pattern for pattern in patterns if pattern.startswith("!")]
+    for pattern in [one for one in patterns if one not in unwanted] or unwanted[:1]:
+        own = (pattern, *unwanted)
+        twice = _paths_in(state, own)
+        if twice and not any(fits(path, own) for path in params):
             raise LayerError(
                 f"{twice[0]} is quantised already", hint="quantize each weight once, in one dtype"
             )

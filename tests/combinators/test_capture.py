@@ -346,7 +346,7 @@ def test_capturing_copies_is_a_scan_with_outputs_written_by_hand():
 def test_errors():
     with pytest.raises(jl.LayerError) as error:
         jl.capture(MODEL, "attend")
-    assert "capture: the pattern 'attend' fits no path" in text_of(error)
+    assert "capture: the pattern 'attend' fits no layer" in text_of(error)
     assert "hint:     '**/attend'" in text_of(error)
     with pytest.raises(jl.LayerError) as error:
         jl.capture(MODEL, "**/head:gates")

@@ -177,7 +177,7 @@ def test_errors_of_models():
         jl.LayerError, match="gradients are of outputs of layers, and not of values"
     ):
         jl.capture(attend, "attend:weights", what="gradient")
-    with pytest.raises(jl.LayerError, match="patch: the pattern 'head' fits no path"):
+    with pytest.raises(jl.LayerError, match="patch: the pattern 'head' fits no layer"):
         jl.patch(attend, "head")
     twice = jl.compose(lambda f, x: f.dense(f.dense(x)), dense=jl.Dense(4))
     for layer, x in (

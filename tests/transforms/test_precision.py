@@ -153,7 +153,13 @@ def test_params_are_drawn_as_without_a_rule_and_rounded():
         lambda key, x: {"w": jax.random.normal(key, (4,))}, lambda p, x: x * p["w"][None, None]
     )
     both = transforms.precision(jl.serial(own, pair=pair), Precision("bfloat16", "bfloat16"))
-    assert set(dtypes(both.init(KEY, X)[0]).values()) == {"bfloat16"}
+    params, state = both.init(KEY, X)
+    assert set(dtypes(params).values()) == {"bfloat16"}
+    # What a user wrote without a thought of dtypes computes in that of the rule all the same.
+    wide = jax.tree.map(lambda leaf: leaf.astype(F32), params)
+    assert both.apply(wide, state, X)[0].dtype == F32
+    with pytest.raises(jl.LayerError, match="TypePromotionError"):
+        transforms.without_precision(both).apply(wide, state, X.astype(BF16))
 
 
 NET_OF_4 = jl.serial(jl.Dense(6), jnp.tanh, jl.Dense(4))
