@@ -88,6 +88,20 @@ def test_a_wide_table_has_all_of_its_figures():
     assert len(str(table).splitlines()[0]) > 240
 
 
+def test_rows_count_what_the_whole_model_draws():
+    model, x = jl.serial(jl.repeat(jl.Dense(4), 3), head=jl.Dense(2)), jl.spec((1, 4))
+    transforms = jl.transforms
+    for changed, of_head in [
+        (transforms.quantize(model), 2),
+        (transforms.lora(model, "head/kernel", rank=1), 10),
+        (transforms.precision(model, transforms.Precision(params="bfloat16")), 10),
+    ]:
+        table = jl.summary(changed, x)
+        assert sum(row.parameters for row in table.rows) == table.parameters
+        assert sum(row.bytes for row in table.rows) == table.bytes
+        assert table.rows[-1].parameters == of_head
+
+
 def test_times_are_of_every_layer(monkeypatch):
     # No time is asserted: the clock is replaced by one that counts.
     monkeypatch.setattr(timing, "_measured", lambda runs: {n: float(bool(n)) for n in runs})
