@@ -40,40 +40,48 @@ TOLERANCE = {None: 1e-3, "int8": 0.1}
 HELD = 64
 
 
+# One step, whose output is compared.
+Run = Callable[[], jax.Array]
+# Of parameters and state, a step with them.
+Bind = Callable[[Tree, Tree], Run]
+
+
 class Program(NamedTuple):
-    """One step, whose output is compared.
+    """A step of a form.
 
     Attributes:
       bytes: of parameters and state.
     """
 
-    run: Callable[[], jax.Array]
+    run: Run
     bytes: int
 
 
 class Case(NamedTuple):
-    """A model, its input, and how a step of it is built from (model, params, state, x)."""
+    """A model, its input, and how its step is built."""
 
     model: jl.Layer
     x: jax.Array
-    build: Callable[[jl.Layer, Tree, Tree, jax.Array], Program]
+    build: Callable[[jl.Layer, jax.Array], Bind]
 
 
-def applied(model: jl.Layer, params: Tree, state: Tree, x: jax.Array) -> Program:
+def applied(model: jl.Layer, x: jax.Array) -> Bind:
     step = jax.jit(lambda params, state: model.apply(params, state, x)[0])
-    return Program(lambda: jax.block_until_ready(step(params, state)), size_of(params, state))
+    return lambda params, state: lambda: jax.block_until_ready(step(params, state))
 
 
-def decoding(model: jl.Layer, params: Tree, state: Tree, ids: jax.Array) -> Program:
+def decoding(model: jl.Layer, ids: jax.Array) -> Bind:
     """The token after a prompt, again and again: the cache is not kept."""
     start, step = jl.stream(model, capacity=2 * HELD)
     prompt = jnp.tile(ids, (1, HELD))
     read = jax.jit(lambda p, s: step(p, s, start(p, s, prompt[:, :1]), prompt)[1])
-    carry = read(params, state)
     take = jax.jit(lambda p, s, carry: step(p, s, carry, ids))
-    return Program(
-        lambda: jax.block_until_ready(take(params, state, carry))[0], size_of(params, state)
-    )
+
+    def bind(params: Tree, state: Tree) -> Run:
+        carry = read(params, state)
+        return lambda: jax.block_until_ready(take(params, state, carry))[0]
+
+    return bind
 
 
 def size_of(*trees: Tree) -> int:
@@ -106,40 +114,46 @@ def programs(case: Case, forms: Sequence[str]) -> dict[str, Program]:
       AssertionError: for one that computes something else.
     """
     params, state = jax.jit(case.model.init)(jax.random.key(0), case.x)
-    made = {"float32": case.build(case.model, params, state, case.x)}
+    plain = case.build(case.model, case.x)
+    made = {"float32": Program(plain(params, state), size_of(params, state))}
     for name in forms:
         small = transforms.quantize(case.model, **FORMS[name])
         own = transforms.quantize_params(small, params, state)
-        made[name] = case.build(small, *own, case.x)
-        expected = case.build(*transforms.merge(small, *own), case.x).run()
+        made[name] = Program(case.build(small, case.x)(*own), size_of(*own))
+        expected = plain(*transforms.merge(small, *own)[1:])()
         off = float(jnp.abs(made[name].run() - expected).max() / jnp.abs(expected).max())
         assert off < TOLERANCE[FORMS[name].get("activations")], f"{name}: off by {off:.1e}"
     return made
 
 
-def timed(made: Mapping[str, Program], seconds: float) -> dict[str, float]:
-    """Medians of calls in turns, in seconds."""
+def timed(made: Mapping[str, Program], seconds: float) -> dict[str, list[float]]:
+    """Seconds of calls in turns."""
     times: dict[str, list[float]] = {name: [] for name in made}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while not all(times.values()) or time.perf_counter() < end:
         for name, program in made.items():
             start = time.perf_counter()
             program.run()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
-def table(title: str, made: Mapping[str, Program], medians: Mapping[str, float]) -> str:
-    """A row for each form: bytes and milliseconds, and both against float32."""
-    lines = [f"| {title} | MB | x float32 | ms | x float32 |", "|---|---|---|---|---|"]
-    whole, first = made["float32"].bytes, medians["float32"]
-    for name, seconds in medians.items():
-        size = made[name].bytes
-        lines.append(
-            f"| {name} | {size / 1e6:.1f} | {size / whole:.2f} "
-            f"| {seconds * 1e3:.2f} | {seconds / first:.2f} |"
-        )
+def table(title: str, made: Mapping[str, Program], times: Mapping[str, list[float]]) -> str:
+    """A row for each form: bytes, medians and the least times, each against float32."""
+    lines = [
+        f"| {title} | MB | x float32 | median ms | x float32 | least ms | x float32 |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, seconds in times.items():
+        cells = [f"{made[name].bytes / 1e6:.1f}", ratio(made[name].bytes, made["float32"].bytes)]
+        for of in (statistics.median, min):
+            cells += [f"{of(seconds) * 1e3:.2f}", ratio(of(seconds), of(times["float32"]))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def ratio(value: float, whole: float) -> str:
+    return f"{value / whole:.2f}"
 
 
 def main() -> None:

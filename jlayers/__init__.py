@@ -62,16 +62,12 @@ from .combinators.weight_norm import weight_norm
 from .core.attention.rope_scaling import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from .core.attention.rotary import Rope
 from .core.compiler import compiler_options
-from .inspection.diff import ModelDiff, diff
-from .inspection.drawing.picture import Picture, picture
 from .inspection.explain import Decision, Explanation, explain
 from .inspection.flops import flops
 from .inspection.parameters import parameters, variables
 from .inspection.rewriting import rewrite
 from .inspection.selectors import select_layers
 from .inspection.summary import Summary, summary
-from .inspection.transfer import Transfer, transfer
-from .inspection.transfer_report import TransferReport
 from .inspection.traverse import walk
 from .layers import (
     GRU,
@@ -217,6 +213,10 @@ if TYPE_CHECKING:
     from . import testing as testing
     from . import training as training
     from . import transforms as transforms
+    from .inspection.drawing.picture import Picture, picture
+    from .inspection.model_diff import ModelDiff, diff
+    from .inspection.transfer_report import TransferReport
+    from .inspection.transferring import Transfer, transfer
 
 __version__ = "0.1.0"
 
@@ -447,6 +447,16 @@ __all__ = [
 
 # Of ``export``, which is imported at the first use of one of them.
 _FROM_EXPORT = ("load_model", "save_model")
+# Of ``inspection``, which imports them at their first use.
+_FROM_INSPECTION = (
+    "ModelDiff",
+    "Picture",
+    "Transfer",
+    "TransferReport",
+    "diff",
+    "picture",
+    "transfer",
+)
 _LAZY = (
     "checkpoint",
     "data",
@@ -478,6 +488,8 @@ if not TYPE_CHECKING:  # mypy shall not take every name for one that exists
             import importlib
 
             return importlib.import_module(f"{__name__}.{name}")
+        if name in _FROM_INSPECTION:
+            return getattr(inspection, name)
         if name in _FROM_EXPORT:
             from . import export
 

@@ -203,8 +203,6 @@ _NAMES = {
             "JaxLayer FlaxLayer FlaxModule LinenModule ToLinen ToNNX"
         ),
         "a function that takes a layer and gives one: jl.serial(layer, function)": "Wrapper",
-        "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
-        "kernel_init=jax.nn.initializers.zeros)))": "LoRA LoRALinear LoRAParam",
         "jl.Cell(parameters, carry, step)": "RNNCellBase RNNCore AbstractRNNCell",
         "causal=True of attention; as a mask jnp.tril(jnp.ones((1, time, time), bool))": (
             "make_causal_mask"
@@ -237,6 +235,7 @@ _NAMES = {
         "jl.capture(model, pattern): the output of a layer, by path": (
             "sow capture_intermediates register_forward_hook intermediates create_feature_extractor"
         ),
+        "jl.picture(model, x).save('model.svg')": "plot_model make_dot draw_graph",
         # writing layers
         "jl.compose(body, **children); a layer is a pair of functions, not a class": "Module",
         "jl.serial(*layers), or jl.compose(body, **children)": "Model",
@@ -277,6 +276,8 @@ _NAMES = {
         "a function that calls jax.debug.print and returns its input": "Logging",
         "lambda x: jax.lax.with_sharding_constraint(x, sharding)": "ApplySharding",
         "jl.remat(layer)": "CheckpointGradient",
+        "jl.transforms.precision(model, 'mixed')": "autocast amp DTypePolicy MixedPrecision Policy",
+        "jl.transforms.clip_gradients(model, pattern, norm=1.0)": "ClipGradient GradientClipping",
         "jl.Einsum('btd,tdk->btk', k=features, bias_axes='tk')": "SequenceDense",
         "lambda x: jnp.where(x > threshold, x, value)": "Threshold",
         "lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0.0)": "Hardshrink",
@@ -414,6 +415,7 @@ _SAME_ARGUMENT = {
     "receptive_field": "reach",
     "hint": "mend",
     "selector": "pattern patterns where",
+    "pattern": "selector patterns",
     "sequence_mode": "takes",
     # init and apply
     "key": "rng rngs prng_key seed shuffle",
@@ -474,7 +476,8 @@ _ARGUMENTS = {
     "train=False is the default of apply": "inference",
     "train=False, the default of apply, uses the running statistics": "use_running_average",
     "apply always returns (y, state)": "mutable",
-    "leave it out: outputs have the dtype of the input, parameters are stored in float32": (
+    "leave it out: outputs have the dtype of the input, parameters are stored in float32; "
+    "jl.transforms.precision(model, rules) for others": (
         "dtype param_dtype promote_dtype preferred_element_type"
     ),
     "jax.device_put(params, device), or jax.jit(layer.init, out_shardings=...)": "device",
@@ -524,8 +527,7 @@ _ARGUMENTS = {
     "leave it out: outputs are in the order of the input": "keep_order",
     "y.fill() of the Sequence that comes out": "zero_output_for_mask",
     "jl.Sequence.from_lengths(x, lengths) as the input": "seq_lengths lengths input_lengths",
-    "jl.add(layer, jl.serial(jl.Dense(rank, bias=False), jl.Dense(features, bias=False, "
-    "kernel_init=jax.nn.initializers.zeros)))": "lora_rank lora_alpha",
+    "jl.transforms.lora(layer, 'kernel', rank=..., alpha=...)": "lora_rank lora_alpha",
     "jl.Einsum(equation), with a letter that x, kernel and y have": "batch_dims n_batch_dims",
     "groups=channels, features=channels * depth_multiplier": (
         "depth_multiplier channel_multiplier"

@@ -16,7 +16,7 @@ SURGERY = {
         "named_modules modules named_children iter_modules iter_children tree_leaves_with_path"
     ),
     "model['encoder/attend'], by path or by number": "get_submodule get_layer get_module",
-    "model[:-1], a slice of a serial": "pop create_feature_extractor",
+    "model[:-1], a slice of a serial": "pop",
     f"{_REWRITE}, with jl.serial() for the layer": "remove_layer delete_layer",
     "jl.flatten(params), arrays by path": "named_parameters iter_parameters named_buffers",
     "layer.replace(features=64)": "clone get_config from_config",
@@ -47,6 +47,12 @@ _OF_A_LAYER = {
     ),
     "model[:-1], another model": "pop",
     _REWRITE: "set_submodule at",
+    "jl.capture(layer, pattern), or jl.patch to change an output": (
+        "register_forward_hook register_forward_pre_hook register_full_backward_hook"
+    ),
+    "jl.transforms.quantize(layer), or jl.transforms.lora(layer, rank=8): another layer": (
+        "quantize enable_lora"
+    ),
     "layer.replace(features=64)": "clone copy get_config from_config set",
     "apply(..., train=False), the default; jl.inference(model) whatever it says": "eval",
     "apply(..., train=True)": "train",

@@ -19,12 +19,15 @@ WEIGHTS = {
 
 TRANSFORMS = {
     'jl.transforms.lora(model, "**/query_kernel", rank=8)': (
-        "LoRA LoRAConfig LoraConfig LoRALayer LoRALinear get_peft_model enable_lora lora"
+        "LoRA LoRAConfig LoraConfig LoRALayer LoRALinear LoRAParam get_peft_model enable_lora lora"
     ),
     "jl.transforms.merge(model, params, state)": (
         "merge_and_unload remove_parametrizations remove_weight_norm remove_spectral_norm"
     ),
     "jl.transforms.prune(model), and magnitude_masks": "prune_low_magnitude l1_unstructured",
+    "jl.transforms.quantize(model)": (
+        "quantize_dynamic BitsAndBytesConfig Linear8bitLt Linear4bit QuantizedDense Int8Linear"
+    ),
     "jl.transforms.ema(model, decay), or train_step(..., ema=decay)": "AveragedModel PolyakAverage",
 }
 

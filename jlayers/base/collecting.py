@@ -108,7 +108,7 @@ class _Collector(NamedTuple):
         own = [one for one in captured if one.owner in self.wanted.owners]
         if own and trace_level() != self.level:
             raise LayerError(
-                "is captured inside a transformation of JAX that a body calls",
+                "is captured or changed inside a transformation of JAX that a body calls",
                 expected="a call of the layer in the body itself",
                 hint="jl.repeat, jl.ensemble and jl.remat return what is captured inside them",
             )

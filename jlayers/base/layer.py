@@ -20,7 +20,7 @@ from .description import Call, portable
 from .editing import Editable
 from .errors import LayerError, caller_location, error_context, public_api, truncate
 from .initialization import draw
-from .notebook import layer_html, layer_treescope
+from .notebook import InNotebooks
 from .parameters import check_name
 from .repr_text import function_text
 from .sequence_mode import SequenceMode, taking_sequences
@@ -52,7 +52,7 @@ Rebuild = Callable[[dict[str, "Layer"]], "Layer"]
 
 
 @dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, weakref_slot=True)
-class Layer(Editable):
+class Layer(Editable, InNotebooks):
     """A pair of pure functions, and a small description of itself.
 
     ::
@@ -147,6 +147,11 @@ class Layer(Editable):
         # Without it rewrite could not change the children.
         if children and rebuild is None:
             raise LayerError("a layer with children needs rebuild", hint="rebuild=lambda new: ...")
+        if not isinstance(lazy_weights, tuple | list):
+            raise LayerError(
+                f"lazy_weights must be a tuple of names, got {format_short(lazy_weights)}",
+                hint='lazy_weights=("kernel",)',
+            )
         kind = name or "layer"
         options = {
             "name": name,
@@ -329,12 +334,6 @@ class Layer(Editable):
 
     def __repr__(self) -> str:
         return self._text()
-
-    def _repr_html_(self) -> str:
-        return layer_html(self)
-
-    def __treescope_repr__(self, path: str | None, subtree_renderer: Callable[..., Any]) -> Any:
-        return layer_treescope(self, path, subtree_renderer)
 
     @public_api
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:

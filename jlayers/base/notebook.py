@@ -5,28 +5,29 @@ from __future__ import annotations
 import html
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 # How deep the parts of a model are open at first.
 _OPEN = 2
 
 
-class Shown(Protocol):
-    """What is shown of a layer."""
+class InNotebooks:
+    """The part of ``Layer`` that notebooks and treescope ask for."""
 
-    @property
-    def maker(self) -> str: ...
+    __slots__ = ()
+    maker: str
+    copies: int
+    children: Mapping[str, Any]
+    short: Callable[[], str]
 
-    @property
-    def copies(self) -> int: ...
+    def _repr_html_(self) -> str:
+        return layer_html(self)
 
-    @property
-    def children(self) -> Mapping[str, Shown]: ...
-
-    def short(self) -> str: ...
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Callable[..., Any]) -> Any:
+        return layer_treescope(self, path, subtree_renderer)
 
 
-def layer_html(layer: Shown, name: str = "", depth: int = 0) -> str:
+def layer_html(layer: InNotebooks, name: str = "", depth: int = 0) -> str:
     """A layer, and those inside it indented below, each in a part that can be closed."""
     label = f"<b>{html.escape(name)}</b> " if name else ""
     text = f"{label}<code>{html.escape(_title(layer))}</code>"
@@ -37,13 +38,13 @@ def layer_html(layer: Shown, name: str = "", depth: int = 0) -> str:
     return f'<details style="margin-left:1em"{opened}><summary>{text}</summary>{inside}</details>'
 
 
-def _title(layer: Shown) -> str:
+def _title(layer: InNotebooks) -> str:
     if not layer.children:
         return layer.short()
     return f"{layer.maker} x {layer.copies}" if layer.copies > 1 else layer.maker
 
 
-def layer_treescope(layer: Shown, path: str | None, render: Callable[..., Any]) -> Any:
+def layer_treescope(layer: InNotebooks, path: str | None, render: Callable[..., Any]) -> Any:
     """A layer as a part of treescope, which calls this and is imported by then."""
     parts: Any = importlib.import_module("treescope.rendering_parts")
     if not layer.children:

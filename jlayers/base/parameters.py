@@ -201,17 +201,19 @@ class MadeFrom:
 
     Attributes:
       weight: the entry of the weight.
-      function: of one copy of it.
+      shape: that it is drawn in.
+      function: of the weight so.
     """
 
     weight: ParamSpec
+    shape: tuple[int, ...]
     function: Callable[[jax.Array], jax.Array]
 
     def __call__(self, key: jax.Array, _: object, __: object) -> jax.Array:
         how = self.weight.initializer
         if isinstance(how, OwnInit):
             return self.function(how.array(how.source.init(key, how.source.x)))
-        return self.function(how(key, self.weight.shape_of_one, self.weight.dtype))
+        return self.function(how(key, self.shape, self.weight.dtype))
 
     def __repr__(self) -> str:
         return f"made from {self.weight!r}"

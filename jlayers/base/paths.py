@@ -16,6 +16,7 @@ import jax
 
 from ..core.weights import is_weight
 from .errors import LayerError, public_api
+from .patterns import each_pattern
 from .specs import format_short, path_text
 from .types import Params, PyTree, State
 
@@ -76,7 +77,7 @@ def fitting(
     >>> fitting(("**/kernel", "!head/**"), ["body/kernel", "body/bias", "head/kernel"])
     ['body/kernel']
     """
-    patterns, paths = (patterns,) if isinstance(patterns, str) else patterns, list(paths)
+    patterns, paths = each_pattern(patterns), list(paths)
     check_each_fits(patterns, paths, what, negated=True)
     return [path for path in paths if fits(path, patterns)]
 
@@ -226,7 +227,7 @@ def check_each_fits(
         if not isinstance(pattern, str):
             raise LayerError(
                 f"a pattern must be a text, got {format_short(pattern)}",
-                hint='each pattern by itself: select(params, "**/bias", "head/**")',
+                hint='each pattern by itself: "**/bias", "head/**"; of a list *patterns',
             )
         sign = "!" if negated and pattern.startswith("!") else ""
         plain = pattern.removeprefix(sign)

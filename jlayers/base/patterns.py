@@ -1,4 +1,6 @@
-"""An argument that selects parameters by their paths: one pattern, or a tuple of them."""
+"""An argument that selects parameters by their paths: one pattern, or a tuple of them.
+
+``paths.fitting`` and ``paths.fits`` say what they select."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ def _patterns(name: str, value: Any) -> str | tuple[str, ...]:
     if not isinstance(value, str) and not several:
         raise LayerError(
             f"{name} must be a pattern or a tuple of patterns, got {format_short(value)}",
-            hint='"**/*kernel", or ("**/query_kernel", "**/value_kernel")',
+            hint='"**/*kernel", or ("**/*kernel", "!head/**")',
         )
     return value if isinstance(value, str) else tuple(value)
 
@@ -27,4 +29,4 @@ def each_pattern(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
     >>> each_pattern("**/bias")
     ('**/bias',)
     """
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    return tuple(patterns) if isinstance(patterns, tuple | list) else (patterns,)

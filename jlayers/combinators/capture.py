@@ -33,8 +33,9 @@ from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from ..core.dispatch import compiled_when_eager
+from ..inspection.selectors import Kinds
 from .activation_gradients import Of, with_gradients
-from .injected import UNSTREAMED, entry_name, injector
+from .injected import entry_name, injector
 from .selected import Selected, rewritten, selection, unseen
 from .statistics import Reduce, reduction
 from .transparent import traced, wrapper
@@ -49,6 +50,7 @@ def capture(
     what: str = "output",
     reduce: Reduce | None = None,
     of: Of | None = None,
+    kind: Kinds = None,
 ) -> Layer:
     """The same layer, whose output is ``(y, captured)``: what layers inside it gave, by path.
 
@@ -63,9 +65,10 @@ def capture(
 
     Args:
       layer: a model.
-      *patterns: paths of layers, ``"encoder/*"``, ``"**/attend"``, as in ``rewrite``; ``""`` is the
-        model itself. After a colon the name of a value inside the layer: ``"**/attend:weights"``,
-        the weights of attention after the softmax (batch, heads, queries, keys);
+      *patterns: paths of layers, ``"encoder/*"``, ``"**/attend"``; those after a ``!`` are left out
+        again, ``"!head/**"``, as in ``rewrite``; ``""`` is the model itself. After a colon the name
+        of a value inside the layer: ``"**/attend:weights"``, the weights of attention after
+        the softmax (batch, heads, queries, keys);
         ``"**/lstm:*_gate"``, of an LSTM ``input_gate``, ``forget_gate``, ``candidate``,
         ``output_gate`` and ``cell``, of a GRU ``reset_gate``, ``update_gate`` and ``candidate``,
         (batch, time, units); ``"**/moe:probabilities"``, what a router gives each expert. These
@@ -79,14 +82,16 @@ def capture(
         (the share of units that are 0 for the whole batch); several names give a dict. Steps of
         padding do not count, and no gradient passes through a named statistic.
       of: a function of the output to a scalar; its sum if None.
+      kind: ``"lstm"``, ``jl.LSTM``, or several: layers of other kinds are left out; see
+        ``rewrite``.
 
     Shapes:
       y: the output of the layer. captured: a dict from path to value.
 
     Raises:
-      LayerError: for a pattern that fits no layer, a name that no such layer knows, a layer that a
-        body calls inside a transformation of JAX, a layer in a ``pipeline``; for gradients of a
-        layer that is called several times.
+      LayerError: for a pattern or a kind that fits no layer, a name that no such layer knows, a
+        layer that a body calls inside a transformation of JAX, a layer in a ``pipeline``; for
+        gradients of a layer that is called several times.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> block = jl.TransformerBlock(jl.SelfAttention(2), jl.Dense(8))
@@ -105,10 +110,12 @@ def capture(
     what = arguments.one_of("what", what, SIDES)
 
     def again(new: Layer) -> Layer:
-        return capture(new, *patterns, what=what, reduce=reduce, of=of)
+        return capture(new, *patterns, what=what, reduce=reduce, of=of, kind=kind)
 
-    selected = selection(inner, patterns)
+    selected = selection(inner, patterns, kind)
     owner, reduced = object(), reduction(reduce)
+    if of is not None:
+        arguments.function("of", of, "y")
     if what == "gradient":
         return _gradients(inner, selected, reduced, of, again)
     if of is not None:
@@ -189,7 +196,7 @@ def _gradients(
         params, state = placeholders(found.params), placeholders(found.state)
         return found, apply(params, state, x, key=key, train=False)[0]
 
-    return wrapper(inner, abstract, apply, again, UNSTREAMED)
+    return wrapper(inner, abstract, apply, again, "gradients are of whole sequences")
 
 
 def _recorder(

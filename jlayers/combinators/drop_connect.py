@@ -11,7 +11,8 @@ from ..base.errors import LayerError, error_context
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import child_key
-from ..base.paths import flatten, matches, similar_pattern, unflatten
+from ..base.paths import fits, fitting, flatten, unflatten
+from ..base.patterns import Patterns, each_pattern
 from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
@@ -21,7 +22,7 @@ from .transparent import copies_at, traced, wrapper
 
 
 @factory
-def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel") -> Layer:
+def drop_connect(layer: LayerOrFunction, rate: float, pattern: Patterns = "**/*kernel") -> Layer:
     """The same layer; in training each weight is zero with probability ``rate``.
 
     The others are divided by ``1 - rate``, so that their means stay as they are (Wan et al., 2013,
@@ -34,7 +35,7 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
     Args:
       layer: any layer.
       rate: the probability of dropping, from 0 to 1.
-      pattern: paths of parameters, as for ``select``; by default all kernels.
+      pattern: paths of parameters, one or a tuple, as for ``select``; by default all kernels.
 
     Raises:
       LayerError: for a pattern that fits no parameter; for ``train=True`` without a key, unless the
@@ -47,7 +48,7 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
     >>> sorted(set(y.ravel().tolist()))
     [0.0, 2.0]
     """
-    inner = lift(layer)
+    inner, patterns = lift(layer), each_pattern(pattern)
     rate = arguments.number("rate", rate, most=1.0)
 
     def dropped(params: Params, key: Key, train: bool) -> Params:
@@ -59,7 +60,7 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
         own = child_key(key, "drop_connect")
         flat = flatten(params)
         for path, leaf in flat.items():
-            if matches(path, pattern) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            if fits(path, patterns) and jnp.issubdtype(leaf.dtype, jnp.inexact):
                 leaf = array_of(leaf, copies_at(inner, path))
                 flat[path] = kept_or_zero(child_key(own, path), leaf, rate, leaf.shape)
         return unflatten(flat)
@@ -85,13 +86,7 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: str = "**/*kernel
 
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
-        paths = [*flatten(found.params)]
-        if not any(matches(path, pattern) for path in paths):
-            raise LayerError(
-                f"the pattern {pattern!r} fits no parameter",
-                got=", ".join(paths[:20]) or "no parameters",
-                hint=similar_pattern(pattern, paths),
-            )
+        fitting(patterns, flatten(found.params))
         return found, y
 
     def again(new: Layer) -> Layer:

@@ -32,8 +32,6 @@ Inject = Callable[[jax.Array, dict[str, jax.Array]], jax.Array]
 
 _numbers = itertools.count()
 
-UNSTREAMED = "the values that it is given are of whole sequences"
-
 
 def injector(owner: object, entry: str, how: Inject, selected: Selected, layer: Layer) -> Layer:
     """The layer with ``how`` applied to its output, where the state has the entry.

@@ -56,7 +56,7 @@ def inference(
     """
     layer, train = lift(layer), arguments.flag("train", train)
     # Every layer, and not those inside alone: the body of a compose has a mode too.
-    chosen = layer_selection(layer, None if selector == "**" else selector, kind)
+    chosen = layer_selection(layer, selector, kind, whole=True)
     return map_selected(layer, chosen, lambda _, found: _mode(found, train), outermost=True)
 
 

@@ -18,9 +18,9 @@ from ..base.paths import similar_pattern
 from ..base.specs import format_short, format_spec, placeholders, specs_of
 from ..base.tracing import Trace, trace
 from ..base.types import Key, Params, PyTree, State
+from ..inspection.selectors import Kinds
 from .capture import capture
 from .injected import (
-    UNSTREAMED,
     Inject,
     array_leaves,
     called_several_times,
@@ -38,7 +38,7 @@ Given = dict[str, dict[str, dict[str, jax.Array]]]
 
 
 @factory
-def perturb(layer: LayerOrFunction, *patterns: str) -> Layer:
+def perturb(layer: LayerOrFunction, *patterns: str, kind: Kinds = None) -> Layer:
     """The layer with ``output + delta`` for outputs inside it; its input is ``(x, {path: delta})``.
 
     The gradient with respect to a delta of zeros is that with respect to the output, in any loss.
@@ -48,13 +48,14 @@ def perturb(layer: LayerOrFunction, *patterns: str) -> Layer:
     Args:
       layer: a model.
       *patterns: as for ``capture``, without names of values inside layers.
+      kind: as for ``capture``.
 
     Shapes:
       delta: of the output; an array for a ``Sequence``. y: the output of the layer.
 
     Raises:
-      LayerError: for a pattern that fits no layer; for a delta of another path or shape, or of a
-        layer that is called several times.
+      LayerError: for a pattern or a kind that fits no layer; for a delta of another path or
+        shape, or of a layer that is called several times.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> model = jl.serial(encoder=jl.Dense(3), head=jl.Dense(1))
@@ -70,18 +71,19 @@ def perturb(layer: LayerOrFunction, *patterns: str) -> Layer:
     return _taking(
         lift(layer),
         patterns,
+        kind,
         "perturb",
         lambda y, given: y + given["delta"].astype(y.dtype),
         lambda inputs: _with_dicts(inputs, 1, "(x, {path: delta})"),
         lambda specs, deltas: {
             path: _leaves(path, specs, deltas[path], "delta") for path in deltas
         },
-        lambda new: perturb(new, *patterns),
+        lambda new: perturb(new, *patterns, kind=kind),
     )
 
 
 @factory
-def patch(layer: LayerOrFunction, *patterns: str) -> Layer:
+def patch(layer: LayerOrFunction, *patterns: str, kind: Kinds = None) -> Layer:
     """The layer with other values for outputs inside it; its input is ``(x, {path: value})``.
 
     With the values that ``capture`` gave for another input this is activation patching (Meng et
@@ -93,14 +95,15 @@ def patch(layer: LayerOrFunction, *patterns: str) -> Layer:
     Args:
       layer: a model.
       *patterns: as for ``capture``, without names of values inside layers.
+      kind: as for ``capture``.
 
     Shapes:
       value: of the output; an array or a ``Sequence`` for a ``Sequence``. y: the output of the
       layer.
 
     Raises:
-      LayerError: for a pattern that fits no layer; for a value of another path or shape, or of a
-        layer that is called several times.
+      LayerError: for a pattern or a kind that fits no layer; for a value of another path or
+        shape, or of a layer that is called several times.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> model = jl.serial(blocks=jl.repeat(jl.Dense(4), 3), head=jl.Dense(2))
@@ -129,20 +132,22 @@ def patch(layer: LayerOrFunction, *patterns: str) -> Layer:
     return _taking(
         lift(layer),
         patterns,
+        kind,
         "patch",
         replaced,
         lambda inputs: _with_dicts(
             inputs, 2, "(x, {path: value}) or (x, {path: value}, {path: where})"
         ),
         given,
-        lambda new: patch(new, *patterns),
+        lambda new: patch(new, *patterns, kind=kind),
     )
 
 
 def _taking(
     inner: Layer,
     patterns: tuple[str, ...],
-    kind: str,
+    kind: Kinds,
+    maker: str,
     how: Inject,
     parts: Callable[[PyTree], tuple[PyTree, list[dict[str, Any]]]],
     given: Callable[..., Given],
@@ -155,14 +160,14 @@ def _taking(
       parts: x and the dicts by path of an input.
       given: what the injectors get of these dicts, for the specs of the outputs by path.
     """
-    selected = selection(inner, patterns)
+    selected = selection(inner, patterns, kind)
     if named := [f"{one.path}:{one.names[0]}" for one in selected.values() if one.names]:
         raise LayerError(
-            f"{kind} takes outputs of layers, and not values in them", got=repr(named[0])
+            f"{maker} takes outputs of layers, and not values in them", got=repr(named[0])
         )
     owner, entry = object(), entry_name()
     around = rewritten(inner, selected, functools.partial(injector, owner, entry, how))
-    outputs = capture(inner, *patterns, reduce=_of_one_call)
+    outputs = capture(inner, *patterns, reduce=_of_one_call, kind=kind)
 
     def apply(
         params: Params, state: State, inputs: PyTree, *, key: Key, train: bool
@@ -170,7 +175,7 @@ def _taking(
         x, dicts = parts(inputs)
         dicts = [{path: own for path, own in one.items() if own is not None} for one in dicts]
         for one in dicts:
-            _check_paths(one, list(selected), kind)
+            _check_paths(one, list(selected), maker)
         values = given(trace(outputs, x).out[1], *dicts)
         entries = with_entries(state, entry, values)
         with error_context(inner):
@@ -185,7 +190,8 @@ def _taking(
         params, state = placeholders(found.params), placeholders(found.state)
         return found, apply(params, state, inputs, key=key, train=False)[0]
 
-    return wrapper(inner, abstract, apply, again, UNSTREAMED)
+    unstreamed = "the values that it is given are of whole sequences"
+    return wrapper(inner, abstract, apply, again, unstreamed)
 
 
 def _with_dicts(inputs: PyTree, most: int, expected: str) -> tuple[PyTree, list[dict[str, Any]]]:
@@ -202,9 +208,9 @@ def _check_paths(values: dict[str, Any], known: list[str], kind: str) -> None:
     for path in values:
         if path not in known:
             raise LayerError(
-                f"{kind} has no layer {path!r}",
+                f"no pattern of this {kind} fits {path!r}",
                 expected=", ".join(map(repr, known)),
-                hint=similar_pattern(path, known),
+                hint=similar_pattern(path, known) or f"jl.{kind}(model, ..., {path!r})",
             )
 
 

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from ..base.errors import LayerError
 from ..base.layer import Layer
-from ..base.paths import check_each_fits, join, matches
+from ..base.paths import join
+from ..inspection.selectors import Kinds, layer_selection
+from ..inspection.traverse import walk
 
 
 class Selected(NamedTuple):
@@ -29,45 +31,55 @@ class Selected(NamedTuple):
     names: tuple[str, ...]
 
 
-def selection(layer: Layer, patterns: tuple[Any, ...]) -> dict[str, Selected]:
+def selection(layer: Layer, patterns: tuple[Any, ...], kind: Kinds = None) -> dict[str, Selected]:
     """What patterns select, by path, in the order of the model.
 
     Args:
-      patterns: ``"encoder/*"`` for layers, ``"**/attend:weights"`` for values inside them; ``""``
-        is the model itself.
+      patterns: of layers, as ``select_layers`` takes them; and ``"**/attend:weights"`` for values
+        inside them. What fits one after a ``!`` is left out: of ``"!head/**"`` also the values.
+      kind: of the layers, as ``select_layers`` takes it.
 
     Raises:
-      LayerError: for a pattern that fits no layer, and for a name that no such layer knows.
+      LayerError: for a pattern or a kind that fits no layer, for a name that no such layer knows,
+        and where nothing is selected.
     """
-    if not patterns:
+    if not patterns and kind is None:
         raise LayerError("takes a pattern or more", expected='"**/attend", "encoder/*"')
     layers = dict(_innermost(layer, ""))
+    named = [one for one in patterns if isinstance(one, str) and ":" in one]
+    plain = [one for one in patterns if one not in named]
+    unwanted = [one for one in plain if isinstance(one, str) and one.startswith("!")]
+
+    def fitting(selector: list[Any]) -> dict[str, Layer]:
+        chosen = layer_selection(layer, selector or None, kind)
+        # Of a wrapper that is chosen, the layer inside it.
+        paths = {path for path, one in walk(layer) if chosen(path, one)}
+        return {path: one for path, one in layers.items() if path in paths}
+
     found: dict[str, Selected] = {}
-    for pattern in patterns:
-        text, _, name = pattern.partition(":") if isinstance(pattern, str) else (pattern, "", "")
-        if text != "":
-            check_each_fits((text,), [path for path in layers if path])
-        fitting = [path for path in layers if path == text or (path and matches(path, text))]
-        if isinstance(pattern, str) and ":" in pattern:
-            _add_names(found, {path: layers[path] for path in fitting}, pattern, name)
-            continue
-        for path in fitting:
+    if len(plain) > len(unwanted) or not named:
+        found = {path: Selected(path, True, ()) for path in fitting(plain)}
+    for pattern in sorted(named, key=lambda one: one.startswith("!")):
+        left_out = pattern.startswith("!")
+        text, _, name = pattern.removeprefix("!").partition(":")
+        for path, names in _names(fitting([text, *unwanted]), pattern, name).items():
             before = found.get(path, Selected(path, False, ()))
-            found[path] = before._replace(whole=True)
+            kept = [one for one in before.names if one not in names]
+            after = kept if left_out else dict.fromkeys((*before.names, *names))
+            found[path] = before._replace(names=tuple(after))
+    found = {path: one for path, one in found.items() if one.whole or one.names}
+    if not found:
+        raise LayerError("nothing is selected", got=", ".join(map(repr, patterns)))
     return {path: found[path] for path in layers if path in found}
 
 
-def _add_names(
-    found: dict[str, Selected], layers: dict[str, Layer], pattern: str, name: str
-) -> None:
-    fits = False
-    for path, layer in layers.items():
-        names = [own for own in layer._values if fnmatch.fnmatchcase(own, name)]
-        if names:
-            fits = True
-            before = found.get(path, Selected(path, False, ()))
-            found[path] = before._replace(names=tuple(dict.fromkeys((*before.names, *names))))
-    if not fits:
+def _names(layers: dict[str, Layer], pattern: str, name: str) -> dict[str, list[str]]:
+    """The values inside layers that a name with wildcards fits, by the paths of the layers."""
+    found = {
+        path: [own for own in layer._values if fnmatch.fnmatchcase(own, name)]
+        for path, layer in layers.items()
+    }
+    if not any(found.values()):
         offers = [
             f"{layer.kind} at {path!r}: {', '.join(layer._values) or 'none'}"
             for path, layer in layers.items()
@@ -78,6 +90,7 @@ def _add_names(
             hint="attention knows its 'weights', LSTM and GRU their gates, "
             "MixtureOfExperts its 'probabilities'",
         )
+    return found
 
 
 def rewritten(

@@ -15,7 +15,8 @@ from ..base.errors import LayerError, error_context
 from ..base.layer import Layer
 from ..base.lazy_weights import guarded
 from ..base.parameters import MadeFrom, ParamSpec
-from ..base.paths import check_each_fits, flatten, matches, unflatten
+from ..base.paths import INSTRUMENT, check_each_fits, flatten, unflatten
+from ..base.paths import fits as path_fits
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import format_spec, specs_of
 from ..base.step_pair import Stepping, stream_of
@@ -145,7 +146,7 @@ def with_lazy_weights(
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(layer, key, x)
         tables: tuple[dict[str, ParamSpec], dict[str, ParamSpec]] = ({}, {})
-        weights = weights_of(found, patterns, least_axes, floating)
+        weights = weights_of(found, patterns, least_axes, floating, layer)
         for path, spec in weights.items():
             for table, made in zip(tables, parts(spec), strict=True):
                 table |= {f"{path}_{name}" if name else path: s for name, s in made.items()}
@@ -154,10 +155,11 @@ def with_lazy_weights(
 
     # Which of these paths are weights, and not what is beside one.
     @functools.lru_cache(maxsize=16)
-    def fitting(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
-        fits = [path for path in paths if any(matches(path, pattern) for pattern in patterns)]
+    def weights_in(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
         found, lacking = [], {}
-        for path in fits:
+        for path in paths:
+            if not fits(path, patterns):
+                continue
             parts = [f"{path}_{name}" for name in beside if f"{path}_{name}" not in paths]
             parts += [f"{path}_{name}" for name in kept_beside if f"{path}_{name}" not in entries]
             if parts:
@@ -175,7 +177,7 @@ def with_lazy_weights(
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
         after: dict[str, jax.Array] = {}
-        for path in fitting(tuple(leaves), tuple(rest)):
+        for path in weights_in(tuple(leaves), tuple(rest)):
             given = {name: leaves.pop(f"{path}_{name}") for name in beside}
             kept = {name: rest.pop(f"{path}_{name}") for name in kept_beside}
             if update is not None and train:
@@ -226,20 +228,25 @@ def with_entries(
 
 
 def weights_of(
-    found: Trace, patterns: tuple[str, ...], least_axes: int = 2, floating: bool = True
+    found: Trace,
+    patterns: tuple[str, ...],
+    least_axes: int = 2,
+    floating: bool = True,
+    layer: Layer | None = None,
 ) -> dict[str, ParamSpec]:
     """The parameters that fit, which are floating and have an axis beside that of outputs.
+
+    Args:
+      layer: the one that they are of, by which copies are counted, also those that a table hides.
 
     Raises:
       LayerError: for a pattern that fits none, and for a parameter of fewer axes or of integers.
     """
-    check_each_fits(patterns, [*found.parameters])
-    fitting = {
-        path: spec
-        for path, spec in found.parameters.items()
-        if any(matches(path, pattern) for pattern in patterns)
-    }
-    for path, spec in fitting.items():
+    check_each_fits(patterns, [*found.parameters], negated=True)
+    chosen = {path: spec for path, spec in found.parameters.items() if fits(path, patterns)}
+    if layer is not None:
+        chosen = {path: _weight(spec, copies_at(layer, path)) for path, spec in chosen.items()}
+    for path, spec in chosen.items():
         if floating and not jnp.issubdtype(spec.dtype, jnp.floating):
             raise LayerError(
                 f"{path} is not a floating array, and cannot be transformed",
@@ -252,7 +259,34 @@ def weights_of(
                 got=format_spec(spec),
                 hint='a pattern of kernels alone: "**/*kernel"',
             )
-    return fitting
+    return chosen
+
+
+def fits(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a parameter is selected: ``**`` takes none of an instrument, such as a probe."""
+    own = not any(name.startswith(INSTRUMENT) for name in path.split("/"))
+    return own and path_fits(path, patterns)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class _Weight(ParamSpec):
+    """A weight's entry of a table.
+
+    Attributes:
+      hidden: sizes of axes of copies that the table does not know of, as inside a pair of functions
+        around a ``repeat``, which makes all copies in one call.
+    """
+
+    hidden: tuple[int, ...] = ()
+
+    @property
+    def shape_of_one(self) -> tuple[int, ...]:
+        return self.shape[len(self.copies) + len(self.hidden) :]
+
+
+def _weight(spec: ParamSpec, copies: int) -> ParamSpec:
+    hidden = spec.shape[len(spec.copies) : copies]
+    return _Weight(spec.initializer, spec.shape, spec.dtype, spec.key_path, hidden)
 
 
 def made_from(
@@ -263,14 +297,29 @@ def made_from(
     Args:
       shape: of one copy.
     """
-    return beside(weight, MadeFrom(weight, function), shape, weight.key_path)
+    hidden = _hidden(weight)
+    for _ in hidden:
+        function = jax.vmap(function)
+    made = MadeFrom(weight, (*hidden, *weight.shape_of_one), function)
+    return beside(weight, made, shape, weight.key_path)
 
 
 def drawn_beside(
     weight: ParamSpec, name: str, init: Initializer, shape: tuple[int, ...]
 ) -> ParamSpec:
     """An array of an initialiser of its own, as many copies of it as of the weight."""
-    return beside(weight, init, shape, (*weight.key_path, name))
+    hidden = _hidden(weight)
+
+    def of_copies(key: jax.Array, _: object, dtype: Any) -> jax.Array:
+        def of_one(key: jax.Array) -> jax.Array:
+            return init(key, shape, dtype)
+
+        make: Callable[[jax.Array], jax.Array] = of_one
+        for _size in hidden:
+            make = jax.vmap(make)
+        return make(jax.random.split(key, hidden))
+
+    return beside(weight, of_copies if hidden else init, shape, (*weight.key_path, name))
 
 
 def beside(
@@ -281,7 +330,12 @@ def beside(
     dtype: np.dtype[Any] | None = None,
 ) -> ParamSpec:
     """An array in as many copies as a weight; ``shape`` is that of one, ``dtype`` the weight's."""
-    return ParamSpec(init, (*weight.copies, *shape), dtype or weight.dtype, key_path)
+    whole = (*weight.copies, *_hidden(weight), *shape)
+    return ParamSpec(init, whole, dtype or weight.dtype, key_path)
+
+
+def _hidden(weight: ParamSpec) -> tuple[int, ...]:
+    return weight.hidden if isinstance(weight, _Weight) else ()
 
 
 def copies_at(layer: Layer, path: str) -> int:

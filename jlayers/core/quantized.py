@@ -256,10 +256,11 @@ def _by_digits(
     """The product of integers: each row of ``x`` is as many rows of int8 as it has digits."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     count = rows.shape[0]
-    largest = jnp.max(jnp.abs(rows), 1, keepdims=True)
-    # XLA for CPU may leave NaN out of a maximum, and a digit has no NaN.
-    finite = jnp.all(jnp.isfinite(rows), 1, keepdims=True)
-    largest = jnp.where(finite, largest, jnp.full_like(largest, jnp.nan))
+    # By their bits, whose order is that of absolute values, and NaN the largest of all: XLA for CPU
+    # may leave NaN out of a maximum of floats, and a digit has none.
+    bits = lax.bitcast_convert_type(rows, jnp.int32) & 0x7FFFFFFF
+    largest = lax.bitcast_convert_type(jnp.max(bits, 1, keepdims=True), jnp.float32)
+    largest = jnp.where(jnp.isfinite(largest), largest, jnp.full_like(largest, jnp.nan))
     unit = jnp.where(largest == 0, jnp.ones_like(largest), largest) / 127
     rest, found = rows / unit, []
     for _ in range(digits):

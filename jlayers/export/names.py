@@ -20,6 +20,9 @@ from jax.nn import initializers
 from ..base.constructors import lift
 from ..base.layer import Layer
 from ..combinators.modes import _inference
+from ..transforms.casts import layer_in_precision
+from ..transforms.clip_gradients import clipped_layer
+from ..transforms.stop_gradient import stopped_layer
 
 # fmt: off
 _NN = """celu elu gelu glu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu
@@ -73,12 +76,20 @@ def callable_of(name: object) -> Callable[..., Any] | None:
 def builders() -> Mapping[str, Callable[..., Any]]:
     """The factories of layers and models by name, and ``lift``, of a function."""
     public = sys.modules["jlayers"]
-    found = {name: getattr(public.models, name) for name in public.models.__all__}
-    found |= {name: getattr(public.transforms, name) for name in public.transforms.__all__}
-    found |= {name: getattr(public, name) for name in public.__all__}
+    found = {
+        name: getattr(module, name)
+        for module in (public.models, public.transforms, public)
+        for name in module.__all__
+    }
     makers = {name: value for name, value in found.items() if hasattr(value, "__jlayers_factory__")}
-    # A class, and what ``inference`` makes of a selected layer.
-    return {**makers, "lift": lift, "Cell": public.Cell, "inference": _inference}
+    # A class, and what transforms by path make of a selected layer.
+    selected = {
+        "clip_gradients": clipped_layer,
+        "inference": _inference,
+        "layer_in_precision": layer_in_precision,
+        "stop_gradient": stopped_layer,
+    }
+    return {**makers, "lift": lift, "Cell": public.Cell, **selected}
 
 
 def is_initializer(name: object) -> bool:
@@ -90,7 +101,11 @@ def is_initializer(name: object) -> bool:
 def values() -> Mapping[str, type]:
     """The classes of jlayers whose instances are arguments of layers, by name."""
     public = sys.modules["jlayers"]
-    found = {name: getattr(public, name) for name in public.__all__}
+    found = {
+        name: getattr(module, name)
+        for module in (public.transforms, public)
+        for name in module.__all__
+    }
     return {
         name: value
         for name, value in found.items()

@@ -7,16 +7,12 @@ None of this needs the training loop. ``find_non_finite`` takes parameters, a ke
 from importlib import import_module
 from typing import Any
 
-from .diff import Difference, ModelDiff, diff
-from .drawing.picture import Picture, picture
 from .explain import Decision, Explanation, explain
 from .flops import flops
 from .parameters import parameters, variables
 from .rewriting import rewrite
 from .selectors import select_layers
 from .summary import Summary, summary
-from .transfer import Transfer, transfer
-from .transfer_report import TransferReport, TransferRow
 from .traverse import walk
 
 __all__ = [
@@ -50,11 +46,20 @@ __all__ = [
 # Loaded when they are first asked for, so that ``import jlayers`` does not pay for them.
 _LAZY = {
     "CompileWatch": ".compilation.watch",
+    "Difference": ".model_diff",
     "Histogram": ".histogram",
+    "ModelDiff": ".model_diff",
     "NonFinite": ".nonfinite.report",
+    "Picture": ".drawing.picture",
+    "Transfer": ".transferring",
+    "TransferReport": ".transfer_report",
+    "TransferRow": ".transfer_report",
+    "diff": ".model_diff",
     "find_non_finite": ".nonfinite.find",
     "histograms": ".histogram",
     "jit_reporting_recompiles": ".compilation.watch",
+    "picture": ".drawing.picture",
+    "transfer": ".transferring",
 }
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..base import arguments
 from ..base.errors import LayerError, public_api
-from ..base.paths import check_each_fits, flatten, matches
+from ..base.paths import fitting, flatten
+from ..base.patterns import Patterns
 from ..base.specs import format_spec
 from ..base.types import PyTree
 from .summary_columns import table_text
@@ -111,12 +112,12 @@ class Histograms(dict[str, Histogram]):
 
 
 @public_api
-def histograms(params: PyTree, pattern: str = "**", *, bins: int = 24) -> Histograms:
+def histograms(params: PyTree, pattern: Patterns = "**", *, bins: int = 24) -> Histograms:
     """How the numbers of each array of a tree are distributed.
 
     Args:
       params: parameters, gradients, a state: nested dicts of arrays.
-      pattern: of the paths to look at; see ``matches``.
+      pattern: paths to look at, one or a tuple, as for ``select``.
       bins: of equal widths, from the smallest finite number of an array to the largest.
 
     Returns:
@@ -136,10 +137,7 @@ def histograms(params: PyTree, pattern: str = "**", *, bins: int = 24) -> Histog
     """
     bins = arguments.positive("bins", bins)
     leaves: Mapping[str, Any] = flatten(params)
-    check_each_fits((pattern,), list(leaves))
-    return Histograms(
-        {path: _of(path, leaf, bins) for path, leaf in leaves.items() if matches(path, pattern)}
-    )
+    return Histograms({path: _of(path, leaves[path], bins) for path in fitting(pattern, leaves)})
 
 
 def _of(path: str, leaf: Any, bins: int) -> Histogram:

@@ -32,7 +32,7 @@ def rewrite(
       layer: a model.
       selector: patterns of paths, ``"encoder/**"`` or ``("**/dense*", "!head/**")``, or a
         predicate, ``lambda path, layer: ...``; see ``select_layers``. By default every layer,
-        the model itself among them, which no pattern selects.
+        the model itself among them, which no pattern but ``""`` selects.
       change: a layer to a layer.
       kind: ``"dropout"``, ``"*norm"``, a factory (``jl.Dropout``), or several; what is selected
         fits ``selector`` and ``kind``.

@@ -36,7 +36,7 @@ def select_layers(
       model: a model.
       selector: patterns of paths, one or several; those after a ``!`` are left out again:
         ``("encoder/**", "!**/norm")``. Or a predicate, ``lambda path, layer: ...``. By default
-        every layer, the model itself among them, which no pattern selects.
+        every layer, the model itself among them, which no pattern but ``""`` selects.
       kind: what the layers are, one or several: the text of ``layer.kind``, with wildcards
         (``"dropout"``, ``"*norm"``, ``"!dropout"``), or a factory (``jl.Dropout``).
 
@@ -53,13 +53,19 @@ def select_layers(
     return [(path, layer) for path, layer in walk(model) if chosen(path, layer)]
 
 
-def layer_selection(model: Layer, selector: Selector, kind: Kinds = None) -> Predicate:
+def layer_selection(
+    model: Layer, selector: Selector, kind: Kinds = None, *, whole: bool = False
+) -> Predicate:
     """A checked ``chosen(path, layer)``; the arguments are those of ``select_layers``.
+
+    Args:
+      whole: whether ``"**"`` selects the model itself too, and not what is inside alone.
 
     Raises:
       LayerError: as ``select_layers``.
     """
     every = list(walk(model))
+    selector = None if whole and isinstance(selector, str) and selector == "**" else selector
     by_path, by_kind = _by_path(every, selector), _by_kind(every, kind)
 
     def chosen(path: str, layer: Layer) -> bool:
@@ -126,8 +132,9 @@ def _by_path(every: list[tuple[str, Layer]], selector: Selector) -> Predicate:
         patterns = (selector,) if isinstance(selector, str) else tuple(selector)
         if not patterns:
             raise LayerError("no pattern is given", hint='"**" for every layer inside')
-        check_each_fits(patterns, [path for path, _ in every if path], of="layer", negated=True)
-        return lambda path, layer: bool(path) and fits(path, patterns)
+        inside = tuple(pattern for pattern in patterns if pattern != "")
+        check_each_fits(inside, [path for path, _ in every if path], of="layer", negated=True)
+        return lambda path, layer: fits(path, patterns) if path else "" in patterns
     if isinstance(selector, Layer) or not callable(selector):
         raise LayerError(
             f"expected a selector of layers, got {format_short(selector)}",

@@ -180,7 +180,7 @@ def summary(
         )
     specs = specs_of(x)
     total = Summary(
-        tuple(_rows(layer, specs, "", 1, "receptive_field" in more)),
+        tuple(_rows(layer, specs, "", 1, found.parameters, "receptive_field" in more)),
         found.out,
         *_count(found.parameters.values()),
         _count(found.variables.values())[1],
@@ -245,24 +245,26 @@ def _with(rows: tuple[Row, ...], name: str, by_path: Mapping[str, Any]) -> tuple
     )
 
 
-def _rows(layer: Layer, x: PyTree, path: str, copies: int, fields: bool) -> Iterator[Row]:
+def _rows(
+    layer: Layer, x: PyTree, path: str, copies: int, drawn: Mapping[str, ParamSpec], fields: bool
+) -> Iterator[Row]:
     found = trace(layer, x)
     # A leaf's own parameters are all it has; a compose body may have some beside its children's. A
     # wrapper that draws those of its layer otherwise has none.
     inside = {join(name, p) for name, one in found.inside.items() for p in one.parameters}
     own = {p: spec for p, spec in found.own_parameters.items() if p not in inside}
     if not layer.children or (found.inside and own):
-        numbers, size = _count(own.values())
+        # Of the whole model, which has all copies, and not what a transform makes for the layer.
+        numbers, size = _count(drawn[p] for p in (join(path, p) for p in own) if p in drawn)
         # What a layer does between its children is counted once, for the model as a whole.
         cost = 0 if layer.children else _flops(layer, found, x)
         name = layer.short() if not layer.children else f"{layer.maker}: {', '.join(own)}"
-        row = Row(path, name, found.out, numbers * copies, size * copies, cost * copies)
+        row = Row(path, name, found.out, numbers, size, cost * copies)
         yield row._replace(receptive_field=_field(layer, x)) if fields else row
     for name, child in layer.children.items():
         inputs = found.inputs[name]
-        total = [
-            list(_rows(child, x, join(path, name), copies * layer.copies, fields)) for x in inputs
-        ]
+        here, times = join(path, name), copies * layer.copies
+        total = [list(_rows(child, x, here, times, drawn, fields)) for x in inputs]
         # Several calls share their parameters; their FLOPs add up.
         for same in zip(*total, strict=True):
             yield same[-1]._replace(flops=sum(row.flops for row in same))

@@ -213,6 +213,6 @@ def table_text(table: rich.console.RenderableType) -> str:
 
     text = io.StringIO()
     # Wide enough for any row: a pipe or a log file has no width of its own.
-    rich.console.Console(file=text, width=200).print(table)
+    rich.console.Console(file=text, width=1000).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return "\n".join(line for line in lines if line)

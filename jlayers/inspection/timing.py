@@ -12,6 +12,7 @@ turn, and copies nothing for it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from ..core.dtypes import is_symbolic
 # Seconds of one run of a loop, long beside its launch; how often it is run, at least and at most,
 # and how close the fastest three runs have to be.
 _SECONDS, _MOST_TURNS = 0.005, 100_000
-_ROUNDS, _MOST_ROUNDS, _CLOSE = 5, 40, 1.03
+_ROUNDS, _MOST_ROUNDS, _CLOSE = 5, 30, 1.03
 # XLA makes one function of a loop over less than 512 bytes; LLVM takes out of it what is the same
 # in all turns.
 _FILLING = 1024
@@ -40,7 +41,7 @@ _FILLING = 1024
 _LAYOUT_ALONE = frozenset(("reshape", "squeeze", "expand_dims", "stop_gradient"))
 # ``run(turns)`` takes so many seconds.
 Run = Callable[[int], float]
-Function = Callable[[list[Any], PyTree], PyTree]
+Function = Callable[[list[Any], list[Any]], PyTree]
 
 
 class Times(NamedTuple):
@@ -57,8 +58,9 @@ class Times(NamedTuple):
 
 def layer_seconds(model: Layer, params: Params, state: State, x: PyTree, key: jax.Array) -> Times:
     """Measures a model and the layers inside it, in evaluation."""
-    runs: dict[str, Run] = {"": _looped(lambda _, x: x, 1, [], jnp.float32(0))}
-    whole = _Call("", model._apply).of(params, state, x)
+    runs: dict[str, Run] = {"": _looped(lambda _, x: x, 1, [], [jnp.float32(0)])}
+    whole = _Call("", model._apply)
+    whole.keep(*whole.leaves(params, state, x))
     program = _run_of(whole, key, runs)
     parts = [
         (call.path, len(call.weights), _run_of(call, key, runs))
@@ -105,25 +107,41 @@ class _Call:
 
     Attributes:
       path, apply: of the layer.
-      x: the input of the first run.
+      treedef: of its parameters, state and input.
+      impls: of each leaf that is a typed key, which is kept as its words; None for the others.
+      x: the leaves of the input of the first run.
       weights: the leaves of parameters and state, of each run.
     """
 
     path: str
     apply: Callable[..., Any]
     treedef: Any = None
-    x: PyTree = None
+    impls: tuple[Any, ...] = ()
+    x: list[Any] = dataclasses.field(default_factory=list)
     weights: list[list[Any]] = dataclasses.field(default_factory=list)
 
-    def of(self, params: Params, state: State, x: PyTree) -> _Call:
-        leaves, self.treedef = jax.tree.flatten((params, state))
-        self.keep(leaves, x)
-        return self
+    def leaves(self, params: Params, state: State, x: PyTree) -> tuple[list[Any], list[Any]]:
+        """The leaves of a call, which describe it from now on: of weights, and of the input."""
+        leaves, self.treedef = jax.tree.flatten((params, state, x))
+        typed = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+        pairs = list(zip(leaves, typed, strict=True))
+        self.impls = tuple(jax.random.key_impl(leaf) if key else None for leaf, key in pairs)
+        words = [jax.random.key_data(leaf) if key else leaf for leaf, key in pairs]
+        count = len(words) - len(jax.tree.leaves(x))
+        return words[:count], words[count:]
 
-    def keep(self, leaves: list[Any], x: PyTree) -> None:
+    def keep(self, weights: list[Any], x: list[Any]) -> None:
         if not self.weights:
-            self.x = jax.tree.map(np.array, x)
-        self.weights.append([np.array(leaf) for leaf in leaves])
+            self.x = [np.array(leaf) for leaf in x]
+        self.weights.append([np.array(leaf) for leaf in weights])
+
+    def run(self, weights: list[Any], x: list[Any], key: jax.Array) -> PyTree:
+        """The output, of leaves that were kept."""
+        leaves = [
+            leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+            for leaf, impl in zip([*weights, *x], self.impls, strict=True)
+        ]
+        return self.apply(*jax.tree.unflatten(self.treedef, leaves), key=key, train=False)[0]
 
 
 def _calls(model: Layer, params: Params, state: State, x: PyTree, key: jax.Array) -> list[_Call]:
@@ -146,9 +164,8 @@ def _keeping(layer: Layer, path: str, calls: list[_Call]) -> Layer:
     def keeping(apply: Callable[..., Any]) -> Callable[..., Any]:
         def kept(params: Params, state: State, x: PyTree, *, key: Key, train: bool) -> Any:
             call = _Call(path, apply)
-            leaves, call.treedef = jax.tree.flatten((params, state))
             calls.append(call)
-            jax.debug.callback(call.keep, leaves, x)
+            jax.debug.callback(call.keep, *call.leaves(params, state, x))
             return apply(params, state, x, key=key, train=train)
 
         return kept
@@ -161,9 +178,7 @@ def _keeping(layer: Layer, path: str, calls: list[_Call]) -> Layer:
 def _run_of(call: _Call, key: jax.Array, runs: dict[str, Run]) -> str:
     """The name of the call's loop in ``runs``: that of the empty one where nothing is computed."""
 
-    def once(leaves: list[Any], x: PyTree) -> PyTree:
-        return call.apply(*jax.tree.unflatten(call.treedef, leaves), x, key=key, train=False)[0]
-
+    once = functools.partial(call.run, key=key)
     weights, copies = call.weights[0], 1
     program = jax.make_jaxpr(once)(specs_of(weights), specs_of(call.x))
     if all(equation.primitive.name in _LAYOUT_ALONE for equation in program.jaxpr.eqns):
@@ -184,8 +199,8 @@ def _floating(a: Any) -> bool:
     return bool(jnp.issubdtype(a.dtype, jnp.floating))
 
 
-def _looped(function: Function, copies: int, weights: list[Any], x: PyTree) -> Run:
-    def loop(turns: Any, first: Any, weights: list[Any], x: PyTree) -> PyTree:
+def _looped(function: Function, copies: int, weights: list[Any], x: list[Any]) -> Run:
+    def loop(turns: Any, first: Any, weights: list[Any], x: list[Any]) -> PyTree:
         def once(i: Any) -> PyTree:
             own = weights
             # As in the scan of repeat, whose copies are not in the cache from the turn before.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..base.errors import TrainingError, public_api
-from ..base.specs import format_short, format_spec, path_text, specs_of
+from ..base.specs import format_short, format_spec, specs_of
 from ..base.types import PyTree
 from ..sharding import Plan, data_parallel, plan
 from ..sharding.layout import human
@@ -158,7 +158,7 @@ def _check_rows(specs: PyTree) -> None:
         raise TrainingError(
             "the first axis of each array of the batch must be that of its rows",
             expected="(x, *targets) with the same number of rows",
-            got=", ".join(f"{path_text(path)}: {format_spec(leaf)}" for path, leaf in leaves),
+            got=format_spec(specs),
         )
 
 

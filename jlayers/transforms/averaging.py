@@ -18,13 +18,14 @@ from ..base.errors import LayerError
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
-from ..base.paths import flatten, matches, unflatten
+from ..base.paths import flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     beside,
     copies_at,
+    fits,
     not_those_of_the_model,
     traced,
     weights_of,
@@ -82,19 +83,18 @@ def ema(
     rate = math.log(decay) if decay else -math.inf
 
     @functools.lru_cache(maxsize=16)
-    def fitting(paths: tuple[str, ...]) -> dict[str, int]:
-        fits = [path for path in paths if any(matches(path, one) for one in patterns)]
-        return {path: copies_at(inner, path) for path in fits}
+    def copies_of(paths: tuple[str, ...]) -> dict[str, int]:
+        return {path: copies_at(inner, path) for path in paths if fits(path, patterns)}
 
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)
-        averages = [f"{path}_{_AVERAGE}" for path in fitting(tuple(leaves))]
+        averages = [f"{path}_{_AVERAGE}" for path in copies_of(tuple(leaves))]
         if absent := [name for name in (_STEPS, *averages) if name not in rest]:
             raise not_those_of_the_model(absent)
         steps = rest.pop(_STEPS)
         own = {_STEPS: steps + int(train)}
         count = own[_STEPS].astype(jnp.float32)
-        for path, copies in fitting(tuple(leaves)).items():
+        for path, copies in copies_of(tuple(leaves)).items():
             name = f"{path}_{_AVERAGE}"
             average, weight = rest.pop(name), array_of(leaves[path], copies)
             if train:

@@ -28,6 +28,7 @@ from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, check_available
 
 
 def _layer_in(layer: Layer, rule: Precision) -> Layer:
+    """One layer in the dtypes of a rule, whose ``output`` is what it says of this layer."""
     if rule.compute is not None and _is_written_by_hand(layer):
         layer = _with_cast_parameters(layer, rule.compute)
     run = layer if rule.accumulate is None or layer.children else _summed(layer, rule.accumulate)
@@ -78,14 +79,10 @@ def _layer_in(layer: Layer, rule: Precision) -> Layer:
             y, carry, new = step(params, state, carry, given, key=key, train=train)
         return finished(y, x), carry, new
 
-    return wrapper(
-        layer, abstract, apply, lambda new: layer_in(new, rule), Stepping(start, advance)
-    )
+    def again(new: Layer) -> Layer:
+        return layer_in_precision(new, rule)
 
-
-# Its repr is a call of the function that users call, which means the same.
-_layer_in.__name__, _layer_in.__qualname__ = "precision", "layer_in"
-layer_in = factory(_layer_in)
+    return wrapper(layer, abstract, apply, again, Stepping(start, advance))
 
 
 def _is_written_by_hand(layer: Layer) -> bool:
@@ -94,7 +91,7 @@ def _is_written_by_hand(layer: Layer) -> bool:
     make = layer._call.make
     module = getattr(make, "__module__", "")
     ours = module.startswith("jlayers.") and not module.startswith("jlayers.base.")
-    return layer._abstract is run_pair and not ours
+    return layer._abstract is run_pair and not layer.children and not ours
 
 
 def _with_cast_parameters(layer: Layer, dtype: Any) -> Layer:
@@ -102,20 +99,29 @@ def _with_cast_parameters(layer: Layer, dtype: Any) -> Layer:
 
     def casting(function: Any) -> Any:
         @functools.wraps(function)
-        def call(params: Params, state: State, *inputs: PyTree, **options: Any) -> Any:
-            x = inputs[-1]
-            return function(
-                cast(params, dtype) if floating_dtype(x) is not None else params,
-                *(state, *inputs),
-                **options,
-            )
+        def call(params: Params, *inputs: PyTree, **options: Any) -> Any:
+            if floating_dtype(inputs[-1]) is not None:
+                params = cast(params, dtype)
+            return function(params, *inputs, **options)
 
+        call.casts = True  # type: ignore[attr-defined]
         return call
 
+    return _with_functions(layer, casting)
+
+
+def without_cast_parameters(layer: Layer) -> Layer:
+    """The pair as it was written."""
+    if not hasattr(layer._apply, "casts"):
+        return layer
+    return _with_functions(layer, lambda function: function.__wrapped__)
+
+
+def _with_functions(layer: Layer, change: Callable[[Any], Any]) -> Layer:
     stream = layer._stream
     if isinstance(stream, Stepping):
-        stream = Stepping(casting(stream.start), casting(stream.advance), stream.whole)
-    apply, to_array = casting(layer._apply), casting(layer._apply_to_array)
+        stream = Stepping(change(stream.start), change(stream.advance), stream.whole)
+    apply, to_array = change(layer._apply), change(layer._apply_to_array)
     # What was traced is of the pair as it was.
     return layer._replace(_apply=apply, _apply_to_array=to_array, _stream=stream, _traces={})
 
@@ -147,8 +153,15 @@ def _check_accumulates(layer: Layer, rule: Precision, found: Trace) -> None:
         )
 
 
+# Its repr is a call of the function that users call. In files it has a name of its own: there the
+# call of a user is another one.
+_layer_in.__name__ = "precision"
+layer_in_precision = factory(_layer_in)
+layer_in_precision.__name__ = layer_in_precision.__qualname__ = "layer_in_precision"
+
+
 def is_in_precision(layer: Layer) -> bool:
-    """Whether it is a layer that ``layer_in`` made."""
+    """Whether it is a layer that ``layer_in_precision`` made."""
     return layer.maker == "precision" and "" in layer.children
 
 

@@ -15,17 +15,18 @@ from ..base.errors import LayerError, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..core.dtypes import at_least_float32
+from ..inspection.selectors import Kinds, Selector, layer_selection, map_selected
 from .on_outputs import with_outputs
-from .selected import each_selected
 
 
 @public_api
 def clip_gradients(
     layer: LayerOrFunction,
-    pattern: str,
+    selector: Selector = None,
     *,
     norm: float | None = None,
     value: float | None = None,
+    kind: Kinds = None,
 ) -> Layer:
     """The model with the gradient of the selected layers' outputs clipped on its way back.
 
@@ -46,13 +47,15 @@ def clip_gradients(
 
     Args:
       layer: a model.
-      pattern: paths of layers: ``"encoder/*"``, ``"**/lstm"``; ``"**"`` for all and the model.
+      selector: paths of layers: ``"encoder/*"``, ``("**/lstm", "!head/**")``, or a predicate; see
+        ``rewrite``. ``"**"`` for all and the model.
       norm: the largest Euclidean norm, above 0.
       value: the largest absolute value, above 0; instead of ``norm``.
+      kind: ``"lstm"``, ``jl.LSTM``; see ``rewrite``.
 
     Raises:
-      LayerError: without ``norm`` and ``value``, with both, for a bound that is not above 0, and
-        for a pattern that fits no layer.
+      LayerError: without ``norm`` and ``value``, with both, for a bound that is not above 0,
+        without ``selector`` and ``kind``, and for a pattern or a kind that fits no layer.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> model = jl.transforms.clip_gradients(jl.serial(jnp.square, jnp.exp), "square", norm=1.0)
@@ -69,7 +72,14 @@ def clip_gradients(
     bound = {"norm": norm} if value is None else {"value": value}
     # Once for all layers: an error does not name one of them.
     bound = {name: arguments.above_zero(name, given) for name, given in bound.items()}
-    return each_selected(lift(layer), pattern, lambda one: clipped_layer(one, **bound))
+    if selector is None and kind is None:
+        # All layers by default would be another thing than the norm of all gradients.
+        raise LayerError(
+            "takes a selector or a kind", expected='"blocks/*", kind="lstm", or "**" for all layers'
+        )
+    layer = lift(layer)
+    chosen = layer_selection(layer, selector, kind, whole=True)
+    return map_selected(layer, chosen, lambda _, one: clipped_layer(one, **bound))
 
 
 def _given(norm: object, value: object) -> str:

@@ -9,12 +9,16 @@ from ..base.errors import LayerError, public_api
 from ..base.layer import Layer
 from ..base.specs import format_short
 from ..combinators.stack import Policy, remat
-from .selected import EVERYTHING, outermost_selected
+from ..inspection.selectors import Kinds, Selector, layer_selection, map_selected
 
 
 @public_api
 def gradient_checkpoint(
-    layer: LayerOrFunction, pattern: str = EVERYTHING, *, policy: Policy | None = None
+    layer: LayerOrFunction,
+    selector: Selector = "**",
+    *,
+    policy: Policy | None = None,
+    kind: Kinds = None,
 ) -> Layer:
     """The model with the selected layers recomputed in the backward pass instead of stored.
 
@@ -27,11 +31,13 @@ def gradient_checkpoint(
 
     Args:
       layer: a model.
-      pattern: paths of layers: ``"encoder/*"``; the whole model by default.
+      selector: paths of layers: ``"encoder/*"``, ``("blocks/**", "!**/norm")``, or a predicate; see
+        ``rewrite``. The whole model by default.
       policy: what to store, of ``jax.checkpoint_policies``; by default the inputs alone.
+      kind: ``"lstm"``, ``jl.TransformerBlock``; see ``rewrite``.
 
     Raises:
-      LayerError: for a pattern that fits no layer, and for what is not a policy.
+      LayerError: for a pattern or a kind that fits no layer, and for what is not a policy.
 
     >>> import jlayers as jl
     >>> block = jl.residual(jl.Dense(8))
@@ -44,7 +50,9 @@ def gradient_checkpoint(
             f"policy must be one of jax.checkpoint_policies, got {format_short(policy)}",
             expected="jax.checkpoint_policies.dots_saveable, for instance",
         )
-    return outermost_selected(lift(layer), pattern, lambda one: _checkpointed(one, policy))
+    layer = lift(layer)
+    chosen = layer_selection(layer, selector, kind, whole=True)
+    return map_selected(layer, chosen, lambda _, one: _checkpointed(one, policy), outermost=True)
 
 
 def _checkpointed(layer: Layer, policy: Policy | None) -> Layer:

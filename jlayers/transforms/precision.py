@@ -13,7 +13,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.paths import join
 from ..inspection.traverse import walk
-from .casts import is_in_precision, layer_in
+from .casts import is_in_precision, layer_in_precision, without_cast_parameters
 from .precision_rules import AS_COMPUTED, AS_INPUT, Precision, RuleTable
 
 # They compute nothing: the layers inside cast what they are given.
@@ -100,7 +100,7 @@ def without_precision(layer: LayerOrFunction) -> Layer:
 def _taken_off(layer: Layer) -> Layer:
     new = {name: _taken_off(child) for name, child in layer.children.items()}
     if is_in_precision(layer):
-        return new[""]
+        return without_cast_parameters(new[""])
     changed = any(new[name] is not child for name, child in layer.children.items())
     return layer.rebuild(new) if changed else layer
 
@@ -153,4 +153,4 @@ class _Visit:
         if maker in _ROUTES:
             rule = Precision(output=rule.output)
         does_nothing = rule in (Precision(), Precision(output=AS_COMPUTED))
-        return layer if does_nothing else layer_in(layer, rule)
+        return layer if does_nothing else layer_in_precision(layer, rule)

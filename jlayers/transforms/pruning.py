@@ -13,7 +13,7 @@ from ..base.errors import LayerError, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
-from ..base.paths import check_each_fits, flatten, matches, unflatten
+from ..base.paths import fitting, flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.types import Params, State
 from ..combinators.transparent import Parts, beside, with_lazy_weights
@@ -114,9 +114,7 @@ def magnitude_masks(
             got=", ".join(entries) or "an empty state",
             hint="params, state = jl.transforms.prune(model).init(key, x)",
         )
-    patterns = each_pattern(pattern)
-    check_each_fits(patterns, paths)
-    chosen = [path for path in paths if any(matches(path, one) for one in patterns)]
+    chosen = fitting(pattern, paths)
     groups = [[path] for path in chosen] if each else [chosen]
     for group in groups:
         sizes = [

@@ -24,13 +24,14 @@ from ..base.errors import LayerError, public_api
 from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec, entry_of, merge_entry
-from ..base.paths import check_each_fits, flatten, matches, unflatten
+from ..base.paths import fitting, flatten, unflatten
 from ..base.patterns import Patterns, each_pattern
 from ..base.specs import format_spec
 from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     copies_at,
+    fits,
     made_from,
     not_those_of_the_model,
     traced,
@@ -60,8 +61,9 @@ def quantize(
 
     Symmetric rounding to the nearest: the scale of a channel is its largest absolute value over 127
     (int8, Jacob et al., 2018, arXiv:1712.05877), 7 (int4) or 448 (float8, Micikevicius et al.,
-    2022, arXiv:2209.05433). ``Dense`` and the projections of attention multiply by the small
-    weights themselves; other layers make the kernel again at each call.
+    2022, arXiv:2209.05433). ``Dense``, the projections of attention and the logits of ``tied``
+    multiply by the small weights themselves, an embedding reads rows of them; other layers make the
+    kernel again at each call.
 
     Both arrays are in the *state*, not among the parameters: they have no gradient, and no
     optimiser, weight decay or average of weights may touch them. All other parameters train as
@@ -109,7 +111,7 @@ def quantize(
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
         _check_not_twice(patterns, found.variables)
-        specs = weights_of(found, patterns)
+        specs = weights_of(found, patterns, layer=inner)
         own: dict[str, ParamSpec] = {}
         for path, spec in specs.items():
             how.check(path, spec.shape_of_one, spec.dtype)
@@ -122,7 +124,7 @@ def quantize(
         leaves, rest = flatten(params), flatten(state)
         own: dict[str, jax.Array] = {}
         found = _paths_in(rest, patterns)
-        if not found or any(_fits(path, patterns) for path in leaves):
+        if not found or any(fits(path, patterns) for path in leaves):
             raise not_those_of_the_model([f"{path}_q" for path in found or patterns])
         for path in found:
             parts = {name: rest.pop(name) for name in (f"{path}_q", f"{path}_scale")}
@@ -133,8 +135,7 @@ def quantize(
     def convert(params: Params, state: State, copies: Callable[[str], int]) -> tuple[Params, State]:
         leaves, rest = flatten(params), flatten(state)
         _check_not_twice(patterns, rest)
-        check_each_fits(patterns, [*leaves])
-        for path in [path for path in leaves if _fits(path, patterns)]:
+        for path in fitting(patterns, leaves):
             kernel = jnp.asarray(leaves.pop(path))
             rest[f"{path}_q"], rest[f"{path}_scale"] = how.quantized(path, kernel, copies(path))
         return unflatten(leaves), unflatten(rest)
@@ -150,7 +151,7 @@ def quantize(
 
 @public_api
 def quantize_params(
-    model: Layer, params: Params, state: State | None = None
+    model: LayerOrFunction, params: Params, state: State | None = None
 ) -> tuple[Params, State]:
     """The parameters and the state of a model with ``quantize`` in it, from those without.
 
@@ -172,6 +173,7 @@ def quantize_params(
     >>> state["kernel_q"].tolist(), sorted(params)
     ([[127, 64], [127, 4]], ['bias'])
     """
+    model = lift(model)
     if not _converts(model):
         raise LayerError(
             "nothing in the model is quantised",
@@ -202,10 +204,16 @@ class Quantized(Weight):
         return dequantize(q, scale, self.how.dtype, axis=self.how.axis)
 
     def product(self, x: jax.Array, dense: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:
-        if self.how.axis not in (-1, 1):
-            return dense(x, self.array())
-        scale = lax.stop_gradient(self.scale)
-        how = self.how
+        return self._product(x) if self.how.axis in (-1, 1) else super().product(x, dense)
+
+    def product_with_rows(
+        self, x: jax.Array, dense: Callable[[jax.Array, Any], jax.Array]
+    ) -> jax.Array:
+        return self._product(x) if self.how.axis in (0, -2) else super().product_with_rows(x, dense)
+
+    def _product(self, x: jax.Array) -> jax.Array:
+        """``x`` by what lies along the channels."""
+        scale, how = lax.stop_gradient(self.scale), self.how
         return quantized_dense(x, self.kernel, scale, how.dtype, activations=how.activations)
 
     def rows(self, ids: jax.Array, lookup: Callable[[Any, jax.Array], jax.Array]) -> jax.Array:
@@ -287,15 +295,11 @@ class _How(NamedTuple):
         return tuple(sizes)
 
 
-def _fits(path: str, patterns: tuple[str, ...]) -> bool:
-    return any(matches(path, pattern) for pattern in patterns)
-
-
 def _paths_in(state: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
     """The weights that fit and whose arrays are in the state."""
     names = set(state)
     paths = [name.removesuffix("_q") for name in names if name.endswith("_q")]
-    return sorted(path for path in paths if f"{path}_scale" in names and _fits(path, patterns))
+    return sorted(path for path in paths if f"{path}_scale" in names and fits(path, patterns))
 
 
 def _check_not_twice(patterns: tuple[str, ...], state: Iterable[str]) -> None:

@@ -8,12 +8,14 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
 from ..base.factory import factory
 from ..base.layer import Layer
+from ..inspection.selectors import Kinds, Selector, layer_selection, map_selected
 from .on_outputs import with_outputs
-from .selected import EVERYTHING, each_selected
 
 
 @public_api
-def stop_gradient(layer: LayerOrFunction, pattern: str = EVERYTHING) -> Layer:
+def stop_gradient(
+    layer: LayerOrFunction, selector: Selector = "**", *, kind: Kinds = None
+) -> Layer:
     """The model without a gradient through the outputs of the selected layers.
 
     Outputs are as they were. The parameters of a selected layer get a gradient of zero, and so
@@ -24,10 +26,12 @@ def stop_gradient(layer: LayerOrFunction, pattern: str = EVERYTHING) -> Layer:
 
     Args:
       layer: a model.
-      pattern: paths of layers; the whole model by default.
+      selector: paths of layers: ``"encoder"``, ``("encoder/**", "!**/norm")``, or a predicate; see
+        ``rewrite``. The whole model by default.
+      kind: ``"embedding"``, ``jl.Embedding``; see ``rewrite``.
 
     Raises:
-      LayerError: for a pattern that fits no layer.
+      LayerError: for a pattern or a kind that fits no layer.
 
     >>> import jax, jax.numpy as jnp, jlayers as jl
     >>> model = jl.transforms.stop_gradient(jl.serial(jl.Dense(4), head=jl.Dense(1)), "dense")
@@ -38,7 +42,9 @@ def stop_gradient(layer: LayerOrFunction, pattern: str = EVERYTHING) -> Layer:
     >>> jax.tree.map(lambda g: bool(g.any()), jax.grad(loss)(params))["dense"]
     {'bias': False, 'kernel': False}
     """
-    return each_selected(lift(layer), pattern, stopped_layer)
+    layer = lift(layer)
+    chosen = layer_selection(layer, selector, kind, whole=True)
+    return map_selected(layer, chosen, lambda _, one: stopped_layer(one))
 
 
 def _stopped_layer(layer: Layer) -> Layer:

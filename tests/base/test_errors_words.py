@@ -62,7 +62,7 @@ WORDS = [
     (conv, {"depth_multiplier": 2}, "groups=channels, features=channels * depth_multiplier"),
     (conv, {"bias_constraint": "l2"}, "project the parameters after the step of optax"),
     (dense, {"batch_dims": 0}, "jl.Einsum(equation)"),
-    (dense, {"lora_rank": 2}, "jl.add(layer, jl.serial(jl.Dense(rank, bias=False)"),
+    (dense, {"lora_rank": 2}, "jl.transforms.lora(layer, 'kernel', rank=..., alpha=...)"),
     (jl.BatchNorm, {"moving_mean_initializer": "ones"}, "state['mean'] and state['var']"),
     (jl.BatchNorm, {"synchronized": True}, "leave it out: under jit"),
     (jl.LayerNorm, {"rms_scaling": True}, "jl.RMSNorm()"),

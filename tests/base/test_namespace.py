@@ -116,6 +116,7 @@ NAMES = {
     "BatchNorm2d": "jl.BatchNorm: the rank comes from the input",
     "MaxPooling2D": "jl.MaxPool(window_shape): the rank comes from the input",
     "Module": "jl.compose(body, **children); a layer is a pair of functions, not a class",
+    "autocast": "jl.transforms.precision(model, 'mixed')",
     "fit": "jl.training.fit",
     "generate": "jl.decoding.generate",
     "check_layer": "jl.testing.check_layer",

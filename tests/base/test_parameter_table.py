@@ -136,7 +136,7 @@ PATH_ERRORS = [
     (
         lambda: jl.select({"a": 1}, ["a"]),
         "select: a pattern must be a text, got ['a']",
-        'hint:     each pattern by itself: select(params, "**/bias", "head/**")',
+        'hint:     each pattern by itself: "**/bias", "head/**"; of a list *patterns',
     ),
 ]
 

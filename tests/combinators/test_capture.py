@@ -124,6 +124,9 @@ def test_a_layer_that_is_called_twice_gives_a_tuple():
     text = "".join(repr(both).split())
     assert text.startswith("capture(capture(compose(")
     assert text.endswith(",'dense',),'norm',what='input',)")
+    same = jl.capture(jl.capture(jl.serial(a=jl.SelfAttention(2)), "a:*"), "a:weights")
+    ((_, inner), outer), _ = same.apply(*same.init(jax.random.key(1), X), X)
+    near(inner["a:weights"], outer["a:weights"])
     # Another layer inside goes on being captured.
     wider = jl.rewrite(both, "dense", lambda layer: jl.Dense(4, bias=False))
     params, state = wider.init(jax.random.key(1), X)
@@ -343,7 +346,7 @@ def test_capturing_copies_is_a_scan_with_outputs_written_by_hand():
 def test_errors():
     with pytest.raises(jl.LayerError) as error:
         jl.capture(MODEL, "attend")
-    assert "capture: the pattern 'attend' fits no path" in text_of(error)
+    assert "capture: the pattern 'attend' fits no layer" in text_of(error)
     assert "hint:     '**/attend'" in text_of(error)
     with pytest.raises(jl.LayerError) as error:
         jl.capture(MODEL, "**/head:gates")
@@ -364,6 +367,8 @@ def test_errors():
         jl.capture(MODEL, "head", reduce=fails).init(jax.random.key(0), X)
     with pytest.raises(jl.LayerError, match=r"(?s)of= is what gradients are of.*what='gradient'"):
         jl.capture(MODEL, "head", of=jnp.sum)
+    with pytest.raises(jl.LayerError, match=r"of must be a function of \(y\)"):
+        jl.capture(MODEL, "head", what="gradient", of=lambda y, target: y)
 
 
 def fails(value):
@@ -382,7 +387,9 @@ def test_a_layer_in_a_transformation_that_a_body_calls_raises(call):
     model = jl.capture(jl.compose(call, dense=jl.Dense(4)), "dense")
     with pytest.raises(jl.LayerError) as error:
         model.init(jax.random.key(0), X)
-    assert "Dense at 'dense': is captured inside a transformation of JAX" in text_of(error)
+    assert "Dense at 'dense': is captured or changed inside a transformation of JAX" in text_of(
+        error
+    )
     assert "jl.repeat, jl.ensemble and jl.remat" in text_of(error)
 
 

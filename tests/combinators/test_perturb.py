@@ -151,7 +151,9 @@ def test_errors_of_inputs():
     assert "expected: (x, {path: delta})" in text
     assert "or (x, {path: value}, {path: where})" in error_of(patched, (X, [X]))
     text = error_of(perturbed, (X, {"block": X}))
-    assert "perturb has no layer 'block'" in text
+    assert "no pattern of this perturb fits 'block'" in text
+    text = error_of(perturbed, (X, {"head": X}))
+    assert "hint:     jl.perturb(model, ..., 'head')" in text
     assert "expected: 'blocks'" in text
     text = error_of(perturbed, (X, {"blocks": X}))
     assert "the delta for 'blocks' does not fit what the layer gives" in text
@@ -175,7 +177,7 @@ def test_errors_of_models():
         jl.LayerError, match="gradients are of outputs of layers, and not of values"
     ):
         jl.capture(attend, "attend:weights", what="gradient")
-    with pytest.raises(jl.LayerError, match="patch: the pattern 'head' fits no path"):
+    with pytest.raises(jl.LayerError, match="patch: the pattern 'head' fits no layer"):
         jl.patch(attend, "head")
     twice = jl.compose(lambda f, x: f.dense(f.dense(x)), dense=jl.Dense(4))
     for layer, x in (

@@ -5,10 +5,13 @@ import pathlib
 import xml.etree.ElementTree as ElementTree
 
 import jax
+import jax.numpy as jnp
 import pytest
 from error_text import each, read
+from tables.instances import INSTANCES
 
 import jlayers as jl
+from jlayers.inspection.drawing.wiring import INPUT, wiring
 
 ROOT = pathlib.Path(__file__).parents[2]
 X = jl.spec((8, 16))
@@ -25,6 +28,12 @@ MODEL = jl.serial(
 SMALL = jl.serial(
     stem=jl.Dense(32), blocks=jl.repeat(BLOCK, 12), heads=jl.branch(jl.Dense(10), jl.Dense(1))
 )
+
+
+def body_of_gates(f, x):
+    return f.c(f.a(x) + f.b(x)) * x
+
+
 OTHERS = [
     jl.Dense(3),
     jl.serial(),
@@ -33,6 +42,9 @@ OTHERS = [
     jl.ensemble(jl.Dense(4), 3),
     jl.add(jl.Dense(4), jl.Dense(4)),
     jl.residual(jl.compose(lambda f, x: f.a(f.b(x)), a=jl.Dense(16), b=jl.Dense(4))),
+    jl.serial(
+        jl.Dense(16), mixed=jl.compose(body_of_gates, a=jl.Dense(8), b=jl.Dense(8), c=jl.Dense(16))
+    ),
     jl.concat(jl.concat(*(jl.Dense(1) for _ in range(5))), jl.Dense(3)),
 ]
 
@@ -58,7 +70,18 @@ def apart(a, b):
 @pytest.mark.parametrize("model", [MODEL, *OTHERS], ids=lambda model: model.short()[:30])
 @pytest.mark.parametrize("x", [X, None], ids=["shapes", "plain"])
 def test_boxes_do_not_overlap_and_all_is_in_the_picture(model, x):
-    block = jl.picture(model, x).block
+    check(jl.picture(model, x))
+
+
+def test_every_layer_is_drawn():
+    for row in INSTANCES.values():
+        if not row.full:
+            check(jl.picture(row.layer, row.x))
+
+
+def check(picture):
+    ElementTree.fromstring(picture.svg)
+    block = picture.block
     for a, b in itertools.combinations(block.boxes, 2):
         nested = (b.kind == "frame" and inside(a, b)) or (a.kind == "frame" and inside(b, a))
         assert apart(a, b) or nested
@@ -92,7 +115,8 @@ def test_it_is_xml_with_the_texts_of_the_model():
     for text in ("blocks  repeat x 12", "+", "concat", "float32[8, 64]", "input", "output"):
         assert text in texts
     assert f"{12 * (32 * 64 + 64):,} parameters" in texts
-    assert "mixed  TransformerBlock" in texts
+    assert "mixed" in texts
+    assert "float32[8, 8]" in texts
     assert root[0].text.startswith("serial(")
     boxes = [node.get("class") for node in root.iter("{http://www.w3.org/2000/svg}rect")]
     leaves = [path for path, layer in jl.walk(MODEL) if not layer.children]
@@ -100,6 +124,47 @@ def test_it_is_xml_with_the_texts_of_the_model():
     plain = jl.picture(MODEL).svg
     assert "float32" not in plain
     assert "parameters" not in plain
+
+
+def test_the_wiring_is_that_of_the_body():
+    block = jl.TransformerBlock(jl.Dense(16), jl.Dense(16))
+    calls, out = wiring(block, X)
+    assert [(call.name, sorted(call.sources)) for call in calls] == [
+        ("norm_attend", [INPUT]),
+        ("attend", [0]),
+        ("norm_mlp", [INPUT, 1]),
+        ("mlp", [2]),
+    ]
+    assert sorted(out) == [INPUT, 1, 3]
+
+    def body(f, x):
+        y = f.b(jnp.where(x > 0, x, 0.0)) + 1.0
+        return {"first": f.a(y) * x, "other": f.a(y * 2.0), "none": jnp.zeros(3)}
+
+    calls, out = wiring(jl.compose(body, a=jl.Dense(16), b=jl.Dense(16)), X)
+    assert [(call.name, sorted(call.sources)) for call in calls] == [
+        ("b", [INPUT]), ("a", [0]), ("a", [0])
+    ]  # fmt: skip
+    assert sorted(out) == [INPUT, 1, 2]
+
+
+def test_calls_in_a_loop_have_no_lines():
+    def body(f, x):
+        return jax.lax.fori_loop(0, 3, lambda _, y: f.a(y), f.a(x))
+
+    layer = jl.compose(body, a=jl.Dense(16))
+    assert wiring(layer, X) is None
+    block = jl.picture(layer, X).block
+    assert [box.lines[0] for box in block.boxes] == ["input", "compose", "a", "output"]
+    # From the input to the frame, and from it to the output.
+    assert len(block.lines) == 2
+
+
+def test_a_second_call_is_marked():
+    layer = jl.compose(lambda f, x: f.a(f.a(x)), a=jl.Dense(16))
+    assert [box.lines[0] for box in jl.picture(layer, X).block.boxes] == [
+        "input", "a", "a (again)", "output"
+    ]  # fmt: skip
 
 
 def test_repeat_has_a_line_around_its_body():

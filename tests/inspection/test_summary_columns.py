@@ -81,6 +81,27 @@ def test_receptive_fields_are_of_the_layers_and_of_the_whole():
     assert last.split()[-2:] == ["7", "2"]
 
 
+def test_a_wide_table_has_all_of_its_figures():
+    model = jl.serial(**{"a_long_name_" * 20: jl.Dense(4)})
+    table = jl.summary(model, jl.spec((1, 3)), columns=("share", "activations"))
+    assert "…" not in str(table)
+    assert len(str(table).splitlines()[0]) > 240
+
+
+def test_rows_count_what_the_whole_model_draws():
+    model, x = jl.serial(jl.repeat(jl.Dense(4), 3), head=jl.Dense(2)), jl.spec((1, 4))
+    transforms = jl.transforms
+    for changed, of_head in [
+        (transforms.quantize(model), 2),
+        (transforms.lora(model, "head/kernel", rank=1), 10),
+        (transforms.precision(model, transforms.Precision(params="bfloat16")), 10),
+    ]:
+        table = jl.summary(changed, x)
+        assert sum(row.parameters for row in table.rows) == table.parameters
+        assert sum(row.bytes for row in table.rows) == table.bytes
+        assert table.rows[-1].parameters == of_head
+
+
 def test_times_are_of_every_layer(monkeypatch):
     # No time is asserted: the clock is replaced by one that counts.
     monkeypatch.setattr(timing, "_measured", lambda runs: {n: float(bool(n)) for n in runs})
@@ -99,9 +120,9 @@ def test_a_profile_runs_each_layer_at_its_own_input(monkeypatch):
 
     def spy(function, copies, weights, x):
         run = looped(function, copies, weights, x)
-        if jnp.shape(x):
+        if weights:
             own = weights if copies == 1 else [leaf[0] for leaf in weights]
-            seen[copies, x.shape] = np.asarray(function(own, x))
+            seen[copies, x[0].shape] = np.asarray(function(own, x))
         return run
 
     monkeypatch.setattr(timing, "_looped", spy)
@@ -121,10 +142,37 @@ def test_a_profile_runs_each_layer_at_its_own_input(monkeypatch):
     assert all(row.seconds >= 0 for row in table.rows)
 
 
-def test_a_layer_that_draws_is_profiled(monkeypatch):
+def _twice(f, x):
+    return f.inner(f.inner(x))
+
+
+KEYED = jl.Layer(
+    lambda key, x: ({}, {"key": jax.random.key(0)}),
+    lambda params, state, x, *, key, train: (
+        x + jax.random.normal(jax.random.fold_in(state["key"], 1), x.shape),
+        state,
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "calls"),
+    [
+        (jl.compose(_twice, inner=jl.Dense(4)), 2),
+        (jl.ensemble(jl.Dense(4), 3), 3),
+        (jl.repeat(jl.Dense(4), 5, shared=True), 5),
+        (jl.remat(jl.weight_norm(jl.Dense(4))), 1),
+        # It draws in evaluation too, and so does one with a key in its state.
+        (jl.compose(lambda f, x: x + jax.random.normal(f.key(), x.shape)), 1),
+        (KEYED, 1),
+    ],
+    ids=["twice", "ensemble", "shared", "wrapped", "noise", "keyed"],
+)
+def test_all_calls_and_copies_are_counted(model, calls, monkeypatch):
     monkeypatch.setattr(timing, "_measured", lambda runs: {n: float(bool(n)) for n in runs})
-    noise = jl.compose(lambda f, x: x + jax.random.normal(f.key(), x.shape))
-    assert jl.summary(noise, jl.spec((2, 4)), profile=True).seconds == 1.0
+    table = jl.summary(model, jl.spec((2, 4)), profile=True)
+    assert table.layer_seconds == calls
+    assert table.seconds == 1.0
 
 
 def test_html_is_a_table_without_scripts():

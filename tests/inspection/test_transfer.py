@@ -378,3 +378,10 @@ def test_singular_vectors_are_those_of_the_weight_that_moved():
     for name, vector in wanted.items():
         np.testing.assert_allclose(state[name], vector, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(moved["kernel"], params["kernel"])
+
+
+def test_the_state_that_is_missing_is_named_in_part():
+    deep = jl.serial(*[jl.BatchNorm() for _ in range(3)])
+    params, _ = deep.init(KEY, X)
+    with pytest.raises(jl.LayerError, match="batch_norm_1/mean, batch_norm_1/var, and 2 more"):
+        jl.transfer(params, deep, deep, X)

@@ -196,7 +196,7 @@ def test_errors_of_drop_connect():
     params, _ = layer.init(jax.random.key(0), jl.spec((2, 4)))
     with pytest.raises(jl.LayerError, match="needs a key to train and got none"):
         layer.apply(params, {}, jnp.ones((2, 4)), train=True)
-    with pytest.raises(jl.LayerError, match=r"'\*\*/kernle' fits no parameter"):
+    with pytest.raises(jl.LayerError, match=r"'\*\*/kernle' fits no path"):
         jl.drop_connect(jl.Dense(3), 0.5, "**/kernle").init(jax.random.key(0), jl.spec((2, 4)))
     with pytest.raises(jl.LayerError, match="rate must be a number from 0 to 1, got 2"):
         jl.drop_connect(jl.Dense(3), 2)

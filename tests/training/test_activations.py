@@ -80,7 +80,9 @@ def test_errors():
     assert "log=training.tensorboard(folder) for histograms" in str(error.value)
     with pytest.raises(jl.TrainingError, match="log takes no histograms"):
         training.Activations(MODEL, X, "head", log=print)
-    with pytest.raises(jl.LayerError, match="the pattern 'heads' fits no path"):
+    with pytest.raises(jl.LayerError, match="the pattern 'heads' fits no layer"):
         training.Activations(MODEL, X, "heads")
     with pytest.raises(jl.TrainingError, match="every must be a positive int"):
         training.Activations(MODEL, X, "head", every=0)
+    with pytest.raises(jl.TrainingError, match=r"Activations: loss must be a function of \(y\)"):
+        training.Activations(MODEL, X, "head", loss=lambda y, target: y)

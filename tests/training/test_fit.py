@@ -540,6 +540,8 @@ ERRORS = [
         "CheckpointManager(folder)",
     ),
     (lambda: fit(hooks=[3]), "fit: hooks must be a function of (record), got 3"),
+    (lambda: fit(hooks=print), "fit: hooks must be a list", "hooks=[hook]"),
+    (lambda: fit(hooks=training.Hook()), "fit: hooks must be a list", "hooks=[hook]"),
     (lambda: fit(max_compiles=0), "fit: max_compiles must be a positive int, got 0"),
     (lambda: fit(evaluate=3, steps=4), "fit: evaluate must be a function of (state), got 3"),
     (lambda: fit(early_stopping=3), "fit: early_stopping must be a training.EarlyStopping"),

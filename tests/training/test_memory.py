@@ -93,7 +93,12 @@ ERRORS = [
     (
         lambda: training.memory_plan(STEP, (BATCH[0], jl.spec((5, 8))), limit="1 GB"),
         "memory_plan: the first axis of each array of the batch must be that of its rows",
-        "0: float32[4, 128], 1: float32[5, 8]",
+        "got:      (float32[4, 128], float32[5, 8])",
+    ),
+    (
+        lambda: training.memory_plan(STEP, BATCH[0], limit="1 GB"),
+        "memory_plan: the first axis of each array of the batch must be that of its rows",
+        "got:      float32[4, 128]",
     ),
     (
         lambda: training.memory_plan(STEP, BATCH, limit="much"),

@@ -125,7 +125,7 @@ GRADIENTS = [
         "stop_gradient: the pattern 'dense' fits no layer",
         "hint:     '**/dense'",
     ),
-    (lambda: t.stop_gradient(MODEL, 3), "stop_gradient: a pattern must be a text, got 3"),
+    (lambda: t.stop_gradient(MODEL, 3), "stop_gradient: expected a selector of layers, got 3"),
     (
         lambda: t.gradient_checkpoint(MODEL, "blocks"),
         "gradient_checkpoint: the pattern 'blocks' fits no layer",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import convert
+from tables.tiers import named
 
 import jlayers as jl
 from jlayers import transforms
@@ -65,7 +66,9 @@ def by_hand(flat, path, scale, name):
 
 
 @pytest.mark.parametrize("wrap", [transforms.lora, transforms.dora], ids=["lora", "dora"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name", named(LAYERS, "Dense", "Conv", "Embedding", "SelfAttention", "a body", "repeat")
+)
 def test_it_is_the_layer_with_the_sum(wrap, name):
     layer, pattern, x = LAYERS[name]
     wrapped = wrap(layer, pattern, rank=2, alpha=3.0)
@@ -229,6 +232,19 @@ def test_what_looks_into_a_model():
     np.testing.assert_allclose(y.values, wanted, rtol=1e-5, atol=1e-6)
     low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     assert tuned.apply(low, state, STEPS.astype(jnp.bfloat16))[0].dtype == jnp.bfloat16
+
+
+def test_a_layer_inside_that_overflows_is_found():
+    """Around each layer there is then a pair of functions, whose table hides the copies."""
+    model = jl.serial(blocks=jl.repeat(jl.residual(jl.serial(jl.Dense(4))), 3), head=jl.Dense(2))
+    tuned = transforms.lora(transforms.freeze(model, "**/bias"), "**/kernel", rank=1)
+    params, state = tuned.init(jax.random.key(0), STEPS)
+    kernel = params["blocks"]["body"]["dense"]["kernel"]
+    params["blocks"]["body"]["dense"]["kernel"] = kernel.at[1].set(3e38)
+    found = jl.inspection.find_non_finite(
+        tuned, lambda y: jnp.mean(y), params, state, jax.random.key(0), (STEPS,)
+    )
+    assert (found.path, found.copies) == ("blocks/body/dense", ((1, 3),))
 
 
 @pytest.mark.parametrize("wrap", [transforms.lora, transforms.dora], ids=["lora", "dora"])

@@ -200,6 +200,49 @@ def test_tie_in_copies():
     np.testing.assert_allclose(model.apply(params, {}, STEPS)[0], wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_merge_at_any_depth():
+    """Inside copies, one and several of them, beside what is not transformed."""
+    normed = jl.weight_norm(jl.Dense(4))
+    model = jl.serial(
+        a=jl.repeat(jl.residual(normed), 3),
+        b=jl.ensemble(jl.repeat(transforms.lora(normed, rank=1), 1), 2),
+        c=jl.Dense(2),
+    )
+    plain = jl.serial(
+        a=jl.repeat(jl.residual(jl.Dense(4)), 3),
+        b=jl.ensemble(jl.repeat(jl.Dense(4), 1), 2),
+        c=jl.Dense(2),
+    )
+    params, state = model.init(jax.random.key(0), STEPS)
+    params = convert.draw(params)
+    merged, new, after = transforms.merge(model, params, state)
+    assert repr(merged) == repr(plain)
+    assert merged.children["c"] is model.children["c"]
+    wanted, _ = model.apply(params, state, STEPS)
+    np.testing.assert_allclose(plain.apply(new, after, STEPS)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def doubled(lazy_weights):
+    def apply(params, state, x, *, key, train):
+        return 2 * jl.core.dense(x, params["kernel"]), state
+
+    return jl.Layer(
+        lambda key, x: ({"kernel": jax.random.normal(key, (4, 3))}, {}),
+        apply,
+        lazy_weights=lazy_weights,
+    )
+
+
+def test_a_layer_that_takes_weights_as_they_are():
+    taking, given = (transforms.lora(doubled(names), rank=1) for names in (("kernel",), ()))
+    params, state = taking.init(jax.random.key(0), STEPS)
+    params = convert.draw(params)
+    y, wanted = (layer.apply(params, state, STEPS)[0] for layer in (taking, given))
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+    with pytest.raises(jl.LayerError, match="lazy_weights must be a tuple of names, got 'kernel'"):
+        doubled("kernel")
+
+
 TWO = jl.serial(a=jl.Dense(4), b=jl.Dense(3))
 
 

@@ -153,7 +153,13 @@ def test_params_are_drawn_as_without_a_rule_and_rounded():
         lambda key, x: {"w": jax.random.normal(key, (4,))}, lambda p, x: x * p["w"][None, None]
     )
     both = transforms.precision(jl.serial(own, pair=pair), Precision("bfloat16", "bfloat16"))
-    assert set(dtypes(both.init(KEY, X)[0]).values()) == {"bfloat16"}
+    params, state = both.init(KEY, X)
+    assert set(dtypes(params).values()) == {"bfloat16"}
+    # What a user wrote without a thought of dtypes computes in that of the rule all the same.
+    wide = jax.tree.map(lambda leaf: leaf.astype(F32), params)
+    assert both.apply(wide, state, X)[0].dtype == F32
+    with pytest.raises(jl.LayerError, match="TypePromotionError"):
+        transforms.without_precision(both).apply(wide, state, X.astype(BF16))
 
 
 NET_OF_4 = jl.serial(jl.Dense(6), jnp.tanh, jl.Dense(4))
@@ -233,6 +239,28 @@ def test_streams_sequences_and_remat():
     np.testing.assert_allclose(both.astype(F32), whole.astype(F32), rtol=3e-2, atol=3e-2)
     masked, _ = model.apply(params, state, jl.Sequence.from_lengths(ids, jnp.array([5, 3])))
     np.testing.assert_array_equal(masked.values[1, :3], model.apply(params, state, ids)[0][1, :3])
+
+
+def test_models_are_saved_with_their_rules(tmp_path):
+    model = transforms.precision(jl.serial(blocks(True), head=jl.Dense(3)), {"head": "mixed"})
+    params, state = model.init(KEY, X)
+    jl.save_model(tmp_path / "model", model, params, state)
+    loaded = jl.load_model(tmp_path / "model")
+    assert repr(loaded.model) == repr(model)
+    # What is left of the call where layers have changed since.
+    other = transforms.stop_gradient(transforms.precision(NET, ISLANDS), "dense")
+    other = transforms.clip_gradients(other, "head", norm=1.0)
+    params, state = other.init(KEY, X)
+    jl.save_model(tmp_path / "other", other, params, state)
+    again = jl.load_model(tmp_path / "other").model
+    assert repr(again) == repr(other) == repr(pickle.loads(pickle.dumps(other)))
+    np.testing.assert_array_equal(
+        again.apply(params, state, X)[0], other.apply(params, state, X)[0]
+    )
+    assert jl.out_spec(again, X) == jl.out_spec(other, X)
+    assert repr(transforms.without_precision(again)).startswith(
+        "serial(\n    stop_gradient(Dense(8))"
+    )
 
 
 def test_what_is_joined_has_one_dtype():

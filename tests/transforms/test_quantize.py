@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from oracles import convert
+from tables.tiers import named
 
 import jlayers as jl
 from jlayers import decoding, training, transforms
@@ -60,7 +61,10 @@ def rounded(kernel, copies, *, pattern="", dtype="int8", axis=-1, group_size=Non
     return np.moveaxis((whole.astype(kernel.dtype) * scale).reshape(first.shape), 0, axis)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+FAST = ("Dense", "Conv", "Embedding", "SelfAttention", "LSTM", "tied", "repeat")
+
+
+@pytest.mark.parametrize("name", named(LAYERS, *FAST))
 def test_it_is_the_layer_with_rounded_weights(name):
     layer, how, x = LAYERS[name]
     model = transforms.quantize(layer, **how)
@@ -286,6 +290,16 @@ def test_what_looks_into_a_model():
     assert params.keys() == {"bias"}
 
 
+def test_logits_of_a_tied_table():
+    """They are a product with the small weights, whose rows are the channels."""
+    model = transforms.quantize(jl.tied(jl.Embedding(11, 6), jax.nn.relu), "**/embedding", axis=0)
+    params, state = model.init(jax.random.key(0), IDS)
+    rows = jl.explain(model, IDS, platform="cpu").decisions
+    assert [(r.operation, r.method) for r in rows] == [("quantized_dense", "digits")]
+    assert params == {}
+    assert set(state) == {"embedding"}
+
+
 INTEGERS = jl.stateless(
     lambda key, x: {"kernel": jnp.zeros((4, 4), jnp.int32)}, lambda params, x: x
 )
@@ -344,6 +358,7 @@ def test_refusals_of_parameters():
     odd = {"a": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
     for call, text in [
         (lambda: transforms.quantize_params(layer, params), "nothing in the model is quantised"),
+        (lambda: transforms.quantize_params(params, {}, model), "expected a layer"),
         (lambda: transforms.quantize_params(model, *small), "a/kernel is quantised already"),
         (lambda: transforms.quantize_params(model, small[0]), "fits no path"),
         (lambda: transforms.quantize_params(model, broken), "a/kernel holds values that are not"),
@@ -352,3 +367,27 @@ def test_refusals_of_parameters():
     ]:
         with pytest.raises(jl.LayerError, match=text):
             call()
+
+
+def test_as_in_keras():
+    """Its int8 layers hold the same integers, and compute the same with rounded inputs."""
+    keras = pytest.importorskip("keras")
+    x = convert.draw_input((3, 16))
+    kernel, bias, table = (convert.draw_input(shape) for shape in ((16, 5), (5,), (4, 6)))
+    with convert.lenient():
+        theirs = keras.layers.Dense(5)
+        theirs.build((None, 16))
+        theirs.set_weights([kernel, bias])
+        theirs.quantize("int8")
+        rows = keras.layers.Embedding(4, 6, weights=[table])
+        rows.build()
+        rows.quantize("int8")
+        wanted = np.asarray(theirs(x)), np.asarray(rows(np.abs(IDS)))
+    ours = transforms.quantize(jl.Dense(5), activations="int8")
+    params, state = transforms.quantize_params(ours, {"kernel": kernel, "bias": bias})
+    np.testing.assert_array_equal(state["kernel_q"].T, np.asarray(theirs._kernel))
+    np.testing.assert_allclose(ours.apply(params, state, x)[0], wanted[0], rtol=1e-4, atol=1e-5)
+    own = transforms.quantize(jl.Embedding(4, 6), "embedding", axis=0)
+    params, state = transforms.quantize_params(own, {"embedding": table})
+    found, _ = own.apply(params, state, np.abs(IDS))
+    np.testing.assert_allclose(found, wanted[1], rtol=1e-5, atol=1e-6)

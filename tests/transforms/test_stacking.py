@@ -15,12 +15,21 @@ from jlayers.testing import check_layer
 
 
 def weights_of(instance):
-    """The paths of weights that every transform takes."""
+    """The paths of weights that every transform takes, and makes smooth functions of."""
+    values = jl.flatten(instance.layer.init(jax.random.key(0), instance.x)[0])
     return [
         path
         for path, spec in jl.parameters(instance.layer, instance.x).items()
-        if len(spec.shape_of_one) > 1 and jnp.issubdtype(spec.dtype, jnp.floating)
+        if len(spec.shape_of_one) > 1
+        and jnp.issubdtype(spec.dtype, jnp.floating)
+        and varies(values[path], len(spec.copies))
     ]
+
+
+def varies(weight, copies):
+    """Whether no column is constant: it would have no direction, and standardised no length."""
+    rows = np.asarray(weight).reshape(*weight.shape[:copies], -1, weight.shape[-1])
+    return bool((rows.std(-2) > 1e-3).all())
 
 
 def drawn(seed):

@@ -8,12 +8,13 @@ are moved and never changed. All lengths are in pixels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 # Of a character of the font, which has one width for all.
 _CHARACTER, LINE = 6.7, 14.0
 _PAD, _GAP, _LANE, _HEAD = 10.0, 34.0, 26.0, 20.0
-_MERGE = 22.0
+# With turns of lines above and below a label.
+_WIDE_GAP = 46.0
 Point = tuple[float, float]
 
 
@@ -199,3 +200,45 @@ def stack(blocks: Sequence[Block]) -> Block:
         y += block.height + _PAD
     width = axis + max(block.width - block.axis for block in blocks)
     return dataclasses.replace(_joined(width, y - _PAD, axis, made, []), through=False)
+
+
+def wired(
+    blocks: Sequence[Block], labels: Sequence[str], sources: Sequence[Set[int]], out: Set[int]
+) -> Block:
+    """Blocks below each other, in the order of calls; a line for each value that one takes.
+
+    Args:
+      labels: at the entrance of each block.
+      sources: for each block, the numbers of those whose outputs it takes; -1 for the input.
+      out: the same for the output.
+    """
+    axis = max(block.axis for block in blocks)
+    right = max(block.width - block.axis for block in blocks)
+    right = axis + max([right, *(text_width(label) + _PAD for label in labels)])
+    # Of each gap its upper end and its lower one.
+    placed, gaps, y = [], [], 0.0
+    for block in blocks:
+        gaps.append((y, y + _WIDE_GAP))
+        placed.append(block.moved(axis - block.axis, y + _WIDE_GAP))
+        y += _WIDE_GAP + block.height
+    gaps.append((y, y + _GAP))
+    lines, lane = [], right
+    for target, given in enumerate([*sources, out]):
+        top, bottom = gaps[target]
+        arrow = target < len(blocks)
+        if given:
+            start = top if target - 1 in given else bottom - _GAP / 4
+            lines.append(Line(((axis, start), (axis, bottom)), arrow))
+        if arrow:
+            # A point, so that the text is between the turns of other lines.
+            middle = (axis, (top + bottom) / 2)
+            lines.append(Line((middle, middle), False, labels[target]))
+        for source in sorted(given - {target - 1}, reverse=True):
+            start, end = gaps[source + 1][0] + _GAP / 4, bottom - _GAP / 4
+            lane += _PAD
+            points = ((axis, start), (lane, start), (lane, end), (axis, end))
+            lines.append(Line(points, False))
+            # The way down to the turn, where no arrow goes.
+            if source + 1 < target and source not in [*sources, out][source + 1]:
+                lines.append(Line(((axis, gaps[source + 1][0]), (axis, start)), False))
+    return _joined(lane + _PAD, y + _GAP, axis, placed, lines)

@@ -16,6 +16,7 @@ from ...base.tracing import trace
 from ...base.types import PyTree
 from . import blocks
 from .blocks import Block
+from .wiring import wiring
 
 # Longer texts are cut.
 _LONGEST = 32
@@ -118,9 +119,17 @@ def _residual(part: Part, children: Mapping[str, Part]) -> Block:
 
 
 def _wired(part: Part, children: Mapping[str, Part]) -> Block:
-    """Children of a function: in the order of the description, without lines between them."""
-    made = [_block(child, name) for name, child in children.items()]
-    return blocks.stack(made)
+    """Children that a function calls: as it calls them, if that is known."""
+    found = None if part.x is None else wiring(part.layer, part.x)
+    if found is None or not found.calls:
+        return blocks.stack([_block(child, name) for name, child in children.items()])
+    made, seen = [], set()
+    for call in found.calls:
+        name = f"{call.name} (again)" if call.name in seen else call.name
+        seen.add(call.name)
+        made.append(_block(children[call.name]._replace(x=call.x), name))
+    labels = [shape_text(call.x) for call in found.calls]
+    return blocks.wired(made, labels, [call.sources for call in found.calls], found.out)
 
 
 ARRANGEMENTS: dict[str, Callable[[Part, Mapping[str, Part]], Block]] = {

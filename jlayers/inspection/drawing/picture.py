@@ -53,8 +53,9 @@ def picture(
 ) -> Picture:
     """A picture of a model: ``serial`` from top to bottom, branches side by side.
 
-    ``residual`` has a line around its body, ``repeat`` a frame with the number of copies. Layers
-    that ``compose`` wires are in a frame without lines: their function is not drawn.
+    ``residual`` has a line around its body, ``repeat`` a frame with the number of copies. What a
+    function wires, as in ``compose``, is drawn in the order of its calls, with a line for each
+    value that one takes from another; without ``x`` it has no lines.
 
     Args:
       layer: a model.

@@ -79,6 +79,8 @@ class Activations(Hook):
                 "log takes no histograms", expected="training.tensorboard(folder)",
                 got=format_short(log),
             )  # fmt: skip
+        if loss is not None:
+            arguments.function("loss", loss, "y")
         self.every = arguments.positive("every", every)
         if key is not None:
             arguments.typed_key(key)

@@ -168,6 +168,8 @@ def fit(
             "progress", Progress(plan.steps) if progress is True else progress, Progress
         )
         made.append(ProgressBar(bar))
+    if isinstance(hooks, Hook) or callable(hooks):
+        raise TrainingError("hooks must be a list", got=format_short(hooks), hint="hooks=[hook]")
     made += (as_hook(hook) for hook in hooks if several.is_called_here(hook))
     if checkpoints is not None:
         made.append(Checkpointing(checkpoints, checkpoint_every, step, source))

@@ -110,7 +110,7 @@ def transfer(
         if state is None and old_found.state and new_found.state:
             raise LayerError(
                 "the old model has state, and none is given",
-                expected=f"state with {', '.join(old_found.variables)}",
+                expected=f"state with {_some(old_found.variables)}",
                 hint="transfer(..., state=state); state={} for the new model's initial one",
             )
         if state is not None:
@@ -341,6 +341,11 @@ def _with_made(
             function = jax.vmap(function)
         arrays[row.path] = function(jnp.asarray(weights[by_key[spec.key_path]])).astype(spec.dtype)
     return unflatten(arrays)
+
+
+def _some(paths: Iterable[str], most: int = 4) -> str:
+    first, rest = [*paths][:most], max(0, len([*paths]) - most)
+    return ", ".join(first) + (f", and {rest} more" if rest else "")
 
 
 def _spec_of(leaf: Any) -> Spec:
