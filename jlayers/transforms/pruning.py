@@ -84,6 +84,8 @@ def magnitude_masks(
 ) -> State:
     """The state with masks that prune the smallest weights.
 
+    Weights are compared as they are stored: for those that another transform makes, such as
+    ``weight_norm(prune(layer))``, that is not their size in the layer; put ``prune`` outside.
     What is pruned already counts as 0, and so is among the smallest: call it again with a larger
     ``sparsity`` while training (Zhu & Gupta, 2017, arXiv:1710.01878).
 
