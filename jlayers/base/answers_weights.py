@@ -25,6 +25,9 @@ TRANSFORMS = {
         "merge_and_unload remove_parametrizations remove_weight_norm remove_spectral_norm"
     ),
     "jl.transforms.prune(model), and magnitude_masks": "prune_low_magnitude l1_unstructured",
+    "jl.transforms.quantize(model)": (
+        "quantize_dynamic BitsAndBytesConfig Linear8bitLt Linear4bit QuantizedDense Int8Linear"
+    ),
     "jl.transforms.ema(model, decay), or train_step(..., ema=decay)": "AveragedModel PolyakAverage",
 }
 

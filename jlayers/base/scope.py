@@ -93,7 +93,8 @@ class Child:
         Raises:
           LayerError: before the first call of the child, from which its sizes come.
         """
-        return self._scope._params_of(self._name)
+        params: Params = arrays_in(self._scope._params_of(self._name))
+        return params
 
     def __getattr__(self, name: str) -> Any:
         own = f"; f.{self._name}.params holds its parameters, by name" if name[0] != "_" else ""
@@ -385,8 +386,7 @@ class ApplyScope(Scope):
         return y
 
     def _params_of(self, name: str) -> Params:
-        params: Params = arrays_in(entry_of(self._given["params"], name))
-        return params
+        return entry_of(self._given["params"], name)
 
     def add_loss(self, value: jax.Array) -> None:
         add_loss(check_loss(value))

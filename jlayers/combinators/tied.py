@@ -65,7 +65,8 @@ def tied(
 
     def body(f: Scope, ids: PyTree) -> PyTree:
         hidden = f["layer"](f["embedding"](ids))
-        table: Any = f["embedding"].params.get("embedding")
+        # As it is, also where it is a lazy weight: its product need not make the table.
+        table: Any = f._params_of("embedding").get("embedding")
         if getattr(table, "ndim", 0) != 2:
             raise LayerError(
                 "the first layer has no table of its own",

@@ -75,6 +75,10 @@ class Weight:
     def dtype(self) -> np.dtype[Any]:
         return self.kernel.dtype if self.cast is None else self.cast
 
+    @property
+    def T(self) -> Transposed:
+        return Transposed(self)
+
     def astype(self, dtype: DTypeLike) -> Self:
         """The same weight, whose array will have this dtype; its leaves stay as they are."""
         same: Any = self  # a dataclass, as mypy cannot see
@@ -93,9 +97,32 @@ class Weight:
         """
         return dense(x, self.array())
 
+    def product_with_rows(
+        self, x: jax.Array, dense: Callable[[jax.Array, Any], jax.Array]
+    ) -> jax.Array:
+        """``x @ weight.T``, as ``product``."""
+        return dense(x, self.array().T)
+
     def rows(self, ids: jax.Array, lookup: Callable[[Any, jax.Array], jax.Array]) -> jax.Array:
         """The rows of these numbers: ``lookup(array, ids)``."""
         return lookup(self.array(), ids)
+
+
+@lazy
+class Transposed(Weight):
+    """The transpose of another weight, of two axes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.kernel.shape[::-1]
+        return shape
+
+    def made(self) -> jax.Array:
+        return self.kernel.array().T  # type: ignore[no-any-return]
+
+    def product(self, x: jax.Array, dense: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:
+        y: jax.Array = self.kernel.astype(x.dtype).product_with_rows(x, dense)
+        return y
 
 
 def is_weight(value: object) -> bool:

@@ -59,8 +59,9 @@ def quantize(
 
     Symmetric rounding to the nearest: the scale of a channel is its largest absolute value over 127
     (int8, Jacob et al., 2018, arXiv:1712.05877), 7 (int4) or 448 (float8, Micikevicius et al.,
-    2022, arXiv:2209.05433). ``Dense`` and the projections of attention multiply by the small
-    weights themselves; other layers make the kernel again at each call.
+    2022, arXiv:2209.05433). ``Dense``, the projections of attention and the logits of ``tied``
+    multiply by the small weights themselves, an embedding reads rows of them; other layers make the
+    kernel again at each call.
 
     Both arrays are in the *state*, not among the parameters: they have no gradient, and no
     optimiser, weight decay or average of weights may touch them. All other parameters train as
@@ -108,7 +109,7 @@ def quantize(
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         found, y = traced(inner, key, x)
         _check_not_twice(patterns, found.parameters, found.variables)
-        specs = weights_of(found, patterns)
+        specs = weights_of(found, patterns, layer=inner)
         own: dict[str, ParamSpec] = {}
         for path, spec in specs.items():
             how.check(path, spec.shape_of_one, spec.dtype)
@@ -198,10 +199,16 @@ class Quantized(Weight):
         return dequantize(q, scale, self.how.dtype, axis=self.how.axis)
 
     def product(self, x: jax.Array, dense: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:
-        if self.how.axis not in (-1, 1):
-            return dense(x, self.array())
-        scale = lax.stop_gradient(self.scale)
-        how = self.how
+        return self._product(x) if self.how.axis in (-1, 1) else super().product(x, dense)
+
+    def product_with_rows(
+        self, x: jax.Array, dense: Callable[[jax.Array, Any], jax.Array]
+    ) -> jax.Array:
+        return self._product(x) if self.how.axis in (0, -2) else super().product_with_rows(x, dense)
+
+    def _product(self, x: jax.Array) -> jax.Array:
+        """``x`` by what lies along the channels."""
+        scale, how = lax.stop_gradient(self.scale), self.how
         return quantized_dense(x, self.kernel, scale, how.dtype, activations=how.activations)
 
     def rows(self, ids: jax.Array, lookup: Callable[[Any, jax.Array], jax.Array]) -> jax.Array:

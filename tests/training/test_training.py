@@ -239,7 +239,8 @@ def test_errors(case):
 def test_all_names_are_on_a_page():
     docs = pathlib.Path(__file__).parent.parent.parent / "docs"
     text = "".join(
-        (docs / f"{page}.md").read_text() for page in ("training", "data", "checkpoints")
+        (docs / f"{page}.md").read_text()
+        for page in ("training", "data", "checkpoints", "looking-inside")
     )
     documented = set(re.findall(r"^::: jlayers\.(?:training|data|checkpoint)\.(\w+)$", text, re.M))
     # training has the names of data and checkpoint, too.

@@ -290,6 +290,16 @@ def test_what_looks_into_a_model():
     assert params.keys() == {"bias"}
 
 
+def test_logits_of_a_tied_table():
+    """They are a product with the small weights, whose rows are the channels."""
+    model = transforms.quantize(jl.tied(jl.Embedding(11, 6), jax.nn.relu), "**/embedding", axis=0)
+    params, state = model.init(jax.random.key(0), IDS)
+    rows = jl.explain(model, IDS, platform="cpu").decisions
+    assert [(r.operation, r.method) for r in rows] == [("quantized_dense", "digits")]
+    assert params == {}
+    assert set(state) == {"embedding"}
+
+
 INTEGERS = jl.stateless(
     lambda key, x: {"kernel": jnp.zeros((4, 4), jnp.int32)}, lambda params, x: x
 )
