@@ -124,8 +124,12 @@ def test_copies_outside_start_as_their_own_kernels():
 )
 @pytest.mark.parametrize(
     "copies",
-    [lambda layer: jl.repeat(layer, 3), lambda layer: jl.ensemble(jl.repeat(layer, 1), 2)],
-    ids=["repeat", "ensemble"],
+    [
+        pytest.param(lambda layer: jl.repeat(layer, 3), id="repeat"),
+        pytest.param(
+            lambda layer: jl.ensemble(jl.repeat(layer, 1), 2), id="ensemble", marks=pytest.mark.full
+        ),
+    ],
 )
 def test_each_copy_makes_its_own_weight(wrap, copies):
     """Around the copies or inside them: parameters, outputs, states and gradients are the same."""

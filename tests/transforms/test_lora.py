@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import convert
+from tables.tiers import named
 
 import jlayers as jl
 from jlayers import transforms
@@ -65,7 +66,9 @@ def by_hand(flat, path, scale, name):
 
 
 @pytest.mark.parametrize("wrap", [transforms.lora, transforms.dora], ids=["lora", "dora"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name", named(LAYERS, "Dense", "Conv", "Embedding", "SelfAttention", "a body", "repeat")
+)
 def test_it_is_the_layer_with_the_sum(wrap, name):
     layer, pattern, x = LAYERS[name]
     wrapped = wrap(layer, pattern, rank=2, alpha=3.0)
