@@ -110,7 +110,7 @@ def dequantize(q: jax.Array, scale: jax.Array, dtype: str = "int8", *, axis: int
     """``q * scale``, of the dtype of ``scale``: the inverse of ``quantize``, but for rounding.
 
     >>> import jax.numpy as jnp
-    >>> dequantize(*quantize(jnp.array([[2.0, 7.0], [-1.0, 1.0]]), "int4"), "int4").tolist()
+    >>> dequantize(*quantize(jnp.array([[2.0, 7.0], [-1.1, 1.0]]), "int4"), "int4").tolist()
     [[2.0, 7.0], [-1.142857..., 1.0]]
     """
     wide = _values(q, dtype, scale.dtype)

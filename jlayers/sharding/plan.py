@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from ..base.errors import LayerError, public_api
+from ..base.paths import partition
 from ..base.specs import format_short, path_text, specs_of
 from ..base.types import PyTree
 from .batches import parts_of
@@ -167,10 +168,12 @@ def plan(
     state = step.spec(specs[0])
     places, split = layout.of(state), layout.of_batch(specs)
     sizes = _by_part(state, places)
-    trained = layout_bytes(state.params, layout.of(state.params))
+    # What is frozen has no gradient.
+    frozen: tuple[str, ...] = getattr(step, "frozen", ())
+    trained = partition(state.params, *frozen)[1] if frozen else state.params
     parts = {
-        "parameters": trained,
-        "gradients": trained,
+        "parameters": sizes["params"],
+        "gradients": layout_bytes(trained, layout.of(trained)),
         "optimizer": sizes["opt_state"] + sizes["ema"],
         "state": sizes["state"] + sizes["step"] + sizes["key"] + sizes["loss_scale"],
         "batch": layout_bytes(specs, split),

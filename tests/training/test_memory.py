@@ -71,6 +71,16 @@ def test_parts_of_a_batch_are_kept_one_at_a_time():
     assert parts.rows % 8 == 0
 
 
+def test_what_is_frozen_has_no_gradient():
+    model, *shapes = MODELS["mlp"]
+    steps = [step_of(model, frozen=frozen) for frozen in ((), "dense/**", "!dense_1/bias")]
+    plans = [training.memory_plan(step, batch_of(*shapes), limit="4 MB") for step in steps]
+    whole = plans[0].parts["parameters"]
+    assert [plan.parts["parameters"] for plan in plans] == [whole] * 3
+    gradients = [plan.parts["gradients"] for plan in plans]
+    assert gradients == [whole, 4 * (256 * 8 + 8), 4 * 8]
+
+
 def test_nothing_fits():
     model, *shapes = MODELS["mlp"]
     plan = training.memory_plan(step_of(model), batch_of(*shapes), limit=1000)
