@@ -86,3 +86,21 @@ def test_other_differences_have_no_such_hint():
             wrong()
         assert "transform of weights" not in str(caught.value)
         assert "without the transform" not in str(caught.value)
+
+
+def test_transfer_to_a_quantised_model():
+    hint = "transforms.quantize_params(new_model, params, state): quantised weights are not moved"
+    report = jl.transfer(PARAMS, PLAIN, SMALL, X, key=KEY).report
+    assert report.left_over == ("a/kernel", "b/kernel")
+    assert str(report).splitlines()[-1].strip() == f"hint: {hint}"
+    read(
+        (
+            lambda: jl.transfer(PARAMS, PLAIN, SMALL, X),
+            "transfer: a key is needed: 4 arrays of the new model are initialised",
+            f"hint:     {hint}",
+        )
+    )
+    params, state = of(SMALL)
+    report = jl.transfer(params, SMALL, SMALL, X, state=state).report
+    assert report.hint is None
+    assert report.complete
