@@ -1,4 +1,4 @@
-"""Answers to losses, metrics, optimisers and callbacks of other libraries, and to rare layers.
+"""Answers to losses, metrics, optimisers, callbacks and estimators of others, and to rare layers.
 
 How to read this file: it is data alone, rows of the table ``NAMES`` in ``answers.py``. Names that
 differ from those of optax, ``jl.losses`` and ``jl.metrics`` in case and underscores alone need no
@@ -106,6 +106,16 @@ CALLBACKS = {
     "jl.training.fit stops by itself, unless non_finite= says otherwise": "TerminateOnNaN",
 }
 
+ESTIMATORS = {
+    "jl.sklearn.Classifier(model)": (
+        "KerasClassifier SKLearnClassifier NeuralNetClassifier NeuralNetBinaryClassifier"
+    ),
+    "jl.sklearn.Regressor(model)": "KerasRegressor SKLearnRegressor NeuralNetRegressor",
+    "sklearn.model_selection, around jl.sklearn.Classifier(model)": (
+        "GridSearchCV RandomizedSearchCV cross_val_score cross_validate"
+    ),
+}
+
 # Layers that few ask for, and the machinery of classes.
 RARE = {
     f"jl.Conv: {_WINDOWS}": "Convolution conv_tbc",
@@ -151,4 +161,4 @@ RARE = {
     "jl.stateless(init, apply), of the other library's functions": "TorchModuleWrapper TFSMLayer",
 }
 
-FURTHER = (LOSSES, METRICS, OPTIMIZERS, CALLBACKS, RARE)
+FURTHER = (LOSSES, METRICS, OPTIMIZERS, CALLBACKS, ESTIMATORS, RARE)

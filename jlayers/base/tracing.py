@@ -34,6 +34,7 @@ from .specs import (
     tree_matches,
 )
 from .types import ApplyFn, InitFn, Params, PyTree, Spec, State
+from .weight_use import WeightUse
 
 Table = Mapping[str, ParamSpec]
 
@@ -105,6 +106,9 @@ class Traceable(Described, Protocol):
 
     @property
     def _abstract(self) -> AbstractFn: ...
+
+    @property
+    def _weights(self) -> WeightUse: ...
 
     @property
     def _traces(self) -> dict[Hashable, Trace]: ...

@@ -6,13 +6,15 @@ something differs, and here the text is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
 from .errors import LayerError
 from .specs import format_short, format_spec, leaf_matches, tree_matches
 from .types import Params, PyTree
+
+Explain = Callable[[list[str], list[str]], str | None]
 
 # More lines than that are not read; the counts are in the first line.
 _SHOWN = 20
@@ -45,7 +47,12 @@ def check_tree(tree: object, what: str) -> None:
 
 
 def check_tree_matches(
-    tree: PyTree, expected: Mapping[str, PyTree], what: str, x: PyTree, beside: object = None
+    tree: PyTree,
+    expected: Mapping[str, PyTree],
+    what: str,
+    x: PyTree,
+    beside: object = None,
+    explain: Explain | None = None,
 ) -> None:
     """Raises unless ``tree`` has the structure, the shapes and the kinds of dtype of ``expected``.
 
@@ -54,6 +61,7 @@ def check_tree_matches(
     Args:
       what: ``"params"``, ``"state"``, ``"new state"``, ``"carry"`` or ``"given carry"``.
       beside: the other tree that was passed, for the hint.
+      explain: a hint from the paths that are missing and those that are extra, or None.
 
     Raises:
       LayerError: with all differences.
@@ -83,7 +91,7 @@ def check_tree_matches(
         f"{_MISMATCHES[what]}: {', '.join(counts)}",
         expected=f"the {what.split()[-1]} that {maker} gives for x {format_spec(x)}",
         got="".join(lines),
-        hint=_hint(tree, expected, what, beside) or _without(rows),
+        hint=_hint(tree, expected, what, beside) or _without(rows) or _explained(rows, explain),
     )
 
 
@@ -108,6 +116,14 @@ def _without(rows: list[tuple[str, str, str]]) -> str | None:
     if all((kind, text) == ("extra", "{}") for kind, _, text in rows):
         return f"leave out {rows[0][1]!r}: a layer that holds nothing has no entry"
     return None
+
+
+def _explained(rows: list[tuple[str, str, str]], explain: Explain | None) -> str | None:
+    missing, extra, different = (
+        [path for kind, path, _ in rows if kind == wanted]
+        for wanted in ("missing", "extra", "different")
+    )
+    return None if explain is None or different else explain(missing, extra)
 
 
 def leaves_by_path(tree: Params, path: str = "") -> Iterator[tuple[str, PyTree]]:

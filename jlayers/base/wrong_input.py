@@ -16,6 +16,7 @@ from .arrays import native_tree
 from .errors import LayerError, error_context
 from .specs import format_spec, input_specs, leaf_matches, specs_of, specs_of_key, tree_matches
 from .tracing import Traceable, trace
+from .transform_entries import transform_hint
 from .types import Params, PyTree, Spec, State
 from .validation import check_tree, check_tree_matches, leaves_by_path
 
@@ -30,14 +31,18 @@ def refuse_trees(model: Traceable, params: Params, state: State, x: PyTree) -> N
       LayerError: for the input of one layer where it is at fault; else with all differences.
     """
     found = trace(model, x)
+
+    def explain(missing: list[str], extra: list[str]) -> str | None:
+        return transform_hint(model, found, missing, extra, (params, state))
+
     try:
-        check_tree_matches(params, found.params, "params", x, beside=state)
+        check_tree_matches(params, found.params, "params", x, beside=state, explain=explain)
     except LayerError:
         error = _input_error(model, params, specs_of(x))
         if error is None:
             raise
         raise error from None
-    check_tree_matches(state, found.state, "state", x)
+    check_tree_matches(state, found.state, "state", x, explain=explain)
 
 
 def checked_trees(

@@ -60,7 +60,7 @@ class TransferReport:
 
     Attributes:
       rows: all arrays, those of the new model first.
-      hint: a ``rename=`` that would move more, or None.
+      hint: a ``rename=`` or another function that would move more, or None.
     """
 
     rows: tuple[TransferRow, ...]

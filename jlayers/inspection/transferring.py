@@ -24,6 +24,7 @@ from ..base.parameters import MadeFrom, ParamSpec
 from ..base.paths import check_each_fits, flatten, matches, unflatten
 from ..base.specs import format_short
 from ..base.tracing import trace
+from ..base.transform_entries import converted_paths
 from ..base.types import Key, Params, PyTree, Spec, State
 from ..base.validation import check_tree, check_tree_matches
 from .renaming import Rename
@@ -34,6 +35,8 @@ _MODES = ("pad", "slice")
 # Of a model that is another one altogether, more lines would not be read.
 _SHOWN = 20
 _COMPARED = 200
+_MORE = "transfer(..., key=jax.random.key(0)); rename= or partial= to move more"
+_CONVERT = "transforms.quantize_params(new_model, params, state): quantised weights are not moved"
 Partial = str | Mapping[str, str] | None
 
 
@@ -128,10 +131,11 @@ def transfer(
         _Tree(flatten(tree), before, after, _sources(old, new, before, after, renamed), in_state)
         for tree, before, after, in_state in given
     ]
-    fresh = _fresh(trees, modes, key)
+    converts = not converted_paths(new, new_found).isdisjoint(old_found.parameters)
+    fresh = _fresh(trees, modes, key, _CONVERT if converts else _MORE)
     done = [_moved(tree, modes, own) for tree, own in zip(trees, fresh, strict=True)]
     rows = tuple(row for _, rows in done for row in rows)
-    report = TransferReport(rows, _rename_that_fits(rows))
+    report = TransferReport(rows, _CONVERT if converts else _rename_that_fits(rows))
     if strict and not report.complete:
         lines = report.lines(hint=False)
         if len(lines) > _SHOWN:
@@ -265,7 +269,9 @@ def _same_kind(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def _fresh(trees: list[_Tree], modes: Mapping[str, str], key: Key) -> list[dict[str, jax.Array]]:
+def _fresh(
+    trees: list[_Tree], modes: Mapping[str, str], key: Key, hint: str
+) -> list[dict[str, jax.Array]]:
     """The arrays of both trees that are initialised, at least in part."""
     needed = []
     for tree in trees:
@@ -283,7 +289,7 @@ def _fresh(trees: list[_Tree], modes: Mapping[str, str], key: Key) -> list[dict[
         raise LayerError(
             f"a key is needed: {len(paths)} arrays of the new model are initialised",
             got=", ".join(paths[:_SHOWN]) + (", ..." if len(paths) > _SHOWN else ""),
-            hint="transfer(..., key=jax.random.key(0)); rename= or partial= to move more",
+            hint=hint,
         )
     return [draw_some(own, key) for own in needed]
 

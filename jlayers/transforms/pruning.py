@@ -106,6 +106,12 @@ def magnitude_masks(
     >>> jl.transforms.magnitude_masks(params, state, 0.5)["kernel_prune_mask"].tolist()
     [[True, False], [True, False]]
     """
+    if isinstance(params, Layer):
+        raise LayerError(
+            "takes trees, and the model is not among them",
+            expected="magnitude_masks(params, state, sparsity)",
+            got=params.short(),
+        )
     sparsity = arguments.number("sparsity", sparsity, most=1.0)
     flat, entries = flatten(params), flatten(state)
     pruned = {path.removesuffix(f"_{_MASK}") for path in entries if path.endswith(f"_{_MASK}")}

@@ -133,6 +133,9 @@ NAMES = {
     "warmup_cosine_decay_schedule": "optax.warmup_cosine_decay_schedule",
     "R2Score": "jl.metrics.r2_score",
     "EarlyStopping": "jl.training.EarlyStopping",
+    "KerasClassifier": "jl.sklearn.Classifier(model)",
+    "NeuralNetRegressor": "jl.sklearn.Regressor(model)",
+    "GridSearchCV": "sklearn.model_selection, around jl.sklearn.Classifier(model)",
     "tree_at": "jl.rewrite(model, selector, lambda layer: ...)",
     "get_submodule": "model['encoder/attend'], by path or by number",
     # old names of this library

@@ -161,6 +161,14 @@ def test_a_hook_serves_as_a_function_of_a_record():
 
 def test_errors_of_hooks():
     read((lambda: fit(steps=1, hooks=[lambda: None]), "fit: hooks must be a function of (record)*"))
+    for maker in ("tensorboard", "json_lines", "Activations"):
+        read(
+            (
+                lambda: fit(steps=1, hooks=[getattr(training, maker)]),  # noqa: B023
+                f"fit: hooks must be functions of a record, and {maker} makes one: call it",
+                f"hint:     hooks=[{maker}(...)]",
+            )
+        )
     read((lambda: fit(steps=1, progress="bar"), "fit: progress must be a training.Progress", "bar"))
 
 

@@ -318,6 +318,10 @@ def test_refusals_of_functions():
     for call, text in [
         (lambda: transforms.magnitude_masks(params, state, 1.5), "sparsity"),
         (lambda: transforms.magnitude_masks(params, {}, 0.5), "the state has no masks"),
+        (
+            lambda: transforms.magnitude_masks(TWO, params, state, 0.5),
+            r"(?s)the model is not among them.*expected: magnitude_masks\(params, state, spars",
+        ),
         (lambda: transforms.magnitude_masks(params, state, 0.5, "a/bias"), "'a/bias' fits no path"),
         (lambda: transforms.merge(TWO, *TWO.init(jax.random.key(0), STEPS)), "merge once"),
     ]:

@@ -7,6 +7,7 @@ given; ``Schedule`` calls it. Hooks for ``evaluate=`` and ``progress=`` follow; 
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -350,5 +351,20 @@ def as_hook(value: Any) -> Hook:
     if isinstance(value, Hook):
         _check_schedule(value)
         return value
+    _check_is_made(value)
     arguments.function("hooks", value, "record")
     return _Callback(value)
+
+
+def _check_is_made(value: Any) -> None:
+    """Raises for a class, and for a function of this library that makes a hook."""
+    name = getattr(value, "__name__", "")
+    module = getattr(value, "__module__", None) or ""
+    # A function that it returns has another qualified name.
+    makes = inspect.isfunction(value) and value.__qualname__ == name
+    if inspect.isclass(value) or (makes and module.startswith("jlayers.")):
+        raise TrainingError(
+            f"hooks must be functions of a record, and {name} makes one: call it",
+            got=format_short(value),
+            hint=f"hooks=[{name}(...)]",
+        )
