@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 
 from ..base.types import Spec
+from .model_diff import Difference
 
 # What a caller may have overlooked; the others are what was asked for.
 _DIFFER = ("new", "changed", "left over")
@@ -61,10 +62,13 @@ class TransferReport:
     Attributes:
       rows: all arrays, those of the new model first.
       hint: a ``rename=`` or another function that would move more, or None.
+      differs: layers and arguments that differ where arrays were moved as they were: the same
+        numbers may mean something else there, as with another ``num_heads`` or ``alpha``.
     """
 
     rows: tuple[TransferRow, ...]
     hint: str | None = None
+    differs: tuple[Difference, ...] = ()
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -104,6 +108,7 @@ class TransferReport:
         rows = [row for row in self.rows if not row.is_plain]
         width = max((len(row.path) for row in rows), default=0)
         lines = [f"{row.status:<9}  {row.path:<{width}}  {row.text()}" for row in rows]
+        lines += [f"differs    {one.path or '(model)'}: {one}" for one in self.differs]
         return [*lines, f"hint: {self.hint}"] if hint and self.hint else lines
 
     def __str__(self) -> str:

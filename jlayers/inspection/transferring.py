@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from ..base.tracing import trace
 from ..base.transform_entries import converted_paths
 from ..base.types import Key, Params, PyTree, Spec, State
 from ..base.validation import check_tree, check_tree_matches
+from .model_diff import Difference, diff
 from .renaming import Rename
 from .stacking import stacked_from, unstacked_from
 from .transfer_report import TransferReport, TransferRow
@@ -135,7 +136,8 @@ def transfer(
     fresh = _fresh(trees, modes, key, _CONVERT if converts else _MORE)
     done = [_moved(tree, modes, own) for tree, own in zip(trees, fresh, strict=True)]
     rows = tuple(row for _, rows in done for row in rows)
-    report = TransferReport(rows, _CONVERT if converts else _rename_that_fits(rows))
+    hint = _CONVERT if converts else _rename_that_fits(rows)
+    report = TransferReport(rows, hint, tuple(_other_meaning(old, new, rows)))
     if strict and not report.complete:
         lines = report.lines(hint=False)
         if len(lines) > _SHOWN:
@@ -379,3 +381,15 @@ def _rename_that_fits(rows: tuple[TransferRow, ...]) -> str | None:
     places, _ = found.most_common(1)[0]
     old_rule, new_rule = (f"{place}/**" if place else "**" for place in places)
     return f"rename={{{old_rule!r}: {new_rule!r}}}"
+
+
+def _other_meaning(old: Layer, new: Layer, rows: Iterable[TransferRow]) -> Iterator[Difference]:
+    """What differs in the layers of arrays that moved as they were."""
+    moved = [row.path for row in rows if row.is_plain]
+    for one in diff(old, new):
+        both = one.a is not None and one.b is not None
+        # Another initialiser made other values, which are those of the old model now.
+        if both and one.what != "order" and not one.what.endswith("_init"):
+            inside = f"{one.path}/" if one.path else ""
+            if any(path.startswith(inside) for path in moved):
+                yield one

@@ -385,3 +385,16 @@ def test_the_state_that_is_missing_is_named_in_part():
     params, _ = deep.init(KEY, X)
     with pytest.raises(jl.LayerError, match="batch_norm_1/mean, batch_norm_1/var, and 2 more"):
         jl.transfer(params, deep, deep, X)
+
+
+def test_arguments_that_give_moved_numbers_another_meaning_are_named():
+    heads = [jl.serial(jl.SelfAttention(n), jl.Dense(3)) for n in (2, 4)]
+    x = jl.spec((2, 3, 4))
+    params, _ = heads[0].init(jax.random.key(0), x)
+    _, _, report = jl.transfer(params, *heads, x)
+    assert report.complete
+    assert [str(one) for one in report.differs] == ["num_heads 2 -> 4"]
+    assert str(report) == "10 moved\n  differs    self_attention: num_heads 2 -> 4"
+    # Another initialiser made other values, which are those of the old model now.
+    zeros = heads[0].replace(dense=jl.Dense(3, kernel_init=jax.nn.initializers.zeros))
+    assert not jl.transfer(params, heads[0], zeros, x).report.differs
