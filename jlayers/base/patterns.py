@@ -24,7 +24,7 @@ Patterns = Annotated[str | tuple[str, ...], _patterns]
 
 
 def checked_patterns(value: Any) -> tuple[str, ...]:
-    """The argument ``pattern`` of a function that is no factory, as a tuple.
+    """The argument ``pattern`` of a function that is not a factory, as a tuple.
 
     Raises:
       LayerError: for an empty tuple, and what is not a pattern.
