@@ -23,6 +23,15 @@ def _patterns(name: str, value: Any) -> str | tuple[str, ...]:
 Patterns = Annotated[str | tuple[str, ...], _patterns]
 
 
+def checked_patterns(value: Any) -> tuple[str, ...]:
+    """The argument ``pattern`` of a function that is not a factory, as a tuple.
+
+    Raises:
+      LayerError: for an empty tuple, and what is not a pattern.
+    """
+    return each_pattern(_patterns("pattern", value))
+
+
 def each_pattern(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
     """One pattern or several as a tuple.
 

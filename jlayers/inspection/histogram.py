@@ -12,7 +12,7 @@ import numpy as np
 from ..base import arguments
 from ..base.errors import LayerError, public_api
 from ..base.paths import fitting, flatten
-from ..base.patterns import Patterns
+from ..base.patterns import Patterns, checked_patterns
 from ..base.specs import format_spec
 from ..base.types import PyTree
 from .summary_columns import table_text
@@ -137,7 +137,8 @@ def histograms(params: PyTree, pattern: Patterns = "**", *, bins: int = 24) -> H
     """
     bins = arguments.positive("bins", bins)
     leaves: Mapping[str, Any] = flatten(params)
-    return Histograms({path: _of(path, leaves[path], bins) for path in fitting(pattern, leaves)})
+    chosen = fitting(checked_patterns(pattern), leaves)
+    return Histograms({path: _of(path, leaves[path], bins) for path in chosen})
 
 
 def _of(path: str, leaf: Any, bins: int) -> Histogram:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from ..base.constructors import LayerOrFunction, lift
 from ..base.errors import public_api
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
+from ..base.paths import join
 from ..base.specs import format_short, format_spec
 from ..base.tracing import trace
 from ..base.types import PyTree
@@ -130,7 +132,7 @@ def diff(a: LayerOrFunction, b: LayerOrFunction, x: PyTree = None) -> ModelDiff:
 
 
 def _differences(a: Layer, b: Layer) -> Iterator[Difference]:
-    ours, theirs = _by_path(a), _by_path(b)
+    ours, theirs = map(_by_path, _walks(a, b))
     done: set[str] = set()
     for path in dict.fromkeys([*ours, *theirs]):
         # What is inside is part of the layer that was shown.
@@ -151,12 +153,40 @@ def _differences(a: Layer, b: Layer) -> Iterator[Difference]:
             yield from rows
 
 
-def _by_path(model: Layer) -> dict[str, list[Layer]]:
+def _by_path(layers: Iterable[tuple[str, Layer]]) -> dict[str, list[Layer]]:
     """The layers at each path, wrappers before what is inside them."""
     found: dict[str, list[Layer]] = {}
-    for path, layer in walk(model):
+    for path, layer in layers:
         found.setdefault(path, []).append(layer)
     return found
+
+
+def _walks(*models: Layer) -> list[list[tuple[str, Layer]]]:
+    """The layers of each model by path, as its factories were given them where that is known."""
+    walks = [list(_as_given(model, "")) for model in models]
+    makers: tuple[set[str], set[str]] = (set(), set())
+    for _, layer in itertools.chain(*walks):
+        makers[_given_layer(layer) is None].add(layer.maker)
+    # One that was edited since has its wrappers alone, and so they are compared.
+    return [list(walk(model)) for model in models] if makers[0] & makers[1] else walks
+
+
+def _as_given(layer: Layer, path: str) -> Iterator[tuple[str, Layer]]:
+    """``walk``, but for what a factory put around layers inside the one that it was given."""
+    yield path, layer
+    given = _given_layer(layer)
+    for name, child in (layer.children if given is None else {"": given}).items():
+        yield from _as_given(child, join(path, name))
+
+
+def _given_layer(layer: Layer) -> Layer | None:
+    """The layer that a factory such as ``precision`` built again, with wrappers inside."""
+    given = layer.args.get("layer") if [*layer.children] == [""] else None
+    if not isinstance(given, Layer) or given is layer.children[""]:
+        return None
+    # Another factory may have put it somewhere else.
+    paths = [dict.fromkeys(path for path, _ in walk(each)) for each in (given, layer)]
+    return given if paths[0] == paths[1] else None
 
 
 def _at_path(path: str, ours: list[Layer], theirs: list[Layer]) -> Iterator[Difference]:
@@ -172,9 +202,17 @@ def _at_path(path: str, ours: list[Layer], theirs: list[Layer]) -> Iterator[Diff
         for one, other in pairs:
             yield Difference(path, "layer", one.short(), other.short())
         for one in ours[i + count : i_end]:
-            yield Difference(path, "only in a", f"in {one.short()}", None)
+            yield Difference(path, "only in a", f"in {_around(one)}", None)
         for other in theirs[j + count : j_end]:
-            yield Difference(path, "only in b", None, f"in {other.short()}")
+            yield Difference(path, "only in b", None, f"in {_around(other)}")
+
+
+def _around(layer: Layer) -> str:
+    """The text of a wrapper: of one with wrappers inside, its arguments without the layer."""
+    if _given_layer(layer) is None:
+        return layer.short()
+    others = {name: value for name, value in _given(layer).items() if name != "layer"}
+    return f"{layer.maker}({', '.join(f'{n}={format_short(v)}' for n, v in others.items())})"
 
 
 def _arguments(path: str, a: Layer, b: Layer) -> Iterator[Difference]:
@@ -196,7 +234,8 @@ def _given(layer: Layer) -> dict[str, Any]:
         # A plain function, or a layer written by hand: what it was called with.
         names = ("init", "apply") if len(layer._call.args) > 1 else ("function",)
         found = {**dict(zip(names, layer._call.args, strict=False)), **layer._call.kwargs}
-    inside = set()
+    given = _given_layer(layer)
+    inside = set() if given is None else {id(given)}
     for child in layer.children.values():
         inside.add(id(child))
         # A function that was lifted is a child, too.

@@ -55,22 +55,11 @@ class Cast(NamedTuple):
     unexpected: str = ""
 
 
-class Audit(NamedTuple):
-    """What ``audit`` found; ``str`` and ``print`` give a table.
-
-    Attributes:
-      rows: all casts, those of a layer together.
-    """
-
-    rows: tuple[Cast, ...]
-
-    @property
-    def unexpected(self) -> tuple[Cast, ...]:
-        """The rows with something wrong."""
-        return tuple(row for row in self.rows if row.unexpected)
+class _Casts(tuple[Cast, ...]):
+    """Casts; ``str`` and ``print`` give a table."""
 
     def __str__(self) -> str:
-        return table_text(self.__rich__())
+        return table_text(self.__rich__()) if self else "()"
 
     def __repr__(self) -> str:
         return str(self)
@@ -83,9 +72,33 @@ class Audit(NamedTuple):
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
         for title in ("path", "where", "dtypes", "of", "times", "unexpected"):
             table.add_column(title, overflow="fold")
-        for row in self.rows:
+        for row in self:
             table.add_row(*(rich.markup.escape(str(cell)) for cell in row))
         return table
+
+
+class Audit(NamedTuple):
+    """What ``audit`` found; ``str`` and ``print`` give a table.
+
+    Attributes:
+      rows: all casts, those of a layer together.
+    """
+
+    rows: tuple[Cast, ...]
+
+    @property
+    def unexpected(self) -> tuple[Cast, ...]:
+        """The rows with something wrong; printed, a table too."""
+        return _Casts(row for row in self.rows if row.unexpected)
+
+    def __str__(self) -> str:
+        return table_text(self.__rich__())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __rich__(self) -> rich.table.Table:
+        return _Casts(self.rows).__rich__()
 
 
 @public_api

@@ -52,7 +52,8 @@ def lora(
       layer: a layer with kernels, or any model with some in it.
       pattern: paths of parameters, one or a tuple: ``"**/query_kernel"``, ``"**/embedding"``; by
         default all kernels.
-      rank: of the matrices.
+      rank: of the matrices. Above the smaller side of a kernel it gives no further freedom, and
+        takes memory: leave such kernels out by ``pattern``.
       alpha: the product counts ``alpha / rank``; by default once.
       rank_stabilized: it counts ``alpha / sqrt(rank)`` (Kalajdzievski, 2023, arXiv:2312.03732).
       init: of ``a``, as a matrix (rows, rank).

@@ -14,7 +14,7 @@ from ..base.factory import factory
 from ..base.layer import Layer
 from ..base.parameters import ParamSpec
 from ..base.paths import fitting, flatten, unflatten
-from ..base.patterns import Patterns, each_pattern
+from ..base.patterns import Patterns, checked_patterns, each_pattern
 from ..base.types import Params, State
 from ..combinators.transparent import Parts, beside, with_lazy_weights
 from ..core.weights import Weight, array_of, lazy
@@ -122,7 +122,7 @@ def magnitude_masks(
             got=", ".join(entries) or "an empty state",
             hint="params, state = jl.transforms.prune(model).init(key, x)",
         )
-    chosen = fitting(pattern, paths)
+    chosen = fitting(checked_patterns(pattern), paths)
     groups = [[path] for path in chosen] if each else [chosen]
     for group in groups:
         sizes = [

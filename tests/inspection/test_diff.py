@@ -163,3 +163,31 @@ def test_errors():
         jl.diff(jl.Dense(3), jl.Dense(3), y=3)
     with pytest.raises(jl.LayerError, match="Conv: "):
         jl.diff(jl.Dense(3), jl.Conv(3, 9), jl.spec((3,)))
+
+
+def test_precision_is_one_line():
+    model = jl.serial(jl.Dense(4), block=jl.residual(jl.serial(jl.Dense(4), jax.nn.relu)))
+    mixed, other = (jl.transforms.precision(model, rules) for rules in ("mixed", "bfloat16"))
+    assert lines(model, mixed) == ["+ (model)  in precision(rules='mixed')"]
+    assert lines(mixed, model) == ["- (model)  in precision(rules='mixed')"]
+    assert lines(mixed, other) == ["~ (model)  rules 'mixed' -> 'bfloat16'"]
+    assert not jl.diff(mixed, jl.transforms.precision(model, "mixed"))
+    wider = jl.transforms.precision(model.replace(dense=jl.Dense(8)), "mixed")
+    assert "~ dense  features 4 -> 8" in lines(mixed, wider)
+    assert len(lines(model, wider)) == 2
+    edited = jl.rewrite(mixed, "dense", lambda _: jl.Dense(8))
+    assert [line.split("  ")[-1] for line in lines(mixed, edited)] == [
+        "rules 'mixed' -> not given",
+        "rule not given -> Precision(output='input')",
+        "features 4 -> 8",
+    ]
+
+
+def test_what_a_factory_builds_around_a_layer_is_compared():
+    @jl.factory
+    def Outer(layer, tail):
+        return jl.remat(jl.serial(layer, tail()))
+
+    found = lines(Outer(jl.Dense(4), jl.LayerNorm), Outer(jl.Dense(4), jl.RMSNorm))
+    assert any("layer_norm" in line for line in found)
+    assert any("rms_norm" in line for line in found)

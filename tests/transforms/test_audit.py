@@ -34,6 +34,18 @@ def wrong(model, x, **options):
     return [(row.path, row.where, row.what, row.unexpected) for row in found]
 
 
+def test_what_is_unexpected_prints_as_a_table():
+    model = jl.serial(half=lambda x: x.astype(jnp.float32) / 2, head=jl.Dense(3))
+    found = audit(transforms.precision(model, "mixed"), jl.spec((2, 8))).unexpected
+    title, _, row = str(found).splitlines()
+    assert title.split() == ["path", "where", "dtypes", "of", "times", "unexpected"]
+    assert row.split()[:5] == ["half", "forward", "bfloat16", "->", "float32"]
+    assert row.endswith("its output is wider than its inputs")
+    assert repr(found) == str(found)
+    assert isinstance(found, tuple)
+    assert str(audit(jl.Dense(3), jl.spec((2, 8))).unexpected) == "()"
+
+
 def test_a_transformer_with_islands_is_clean():
     report = audit(transforms.precision(transformer(), ISLANDS), IDS)
     assert report.unexpected == ()

@@ -276,3 +276,14 @@ def test_refusals(wrap, make, texts):
         make(wrap).init(jax.random.key(0), STEPS)
     for text in texts:
         assert text in str(caught.value), caught.value
+
+
+def test_a_rank_above_the_smaller_side_is_as_large_as_it_says():
+    layer = transforms.lora(jl.Dense(2), rank=6)
+    params, state = layer.init(jax.random.key(0), jl.spec((3, 4)))
+    assert (params["kernel_lora_a"].shape, params["kernel_lora_b"].shape) == ((4, 6), (6, 2))
+    params["kernel_lora_b"] = jax.random.normal(jax.random.key(1), (6, 2))
+    x = jax.random.normal(jax.random.key(2), (3, 4))
+    kernel = params["kernel"] + params["kernel_lora_a"] @ params["kernel_lora_b"]
+    wanted = x @ kernel  # biases start as zeros
+    np.testing.assert_allclose(layer.apply(params, state, x)[0], wanted, rtol=1e-4, atol=1e-5)

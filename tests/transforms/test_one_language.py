@@ -96,8 +96,14 @@ def test_patterns_of_masks_and_histograms():
     }
     found = jl.inspection.histograms(params, ("a/**", "c/**", "!**/bias"))
     assert list(found) == ["a/kernel", "c/kernel"]
-    with pytest.raises(jl.LayerError, match=r"histograms: a pattern must be a text, got 3"):
-        jl.inspection.histograms(params, 3)
+    for given in (3, ()):
+        for name, call in (
+            ("histograms", lambda: jl.inspection.histograms(params, given)),  # noqa: B023
+            ("magnitude_masks", lambda: t.magnitude_masks(params, state, 0.5, given)),  # noqa: B023
+        ):
+            text = rf"{name}: pattern must be a pattern or a tuple of patterns, got {given!r}\n"
+            with pytest.raises(jl.LayerError, match=text.replace("()", r"\(\)")):
+                call()
 
 
 LAYERS = {
