@@ -98,7 +98,9 @@ def test_every_method_is_compared(tests):
     kinds = ("grid_sample", "Interpolation")
     described = {n: methods for n, methods in described.items() if methods and n not in kinds}
     # Others refer to these: "as in ``max_pool``".
-    assert set(described) == {"attention", "conv", "conv_transpose", "max_pool", "simple_rnn"}
+    assert set(described) == {
+        "attention", "conv", "conv_transpose", "max_pool", "quantized_dense", "simple_rnn"
+    }  # fmt: skip
     for name, methods in described.items():
         for method in methods:
             assert any(name in text and f'"{method}"' in text for text in texts), (name, method)

@@ -844,7 +844,6 @@ INSTANCES = {
     "patch": Instance(
         jl.patch(jl.serial(jl.Dense(3), jnp.tanh), "dense"),
         (VECTOR, {"dense": jl.spec((3, 3))}),
-        full=True,
     ),
     "remat": Instance(jl.remat(jl.serial(jl.Dense(3), jl.Dropout(0.5))), VECTOR),
     "compose with state": Instance(jl.compose(_count_calls, dense=jl.Dense(3)), VECTOR),

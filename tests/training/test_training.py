@@ -240,7 +240,7 @@ def test_all_names_are_on_a_page():
     docs = pathlib.Path(__file__).parent.parent.parent / "docs"
     text = "".join(
         (docs / f"{page}.md").read_text()
-        for page in ("training", "data", "checkpoints", "looking-inside")
+        for page in ("training", "data", "checkpoints", "inspection", "looking-inside")
     )
     documented = set(re.findall(r"^::: jlayers\.(?:training|data|checkpoint)\.(\w+)$", text, re.M))
     # training has the names of data and checkpoint, too.

@@ -123,7 +123,7 @@ def test_init_rounds_the_initial_weights(name):
         assert one.dtype == other.dtype
 
 
-def test_laws():
+def test_the_laws_hold():
     body = jl.serial(jl.SelfAttention(2, causal=True), jl.Conv(4, 2, padding="CAUSAL"))
     model = transforms.quantize(jl.repeat(body, 2), dtype="int4", group_size=2)
     check_layer(model, STEPS)
