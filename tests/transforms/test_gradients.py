@@ -79,14 +79,14 @@ def test_copies_of_a_repeat_and_steps_of_a_stream_are_clipped():
 
     grads, of_x = jax.grad(lambda p, x: deep.apply(p, state, x)[0].sum(), (0, 1))(params, X)
     biases, ct = by_hand(params, X)
-    np.testing.assert_allclose(grads["body"]["bias"], biases, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(of_x, ct, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grads["body"]["bias"], biases, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(of_x, ct, rtol=1e-4, atol=1e-5)
     model = transforms.clip_gradients(jl.serial(jl.GRU(3)), "gru", norm=0.1)
     x = jax.random.normal(KEY, (2, 5, 4))
     params, state = model.init(KEY, x)
     start, step = jl.stream(model)
     y, _ = step(params, state, start(params, state, x), x)
-    np.testing.assert_allclose(y, model.apply(params, state, x)[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(y, model.apply(params, state, x)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_large_and_zero_gradients_have_a_norm():
@@ -139,7 +139,7 @@ def test_checkpoints_by_path():
         return jax.grad(lambda p: jnp.sum(model.apply(p, state, x)[0] ** 2))(params)
 
     for a, b in zip(jax.tree.leaves(grads(kept)), jax.tree.leaves(grads(model)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     whole = transforms.gradient_checkpoint(model)
     assert whole.maker == "remat"
     assert transforms.gradient_checkpoint(whole) is whole

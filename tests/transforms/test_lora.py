@@ -122,7 +122,9 @@ def test_it_starts_as_the_layer():
         flat, name = jl.flatten(params), wrap.__name__
         for path, leaf in jl.flatten(own).items():
             np.testing.assert_array_equal(flat[path], leaf)
-        np.testing.assert_allclose(tuned.apply(params, state, STEPS)[0], wanted, rtol=1e-5)
+        np.testing.assert_allclose(
+            tuned.apply(params, state, STEPS)[0], wanted, rtol=1e-4, atol=1e-5
+        )
     a = flat[f"body/dense/kernel_{name}_a"]
     assert a.shape == (3, 4, 2)
     # Each copy has a draw of its own, uniform up to 1 / sqrt(rows).
@@ -214,14 +216,14 @@ def test_what_looks_into_a_model():
 
     def same(layer, params=params):
         y, _ = layer.apply(params, state, STEPS)
-        np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
 
     same(jl.plain(tuned))
     same(jl.rewrite(tuned, "head", lambda layer: jl.remat(layer)))
     same(tuned.rebuild({"": model}))
     same(pickle.loads(pickle.dumps(tuned)))
     y, seen = recorded(tuned, params, state, STEPS)
-    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
     assert {"body/0/body", "body/1/body", "head"} <= {one.path for one in seen}
     assert jl.summary(tuned, STEPS).parameters == sum(p.size for p in jax.tree.leaves(params))
     assert jl.parameters(tuned, STEPS)["body/body/kernel_lora_a"].copies == (2,)
@@ -229,7 +231,7 @@ def test_what_looks_into_a_model():
     same(tuned, jax.tree.map(np.asarray, params))
     masked = jl.Sequence(STEPS, np.ones((2, 5), bool))
     y, _ = tuned.apply(params, state, masked)
-    np.testing.assert_allclose(y.values, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y.values, wanted, rtol=1e-4, atol=1e-5)
     low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     assert tuned.apply(low, state, STEPS.astype(jnp.bfloat16))[0].dtype == jnp.bfloat16
 

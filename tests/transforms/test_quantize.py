@@ -146,7 +146,7 @@ def test_activations():
     found, wanted = (
         jax.grad(lambda x, m=m: m.apply(params, state, x)[0].sum())(STEPS) for m in (small, plain)
     )
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 GPT = jl.serial(
@@ -390,4 +390,4 @@ def test_as_in_keras():
     own = transforms.quantize(jl.Embedding(4, 6), "embedding", axis=0)
     params, state = transforms.quantize_params(own, {"embedding": table})
     found, _ = own.apply(params, state, np.abs(IDS))
-    np.testing.assert_allclose(found, wanted[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, wanted[1], rtol=1e-4, atol=1e-5)
