@@ -284,13 +284,21 @@ def _joined(path: str, written: list[Written], content: Manifest) -> tuple[Part,
 
 def _check_replaceable(target: Path) -> None:
     """Raises for a directory that has a checkpoint's name, and is something else of the user's."""
-    ours = (target / MANIFEST).exists() or has_arrays(target)
-    if not ours and target.is_dir() and any(target.iterdir()):
-        raise CheckpointError(
-            f"{target.name} is in the way: a directory that is not a checkpoint",
-            got=str(target),
-            hint="rename it, or use another folder",
-        )
+    # Another process that writes the same step puts its directory where the old one was: only what
+    # stays in the way is the user's.
+    for _ in range(5):
+        if (target / MANIFEST).exists() or has_arrays(target):
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if target.is_dir() and any(target.iterdir()):
+                time.sleep(_SOON)
+                continue
+        return
+    raise CheckpointError(
+        f"{target.name} is in the way: a directory that is not a checkpoint",
+        got=str(target),
+        hint="rename it, or use another folder",
+    )
 
 
 @contextlib.contextmanager

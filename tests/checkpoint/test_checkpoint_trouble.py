@@ -419,3 +419,24 @@ def test_the_thread_that_prunes_ends_with_a_warning_at_worst(filled, monkeypatch
     filled.save(400, tree(400))
     with pytest.warns(UserWarning, match="old checkpoints were not removed: a fault of ours"):
         filled.wait()
+
+
+def test_a_directory_that_another_process_writes_again_is_not_in_the_way(tmp_path, monkeypatch):
+    target = checkpoint.save_checkpoint(tmp_path, {"a": np.ones(3)}, step=1)
+    manifest_file = target / "manifest.json"
+    content = manifest_file.read_bytes()
+    manifest_file.unlink()
+    looks = []
+
+    def look(path):
+        looks.append(path)
+        # The other one has put its directory there by the second time.
+        if len(looks) == 2:
+            manifest_file.write_bytes(content)
+        return False
+
+    monkeypatch.setattr("jlayers.checkpoint.writing.has_arrays", look)
+    checkpoint.save_checkpoint(tmp_path, {"a": np.zeros(3)}, step=1)
+    assert len(looks) == 2
+    saved = checkpoint.read_checkpoint(target, {"a": np.ones(3)}).tree
+    np.testing.assert_array_equal(saved["a"], np.zeros(3))
