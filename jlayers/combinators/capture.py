@@ -38,7 +38,7 @@ from .activation_gradients import Of, with_gradients
 from .injected import entry_name, injector
 from .selected import Selected, rewritten, selection, unseen
 from .statistics import Reduce, reduction
-from .transparent import traced, wrapper
+from .transparent import start_of, traced, wrapper
 
 SIDES = ("output", "input", "gradient")
 
@@ -223,10 +223,6 @@ def _recorder(
     ) -> tuple[PyTree, State]:
         return recorded(x, lambda: layer._apply(params, state, x, key=key, train=train))  # type: ignore[no-any-return]
 
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(layer):
-            return stream_of(layer).start(params, state, x, capacity=capacity)
-
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
@@ -237,7 +233,7 @@ def _recorder(
         return traced(layer, key, x)
 
     again = functools.partial(_recorder, owner, what, reduce, selected)
-    return unseen(wrapper(layer, abstract, apply, again, Stepping(start, advance)), layer)
+    return unseen(wrapper(layer, abstract, apply, again, Stepping(start_of(layer), advance)), layer)
 
 
 def by_name(found: list[Captured]) -> dict[str, PyTree]:

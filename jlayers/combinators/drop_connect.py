@@ -18,7 +18,7 @@ from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from ..core.weights import array_of
 from ..layers.regularization.base import kept_or_zero
-from .transparent import copies_at, traced, wrapper
+from .transparent import copies_at, start_of, traced, wrapper
 
 
 @factory
@@ -72,10 +72,6 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: Patterns = "**/*k
         with error_context(inner):
             return inner._apply(params, state, x, key=key, train=train)
 
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(inner):
-            return stream_of(inner).start(params, state, x, capacity=capacity)
-
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
@@ -92,4 +88,4 @@ def drop_connect(layer: LayerOrFunction, rate: float, pattern: Patterns = "**/*k
     def again(new: Layer) -> Layer:
         return drop_connect(new, rate, pattern)
 
-    return wrapper(inner, abstract, apply, again, Stepping(start, advance))
+    return wrapper(inner, abstract, apply, again, Stepping(start_of(inner), advance))

@@ -17,7 +17,7 @@ from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from ..inspection.selectors import Kinds, Selector, layer_selection, map_selected
-from .transparent import traced, wrapper
+from .transparent import start_of, traced, wrapper
 
 
 @public_api
@@ -75,10 +75,6 @@ def _in_mode(layer: Layer, *, train: bool = False) -> Layer:
             y, new = layer._apply(params, state, x, key=key, train=mode)
         return y, new if train else state
 
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(layer):
-            return stream_of(layer).start(params, state, x, capacity=capacity)
-
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
@@ -90,7 +86,9 @@ def _in_mode(layer: Layer, *, train: bool = False) -> Layer:
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         return traced(layer, key, x)
 
-    return wrapper(layer, abstract, apply, lambda new: _mode(new, mode), Stepping(start, advance))
+    return wrapper(
+        layer, abstract, apply, lambda new: _mode(new, mode), Stepping(start_of(layer), advance)
+    )
 
 
 # The name that its repr shows: the function that users call selects, and then builds this.

@@ -18,7 +18,7 @@ from ..base.step_pair import Stepping, are_streamed, are_whole, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
 from ..core.dispatch import compiled_when_eager
-from .transparent import traced, wrapper
+from .transparent import start_of, traced, wrapper
 
 Advanced = tuple[tuple[PyTree, Carry, State], Collected]
 
@@ -49,10 +49,6 @@ def transformed(inner: Layer, call: Callable[..., Any], rebuild: Callable[[Layer
     def abstract(_: Layer, key: jax.Array, x: PyTree) -> tuple[Trace, PyTree]:
         return traced(inner, key, x)
 
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(inner):
-            return stream_of(inner).start(params, state, x, capacity=capacity)
-
     # A derivative of these is for truncated backpropagation, which differentiates through steps.
     @compiled_when_eager("mode")
     def block(
@@ -68,7 +64,7 @@ def transformed(inner: Layer, call: Callable[..., Any], rebuild: Callable[[Layer
         add_collected(found)
         return result
 
-    return wrapper(inner, abstract, apply, rebuild, Stepping(start, advance))
+    return wrapper(inner, abstract, apply, rebuild, Stepping(start_of(inner), advance))
 
 
 def run_collecting(

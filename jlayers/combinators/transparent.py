@@ -15,8 +15,7 @@ from ..base.errors import LayerError, error_context
 from ..base.layer import Layer
 from ..base.lazy_weights import guarded
 from ..base.parameters import MadeFrom, ParamSpec
-from ..base.paths import INSTRUMENT, check_each_fits, flatten, unflatten
-from ..base.paths import fits as path_fits
+from ..base.paths import INSTRUMENT, check_each_fits, fits, flatten, unflatten
 from ..base.sequence_mode import SequenceMode
 from ..base.specs import format_spec, specs_of
 from ..base.step_pair import Stepping, stream_of
@@ -60,6 +59,16 @@ def traced(layer: Layer, key: jax.Array, x: PyTree, calls: int = 1) -> tuple[Tra
         found, y = run(layer, key, x)
     inputs = {"": (specs_of(x),) * calls}
     return Trace(found.params, found.state, None, inputs, inside={"": found}), y
+
+
+def start_of(layer: Layer) -> Callable[..., Carry]:
+    """The ``start`` of a wrapper whose carry is that of ``layer``."""
+
+    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
+        with error_context(layer):
+            return stream_of(layer).start(params, state, x, capacity=capacity)
+
+    return start
 
 
 def with_changed_weights(
@@ -158,7 +167,7 @@ def with_lazy_weights(
     def weights_in(paths: tuple[str, ...], entries: tuple[str, ...]) -> list[str]:
         found, lacking = [], {}
         for path in paths:
-            if not fits(path, patterns):
+            if not weight_fits(path, patterns):
                 continue
             parts = [f"{path}_{name}" for name in beside if f"{path}_{name}" not in paths]
             parts += [f"{path}_{name}" for name in kept_beside if f"{path}_{name}" not in entries]
@@ -243,7 +252,7 @@ def weights_of(
       LayerError: for a pattern that fits none, and for a parameter of fewer axes or of integers.
     """
     check_each_fits(patterns, [*found.parameters], negated=True)
-    chosen = {path: spec for path, spec in found.parameters.items() if fits(path, patterns)}
+    chosen = {path: spec for path, spec in found.parameters.items() if weight_fits(path, patterns)}
     if layer is not None:
         chosen = {path: _weight(spec, copies_at(layer, path)) for path, spec in chosen.items()}
     for path, spec in chosen.items():
@@ -262,10 +271,10 @@ def weights_of(
     return chosen
 
 
-def fits(path: str, patterns: tuple[str, ...]) -> bool:
+def weight_fits(path: str, patterns: tuple[str, ...]) -> bool:
     """Whether a parameter is selected: ``**`` takes none of an instrument, such as a probe."""
     own = not any(name.startswith(INSTRUMENT) for name in path.split("/"))
-    return own and path_fits(path, patterns)
+    return own and fits(path, patterns)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

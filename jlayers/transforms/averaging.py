@@ -25,9 +25,9 @@ from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     beside,
     copies_at,
-    fits,
     not_those_of_the_model,
     traced,
+    weight_fits,
     weights_of,
     with_changed_weights,
     with_entries,
@@ -84,7 +84,7 @@ def ema(
 
     @functools.lru_cache(maxsize=16)
     def copies_of(paths: tuple[str, ...]) -> dict[str, int]:
-        return {path: copies_at(inner, path) for path in paths if fits(path, patterns)}
+        return {path: copies_at(inner, path) for path in paths if weight_fits(path, patterns)}
 
     def change(params: Params, state: State, train: bool) -> tuple[Params, State, State]:
         leaves, rest = flatten(params), flatten(state)

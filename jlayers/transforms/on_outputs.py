@@ -12,7 +12,7 @@ from ..base.layer import Layer
 from ..base.step_pair import Stepping, stream_of
 from ..base.tracing import Trace
 from ..base.types import Carry, Key, Params, PyTree, State
-from ..combinators.transparent import traced, wrapper
+from ..combinators.transparent import start_of, traced, wrapper
 
 
 def with_outputs(
@@ -41,10 +41,6 @@ def with_outputs(
         found, y = traced(layer, key, x)
         return found, of(y)
 
-    def start(params: Params, state: State, x: PyTree, *, capacity: int | None) -> Carry:
-        with error_context(layer):
-            return stream_of(layer).start(params, state, x, capacity=capacity)
-
     def advance(
         params: Params, state: State, carry: Carry, x: PyTree, *, key: Key, train: bool
     ) -> tuple[PyTree, Carry, State]:
@@ -53,4 +49,4 @@ def with_outputs(
             y, carry, new = step(params, state, carry, x, key=key, train=train)
         return of(y), carry, new
 
-    return wrapper(layer, abstract, apply, again, Stepping(start, advance))
+    return wrapper(layer, abstract, apply, again, Stepping(start_of(layer), advance))

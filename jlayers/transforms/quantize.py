@@ -31,10 +31,10 @@ from ..base.tracing import Trace
 from ..base.types import Params, PyTree, State
 from ..combinators.transparent import (
     copies_at,
-    fits,
     made_from,
     not_those_of_the_model,
     traced,
+    weight_fits,
     weights_of,
     with_changed_weights,
     with_entries,
@@ -124,7 +124,7 @@ def quantize(
         leaves, rest = flatten(params), flatten(state)
         own: dict[str, jax.Array] = {}
         found = _paths_in(rest, patterns)
-        if not found or any(fits(path, patterns) for path in leaves):
+        if not found or any(weight_fits(path, patterns) for path in leaves):
             raise not_those_of_the_model([f"{path}_q" for path in found or patterns])
         for path in found:
             parts = {name: rest.pop(name) for name in (f"{path}_q", f"{path}_scale")}
@@ -299,7 +299,9 @@ def _paths_in(state: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
     """The weights that fit and whose arrays are in the state."""
     names = set(state)
     paths = [name.removesuffix("_q") for name in names if name.endswith("_q")]
-    return sorted(path for path in paths if f"{path}_scale" in names and fits(path, patterns))
+    return sorted(
+        path for path in paths if f"{path}_scale" in names and weight_fits(path, patterns)
+    )
 
 
 def _check_not_twice(patterns: tuple[str, ...], state: Iterable[str]) -> None:
